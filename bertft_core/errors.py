@@ -1,0 +1,63 @@
+"""The exception tree.
+
+BertftError                  exit code 1
+├── InputError               exit code 2: the user can mend it
+│   ├── ConfigError          a configuration key
+│   ├── DataError            a file, column or row
+│   └── ModelError           an encoder or model folder
+├── TrialPruned              a fit that ended early for a stored reason (nonfinite, oom, timeout)
+├── TrainerDied              the trainer process ended without an answer
+├── ArtifactError            an artefact is missing, damaged or answers differently
+├── RegistryError            the MLflow store refused or contradicts itself
+└── BusyError                another process holds this run
+"""
+
+from __future__ import annotations
+
+
+class BertftError(Exception):
+    """Base of all errors raised on purpose; the message says what was wanted, found and what to do."""
+
+    exit_code = 1
+
+
+class InputError(BertftError):
+    """Bad input, configuration or data."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration key is unknown, of a wrong type or impossible."""
+
+
+class DataError(InputError):
+    """A file, column or row cannot be used."""
+
+
+class ModelError(InputError):
+    """A model folder is missing or of an unknown structure."""
+
+
+class TrialPruned(BertftError):
+    """A fit ended early; `reason` starts with nonfinite, oom or timeout."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TrainerDied(BertftError):
+    """The trainer process ended before it answered."""
+
+
+class ArtifactError(BertftError):
+    """An artefact is missing, damaged, or predicts something else than it should."""
+
+
+class RegistryError(BertftError):
+    """The MLflow store refused a call or contradicts itself."""
+
+
+class BusyError(BertftError):
+    """Another process works on the same run or study."""

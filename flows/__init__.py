@@ -1,0 +1,1 @@
+"""Prefect flows: order, concurrency, retries; the stage list of bertft."""

@@ -1,0 +1,1 @@
+"""Prefect tasks: one core call, a cache key, retries, tracking."""

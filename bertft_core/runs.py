@@ -1,0 +1,99 @@
+"""Run identity: which run a configuration on these rows is, whether it finished, and where its files lie."""
+
+from __future__ import annotations
+
+import fcntl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertft_core.config import RunConfig
+from bertft_core.state import code_fingerprint, hash_file, hash_json, read_json, write_json
+
+_KEY_LENGTH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One attempt at a run_key. `run_id` is the key, with -2, -3 … for each `--again`."""
+
+    run_key: str
+    run_id: str
+    directory: str
+    attempt: int
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.directory)
+
+    def state(self) -> dict[str, Any]:
+        """What is stored of this run: settings, result once finished."""
+        file = self.path / "run.json"
+        return dict(read_json(file)) if file.exists() else {}
+
+    def update(self, **values: Any) -> None:
+        """Store further values, atomically."""
+        write_json(self.path / "run.json", {**self.state(), **values})
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The stored result of a finished run, else None."""
+        return self.state().get("result")
+
+
+def encoder_fingerprint(pretrained: Path) -> str:
+    """sha256 over the encoder's configuration, tokenizer and weight files (not over its model card)."""
+    names = sorted(
+        p for p in pretrained.iterdir() if p.suffix in {".json", ".safetensors", ".txt", ".model"} and p.is_file()
+    )
+    return hash_json([[p.name, hash_file(p)] for p in names])
+
+
+def run_key(config: RunConfig, rows: str, encoder: str) -> str:
+    """Hash of the resolved configuration, row fingerprint, encoder fingerprint and code fingerprint."""
+    return hash_json([config.resolved(), rows, encoder, code_fingerprint()])
+
+
+def open_run(runs: Path, key: str, *, again: bool) -> Run:
+    """The attempt to work on: the latest one; with `again`, a new one once the latest has finished."""
+    runs.mkdir(parents=True, exist_ok=True)
+    with open(runs / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        latest = _attempts(runs, key)[-1:] or [_make(runs, key, 1)]
+        run = latest[0]
+        if again and run.result is not None:
+            settings = run.state().get("settings")
+            run = _make(runs, key, run.attempt + 1)
+            run.update(settings=settings)
+        return run
+
+
+def latest_fitted(runs: Path, key: str) -> Run | None:
+    """The latest attempt of `key` whose final fit finished, else None."""
+    fitted = [r for r in _attempts(runs, key) if "fit" in r.state()]
+    return fitted[-1] if fitted else None
+
+
+def _attempts(runs: Path, key: str) -> list[Run]:
+    found = []
+    attempt = 1
+    while (runs / _run_id(key, attempt)).is_dir():
+        found.append(_describe(runs, key, attempt))
+        attempt += 1
+    return found
+
+
+def _make(runs: Path, key: str, attempt: int) -> Run:
+    run = _describe(runs, key, attempt)
+    run.path.mkdir()
+    return run
+
+
+def _describe(runs: Path, key: str, attempt: int) -> Run:
+    name = _run_id(key, attempt)
+    return Run(run_key=key, run_id=name, directory=str(runs / name), attempt=attempt)
+
+
+def _run_id(key: str, attempt: int) -> str:
+    return key[:_KEY_LENGTH] + ("" if attempt == 1 else f"-{attempt}")

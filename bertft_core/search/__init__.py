@@ -1,0 +1,1 @@
+"""Optuna search: the only folder that imports optuna."""

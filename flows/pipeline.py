@@ -1,0 +1,100 @@
+"""The chain on one screen: labelled text to a promoted model. Each stage is a task; the search is a flow of its own."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from bertft_core import recipe
+from bertft_core.config import RunConfig, load_config
+from bertft_core.errors import InputError
+from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.recipe import Prepared
+from bertft_core.runs import Run
+from bertft_core.state import exclusive
+from bertft_core.training.client import Trainer
+from flows.progress import Reporter
+from flows.release import release
+from flows.search import search
+from tasks.data import ingest_rows, tokenize_rows
+from tasks.evaluation import evaluate_model
+from tasks.tree import Tree
+from tasks.training import finetune_model
+
+STAGES = ("search", "finetune", "evaluate", "promote")
+
+
+@flow(name="bertft-pipeline", flow_run_name="{last}")
+def pipeline(
+    config_path: str,
+    overrides: list[str] | None = None,
+    home: str = ".bertft",
+    mlflow_file: str | None = None,
+    again: bool = False,
+    last: str = "promote",
+) -> dict[str, Any]:
+    """Run the chain up to the stage `last` (search, finetune, evaluate or promote); returns the result document."""
+    config = load_config(config_path, overrides or [])
+    store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
+    root, report = Path(home), Reporter()
+    with report.stage("ingest"):
+        dataset = ingest_rows(config, root, report)
+    report.say(f"ingest: {dataset.n_train} train, {dataset.n_validation} validation, {dataset.n_test} test rows")
+    with report.stage("tokenize"):
+        prepared = tokenize_rows(config, dataset, root, report)
+    run = recipe.identify(config, prepared, root, again=again)
+    with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id} of {config.name}"):
+        if run.result is not None and last == "promote":
+            return unchanged(config, run, report)
+        tree = Tree(store, config, run, prepared, root, flow_run.id)
+        return _train_and_release(config, prepared, run, tree, root, report, last)
+
+
+def _train_and_release(
+    config: RunConfig, prepared: Prepared, run: Run, tree: Tree, root: Path, report: Reporter, last: str
+) -> dict[str, Any]:
+    with ExitStack() as stack:
+        trainer = stack.enter_context(Trainer())
+        result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
+        if last == "evaluate" and "fit" not in run.state():
+            raise InputError(f"no finished fit of {config.name} with this configuration: run `bertft finetune` first")
+        with report.stage("search"):
+            params = search(config, prepared, run, root, trainer, tree, report)
+        result["best_params"] = params
+        if last == "search":
+            return {**result, "seconds": report.seconds}
+        with report.stage("finetune"):
+            fit = finetune_model(config, prepared, run, params, trainer, report)
+            tree.final_run(fit, params)
+        result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
+        if last == "finetune":
+            return {**result, "seconds": report.seconds}
+        with report.stage("evaluate"):
+            evaluation = evaluate_model(config, prepared, run, fit, trainer, root)
+            tree.evaluation(evaluation, run.path / "evaluation")
+        result["test"] = test_document(evaluation)
+    if last == "promote":
+        with report.stage("release"):
+            result |= release(config, prepared, run, fit, evaluation, tree, root)
+        result["seconds"] = report.seconds
+        tree.finish(result)
+        run.update(result=result)
+    return {**result, "seconds": report.seconds}
+
+
+def test_document(evaluation: Any) -> dict[str, Any]:
+    """The `test` part of the result document."""
+    names = ("n", "accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval", "log_loss", "floor_accuracy",
+             "floor_macro_f1", "floor_difference", "floor_difference_interval")  # fmt: skip
+    return {name: getattr(evaluation, name) for name in names}
+
+
+def unchanged(config: RunConfig, run: Run, report: Reporter) -> dict[str, Any]:
+    """The result of a finished run, told again: nothing was trained or registered."""
+    stored = run.result or {}
+    reason = f"unchanged since version {stored.get('version')}"
+    return {**stored, "promoted": False, "reason": reason, "seconds": report.seconds}

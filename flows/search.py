@@ -1,0 +1,46 @@
+"""The search as a flow: one task run per open slot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from bertft_core import recipe
+from bertft_core.config import RunConfig
+from bertft_core.recipe import Prepared
+from bertft_core.runs import Run
+from bertft_core.search.pictures import history_picture
+from bertft_core.search.study import TrialResult
+from bertft_core.state import exclusive
+from bertft_core.training.client import Trainer
+from tasks.tree import Tree
+from tasks.training import run_trial
+
+
+def search(
+    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree, report: Any
+) -> dict[str, float]:
+    """Best parameters; {} without a search. Finished trials are never repeated."""
+    study = recipe.open_study(config, prepared, home, owner=run.run_id)
+    if study is None:
+        return {}
+    settings = recipe.settle(config, run, trainer)
+    with exclusive(home / "locks" / f"{study.name}.lock", f"study {study.name}"):
+        tree.search_run(study.name)
+        for result in study.results():
+            tree.trial(result)
+        if study.open_slots():
+
+            @flow(name="bertft-search", validate_parameters=False)
+            def search_trials() -> None:
+                for slot in study.open_slots():
+                    done: TrialResult = run_trial(study, slot, config, prepared, settings, home, trainer, report)
+                    tree.trial(done)
+
+            search_trials()
+        picture = history_picture(study.results(), config.evaluation.metric, run.path / "search.png")
+        params = recipe.best_params(study)
+        tree.search_done(study.best(), picture)
+    return params

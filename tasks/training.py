@@ -1,0 +1,45 @@
+"""Prefect tasks over search and fine-tuning. The trainer process does the work; MLflow is written here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from bertft_core import recipe
+from bertft_core.config import RunConfig
+from bertft_core.recipe import Prepared
+from bertft_core.runs import Run
+from bertft_core.search.study import SearchStudy, TrialResult
+from bertft_core.training.client import Trainer
+from bertft_core.training.spec import TrainingResult
+
+
+@task(name="trial", task_run_name="trial-{slot}", cache_policy=NO_CACHE)
+def run_trial(
+    study: SearchStudy, slot: int, config: RunConfig, prepared: Prepared, settings: dict[str, Any], home: Path,
+    trainer: Trainer, progress: Any,
+) -> TrialResult:  # fmt: skip
+    """One slot of the search."""
+    total = config.search.trials if config.search else 1
+
+    def show(fraction: float, facts: dict[str, Any]) -> None:
+        progress.fraction((slot + fraction) / total, f"search: trial {slot + 1} of {total}")
+
+    result = recipe.run_trial(study, slot, config, prepared, settings, home, trainer, show)
+    progress.say(f"  {result}")
+    return result
+
+
+@task(name="finetune", cache_policy=NO_CACHE)
+def finetune_model(
+    config: RunConfig, prepared: Prepared, run: Run, params: dict[str, float], trainer: Trainer, progress: Any
+) -> TrainingResult:
+    """The final fit on all training rows."""
+
+    def show(fraction: float, facts: dict[str, Any]) -> None:
+        progress.fraction(fraction, f"fine-tuning: step {facts.get('step', '')}")
+
+    return recipe.finetune(config, prepared, run, params, trainer, show)

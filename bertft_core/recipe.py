@@ -257,12 +257,12 @@ def evaluate(
         warnings=dataset.report.warnings,
     )
     write_json(folder / "evaluation.json", report.to_json())
-    _draw(config, report, fit, folder)
+    _draw(config, report, fit, prepared, folder)
     run.update(evaluated=True)
     return report
 
 
-def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, folder: Path) -> None:
+def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:
     from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
 
     confusion_picture(report, folder / "confusion.png")

@@ -49,7 +49,11 @@ def _plan(plan: dict[str, Any]) -> str:
         lines.append(f"{row['split']:<10}{cells}")
     lines += ["", f"{'layer':<12}{'lr':>11}{'decay':>8}{'thaws at':>10}"]
     for row in plan["layers"]:
-        lines.append(f"{row['layer']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{row['thaws_at']:>9.0%}")
+        lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{_share(row['thaws_at']):>10}")
     lines += ["", f"steps        {plan['steps']}", f"search       {plan['search']}"]
     lines += [f"register     {plan['register']}", *[f"warning      {w}" for w in plan["warnings"]]]
     return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "never" if value is None else f"{value:.0%}"

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from bertft_core.config import RunConfig, SearchConfig
-from bertft_core.errors import BusyError
+from bertft_core.errors import BusyError, TrialPruned
 from bertft_core.search.space import defaults_inside, distributions, space_hash
 from bertft_core.state import hash_json
 
@@ -204,5 +204,8 @@ def run_slot(
     An exception of `fit` leaves the trial RUNNING: the next command adopts it with its parameters.
     """
     asked = study.ask(slot)
-    result = fit(asked, lambda fraction, score: study.report(slot, fraction, score))
-    return study.tell(slot, asdict(result))
+    try:
+        result = asdict(fit(asked, lambda fraction, score: study.report(slot, fraction, score)))
+    except TrialPruned as stop:  # diverged, out of memory or timed out: an answer, not an accident
+        result = {"state": "pruned", "reason": stop.reason}
+    return study.tell(slot, result)

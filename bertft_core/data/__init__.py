@@ -1,0 +1,1 @@
+"""From a labelled table to token arrays: sources, gate, splits, tokenization."""

@@ -1,0 +1,103 @@
+"""The prepared data set as a handle: what lies on disk, what the gate saw, what identifies the content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bertft_core.errors import ArtifactError
+from bertft_core.state import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """What the gate saw. rows_read = rows_used + rows_quarantined + duplicates_dropped.
+
+    rows_filtered (data.where, data.sample) are not in rows_read. Parts of duplicates_dropped: rows_superseded
+    (an older label by data.date) and overlaps {split: rows also in a split nearer to test}.
+    """
+
+    rows_read: int
+    rows_used: int
+    rows_quarantined: int
+    duplicates_dropped: int
+    rows_filtered: int
+    reasons: dict[str, int]
+    encodings: dict[str, int]
+    class_counts: dict[str, dict[str, int]]
+    warnings: tuple[str, ...]
+    rows_superseded: int = 0
+    overlaps: dict[str, int]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows_read} rows read: {self.rows_used} used, {self.duplicates_dropped} duplicates, "
+            f"{self.rows_quarantined} quarantined; {self.rows_filtered} filtered"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSplits:
+    """Rows of the three splits on disk. fingerprint: content of the kept rows, in order, and the classes."""
+
+    directory: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    n_train: int
+    n_validation: int
+    n_test: int
+    is_soft: bool
+    has_pair: bool
+    report: DataReport
+
+    @property
+    def path(self) -> Path:
+        """The folder with train.arrow, validation.arrow, test.arrow, quarantine.jsonl and report.json."""
+        return Path(self.directory)
+
+    def table(self, split: str) -> pa.Table:
+        """Memory-mapped split: row, file, text, text_pair, label (index), fingerprint, weights (if soft)."""
+        return pa.ipc.open_file(pa.memory_map(str(self.path / f"{split}.arrow"))).read_all()
+
+    def __str__(self) -> str:
+        return f"{len(self.classes)} classes, {self.n_train} + {self.n_validation} + {self.n_test} rows"
+
+
+def load_dataset_splits(directory: Path | str) -> DatasetSplits:
+    """Read the handle of a finished folder. Raises ArtifactError when it is not one."""
+    try:
+        fields = read_json(Path(directory) / "report.json")
+        report = DataReport(**{**fields["report"], "warnings": tuple(fields["report"]["warnings"])})
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise ArtifactError(f"{directory} holds no prepared splits: {fault}") from None
+    fixed = {"directory": str(directory), "classes": tuple(fields["classes"]), "report": report}
+    return DatasetSplits(**{**fields, **fixed})
+
+
+class SplitContent:
+    """Digests over the exact content of a split, equal however its rows were batched."""
+
+    def __init__(self) -> None:
+        self._hashes = [hashlib.sha256() for _ in range(6)]
+
+    def add(self, part: pa.RecordBatch) -> None:
+        """Lengths and bytes of text and pair, labels, weights."""
+        blocks: list[bytes] = []
+        for name in ("text", "text_pair"):
+            lengths = pc.fill_null(pc.binary_length(part[name]), -1)
+            joined = "".join(value or "" for value in part[name].to_pylist())
+            blocks += [np.asarray(lengths).astype("<i8").tobytes(), joined.encode("utf-8")]
+        blocks.append(part["label"].to_numpy().tobytes())
+        if "weights" in part.schema.names:
+            blocks.append(part["weights"].flatten().to_numpy().tobytes())
+        for digest, block in zip(self._hashes, blocks, strict=False):
+            digest.update(block)
+
+    def digests(self) -> list[str]:
+        """Hex digests, one per column."""
+        return [digest.hexdigest() for digest in self._hashes]

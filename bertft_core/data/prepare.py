@@ -1,0 +1,323 @@
+"""From sources to gated, deduplicated splits on disk, in two streaming passes; addressed by content."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+
+from bertft_core.config import DataConfig
+from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, load_dataset_splits
+from bertft_core.data.labels import LabelColumn, Labels
+from bertft_core.data.quality import (
+    CheckedBatch,
+    Repeats,
+    RowChecker,
+    find_repeats,
+    gate_classes,
+    gate_faulty_share,
+)
+from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, read_batches, resolve_source
+from bertft_core.data.splits import SPLITS, SPLITS_VERSION, halves, sides_of
+from bertft_core.errors import DataError
+from bertft_core.state import hash_json, is_complete, staged_folder, write_json
+
+PREPARE_VERSION = 1
+CONFLICT = "conflicting labels"
+Progress = Callable[[str, int], None]
+_RAW = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("file", pa.string()),
+        ("text", pa.large_string()),
+        ("text_pair", pa.large_string()),
+    ]
+)
+
+
+@dataclass(kw_only=True)
+class _Collected:
+    """Pass 1: facts per usable row, parallel to the rows of the raw file."""
+
+    hashes: Any
+    groups: Any  # uint64 [n], what decides the split
+    dates: Any
+    given_sides: Any  # int8 [n], -1 where the hash decides
+    labels: Labels
+    rows: int  # usable and faulty rows together
+    filtered: int
+    reasons: Counter[str]
+
+
+def prepare_dataset(
+    config: DataConfig, root: Path, base_dir: Path, on_progress: Progress | None = None
+) -> DatasetSplits:
+    """Read, gate, deduplicate and split the rows of `config` into root/<key>; a finished folder is reused.
+
+    Splits follow the hash of each row's text (or data.group), or the user's own files.
+
+    Raises DataError naming key, value and remedy for unreadable sources, too many faulty rows (which are
+    listed in root/../quarantine/<key>.jsonl), impossible classes.
+    """
+    if config.classes is not None and len(set(map(str, config.classes))) != len(config.classes):
+        raise DataError(f"data.classes: a class occurs twice in {config.classes}")
+    sources = _sources(config, base_dir)
+    settings = config.model_dump(mode="json", exclude={"source", "train", "validation", "test"})
+    content = [[side, [[f.name, f.digest] for f in files]] for side, _, files in sources]
+    key = hash_json([PREPARE_VERSION, SPLITS_VERSION, content, settings])[:32]
+    folder = Path(root).resolve() / key
+    if not is_complete(folder):
+        with staged_folder(folder) as staging:
+            _build(config, sources, staging, folder, on_progress or _silent)
+    return load_dataset_splits(folder)
+
+
+def _silent(what: str, count: int) -> None:
+    """Nobody asked for progress."""
+
+
+Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]
+
+
+def _sources(config: DataConfig, base_dir: Path) -> Sources:
+    """(index of the split or -1 where the hash decides, source, its files)."""
+    if config.source is not None:
+        source = resolve_source(config.source, base_dir)
+        return [(-1, source, inspect_source(source, config))]
+    found: Sources = []
+    for side, name in enumerate(SPLITS):
+        source = resolve_source(str(getattr(config, name)), base_dir, f"data.{name}")
+        files = inspect_source(source, config)
+        if isinstance(source, Path):
+            files = tuple(replace(f, name=f"{name}: {f.name}") for f in files)
+        found.append((side, source, files))
+    return found
+
+
+def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on_progress: Progress) -> None:
+    raw = staging / "raw.arrow"
+    with open(staging / "quarantine.jsonl", "w", encoding="utf-8") as quarantine:
+        seen = _collect(config, sources, raw, quarantine, on_progress)
+        sides = np.where(seen.given_sides >= 0, seen.given_sides, sides_of(seen.groups, config.split))
+        sides = sides.astype(np.int8)
+        repeats = find_repeats(seen.hashes, seen.labels.top, sides, seen.dates if config.date else None)
+        _quarantine_conflicts(raw, repeats, quarantine)
+    n_conflicts = int(repeats.conflict.sum())
+    if n_conflicts:
+        seen.reasons[CONFLICT] = n_conflicts
+    copy = folder.parent.parent / "quarantine" / f"{folder.name}.jsonl"
+    if seen.reasons:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(staging / "quarantine.jsonl", copy)
+    gate_faulty_share(dict(seen.reasons), seen.rows, config.max_faulty_share, copy)
+    used, n_sampled_out = _sample(repeats.keep, seen.hashes[:, 1], config.sample)
+    present = seen.labels.present(used) if config.classes is None else np.ones(len(seen.labels.classes), bool)
+    labels = seen.labels.keep_classes(present)
+    report = _report(config, sources, seen, repeats, labels, sides, used, n_sampled_out)
+    counts, digest = _write_splits(raw, staging, seen, labels, sides, used, on_progress)
+    raw.unlink()
+    fields = {
+        "fingerprint": hash_json([digest, labels.classes]), "classes": labels.classes, "n_train": counts[0],
+        "n_validation": counts[1], "n_test": counts[2], "is_soft": labels.is_soft,
+        "has_pair": config.text_pair is not None, "report": asdict(report),
+    }  # fmt: skip
+    write_json(staging / "report.json", fields)
+
+
+# ---- pass 1
+
+
+def _collect(
+    config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO, on_progress: Progress
+) -> _Collected:
+    """Stream every row once: usable text to the raw file, faults to the quarantine, facts into arrays."""
+    column = LabelColumn([str(c) for c in config.classes] if config.classes is not None else None)
+    checker, reasons = RowChecker(config, column), Counter[str]()
+    hashes, groups, dates, given = [], [], [], []
+    n_rows = filtered = 0
+    with pa.OSFile(str(raw), "wb") as sink, pa.ipc.new_file(sink, _RAW) as writer:
+        for side, source, files in sources:
+            for batch in read_batches(source, config, files):
+                checked = checker.check(batch)
+                for fault in checked.faults:
+                    reasons[fault.reason.partition(":")[0]] += 1
+                    quarantine.write(json.dumps(asdict(fault), ensure_ascii=False) + "\n")
+                n_rows += len(checked.rows) + len(checked.faults)
+                filtered += checked.filtered
+                if checked.rows:
+                    for label in checked.labels:
+                        column.append(label)
+                    writer.write_batch(_raw_batch(checked))
+                    digests = halves(checked.digests)
+                    hashes.append(digests)
+                    groups.append(halves(checked.group_digests)[:, 0] if config.group else digests[:, 0])
+                    dates.append(np.array(checked.dates, dtype=np.int64))
+                    given.append(np.full(len(checked.rows), side, dtype=np.int8))
+                on_progress("rows read", n_rows + filtered)
+    if n_rows == 0 or not hashes:
+        raise _nothing_usable(config, checker, n_rows, filtered, reasons)
+    return _Collected(
+        hashes=np.concatenate(hashes), groups=np.concatenate(groups), dates=np.concatenate(dates),
+        given_sides=np.concatenate(given), labels=column.close(), rows=n_rows, filtered=filtered,
+        reasons=reasons,
+    )  # fmt: skip
+
+
+def _nothing_usable(
+    config: DataConfig, checker: RowChecker, n_rows: int, filtered: int, reasons: Counter[str]
+) -> DataError:
+    if n_rows:
+        counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        return DataError(f"data: none of {n_rows} rows can be used: {counts}")
+    if filtered:
+        return DataError(
+            f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}"
+        )
+    return DataError("data: the source holds a header but no rows")
+
+
+def _raw_batch(checked: CheckedBatch) -> pa.RecordBatch:
+    columns = [checked.rows, checked.files, checked.texts, checked.pairs]
+    return pa.record_batch(
+        [pa.array(c, type=f.type) for c, f in zip(columns, _RAW, strict=True)], schema=_RAW
+    )
+
+
+def _quarantine_conflicts(raw: Path, repeats: Repeats, quarantine: TextIO) -> None:
+    if not repeats.conflict.any():
+        return
+    start = 0
+    with pa.OSFile(str(raw)) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            mask = repeats.conflict[start : start + batch.num_rows]
+            start += batch.num_rows
+            for row in batch.filter(pa.array(mask)).to_pylist() if mask.any() else []:
+                fault = {
+                    "file": row["file"],
+                    "row": row["row"],
+                    "reason": CONFLICT,
+                    "text": row["text"][:200],
+                }
+                quarantine.write(json.dumps(fault, ensure_ascii=False) + "\n")
+
+
+def _sample(keep: Any, u: Any, wanted: int | None) -> tuple[Any, int]:
+    """The `wanted` kept rows with the smallest hash, in any order, and how many that leaves out."""
+    total = int(keep.sum())
+    if wanted is None or wanted >= total:
+        return keep, 0
+    places = np.flatnonzero(keep)
+    chosen = np.zeros(len(keep), dtype=bool)
+    chosen[places[np.argsort(u[places], kind="stable")[:wanted]]] = True
+    return chosen, total - wanted
+
+
+# ---- between the passes
+
+
+def _report(
+    config: DataConfig, sources: Sources, seen: _Collected, repeats: Repeats, labels: Labels,
+    sides: Any, used: Any, n_sampled_out: int,
+) -> DataReport:  # fmt: skip
+    """Count, gate the classes, gather warnings. Raises DataError through `gate_classes`."""
+    n_classes = len(labels.classes)
+    flat = np.bincount(sides[used] * np.int64(max(n_classes, 1)) + labels.top[used], minlength=3 * n_classes)
+    counts = flat.reshape(3, n_classes)
+    in_train = labels.present(used & (sides == 0))
+    warnings = [*gate_classes(labels.classes, counts, in_train, config, labels.is_soft)]
+    encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)
+    if encodings.get("latin-1"):
+        warnings.append(f"{encodings['latin-1']} files are not UTF-8 and were read as latin-1")
+    overlaps = {}
+    if config.source is None:
+        overlaps = {name: int((repeats.overlap & (sides == s)).sum()) for s, name in enumerate(SPLITS[:2])}
+        warnings += [
+            f"{n} rows of {s} also lie in a later split; dropped from {s}" for s, n in overlaps.items() if n
+        ]
+        warnings += _group_warnings(config, seen.groups[used], sides[used])
+    n_used = int(used.sum())
+    if config.sample is not None and config.sample > n_used:
+        warnings.append(f"data.sample asks for {config.sample} rows, only {n_used} are usable")
+    n_faulty, n_dropped = sum(seen.reasons.values()), int(repeats.dropped.sum())
+    assert seen.rows - n_sampled_out == n_used + n_faulty + n_dropped, "a row was lost or counted twice"
+    return DataReport(
+        rows_read=seen.rows - n_sampled_out, rows_used=n_used, rows_quarantined=n_faulty,
+        duplicates_dropped=n_dropped, rows_filtered=seen.filtered + n_sampled_out, reasons=dict(seen.reasons),
+        encodings=dict(encodings), warnings=tuple(warnings), overlaps=overlaps,
+        rows_superseded=int(repeats.superseded.sum()),
+        class_counts={
+            split: {name: int(counts[s, c]) for c, name in enumerate(labels.classes)}
+            for s, split in enumerate(SPLITS)
+        },
+    )  # fmt: skip
+
+
+def _group_warnings(config: DataConfig, groups: Any, sides: Any) -> list[str]:
+    """With files of the user's own we split nothing, but say when a group lies on several sides."""
+    if config.group is None:
+        return []
+    names, place = np.unique(groups, return_inverse=True)
+    bits = np.zeros(len(names), dtype=np.int8)
+    np.bitwise_or.at(bits, place, np.left_shift(1, sides).astype(np.int8))
+    crossing = int(np.isin(bits, (1, 2, 4), invert=True).sum())
+    return [f"{crossing} values of data.group lie in more than one of the files"] if crossing else []
+
+
+# ---- pass 2
+
+
+def _write_splits(
+    raw: Path, staging: Path, seen: _Collected, labels: Labels, sides: Any, used: Any, on_progress: Progress
+) -> tuple[list[int], str]:
+    """Write the used rows of each split in source order; returns rows per split and a content digest."""
+    schema = _RAW.append(pa.field("label", pa.int32())).append(pa.field("fingerprint", pa.binary(16)))
+    if labels.is_soft:
+        schema = schema.append(pa.field("weights", pa.list_(pa.float32())))
+    sinks = [pa.OSFile(str(staging / f"{s}.arrow"), "wb") for s in SPLITS]
+    writers = [pa.ipc.new_file(sink, schema) for sink in sinks]
+    content = [SplitContent() for _ in SPLITS]
+    counts, start = [0, 0, 0], 0
+    with pa.OSFile(str(raw)) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            stop = start + batch.num_rows
+            full = _with_labels(batch, seen.hashes[start:stop], labels, start, schema)
+            for side, writer in enumerate(writers):
+                mask = used[start:stop] & (sides[start:stop] == side)
+                if mask.any():
+                    part = full.filter(pa.array(mask))
+                    writer.write_batch(part)
+                    content[side].add(part)
+                    counts[side] += part.num_rows
+            start = stop
+            on_progress("rows written", sum(counts))
+    for closable in [*writers, *sinks]:
+        closable.close()
+    return counts, hash_json([c.digests() for c in content])
+
+
+def _with_labels(
+    batch: pa.RecordBatch, hashes: Any, labels: Labels, start: int, schema: pa.Schema
+) -> pa.RecordBatch:
+    n = batch.num_rows
+    digests = pa.py_buffer(np.ascontiguousarray(hashes).astype(">u8").tobytes())
+    arrays = [
+        *batch.columns,
+        pa.array(labels.top[start : start + n]),
+        pa.Array.from_buffers(pa.binary(16), n, [None, digests]),
+    ]
+    if labels.is_soft:
+        offsets = np.arange(n + 1, dtype=np.int32) * len(labels.classes)
+        dense = labels.dense(start, start + n).ravel()
+        arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(dense)))
+    return pa.record_batch(arrays, schema=schema)

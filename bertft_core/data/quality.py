@@ -1,0 +1,271 @@
+"""The data gate: which rows can be used, which repeat or contradict each other, what is too many."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertft_core.config import DataConfig
+from bertft_core.data.labels import FaultyRow, LabelColumn
+from bertft_core.data.readers import RowBatch, RowFault
+from bertft_core.data.splits import SPLITS, key_digest, row_key
+from bertft_core.errors import DataError
+
+_SHOWN_VALUES = 10  # of a data.where column, in the message when nothing matches
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(kw_only=True)
+class CheckedBatch:
+    """Usable rows of a batch, parallel lists; `digests` joins 16 bytes each, `group_digests` too (or b"")."""
+
+    files: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    pairs: list[str | None] = field(default_factory=list)
+    labels: list[int | dict[int, float]] = field(default_factory=list)
+    dates: list[int] = field(default_factory=list)
+    digests: bytearray = field(default_factory=bytearray)
+    group_digests: bytearray = field(default_factory=bytearray)
+    faults: list[RowFault] = field(default_factory=list)
+    filtered: int = 0
+
+
+class RowChecker:
+    """Checks rows one by one against the configuration; remembers what data.where columns held."""
+
+    def __init__(self, config: DataConfig, labels: LabelColumn) -> None:
+        self._config = config
+        self._labels = labels
+        self._seen: dict[str, Counter[str]] = {column: Counter() for column in config.where}
+
+    def check(self, batch: RowBatch) -> CheckedBatch:
+        """Rows that can be used, the faults of the others, the number that data.where leaves out."""
+        out = CheckedBatch(faults=list(batch.faults))
+        config, columns = self._config, batch.columns
+        empty = [None] * len(batch.rows)
+        pairs = columns[config.text_pair] if config.text_pair else empty
+        groups = columns[config.group] if config.group else empty
+        dates = columns[config.date] if config.date else empty
+        values = zip(columns[config.text], pairs, columns[config.label], groups, dates, strict=True)
+        for i, (text, pair, label, group, date) in enumerate(values):
+            if config.where and not self._matches(columns, i):
+                out.filtered += 1
+                continue
+            try:
+                self._add(out, text, pair, label, group, date)
+            except FaultyRow as fault:
+                shown = text[:200] if isinstance(text, str) else "" if text is None else str(text)[:200]
+                shown = shown.encode("utf-8", "replace").decode("utf-8")
+                out.faults.append(
+                    RowFault(file=batch.files[i], row=batch.rows[i], reason=str(fault), text=shown)
+                )
+                continue
+            out.files.append(batch.files[i])
+            out.rows.append(batch.rows[i])
+        return out
+
+    def _add(self, out: CheckedBatch, text: Any, pair: Any, label: Any, group: Any, date: Any) -> None:
+        text = _as_text(text, "text")
+        if not text or text.isspace():
+            raise FaultyRow("empty text")
+        pair = _as_text(pair, "text_pair") or None
+        code = self._labels.parse(label)
+        moment = parse_date(date) if self._config.date else 0
+        try:
+            digest = key_digest(row_key(text, pair))
+            group_digest = b"" if self._config.group is None else _group_digest(group, digest)
+        except UnicodeEncodeError:
+            raise FaultyRow("invalid Unicode: a lone surrogate") from None
+        out.texts.append(text)
+        out.pairs.append(pair)
+        out.labels.append(code)
+        out.dates.append(moment)
+        out.digests += digest
+        out.group_digests += group_digest
+
+    def _matches(self, columns: dict[str, list[Any]], i: int) -> bool:
+        for column, wanted in self._config.where.items():
+            value = columns[column][i]
+            if not equals(value, wanted):
+                seen = self._seen[column]
+                if len(seen) < _SHOWN_VALUES or str(value) in seen:
+                    seen[str(value)[:60]] += 1
+                return False
+        return True
+
+    def where_found(self) -> str:
+        """What the columns of data.where held instead, for the message."""
+        parts = []
+        for column, seen in self._seen.items():
+            if seen:
+                parts.append(
+                    f"{column} holds {', '.join(repr(v) for v, _ in seen.most_common(_SHOWN_VALUES))}"
+                )
+        return "; ".join(parts)
+
+
+def _as_text(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise FaultyRow(f"{name} is no string: {type(value).__name__}")
+
+
+def _group_digest(group: Any, own: bytes) -> bytes:
+    """A row without a group is a group of its own."""
+    if group is None or group == "" or (isinstance(group, float) and math.isnan(group)):
+        return own
+    return key_digest(str(group))
+
+
+def equals(value: Any, wanted: str | int | float | bool) -> bool:
+    """Whether a cell equals a data.where value; files hold numbers and truth values as text."""
+    if isinstance(wanted, bool):
+        return str(value).strip().lower() == str(wanted).lower()
+    if isinstance(wanted, int | float):
+        try:
+            return not isinstance(value, bool) and float(value) == wanted
+        except (TypeError, ValueError):
+            return False
+    return str(value) == wanted
+
+
+def parse_date(value: Any) -> int:
+    """Microseconds since 1970 (UTC where no zone is given) of a date, ISO 8601 string or number of seconds.
+
+    Raises FaultyRow for anything else.
+    """
+    if value is None or value == "":
+        raise FaultyRow("missing date")
+    try:
+        if isinstance(value, str):
+            try:
+                value = dt.datetime.fromisoformat(value.strip())
+            except ValueError:
+                value = float(value)
+        elif isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+            value = dt.datetime(value.year, value.month, value.day)
+        if isinstance(value, dt.datetime):
+            aware = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+            return (aware - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+        return int(float(value) * 1e6)
+    except (TypeError, ValueError, OverflowError):
+        raise FaultyRow(f"unreadable date: {str(value)[:60]!r}, wanted ISO 8601 such as 2026-01-31") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """What becomes of each usable row, bool [n] each; exactly one of keep, conflict, dropped is true.
+
+    superseded (an older label) and overlap (the kept row is in another split) are parts of dropped.
+    """
+
+    keep: Bools
+    conflict: Bools
+    dropped: Bools
+    superseded: Bools
+    overlap: Bools
+
+
+def find_repeats(
+    hashes: npt.NDArray[np.uint64],
+    labels: npt.NDArray[np.int32],
+    sides: npt.NDArray[np.int8],
+    dates: npt.NDArray[np.int64] | None,
+) -> Repeats:
+    """Group rows by text hash (uint64 [n, 2]) and keep one row of each group that does not contradict itself.
+
+    Different labels: the latest date wins, without dates (or with two labels on the latest date) all rows
+    conflict. Of the rest a row in test is kept before validation before train, then the latest, the first.
+    """
+    n = len(labels)
+    if n == 0:
+        none = np.zeros(0, dtype=bool)
+        return Repeats(keep=none, conflict=none, dropped=none, superseded=none, overlap=none)
+    moments = dates if dates is not None else np.zeros(n, dtype=np.int64)
+    order = np.lexsort((np.arange(n), -moments, -sides, hashes[:, 1], hashes[:, 0]))
+    h, lab, when, side = hashes[order], labels[order], moments[order], sides[order]
+    is_first = np.r_[True, (h[1:] != h[:-1]).any(axis=1)]
+    starts, group = np.flatnonzero(is_first), np.cumsum(is_first) - 1
+    mixed = (np.minimum.reduceat(lab, starts) != np.maximum.reduceat(lab, starts))[group]
+    conflict, superseded = mixed, np.zeros(n, dtype=bool)
+    if dates is not None:
+        at_latest = when == np.maximum.reduceat(when, starts)[group]
+        low = np.minimum.reduceat(np.where(at_latest, lab, np.iinfo(np.int32).max), starts)
+        high = np.maximum.reduceat(np.where(at_latest, lab, -1), starts)
+        is_settled = (low == high)[group]
+        conflict, superseded = mixed & ~is_settled, mixed & is_settled & (lab != low[group])
+    remaining = ~conflict & ~superseded
+    place = np.arange(n)
+    first = np.minimum.reduceat(np.where(remaining, place, n), starts)[group]
+    keep = remaining & (place == first)
+    dropped = ~keep & ~conflict
+    overlap = remaining & dropped & (side != side[np.minimum(first, n - 1)])
+    back = np.empty(n, dtype=np.int64)
+    back[order] = place
+    return Repeats(
+        keep=keep[back], conflict=conflict[back], dropped=dropped[back],
+        superseded=superseded[back], overlap=overlap[back],
+    )  # fmt: skip
+
+
+def gate_faulty_share(reasons: dict[str, int], rows: int, limit: float, quarantine: Path) -> None:
+    """Raises DataError when quarantined rows exceed `limit` (data.max_faulty_share) of `rows`."""
+    faulty = sum(reasons.values())
+    if rows == 0 or faulty <= limit * rows:
+        return
+    counts = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items(), key=lambda r: -r[1]))
+    raise DataError(
+        f"data.max_faulty_share: {faulty} of {rows} rows ({faulty / rows:.2%}) are faulty, allowed "
+        f"{limit:.2%}: {counts}; each is listed in {quarantine}. Mend the rows or raise data.max_faulty_share"
+    )
+
+
+def gate_classes(
+    classes: Sequence[str], counts: npt.NDArray[np.int64], in_train: Bools, config: DataConfig, is_soft: bool
+) -> tuple[str, ...]:
+    """Check counts [3 splits, C]; returns warnings for classes absent from validation or test.
+
+    Raises DataError for fewer than two classes, empty splits, a class absent from train (`in_train` [C]) or
+    with fewer than data.min_class_rows rows, naming each class and its count.
+    """
+    table = ", ".join(
+        f"{name[:60]!r} ({int(n)} rows)" for name, n in zip(classes, counts.sum(0), strict=True)
+    )
+    if len(classes) < 2:
+        raise DataError(f"data.label: wanted at least two classes, found {table or 'none'}")
+    for side, name in enumerate(SPLITS):
+        if counts[side].sum() == 0:
+            raise DataError(
+                f"data.split: no row falls into {name} ({int(counts.sum())} usable rows in all); "
+                "give more rows or a larger share"
+            )
+    for c, name in enumerate(classes):
+        total = int(counts[:, c].sum())
+        if not in_train[c]:
+            raise DataError(
+                f"data.label: class {name!r} is absent from train: {total} rows, all in "
+                f"{' and '.join(SPLITS[s] for s in (1, 2) if counts[s, c]) or 'no split'}; "
+                "add rows of it, or leave it out of the data"
+            )
+        if total < config.min_class_rows and not is_soft:
+            raise DataError(
+                f"data.min_class_rows: class {name!r} has {total} rows, wanted at least "
+                f"{config.min_class_rows}; add rows, or lower data.min_class_rows"
+            )
+    return tuple(
+        f"class {name!r} is absent from {SPLITS[s]}: its scores there are undefined"
+        for s in (1, 2) for c, name in enumerate(classes) if counts[s, c] == 0
+    )  # fmt: skip

@@ -1,0 +1,211 @@
+"""Where rows come from: packages, files, folders, Hugging Face data sets; checked file by file."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from bertft_core.errors import BertftError, ConfigError, DataError
+from bertft_core.state import hash_folder
+
+if TYPE_CHECKING:
+    from bertft_core.config import DataConfig
+    from bertft_core.data.readers import RowBatch
+
+KINDS = {
+    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+_BLOCK = 1 << 20
+_CONTROL = bytes(b for b in range(32) if b not in b"\t\n\r\f\x1b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset:
+    """A Hugging Face data set: a hub id, or a local folder that `datasets` reads; split None = all."""
+
+    name: str
+    split: str | None
+    folder: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One file of a source. kind: csv, jsonl, parquet, document (one .txt = one row) or hub."""
+
+    name: str
+    path: Path
+    kind: str
+    encoding: str | None
+    digest: str
+    hub: HubDataset | None = None
+
+
+def resolve_package(text: str, key: str = "data.source") -> Path:
+    """The path behind package://NAME/path, found without importing NAME.
+
+    Raises DataError (ConfigError when `key` is no data key) if the package or the path in it is missing.
+    """
+    error: type[BertftError] = DataError if key.startswith("data.") else ConfigError
+    match = re.match(r"^package://([A-Za-z_]\w*)(?:/(.*))?$", text)
+    if not match or ".." in Path(match[2] or "").parts:
+        raise error(f"{key}: wanted package://NAME/path with a top-level package name, found {text!r}")
+    name, inside = match[1], match[2] or ""
+    spec = importlib.util.find_spec(name)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise error(f"{key}: {text!r}: package {name} is not installed here; install it or give a path")
+    for place in places:
+        if (Path(place) / inside).exists():
+            return Path(place) / inside
+    raise error(f"{key}: {text!r}: package {name} is installed but holds no {inside!r}")
+
+
+def resolve_source(text: str, base_dir: Path, key: str = "data.source") -> Path | HubDataset:
+    """package://NAME/path, hf://owner/name[#split], hf:///folder, or a path (relative to base_dir).
+
+    Raises DataError naming the key when there is nothing at that place.
+    """
+    if text.startswith("package://"):
+        return resolve_package(text, key)
+    if text.startswith("hf://"):
+        name, _, split = text.removeprefix("hf://").partition("#")
+        is_folder = name.startswith(("/", "./", "../", "~"))
+        folder = (base_dir / Path(name).expanduser()).resolve() if is_folder else None
+        if not name or (folder is not None and not folder.is_dir()):
+            raise DataError(
+                f"{key}: {text!r}: no such folder; wanted hf://owner/name or hf:///existing/folder"
+            )
+        return HubDataset(name=name, split=split or None, folder=folder)
+    if re.match(r"^[a-z][a-z0-9+.-]+://", text):
+        raise DataError(
+            f"{key}: {text!r}: unknown scheme; wanted a path, package://NAME/path or hf://owner/name"
+        )
+    path = (base_dir / Path(text).expanduser()).resolve()
+    if not path.exists():
+        raise DataError(f"{key}: {text!r}: no such file or folder (looked at {path})")
+    return path
+
+
+def inspect_source(source: Path | HubDataset, config: DataConfig) -> tuple[SourceFile, ...]:
+    """Every file of a source with its digest and encoding (UTF-8, else latin-1, decided per file).
+
+    Raises DataError for an empty file, binary content, an unknown suffix, a folder without rows.
+    """
+    if isinstance(source, HubDataset):
+        return _inspect_hub(source)
+    if source.is_file():
+        if source.suffix.lower() not in KINDS:
+            raise DataError(
+                f"{source.name}: unknown suffix {source.suffix!r}; wanted {', '.join(KINDS)} or a folder"
+            )
+        return (_inspect_file(source, source.name, KINDS[source.suffix.lower()], config),)
+    documents = sorted(p for p in source.glob("*/*.txt") if p.is_file() and not p.parent.name.startswith("."))
+    if documents:
+        return tuple(_inspect_file(p, f"{p.parent.name}/{p.name}", "document", config) for p in documents)
+    tables = sorted(p for p in source.iterdir() if p.is_file() and p.suffix.lower() in KINDS)
+    if not tables:
+        raise DataError(
+            f"{source.name}: the folder holds neither class folders with .txt files nor files of "
+            f"{', '.join(KINDS)}"
+        )
+    return tuple(_inspect_file(p, p.name, KINDS[p.suffix.lower()], config) for p in tables)
+
+
+def _inspect_file(path: Path, name: str, kind: str, config: DataConfig) -> SourceFile:
+    """One pass over the bytes: digest, UTF-8 or not, NUL bytes. A bad document is a row's fault."""
+    digest, decoder, is_utf8, offset = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True, 0
+    is_text = kind in ("csv", "jsonl") and config.encoding is None
+    with _open(path, name) as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+            if is_text:
+                _refuse_binary(block, offset, name)
+            if is_utf8 and kind != "parquet":
+                is_utf8 = _decodes(decoder, block)
+            offset += len(block)
+    is_utf8 = is_utf8 and _decodes(decoder, b"", final=True)
+    if offset == 0 and kind != "document":
+        raise DataError(f"{name}: the file is empty; wanted rows")
+    encoding = None if kind == "parquet" else config.encoding or ("utf-8" if is_utf8 else "latin-1")
+    if encoding is not None:
+        _known_encoding(encoding)
+    return SourceFile(name=name, path=path, kind=kind, encoding=encoding, digest=digest.hexdigest())
+
+
+def _open(path: Path, name: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as fault:
+        raise DataError(f"{name}: cannot be read: {fault.strerror}") from None
+
+
+def _known_encoding(encoding: str) -> None:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise DataError(
+            f"data.encoding: {encoding!r} is no encoding Python knows; try utf-8 or cp1252"
+        ) from None
+
+
+def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:
+    try:
+        decoder.decode(block, final)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _refuse_binary(block: bytes, offset: int, name: str) -> None:
+    """NUL bytes, or over 2 % control characters in the first MiB: no text file."""
+    if offset == 0 and block[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{name}: looks like UTF-16; set data.encoding: utf-16")
+    place = block.find(b"\0")
+    if place >= 0:
+        raise DataError(
+            f"{name}: NUL byte at byte {offset + place}: binary content, wanted text; export it again"
+        )
+    if offset == 0 and len(block) - len(block.translate(None, _CONTROL)) > 0.02 * len(block):
+        raise DataError(f"{name}: the content is binary (control characters), wanted a text file")
+
+
+def _inspect_hub(hub: HubDataset) -> tuple[SourceFile, ...]:
+    from bertft_core.data.readers import open_hub
+
+    files = []
+    folder_digest = hash_folder(hub.folder) if hub.folder else None
+    for split, dataset in open_hub(hub).items():
+        digest = folder_digest or _hash_cache(dataset.cache_files)
+        part = HubDataset(name=hub.name, split=split, folder=hub.folder)
+        path = hub.folder or Path(hub.name)
+        files.append(SourceFile(name=split, path=path, kind="hub", encoding=None, digest=digest, hub=part))
+    return tuple(files)
+
+
+def _hash_cache(cache_files: list[dict[str, str]]) -> str:
+    digest = hashlib.sha256()
+    for entry in cache_files:
+        with open(entry["filename"], "rb") as handle:
+            while block := handle.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_batches(
+    source: Path | HubDataset, config: DataConfig, files: tuple[SourceFile, ...] | None = None
+) -> Iterator[RowBatch]:
+    """Rows as they stand in the source, at most 5,000 rows or about 4 million characters at a time.
+
+    `files` spares a second inspection. Raises DataError for a missing column (naming those found), a broken
+    JSON line (file:line), a damaged file. CSV rows of a wrong shape come as faults of the batch.
+    """
+    from bertft_core.data.readers import read_files
+
+    return read_files(files or inspect_source(source, config), config)

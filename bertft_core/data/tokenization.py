@@ -1,0 +1,245 @@
+"""Each split tokenised once, content-addressed on disk, read back without copying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from bertft_core.config import TokenizationConfig
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.encoding import SpecialLayout, encode_rows, load_tokenizer
+from bertft_core.data.splits import SPLITS
+from bertft_core.errors import ArtifactError, ConfigError, ModelError
+from bertft_core.state import hash_file, hash_json, is_complete, read_json, staged_folder, write_json
+
+TOKENS_VERSION = 1
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
+    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "config.json",
+)  # fmt: skip
+_OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "mpnet", "longformer", "xlm-roberta-xl")
+_PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedSplits:
+    """Where the ids of each split lie, and what truncation did.
+
+    rows_cut: {split: rows longer than max_length}; percentiles: {split: {p50, p90, p95, p99, max}} of the
+    lengths before cutting, special tokens included.
+    """
+
+    directory: str
+    fingerprint: str
+    max_length: int
+    n_train: int
+    n_validation: int
+    n_test: int
+    rows_cut: dict[str, int]
+    percentiles: dict[str, dict[str, int]]
+    pad_id: int
+    has_pair: bool
+
+    @property
+    def path(self) -> Path:
+        """The folder with train.arrow, validation.arrow and test.arrow."""
+        return Path(self.directory)
+
+    def __str__(self) -> str:
+        cut = ", ".join(f"{n} {s}" for s, n in self.rows_cut.items())
+        rows = f"{self.n_train} + {self.n_validation} + {self.n_test}"
+        return f"{rows} rows of at most {self.max_length} ids (cut: {cut})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenArrays:
+    """One split, read-only views of the file.
+
+    ids: int32, all rows joined; offsets: int64 [n+1]; pair_start: int32 [n], token types are
+    `position >= pair_start[row]`; labels: int32 [n]; weights: float32 [n, C] or None.
+    """
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    pair_start: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32] | None
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Ids per row, int64 [n]."""
+        return np.diff(self.offsets)
+
+
+def _encoder_config(pretrained: Path) -> dict[str, Any]:
+    try:
+        config = read_json(pretrained / "config.json")
+    except (OSError, ValueError):
+        raise ModelError(f"model.pretrained: {pretrained} has no readable config.json") from None
+    return config if isinstance(config, dict) else {}
+
+
+def longest_input(pretrained: Path) -> int | None:
+    """How many positions the encoder has for ids, or None where config.json gives no limit.
+
+    RoBERTa and its relatives number positions from pad_token_id + 1, which costs them that many.
+    """
+    config = _encoder_config(pretrained)
+    limit = config.get("max_position_embeddings")
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        limit -= int(config.get("pad_token_id") or 1) + 1
+    return limit
+
+
+def check_max_length(pretrained: Path, max_length: int) -> None:
+    """Raises ConfigError when the encoder has fewer positions than tokenization.max_length."""
+    limit = longest_input(pretrained)
+    if limit is not None and max_length > limit:
+        raise ConfigError(
+            f"tokenization.max_length must not exceed {limit}, the positions of the encoder "
+            f"{pretrained.name}; was {max_length}"
+        )
+
+
+def _pad_id(pretrained: Path, tokenizer: Any) -> int:
+    """The id of the tokenizer's pad token, else config.json's pad_token_id, else 0 (it is masked)."""
+    try:
+        pad = read_json(pretrained / "tokenizer_config.json").get("pad_token")
+    except (OSError, ValueError):
+        pad = None
+    pad = pad.get("content") if isinstance(pad, dict) else pad
+    found = tokenizer.token_to_id(pad) if isinstance(pad, str) else None
+    return int(found if found is not None else _encoder_config(pretrained).get("pad_token_id") or 0)
+
+
+def tokenize_splits(
+    dataset: DatasetSplits,
+    pretrained: Path,
+    config: TokenizationConfig,
+    root: Path,
+    on_progress: Callable[[str, int], None] | None = None,
+) -> TokenizedSplits:
+    """Tokenise every split into root/<key>; the key covers rows, classes, tokenizer files and settings.
+
+    Raises ConfigError when max_length exceeds the encoder's positions, ModelError without a tokenizer.
+    """
+    check_max_length(pretrained, config.max_length)
+    files = {n: hash_file(pretrained / n) for n in _TOKENIZER_FILES if (pretrained / n).is_file()}
+    key = hash_json([TOKENS_VERSION, dataset.fingerprint, files, config.model_dump(mode="json")])[:32]
+    folder = Path(root).resolve() / key
+    if not is_complete(folder):
+        tokenizer = load_tokenizer(pretrained)
+        layout = SpecialLayout.of(tokenizer)
+        with staged_folder(folder) as staging:
+            facts = {
+                split: _tokenize_split(dataset, split, tokenizer, layout, config, staging, on_progress)
+                for split in SPLITS
+            }
+            summary = TokenizedSplits(
+                directory="", fingerprint=key, max_length=config.max_length, n_train=dataset.n_train,
+                n_validation=dataset.n_validation, n_test=dataset.n_test, has_pair=dataset.has_pair,
+                rows_cut={s: f[0] for s, f in facts.items()}, percentiles={s: f[1] for s, f in facts.items()},
+                pad_id=_pad_id(pretrained, tokenizer),
+            )  # fmt: skip
+            write_json(staging / "tokens.json", asdict(summary))
+    return load_tokenized_splits(folder)
+
+
+def load_tokenized_splits(directory: Path | str) -> TokenizedSplits:
+    """Read the summary of a finished folder. Raises ArtifactError when it is not one."""
+    try:
+        fields = read_json(Path(directory) / "tokens.json")
+    except (OSError, ValueError):
+        raise ArtifactError(f"{directory} holds no tokenised splits (no tokens.json)") from None
+    return TokenizedSplits(**{**fields, "directory": str(directory)})
+
+
+def _tokenize_split(
+    dataset: DatasetSplits,
+    split: str,
+    tokenizer: Any,
+    layout: SpecialLayout,
+    config: TokenizationConfig,
+    staging: Path,
+    on_progress: Callable[[str, int], None] | None,
+) -> tuple[int, dict[str, int]]:
+    """Stream rows to ids in a raw file, then write one record batch over it: (rows cut, percentiles)."""
+    raw = staging / f"{split}.ids"
+    sizes, starts, uncut, labels, weights = [], [], [], [], []
+    done = 0
+    with open(raw, "wb") as out, pa.OSFile(str(dataset.path / f"{split}.arrow")) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            pairs = batch["text_pair"].to_pylist() if dataset.has_pair else None
+            ids, first, lengths = encode_rows(
+                tokenizer, layout, batch["text"].to_pylist(), pairs, config.max_length, config.truncation
+            )
+            out.write(np.concatenate([np.array(r, dtype=np.int32) for r in ids]).tobytes())
+            sizes.append(np.array([len(r) for r in ids], dtype=np.int64))
+            starts.append(np.array(first, dtype=np.int32))
+            uncut.append(np.array(lengths, dtype=np.int64))
+            labels.append(batch["label"].to_numpy())
+            if dataset.is_soft:
+                weights.append(batch["weights"].values.to_numpy())
+            done += batch.num_rows
+            if on_progress is not None:
+                on_progress(f"{split} rows tokenised", done)
+    columns = [_joined(starts, np.int32), _joined(labels, np.int32)]
+    soft = _joined(weights, np.float32) if dataset.is_soft else None
+    _write_tokens(staging / f"{split}.arrow", raw, _joined(sizes, np.int64), columns, soft)
+    raw.unlink()
+    lengths_all = _joined(uncut, np.int64)
+    return int((lengths_all > config.max_length).sum()), _percentiles(lengths_all)
+
+
+def _joined(parts: list[Any], dtype: Any) -> Any:
+    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype=dtype)
+
+
+def _percentiles(lengths: npt.NDArray[np.int64]) -> dict[str, int]:
+    if not lengths.size:
+        return {}
+    values = np.percentile(lengths, _PERCENTILES, method="higher")
+    return {**{f"p{p}": int(v) for p, v in zip(_PERCENTILES, values, strict=True)}, "max": int(lengths.max())}
+
+
+def _write_tokens(target: Path, raw: Path, sizes: Any, columns: list[Any], weights: Any) -> None:
+    """One record batch, so that every column is one buffer; the ids come from a memory map."""
+    n = len(sizes)
+    offsets = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    flat = np.memmap(raw, dtype=np.int32, mode="r") if offsets[-1] else np.zeros(0, dtype=np.int32)
+    ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
+    arrays, names = [ids, pa.array(columns[0]), pa.array(columns[1])], ["input_ids", "pair_start", "label"]
+    if weights is not None:
+        width = weights.size // n if n else 0
+        arrays.append(pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1) * width), pa.array(weights)))
+        names.append("weights")
+    batch = pa.record_batch(arrays, names=names)
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def open_split(directory: Path | str, split: str) -> TokenArrays:
+    """Memory-map a tokenised split: read-only views. Raises ArtifactError when it is not there."""
+    file = Path(directory) / f"{split}.arrow"
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    except (OSError, pa.ArrowException) as fault:
+        raise ArtifactError(f"{file}: no tokenised split: {fault}") from None
+    batch = reader.get_batch(0)
+    ids, n = batch["input_ids"], batch.num_rows
+    weights = batch["weights"].values.to_numpy().reshape(n, -1) if "weights" in batch.schema.names else None
+    return TokenArrays(
+        ids=ids.values.to_numpy(), offsets=ids.offsets.to_numpy(), pair_start=batch["pair_start"].to_numpy(),
+        labels=batch["label"].to_numpy(), weights=weights,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Classifier and its layers by depth."""

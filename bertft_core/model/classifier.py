@@ -1,0 +1,181 @@
+"""Load and save an encoder with a classification head, as standard transformers folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from bertft_core.errors import ConfigError, ModelError
+
+# config names of hidden and attention-probability dropout in the BERT family, DistilBERT and ModernBERT
+_DROPOUT = (
+    "hidden_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "seq_classif_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def load_classifier(
+    pretrained: Path | str,
+    classes: Sequence[str],
+    seed: int,
+    dropout: float | None = None,
+    attention_dropout: float = 0.0,
+) -> PreTrainedModel:
+    """Load an encoder (float32, safetensors) under a fresh head for ``classes``, initialised by ``seed``.
+
+    A folder is read without the network. ``dropout`` None keeps the encoder's own. The caller's random state
+    is left as it was. The model is returned in eval mode.
+
+    Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on
+    it.
+    """
+    is_folder = Path(pretrained).is_dir()
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            config = AutoConfig.from_pretrained(str(pretrained), local_files_only=is_folder)
+            _set_labels(config, classes)
+            _set_dropout(config, dropout, attention_dropout)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                str(pretrained),
+                config=config,
+                local_files_only=is_folder,
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as fault:
+            raise ModelError(
+                f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})"
+            ) from fault
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def load_saved(folder: Path | str) -> PreTrainedModel:
+    """Load a folder written by `save_classifier`, in eval mode. Raises ModelError if a weight is missing."""
+    with _quiet():
+        try:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as fault:
+            raise ModelError(f"{folder} is not a model folder ({fault})") from fault
+    if info["missing_keys"]:
+        raise ModelError(
+            f"{folder} lacks weights {sorted(info['missing_keys'])[:3]}: it is no trained classifier"
+        )
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def save_classifier(
+    model: PreTrainedModel, tokenizer_src: Path | str, folder: Path | str, classes: Sequence[str]
+) -> Path:
+    """Write a transformers folder (safetensors, id2label, tokenizer; mode 0644), whole or not at all.
+
+    Raises: ModelError if ``tokenizer_src`` holds no tokenizer.
+    """
+    target = Path(folder)
+    staging = target.with_name(f".{target.name}.part-{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    _set_labels(model.config, classes)
+    with _quiet():
+        model.save_pretrained(staging)
+        _copy_tokenizer(tokenizer_src, staging)
+    for path in staging.iterdir():  # safetensors writes 0600 whatever the umask
+        path.chmod(0o644)
+    shutil.rmtree(target, ignore_errors=True)
+    staging.rename(target)
+    return target
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """sha256 (hex) over names, types, shapes and bytes of all weights, in order of name."""
+    return digest_tensors(dict(model.state_dict()))
+
+
+def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 (hex) over names, types, shapes and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].detach().to("cpu").contiguous().numpy()
+        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        digest.update(memoryview(array.reshape(-1).view("uint8")))
+    return digest.hexdigest()
+
+
+def _set_labels(config: Any, classes: Sequence[str]) -> None:
+    config.num_labels = len(classes)
+    config.id2label = {i: str(name) for i, name in enumerate(classes)}
+    config.label2id = {str(name): i for i, name in enumerate(classes)}
+    config.problem_type = "single_label_classification"
+
+
+def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -> None:
+    found = [name for name in _DROPOUT if hasattr(config, name)]
+    if dropout is not None and not found:
+        raise ConfigError(f"training.dropout: {type(config).__name__} has none of {_DROPOUT}; leave it out")
+    for name in found if dropout is not None else ():
+        setattr(config, name, dropout)
+    for name in _ATTENTION_DROPOUT:
+        if hasattr(config, name):
+            setattr(config, name, attention_dropout)
+
+
+def _copy_tokenizer(source: Path | str, target: Path) -> None:
+    root = Path(source)
+    if (root / "tokenizer.json").is_file():
+        for name in _TOKENIZER_FILES:
+            if (root / name).is_file():
+                shutil.copyfile(root / name, target / name)
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=root.is_dir())
+    except (OSError, ValueError) as fault:
+        raise ModelError(f"{source} holds no tokenizer ({fault})") from fault
+    tokenizer.save_pretrained(target)
+
+
+class _quiet:
+    """Silence transformers' load report (a fresh head is always 'missing') and its progress bars."""
+
+    def __enter__(self) -> None:
+        self._level = transformers_logging.get_verbosity()
+        self._bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *exc: object) -> None:
+        transformers_logging.set_verbosity(self._level)
+        if self._bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Fine-tuning: schedules, optimizer, loop, and the process that runs fits."""

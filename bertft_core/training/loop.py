@@ -1,0 +1,366 @@
+"""One fit: gradual unfreezing, layer-wise rates, best epoch on validation, bitwise resumable.
+
+A frozen level is in eval mode and has no gradient. Random numbers depend on (seed, step) alone, batches on
+(seed, epoch) alone, so that a fit killed anywhere and started again ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from bertft_core.errors import DataError, ModelError, TrialPruned
+from bertft_core.model.classifier import digest_tensors, load_classifier, save_classifier, weights_digest
+from bertft_core.model.layers import LayerMap, layer_rates, layer_table
+from bertft_core.state import read_json, write_json
+from bertft_core.training.batching import epoch_batches, pad_batch, sample_rows
+from bertft_core.training.checkpoint import (
+    FitState,
+    load_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+    save_tensors,
+)
+from bertft_core.training.losses import ValidationScores, classification_loss, validation_scores
+from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
+from bertft_core.training.scoring import forward, padding, pick_device, predict_logits, runtime, score
+from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
+from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule
+
+if TYPE_CHECKING:
+    from bertft_core.data.tokenization import TokenArrays
+
+__all__ = ["EpochResult", "FitSpec", "TrainingResult", "fit", "score"]
+
+OnProgress = Callable[[float, dict[str, Any]], None]
+OnRung = Callable[[float, float], bool]
+_BEAT_SECONDS = 1.0
+_COST_SHARE = (
+    20  # a checkpoint waits at least 20 times its own cost: at most 5 % of a fit goes into checkpoints
+)
+
+
+@dataclass(kw_only=True)
+class _Fit:
+    """The moving parts of one fit."""
+
+    spec: FitSpec
+    key: str
+    output: Path
+    device: torch.device
+    model: PreTrainedModel
+    layers: LayerMap
+    optimizer: torch.optim.AdamW
+    schedule: UnfreezeSchedule
+    train: TokenArrays
+    validation: TokenArrays
+    rows: np.ndarray[Any, Any]
+    on_progress: OnProgress | None
+    on_rung: OnRung | None
+    padding: dict[str, Any]
+    state: FitState = field(default_factory=FitState)
+    started: float = field(default_factory=time.monotonic)
+    last_beat: float = 0.0
+    next_checkpoint: float = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.rows) / self.spec.batch_size)
+
+    @property
+    def total(self) -> int:
+        return self.steps_per_epoch * self.spec.epochs
+
+    def seconds(self) -> float:
+        return self.state.seconds + time.monotonic() - self.started
+
+
+def fit(
+    spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | None = None
+) -> TrainingResult:
+    """Fine-tune one classifier and return its best epoch's validation scores.
+
+    ``on_progress(fraction, facts)`` is called about once a second and after each epoch; ``on_rung(fraction,
+    score)`` at a quarter, half and three quarters of the fit, and True ends it as pruned. If ``spec.output``
+    holds a checkpoint of the same fit it goes on from there; a finished result there is returned at once.
+
+    Raises: TrialPruned when loss or gradient are not finite (reason "nonfinite ...") or memory runs out ("oom
+    ..."); DataError when a split is empty; ModelError when the encoder cannot be used or a frozen weight
+    moved.
+    """
+    output, key = Path(spec.output), spec.key()
+    output.mkdir(parents=True, exist_ok=True)
+    finished = _read_result(output, key, spec)
+    if finished is not None:
+        return finished
+    with _memory_faults(), runtime(spec.threads, [0] if spec.device == "cuda" else None):
+        run = _prepare(spec, key, on_progress, on_rung)
+        reason = _train(run)
+        result = _finish(run, reason)
+    write_json(output / "result.json", {"key": key, "result": result.to_json()})
+    remove_checkpoint(output)
+    (output / "best.safetensors").unlink(missing_ok=True)
+    return result
+
+
+def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None:
+    try:
+        stored = read_json(output / "result.json")
+    except FileNotFoundError:
+        return None
+    if stored["key"] != key:
+        return None
+    result = TrainingResult.from_json(stored["result"])
+    has_model = not spec.keep_model or (Path(result.model_dir) / "model.safetensors").is_file()
+    return result if has_model or result.state == "pruned" else None
+
+
+@contextlib.contextmanager
+def _memory_faults() -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as fault:
+        raise TrialPruned(f"oom: {fault}") from fault
+    except RuntimeError as fault:
+        if "allocate memory" not in str(fault):  # the CPU allocator has no error class of its own
+            raise
+        raise TrialPruned(f"oom: {fault}") from fault
+
+
+def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: OnRung | None) -> _Fit:
+    from bertft_core.data.tokenization import open_split
+
+    train, validation = (open_split(Path(spec.tokens), name) for name in ("train", "validation"))
+    for name, arrays in (("train", train), ("validation", validation)):
+        if len(arrays.labels) == 0:
+            raise DataError(f"the {name} split is empty: raise data.split or add rows")
+    device = pick_device(spec.device)
+    model = load_classifier(
+        spec.pretrained, spec.classes, spec.seed, spec.dropout, spec.attention_dropout
+    ).to(device)
+    layers = layer_table(model)
+    rates = layer_rates(len(layers.layers), spec.lr, spec.alpha)
+    optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
+    schedule = UnfreezeSchedule.named(spec.unfreezing, len(layers.layers))
+    run = _Fit(
+        spec=spec,
+        key=key,
+        output=Path(spec.output),
+        device=device,
+        model=model,
+        layers=layers,
+        optimizer=optimizer,
+        schedule=schedule,
+        train=train,
+        validation=validation,
+        rows=sample_rows(train, spec.rows),
+        on_progress=on_progress,
+        on_rung=on_rung,
+        padding=padding(model),
+    )
+    restored = load_checkpoint(run.output, key, model, optimizer)
+    if restored is not None:
+        run.state = restored
+        _set_depth(run, restored.depth)
+    run.next_checkpoint = time.monotonic() + spec.checkpoint_seconds
+    return run
+
+
+def _train(run: _Fit) -> str:
+    """Run what is left of the fit; return "" when it completed, else why it was pruned."""
+    lengths = np.diff(run.train.offsets)[run.rows]
+    while run.state.step < run.total:
+        epoch, done = divmod(run.state.step, run.steps_per_epoch)
+        batches = epoch_batches(lengths, run.spec.batch_size, run.spec.seed, epoch)
+        for chosen in batches[done:]:
+            _enter_phase(run)
+            _step(run, run.rows[chosen])
+            is_epoch_end = run.state.step % run.steps_per_epoch == 0
+            scores = _end_epoch(run) if is_epoch_end else None
+            if _should_stop(run, scores):
+                return f"stopped at {run.state.rungs[-1][0]:.0%} of the fit"
+            _checkpoint(run, is_forced=is_epoch_end)
+    _check_phase(run)
+    return ""
+
+
+def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
+    """One update on exactly these rows."""
+    spec, state = run.spec, run.state
+    warmup = round(spec.warmup_fraction * run.total)
+    set_rates(run.optimizer, state.step, run.total, warmup, run.schedule.thaw_steps(run.total))
+    torch.manual_seed((spec.seed << 32) + state.step)
+    batch = pad_batch(run.train, rows, **run.padding)
+    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
+        logits = forward(run.model, batch, run.device)
+    loss = classification_loss(logits, torch.from_numpy(np.array(batch[3])).to(run.device))
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(
+        [p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm
+    )
+    value = float(loss)
+    if not math.isfinite(value) or not math.isfinite(float(norm)):
+        raise TrialPruned(
+            f"nonfinite: loss {value}, gradient norm {float(norm)} at step {state.step + 1}; lower training.lr"
+        )
+    run.optimizer.step()
+    state.step += 1
+    state.loss_sum += value * len(rows)
+    state.loss_rows += len(rows)
+    _beat(run, {"loss": value})
+
+
+def _beat(run: _Fit, facts: dict[str, Any], *, is_forced: bool = False) -> None:
+    now = time.monotonic()
+    if run.on_progress and (is_forced or now - run.last_beat >= _BEAT_SECONDS):
+        run.last_beat = now
+        common = {
+            "step": run.state.step,
+            "total_steps": run.total,
+            "depth": run.state.depth,
+            "seconds": run.seconds(),
+        }
+        run.on_progress(run.state.step / run.total, {**common, **facts})
+
+
+def _enter_phase(run: _Fit) -> None:
+    """Thaw what the schedule thaws at this step; check the phase that ends."""
+    depth = run.schedule.depth_at(run.state.step / run.total)
+    if depth == run.state.depth:
+        return
+    _check_phase(run)
+    run.state.depth, run.state.phase_step = depth, run.state.step
+    run.state.phase_digests = _level_digests(run)
+    _set_depth(run, depth)
+
+
+def _set_depth(run: _Fit, depth: int) -> None:
+    """Levels 0..depth train; the others have no gradient and are in eval mode (no dropout)."""
+    parameters = dict(run.model.named_parameters())
+    run.optimizer.zero_grad(set_to_none=True)
+    run.model.train()
+    owners = run.layers.modules_by_level()
+    for level, ((_, names), modules) in enumerate(zip(run.layers.by_level(), owners, strict=True)):
+        for name in names:
+            parameters[name].requires_grad_(level <= depth)
+        for module in modules if level > depth else ():
+            run.model.get_submodule(module).eval()
+
+
+def _level_digests(run: _Fit) -> list[str]:
+    parameters = dict(run.model.named_parameters())
+    return [digest_tensors({n: parameters[n] for n in names}) for _, names in run.layers.by_level()]
+
+
+def _check_phase(run: _Fit) -> None:
+    """What was thawed has moved and what was frozen has not, bit for bit; otherwise ModelError."""
+    state = run.state
+    if state.depth < 0 or state.step == state.phase_step:
+        return
+    names = [name for name, _ in run.layers.by_level()]
+    for level, (name, before, now) in enumerate(
+        zip(names, state.phase_digests, _level_digests(run), strict=True)
+    ):
+        if (before != now) is not (level <= state.depth):
+            what = (
+                "frozen but moved"
+                if level > state.depth
+                else "thawed but did not move (is training.lr too small?)"
+            )
+            raise ModelError(
+                f"{name} was {what} in steps {state.phase_step}..{state.step} at depth {state.depth}"
+            )
+
+
+def _validate(run: _Fit) -> ValidationScores:
+    def beat(fraction: float) -> None:
+        _beat(run, {"validating": fraction})
+
+    logits = predict_logits(run.model, run.validation, run.device, beat)
+    _set_depth(run, run.state.depth)
+    return validation_scores(logits, run.validation.labels, run.validation.weights)
+
+
+def _end_epoch(run: _Fit) -> ValidationScores:
+    state, scores = run.state, _validate(run)
+    epoch = EpochResult(
+        epoch=state.step // run.steps_per_epoch,
+        step=state.step,
+        train_loss=state.loss_sum / state.loss_rows,
+        validation_loss=scores.log_loss,
+        accuracy=scores.accuracy,
+        macro_f1=scores.macro_f1,
+        depth=state.depth,
+        seconds=run.seconds(),
+    )
+    state.loss_sum, state.loss_rows = 0.0, 0
+    state.history.append(epoch)
+    value = scores.by_metric(run.spec.metric)
+    if state.best is None or (value, -scores.log_loss) > (state.best[1], -state.best[2]):
+        state.best = (epoch.epoch, value, scores.log_loss, weights_digest(run.model))
+        if run.spec.keep_model:
+            save_tensors(run.output / "best.safetensors", dict(run.model.state_dict()), {"key": run.key})
+    _beat(run, {"epoch": epoch.epoch, "score": value, "validation_loss": scores.log_loss}, is_forced=True)
+    return scores
+
+
+def _should_stop(run: _Fit, scores: ValidationScores | None) -> bool:
+    """Report the validation score at each rung that this step reached; whether the fit shall stop."""
+    for fraction in RUNGS:
+        is_reached = math.ceil(fraction * run.total) == run.state.step < run.total
+        if run.on_rung is None or not is_reached:
+            continue
+        scores = scores or _validate(run)
+        value = scores.by_metric(run.spec.metric)
+        run.state.rungs.append((fraction, value))
+        if run.on_rung(fraction, value):
+            run.state.best = run.state.best or (0, value, scores.log_loss, "")
+            return True
+    return False
+
+
+def _checkpoint(run: _Fit, *, is_forced: bool) -> None:
+    begun = time.monotonic()
+    if not is_forced and begun < run.next_checkpoint:
+        return
+    if run.state.step == run.total:
+        return
+    run.state.seconds, run.started = run.seconds(), begun
+    save_checkpoint(run.output, run.key, run.state, run.model, run.optimizer)
+    wait = run.spec.checkpoint_seconds
+    run.next_checkpoint = time.monotonic() + (
+        max(wait, _COST_SHARE * (time.monotonic() - begun)) if wait else 0
+    )
+
+
+def _finish(run: _Fit, reason: str) -> TrainingResult:
+    assert run.state.best is not None, "a fit ends with an epoch or a rung"
+    epoch, value, log_loss, digest = run.state.best
+    folder = ""
+    if run.spec.keep_model and not reason:
+        run.model.load_state_dict(load_file(run.output / "best.safetensors"))
+        folder = str(save_classifier(run.model, run.spec.pretrained, run.output / "model", run.spec.classes))
+    return TrainingResult(
+        state="pruned" if reason else "complete",
+        reason=reason,
+        score=value,
+        log_loss=log_loss,
+        best_epoch=epoch,
+        steps=run.state.step,
+        history=tuple(run.state.history),
+        rungs=tuple(run.state.rungs),
+        weights_digest=digest,
+        model_dir=folder,
+        seconds=run.seconds(),
+    )

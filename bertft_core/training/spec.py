@@ -1,0 +1,152 @@
+"""What a fit is told and what it answers: values that cross the process border as JSON. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from bertft_core.errors import ConfigError
+from bertft_core.state import MANIFEST, hash_file, hash_json
+
+Metric = Literal["macro_f1", "accuracy", "log_loss"]
+METRICS = ("macro_f1", "accuracy", "log_loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSpec:
+    """One fit. ``tokens`` is a folder of <split>.arrow, ``output`` belongs to this fit alone.
+
+    ``rows`` trains on that many rows (stratified, by content hash); ``keep_model`` leaves output/model.
+    ``checkpoint_seconds`` 0 writes a checkpoint after every step. Raises ConfigError on impossible values.
+    """
+
+    pretrained: str
+    tokens: str
+    output: str
+    classes: tuple[str, ...]
+    lr: float
+    batch_size: int
+    epochs: int
+    alpha: float = 0.95
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    unfreezing: str = "gradual"
+    seed: int = 13
+    max_grad_norm: float = 1.0
+    dropout: float | None = None
+    attention_dropout: float = 0.0
+    precision: str = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+    metric: str = "macro_f1"
+    rows: int | None = None
+    keep_model: bool = True
+    checkpoint_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        choices = (
+            ("training.unfreezing", self.unfreezing, ("gradual", "none")),
+            ("training.precision", self.precision, ("float32", "bfloat16")),
+            ("training.device", self.device, ("cpu", "cuda")),
+            ("evaluation.metric", self.metric, METRICS),
+        )
+        faults = [
+            f"{key} must be one of {allowed}, was {value!r}"
+            for key, value, allowed in choices
+            if value not in allowed
+        ]
+        for key, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
+            if not isinstance(value, int) or value < 1:
+                faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
+        if not self.lr > 0 or not 0 < self.alpha <= 1:
+            faults.append(
+                f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}"
+            )
+        if not 0 <= self.warmup_fraction < 1:
+            faults.append(f"training.warmup_fraction must lie in [0, 1), was {self.warmup_fraction}")
+        if not self.max_grad_norm > 0:
+            faults.append(f"training.max_grad_norm must be above 0, was {self.max_grad_norm}")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            faults.append(f"two or more different classes are needed, found {self.classes}")
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json`."""
+        return cls(**{**value, "classes": tuple(value["classes"])})
+
+    def key(self) -> str:
+        """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
+        value = self.to_json()
+        for name in ("output", "checkpoint_seconds", "tokens", "pretrained"):
+            value.pop(name)
+        value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
+        root = Path(self.pretrained)
+        kept = [p for p in sorted(root.glob("*")) if p.suffix in {".json", ".safetensors", ".txt"}]
+        value["pretrained"] = [[p.name, hash_file(p)] for p in kept] if root.is_dir() else self.pretrained
+        return hash_json(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """One epoch (counted from 1): scores on the whole validation split after ``step`` updates."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    validation_loss: float
+    accuracy: float
+    macro_f1: float
+    depth: int
+    seconds: float
+
+    def score(self, metric: str) -> float:
+        """The value that is compared, higher is better (log loss negated)."""
+        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.validation_loss}[
+            metric
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """A fit that completed or was pruned at a rung.
+
+    ``score`` (higher is better) and ``log_loss`` are the best epoch's on validation; of a pruned fit without
+    a finished epoch, the last rung's. ``rungs`` holds (fraction, score). ``model_dir`` is "" without a kept
+    model.
+    """
+
+    state: str
+    reason: str
+    score: float
+    log_loss: float
+    best_epoch: int
+    steps: int
+    history: tuple[EpochResult, ...]
+    rungs: tuple[tuple[float, float], ...]
+    weights_digest: str
+    model_dir: str
+    seconds: float
+
+    def __str__(self) -> str:
+        where = f"epoch {self.best_epoch}, {self.steps} steps, {self.seconds:.0f} s"
+        return f"{self.state}: score {self.score:.4f} at {where}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json` (and of dataclasses.asdict)."""
+        known = {f.name: value[f.name] for f in fields(cls)}
+        known["history"] = tuple(EpochResult(**h) for h in value["history"])
+        known["rungs"] = tuple((float(a), float(b)) for a, b in value["rungs"])
+        return cls(**known)

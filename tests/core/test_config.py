@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from bertft_core.config import ConfigError, load_config, parse_config
+
+GOOD = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "m"}}
+
+
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: x\ndata: {source: a.csv, lable: y}\nmodel: {pretrained: m}\ntraining: {lr: 5, alpha: 0}\n")
+    with pytest.raises(ConfigError) as fault:
+        load_config(file)
+    text = str(fault.value)
+    assert "3 faults" in text and "did you mean data.label?" in text
+    assert "training.lr" in text and "training.alpha" in text and "was 5" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("training.alpha=1.5", "training.alpha"),
+        ("training.batch_size=true", "not true or false"),
+        ("tokenization.max_length=4", "tokenization.max_length"),
+        ("data.split.test=0.95", "below 1"),
+        ("traning.lr=1", "did you mean training?"),
+        ("search.space={lr: {low: 1.0e-4, high: 1.0e-5}}", "low must not exceed high"),
+        ("search.space={lr: [5.0]}", "was 5.0"),
+        ("name=a b", "letters, digits"),
+        ("noequals", "wanted key=value"),
+        ("base_dir=/tmp", "unknown key"),
+    ],
+)
+def test_bad_value_names_key(tmp_path: Path, override: str, wanted: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: x\ndata: {source: a.csv}\nmodel: {pretrained: m}\n")
+    with pytest.raises(ConfigError, match=wanted):
+        load_config(file, [override])
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: x\ndata: {source: a.csv}\nmodel: {pretrained: m}\ntraining: {lr: 5e-5}\n")
+    assert load_config(file, ["training.alpha=1"]).training.lr == 5e-5
+
+
+def test_default_space_is_the_papers() -> None:
+    space = parse_config({**GOOD, "search": {}}, Path(".")).resolved()["search"]["space"]
+    assert space["lr"] == {"low": 2e-5, "high": 5e-5, "log": True}
+    assert space["batch_size"] == [16, 32] and space["epochs"] == [2, 3, 4]
+    assert space["alpha"] == {"low": 0.8, "high": 1.0, "log": False}
+
+
+@pytest.mark.parametrize("name", ["bbc_news", "imdb", "quick_test"])
+def test_examples_are_valid(name: str) -> None:
+    assert load_config(Path(__file__).parents[2] / "examples" / f"{name}.yaml").name

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertft_core.errors import ConfigError, ModelError, TrainerDied, TrialPruned
+from bertft_core.training.client import Trainer
+from bertft_core.training.loop import fit
+from bertft_core.training.spec import FitSpec
+
+pytestmark = pytest.mark.slow  # each starts a process that imports torch and transformers
+
+Build = Callable[..., FitSpec]
+
+
+def test_trainer_fits_scores_and_agrees_with_the_loop(spec: Build, tokens: Path, tmp_path: Path) -> None:
+    rungs: list[float] = []
+    fractions: list[float] = []
+
+    def on_rung(fraction: float, score: float) -> bool:
+        rungs.append(fraction)
+        return False
+
+    with Trainer() as trainer:
+        result = trainer.fit(spec(), lambda fraction, facts: fractions.append(fraction), on_rung)
+        path = trainer.score(result.model_dir, tokens, "test", tmp_path / "p.npy", "cpu", 1)
+    assert result.weights_digest == fit(spec(output=str(tmp_path / "here"))).weights_digest
+    assert rungs == [0.25, 0.5, 0.75] and fractions[-1] == 1.0
+    assert np.load(path, allow_pickle=False).shape == (32, 2)
+
+
+def test_trainer_errors_come_back_by_class_and_the_process_lives_on(spec: Build, tmp_path: Path) -> None:
+    with Trainer() as trainer:
+        with pytest.raises(ModelError):
+            trainer.score(tmp_path, tmp_path, "test", tmp_path / "p.npy")
+        before = trainer.pid
+        with pytest.raises(TrialPruned, match="nonfinite"):
+            trainer.fit(spec(lr=1e30, unfreezing="none", epochs=4))
+        if not Path("/dev/nvidia0").exists():
+            with pytest.raises(ConfigError, match=r"training\.device"):
+                trainer.resolve("auto", "cuda")
+        assert trainer.pid == before
+
+
+def test_trainer_resolve_gives_usable_settings() -> None:
+    with Trainer() as trainer:
+        found = trainer.resolve("auto", "auto", None)
+        assert trainer.resolve("bfloat16", "cpu", 3) == {
+            "precision": "bfloat16",
+            "device": "cpu",
+            "threads": 3,
+        }
+    assert found["precision"] in ("float32", "bfloat16") and found["threads"] >= 1
+
+
+def test_trainer_killed_mid_fit_is_reported_and_resumes(spec: Build, tmp_path: Path) -> None:
+    long = spec(epochs=30, checkpoint_seconds=0)
+    with Trainer() as trainer:
+
+        def kill(fraction: float, facts: dict[str, Any]) -> None:
+            if facts["step"] >= 60 and trainer.pid:
+                os.kill(trainer.pid, signal.SIGKILL)
+
+        with pytest.raises(TrainerDied, match="signal 9"):
+            trainer.fit(long, kill)
+        steps: list[int] = []
+        resumed = trainer.fit(long, lambda fraction, facts: steps.append(facts["step"]))
+    assert steps[0] >= 60
+    assert resumed.weights_digest == fit(spec(epochs=30, output=str(tmp_path / "whole"))).weights_digest
+
+
+def test_trainer_dies_with_its_parent() -> None:
+    code = (
+        "import time; from bertft_core.training.client import Trainer; t = Trainer(); "
+        "t.resolve('float32', 'cpu', 1); print(t.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        if "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]:
+            break
+        time.sleep(0.1)
+    else:
+        assert not Path(f"/proc/{child}").exists()
+
+
+def test_trainer_process_imports_no_orchestrator() -> None:
+    code = (
+        "import sys; import bertft_core.training.trainer, bertft_core.training.loop; "
+        "sys.exit(any(m in sys.modules for m in ('prefect', 'mlflow', 'optuna')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

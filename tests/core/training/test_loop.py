@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertft_core.data.tokenization import open_split
+from bertft_core.errors import ModelError, TrialPruned
+from bertft_core.model.classifier import load_classifier, weights_digest
+from bertft_core.training.batching import epoch_batches, pad_batch
+from bertft_core.training.loop import fit
+from bertft_core.training.scoring import score
+from bertft_core.training.spec import FitSpec, TrainingResult
+
+Build = Callable[..., FitSpec]
+
+
+def facts(result: TrainingResult) -> TrainingResult:
+    """The result without what depends on clock and place."""
+    return replace(
+        result, seconds=0.0, model_dir="", history=tuple(replace(h, seconds=0.0) for h in result.history)
+    )
+
+
+class Killed(BaseException):
+    pass
+
+
+def killer(at_step: int) -> Callable[[float, dict[str, Any]], None]:
+    def on_progress(fraction: float, facts: dict[str, Any]) -> None:
+        if facts["step"] >= at_step:
+            raise Killed
+
+    return on_progress
+
+
+def test_fit_learns_and_keeps_the_best_epoch(spec: Build) -> None:
+    result = fit(spec(epochs=6, unfreezing="none"))
+    assert result.state == "complete" and result.score > 0.9
+    assert (
+        result.score
+        == max(h.macro_f1 for h in result.history)
+        == result.history[result.best_epoch - 1].macro_f1
+    )
+    assert result.steps == 36 and len(result.history) == 6
+
+
+def test_fit_gradual_thaws_to_the_embeddings(spec: Build) -> None:
+    result = fit(spec(epochs=4))
+    assert [h.depth for h in result.history] == [1, 2, 2, 4]
+
+
+def test_fit_twice_gives_equal_bits(spec: Build, tmp_path: Path) -> None:
+    first, second = (fit(spec(dropout=0.2, output=str(tmp_path / name))) for name in "ab")
+    assert facts(first) == facts(second)
+
+
+def test_fit_other_seed_gives_other_weights(spec: Build, tmp_path: Path) -> None:
+    first, second = (fit(spec(seed=s, output=str(tmp_path / str(s)))) for s in (1, 2))
+    assert first.weights_digest != second.weights_digest
+
+
+@pytest.mark.parametrize("at_step", [2, 5, 6, 9, 11])
+def test_fit_killed_and_resumed_equals_uninterrupted(
+    spec: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_step: int
+) -> None:
+    whole = fit(spec(dropout=0.2, output=str(tmp_path / "whole")))
+    broken = spec(dropout=0.2, output=str(tmp_path / "broken"), checkpoint_seconds=0)
+    monkeypatch.setattr("bertft_core.training.loop._BEAT_SECONDS", 0)
+    with pytest.raises(Killed):
+        fit(broken, killer(at_step))
+    steps: list[int] = []
+    resumed = fit(broken, lambda fraction, facts: steps.append(facts["step"]))
+    assert steps[0] >= at_step and facts(resumed) == facts(whole)
+    one, two = (load_file(Path(r.model_dir) / "model.safetensors") for r in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_fit_finished_is_not_repeated(spec: Build) -> None:
+    first = fit(spec())
+    assert fit(spec(), killer(0)) == first
+
+
+def test_fit_other_settings_ignore_the_old_checkpoint(spec: Build, tmp_path: Path) -> None:
+    fit(spec())
+    assert facts(fit(spec(lr=1e-3))) == facts(fit(spec(lr=1e-3, output=str(tmp_path / "fresh"))))
+
+
+def test_fit_equals_a_plain_loop(spec: Build, tokens: Path, encoder: Path) -> None:
+    """alpha 1, no unfreezing, no dropout: our loop is the textbook one."""
+    settings = spec(alpha=1.0, unfreezing="none", dropout=0.0, warmup_fraction=0.25, metric="log_loss")
+    result = fit(settings)
+
+    torch.set_num_threads(1)
+    model = load_classifier(encoder, ("a", "b"), settings.seed, 0.0)
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0}]
+    )
+    train, validation = open_split(tokens, "train"), open_split(tokens, "validation")
+    model.train()
+    step, losses = 0, []
+    for epoch in range(2):
+        for rows in epoch_batches(np.diff(train.offsets), 16, settings.seed, epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = 2e-3 * ((step + 1) / 4 if step < 3 else (12 - step) / 9)
+            ids, mask, types, labels = (torch.from_numpy(np.array(a)) for a in pad_batch(train, rows, 0))
+            loss = torch.nn.functional.cross_entropy(model(ids, mask, types).logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+        model.eval()
+        ids, mask, types, labels = (
+            torch.from_numpy(np.array(a)) for a in pad_batch(validation, np.arange(len(validation.labels)), 0)
+        )
+        with torch.no_grad():
+            losses.append(torch.nn.functional.cross_entropy(model(ids, mask, types).logits, labels).item())
+        model.train()
+    assert [h.validation_loss for h in result.history] == pytest.approx(losses, abs=2e-5)
+
+
+def test_fit_frozen_level_that_moves_is_an_error(spec: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertft_core.training import loop
+
+    real = loop._step
+
+    def tampered(run: Any, rows: Any) -> None:
+        real(run, rows)
+        with torch.no_grad():
+            run.model.get_parameter("bert.embeddings.word_embeddings.weight").mul_(1.01)
+
+    monkeypatch.setattr(loop, "_step", tampered)
+    with pytest.raises(ModelError, match="embeddings was frozen but moved"):
+        fit(spec())
+
+
+def test_fit_frozen_levels_have_no_gradient_and_no_dropout(
+    spec: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertft_core.training import loop
+
+    real, seen = loop._step, []
+
+    def spied(run: Any, rows: Any) -> None:
+        real(run, rows)
+        layers = run.model.bert.encoder.layer
+        seen.append((
+            [p.grad is not None for p in (layers[0].output.dense.weight, layers[2].output.dense.weight)],
+            [layers[0].output.dropout.training, layers[2].output.dropout.training],
+        ))  # fmt: skip
+
+    monkeypatch.setattr(loop, "_step", spied)
+    fit(spec(epochs=4))
+    assert seen[0] == ([False, True], [False, True]) and seen[-1] == ([True, True], [True, True])
+
+
+def test_fit_rung_stops_it_as_pruned(spec: Build) -> None:
+    asked: list[float] = []
+
+    def on_rung(fraction: float, score: float) -> bool:
+        asked.append(fraction)
+        return fraction >= 0.5
+
+    result = fit(spec(epochs=3), on_rung=on_rung)
+    assert result.state == "pruned" and asked == [0.25, 0.5] and result.steps == 9 and len(result.rungs) == 2
+
+
+def test_fit_listening_to_rungs_changes_no_bit(spec: Build, tmp_path: Path) -> None:
+    silent = fit(spec(epochs=3, dropout=0.1))
+    heard = fit(
+        spec(epochs=3, dropout=0.1, output=str(tmp_path / "b")), on_rung=lambda fraction, score: False
+    )
+    assert heard.weights_digest == silent.weights_digest and [f for f, _ in heard.rungs] == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fit_diverging_is_pruned_as_nonfinite(spec: Build) -> None:
+    with pytest.raises(TrialPruned) as caught:
+        fit(spec(lr=1e30, unfreezing="none", epochs=4))
+    assert caught.value.reason.startswith("nonfinite")
+
+
+def test_fit_soft_labels_learns(spec: Build, soft_tokens: Path) -> None:
+    result = fit(spec(tokens=str(soft_tokens), epochs=6, unfreezing="none"))
+    assert result.score > 0.9 and result.log_loss > 0.3  # the entropy of (0.9, 0.1) is 0.325
+
+
+def test_fit_bfloat16_learns(spec: Build) -> None:
+    assert fit(spec(precision="bfloat16", epochs=6, unfreezing="none")).score > 0.8
+
+
+def test_fit_rows_trains_on_a_sample(spec: Build) -> None:
+    assert fit(spec(rows=32, keep_model=False)).steps == 4
+
+
+def test_fit_leaves_the_callers_random_state_alone(spec: Build) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    fit(spec(epochs=1))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_fit_without_kept_model_leaves_only_its_result(spec: Build) -> None:
+    result = fit(spec(keep_model=False))
+    assert result.model_dir == "" and [p.name for p in Path(spec().output).iterdir()] == ["result.json"]
+
+
+def test_score_gives_the_best_epochs_probabilities_in_order(spec: Build, tokens: Path) -> None:
+    result = fit(spec(epochs=4, unfreezing="none"))
+    p = score(result.model_dir, tokens, "validation", threads=1)
+    labels = open_split(tokens, "validation").labels
+    assert p.dtype == np.float32 and p.sum(1) == pytest.approx(1, abs=1e-6)
+    assert -np.log(p[np.arange(len(labels)), labels]).mean() == pytest.approx(result.log_loss, abs=1e-6)
+
+
+def test_weights_digest_is_that_of_the_saved_model(spec: Build) -> None:
+    from bertft_core.model.classifier import load_saved
+
+    result = fit(spec())
+    assert weights_digest(load_saved(result.model_dir)) == result.weights_digest
+
+
+def test_result_survives_json(spec: Build) -> None:
+    result = fit(spec())
+    assert TrainingResult.from_json(result.to_json()) == result

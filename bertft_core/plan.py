@@ -10,8 +10,7 @@ from typing import Any
 from bertft_core import recipe
 from bertft_core.config import RunConfig
 from bertft_core.mlflow_config import MlflowConfig
-from bertft_core.errors import ModelError
-from bertft_core.state import mask_uri, read_json
+from bertft_core.state import mask_uri
 
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
@@ -30,19 +29,12 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         f"{dataset.report.duplicates_dropped} duplicates dropped, {dataset.report.rows_quarantined} quarantined",
         "classes": list(dataset.classes),
         "splits": [{"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()],
-        "layers": [asdict(row) for row in rates_table(_depth(Path(prepared.pretrained)), training.lr, training.alpha,
+        "layers": [asdict(row) for row in rates_table(recipe.layer_count(Path(prepared.pretrained)), training.lr, training.alpha,
                                                       training.weight_decay, training.unfreezing)],
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": f"{trials} trials on {sampled} rows each" if trials else "none: the training values are used",
-        "register": f"{store.model_name(config.name)} at {mask_uri(store.tracking(home))}, "
+        "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }  # fmt: skip
 
-
-def _depth(pretrained: Path) -> int:
-    config = read_json(pretrained / "config.json")
-    for key in ("num_hidden_layers", "n_layers"):
-        if isinstance(config.get(key), int):
-            return int(config[key])
-    raise ModelError(f"{pretrained / 'config.json'}: no num_hidden_layers; wanted a BERT-like encoder")

@@ -8,17 +8,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.config import RunConfig, resolve_pretrained
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
-from bertft_core.errors import InputError
+from bertft_core.errors import InputError, ModelError
 from bertft_core.runs import Run, encoder_fingerprint, open_run, run_key
 from bertft_core.search.study import SearchStudy, Slot, TrialResult, run_slot, study_name
-from bertft_core.state import hash_json, is_complete, open_home, staged_folder, write_json
+from bertft_core.state import hash_json, is_complete, open_home, read_json, staged_folder, write_json
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
@@ -224,6 +224,15 @@ def _joined_texts(dataset: DatasetSplits, split: str) -> list[str]:
     return [f"{a} {b or ''}" for a, b in zip(texts, table["text_pair"].to_pylist(), strict=True)]
 
 
+def layer_count(pretrained: Path) -> int:
+    """Layers of an encoder, from its config.json. Raises ModelError when it does not say."""
+    config = read_json(pretrained / "config.json")
+    for key in ("num_hidden_layers", "n_layers"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    raise ModelError(f"{pretrained / 'config.json'}: no num_hidden_layers; wanted a BERT-like encoder")
+
+
 def evaluate(
     config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, trainer: Trainer, home: Path
 ) -> EvaluationReport:
@@ -254,8 +263,8 @@ def evaluate(
         level=config.evaluation.level,
         resamples=config.evaluation.resamples,
         seed=config.training.seed,
-        warnings=dataset.report.warnings,
     )
+    report = replace(report, warnings=(*report.warnings, *dataset.report.warnings))
     write_json(folder / "evaluation.json", report.to_json())
     _draw(config, report, fit, prepared, folder)
     run.update(evaluated=True)
@@ -264,10 +273,14 @@ def evaluate(
 
 def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:
     from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
+    from bertft_core.training.unfreezing import UnfreezeSchedule
 
+    starts = UnfreezeSchedule.named(config.training.unfreezing, layer_count(Path(prepared.pretrained))).starts
+    ends = [start for start, _ in starts[1:]] + [1.0]
+    phases = [(start, end, depth) for (start, depth), end in zip(starts, ends, strict=True)]
     confusion_picture(report, folder / "confusion.png")
-    learning_curve_picture([asdict(h) if not isinstance(h, dict) else h for h in fit.history], folder / "learning.png")
-    (folder / "report.md").write_text(report.to_markdown(config.name), encoding="utf-8")
+    learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases)
+    (folder / "report.md").write_text(report.to_markdown(config.name, [("Confusion", "confusion.png"), ("Learning", "learning.png")]), encoding="utf-8")
 
 
 def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False) -> EvaluationReport:

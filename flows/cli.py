@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = verbs.add_parser("promote", help="run the gate for a registered version; move champion if the rule holds")
     sub.add_argument("name", metavar="NAME", help="registered model")
     sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
+    sub.add_argument("--approve", action="store_true", help="give the approval that promotion.require_approval asks for")
     _common(sub)
     return parser
 
@@ -152,7 +153,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     home = _home()
     from flows.release import promote
 
-    return promote(name=args.name, version=args.version, home=str(home), mlflow_file=args.mlflow)
+    return promote(name=args.name, version=args.version, home=str(home), mlflow_file=args.mlflow, approve=args.approve)
 
 
 def _render(verb: str, result: dict[str, Any]) -> str:

@@ -22,8 +22,8 @@ from flows.release import release
 from flows.search import search
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.evaluation import evaluate_model
-from tasks.tree import Tree
 from tasks.training import finetune_model
+from tasks.tree import Tree
 
 STAGES = ("search", "finetune", "evaluate", "promote")
 
@@ -79,7 +79,7 @@ def _train_and_release(
         result["test"] = test_document(evaluation)
     if last == "promote":
         with report.stage("release"):
-            result |= release(config, prepared, run, fit, evaluation, tree, root)
+            result |= release(config, prepared, run, fit, tree, root)
         result["seconds"] = report.seconds
         tree.finish(result)
         run.update(result=result)

@@ -15,8 +15,8 @@ from bertft_core.search.pictures import history_picture
 from bertft_core.search.study import TrialResult
 from bertft_core.state import exclusive
 from bertft_core.training.client import Trainer
-from tasks.tree import Tree
 from tasks.training import run_trial
+from tasks.tree import Tree
 
 
 def search(

@@ -1,8 +1,8 @@
-"""Prefect tasks over the registry: a version that carries its evidence, checked in fresh processes."""
+"""Prefect tasks over the registry: a version that carries its evidence, checked in fresh processes, then judged."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,23 @@ from bertft_core import recipe
 from bertft_core.config import RunConfig, parse_config
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import ArtifactError, DataError, InputError
-from bertft_core.evaluation.promotion import decide
-from bertft_core.evaluation.report import EvaluationReport
+from bertft_core.evaluation.promotion import PromotionDecision, decide
+from bertft_core.mlflow_config import Store
 from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
-from tasks import registry, tracking
+from tasks import registry
 from tasks.tree import Tree
 
 PARITY = 1e-5
-_PARITY_BATCH = 7
+EVIDENCE = "evidence.json"
+_PARITY_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A registered version and where its test rows, probabilities and evidence lie."""
+    """A registered version and the folder with its test_rows.parquet, labels.npy and probabilities.npy."""
 
     name: str
     version: str
@@ -38,12 +39,16 @@ class Candidate:
     folder: str
     metric: str
     weights_digest: str
-    test_fingerprint: str
 
     @property
     def path(self) -> Path:
-        """Folder with test_rows.parquet, labels.npy, probabilities.npy."""
+        """The folder."""
         return Path(self.folder)
+
+    @property
+    def uri(self) -> str:
+        """The version as MLflow names it."""
+        return f"models:/{self.name}/{self.version}"
 
 
 def write_test_rows(dataset: DatasetSplits, folder: Path) -> None:
@@ -58,107 +63,126 @@ def write_test_rows(dataset: DatasetSplits, folder: Path) -> None:
 
 
 @task(name="register", cache_policy=NO_CACHE)
-def register_model(
-    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, evaluation: EvaluationReport, tree: Tree
-) -> Candidate:
+def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
-    folder = run.path / "evaluation"
-    write_test_rows(prepared.dataset, folder)
-    fingerprint = recipe.test_fingerprint(prepared.dataset)
-    write_json(folder / "evidence.json", {
-        "config": config.resolved(), "base_dir": str(config.base_dir), "test_fingerprint": fingerprint,
-        "classes": list(prepared.dataset.classes), "weights_digest": fit.weights_digest, "folder": str(folder),
+    dataset, folder = prepared.dataset, run.path / "evaluation"
+    write_test_rows(dataset, folder)
+    fingerprint = recipe.test_fingerprint(dataset)
+    write_json(folder / EVIDENCE, {
+        "config": config.resolved(), "base_dir": str(config.base_dir), "test_rows": fingerprint,
+        "classes": list(dataset.classes), "weights": fit.weights_digest, "folder": str(folder),
+        "rule": tree.store.config.promotion.model_dump(mode="json"),
     })  # fmt: skip
+    served = registry.build_model_folder(config, prepared, fit.model_dir, run.path / "served")
     tags = {
-        "bertft.run_id": run.run_id, "bertft.run_key": run.run_key, "bertft.weights": fit.weights_digest,
-        "bertft.test_rows": fingerprint, "bertft.rows": prepared.dataset.fingerprint,
+        registry.RUN_ID: run.run_id, "bertft.weights": fit.weights_digest, "bertft.test_rows": fingerprint,
+        "bertft.rows": dataset.fingerprint,
     }  # fmt: skip
-    served = registry.build_model_folder(config, prepared, Path(fit.model_dir), run.path / "served")
-    version = registry.register(
-        tree.store, tree.final, served, tree.store.config.model_name(config.name), tags,
-        extra_files=[folder / "evidence.json"],
-    )  # fmt: skip
-    create_link_artifact(key="bertft-model", link=version.model_uri, description=f"{version.name} {version.version}")
+    name = tree.store.config.model_name(config.name)
+    version = registry.register(tree.store, tree.final, served, name, tags, extra_files=[folder / EVIDENCE])
+    create_markdown_artifact(key="bertft-model", markdown=f"`{version.model_uri}` from MLflow run `{version.run_id}`")
+    if tree.store.tracking_uri.startswith("http"):
+        link = f"{tree.store.tracking_uri}/#/models/{name}/versions/{version.version}"
+        create_link_artifact(key="bertft-model-link", link=link)
     return Candidate(
-        name=version.name, version=version.version, classes=prepared.dataset.classes, folder=str(folder),
-        metric=config.evaluation.metric, weights_digest=fit.weights_digest, test_fingerprint=fingerprint,
+        name=name, version=version.version, classes=tuple(map(str, dataset.classes)), folder=str(folder), metric=config.evaluation.metric,
+        weights_digest=fit.weights_digest,
     )  # fmt: skip
 
 
-@task(name="parity", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=2)
-def check_version(candidate: Candidate, store: tracking.Store) -> float:
+@task(name="parity", cache_policy=NO_CACHE)
+def check_parity(candidate: Candidate, store: Store) -> float:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5."""
     folder = candidate.path
     out = folder / f"served-{candidate.version}.npy"
-    uri = f"models:/{candidate.name}/{candidate.version}"
-    registry.score_in_fresh_process(uri, folder / "test_rows.parquet", out, _PARITY_BATCH, store)
+    registry.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, _PARITY_BATCH, store)
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
     gap = float(np.abs(np.load(out, allow_pickle=False) - ours).max())
     if not gap <= PARITY:
         raise ArtifactError(
-            f"{uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted <= {PARITY:g})"
-            ": not promoted; look at the served folder and library versions"
+            f"{candidate.uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted "
+            f"<= {PARITY:g}): not promoted; look at the served folder and the library versions"
         )
-    registry.set_alias(store, candidate.name, store.config.aliases.challenger, candidate.version)
     return gap
 
 
 @task(name="promote", cache_policy=NO_CACHE)
-def decide_promotion(candidate: Candidate, store: tracking.Store) -> dict[str, Any]:
+def decide_promotion(candidate: Candidate, store: Store, approved: bool = False) -> dict[str, Any]:
     """Score the champion on the same rows in a fresh process, apply the rule, move the alias or say why not."""
-    champion = registry.champion(store, candidate.name)
-    labels = np.load(candidate.path / "labels.npy", allow_pickle=False)
-    challenger = np.load(candidate.path / "probabilities.npy", allow_pickle=False)
-    theirs = None if champion is None or champion == candidate.version else _champion_scores(candidate, champion, store)
-    same = champion is not None and registry.version_tags(store, candidate.name, champion).get("bertft.weights") == (
-        candidate.weights_digest
+    before = registry.champion(store, candidate.name)
+    if before == candidate.version:
+        return _outcome(candidate, store, True, "already the champion", before)
+    registry.set_alias(store, candidate.name, store.config.aliases.challenger, candidate.version)
+    decision = _judge(candidate, before, store)
+    write_json(candidate.path / "decision.json", asdict(decision))
+    promote, reason = decision.promote, decision.reason
+    if promote and (held := registry.hold(store, candidate.name)):
+        promote, reason = False, f"held: {held}"
+    if promote and store.config.promotion.require_approval and not approved:
+        promote, reason = False, (
+            f"awaiting approval: {reason}; finish with `bertft promote {candidate.name} {candidate.version} --approve`"
+        )
+    if promote:
+        registry.move_champion(store, candidate.name, candidate.version, reason, against=before)
+    registry.tag_decision(store, candidate.name, candidate.version, promote, reason)
+    create_markdown_artifact(key="bertft-decision", markdown=_decision_text(candidate, promote, reason, decision))
+    return _outcome(candidate, store, promote, reason, before)
+
+
+def _judge(candidate: Candidate, champion: str | None, store: Store) -> PromotionDecision:
+    labels, ours = (np.load(candidate.path / n, allow_pickle=False) for n in ("labels.npy", "probabilities.npy"))
+    tags = {} if champion is None else registry.version_tags(store, candidate.name, champion)
+    return decide(
+        store.config.promotion_rule(candidate.metric),
+        labels=labels,
+        p_challenger=ours,
+        p_champion=None if champion is None else _champion_scores(candidate, champion, store),
+        classes=candidate.classes,
+        same_weights=tags.get("bertft.weights") == candidate.weights_digest,
     )
-    decision = decide(
-        store.config.promotion_rule(candidate.metric), labels, challenger, theirs, candidate.classes,
-        identical_weights=same, challenger_name=f"version {candidate.version}",
-        champion_name=f"version {champion}" if champion else "none",
-    )  # fmt: skip
-    if decision.promote and champion != candidate.version:
-        registry.move_champion(store, candidate.name, candidate.version, decision.reason)
-    reason = "already the champion" if champion == candidate.version else decision.reason
-    registry.tag_decision(store, candidate.name, candidate.version, decision.promote, reason)
-    write_json(candidate.path / "decision.json", decision.to_json())
-    create_markdown_artifact(key="bertft-decision", markdown=f"**{candidate.name} {candidate.version}**: {reason}")
+
+
+def _champion_scores(candidate: Candidate, champion: str, store: Store) -> np.ndarray[Any, Any]:
+    """The champion's probabilities [n, C] on the candidate's test rows, in the candidate's class order."""
+    out = candidate.path / f"champion-{champion}.npy"
+    uri = f"models:/{candidate.name}/{champion}"
+    names = registry.score_in_fresh_process(
+        uri, candidate.path / "test_rows.parquet", out, _PARITY_BATCH, store
+    )
+    if set(names) != set(candidate.classes):
+        raise InputError(
+            f"{uri} knows the classes {sorted(names)}, version {candidate.version} "
+            f"{sorted(candidate.classes)}: not comparable; keep the label set or register under another name"
+        )
+    scores: np.ndarray[Any, Any] = np.load(out, allow_pickle=False)
+    return scores[:, [names.index(c) for c in candidate.classes]]
+
+
+def _decision_text(candidate: Candidate, promote: bool, reason: str, decision: PromotionDecision) -> str:
+    lines = [f"**{candidate.name} version {candidate.version}: {'promoted' if promote else 'not promoted'}**", reason]
+    lines += [f"- {'passed' if c.passed else 'failed'}: {c.name}: {c.detail}" for c in decision.checks]
+    return "\n\n".join(lines)
+
+
+def _outcome(candidate: Candidate, store: Store, promoted: bool, reason: str, before: str | None) -> dict[str, Any]:
     return {
-        "registered_model": candidate.name, "version": candidate.version, "promoted": bool(decision.promote),
-        "reason": reason, "champion_before": champion,
-        "look": [f"mlflow ui --backend-store-uri {store.shown_uri}", f"report: {candidate.path / 'report.md'}"],
+        "registered_model": candidate.name, "version": candidate.version, "promoted": promoted, "reason": reason,
+        "champion_before": before,
+        "look": [f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.md")],
     }  # fmt: skip
 
 
-def _champion_scores(candidate: Candidate, champion: str, store: tracking.Store) -> np.ndarray:
-    """The champion's probabilities [n, classes] on the candidate's test rows, in the candidate's class order."""
-    out = candidate.path / f"champion-{champion}.npy"
-    uri = f"models:/{candidate.name}/{champion}"
-    names = registry.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, _PARITY_BATCH, store)
-    scores = np.load(out, allow_pickle=False)
-    if set(names) != set(candidate.classes):
-        raise InputError(
-            f"{uri} knows the classes {sorted(names)}, version {candidate.version} {sorted(candidate.classes)}: "
-            "not comparable; promote by moving the alias yourself, or keep the label set"
-        )
-    return scores[:, [list(names).index(c) for c in candidate.classes]]
-
-
-def candidate_of_version(
-    name: str, version: str | None, config: Any, home: Path
-) -> tuple[Candidate, tracking.Store]:
+def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
     """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
-    store = tracking.open_store(config, home)
-    chosen = version or registry.version_of_alias(store, name, config.aliases.challenger)
+    chosen = version or registry.version_of_alias(store, name, store.config.aliases.challenger)
     evidence = read_json(registry.download_evidence(store, name, chosen))
-    run_config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
-    dataset = recipe.ingest(run_config, home)
-    found = recipe.test_fingerprint(dataset)
-    if found != evidence["test_fingerprint"]:
+    config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
+    dataset = recipe.ingest(config, home)
+    now = recipe.test_fingerprint(dataset)
+    if now != evidence["test_rows"]:
         raise DataError(
             f"the test rows of {name} version {chosen} have changed since its evaluation "
-            f"({evidence['test_fingerprint'][:12]} then, {found[:12]} now): run `bertft run` on today's rows"
+            f"({evidence['test_rows'][:12]} then, {now[:12]} now): run `bertft run` on today's rows"
         )
     folder = Path(evidence["folder"])
     if not (folder / "probabilities.npy").exists():
@@ -166,11 +190,7 @@ def candidate_of_version(
         write_test_rows(dataset, folder)
         uri = f"models:/{name}/{chosen}"
         registry.score_in_fresh_process(uri, folder / "test_rows.parquet", folder / "probabilities.npy", 32, store)
-    candidate = Candidate(
-        name=name, version=str(chosen), classes=tuple(evidence["classes"]), folder=str(folder),
-        metric=run_config.evaluation.metric, weights_digest=evidence["weights_digest"], test_fingerprint=found,
+    return Candidate(
+        name=name, version=chosen, classes=tuple(evidence["classes"]), folder=str(folder),
+        metric=config.evaluation.metric, weights_digest=evidence["weights"],
     )  # fmt: skip
-    return candidate, store
-
-
-__all__ = ["Candidate", "candidate_of_version", "check_version", "decide_promotion", "register_model"]

@@ -1,8 +1,7 @@
-"""The MLflow tree of one run: pipeline run -> search run -> trial runs, and the final run. Written only here."""
+"""The MLflow tree of one run: pipeline run -> search run -> trial runs, and the final run."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from bertft_core.mlflow_config import MlflowConfig
 from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.search.study import TrialResult
-from bertft_core.state import mask_uri, write_json
+from bertft_core.state import write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import tracking
 
@@ -21,44 +20,37 @@ class Tree:
     """Every method is idempotent: runs are found again by their tags, so a resumed command adds nothing twice."""
 
     def __init__(
-        self, store: MlflowConfig, config: RunConfig, run: Run, prepared: Prepared, home: Path, prefect_run_id: Any
+        self, settings: MlflowConfig, config: RunConfig, run: Run, prepared: Prepared, home: Path, prefect_run_id: Any
     ) -> None:
+        self.store = tracking.open_store(settings, home)
         self._config, self._run = config, run
-        self.store = tracking.open_store(store, home)
         tags = {
             "bertft.name": config.name,
-            "bertft.run_id": run.run_id,
             "bertft.rows": prepared.dataset.fingerprint,
             "bertft.encoder": prepared.encoder,
             "prefect.flow_run_id": str(prefect_run_id or ""),
             **tracking.git_tags(config.base_dir),
         }
-        self.root = tracking.find_or_create_run(self.store, run.run_id, "pipeline", None, config.name, tags)
-        self._search: str | None = None
+        self.root = self._open("pipeline", None, config.name, tags)
         tracking.log_params(self.store, self.root, _flat(config.resolved()))
-        tracking.log_dataset(self.store, self.root, prepared.dataset, mask_uri(config.data.source or config.data.train or ""))
+        source = str(config.data.source or config.data.train)
+        tracking.log_dataset(self.store, self.root, prepared.dataset, source)
         write_json(run.path / "config.json", config.resolved())
-        tracking.log_files(self.store, self.root, [run.path / "config.json"], "config")
+        tracking.log_files(self.store, self.root, [run.path / "config.json"])
+        self._search: str | None = None
+        self.final = ""
 
     def search_run(self, study: str) -> None:
         """Open the search run."""
-        name = f"{self._config.name} search"
-        self._search = tracking.find_or_create_run(
-            self.store, self._run.run_id, "search", self.root, name, {"bertft.study": study}
-        )
+        self._search = self._open("search", self.root, f"{self._config.name} search", {"bertft.study": study})
 
     def trial(self, result: TrialResult) -> None:
         """Mirror one finished trial; Optuna's storage stays the truth."""
-        tags = {"bertft.slot": str(result.slot), "bertft.state": result.state, "bertft.reason": result.reason}
-        run_id = tracking.find_or_create_run(
-            self.store, self._run.run_id, f"trial-{result.slot}", self._search, f"trial {result.slot}", tags
-        )
-        if tracking.is_finished(self.store, run_id):
-            return
+        tags = {"bertft.state": result.state, "bertft.reason": result.reason}
+        run_id = self._open("trial", self._search, f"trial {result.slot}", tags, slot=result.slot)
         tracking.log_params(self.store, run_id, result.params)
         tracking.log_history(self.store, run_id, result.history)
-        final = {"seconds": result.seconds, **({"score": result.score} if result.score is not None else {})}
-        tracking.log_metrics(self.store, run_id, final)
+        tracking.log_metrics(self.store, run_id, {"seconds": result.seconds, "score": result.score})
         tracking.finish_run(self.store, run_id, failed=result.state == "fail")
 
     def search_done(self, best: TrialResult | None, picture: Path) -> None:
@@ -66,38 +58,34 @@ class Tree:
         if self._search is None:
             return
         if best is not None:
+            tracking.set_tags(self.store, self._search, {"bertft.best_slot": str(best.slot)})
             tracking.log_params(self.store, self._search, {f"best.{k}": v for k, v in best.params.items()})
-            tracking.log_metrics(self.store, self._search, {"best_score": best.score or 0.0, "best_slot": best.slot})
-        tracking.log_files(self.store, self._search, [picture], "")
+        tracking.log_files(self.store, self._search, [picture])
         tracking.finish_run(self.store, self._search)
 
-    def final_run(self, fit: TrainingResult, params: dict[str, float]) -> str:
-        """The final fit's run: parameters and per-epoch metrics. Returns its MLflow run id."""
-        name = f"{self._config.name} final fit"
-        run_id = tracking.find_or_create_run(self.store, self._run.run_id, "final", self.root, name, {})
-        tracking.log_params(self.store, run_id, {**_flat({"training": self._config.training.model_dump()}), **params})
-        tracking.log_history(self.store, run_id, [_plain(h) for h in fit.history])
-        tracking.log_metrics(self.store, run_id, {"validation_score": fit.score, "seconds": fit.seconds})
-        self.final = run_id
-        return run_id
+    def final_run(self, fit: TrainingResult, params: dict[str, float]) -> None:
+        """The final fit's run: parameters and per-epoch metrics."""
+        self.final = self._open("final", self.root, f"{self._config.name} final fit", {"bertft.weights": fit.weights_digest})
+        tracking.log_params(self.store, self.final, {**self._config.training.model_dump(), **params})
+        tracking.log_history(self.store, self.final, [asdict(h) for h in fit.history])
+        tracking.log_metrics(self.store, self.final, {"validation_score": fit.score, "seconds": fit.seconds})
 
     def evaluation(self, report: Any, folder: Path) -> None:
         """Test scores, report and pictures on the final run."""
-        scores = {f"test_{k}": getattr(report, k) for k in ("accuracy", "macro_f1", "log_loss", "floor_accuracy")}
-        tracking.log_metrics(self.store, self.final, scores)
-        names = ("evaluation.json", "report.md", "confusion.png", "learning.png")
-        tracking.log_files(self.store, self.final, [folder / n for n in names], "evaluation")
+        names = ("accuracy", "macro_f1", "log_loss", "floor_accuracy", "floor_macro_f1")
+        tracking.log_metrics(self.store, self.final, {f"test_{n}": getattr(report, n) for n in names})
+        files = [folder / n for n in ("evaluation.json", "report.md", "confusion.png", "learning.png")]
+        tracking.log_files(self.store, self.final, files, "evaluation")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Close final and pipeline run."""
-        write_json(self._run.path / "result.json", json.loads(json.dumps(result)))
-        tracking.log_files(self.store, self.root, [self._run.path / "result.json"], "")
+        write_json(self._run.path / "result.json", result)
+        tracking.log_files(self.store, self.root, [self._run.path / "result.json"])
         tracking.finish_run(self.store, self.final)
         tracking.finish_run(self.store, self.root)
 
-
-def _plain(epoch: Any) -> dict[str, Any]:
-    return epoch if isinstance(epoch, dict) else asdict(epoch)
+    def _open(self, role: str, parent: str | None, name: str, tags: dict[str, str], slot: int | None = None) -> str:
+        return tracking.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -108,3 +96,4 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value is not None:
             flat[prefix + key] = value
     return flat
+

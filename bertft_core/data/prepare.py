@@ -29,6 +29,8 @@ from bertft_core.data.splits import SPLITS, SPLITS_VERSION, halves, sides_of
 from bertft_core.errors import DataError
 from bertft_core.state import hash_json, is_complete, staged_folder, write_json
 
+__all__ = ["DataReport", "DatasetSplits", "load_dataset_splits", "prepare_dataset"]
+
 PREPARE_VERSION = 1
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]

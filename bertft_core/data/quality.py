@@ -247,6 +247,11 @@ def gate_classes(
     if len(classes) < 2:
         raise DataError(f"data.label: wanted at least two classes, found {table or 'none'}")
     for side, name in enumerate(SPLITS):
+        if counts[side].sum() == 0 and config.source is None:
+            raise DataError(
+                f"data.{name}: no usable row is left ({int(counts.sum())} in all three files); rows also "
+                "in a file nearer to test are dropped"
+            )
         if counts[side].sum() == 0:
             raise DataError(
                 f"data.split: no row falls into {name} ({int(counts.sum())} usable rows in all); "

@@ -81,7 +81,7 @@ def read_files(files: tuple[SourceFile, ...], config: DataConfig) -> Iterator[Ro
                 yield from reader(file, config)
             except UnicodeDecodeError as fault:
                 raise DataError(
-                    f"data.encoding: {file.name} is not {file.encoding} (byte {fault.start}: {fault.reason}); "
+                    f"data.encoding: {file.name} is no {file.encoding} (byte {fault.start}: {fault.reason}); "
                     "leave data.encoding out to have it decided per file"
                 ) from None
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from bertft_core.errors import ConfigError, ModelError
+from bertft_core.model.layers import LayerMap
 
 # config names of hidden and attention-probability dropout in the BERT family, DistilBERT and ModernBERT
 _DROPOUT = (
@@ -128,8 +129,14 @@ def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         array = tensors[name].detach().to("cpu").contiguous().numpy()
         digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
-        digest.update(memoryview(array.reshape(-1).view("uint8")))
+        digest.update(array.reshape(-1).view("uint8").data)
     return digest.hexdigest()
+
+
+def level_digests(model: torch.nn.Module, layers: LayerMap) -> list[str]:
+    """Digest of each level's weights, from the head (level 0) to the embeddings (L+1)."""
+    parameters = dict(model.named_parameters())
+    return [digest_tensors({n: parameters[n] for n in names}) for _, names in layers.by_level()]
 
 
 def _set_labels(config: Any, classes: Sequence[str]) -> None:
@@ -172,10 +179,10 @@ class _quiet:
     def __enter__(self) -> None:
         self._level = transformers_logging.get_verbosity()
         self._bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: object) -> None:
         transformers_logging.set_verbosity(self._level)
         if self._bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -102,7 +102,7 @@ def layer_table(model: nn.Module) -> LayerMap:
     head = tuple(n for n in names if n not in inside and n not in set(embeddings))
     if not embeddings or not head or not all(layers):
         raise ModelError(
-            f"{type(model).__name__}: wanted embeddings, layers, head; found {len(embeddings)}, {len(inside)} "
+            f"{type(model).__name__}: need embeddings, layers, head; found {len(embeddings)}, {len(inside)} "
             f"and {len(head)} tensors in them; use a BERT-style encoder"
         )
     return LayerMap(
@@ -114,6 +114,18 @@ def layer_table(model: nn.Module) -> LayerMap:
     )
 
 
+def set_depth(model: nn.Module, layers: LayerMap, depth: int) -> None:
+    """Let levels 0..depth train; the others get no gradient and go to eval mode (no dropout)."""
+    parameters = dict(model.named_parameters())
+    model.train()
+    owners = layers.modules_by_level()
+    for level, ((_, names), modules) in enumerate(zip(layers.by_level(), owners, strict=True)):
+        for name in names:
+            parameters[name].requires_grad_(level <= depth)
+        for module in modules if level > depth else ():
+            model.get_submodule(module).eval()
+
+
 def _find_stack(model: nn.Module) -> str:
     from torch import nn
 
@@ -123,15 +135,14 @@ def _find_stack(model: nn.Module) -> str:
         if isinstance(module, nn.ModuleList) and len(module) and len({type(m) for m in module}) == 1
     ]
     if not stacks:
-        raise ModelError(
-            f"{type(model).__name__} has no list of transformer layers: use a BERT-style encoder"
-        )
+        raise ModelError(f"{type(model).__name__} has no list of layers: use a BERT-style encoder")
+    stack: str
     count, stack = max(stacks, key=lambda found: found[0])
     expected = getattr(getattr(model, "config", None), "num_hidden_layers", count)
     if expected != count:
         raise ModelError(
-            f"{type(model).__name__} says {expected} layers but holds {count} in {stack}: encoders whose layers "
-            "share weights (such as ALBERT) have no rate per layer; use a BERT-style encoder"
+            f"{type(model).__name__} says {expected} layers but holds {count} in {stack}: encoders whose "
+            "layers share weights (such as ALBERT) have no rate per layer; use a BERT-style encoder"
         )
     return stack
 

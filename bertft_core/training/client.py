@@ -69,7 +69,7 @@ class Trainer:
     def fit(
         self, spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | None = None
     ) -> TrainingResult:
-        """Run `training.loop.fit` in the process; callbacks run here, an error in one ends the process."""
+        """Run `training.loop.fit` in the process. Callbacks run here."""
         message = {"cmd": "fit", "spec": spec.to_json(), "rungs": on_rung is not None}
         return TrainingResult.from_json(self._call(message, on_progress, on_rung))
 
@@ -83,7 +83,7 @@ class Trainer:
         threads: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Path:
-        """Write probabilities [n, C] float32 of a saved model on one split to ``output_npy``; return its path."""
+        """Write probabilities [n, C] float32 of a saved model on one split to ``output_npy``."""
         message = {
             "cmd": "score",
             "model_dir": str(model_dir),

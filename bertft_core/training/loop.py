@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from bertft_core.errors import DataError, ModelError, TrialPruned
-from bertft_core.model.classifier import digest_tensors, load_classifier, save_classifier, weights_digest
-from bertft_core.model.layers import LayerMap, layer_rates, layer_table
+from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
+from bertft_core.model.layers import LayerMap, layer_rates, layer_table, set_depth
 from bertft_core.state import read_json, write_json
 from bertft_core.training.batching import epoch_batches, pad_batch, sample_rows
 from bertft_core.training.checkpoint import (
@@ -145,9 +145,8 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         if len(arrays.labels) == 0:
             raise DataError(f"the {name} split is empty: raise data.split or add rows")
     device = pick_device(spec.device)
-    model = load_classifier(
-        spec.pretrained, spec.classes, spec.seed, spec.dropout, spec.attention_dropout
-    ).to(device)
+    model = load_classifier(spec.pretrained, spec.classes, spec.seed, spec.dropout, spec.attention_dropout)
+    model.to(device)  # type: ignore[arg-type]
     layers = layer_table(model)
     rates = layer_rates(len(layers.layers), spec.lr, spec.alpha)
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
@@ -171,7 +170,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     restored = load_checkpoint(run.output, key, model, optimizer)
     if restored is not None:
         run.state = restored
-        _set_depth(run, restored.depth)
+        set_depth(model, layers, restored.depth)
     run.next_checkpoint = time.monotonic() + spec.checkpoint_seconds
     return run
 
@@ -209,10 +208,11 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     norm = torch.nn.utils.clip_grad_norm_(
         [p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm
     )
-    value = float(loss)
-    if not math.isfinite(value) or not math.isfinite(float(norm)):
+    value = loss.item()
+    if not math.isfinite(value) or not math.isfinite(norm.item()):
         raise TrialPruned(
-            f"nonfinite: loss {value}, gradient norm {float(norm)} at step {state.step + 1}; lower training.lr"
+            f"nonfinite: loss {value}, gradient norm {norm.item()} at step {state.step + 1}: "
+            "lower training.lr"
         )
     run.optimizer.step()
     state.step += 1
@@ -241,26 +241,9 @@ def _enter_phase(run: _Fit) -> None:
         return
     _check_phase(run)
     run.state.depth, run.state.phase_step = depth, run.state.step
-    run.state.phase_digests = _level_digests(run)
-    _set_depth(run, depth)
-
-
-def _set_depth(run: _Fit, depth: int) -> None:
-    """Levels 0..depth train; the others have no gradient and are in eval mode (no dropout)."""
-    parameters = dict(run.model.named_parameters())
+    run.state.phase_digests = level_digests(run.model, run.layers)
     run.optimizer.zero_grad(set_to_none=True)
-    run.model.train()
-    owners = run.layers.modules_by_level()
-    for level, ((_, names), modules) in enumerate(zip(run.layers.by_level(), owners, strict=True)):
-        for name in names:
-            parameters[name].requires_grad_(level <= depth)
-        for module in modules if level > depth else ():
-            run.model.get_submodule(module).eval()
-
-
-def _level_digests(run: _Fit) -> list[str]:
-    parameters = dict(run.model.named_parameters())
-    return [digest_tensors({n: parameters[n] for n in names}) for _, names in run.layers.by_level()]
+    set_depth(run.model, run.layers, depth)
 
 
 def _check_phase(run: _Fit) -> None:
@@ -270,7 +253,7 @@ def _check_phase(run: _Fit) -> None:
         return
     names = [name for name, _ in run.layers.by_level()]
     for level, (name, before, now) in enumerate(
-        zip(names, state.phase_digests, _level_digests(run), strict=True)
+        zip(names, state.phase_digests, level_digests(run.model, run.layers), strict=True)
     ):
         if (before != now) is not (level <= state.depth):
             what = (
@@ -288,7 +271,7 @@ def _validate(run: _Fit) -> ValidationScores:
         _beat(run, {"validating": fraction})
 
     logits = predict_logits(run.model, run.validation, run.device, beat)
-    _set_depth(run, run.state.depth)
+    set_depth(run.model, run.layers, run.state.depth)
     return validation_scores(logits, run.validation.labels, run.validation.weights)
 
 

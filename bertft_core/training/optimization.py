@@ -71,7 +71,7 @@ def parameter_groups(
 
 
 def build_optimizer(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-    """Fused AdamW (betas 0.9, 0.999, eps 1e-8, bias correction); what has no gradient is skipped, decay too."""
+    """Fused AdamW (betas 0.9, 0.999, eps 1e-8, bias correction); it skips what has no gradient."""
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 

@@ -28,7 +28,7 @@ Beat = Callable[[float], None]
 
 @contextlib.contextmanager
 def runtime(threads: int | None, seedable_devices: list[int] | None = None) -> Iterator[None]:
-    """Run with ``threads`` torch threads and deterministic kernels; puts threads, mode and random state back."""
+    """Run with ``threads`` torch threads and deterministic kernels; puts back what it changed."""
     before, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads or before)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -75,10 +75,11 @@ def padding(model: nn.Module) -> dict[str, Any]:
 def predict_logits(
     model: nn.Module, arrays: TokenArrays, device: torch.device, on_beat: Beat | None = None
 ) -> NDArray[np.float32]:
-    """Logits [n, C] float32 of all rows in order, in eval mode and float32; on_beat(fraction) once a second."""
+    """Logits [n, C] float32 of all rows in order, in eval mode; on_beat(fraction) about once a second."""
     model.eval()
+    config: Any = model.config
     lengths = np.diff(arrays.offsets)
-    result: NDArray[np.float32] = np.zeros((len(lengths), model.config.num_labels), dtype=np.float32)
+    result: NDArray[np.float32] = np.zeros((len(lengths), config.num_labels), dtype=np.float32)
     settings, done, last = padding(model), 0, time.monotonic()
     with torch.inference_mode():
         for rows in scoring_batches(lengths, TOKEN_BUDGET):
@@ -106,9 +107,13 @@ def score(
 
     target = pick_device(device)
     with runtime(threads):
-        model = load_saved(model_dir).to(target)
+        model = load_saved(model_dir)
+        model.to(target)  # type: ignore[arg-type]
         logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat).astype(
             np.float64
         )
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    return probabilities

@@ -228,6 +228,13 @@ def test_own_files_drop_overlaps_from_train_then_validation(tmp_path: Path) -> N
     balanced(data)
 
 
+def test_own_file_that_only_repeats_another_is_named(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain())
+    table(tmp_path / "b.csv", [(f"e{i}", "ab"[i % 2]) for i in range(8)])
+    with pytest.raises(DataError, match=r"data\.validation: no usable row"):
+        prepare(tmp_path, train="a.csv", validation="b.csv", test="b.csv")
+
+
 # ---- labels
 
 

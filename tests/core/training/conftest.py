@@ -65,8 +65,15 @@ def spec(encoder: Path, tokens: Path, tmp_path: Path) -> Callable[..., FitSpec]:
 
     def build(**changes: Any) -> FitSpec:
         values: dict[str, Any] = {
-            "pretrained": str(encoder), "tokens": str(tokens), "output": str(tmp_path / "fit"), "classes": ("a", "b"),
-            "lr": 2e-3, "batch_size": 16, "epochs": 2, "threads": 1, **changes,
+            "pretrained": str(encoder),
+            "tokens": str(tokens),
+            "output": str(tmp_path / "fit"),
+            "classes": ("a", "b"),
+            "lr": 2e-3,
+            "batch_size": 16,
+            "epochs": 2,
+            "threads": 1,
+            **changes,
         }  # fmt: skip
         return FitSpec(**values)
 

@@ -1,0 +1,107 @@
+"""The folder that is served: a transformers folder plus bertft.json, which says how texts become ids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bertft_core import __version__
+from bertft_core.errors import ArtifactError
+from bertft_core.state import is_complete, read_json, staged_folder, write_json
+
+CARD = "bertft.json"
+CARD_FORMAT = 1
+TRUNCATIONS = ("head", "tail", "head+tail")
+# 16384 tokens (128 rows of 128) keeps a MiniLM batch's activations near 200 MB, and 2 cores busy.
+TOKEN_BUDGET = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactCard:
+    """What serving must know beside the weights.
+
+    max_length: tokens per row, special tokens included. truncation: head, tail or head+tail.
+    classes: names in the order of the head's outputs. text, text_pair, label: the training columns.
+    token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
+    Raises ArtifactError when a value is impossible.
+    """
+
+    max_length: int
+    truncation: str
+    classes: tuple[str, ...]
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    token_budget: int = TOKEN_BUDGET
+    version: str = __version__
+    format: int = CARD_FORMAT
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.truncation not in TRUNCATIONS:
+            faults.append(f"truncation must be one of {', '.join(TRUNCATIONS)}, was {self.truncation!r}")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            faults.append(f"classes must be at least 2 different names, were {list(self.classes)}")
+        if self.max_length < 3 or self.token_budget < 1:
+            faults.append(f"max_length and token_budget too small: {self.max_length}, {self.token_budget}")
+        if self.format != CARD_FORMAT:
+            faults.append(f"format must be {CARD_FORMAT}, was {self.format}: use the bertft that wrote it")
+        if faults:
+            raise ArtifactError(f"{CARD}: " + "; ".join(faults))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+
+def build_artifact(model_dir: Path | str, folder: Path | str, card: ArtifactCard) -> Path:
+    """Copy the transformers folder `model_dir` to `folder` and add bertft.json; complete or absent.
+
+    Returns `folder` as it is when it is complete and holds the same card. Raises ArtifactError when
+    `model_dir` lacks the configuration, the weights or the tokenizer, or when its head has other classes
+    than the card.
+    """
+    source, target = Path(model_dir), Path(folder)
+    _require_model(source, card)
+    if is_complete(target) and read_json(target / CARD) == card.to_json():
+        return target
+    if target.exists():
+        shutil.rmtree(target)
+    with staged_folder(target) as staging:
+        for file in sorted(
+            p for p in source.iterdir() if p.is_file() and p.name not in {"manifest.json", CARD}
+        ):
+            shutil.copyfile(file, staging / file.name)
+            os.chmod(staging / file.name, 0o644)  # safetensors writes 0600 whatever the umask
+        write_json(staging / CARD, card.to_json())
+    return target
+
+
+def read_card(folder: Path | str) -> ArtifactCard:
+    """Read bertft.json. Raises ArtifactError when it is missing, damaged or of another format."""
+    path = Path(folder) / CARD
+    try:
+        found = read_json(path)
+        known = {f.name for f in fields(ArtifactCard)}
+        values = {k: v for k, v in found.items() if k in known}
+        return ArtifactCard(**{**values, "classes": tuple(found["classes"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise ArtifactError(f"{path}: not a bertft artefact ({type(fault).__name__}: {fault})") from fault
+
+
+def _require_model(source: Path, card: ArtifactCard) -> None:
+    wanted = ("config.json", "tokenizer.json")
+    missing = [name for name in wanted if not (source / name).is_file()]
+    if not list(source.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise ArtifactError(f"{source}: wanted a transformers folder, found no {', '.join(missing)}")
+    names = read_json(source / "config.json").get("id2label", {})
+    found = [str(names[k]) for k in sorted(names, key=int)]
+    if found != list(card.classes):
+        raise ArtifactError(
+            f"{source}: the head's classes {found} differ from the card's {list(card.classes)}"
+        )

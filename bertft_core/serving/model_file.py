@@ -1,0 +1,27 @@
+"""The model that MLflow loads: logged by path, with bertft_core beside it. MLflow executes this file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow.pyfunc
+import pandas as pd
+from mlflow.models import set_model
+
+from bertft_core.serving.predictor import Predictor
+
+
+class ServedClassifier(mlflow.pyfunc.PythonModel):
+    """`text` (and `text_pair`) columns in; label, confidence and probability_<class> out."""
+
+    def load_context(self, context: Any) -> None:
+        self.predictor = Predictor.load(context.artifacts["model"])
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        batch_size = (params or {}).get("batch_size", 0)
+        return self.predictor.predict_frame(model_input, batch_size=batch_size or None)
+
+
+set_model(ServedClassifier())

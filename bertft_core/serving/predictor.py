@@ -1,0 +1,196 @@
+"""Texts in, labels and probabilities out, with exactly the tokenisation that training used."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertft_core.errors import ArtifactError, InputError, ModelError
+from bertft_core.serving.artifact import ArtifactCard, read_card
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Rows tokenised at a time: bounds memory for frames of any size, and is long enough to sort by length.
+_SLAB = 4096
+
+
+class Predictor:
+    """A classifier ready to answer. Build it with `Predictor.load(folder)`; it holds no other state."""
+
+    def __init__(self, card: ArtifactCard, model: Any, tokenizer: Any, layout: Any) -> None:
+        self.card = card
+        self._model = model
+        self._tokenizer = tokenizer
+        self._layout = layout
+        takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        self._has_types = takes_types and getattr(model.config, "type_vocab_size", 0) > 1
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str = "cpu") -> Predictor:
+        """Load the artefact in `folder` (float32, evaluation mode) without touching the network.
+
+        Raises ArtifactError when the folder is not a complete bertft artefact.
+        """
+        import torch
+
+        from bertft_core.data.encoding import SpecialLayout, load_tokenizer
+        from bertft_core.model.classifier import load_saved
+
+        root = Path(folder)
+        card = read_card(root)
+        try:
+            model, tokenizer = load_saved(root), load_tokenizer(root)
+        except ModelError as fault:
+            raise ArtifactError(f"{root}: the model cannot be loaded ({fault})") from fault
+        outputs = model.config.num_labels
+        if outputs != len(card.classes):
+            raise ArtifactError(
+                f"{root}: the head has {outputs} outputs, {len(card.classes)} classes are named"
+            )
+        model.to(torch.device(device))  # type: ignore[arg-type]
+        return cls(card, model, tokenizer, SpecialLayout.of(tokenizer))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probability columns."""
+        return self.card.classes
+
+    def probabilities(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Class probabilities, float32 [n, C], rows in the order given and summing to 1.
+
+        batch_size: rows per batch, > 0; None packs batches up to the artefact's token budget. The answer
+        depends on it by float32 rounding only. Raises InputError for a missing text, or pairs the model was
+        not trained on.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size must be positive, was {batch_size}")
+        self._require_texts(texts, pairs)
+        result = np.empty((len(texts), len(self.classes)), dtype=np.float32)
+        for start in range(0, len(texts), _SLAB):
+            end = min(start + _SLAB, len(texts))
+            slab_pairs = None if pairs is None else pairs[start:end]
+            result[start:end] = self._score(texts[start:end], slab_pairs, batch_size)
+        return result
+
+    def predict_frame(
+        self,
+        rows: Any,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """label, confidence, probability_<class> for each row of a frame, `{"text": [...]}` or list of dicts.
+
+        Columns are `text` and `text_pair`, else the training columns; the arguments override both. The index
+        of a frame is kept. Raises InputError when a column or a text is missing.
+        """
+        import pandas as pd
+
+        frame = rows if isinstance(rows, pd.DataFrame) else _as_frame(rows)
+        texts = frame[self._column(frame, text, "text", self.card.text)].tolist()
+        pairs = None
+        if self.card.text_pair is not None or text_pair is not None:
+            wanted = self.card.text_pair or "text_pair"
+            pairs = frame[self._column(frame, text_pair, "text_pair", wanted)].tolist()
+        elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
+            raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
+        table = self.probabilities(texts, pairs, batch_size=batch_size).astype(np.float64)
+        best = table.argmax(axis=1) if len(table) else np.zeros(0, dtype=int)
+        columns: dict[str, Any] = {
+            "label": [self.classes[i] for i in best],
+            "confidence": table[np.arange(len(best)), best],
+        }
+        columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
+        return pd.DataFrame(columns, index=frame.index)
+
+    def _column(self, frame: pd.DataFrame, given: str | None, standard: str, trained: str) -> str:
+        candidates = (given,) if given is not None else (standard, trained)
+        for name in candidates:
+            if name in frame.columns:
+                return name
+        found = ", ".join(map(str, frame.columns)) or "none"
+        raise InputError(f"wanted a column {' or '.join(dict.fromkeys(candidates))}, found: {found}")
+
+    def _require_texts(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        if (pairs is not None) != (self.card.text_pair is not None):
+            wanted = "texts with their pairs" if self.card.text_pair is not None else "single texts"
+            raise InputError(f"this model was trained on {wanted}")
+        if pairs is not None and len(pairs) != len(texts):
+            raise InputError(f"{len(texts)} texts but {len(pairs)} pairs: one pair per text is wanted")
+        for name, column in (("text", texts), ("text_pair", pairs or ())):
+            for row, value in enumerate(column):
+                if not isinstance(value, str) or not value.strip():
+                    raise InputError(f"{name} in row {row} (counted from 0) must be a text, was {value!r}")
+
+    def _score(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
+        import torch
+
+        from bertft_core.data.encoding import encode_texts
+
+        card = self.card
+        ids, pair_starts, _ = encode_texts(
+            self._tokenizer,
+            self._layout,
+            list(texts),
+            None if pairs is None else list(pairs),
+            card.max_length,
+            card.truncation,
+        )
+        lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
+        result = np.empty((len(ids), len(card.classes)), dtype=np.float32)
+        with torch.inference_mode():
+            for rows in _batches(lengths, batch_size, card.token_budget):
+                inputs = self._pad(ids, pair_starts, rows, int(lengths[rows].max()))
+                logits = self._model(**inputs).logits.float()
+                result[rows] = torch.softmax(logits, dim=-1).cpu().numpy()
+        return result
+
+    def _pad(
+        self, ids: Sequence[np.ndarray], pair_starts: Sequence[int], rows: np.ndarray, width: int
+    ) -> dict[str, Any]:
+        import torch
+
+        pad_id = getattr(self._model.config, "pad_token_id", None) or 0
+        tokens = np.full((len(rows), width), pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        types = np.zeros((len(rows), width), dtype=np.int64)
+        for place, row in enumerate(rows):
+            length = len(ids[row])
+            tokens[place, :length] = ids[row]
+            mask[place, :length] = 1
+            types[place, pair_starts[row] : length] = 1
+        arrays = {"input_ids": tokens, "attention_mask": mask}
+        if self._has_types:
+            arrays["token_type_ids"] = types
+        return {name: torch.from_numpy(a).to(self._model.device) for name, a in arrays.items()}
+
+
+def _as_frame(rows: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    if isinstance(rows, Mapping):
+        values = {k: [v] if isinstance(v, str) else v for k, v in rows.items()}
+        return pd.DataFrame(values)
+    if isinstance(rows, Sequence) and all(isinstance(r, Mapping) for r in rows):
+        return pd.DataFrame(list(rows))
+    raise InputError(
+        f"wanted a frame, {{'text': [...]}} or a list of {{'text': ...}}, found {type(rows).__name__}"
+    )
+
+
+def _batches(lengths: np.ndarray, batch_size: int | None, token_budget: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of like length: `batch_size` rows, or what the padded token budget holds."""
+    order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
+    start = 0
+    while start < len(order):
+        size = batch_size or max(1, token_budget // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size

@@ -1,0 +1,326 @@
+"""MLflow registry: log the served folder, register it once, score it in a fresh process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertft_core.errors import ArtifactError, InputError, RegistryError
+from bertft_core.mlflow_config import Store
+from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
+from bertft_core.state import is_complete, read_json
+from tasks.aliases import (
+    RUN_ID,
+    RegisteredVersion,
+    describe,
+    get_version,
+    require_ready,
+    version_of_alias,
+    versions,
+)
+from tasks.tracking import client, ensure_store, store_lock
+
+if TYPE_CHECKING:
+    from bertft_core.config import RunConfig
+    from bertft_core.recipe import Prepared
+
+_EVIDENCE = "evidence"
+_READY = "READY"
+# What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
+_SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+# Two versions loaded in one process share the first one's modules, so each is scored in its own process,
+# which must not import bertft_core before mlflow has put the version's own copy first on sys.path.
+_SCORE_SCRIPT = """
+import json, os, sys
+spec = json.loads(sys.stdin.read())
+import mlflow.pyfunc
+model = mlflow.pyfunc.load_model(spec["uri"])
+import numpy as np, pandas as pd
+rows = pd.read_parquet(spec["rows"])
+table = model.predict(rows, params={"batch_size": spec["batch_size"]})
+names = [c for c in table.columns if c.startswith("probability_")]
+with open(spec["out"] + ".part", "wb") as handle:
+    np.save(handle, table[names].to_numpy(dtype="float32"), allow_pickle=False)
+import bertft_core
+classes = [c.removeprefix("probability_") for c in names]
+answer = {"classes": classes, "code": os.path.dirname(bertft_core.__file__)}
+with open(spec["out"] + ".json", "w") as handle:
+    json.dump(answer, handle)
+os.replace(spec["out"] + ".part", spec["out"])
+"""
+
+
+def build_model_folder(
+    config: RunConfig, prepared: Prepared, model_dir: Path | str, folder: Path | str
+) -> Path:
+    """The served folder of a fit: its transformers folder plus bertft.json, complete or absent."""
+    card = ArtifactCard(
+        max_length=prepared.tokens.max_length,
+        truncation=config.tokenization.truncation,
+        classes=tuple(prepared.dataset.classes),
+        text=config.data.text,
+        text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
+        label=config.data.label,
+    )
+    return build_artifact(model_dir, folder, card)
+
+
+def register(
+    store: Store,
+    run_id: str,
+    model_folder: Path | str,
+    registered_model: str,
+    tags: Mapping[str, str],
+    *,
+    extra_files: Sequence[Path | str] = (),
+) -> RegisteredVersion:
+    """Log the artefact `model_folder` under the MLflow run `run_id`; register it once per tag bertft.run_id.
+
+    A version with that tag is returned as it is; a model that was logged but not yet registered (a kill in
+    between) is registered without logging it again. `extra_files` travel in the logged model's evidence
+    folder. Raises RegistryError when the tag is missing, the folder is damaged or the logged model is not
+    READY.
+    """
+    if not tags.get(RUN_ID):
+        raise RegistryError(f"a version needs the tag {RUN_ID}: without it a repeat would register twice")
+    experiment = ensure_store(store)
+    with store_lock(store, timeout_seconds=600):
+        found = find_version(store, registered_model, tags[RUN_ID])
+        if found is not None:
+            require_ready(store, found.model_id)
+            return found
+        folder = Path(model_folder)
+        if not is_complete(folder):
+            raise RegistryError(f"{folder} is not a complete artefact: build it again with build_artifact")
+        model_id = _logged_model(store, experiment, tags[RUN_ID])
+        if model_id is None:
+            model_id = _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
+        require_ready(store, model_id)
+        api = client(store)
+        _ensure_model(api, registered_model)
+        marks = {key: str(value) for key, value in tags.items()}
+        made = api.create_model_version(
+            registered_model, source=_source(store, model_id), run_id=run_id, tags=marks, model_id=model_id
+        )
+        return describe(made, was_found=False)
+
+
+def find_version(store: Store, name: str, run_id: str) -> RegisteredVersion | None:
+    """The oldest version tagged bertft.run_id = `run_id`, or None."""
+    matching = [v for v in versions(store, name) if v.tags.get(RUN_ID) == run_id]
+    return matching[0] if matching else None
+
+
+def score_in_fresh_process(
+    model_uri: str,
+    rows: Path | str,
+    out: Path | str,
+    batch_size: int,
+    store: Store,
+    timeout_seconds: float = 3600.0,
+) -> tuple[str, ...]:
+    """Probabilities of a registered version, computed by its own code in a new process; returns its classes.
+
+    rows: parquet with `text` (and `text_pair`). out: float32 .npy [n, C], written whole or not at all, beside
+    out.json (classes, folder of the code that answered). batch_size: rows per batch, 0 = the artefact's
+    token budget. Raises ArtifactError with the process's last words when it fails or takes longer than
+    `timeout_seconds`.
+    """
+    target = Path(out).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "uri": model_uri,
+        "rows": str(Path(rows).resolve()),
+        "out": str(target),
+        "batch_size": int(batch_size),
+    }
+    target.unlink(missing_ok=True)
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-P", "-c", _SCORE_SCRIPT],
+            input=json.dumps(spec),
+            env={**os.environ, **_fresh_environment(store)},
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise ArtifactError(f"{model_uri} did not answer within {timeout_seconds:g} s") from fault
+    if answer.returncode != 0 or not target.exists():
+        raise ArtifactError(f"{model_uri} cannot be scored in a fresh process:\n{answer.stderr[-2000:]}")
+    return tuple(read_json(f"{target}.json")["classes"])
+
+
+def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
+    """Download a version's served folder (what `Predictor.load` reads) below `folder`; returns its path.
+
+    model_uri: models:/NAME/VERSION or models:/NAME@ALIAS. Raises InputError when there is no such version.
+    """
+    version = _parse_uri(store, model_uri)
+    root = _download(store, version.model_id, "artifacts", folder)
+    found = sorted(p.parent for p in root.rglob("bertft.json"))
+    if not found:
+        raise ArtifactError(f"{model_uri} holds no bertft.json: it was not logged by bertft")
+    return found[0]
+
+
+def download_evidence(store: Store, name: str, version: str) -> Path:
+    """Download evidence.json of a version; it stays below BERTFT_HOME/evidence."""
+    found = get_version(store, name, version)
+    target = Path(store.home) / _EVIDENCE / found.model_id
+    return _download(store, found.model_id, f"{_EVIDENCE}/evidence.json", target)
+
+
+def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
+    text = uri.removeprefix("models:/")
+    name, at, alias = text.partition("@")
+    if at:
+        return get_version(store, name, version_of_alias(store, name, alias))
+    name, slash, version = text.rpartition("/")
+    if not slash or text == uri:
+        raise InputError(f"model {uri!r}: wanted models:/NAME/VERSION or models:/NAME@ALIAS")
+    return get_version(store, name, version)
+
+
+def _download(store: Store, model_id: str, path: str, folder: Path | str) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    location = client(store).get_logged_model(model_id).artifact_location.rstrip("/")
+    try:
+        got = download_artifacts(
+            artifact_uri=f"{location}/{path}", dst_path=str(folder), tracking_uri=store.tracking_uri
+        )
+    except OSError as fault:
+        raise ArtifactError(f"{location}/{path} cannot be downloaded: {fault}") from fault
+    return Path(got)
+
+
+def _fresh_environment(store: Store) -> dict[str, str]:
+    return {
+        "MLFLOW_TRACKING_URI": store.tracking_uri,
+        "MLFLOW_REGISTRY_URI": store.registry_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _ensure_model(api: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        api.create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
+            raise RegistryError(f"registered model {name!r}: {fault}") from fault
+
+
+def _source(store: Store, model_id: str) -> str:
+    # A database registry resolves models:/ids by MLflow's global URI, not by its client's: give the place
+    # itself. A tracking server resolves ids in its own store, and refuses file paths.
+    if store.registry_uri.startswith(("http://", "https://")):
+        return f"models:/{model_id}"
+    return str(client(store).get_logged_model(model_id).artifact_location)
+
+
+def _logged_model(store: Store, experiment: str, run_id: str) -> str | None:
+    query = f"tags.`{RUN_ID}` = '{run_id}'"
+    found = client(store).search_logged_models([experiment], filter_string=query)
+    ready = [str(m.model_id) for m in found if str(m.status) == _READY]
+    return ready[0] if ready else None
+
+
+def _log_model(
+    store: Store,
+    experiment: str,
+    mlflow_run: str,
+    folder: Path,
+    run_id: str,
+    extra_files: Sequence[Path | str],
+) -> str:
+    """Save locally, upload, mark READY; by explicit client calls, so no global MLflow state is touched."""
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    api = client(store)
+    made = api.create_logged_model(
+        experiment,
+        name="classifier",
+        source_run_id=mlflow_run,
+        tags={RUN_ID: run_id},
+        model_type="classifier",
+    )
+    model_id = str(made.model_id)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bertft-model-") as scratch:
+            target = Path(scratch) / "model"
+            record = Model(
+                artifact_path=made.artifact_location,
+                model_uuid=model_id,
+                run_id=mlflow_run,
+                model_id=model_id,
+            )
+            mlflow.pyfunc.save_model(str(target), mlflow_model=record, **_contents(folder))
+            (target / _EVIDENCE).mkdir()
+            for file in extra_files:
+                shutil.copyfile(file, target / _EVIDENCE / Path(file).name)
+            api.log_model_artifacts(model_id, str(target))
+    except BaseException:
+        api.finalize_logged_model(model_id, "FAILED")
+        raise
+    api.finalize_logged_model(model_id, _READY)
+    api.log_outputs(mlflow_run, [LoggedModelOutput(model_id, 0)])
+    return model_id
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    import bertft_core
+
+    core = Path(bertft_core.__file__).parent
+    return {
+        "python_model": str(core / "serving" / "model_file.py"),
+        "artifacts": {"model": str(folder)},
+        "code_paths": [str(core)],
+        "pip_requirements": _requirements(),
+        "signature": _signature(read_card(folder).classes),
+    }
+
+
+def _requirements() -> list[str]:
+    # The part after + names a build (2.13.0+cpu) that no index serves under that name.
+    return [f"{p}=={importlib.metadata.version(p).partition('+')[0]}" for p in _SERVED_PACKAGES]
+
+
+def _signature(classes: tuple[str, ...]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    inputs = Schema([ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)])
+    numbers = ["confidence", *(f"probability_{name}" for name in classes)]
+    outputs = Schema([ColSpec("string", "label"), *(ColSpec("double", name) for name in numbers)])
+    params = ParamSchema([ParamSpec("batch_size", "long", 0)])  # 0 = the artefact's token budget
+    return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+
+
+def resolve_model(store: Store, model: str) -> tuple[str, Path]:
+    """A models:/ URI with its alias resolved, and the served folder downloaded once below BERTFT_HOME/served.
+
+    A local artefact folder is returned as it is. Raises InputError when there is no such version.
+    """
+    if not model.startswith("models:/"):
+        return model, Path(model)
+    found = _parse_uri(store, model)
+    folder = Path(store.home) / "served" / found.model_id
+    return found.model_uri, download_model(store, found.model_uri, folder)

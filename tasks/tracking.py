@@ -1,0 +1,308 @@
+"""MLflow runs: one store, one run per (run_key, role, slot), logging that may be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from bertft_core.errors import ConfigError, RegistryError
+from bertft_core.mlflow_config import MlflowConfig, Store
+from bertft_core.state import mask_uri
+
+if TYPE_CHECKING:
+    from bertft_core.data.prepare import DatasetSplits
+
+RUN_KEY = "bertft.run_key"
+ROLE = "bertft.role"
+SLOT = "bertft.slot"
+_PARENT = "mlflow.parentRunId"
+_BATCH = 1000  # entries one log_batch takes (MLflow's limit for metrics)
+_PARAM_BATCH = 100  # MLflow's limit for parameters and tags
+_PARAM_LENGTH = 6000  # MLflow's limit for a parameter's value, characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricPoint:
+    """One measured value. step: optimizer steps (or an epoch, or a slot), >= 0. value: may be nan."""
+
+    key: str
+    value: float
+    step: int = 0
+
+
+def client(store: Store) -> Any:
+    """An MlflowClient for `store`; switches MLflow's telemetry off first."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=store.tracking_uri, registry_uri=store.registry_uri)
+
+
+def open_store(config: MlflowConfig, home: Path | str) -> Store:
+    """The store of a configuration, made where missing. Raises as `ensure_store` does."""
+    store = config.store(home)
+    ensure_store(store)
+    return store
+
+
+def ensure_store(store: Store) -> str:
+    """Create the database and the experiment where missing; return the experiment's id.
+
+    Safe to call from several processes at once (a fresh sqlite database is not). Raises ConfigError when the
+    experiment exists with another artifact_root or was deleted, RegistryError when the store does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with store_lock(store):
+        _make_folders(store)
+        try:
+            api = client(store)
+            found = api.get_experiment_by_name(store.experiment)
+            if found is None:
+                found = api.get_experiment(_create(api, store))
+        except MlflowException as fault:
+            raise RegistryError(f"{store}: {fault}") from fault
+    if found.lifecycle_stage == "deleted":
+        raise ConfigError(f"experiment {store.experiment!r} was deleted in {store}: restore or rename it")
+    if store.artifact_root and _plain(found.artifact_location) != _plain(store.artifact_root):
+        raise ConfigError(
+            f"artifact_root: experiment {store.experiment!r} keeps its artefacts in "
+            f"{mask_uri(found.artifact_location)}, mlflow.yaml says {mask_uri(store.artifact_root)}: "
+            "set artifact_root to the first, or choose another experiment"
+        )
+    return str(found.experiment_id)
+
+
+def find_or_create_run(
+    store: Store,
+    run_key: str,
+    role: str,
+    parent_id: str | None = None,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    slot: int | None = None,
+) -> str:
+    """The id of the run tagged (run_key, role, slot); made when missing, running again when it failed.
+
+    The oldest match wins, so that a second call after a kill continues the first one's run. A finished run
+    stays so.
+    """
+    marks = {RUN_KEY: run_key, ROLE: role}
+    if slot is not None:
+        marks[SLOT] = str(slot)
+    experiment = ensure_store(store)
+    api = client(store)
+    with store_lock(store):
+        found = _matching(api, experiment, marks)
+        if found is not None:
+            run_id = str(found.info.run_id)
+            if found.info.status in {"FAILED", "KILLED"}:
+                api.update_run(run_id, status="RUNNING")
+            if tags:
+                set_tags(store, run_id, tags)
+            return run_id
+        if parent_id is not None:
+            marks[_PARENT] = parent_id
+        made = api.create_run(experiment, tags={**(tags or {}), **marks}, run_name=name)
+        return str(made.info.run_id)
+
+
+def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
+    """Log parameters once; repeating equal ones does nothing.
+
+    Raises RegistryError when one is already logged with another value (MLflow's parameters cannot change).
+    """
+    from mlflow.entities import Param
+
+    api = client(store)
+    known = api.get_run(run_id).data.params
+    wanted = {key: _param_text(value) for key, value in params.items()}
+    changed = [f"{k} ({known[k]} -> {v})" for k, v in wanted.items() if k in known and known[k] != v]
+    if changed:
+        raise RegistryError(f"run {run_id} already holds other values of {', '.join(changed)}")
+    fresh = [Param(k, v) for k, v in wanted.items() if k not in known]
+    for start in range(0, len(fresh), _PARAM_BATCH):
+        api.log_batch(run_id, params=fresh[start : start + _PARAM_BATCH])
+
+
+def log_metrics(
+    store: Store, run_id: str, points: Mapping[str, float | None] | Sequence[MetricPoint]
+) -> None:
+    """Log points (a mapping: at step 0) in batches; undefined (None) and infinite values are left out.
+
+    A (key, step) that the run already holds is skipped, so that resuming doubles nothing.
+    """
+    from mlflow.entities import Metric
+
+    if isinstance(points, Mapping):
+        points = [MetricPoint(key=k, value=v) for k, v in points.items() if v is not None]
+    by_key: dict[str, dict[int, float]] = defaultdict(dict)
+    for point in points:
+        by_key[point.key][point.step] = point.value
+    api = client(store)
+    known = set(api.get_run(run_id).data.metrics) & set(by_key)
+    stored = {(key, m.step) for key in known for m in api.get_metric_history(run_id, key)}
+    now = int(time.time() * 1000)
+    fresh = [
+        Metric(key, float(value), now, step)
+        for key, steps in by_key.items()
+        for step, value in steps.items()
+        if (key, step) not in stored and not math.isinf(value)
+    ]
+    for start in range(0, len(fresh), _BATCH):
+        api.log_batch(run_id, metrics=fresh[start : start + _BATCH])
+
+
+def log_history(store: Store, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
+    """Log epochs (mappings with `step` and numbers) as metric curves over optimizer steps."""
+    renamed = {"seconds": "epoch_seconds"}  # a run's own `seconds` is the whole fit
+    points = [
+        MetricPoint(key=renamed.get(key, key), value=float(value), step=int(epoch["step"]))
+        for epoch in history
+        for key, value in epoch.items()
+        if key != "step" and isinstance(value, int | float)
+    ]
+    log_metrics(store, run_id, points)
+
+
+def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set (or replace) tags of a run."""
+    from mlflow.entities import RunTag
+
+    pairs = [RunTag(key, str(value)) for key, value in tags.items()]
+    api = client(store)
+    for start in range(0, len(pairs), _PARAM_BATCH):
+        api.log_batch(run_id, tags=pairs[start : start + _PARAM_BATCH])
+
+
+def log_dataset(store: Store, run_id: str, dataset: DatasetSplits, source: str) -> None:
+    """Record once which rows a run read, one entry per split. source: a path or URI, shown masked."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    api = client(store)
+    inputs = api.get_run(run_id).inputs
+    if inputs is not None and inputs.dataset_inputs:
+        return
+    entries = []
+    for split in ("train", "validation", "test"):
+        record = Dataset(
+            name=split,
+            digest=dataset.fingerprint[:36],  # MLflow's column is 36 characters wide
+            source_type="local",
+            source=json.dumps({"uri": mask_uri(source)}),
+            profile=json.dumps(
+                {"num_rows": getattr(dataset, f"n_{split}"), "classes": list(dataset.classes)}
+            ),
+        )
+        entries.append(DatasetInput(record, tags=[InputTag(key="mlflow.data.context", value=split)]))
+    api.log_inputs(run_id, datasets=entries)
+
+
+def log_files(store: Store, run_id: str, paths: Sequence[Path | str], folder: str = "") -> None:
+    """Copy files (a directory: all below it) to the run's artefacts, below `folder`."""
+    api = client(store)
+    for path in paths:
+        if Path(path).is_dir():
+            api.log_artifacts(run_id, str(path), folder or None)
+        else:
+            api.log_artifact(run_id, str(path), folder or None)
+
+
+def is_finished(store: Store, run_id: str) -> bool:
+    """Whether the run ended well."""
+    return bool(client(store).get_run(run_id).info.status == "FINISHED")
+
+
+def finish_run(store: Store, run_id: str, *, failed: bool = False) -> None:
+    """End a run as FINISHED or FAILED."""
+    client(store).set_terminated(run_id, status="FAILED" if failed else "FINISHED")
+
+
+def git_tags(folder: Path | str) -> dict[str, str]:
+    """The commit of `folder`'s working tree and whether it is dirty; empty outside a repository."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    is_dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    return {"mlflow.source.git.commit": commit, "bertft.git_dirty": str(is_dirty).lower()}
+
+
+def _git(folder: Path | str, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
+    """Hold this machine's lock on the store; the kernel drops it when the process dies.
+
+    Raises RegistryError when it is not free within `timeout_seconds`.
+    """
+    path = Path(store.home) / "locks" / "mlflow.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_seconds
+    with open(path, "a", encoding="utf-8") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RegistryError(
+                        f"{path} is held by another process for {timeout_seconds:g} s"
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+def _make_folders(store: Store) -> None:
+    for uri in (store.tracking_uri, store.registry_uri):
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if store.artifact_root and "://" not in store.artifact_root:
+        Path(store.artifact_root).mkdir(parents=True, exist_ok=True)
+
+
+def _create(api: Any, store: Store) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(api.create_experiment(store.experiment, artifact_location=store.artifact_root))
+    except MlflowException as fault:  # another machine was first
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(api.get_experiment_by_name(store.experiment).experiment_id)
+
+
+def _matching(api: Any, experiment: str, marks: Mapping[str, str]) -> Any:
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in marks.items())
+    found = api.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1)
+    return found[0] if found else None
+
+
+def _param_text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return text[:_PARAM_LENGTH]
+
+
+def _plain(uri: str) -> str:
+    """A local path or file: URI as one resolved path; any other URI without its trailing slash."""
+    if uri.startswith("file:"):
+        return str(Path(unquote(urlsplit(uri).path)).resolve())
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())

@@ -1,0 +1,123 @@
+"""Shared helpers: a tiny real encoder, learnable rows, and the command line as a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+_WORDS = {"sport": ["goal", "match", "team", "win"], "tech": ["chip", "code", "phone", "data"], "food": ["soup", "bread", "salt", "oven"]}
+_FILLER = ["the", "a", "was", "of", "new", "old", "very", "on", "in", "and"]
+_connect = socket.socket.connect
+
+
+def _loopback_only(self: socket.socket, address: Any) -> Any:
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError(f"tests use no network, wanted {address[0]}")
+    return _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", _loopback_only)
+
+
+def labelled_rows(count: int, classes: tuple[str, ...] = ("sport", "tech", "food"), seed: int = 0) -> list[tuple[str, str]]:
+    """(text, label) rows whose label shows in their words; no two texts alike."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = classes[i % len(classes)]
+        words = rng.choices(_FILLER, k=6) + rng.choices(_WORDS[label], k=4)
+        rng.shuffle(words)
+        rows.append((" ".join(words) + f" {i}", label))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real, random, tiny BERT folder."""
+    from bertft_core.testing import tiny_encoder
+
+    folder = tmp_path_factory.mktemp("encoder") / "tiny"
+    tiny_encoder(folder, layers=3, hidden=32, seed=1)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, encoder: Path) -> Callable[..., Path]:
+    """Writes rows.csv and a configuration for a run of seconds; keyword arguments replace top-level sections."""
+
+    def make(rows: list[tuple[str, str]] | None = None, **sections: Any) -> Path:
+        with open(tmp_path / "rows.csv", "w", newline="", encoding="utf-8") as handle:
+            csv.writer(handle).writerows([("text", "label"), *(rows or labelled_rows(150))])
+        tree = {
+            "name": "tiny",
+            "data": {"source": "rows.csv"},
+            "model": {"pretrained": str(encoder)},
+            "tokenization": {"max_length": 24},
+            "training": {"lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "precision": "float32"},
+            "search": {"trials": 2, "rows": 60, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
+            "evaluation": {"resamples": 500},
+            **sections,
+        }
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        return tmp_path / "run.yaml"
+
+    return make
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Environment of a command of its own: its own state, no settings of the user's."""
+    dropped = ("PREFECT_", "MLFLOW_", "BERTFT_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    root = str(Path(__file__).parents[1])
+    return {**kept, "BERTFT_HOME": str(home), "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "HOME": str(home.parent)}
+
+
+def bertft(home: Path, *arguments: str, cwd: Path | None = None, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a fresh process."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-P", "-c", "from flows.cli import main; main()", *arguments],
+        env=environment(home), cwd=cwd or home.parent, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`bertft` as a fixture, since test modules cannot import each other in importlib mode."""
+    return bertft
+
+
+@pytest.fixture
+def document() -> Callable[[subprocess.CompletedProcess[str]], dict[str, Any]]:
+    """The JSON document a command printed, after checking that it ended well."""
+
+    def parse(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+        assert done.returncode == 0, done.stderr[-3000:]
+        return dict(json.loads(done.stdout))
+
+    return parse
+
+
+@pytest.fixture
+def rows() -> Callable[..., list[tuple[str, str]]]:
+    """`labelled_rows` as a fixture."""
+    return labelled_rows
+
+
+@pytest.fixture
+def clean_environment() -> Callable[[Path], dict[str, str]]:
+    """`environment` as a fixture."""
+    return environment

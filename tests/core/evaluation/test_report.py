@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
+from bertft_core.evaluation.report import EvaluationReport, evaluate
+
+CLASSES = ("business", "sport", "a|very <long> $class$ name of forty letters")
+
+
+def rows(n: int = 120, right: float = 0.9, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    guess = np.where(rng.random(n) < right, y, (y + 1) % 3)
+    p = rng.dirichlet([0.4, 0.4, 0.4], n)
+    p[np.arange(n), guess] += 1.1
+    return y, p / p.sum(axis=1, keepdims=True)
+
+
+def report(**changes: object) -> EvaluationReport:
+    y, p = rows()
+    _, floor = rows(right=0.6, seed=1)
+    given = {
+        "labels": y, "probabilities": p, "classes": CLASSES,
+        "texts": [f"text | *{i}*\nsecond line" for i in range(120)],
+        "rows": list(range(1000, 1120)), "floor_probabilities": floor, "resamples": 500, **changes,
+    }  # fmt: skip
+    return evaluate(**given)  # type: ignore[arg-type]
+
+
+def test_every_interval_holds_its_score() -> None:
+    found = report()
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        low, high = getattr(found, f"{name}_interval")
+        assert low < getattr(found, name) < high
+    assert found.floor_difference == pytest.approx(found.accuracy - found.floor_accuracy)
+
+
+def test_report_survives_a_trip_through_json() -> None:
+    found = report()
+    assert EvaluationReport.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+
+
+def test_report_without_a_floor_survives_json_too() -> None:
+    found = report(floor_probabilities=None)
+    assert found.floor_accuracy is None
+    assert EvaluationReport.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_worst_errors_are_the_ten_most_confident_wrong_rows() -> None:
+    found = report()
+    y, p = rows()
+    wrong = sorted(p.max(axis=1)[p.argmax(axis=1) != y], reverse=True)[:10]
+    assert [e.confidence for e in found.worst_errors] == pytest.approx(wrong)
+    first = found.worst_errors[0]
+    assert first.text == f"text | *{first.row - 1000}* second line" and first.label != first.predicted
+
+
+def test_warnings_name_absent_classes_and_a_floor_that_was_not_beaten() -> None:
+    y, p = rows(40)
+    found = evaluate(
+        labels=y, probabilities=np.c_[p, np.zeros(40)], classes=(*CLASSES, "tech"), texts=["t"] * 40,
+        floor_probabilities=np.c_[p, np.zeros(40)], resamples=200, warnings=("from the gate",),
+    )  # fmt: skip
+    text = " ".join(found.warnings)
+    assert found.warnings[0] == "from the gate"
+    assert "no test row of class tech" in text and "only 40 test rows" in text and "TF-IDF floor" in text
+
+
+def test_markdown_escapes_what_comes_from_the_data() -> None:
+    page = report().to_markdown("news | <b>", [("Confusion", "confusion.png")])
+    for line in page.splitlines():
+        if line.startswith("|"):
+            assert "<" not in line.replace("&lt;", "")
+    table = [line for line in page.split("## Most confident errors")[1].splitlines() if line.startswith("|")]
+    assert len(table) == 12 and all(line.replace("\\|", "").count("|") == 6 for line in table)
+    assert "![Confusion](confusion.png)" in page and page.startswith("# news \\| &lt;b>")
+
+
+def size_of(png: Path) -> tuple[int, int]:
+    head = png.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", head[16:24])
+    return int(width), int(height)
+
+
+def test_confusion_picture_is_a_png(tmp_path: Path) -> None:
+    assert min(size_of(confusion_picture(report(), tmp_path / "confusion.png"))) > 300
+
+
+def test_learning_curve_picture_is_a_png_with_and_without_phases(tmp_path: Path) -> None:
+    history = [
+        {"step": 90 * e, "train_loss": 1 / e, "validation_loss": 1.1 / e, "accuracy": 1 - 0.3 / e,
+         "macro_f1": 1 - 0.35 / e, "depth": 2 * e}
+        for e in (1, 2, 3)
+    ]  # fmt: skip
+    phases = ((0.0, 0.25, 1), (0.25, 0.5, 2), (0.5, 0.75, 4), (0.75, 1.0, 7))
+    assert min(size_of(learning_curve_picture(history, tmp_path / "a.png"))) > 300
+    assert min(size_of(learning_curve_picture(history, tmp_path / "b.png", phases))) > 300
+    assert min(size_of(learning_curve_picture(history[:1], tmp_path / "c.png"))) > 300

@@ -1,0 +1,150 @@
+"""The predictor answers as plain transformers does, in any batch size and for every input shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from bertft_core.data.encoding import SpecialLayout, encode_texts, load_tokenizer
+from bertft_core.errors import ArtifactError, InputError
+from bertft_core.model.classifier import load_classifier, save_classifier
+from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
+from bertft_core.serving.predictor import Predictor
+from bertft_core.testing import tiny_encoder
+
+CLASSES = ("ham", "spam", "other")
+TEXTS = ["a short one", "b", "the quick brown fox jumps over a lazy dog " * 12, "hello there", "zebra " * 30]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("serving")
+    encoder = tiny_encoder(root / "encoder", seed=3)
+    made = {}
+    for name, pair in (("single", None), ("pair", "reply")):
+        model = save_classifier(
+            load_classifier(encoder, CLASSES, seed=5), encoder, root / f"{name}-fit", CLASSES
+        )
+        card = ArtifactCard(
+            max_length=48, truncation="head+tail", classes=CLASSES, text="body", text_pair=pair
+        )
+        made[name] = build_artifact(model, root / name, card)
+    return made
+
+
+@pytest.fixture(scope="module")
+def predictor(folders):
+    return Predictor.load(folders["single"])
+
+
+def plain_probabilities(folder, texts, pairs=None):
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+    tokenizer = load_tokenizer(folder)
+    ids, starts, _ = encode_texts(tokenizer, SpecialLayout.of(tokenizer), texts, pairs, 48, "head+tail")
+    rows = []
+    for row, start in zip(ids, starts, strict=True):
+        types = torch.tensor([[int(i >= start) for i in range(len(row))]])
+        tokens = torch.from_numpy(np.array(row, dtype=np.int64))[None]
+        with torch.inference_mode():
+            rows.append(torch.softmax(model(input_ids=tokens, token_type_ids=types).logits, -1)[0].numpy())
+    return np.stack(rows)
+
+
+def test_probabilities_equal_plain_transformers(predictor, folders):
+    expected = plain_probabilities(folders["single"], TEXTS)
+    np.testing.assert_allclose(predictor.probabilities(TEXTS), expected, atol=1e-6)
+
+
+def test_pairs_equal_plain_transformers_with_segments(folders):
+    pairs = TEXTS[::-1]
+    expected = plain_probabilities(folders["pair"], TEXTS, pairs)
+    np.testing.assert_allclose(
+        Predictor.load(folders["pair"]).probabilities(TEXTS, pairs), expected, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, None])
+def test_batch_size_changes_nothing_but_rounding(predictor, batch_size):
+    alone = np.concatenate([predictor.probabilities([text]) for text in TEXTS])
+    np.testing.assert_allclose(predictor.probabilities(TEXTS, batch_size=batch_size), alone, atol=1e-6)
+
+
+def test_more_rows_than_a_slab_keep_their_order(predictor, monkeypatch):
+    whole = predictor.probabilities(TEXTS * 3)
+    monkeypatch.setattr("bertft_core.serving.predictor._SLAB", 4)
+    np.testing.assert_allclose(predictor.probabilities(TEXTS * 3), whole, atol=1e-6)
+
+
+def test_frame_dict_and_list_of_dicts_agree(predictor):
+    frame = predictor.predict_frame(pd.DataFrame({"text": TEXTS}))
+    pd.testing.assert_frame_equal(predictor.predict_frame({"text": TEXTS}), frame)
+    pd.testing.assert_frame_equal(predictor.predict_frame([{"text": t} for t in TEXTS]), frame)
+    assert list(frame.columns) == ["label", "confidence", *(f"probability_{c}" for c in CLASSES)]
+
+
+def test_frame_columns_fit_each_other(predictor):
+    frame = predictor.predict_frame(pd.DataFrame({"body": TEXTS}, index=[9, 8, 7, 6, 5]))
+    table = frame[[f"probability_{c}" for c in CLASSES]].to_numpy()
+    np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-6)
+    assert frame["label"].tolist() == [CLASSES[i] for i in table.argmax(axis=1)]
+    assert frame["confidence"].tolist() == table.max(axis=1).tolist()
+    assert frame.index.tolist() == [9, 8, 7, 6, 5]
+
+
+def test_no_rows_give_an_empty_frame(predictor):
+    assert len(predictor.predict_frame(pd.DataFrame({"text": []}))) == 0
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), "", "  ", 3])
+def test_missing_text_is_refused_with_its_row(predictor, bad):
+    with pytest.raises(InputError, match="text in row 1"):
+        predictor.predict_frame([{"text": "fine"}, {"text": bad}])
+
+
+def test_missing_column_names_those_found(predictor):
+    with pytest.raises(InputError, match=r"column text or body, found: words"):
+        predictor.predict_frame(pd.DataFrame({"words": TEXTS}))
+
+
+def test_a_list_of_strings_is_refused(predictor):
+    with pytest.raises(InputError, match="list of"):
+        predictor.predict_frame(TEXTS)
+
+
+def test_pair_given_to_a_single_text_model_is_refused(predictor):
+    with pytest.raises(InputError, match="trained on single texts"):
+        predictor.predict_frame({"text": ["a"], "text_pair": ["b"]})
+
+
+def test_pair_missing_for_a_pair_model_is_refused(folders):
+    with pytest.raises(InputError, match="text_pair or reply"):
+        Predictor.load(folders["pair"]).predict_frame({"text": ["a"]})
+
+
+def test_artifact_files_are_readable_by_others(folders):
+    assert all(p.stat().st_mode & 0o044 == 0o044 for p in folders["single"].iterdir())
+
+
+def test_building_twice_returns_the_same_folder(folders, tmp_path):
+    before = (folders["single"] / "bertft.json").stat().st_mtime_ns
+    again = build_artifact(folders["single"], folders["single"], read_card(folders["single"]))
+    assert (again / "bertft.json").stat().st_mtime_ns == before
+
+
+def test_card_with_other_classes_than_the_head_is_refused(folders, tmp_path):
+    card = ArtifactCard(max_length=48, truncation="head", classes=("x", "y"))
+    with pytest.raises(ArtifactError, match="differ from the card"):
+        build_artifact(folders["single"], tmp_path / "out", card)
+
+
+def test_folder_without_card_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="not a bertft artefact"):
+        Predictor.load(tmp_path)
+
+
+def test_card_faults_are_reported_together():
+    with pytest.raises(ArtifactError, match=r"truncation.*classes.*too small"):
+        ArtifactCard(max_length=1, truncation="middle", classes=("a",))

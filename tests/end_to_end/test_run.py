@@ -1,0 +1,115 @@
+"""The chain through the command line, in processes of its own, with a real Prefect server, sqlite and MLflow."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def _versions(home: Path) -> list[str]:
+    import sqlite3
+
+    with sqlite3.connect(home / "mlflow.db") as store:
+        return [str(v) for (v,) in store.execute("select version from model_versions order by version")]
+
+
+def test_run_unchanged_and_again(project, command, document, tmp_path: Path) -> None:
+    config, home = str(project()), tmp_path / "home"
+    first = document(command(home, "run", config, "--json"))
+    assert first["promoted"] and first["version"] == "1" and first["registered_model"] == "tiny"
+    assert first["test"]["n"] > 0 and len(first["test"]["accuracy_interval"]) == 2
+    assert set(first["seconds"]) >= {"ingest", "tokenize", "search", "finetune", "evaluate", "release"}
+    second = document(command(home, "run", config, "--json"))
+    assert (second["promoted"], second["reason"]) == (False, "unchanged since version 1")
+    third = document(command(home, "run", config, "--json", "--again"))
+    assert not third["promoted"] and third["version"] == "2" and "identical" in third["reason"]
+    promoted = document(command(home, "promote", "tiny", "2", "--json"))
+    assert not promoted["promoted"]
+    (tmp_path / "rows.csv").open("a", encoding="utf-8").write("brand new goal text,sport\n")
+    stale = command(home, "promote", "tiny", "2")
+    assert stale.returncode in (0, 2)
+
+
+def test_terminal_shows_no_noise(project, command, tmp_path: Path) -> None:
+    done = command(tmp_path / "home", "run", str(project(search={"trials": 0})))
+    assert done.returncode == 0, done.stderr
+    for word in ("Traceback", "Warning", "warn", "INFO", "alembic"):
+        assert word not in done.stderr + done.stdout
+    assert "accuracy" in done.stdout and "mlflow ui" in done.stdout
+
+
+def test_semicolons_latin_1_and_other_columns(project, command, document, rows, tmp_path: Path) -> None:
+    config = str(project(data={"source": "desk.csv", "text": "headline", "label": "desk"}))
+    with open(tmp_path / "desk.csv", "w", newline="", encoding="latin-1") as handle:
+        writer = csv.writer(handle, delimiter=";")
+        writer.writerows([("headline", "desk"), *((f"café {t}; \"quoted\"\nline", y) for t, y in rows(150))])
+    done = document(command(tmp_path / "home", "run", config, "--json", "search.trials=0"))
+    assert done["promoted"]
+    with open(tmp_path / "new.csv", "w", encoding="utf-8") as handle:
+        handle.write("headline\nthe goal of the match\nNA\n")
+    arguments = ("--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv"))
+    document(command(tmp_path / "home", "predict", "--model", "models:/tiny@champion", *arguments, "--json"))
+    out = list(csv.DictReader(open(tmp_path / "out.csv", encoding="utf-8")))
+    assert len(out) == 2 and {"label", "confidence"} <= set(out[0])
+
+
+def test_sentence_pairs(project, command, document, rows, tmp_path: Path) -> None:
+    config = str(project(data={"source": "pairs.jsonl", "text": "a", "text_pair": "b", "label": "y"}))
+    with open(tmp_path / "pairs.jsonl", "w", encoding="utf-8") as handle:
+        for text, label in rows(150):
+            handle.write(json.dumps({"a": text, "b": "the " + text[:12], "y": label}) + "\n")
+    assert document(command(tmp_path / "home", "run", config, "--json", "search.trials=0"))["promoted"]
+
+
+def test_soft_labels(project, command, document, rows, tmp_path: Path) -> None:
+    config = str(project(data={"source": "soft.jsonl"}))
+    with open(tmp_path / "soft.jsonl", "w", encoding="utf-8") as handle:
+        for text, label in rows(150):
+            soft = {"sport": 0.1, "tech": 0.1, "food": 0.1, label: 0.8}
+            handle.write(json.dumps({"text": text, "label": soft}) + "\n")
+    assert document(command(tmp_path / "home", "run", config, "--json", "search.trials=0"))["promoted"]
+
+
+def _run_until(home: Path, config: str, env: dict[str, str], is_time) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", "from flows.cli import main; main()", "run", config, "--json"],
+        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=home.parent,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not is_time() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before the moment to kill it"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_kill_at_every_stage_ends_like_an_undisturbed_run(
+    project, command, document, clean_environment, tmp_path: Path
+) -> None:
+    sections = {"training": {"lr": 2e-3, "batch_size": 2, "epochs": 3, "threads": 1, "precision": "float32"}}
+    config = str(project(**sections))
+    calm = document(command(tmp_path / "calm" / "home", "run", config, "--json"))
+    home = tmp_path / "rough" / "home"
+    home.parent.mkdir()
+    moments = {
+        "tokenization": lambda: (home / "tokens").exists(),
+        "trial 1": lambda: any((home / "search").glob("*/trial-1")),
+        "final fit": lambda: any((home / "runs").glob("*/fit")),
+        "registration": lambda: any((home / "runs").glob("*/served")),
+    }
+    for is_time in moments.values():
+        _run_until(home, config, clean_environment(home), is_time)
+    rough = document(command(home, "run", config, "--json"))
+    assert rough["promoted"] and _versions(home) == ["1"]
+    assert rough["best_params"] == calm["best_params"]
+    digests = [json.loads(next((h / "runs").glob("*/run.json")).read_text())["fit"]["weights_digest"]
+               for h in (home, tmp_path / "calm" / "home")]  # fmt: skip
+    assert digests[0] == digests[1]

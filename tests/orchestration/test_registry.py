@@ -1,0 +1,400 @@
+"""A real sqlite store: register once, load elsewhere, score in fresh processes, move aliases, step back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bertft_core.errors import ArtifactError, ConfigError, InputError, RegistryError
+from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.model.classifier import load_classifier, save_classifier
+from bertft_core.serving.artifact import ArtifactCard, build_artifact
+from bertft_core.serving.predictor import Predictor
+from tasks import aliases, registry, tracking
+
+pytestmark = pytest.mark.orchestration
+CLASSES = ("ham", "spam")
+TEXTS = ["a short one", "b", "the quick brown fox jumps over " * 12, "hello there", "zebra " * 30]
+MODEL = "letters"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, encoder):
+    root = tmp_path_factory.mktemp("served")
+    card = ArtifactCard(max_length=48, truncation="head+tail", classes=CLASSES)
+    made = []
+    for seed in (5, 6):
+        fit = save_classifier(
+            load_classifier(encoder, CLASSES, seed=seed), encoder, root / f"fit{seed}", CLASSES
+        )
+        made.append(build_artifact(fit, root / f"served{seed}", card))
+    return made
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory):
+    """An initialised empty store to copy: migrations take 3 s."""
+    home = tmp_path_factory.mktemp("store") / "home"
+    tracking.open_store(load_mlflow_config(environ={}), home)
+    return home
+
+
+@pytest.fixture
+def store(blank, tmp_path):
+    """A store of the test's own; its experiment is made on first use, in its own folder."""
+    shutil.copytree(blank, tmp_path / "home")
+    config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own"})
+    return tracking.open_store(config, tmp_path / "home")
+
+
+@pytest.fixture
+def publish(store, served):
+    def go(key="k1", which=0, **extra):
+        run = tracking.find_or_create_run(store, key, "final")
+        return registry.register(store, run, served[which], MODEL, {"bertft.run_id": key}, **extra)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def shared(blank, served, tmp_path_factory):
+    """One registered version for tests that only read."""
+    home = tmp_path_factory.mktemp("shared") / "home"
+    shutil.copytree(blank, home)
+    config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own"})
+    store = tracking.open_store(config, home)
+    run = tracking.find_or_create_run(store, "k", "final")
+    version = registry.register(store, run, served[0], MODEL, {"bertft.run_id": "k"})
+    registry.set_alias(store, MODEL, "champion", version.version)
+    return store, version
+
+
+def isolated(store):
+    """Environment and command of a process that sees no bertft but the one in the artefact."""
+    kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH"}}
+    return {**kept, "MLFLOW_TRACKING_URI": store.tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+# --- tracking ---
+
+
+def test_run_is_found_again_by_key_role_and_slot(store):
+    first = tracking.find_or_create_run(store, "k", "trial", slot=3, name="t", tags={"a": "1"})
+    assert tracking.find_or_create_run(store, "k", "trial", slot=3, tags={"a": "2"}) == first
+    assert tracking.find_or_create_run(store, "k", "trial", slot=4) != first
+    assert tracking.client(store).get_run(first).data.tags["a"] == "2"
+
+
+def test_child_run_names_its_parent(store):
+    parent = tracking.find_or_create_run(store, "k", "pipeline")
+    child = tracking.find_or_create_run(store, "k", "search", parent)
+    assert tracking.client(store).get_run(child).data.tags["mlflow.parentRunId"] == parent
+
+
+def test_finished_run_stays_finished_and_failed_run_runs_again(store):
+    run = tracking.find_or_create_run(store, "k", "pipeline")
+    tracking.finish_run(store, run, failed=True)
+    tracking.find_or_create_run(store, "k", "pipeline")
+    assert tracking.client(store).get_run(run).info.status == "RUNNING"
+    tracking.finish_run(store, run)
+    tracking.find_or_create_run(store, "k", "pipeline")
+    assert tracking.is_finished(store, run)
+
+
+def test_logging_twice_changes_nothing(store):
+    run = tracking.find_or_create_run(store, "k", "final")
+    history = [{"epoch": e, "step": 10 * e, "macro_f1": 0.5 + e / 10, "seconds": 1.0} for e in (1, 2)]
+    for _ in range(2):
+        tracking.log_params(store, run, {"lr": 2e-5, "space": {"a": [1, 2]}})
+        tracking.log_history(store, run, history)
+        tracking.log_metrics(store, run, {"score": 0.7, "undefined": None})
+    curve = tracking.client(store).get_metric_history(run, "macro_f1")
+    assert [(m.step, m.value) for m in sorted(curve, key=lambda m: m.step)] == [(10, 0.6), (20, 0.7)]
+    assert tracking.client(store).get_run(run).data.params == {"lr": "2e-05", "space": '{"a": [1, 2]}'}
+
+
+def test_more_than_one_batch_of_metrics_is_logged(store):
+    run = tracking.find_or_create_run(store, "k", "final")
+    tracking.log_metrics(store, run, [tracking.MetricPoint(key="loss", value=i, step=i) for i in range(1500)])
+    assert len(tracking.client(store).get_metric_history(run, "loss")) == 1500
+
+
+def test_changed_parameter_is_refused(store):
+    run = tracking.find_or_create_run(store, "k", "final")
+    tracking.log_params(store, run, {"lr": 1})
+    with pytest.raises(RegistryError, match=r"lr \(1 -> 2\)"):
+        tracking.log_params(store, run, {"lr": 2})
+
+
+def test_artifacts_lie_below_home(store, tmp_path):
+    (tmp_path / "report.md").write_text("x")
+    run = tracking.find_or_create_run(store, "k", "final")
+    tracking.log_files(store, run, [tmp_path / "report.md"], "evaluation")
+    found = list(Path(store.artifact_root).rglob("report.md"))
+    assert len(found) == 1 and found[0].parent.name == "evaluation"
+
+
+def test_experiment_with_another_artifact_root_is_refused(store):
+    config = store.config.model_copy(update={"artifact_root": "/elsewhere"})
+    other = dataclasses.replace(store, artifact_root=str(Path(store.home) / "elsewhere"), config=config)
+    with pytest.raises(ConfigError, match=r"artifact_root.*keeps its artefacts in"):
+        tracking.ensure_store(other)
+
+
+@pytest.mark.slow
+def test_fresh_store_survives_four_first_users(tmp_path):
+    script = (
+        "import sys\nfrom bertft_core.mlflow_config import load_mlflow_config\nfrom tasks import tracking\n"
+        "s = tracking.open_store(load_mlflow_config(environ={}), sys.argv[1])\n"
+        "print(tracking.find_or_create_run(s, 'k', 'pipeline'))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "home")]
+    root = str(Path(tracking.__file__).parents[1])
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+        for _ in range(4)
+    ]
+    answers = [p.communicate(timeout=200) for p in started]
+    assert all(p.returncode == 0 for p in started), answers
+    assert len({out.strip() for out, _ in answers}) == 1
+
+
+# --- registry ---
+
+
+def test_registering_twice_returns_the_first_version(publish, store):
+    first, second = publish(), publish()
+    assert (first.was_found, second.was_found) == (False, True)
+    assert first.version == second.version == "1"
+    assert len(registry.versions(store, MODEL)) == 1
+
+
+def test_kill_between_logging_and_registering_logs_no_second_model(publish, store):
+    first = publish()
+    tracking.client(store).delete_model_version(MODEL, first.version)
+    again = publish()
+    assert not again.was_found and again.model_id == first.model_id
+
+
+def test_logged_model_that_failed_is_not_used(publish, store):
+    first = publish()
+    tracking.client(store).finalize_logged_model(first.model_id, "FAILED")
+    with pytest.raises(RegistryError, match="FAILED, wanted READY"):
+        publish()
+    with pytest.raises(RegistryError, match="FAILED, wanted READY"):
+        registry.move_champion(store, MODEL, first.version, "x")
+
+
+def test_version_without_a_run_tag_is_refused(store, served):
+    with pytest.raises(RegistryError, match=r"bertft\.run_id"):
+        registry.register(store, "run", served[0], MODEL, {})
+
+
+def test_damaged_folder_is_refused(store, served, tmp_path):
+    folder = shutil.copytree(served[0], tmp_path / "damaged")
+    (folder / "bertft.json").write_text("{}")
+    with pytest.raises(RegistryError, match="not a complete artefact"):
+        registry.register(store, "run", folder, MODEL, {"bertft.run_id": "k"})
+
+
+def test_evidence_travels_with_the_version(publish, store, tmp_path):
+    (tmp_path / "evidence.json").write_text(json.dumps({"a": 1}))
+    version = publish(extra_files=[tmp_path / "evidence.json"])
+    found = registry.download_evidence(store, MODEL, version.version)
+    assert json.loads(found.read_text()) == {"a": 1}
+
+
+def test_unknown_names_are_bad_input(store):
+    assert registry.champion(store, "nobody") is None
+    with pytest.raises(InputError, match="no alias champion"):
+        registry.version_of_alias(store, "nobody", "champion")
+    with pytest.raises(InputError, match="no version 7"):
+        registry.get_version(store, "nobody", "7")
+
+
+def test_logged_model_needs_no_pickle_and_states_its_requirements(shared):
+    store, version = shared
+    root = Path(store.artifact_root) / "models" / version.model_id / "artifacts"
+    assert not [p for p in root.rglob("*") if p.suffix in {".pkl", ".pickle", ".bin"}]
+    wanted = (root / "requirements.txt").read_text()
+    assert "torch==" in wanted and "+" not in wanted
+    assert not list(root.rglob("__pycache__"))
+
+
+def test_downloaded_folder_is_a_plain_transformers_model(shared, served, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification as Auto
+
+    folder = registry.download_model(shared[0], f"models:/{MODEL}@champion", tmp_path / "got")
+    ids = torch.tensor([[2, 7, 8, 9, 3]])
+    with torch.inference_mode():
+        got, ours = (Auto.from_pretrained(str(f)).eval()(input_ids=ids).logits for f in (folder, served[0]))
+    assert torch.equal(got, ours)
+    assert Predictor.load(folder).classes == CLASSES
+
+
+def test_fresh_process_scores_with_the_bundled_code(shared, served, tmp_path):
+    store, version = shared
+    pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
+    out = tmp_path / "p.npy"
+    classes = registry.score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", out, 2, store)
+    assert classes == CLASSES
+    np.testing.assert_allclose(np.load(out), Predictor.load(served[0]).probabilities(TEXTS), atol=1e-6)
+    assert version.model_id in json.loads(Path(f"{out}.json").read_text())["code"]
+
+
+def test_fresh_process_failure_carries_its_last_words(shared, tmp_path):
+    pd.DataFrame({"words": TEXTS}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ArtifactError, match="text"):
+        registry.score_in_fresh_process(
+            shared[1].model_uri, tmp_path / "rows.parquet", tmp_path / "p.npy", 2, shared[0]
+        )
+    assert not (tmp_path / "p.npy").exists()
+
+
+def test_loads_without_bertft_installed_for_every_input_shape(shared, tmp_path):
+    script = f"""
+import importlib.util, json
+assert importlib.util.find_spec("bertft_core") is None
+import mlflow.pyfunc, pandas as pd
+model = mlflow.pyfunc.load_model("models:/{MODEL}@champion")
+texts = ["a short one", "zebra zebra"]
+shapes = [pd.DataFrame({{"text": texts}}), {{"text": texts}}, [{{"text": t}} for t in texts]]
+print(json.dumps([model.predict(s).to_dict("list") for s in shapes]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env=isolated(shared[0]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert answers[0] == answers[1] == answers[2]
+    assert set(answers[0]) == {"label", "confidence", "probability_ham", "probability_spam"}
+
+
+# --- aliases ---
+
+
+def test_champion_moves_and_previous_remembers(publish, store):
+    one, two = publish("a", 0), publish("b", 1)
+    registry.set_alias(store, MODEL, "challenger", two.version)
+    registry.move_champion(store, MODEL, one.version, "first", against=None)
+    registry.move_champion(store, MODEL, two.version, "better", against=one.version)
+    assert registry.aliases(store, MODEL) == {"champion": "2", "previous": "1"}
+    assert [(e.action, e.version, e.replaced) for e in registry.ledger(store, MODEL)] == [
+        ("promote", "1", None),
+        ("promote", "2", "1"),
+    ]
+    assert "better" in registry.version_tags(store, MODEL, "2")["bertft.decision_reason"]
+
+
+def test_moving_the_champion_twice_is_moving_it_once(publish, store):
+    one, two = publish("a", 0), publish("b", 1)
+    registry.move_champion(store, MODEL, one.version, "first")
+    for _ in range(2):
+        registry.move_champion(store, MODEL, two.version, "better")
+    assert registry.aliases(store, MODEL)["previous"] == "1"
+    assert len(registry.ledger(store, MODEL)) == 2
+
+
+def test_kill_after_the_alias_moved_completes_the_ledger(publish, store):
+    one, two = publish("a", 0), publish("b", 1)
+    registry.move_champion(store, MODEL, one.version, "first")
+    registry.set_alias(store, MODEL, "previous", one.version)
+    registry.set_alias(store, MODEL, "champion", two.version)
+    entry = registry.move_champion(store, MODEL, two.version, "better")
+    assert (entry.number, entry.version, entry.replaced) == (2, "2", "1")
+
+
+def test_champion_moved_meanwhile_is_refused(publish, store):
+    one, two = publish("a", 0), publish("b", 1)
+    registry.move_champion(store, MODEL, one.version, "first")
+    with pytest.raises(RegistryError, match="run the gate again"):
+        registry.move_champion(store, MODEL, two.version, "better", against=None)
+    assert registry.champion(store, MODEL) == one.version
+
+
+def test_rollback_returns_and_holds(publish, store):
+    one, two = publish("a", 0), publish("b", 1)
+    registry.move_champion(store, MODEL, one.version, "first")
+    registry.move_champion(store, MODEL, two.version, "better")
+    registry.rollback(store, MODEL, "complaints")
+    assert registry.champion(store, MODEL) == one.version
+    assert "complaints" in (registry.hold(store, MODEL) or "")
+    with pytest.raises(InputError, match="no champion before"):
+        registry.rollback(store, MODEL, "again")
+    registry.release_hold(store, MODEL)
+    assert registry.hold(store, MODEL) is None
+
+
+def test_rollback_target_skips_versions_rolled_back():
+    moves = [("promote", "1", None), ("promote", "2", "1"), ("rollback", "1", "2"), ("promote", "3", "1")]
+    entries = tuple(
+        aliases.LedgerEntry(number=i, action=a, version=v, replaced=r, reason="", at="")
+        for i, (a, v, r) in enumerate(moves, 1)
+    )
+    assert aliases.rollback_target(entries, "3") == "1"
+
+
+# --- serving ---
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_answers_and_refuses_wrong_columns(shared, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    bin_folder = str(Path(sys.executable).parent)
+    env = isolated(shared[0])
+    command = [f"{bin_folder}/mlflow", "models", "serve", "-m", f"models:/{MODEL}@champion"]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(
+            [*command, "--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"],
+            env={**env, "PATH": bin_folder + os.pathsep + env["PATH"]},
+            cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        answer = ask(
+            port, {"dataframe_records": [{"text": t} for t in TEXTS]}, deadline=time.monotonic() + 90
+        )
+        assert [row["label"] in CLASSES for row in answer["predictions"]] == [True] * len(TEXTS)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(port, {"dataframe_records": [{"words": "x"}]}, deadline=0)
+        assert caught.value.code == 400
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=30)
+
+
+def ask(port, body, deadline):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

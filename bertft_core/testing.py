@@ -23,9 +23,7 @@ def tiny_vocabulary(words: Sequence[str] = ()) -> list[str]:
     """
     characters = list(string.ascii_lowercase + string.digits + string.punctuation)
     pieces = [f"##{c}" for c in string.ascii_lowercase + string.digits]
-    return list(
-        dict.fromkeys([*_SPECIALS, *characters, *pieces, *_WORDS.split(), *(w.lower() for w in words)])
-    )
+    return list(dict.fromkeys([*_SPECIALS, *characters, *pieces, *_WORDS.split(), *(w.lower() for w in words)]))
 
 
 def tiny_encoder(
@@ -93,9 +91,7 @@ def _write_tokenizer(target: Path, vocabulary: list[str], max_positions: int) ->
     )
     tokenizer.save(str(target / "tokenizer.json"))
     (target / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    names = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIALS, strict=True)
-    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIALS, strict=True))
     settings = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": True,

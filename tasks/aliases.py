@@ -13,6 +13,8 @@ from bertft_core.mlflow_config import Store
 from tasks.tracking import client, ensure_store, store_lock
 
 RUN_ID = "bertft.run_id"
+MODEL_ID = "bertft.model_id"  # MLflow forgets a version's model id where its source is a place
+MODEL_ID = "bertft.model_id"
 LEDGER = "bertft.ledger."
 HOLD = "bertft.hold"
 DECISION = "bertft.decision"
@@ -113,9 +115,7 @@ def tag_version(store: Store, name: str, version: str, tags: Mapping[str, str]) 
 
 def tag_decision(store: Store, name: str, version: str, promote: bool, reason: str) -> None:
     """Write the gate's answer on the version."""
-    tag_version(
-        store, name, version, {DECISION: "promoted" if promote else "kept", f"{DECISION}_reason": reason}
-    )
+    tag_version(store, name, version, {DECISION: "promoted" if promote else "kept", f"{DECISION}_reason": reason})
 
 
 def move_champion(
@@ -199,7 +199,7 @@ def describe(found: Any, was_found: bool = True) -> RegisteredVersion:
         version=str(found.version),
         model_uri=f"models:/{found.name}/{found.version}",
         run_id=found.run_id or "",
-        model_id=getattr(found, "model_id", None) or str(found.source).rpartition("models:/")[2],
+        model_id=found.tags.get(MODEL_ID) or str(found.model_id or ""),  # a search leaves model_id empty
         tags=dict(found.tags),
         created_ms=int(found.creation_timestamp or 0),
         was_found=was_found,
@@ -218,9 +218,7 @@ def _write_entry(
     store: Store, name: str, number: int, action: str, version: str, replaced: str | None, reason: str
 ) -> LedgerEntry:
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    entry = LedgerEntry(
-        number=number, action=action, version=version, replaced=replaced, reason=reason, at=at
-    )
+    entry = LedgerEntry(number=number, action=action, version=version, replaced=replaced, reason=reason, at=at)
     tag_decision(store, name, version, True, f"{action}: {reason}")
     client(store).set_registered_model_tag(name, f"{LEDGER}{number:06d}", json.dumps(asdict(entry)))
     return entry

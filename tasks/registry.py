@@ -18,12 +18,25 @@ from bertft_core.mlflow_config import Store
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
 from bertft_core.state import is_complete, read_json
 from tasks.aliases import (
+    MODEL_ID,
     RUN_ID,
+    LedgerEntry,
     RegisteredVersion,
+    aliases,
+    champion,
     describe,
     get_version,
+    hold,
+    ledger,
+    move_champion,
+    release_hold,
     require_ready,
+    rollback,
+    set_alias,
+    tag_decision,
+    tag_version,
     version_of_alias,
+    version_tags,
     versions,
 )
 from tasks.tracking import client, ensure_store, store_lock
@@ -31,6 +44,34 @@ from tasks.tracking import client, ensure_store, store_lock
 if TYPE_CHECKING:
     from bertft_core.config import RunConfig
     from bertft_core.recipe import Prepared
+
+# The registry's whole face, aliases and ledger included: callers need one import.
+__all__ = [
+    "RUN_ID",
+    "LedgerEntry",
+    "RegisteredVersion",
+    "aliases",
+    "build_model_folder",
+    "champion",
+    "download_evidence",
+    "download_model",
+    "find_version",
+    "get_version",
+    "hold",
+    "ledger",
+    "move_champion",
+    "register",
+    "release_hold",
+    "resolve_model",
+    "rollback",
+    "score_in_fresh_process",
+    "set_alias",
+    "tag_decision",
+    "tag_version",
+    "version_of_alias",
+    "version_tags",
+    "versions",
+]
 
 _EVIDENCE = "evidence"
 _READY = "READY"
@@ -58,9 +99,7 @@ os.replace(spec["out"] + ".part", spec["out"])
 """
 
 
-def build_model_folder(
-    config: RunConfig, prepared: Prepared, model_dir: Path | str, folder: Path | str
-) -> Path:
+def build_model_folder(config: RunConfig, prepared: Prepared, model_dir: Path | str, folder: Path | str) -> Path:
     """The served folder of a fit: its transformers folder plus bertft.json, complete or absent."""
     card = ArtifactCard(
         max_length=prepared.tokens.max_length,
@@ -106,7 +145,7 @@ def register(
         require_ready(store, model_id)
         api = client(store)
         _ensure_model(api, registered_model)
-        marks = {key: str(value) for key, value in tags.items()}
+        marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
         made = api.create_model_version(
             registered_model, source=_source(store, model_id), run_id=run_id, tags=marks, model_id=model_id
         )

@@ -21,7 +21,7 @@ from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
-from tasks import registry
+from tasks import aliases, registry
 from tasks.tree import Tree
 
 PARITY = 1e-5
@@ -75,7 +75,7 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
     })  # fmt: skip
     served = registry.build_model_folder(config, prepared, fit.model_dir, run.path / "served")
     tags = {
-        registry.RUN_ID: run.run_id, "bertft.weights": fit.weights_digest, "bertft.test_rows": fingerprint,
+        aliases.RUN_ID: run.run_id, "bertft.weights": fit.weights_digest, "bertft.test_rows": fingerprint,
         "bertft.rows": dataset.fingerprint,
     }  # fmt: skip
     name = tree.store.config.model_name(config.name)
@@ -109,29 +109,29 @@ def check_parity(candidate: Candidate, store: Store) -> float:
 @task(name="promote", cache_policy=NO_CACHE)
 def decide_promotion(candidate: Candidate, store: Store, approved: bool = False) -> dict[str, Any]:
     """Score the champion on the same rows in a fresh process, apply the rule, move the alias or say why not."""
-    before = registry.champion(store, candidate.name)
+    before = aliases.champion(store, candidate.name)
     if before == candidate.version:
         return _outcome(candidate, store, True, "already the champion", before)
-    registry.set_alias(store, candidate.name, store.config.aliases.challenger, candidate.version)
+    aliases.set_alias(store, candidate.name, store.config.aliases.challenger, candidate.version)
     decision = _judge(candidate, before, store)
     write_json(candidate.path / "decision.json", asdict(decision))
     promote, reason = decision.promote, decision.reason
-    if promote and (held := registry.hold(store, candidate.name)):
+    if promote and (held := aliases.hold(store, candidate.name)):
         promote, reason = False, f"held: {held}"
     if promote and store.config.promotion.require_approval and not approved:
         promote, reason = False, (
             f"awaiting approval: {reason}; finish with `bertft promote {candidate.name} {candidate.version} --approve`"
         )
     if promote:
-        registry.move_champion(store, candidate.name, candidate.version, reason, against=before)
-    registry.tag_decision(store, candidate.name, candidate.version, promote, reason)
+        aliases.move_champion(store, candidate.name, candidate.version, reason, against=before)
+    aliases.tag_decision(store, candidate.name, candidate.version, promote, reason)
     create_markdown_artifact(key="bertft-decision", markdown=_decision_text(candidate, promote, reason, decision))
     return _outcome(candidate, store, promote, reason, before)
 
 
 def _judge(candidate: Candidate, champion: str | None, store: Store) -> PromotionDecision:
     labels, ours = (np.load(candidate.path / n, allow_pickle=False) for n in ("labels.npy", "probabilities.npy"))
-    tags = {} if champion is None else registry.version_tags(store, candidate.name, champion)
+    tags = {} if champion is None else aliases.version_tags(store, candidate.name, champion)
     return decide(
         store.config.promotion_rule(candidate.metric),
         labels=labels,
@@ -174,7 +174,7 @@ def _outcome(candidate: Candidate, store: Store, promoted: bool, reason: str, be
 
 def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
     """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
-    chosen = version or registry.version_of_alias(store, name, store.config.aliases.challenger)
+    chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     evidence = read_json(registry.download_evidence(store, name, chosen))
     config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
     dataset = recipe.ingest(config, home)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import subprocess
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from bertft_core.state import mask_uri
 if TYPE_CHECKING:
     from bertft_core.data.prepare import DatasetSplits
 
+_THREAD = threading.local()
 RUN_KEY = "bertft.run_key"
 ROLE = "bertft.role"
 SLOT = "bertft.slot"
@@ -255,6 +257,9 @@ def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
     Raises RegistryError when it is not free within `timeout_seconds`.
     """
     path = Path(store.home) / "locks" / "mlflow.lock"
+    if str(path) in _held():  # this thread has it already
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_seconds
     with open(path, "a", encoding="utf-8") as handle:
@@ -268,7 +273,19 @@ def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
                         f"{path} is held by another process for {timeout_seconds:g} s"
                     ) from None
                 time.sleep(0.05)
-        yield
+        _held().add(str(path))
+        try:
+            yield
+        finally:
+            _held().discard(str(path))
+
+
+def _held() -> set[str]:
+    """Lock files that the current thread holds."""
+    if not hasattr(_THREAD, "held"):
+        _THREAD.held = set()
+    held: set[str] = _THREAD.held
+    return held
 
 
 def _make_folders(store: Store) -> None:

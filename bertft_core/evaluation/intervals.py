@@ -126,9 +126,7 @@ def _resampled_scores(
     hits = [np.zeros((resamples, len(present))) for _ in guesses]
     predicted = [np.zeros((resamples, n_classes)) for _ in guesses]
     for column, (label, n) in enumerate(zip(present, support, strict=True)):
-        cells, counts = np.unique(
-            np.stack([g[y == label] for g in guesses], axis=1), axis=0, return_counts=True
-        )
+        cells, counts = np.unique(np.stack([g[y == label] for g in guesses], axis=1), axis=0, return_counts=True)
         drawn = rng.multinomial(n, counts / n, size=resamples)
         for model in range(len(guesses)):
             for cell, guess in enumerate(cells[:, model]):

@@ -33,9 +33,7 @@ def confusion_picture(report: EvaluationReport, path: Path) -> Path:
     ticks = np.arange(0, n, max(1, -(-n // _NAMED)))
     names = [_short(str(classes[i])) for i in ticks.tolist()]
     small = 9 if n <= _ANNOTATED else 6
-    axes.set_xticks(
-        ticks, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=small, parse_math=False
-    )
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=small, parse_math=False)
     axes.set_yticks(ticks, names, fontsize=small, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion, {int(table.sum())} rows")
     if n <= _ANNOTATED:
@@ -68,9 +66,7 @@ def learning_curve_picture(
     total = max(steps, default=1)
     quality.set(xlabel="step", ylabel="validation score", xlim=(0, 1.04 * total))
     quality.xaxis.set_major_locator(MaxNLocator(integer=True))
-    marks = [(start * total, depth) for start, _, depth in phases] or [
-        (p["step"], p["depth"]) for p in history
-    ]
+    marks = [(start * total, depth) for start, _, depth in phases] or [(p["step"], p["depth"]) for p in history]
     for axes in (losses, quality):
         axes.margins(y=0.15)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

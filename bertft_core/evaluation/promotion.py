@@ -44,9 +44,7 @@ class PromotionRule:
             faults.append(f"promotion.metric must be one of {', '.join(METRICS)}, was {self.metric!r}")
         if self.min_score.get("log_loss", 0.0) > 0:
             least = self.min_score["log_loss"]
-            faults.append(
-                f"promotion.min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}"
-            )
+            faults.append(f"promotion.min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")
         if not 0.5 < self.level < 1:
             faults.append(f"promotion.level must lie in (0.5, 1), was {self.level:g}")
         for name in ("min_gain", "no_worse_margin"):
@@ -106,14 +104,14 @@ def decide(
     classes: Sequence[str],
     *,
     weights: Any = None,
-    identical_weights: bool = False,
+    same_weights: bool = False,
     challenger_name: str = "the challenger",
     champion_name: str = "the champion",
 ) -> PromotionDecision:
     """Judge a challenger against the champion on the same test rows.
 
     labels [n] class indices, probabilities [n, C] in the order of `classes`; `p_champion` None means no
-    champion yet: then only the user's minima can stop the challenger. `identical_weights`: they are one
+    champion yet: then only the user's minima can stop the challenger. `same_weights`: they are one
     model, never promoted. `weights` [n, C] (soft labels) enter log loss. The names appear in the reasons.
 
     Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
@@ -126,7 +124,7 @@ def decide(
     paired = paired_difference(
         labels, p_challenger, p_champion, classes, rule.metric, rule.level, rule.resamples, rule.seed, weights
     )
-    same = identical_weights or np.array_equal(np.asarray(p_challenger), np.asarray(p_champion))
+    same = same_weights or np.array_equal(np.asarray(p_challenger), np.asarray(p_champion))
     names = (challenger_name, champion_name)
     checks = (
         *minima,
@@ -211,9 +209,7 @@ def _not_worse(rule: PromotionRule, paired: PairedDifference, names: Names) -> C
     )
 
 
-def _better(
-    rule: PromotionRule, challenger: Scores, champion: Scores, paired: PairedDifference, names: Names
-) -> str:
+def _better(rule: PromotionRule, challenger: Scores, champion: Scores, paired: PairedDifference, names: Names) -> str:
     return (
         f"{_WORDS[rule.metric]} {challenger.score(rule.metric):.4f} against "
         f"{champion.score(rule.metric):.4f} of {names[1]}: {paired.difference:+.4f}, "

@@ -137,9 +137,7 @@ def evaluate(
 
     def interval(name: str) -> Interval:
         soft = weights if name == "log_loss" else None
-        return bootstrap_interval(
-            y, p, classes, name, level=level, resamples=resamples, seed=seed, weights=soft
-        )
+        return bootstrap_interval(y, p, classes, name, level=level, resamples=resamples, seed=seed, weights=soft)
 
     low, high = interval("log_loss")
     floor, paired = None, None
@@ -225,9 +223,7 @@ def _headline(report: EvaluationReport) -> str:
         low, high = report.floor_difference_interval
         lines.append(f"| TF-IDF floor, accuracy | {report.floor_accuracy:.4f} | |")
         lines.append(f"| TF-IDF floor, macro_f1 | {report.floor_macro_f1:.4f} | |")
-        lines.append(
-            f"| model - floor, accuracy | {report.floor_difference:+.4f} | [{low:+.4f}, {high:+.4f}] |"
-        )
+        lines.append(f"| model - floor, accuracy | {report.floor_difference:+.4f} | [{low:+.4f}, {high:+.4f}] |")
     return "\n".join(lines)
 
 

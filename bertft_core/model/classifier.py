@@ -70,9 +70,7 @@ def load_classifier(
                 ignore_mismatched_sizes=True,
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
-            raise ModelError(
-                f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})"
-            ) from fault
+            raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -90,9 +88,7 @@ def load_saved(folder: Path | str) -> PreTrainedModel:
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"{folder} is not a model folder ({fault})") from fault
     if info["missing_keys"]:
-        raise ModelError(
-            f"{folder} lacks weights {sorted(info['missing_keys'])[:3]}: it is no trained classifier"
-        )
+        raise ModelError(f"{folder} lacks weights {sorted(info['missing_keys'])[:3]}: it is no trained classifier")
     return model.eval()  # type: ignore[no-any-return]
 
 

@@ -27,9 +27,7 @@ class LayerMap:
     layer_modules: tuple[str, ...]
 
     def __str__(self) -> str:
-        return (
-            f"{len(self.layers)} layers, {len(self.head)} head and {len(self.embeddings)} embedding tensors"
-        )
+        return f"{len(self.layers)} layers, {len(self.head)} head and {len(self.embeddings)} embedding tensors"
 
     def by_level(self) -> list[tuple[str, tuple[str, ...]]]:
         """(name, parameter names) from the head (level 0) over the top layer (1) to the embeddings (L+1)."""
@@ -96,9 +94,7 @@ def layer_table(model: nn.Module) -> LayerMap:
     names = [name for name, _ in model.named_parameters()]
     layers = tuple(tuple(n for n in names if n.startswith(f"{stack}.{i}.")) for i in range(count))
     inside = {n for layer in layers for n in layer}
-    embeddings = tuple(
-        n for n in names if n not in inside and any(n.startswith(f"{m}.") for m in embedding_modules)
-    )
+    embeddings = tuple(n for n in names if n not in inside and any(n.startswith(f"{m}.") for m in embedding_modules))
     head = tuple(n for n in names if n not in inside and n not in set(embeddings))
     if not embeddings or not head or not all(layers):
         raise ModelError(

@@ -65,17 +65,13 @@ def save_checkpoint(
     Levels that never trained are left out: they still equal the encoder's weights.
     """
     names = {id(p): n for n, p in model.named_parameters()}
-    tensors: dict[str, torch.Tensor] = {
-        f"model|{n}": p for n, p in model.named_parameters() if p.requires_grad
-    }
+    tensors: dict[str, torch.Tensor] = {f"model|{n}": p for n, p in model.named_parameters() if p.requires_grad}
     for parameter, values in optimizer.state.items():
         tensors.update({f"optimizer|{kind}|{names[id(parameter)]}": value for kind, value in values.items()})
     save_tensors(folder / _FILE, tensors, {"key": key, "state": json.dumps(asdict(state))})
 
 
-def load_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> FitState | None:
+def load_checkpoint(folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> FitState | None:
     """Restore model and optimizer in place and return the facts; None if there is none of this fit."""
     path = folder / _FILE
     if not path.is_file():

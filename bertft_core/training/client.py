@@ -95,13 +95,9 @@ class Trainer:
         }
         return Path(self._call(message, on_progress)["path"])
 
-    def resolve(
-        self, precision: str = "auto", device: str = "auto", threads: int | None = None
-    ) -> dict[str, Any]:
+    def resolve(self, precision: str = "auto", device: str = "auto", threads: int | None = None) -> dict[str, Any]:
         """This machine's values in place of auto: {"precision", "device", "threads"}."""
-        return dict(
-            self._call({"cmd": "resolve", "precision": precision, "device": device, "threads": threads})
-        )
+        return dict(self._call({"cmd": "resolve", "precision": precision, "device": device, "threads": threads}))
 
     def _call(
         self, message: dict[str, Any], on_progress: OnProgress | None = None, on_rung: OnRung | None = None
@@ -163,14 +159,8 @@ class Trainer:
         self._stderr.seek(0)
         tail = self._stderr.read().decode("utf-8", "replace")[-_TAIL:].strip()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        hint = (
-            " (signal 9 is often the kernel's out-of-memory killer: lower training.batch_size)"
-            if code == -9
-            else ""
-        )
-        return TrainerDied(
-            f"the trainer process ended {how}{hint}: run the command again to resume. {tail}".strip()
-        )
+        hint = " (signal 9 is often the kernel's out-of-memory killer: lower training.batch_size)" if code == -9 else ""
+        return TrainerDied(f"the trainer process ended {how}{hint}: run the command again to resume. {tail}".strip())
 
 
 def _environment() -> dict[str, str]:
@@ -188,6 +178,4 @@ def _rebuild(answer: dict[str, Any]) -> BertftError:
     kind = getattr(errors, answer["kind"], None)
     if isinstance(kind, type) and issubclass(kind, BertftError):
         return kind(answer["message"])
-    return BertftError(
-        f"the trainer failed with {answer['kind']}: {answer['message']}\n{answer['trace']}".strip()
-    )
+    return BertftError(f"the trainer failed with {answer['kind']}: {answer['message']}\n{answer['trace']}".strip())

@@ -45,9 +45,7 @@ __all__ = ["EpochResult", "FitSpec", "TrainingResult", "fit", "score"]
 OnProgress = Callable[[float, dict[str, Any]], None]
 OnRung = Callable[[float, float], bool]
 _BEAT_SECONDS = 1.0
-_COST_SHARE = (
-    20  # a checkpoint waits at least 20 times its own cost: at most 5 % of a fit goes into checkpoints
-)
+_COST_SHARE = 20  # a checkpoint waits at least 20 times its own cost: at most 5 % of a fit goes into checkpoints
 
 
 @dataclass(kw_only=True)
@@ -85,9 +83,7 @@ class _Fit:
         return self.state.seconds + time.monotonic() - self.started
 
 
-def fit(
-    spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | None = None
-) -> TrainingResult:
+def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | None = None) -> TrainingResult:
     """Fine-tune one classifier and return its best epoch's validation scores.
 
     ``on_progress(fraction, facts)`` is called about once a second and after each epoch; ``on_rung(fraction,
@@ -205,14 +201,11 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     loss = classification_loss(logits, torch.from_numpy(np.array(batch[3])).to(run.device))
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(
-        [p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm
-    )
+    norm = torch.nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm)
     value = loss.item()
     if not math.isfinite(value) or not math.isfinite(norm.item()):
         raise TrialPruned(
-            f"nonfinite: loss {value}, gradient norm {norm.item()} at step {state.step + 1}: "
-            "lower training.lr"
+            f"nonfinite: loss {value}, gradient norm {norm.item()} at step {state.step + 1}: lower training.lr"
         )
     run.optimizer.step()
     state.step += 1
@@ -256,21 +249,16 @@ def _check_phase(run: _Fit) -> None:
         zip(names, state.phase_digests, level_digests(run.model, run.layers), strict=True)
     ):
         if (before != now) is not (level <= state.depth):
-            what = (
-                "frozen but moved"
-                if level > state.depth
-                else "thawed but did not move (is training.lr too small?)"
-            )
-            raise ModelError(
-                f"{name} was {what} in steps {state.phase_step}..{state.step} at depth {state.depth}"
-            )
+            what = "frozen but moved" if level > state.depth else "thawed but did not move (is training.lr too small?)"
+            raise ModelError(f"{name} was {what} in steps {state.phase_step}..{state.step} at depth {state.depth}")
 
 
 def _validate(run: _Fit) -> ValidationScores:
+    # in training precision: bfloat16 halves the cost of a rung; saved models are always scored in float32
     def beat(fraction: float) -> None:
         _beat(run, {"validating": fraction})
 
-    logits = predict_logits(run.model, run.validation, run.device, beat)
+    logits = predict_logits(run.model, run.validation, run.device, run.spec.precision, beat)
     set_depth(run.model, run.layers, run.state.depth)
     return validation_scores(logits, run.validation.labels, run.validation.weights)
 
@@ -322,9 +310,7 @@ def _checkpoint(run: _Fit, *, is_forced: bool) -> None:
     run.state.seconds, run.started = run.seconds(), begun
     save_checkpoint(run.output, run.key, run.state, run.model, run.optimizer)
     wait = run.spec.checkpoint_seconds
-    run.next_checkpoint = time.monotonic() + (
-        max(wait, _COST_SHARE * (time.monotonic() - begun)) if wait else 0
-    )
+    run.next_checkpoint = time.monotonic() + (max(wait, _COST_SHARE * (time.monotonic() - begun)) if wait else 0)
 
 
 def _finish(run: _Fit, reason: str) -> TrainingResult:

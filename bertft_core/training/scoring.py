@@ -73,15 +73,18 @@ def padding(model: nn.Module) -> dict[str, Any]:
 
 
 def predict_logits(
-    model: nn.Module, arrays: TokenArrays, device: torch.device, on_beat: Beat | None = None
+    model: nn.Module, arrays: TokenArrays, device: torch.device, precision: str = "float32", on_beat: Beat | None = None
 ) -> NDArray[np.float32]:
-    """Logits [n, C] float32 of all rows in order, in eval mode; on_beat(fraction) about once a second."""
+    """Logits [n, C] float32 of all rows in order, in eval mode; on_beat(fraction) about once a second.
+
+    ``precision`` bfloat16 computes under autocast, as training does; the result is float32 all the same.
+    """
     model.eval()
     config: Any = model.config
     lengths = np.diff(arrays.offsets)
     result: NDArray[np.float32] = np.zeros((len(lengths), config.num_labels), dtype=np.float32)
     settings, done, last = padding(model), 0, time.monotonic()
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         for rows in scoring_batches(lengths, TOKEN_BUDGET):
             result[rows] = forward(model, pad_batch(arrays, rows, **settings), device).float().cpu().numpy()
             done += len(rows)
@@ -109,11 +112,7 @@ def score(
     with runtime(threads):
         model = load_saved(model_dir)
         model.to(target)  # type: ignore[arg-type]
-        logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat).astype(
-            np.float64
-        )
+        logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat=on_beat).astype(np.float64)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(
-        np.float32
-    )
+    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities

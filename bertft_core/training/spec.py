@@ -53,17 +53,13 @@ class FitSpec:
             ("evaluation.metric", self.metric, METRICS),
         )
         faults = [
-            f"{key} must be one of {allowed}, was {value!r}"
-            for key, value, allowed in choices
-            if value not in allowed
+            f"{key} must be one of {allowed}, was {value!r}" for key, value, allowed in choices if value not in allowed
         ]
         for key, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
             if not isinstance(value, int) or value < 1:
                 faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
         if not self.lr > 0 or not 0 < self.alpha <= 1:
-            faults.append(
-                f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}"
-            )
+            faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
         if not 0 <= self.warmup_fraction < 1:
             faults.append(f"training.warmup_fraction must lie in [0, 1), was {self.warmup_fraction}")
         if not self.max_grad_norm > 0:
@@ -109,9 +105,7 @@ class EpochResult:
 
     def score(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.validation_loss}[
-            metric
-        ]
+        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.validation_loss}[metric]
 
 
 @dataclass(frozen=True, kw_only=True)

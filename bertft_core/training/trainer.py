@@ -2,6 +2,7 @@
 
 Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "score", ...}, {"cmd": "resolve", ...}.
 Answers: {"event": "progress" | "rung" | "result" | "error", ...}; a rung waits for {"stop": bool}.
+Progress is repeated every 2 s.
 It imports no prefect, mlflow or optuna, and it ends when its parent does.
 """
 
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 
 from bertft_core.errors import BertftError, ConfigError
 
+_PULSE_SECONDS = 2.0  # below the 5 s in which contracts.md renews a lease
 _FASTER = 1.3  # bfloat16 must win by this much: below it float32's exactness is worth more
 
 
@@ -29,8 +31,11 @@ class _Wire:
         self._out = out
         self._inbox: queue.Queue[dict[str, Any]] = queue.Queue()
         self._parent = os.getppid()
+        self._lock = threading.Lock()
+        self._last: dict[str, Any] | None = None
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._pulse, daemon=True).start()
 
     def _read(self, lines: TextIO) -> None:
         for line in lines:
@@ -43,11 +48,27 @@ class _Wire:
             time.sleep(1)
         os._exit(1)
 
+    def _pulse(self) -> None:
+        # repeats the last progress while one long operation says nothing: the parent renews its lease on it
+        while True:
+            time.sleep(_PULSE_SECONDS)
+            with self._lock:
+                if self._last is not None:
+                    self._write({"event": "progress", **self._last})
+
     def receive(self) -> dict[str, Any]:
         return self._inbox.get()
 
     def send(self, event: str, **values: Any) -> None:
-        self._out.write(json.dumps({"event": event, **values}) + "\n")
+        with self._lock:
+            if event == "progress":
+                self._last = values
+            elif event in ("result", "error"):
+                self._last = None
+            self._write({"event": event, **values})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._out.write(json.dumps(line) + "\n")
         self._out.flush()
 
     def ask_rung(self, fraction: float, score: float) -> bool:
@@ -102,9 +123,7 @@ def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     def progress(fraction: float, facts: dict[str, Any]) -> None:
         wire.send("progress", fraction=fraction, facts=facts)
 
-    return fit(
-        FitSpec.from_json(message["spec"]), progress, wire.ask_rung if message["rungs"] else None
-    ).to_json()
+    return fit(FitSpec.from_json(message["spec"]), progress, wire.ask_rung if message["rungs"] else None).to_json()
 
 
 def _run_score(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +164,7 @@ def main() -> None:
     wire = _Wire(sys.stdin, out)
     while True:
         message = wire.receive()
+        wire.send("progress", fraction=0.0, facts={})
         try:
             wire.send("result", value=_COMMANDS[message["cmd"]](wire, message))
         except BertftError as fault:

@@ -37,9 +37,7 @@ def served(tmp_path_factory, encoder):
     card = ArtifactCard(max_length=48, truncation="head+tail", classes=CLASSES)
     made = []
     for seed in (5, 6):
-        fit = save_classifier(
-            load_classifier(encoder, CLASSES, seed=seed), encoder, root / f"fit{seed}", CLASSES
-        )
+        fit = save_classifier(load_classifier(encoder, CLASSES, seed=seed), encoder, root / f"fit{seed}", CLASSES)
         made.append(build_artifact(fit, root / f"served{seed}", card))
     return made
 
@@ -80,6 +78,15 @@ def shared(blank, served, tmp_path_factory):
     version = registry.register(store, run, served[0], MODEL, {"bertft.run_id": "k"})
     registry.set_alias(store, MODEL, "champion", version.version)
     return store, version
+
+
+@pytest.fixture(autouse=True)
+def work_folder(tmp_path, monkeypatch):
+    """An empty working directory: MLflow drops mlflow.db and mlruns there when its global URI is used."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def isolated(store):
@@ -164,8 +171,7 @@ def test_fresh_store_survives_four_first_users(tmp_path):
     command = [sys.executable, "-c", script, str(tmp_path / "home")]
     root = str(Path(tracking.__file__).parents[1])
     started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
-        for _ in range(4)
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) for _ in range(4)
     ]
     answers = [p.communicate(timeout=200) for p in started]
     assert all(p.returncode == 0 for p in started), answers
@@ -180,6 +186,11 @@ def test_registering_twice_returns_the_first_version(publish, store):
     assert (first.was_found, second.was_found) == (False, True)
     assert first.version == second.version == "1"
     assert len(registry.versions(store, MODEL)) == 1
+
+
+def test_registering_leaves_nothing_in_the_working_directory(publish, work_folder):
+    publish()
+    assert list(work_folder.iterdir()) == []
 
 
 def test_kill_between_logging_and_registering_logs_no_second_model(publish, store):
@@ -370,9 +381,7 @@ def test_mlflow_models_serve_answers_and_refuses_wrong_columns(shared, tmp_path)
             cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        answer = ask(
-            port, {"dataframe_records": [{"text": t} for t in TEXTS]}, deadline=time.monotonic() + 90
-        )
+        answer = ask(port, {"dataframe_records": [{"text": t} for t in TEXTS]}, deadline=time.monotonic() + 90)
         assert [row["label"] in CLASSES for row in answer["predictions"]] == [True] * len(TEXTS)
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(port, {"dataframe_records": [{"words": "x"}]}, deadline=0)

@@ -19,10 +19,7 @@ def articles(n: int, words: int, seed: int) -> tuple[list[str], np.ndarray]:
     texts = []
     for label in labels:
         vocabulary = TOPICS[int(label)].split()
-        chosen = [
-            rng.choice(vocabulary) if rng.random() < 0.1 else common[rng.zipf(1.3) % 3000]
-            for _ in range(words)
-        ]
+        chosen = [rng.choice(vocabulary) if rng.random() < 0.1 else common[rng.zipf(1.3) % 3000] for _ in range(words)]
         texts.append(" ".join(chosen))
     return texts, labels
 

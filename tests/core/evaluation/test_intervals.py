@@ -25,9 +25,7 @@ def plain_bootstrap(y: np.ndarray, a: np.ndarray, b: np.ndarray, metric: str, re
     out = []
     for _ in range(resamples):
         rows = np.concatenate([rng.choice(s, len(s)) for s in strata])
-        out.append(
-            scores(y[rows], a[rows], names).score(metric) - scores(y[rows], b[rows], names).score(metric)
-        )
+        out.append(scores(y[rows], a[rows], names).score(metric) - scores(y[rows], b[rows], names).score(metric))
     return np.quantile(out, [0.025, 0.975])
 
 
@@ -37,21 +35,15 @@ def test_paired_difference_agrees_with_a_row_by_row_bootstrap(metric: str) -> No
     a, b = model(y, 3, 0.9, 1), model(y, 3, 0.8, 2)
     found = paired_difference(y, a, b, list("abc"), metric)
     names = list("abc")
-    assert found.difference == pytest.approx(
-        scores(y, a, names).score(metric) - scores(y, b, names).score(metric)
-    )
+    assert found.difference == pytest.approx(scores(y, a, names).score(metric) - scores(y, b, names).score(metric))
     low, high = plain_bootstrap(y, a, b, metric, 1000)
     width = high - low
-    assert found.low == pytest.approx(low, abs=0.12 * width) and found.high == pytest.approx(
-        high, abs=0.12 * width
-    )
+    assert found.low == pytest.approx(low, abs=0.12 * width) and found.high == pytest.approx(high, abs=0.12 * width)
 
 
 def test_paired_difference_counts_rows_only_one_model_gets_right() -> None:
     eye = np.eye(2)
-    found = paired_difference(
-        [0, 0, 1, 1], eye[[0, 0, 1, 0]], eye[[0, 1, 0, 0]], ["a", "b"], "accuracy", resamples=200
-    )
+    found = paired_difference([0, 0, 1, 1], eye[[0, 0, 1, 0]], eye[[0, 1, 0, 0]], ["a", "b"], "accuracy", resamples=200)
     assert (found.a_only, found.b_only, found.n, found.difference) == (2, 0, 4, 0.5)
 
 
@@ -76,9 +68,7 @@ def test_bootstrap_of_25000_rows_takes_less_than_ten_seconds(metric: str) -> Non
     y = np.arange(25_000) % 20
     a, b = model(y, 20, 0.9, 1), model(y, 20, 0.88, 2)
     start = time.perf_counter()
-    paired_difference(
-        y, a, b, [str(i) for i in range(20)], metric, resamples=10_000 if metric != "log_loss" else 1_000
-    )
+    paired_difference(y, a, b, [str(i) for i in range(20)], metric, resamples=10_000 if metric != "log_loss" else 1_000)
     assert time.perf_counter() - start < 10
 
 
@@ -86,9 +76,7 @@ def test_bootstrap_interval_covers_the_true_accuracy_about_as_often_as_it_says()
     hits = 0
     for seed in range(200):
         y = np.arange(200) % 2
-        low, high = bootstrap_interval(
-            y, model(y, 2, 0.8, seed), ["a", "b"], "accuracy", resamples=500, seed=seed
-        )
+        low, high = bootstrap_interval(y, model(y, 2, 0.8, seed), ["a", "b"], "accuracy", resamples=500, seed=seed)
         hits += low <= 0.8 <= high
     assert 0.89 <= hits / 200 <= 0.99
 

@@ -49,9 +49,7 @@ def test_log_loss_uses_soft_weights() -> None:
 
 
 def test_log_loss_is_finite_when_the_label_has_probability_zero() -> None:
-    assert scores([0], np.array([[0.0, 1.0]], dtype=np.float32), ["a", "b"]).log_loss == pytest.approx(
-        15.94, abs=0.01
-    )
+    assert scores([0], np.array([[0.0, 1.0]], dtype=np.float32), ["a", "b"]).log_loss == pytest.approx(15.94, abs=0.01)
 
 
 @pytest.mark.parametrize("row", [[float("nan"), 0.5], [-0.1, 1.1], [0.2, 0.2], [float("inf"), 0.0]])

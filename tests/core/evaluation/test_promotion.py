@@ -76,8 +76,8 @@ def test_a_tie_is_never_promoted() -> None:
     assert not found.promote and "tie" in found.reason
 
 
-def test_identical_weights_are_never_promoted() -> None:
-    by_digest = judge(model(10), model(60, 200), identical_weights=True)
+def test_same_weights_are_never_promoted() -> None:
+    by_digest = judge(model(10), model(60, 200), same_weights=True)
     by_answers = judge(model(10), model(10))
     assert not by_digest.promote and not by_answers.promote
     assert "same model" in by_digest.reason and "same model" in by_answers.reason

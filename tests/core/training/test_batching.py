@@ -20,9 +20,7 @@ class Arrays:
     weights: Any = field(default=None)
 
 
-def arrays(
-    rows: list[list[int]], pair_start: list[int] | None = None, labels: list[int] | None = None
-) -> Any:
+def arrays(rows: list[list[int]], pair_start: list[int] | None = None, labels: list[int] | None = None) -> Any:
     return Arrays(
         ids=np.array([i for row in rows for i in row], dtype=np.int32),
         offsets=np.cumsum([0, *map(len, rows)]),
@@ -58,17 +56,13 @@ def test_scoring_batches_keep_to_the_budget() -> None:
 
 
 def test_pad_batch_pads_to_a_multiple_of_eight() -> None:
-    ids, mask, types, targets = pad_batch(
-        arrays([[2, 5, 3], [2, 3]], labels=[1, 0]), np.array([1, 0]), pad_id=9
-    )
+    ids, mask, types, targets = pad_batch(arrays([[2, 5, 3], [2, 3]], labels=[1, 0]), np.array([1, 0]), pad_id=9)
     assert ids.tolist() == [[2, 3, 9, 9, 9, 9, 9, 9], [2, 5, 3, 9, 9, 9, 9, 9]]
     assert mask.sum(1).tolist() == [2, 3] and types.sum() == 0 and targets.tolist() == [0, 1]
 
 
 def test_pad_batch_second_text_has_type_one() -> None:
-    _, _, types, _ = pad_batch(
-        arrays([[2, 5, 3, 6, 3], [2, 3]], pair_start=[3, 2]), np.array([0, 1]), pad_id=0
-    )
+    _, _, types, _ = pad_batch(arrays([[2, 5, 3, 6, 3], [2, 3]], pair_start=[3, 2]), np.array([0, 1]), pad_id=0)
     assert types.tolist() == [[0, 0, 0, 1, 1, 0, 0, 0], [0] * 8]
 
 

@@ -23,9 +23,7 @@ Build = Callable[..., FitSpec]
 
 def facts(result: TrainingResult) -> TrainingResult:
     """The result without what depends on clock and place."""
-    return replace(
-        result, seconds=0.0, model_dir="", history=tuple(replace(h, seconds=0.0) for h in result.history)
-    )
+    return replace(result, seconds=0.0, model_dir="", history=tuple(replace(h, seconds=0.0) for h in result.history))
 
 
 class Killed(BaseException):
@@ -43,11 +41,7 @@ def killer(at_step: int) -> Callable[[float, dict[str, Any]], None]:
 def test_fit_learns_and_keeps_the_best_epoch(spec: Build) -> None:
     result = fit(spec(epochs=10, lr=5e-3, unfreezing="none"))
     assert result.state == "complete" and result.score > 0.9
-    assert (
-        result.score
-        == max(h.macro_f1 for h in result.history)
-        == result.history[result.best_epoch - 1].macro_f1
-    )
+    assert result.score == max(h.macro_f1 for h in result.history) == result.history[result.best_epoch - 1].macro_f1
     assert result.steps == 60 and len(result.history) == 10
 
 
@@ -101,9 +95,7 @@ def test_fit_equals_a_plain_loop(spec: Build, tokens: Path, encoder: Path) -> No
     model = load_classifier(encoder, ("a", "b"), settings.seed, 0.0)
     plain = [p for p in model.parameters() if p.ndim == 1]
     matrices = [p for p in model.parameters() if p.ndim > 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0}]
-    )
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0}])
     train, validation = open_split(tokens, "train"), open_split(tokens, "validation")
     model.train()
     step, losses = 0, []
@@ -143,9 +135,7 @@ def test_fit_frozen_level_that_moves_is_an_error(spec: Build, monkeypatch: pytes
         fit(spec())
 
 
-def test_fit_frozen_levels_have_no_gradient_and_no_dropout(
-    spec: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fit_frozen_levels_have_no_gradient_and_no_dropout(spec: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     from bertft_core.training import loop
 
     real, seen = loop._step, []
@@ -176,9 +166,7 @@ def test_fit_rung_stops_it_as_pruned(spec: Build) -> None:
 
 def test_fit_listening_to_rungs_changes_no_bit(spec: Build, tmp_path: Path) -> None:
     silent = fit(spec(epochs=3, dropout=0.1))
-    heard = fit(
-        spec(epochs=3, dropout=0.1, output=str(tmp_path / "b")), on_rung=lambda fraction, score: False
-    )
+    heard = fit(spec(epochs=3, dropout=0.1, output=str(tmp_path / "b")), on_rung=lambda fraction, score: False)
     assert heard.weights_digest == silent.weights_digest and [f for f, _ in heard.rungs] == [0.25, 0.5, 0.75]
 
 

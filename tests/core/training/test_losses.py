@@ -14,9 +14,7 @@ def test_classification_loss_one_hot_weights_equal_labels() -> None:
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     soft = torch.nn.functional.one_hot(labels, 3).float()
-    assert classification_loss(logits, labels).item() == pytest.approx(
-        classification_loss(logits, soft).item(), 1e-6
-    )
+    assert classification_loss(logits, labels).item() == pytest.approx(classification_loss(logits, soft).item(), 1e-6)
 
 
 def test_validation_scores_agree_with_sklearn() -> None:

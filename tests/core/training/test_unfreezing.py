@@ -13,9 +13,7 @@ def test_gradual_six_layers_thaws_as_in_the_contract() -> None:
     assert UnfreezeSchedule.gradual(6).starts == ((0.0, 1), (0.25, 2), (0.5, 4), (0.75, 7))
 
 
-@pytest.mark.parametrize(
-    ("layers", "depths"), [(1, [1, 2]), (2, [1, 2, 3]), (3, [1, 2, 4]), (12, [1, 2, 8, 13])]
-)
+@pytest.mark.parametrize(("layers", "depths"), [(1, [1, 2]), (2, [1, 2, 3]), (3, [1, 2, 4]), (12, [1, 2, 8, 13])])
 def test_gradual_few_layers_leaves_out_idle_stages(layers: int, depths: list[int]) -> None:
     assert [depth for _, depth in UnfreezeSchedule.gradual(layers).starts] == depths
 

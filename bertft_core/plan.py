@@ -22,19 +22,21 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     training, search = config.training, config.search
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     trials = search.trials if search else 0
+    depth = recipe.layer_count(Path(prepared.pretrained))
+    rates = rates_table(depth, training.lr, training.alpha, training.weight_decay, training.unfreezing)
     sampled = min(search.rows or counts["train"], counts["train"]) if search else counts["train"]
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
         f"{dataset.report.duplicates_dropped} duplicates dropped, {dataset.report.rows_quarantined} quarantined",
         "classes": list(dataset.classes),
-        "splits": [{"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()],
-        "layers": [asdict(row) for row in rates_table(recipe.layer_count(Path(prepared.pretrained)), training.lr, training.alpha,
-                                                      training.weight_decay, training.unfreezing)],
+        "splits": [
+            {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
+        ],
+        "layers": [asdict(row) for row in rates],
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": f"{trials} trials on {sampled} rows each" if trials else "none: the training values are used",
         "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }  # fmt: skip
-

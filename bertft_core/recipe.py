@@ -1,8 +1,8 @@
 """The chain as plain functions, without an orchestrator: what tasks call, and what a notebook can call.
 
-    from bertft_core import recipe
-    from bertft_core.config import load_config
-    result = recipe.run(load_config("examples/quick_test.yaml"), home=".bertft")
+from bertft_core import recipe
+from bertft_core.config import load_config
+result = recipe.run(load_config("examples/quick_test.yaml"), home=".bertft")
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ def prepare(config: RunConfig, home: Path, on_progress: Progress | None = None) 
     pretrained = resolve_pretrained(config)
     dataset = ingest(config, home, on_progress)
     tokens = tokenize(config, dataset, pretrained, home, on_progress)
-    return Prepared(
-        dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained)
-    )
+    return Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained))
 
 
 def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False) -> Run:
@@ -280,7 +278,10 @@ def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prep
     phases = [(start, end, depth) for (start, depth), end in zip(starts, ends, strict=True)]
     confusion_picture(report, folder / "confusion.png")
     learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases)
-    (folder / "report.md").write_text(report.to_markdown(config.name, [("Confusion", "confusion.png"), ("Learning", "learning.png")]), encoding="utf-8")
+    (folder / "report.md").write_text(
+        report.to_markdown(config.name, [("Confusion", "confusion.png"), ("Learning", "learning.png")]),
+        encoding="utf-8",
+    )
 
 
 def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False) -> EvaluationReport:

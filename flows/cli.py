@@ -45,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = verbs.add_parser("promote", help="run the gate for a registered version; move champion if the rule holds")
     sub.add_argument("name", metavar="NAME", help="registered model")
     sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
-    sub.add_argument("--approve", action="store_true", help="give the approval that promotion.require_approval asks for")
+    sub.add_argument(
+        "--approve", action="store_true", help="give the approval that promotion.require_approval asks for"
+    )
     _common(sub)
     return parser
 
@@ -61,9 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     out = _own_stdout()
     code = _guarded(args, out)
-    out.flush()
-    sys.stderr.flush()
-    os._exit(code) if argv is None else None  # servers' exit handlers print tracebacks and take seconds
+    out.close()
     return code
 
 

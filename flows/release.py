@@ -18,7 +18,9 @@ from tasks.tracking import open_store
 from tasks.tree import Tree
 
 
-def release(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path) -> dict[str, Any]:
+def release(
+    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path
+) -> dict[str, Any]:
     """Register the fit and let the gate decide; one release per registered model at a time."""
     name = tree.store.config.model_name(config.name)
     with exclusive(home / "locks" / f"release-{name}.lock", f"a release of {name}"):

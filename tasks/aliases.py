@@ -13,8 +13,7 @@ from bertft_core.mlflow_config import Store
 from tasks.tracking import client, ensure_store, store_lock
 
 RUN_ID = "bertft.run_id"
-MODEL_ID = "bertft.model_id"  # MLflow forgets a version's model id where its source is a place
-MODEL_ID = "bertft.model_id"
+MODEL_ID = "bertft.model_id"  # a search for versions leaves MLflow's own model_id empty
 LEDGER = "bertft.ledger."
 HOLD = "bertft.hold"
 DECISION = "bertft.decision"

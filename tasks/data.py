@@ -41,6 +41,4 @@ def tokenize_rows(config: RunConfig, dataset: DatasetSplits, home: Path, progres
     table = [{"split": s, "rows": getattr(dataset, f"n_{s}"), "cut": tokens.rows_cut[s], **tokens.percentiles[s]}
              for s in ("train", "validation", "test")]  # fmt: skip
     create_table_artifact(key="bertft-tokens", table=table, description=f"{config.name}: token lengths before the cut")
-    return Prepared(
-        dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained)
-    )
+    return Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained))

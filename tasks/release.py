@@ -85,9 +85,13 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
         link = f"{tree.store.tracking_uri}/#/models/{name}/versions/{version.version}"
         create_link_artifact(key="bertft-model-link", link=link)
     return Candidate(
-        name=name, version=version.version, classes=tuple(map(str, dataset.classes)), folder=str(folder), metric=config.evaluation.metric,
+        name=name,
+        version=version.version,
+        classes=tuple(map(str, dataset.classes)),
+        folder=str(folder),
+        metric=config.evaluation.metric,
         weights_digest=fit.weights_digest,
-    )  # fmt: skip
+    )
 
 
 @task(name="parity", cache_policy=NO_CACHE)
@@ -119,12 +123,12 @@ def decide_promotion(candidate: Candidate, store: Store, approved: bool = False)
     if promote and (held := aliases.hold(store, candidate.name)):
         promote, reason = False, f"held: {held}"
     if promote and store.config.promotion.require_approval and not approved:
-        promote, reason = False, (
-            f"awaiting approval: {reason}; finish with `bertft promote {candidate.name} {candidate.version} --approve`"
-        )
+        finish = f"bertft promote {candidate.name} {candidate.version} --approve"
+        promote, reason = False, f"awaiting approval: {reason}; finish with `{finish}`"
     if promote:
         aliases.move_champion(store, candidate.name, candidate.version, reason, against=before)
-    aliases.tag_decision(store, candidate.name, candidate.version, promote, reason)
+    else:
+        aliases.tag_decision(store, candidate.name, candidate.version, False, reason)
     create_markdown_artifact(key="bertft-decision", markdown=_decision_text(candidate, promote, reason, decision))
     return _outcome(candidate, store, promote, reason, before)
 
@@ -146,9 +150,7 @@ def _champion_scores(candidate: Candidate, champion: str, store: Store) -> np.nd
     """The champion's probabilities [n, C] on the candidate's test rows, in the candidate's class order."""
     out = candidate.path / f"champion-{champion}.npy"
     uri = f"models:/{candidate.name}/{champion}"
-    names = registry.score_in_fresh_process(
-        uri, candidate.path / "test_rows.parquet", out, _PARITY_BATCH, store
-    )
+    names = registry.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, _PARITY_BATCH, store)
     if set(names) != set(candidate.classes):
         raise InputError(
             f"{uri} knows the classes {sorted(names)}, version {candidate.version} "

@@ -139,9 +139,7 @@ def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
         api.log_batch(run_id, params=fresh[start : start + _PARAM_BATCH])
 
 
-def log_metrics(
-    store: Store, run_id: str, points: Mapping[str, float | None] | Sequence[MetricPoint]
-) -> None:
+def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | Sequence[MetricPoint]) -> None:
     """Log points (a mapping: at step 0) in batches; undefined (None) and infinite values are left out.
 
     A (key, step) that the run already holds is skipped, so that resuming doubles nothing.
@@ -204,9 +202,7 @@ def log_dataset(store: Store, run_id: str, dataset: DatasetSplits, source: str) 
             digest=dataset.fingerprint[:36],  # MLflow's column is 36 characters wide
             source_type="local",
             source=json.dumps({"uri": mask_uri(source)}),
-            profile=json.dumps(
-                {"num_rows": getattr(dataset, f"n_{split}"), "classes": list(dataset.classes)}
-            ),
+            profile=json.dumps({"num_rows": getattr(dataset, f"n_{split}"), "classes": list(dataset.classes)}),
         )
         entries.append(DatasetInput(record, tags=[InputTag(key="mlflow.data.context", value=split)]))
     api.log_inputs(run_id, datasets=entries)
@@ -269,9 +265,7 @@ def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise RegistryError(
-                        f"{path} is held by another process for {timeout_seconds:g} s"
-                    ) from None
+                    raise RegistryError(f"{path} is held by another process for {timeout_seconds:g} s") from None
                 time.sleep(0.05)
         _held().add(str(path))
         try:

@@ -65,7 +65,9 @@ class Tree:
 
     def final_run(self, fit: TrainingResult, params: dict[str, float]) -> None:
         """The final fit's run: parameters and per-epoch metrics."""
-        self.final = self._open("final", self.root, f"{self._config.name} final fit", {"bertft.weights": fit.weights_digest})
+        self.final = self._open(
+            "final", self.root, f"{self._config.name} final fit", {"bertft.weights": fit.weights_digest}
+        )
         tracking.log_params(self.store, self.final, {**self._config.training.model_dump(), **params})
         tracking.log_history(self.store, self.final, [asdict(h) for h in fit.history])
         tracking.log_metrics(self.store, self.final, {"validation_score": fit.score, "seconds": fit.seconds})
@@ -96,4 +98,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value is not None:
             flat[prefix + key] = value
     return flat
-

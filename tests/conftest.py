@@ -16,7 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-_WORDS = {"sport": ["goal", "match", "team", "win"], "tech": ["chip", "code", "phone", "data"], "food": ["soup", "bread", "salt", "oven"]}
+_WORDS = {
+    "sport": ["goal", "match", "team", "win"],
+    "tech": ["chip", "code", "phone", "data"],
+    "food": ["soup", "bread", "salt", "oven"],
+}
 _FILLER = ["the", "a", "was", "of", "new", "old", "very", "on", "in", "and"]
 _connect = socket.socket.connect
 
@@ -32,7 +36,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)
 
 
-def labelled_rows(count: int, classes: tuple[str, ...] = ("sport", "tech", "food"), seed: int = 0) -> list[tuple[str, str]]:
+def labelled_rows(
+    count: int, classes: tuple[str, ...] = ("sport", "tech", "food"), seed: int = 0
+) -> list[tuple[str, str]]:
     """(text, label) rows whose label shows in their words; no two texts alike."""
     rng = random.Random(seed)
     rows = []
@@ -85,11 +91,13 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "BERTFT_HOME": str(home), "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "HOME": str(home.parent)}
 
 
-def bertft(home: Path, *arguments: str, cwd: Path | None = None, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+def bertft(
+    home: Path, *arguments: str, cwd: Path | None = None, timeout: float = 400
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in a fresh process."""
     home.parent.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
-        [sys.executable, "-P", "-c", "from flows.cli import main; main()", *arguments],
+        [sys.executable, "-P", "-c", "import sys; from flows.cli import main; sys.exit(main())", *arguments],
         env=environment(home), cwd=cwd or home.parent, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 

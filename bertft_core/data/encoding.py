@@ -93,9 +93,7 @@ class SpecialLayout:
         b_start, b_end = b.index(1), len(b) - b[::-1].index(1)
         types = list(two.type_ids)
         zeros = types.index(1) if 1 in types else len(types)
-        if types != [0] * zeros + [1] * (len(types) - zeros) or (
-            1 in types and not a_end <= zeros <= b_start
-        ):
+        if types != [0] * zeros + [1] * (len(types) - zeros) or (1 in types and not a_end <= zeros <= b_start):
             raise ModelError(
                 f"the tokenizer's token types of a pair are {types}; wanted 0 for one text, 1 for the next"
             )

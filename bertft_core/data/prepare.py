@@ -136,9 +136,7 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
 # ---- pass 1
 
 
-def _collect(
-    config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO, on_progress: Progress
-) -> _Collected:
+def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO, on_progress: Progress) -> _Collected:
     """Stream every row once: usable text to the raw file, faults to the quarantine, facts into arrays."""
     column = LabelColumn([str(c) for c in config.classes] if config.classes is not None else None)
     checker, reasons = RowChecker(config, column), Counter[str]()
@@ -179,17 +177,13 @@ def _nothing_usable(
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
         return DataError(f"data: none of {n_rows} rows can be used: {counts}")
     if filtered:
-        return DataError(
-            f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}"
-        )
+        return DataError(f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}")
     return DataError("data: the source holds a header but no rows")
 
 
 def _raw_batch(checked: CheckedBatch) -> pa.RecordBatch:
     columns = [checked.rows, checked.files, checked.texts, checked.pairs]
-    return pa.record_batch(
-        [pa.array(c, type=f.type) for c, f in zip(columns, _RAW, strict=True)], schema=_RAW
-    )
+    return pa.record_batch([pa.array(c, type=f.type) for c, f in zip(columns, _RAW, strict=True)], schema=_RAW)
 
 
 def _quarantine_conflicts(raw: Path, repeats: Repeats, quarantine: TextIO) -> None:
@@ -242,9 +236,7 @@ def _report(
     overlaps = {}
     if config.source is None:
         overlaps = {name: int((repeats.overlap & (sides == s)).sum()) for s, name in enumerate(SPLITS[:2])}
-        warnings += [
-            f"{n} rows of {s} also lie in a later split; dropped from {s}" for s, n in overlaps.items() if n
-        ]
+        warnings += [f"{n} rows of {s} also lie in a later split; dropped from {s}" for s, n in overlaps.items() if n]
         warnings += _group_warnings(config, seen.groups[used], sides[used])
     n_used = int(used.sum())
     if config.sample is not None and config.sample > n_used:
@@ -308,9 +300,7 @@ def _write_splits(
     return counts, hash_json([c.digests() for c in content])
 
 
-def _with_labels(
-    batch: pa.RecordBatch, hashes: Any, labels: Labels, start: int, schema: pa.Schema
-) -> pa.RecordBatch:
+def _with_labels(batch: pa.RecordBatch, hashes: Any, labels: Labels, start: int, schema: pa.Schema) -> pa.RecordBatch:
     n = batch.num_rows
     digests = pa.py_buffer(np.ascontiguousarray(hashes).astype(">u8").tobytes())
     arrays = [

@@ -65,9 +65,7 @@ class RowChecker:
             except FaultyRow as fault:
                 shown = text[:200] if isinstance(text, str) else "" if text is None else str(text)[:200]
                 shown = shown.encode("utf-8", "replace").decode("utf-8")
-                out.faults.append(
-                    RowFault(file=batch.files[i], row=batch.rows[i], reason=str(fault), text=shown)
-                )
+                out.faults.append(RowFault(file=batch.files[i], row=batch.rows[i], reason=str(fault), text=shown))
                 continue
             out.files.append(batch.files[i])
             out.rows.append(batch.rows[i])
@@ -107,9 +105,7 @@ class RowChecker:
         parts = []
         for column, seen in self._seen.items():
             if seen:
-                parts.append(
-                    f"{column} holds {', '.join(repr(v) for v, _ in seen.most_common(_SHOWN_VALUES))}"
-                )
+                parts.append(f"{column} holds {', '.join(repr(v) for v, _ in seen.most_common(_SHOWN_VALUES))}")
         return "; ".join(parts)
 
 
@@ -241,9 +237,7 @@ def gate_classes(
     Raises DataError for fewer than two classes, empty splits, a class absent from train (`in_train` [C]) or
     with fewer than data.min_class_rows rows, naming each class and its count.
     """
-    table = ", ".join(
-        f"{name[:60]!r} ({int(n)} rows)" for name, n in zip(classes, counts.sum(0), strict=True)
-    )
+    table = ", ".join(f"{name[:60]!r} ({int(n)} rows)" for name, n in zip(classes, counts.sum(0), strict=True))
     if len(classes) < 2:
         raise DataError(f"data.label: wanted at least two classes, found {table or 'none'}")
     for side, name in enumerate(SPLITS):

@@ -215,8 +215,7 @@ def _json_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any]]]:
                 item = json.loads(line)
             except (ValueError, RecursionError) as fault:
                 raise DataError(
-                    f"{file.name}:{number}: broken JSON ({fault}); wanted one object per line: "
-                    "mend or remove it"
+                    f"{file.name}:{number}: broken JSON ({fault}); wanted one object per line: mend or remove it"
                 ) from None
             if not isinstance(item, dict):
                 raise DataError(
@@ -293,9 +292,7 @@ def _read_hub(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
 def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[RowBatch]:
     others = [k for c, k in wanted_columns(config).items() if k not in ("data.text", "data.label")]
     if others:
-        raise DataError(
-            f"{', '.join(others)}: a folder of class folders has no columns but the text and its class"
-        )
+        raise DataError(f"{', '.join(others)}: a folder of class folders has no columns but the text and its class")
     chunk: list[tuple[SourceFile, str]] = []
     faults: list[RowFault] = []
     chars = 0
@@ -313,9 +310,7 @@ def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[Row
         yield _document_batch(chunk, faults, config)
 
 
-def _document_batch(
-    chunk: list[tuple[SourceFile, str]], faults: list[RowFault], config: DataConfig
-) -> RowBatch:
+def _document_batch(chunk: list[tuple[SourceFile, str]], faults: list[RowFault], config: DataConfig) -> RowBatch:
     texts = [text for _, text in chunk]
     labels = [file.path.parent.name for file, _ in chunk]
     columns = {config.text: texts, config.label: labels}

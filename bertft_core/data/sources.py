@@ -79,14 +79,10 @@ def resolve_source(text: str, base_dir: Path, key: str = "data.source") -> Path 
         is_folder = name.startswith(("/", "./", "../", "~"))
         folder = (base_dir / Path(name).expanduser()).resolve() if is_folder else None
         if not name or (folder is not None and not folder.is_dir()):
-            raise DataError(
-                f"{key}: {text!r}: no such folder; wanted hf://owner/name or hf:///existing/folder"
-            )
+            raise DataError(f"{key}: {text!r}: no such folder; wanted hf://owner/name or hf:///existing/folder")
         return HubDataset(name=name, split=split or None, folder=folder)
     if re.match(r"^[a-z][a-z0-9+.-]+://", text):
-        raise DataError(
-            f"{key}: {text!r}: unknown scheme; wanted a path, package://NAME/path or hf://owner/name"
-        )
+        raise DataError(f"{key}: {text!r}: unknown scheme; wanted a path, package://NAME/path or hf://owner/name")
     path = (base_dir / Path(text).expanduser()).resolve()
     if not path.exists():
         raise DataError(f"{key}: {text!r}: no such file or folder (looked at {path})")
@@ -102,9 +98,7 @@ def inspect_source(source: Path | HubDataset, config: DataConfig) -> tuple[Sourc
         return _inspect_hub(source)
     if source.is_file():
         if source.suffix.lower() not in KINDS:
-            raise DataError(
-                f"{source.name}: unknown suffix {source.suffix!r}; wanted {', '.join(KINDS)} or a folder"
-            )
+            raise DataError(f"{source.name}: unknown suffix {source.suffix!r}; wanted {', '.join(KINDS)} or a folder")
         return (_inspect_file(source, source.name, KINDS[source.suffix.lower()], config),)
     documents = sorted(p for p in source.glob("*/*.txt") if p.is_file() and not p.parent.name.startswith("."))
     if documents:
@@ -112,8 +106,7 @@ def inspect_source(source: Path | HubDataset, config: DataConfig) -> tuple[Sourc
     tables = sorted(p for p in source.iterdir() if p.is_file() and p.suffix.lower() in KINDS)
     if not tables:
         raise DataError(
-            f"{source.name}: the folder holds neither class folders with .txt files nor files of "
-            f"{', '.join(KINDS)}"
+            f"{source.name}: the folder holds neither class folders with .txt files nor files of {', '.join(KINDS)}"
         )
     return tuple(_inspect_file(p, p.name, KINDS[p.suffix.lower()], config) for p in tables)
 
@@ -150,9 +143,7 @@ def _known_encoding(encoding: str) -> None:
     try:
         codecs.lookup(encoding)
     except LookupError:
-        raise DataError(
-            f"data.encoding: {encoding!r} is no encoding Python knows; try utf-8 or cp1252"
-        ) from None
+        raise DataError(f"data.encoding: {encoding!r} is no encoding Python knows; try utf-8 or cp1252") from None
 
 
 def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:
@@ -169,9 +160,7 @@ def _refuse_binary(block: bytes, offset: int, name: str) -> None:
         raise DataError(f"{name}: looks like UTF-16; set data.encoding: utf-16")
     place = block.find(b"\0")
     if place >= 0:
-        raise DataError(
-            f"{name}: NUL byte at byte {offset + place}: binary content, wanted text; export it again"
-        )
+        raise DataError(f"{name}: NUL byte at byte {offset + place}: binary content, wanted text; export it again")
     if offset == 0 and len(block) - len(block.translate(None, _CONTROL)) > 0.02 * len(block):
         raise DataError(f"{name}: the content is binary (control characters), wanted a text file")
 

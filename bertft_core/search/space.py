@@ -37,7 +37,9 @@ def defaults_inside(search: SearchConfig, training: TrainingConfig) -> dict[str,
     Optuna only warns about an enqueued value outside its range and then uses it, so this is checked here.
     """
     values = {key: getattr(training, key) for key in search.space}
-    inside = all(d._contains(d.to_internal_repr(values[k])) for k, d in distributions(search).items() if _fits(d, values[k]))
+    inside = all(
+        d._contains(d.to_internal_repr(values[k])) for k, d in distributions(search).items() if _fits(d, values[k])
+    )
     fits = all(_fits(d, values[k]) for k, d in distributions(search).items())
     return values if inside and fits else None
 

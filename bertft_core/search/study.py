@@ -196,9 +196,7 @@ def _is_alive(lease: dict[str, Any]) -> bool:
     return time.time() - float(lease["at"]) < STALE_SECONDS
 
 
-def run_slot(
-    study: SearchStudy, slot: int, fit: Callable[[Slot, Callable[[float, float], bool]], Any]
-) -> TrialResult:
+def run_slot(study: SearchStudy, slot: int, fit: Callable[[Slot, Callable[[float, float], bool]], Any]) -> TrialResult:
     """Ask, fit with pruning at the rungs, tell. `fit(slot, on_rung)` returns a TrainingResult.
 
     An exception of `fit` leaves the trial RUNNING: the next command adopts it with its parameters.

@@ -71,9 +71,7 @@ def build_artifact(model_dir: Path | str, folder: Path | str, card: ArtifactCard
     if target.exists():
         shutil.rmtree(target)
     with staged_folder(target) as staging:
-        for file in sorted(
-            p for p in source.iterdir() if p.is_file() and p.name not in {"manifest.json", CARD}
-        ):
+        for file in sorted(p for p in source.iterdir() if p.is_file() and p.name not in {"manifest.json", CARD}):
             shutil.copyfile(file, staging / file.name)
             os.chmod(staging / file.name, 0o644)  # safetensors writes 0600 whatever the umask
         write_json(staging / CARD, card.to_json())
@@ -102,6 +100,4 @@ def _require_model(source: Path, card: ArtifactCard) -> None:
     names = read_json(source / "config.json").get("id2label", {})
     found = [str(names[k]) for k in sorted(names, key=int)]
     if found != list(card.classes):
-        raise ArtifactError(
-            f"{source}: the head's classes {found} differ from the card's {list(card.classes)}"
-        )
+        raise ArtifactError(f"{source}: the head's classes {found} differ from the card's {list(card.classes)}")

@@ -49,9 +49,7 @@ class Predictor:
             raise ArtifactError(f"{root}: the model cannot be loaded ({fault})") from fault
         outputs = model.config.num_labels
         if outputs != len(card.classes):
-            raise ArtifactError(
-                f"{root}: the head has {outputs} outputs, {len(card.classes)} classes are named"
-            )
+            raise ArtifactError(f"{root}: the head has {outputs} outputs, {len(card.classes)} classes are named")
         model.to(torch.device(device))  # type: ignore[arg-type]
         return cls(card, model, tokenizer, SpecialLayout.of(tokenizer))
 
@@ -94,7 +92,7 @@ class Predictor:
         """
         import pandas as pd
 
-        frame = rows if isinstance(rows, pd.DataFrame) else _as_frame(rows)
+        frame = _unfolded(rows) if isinstance(rows, pd.DataFrame) else _as_frame(rows)
         texts = frame[self._column(frame, text, "text", self.card.text)].tolist()
         pairs = None
         if self.card.text_pair is not None or text_pair is not None:
@@ -181,9 +179,20 @@ def _as_frame(rows: Any) -> pd.DataFrame:
         return pd.DataFrame(values)
     if isinstance(rows, Sequence) and all(isinstance(r, Mapping) for r in rows):
         return pd.DataFrame(list(rows))
-    raise InputError(
-        f"wanted a frame, {{'text': [...]}} or a list of {{'text': ...}}, found {type(rows).__name__}"
-    )
+    raise InputError(f"wanted a frame, {{'text': [...]}} or a list of {{'text': ...}}, found {type(rows).__name__}")
+
+
+def _unfolded(frame: pd.DataFrame) -> pd.DataFrame:
+    """MLflow folds {"text": [a, b]} into one row that holds a list (measured, 3.17): one row per text again."""
+    import pandas as pd
+
+    if len(frame) != 1 or not any(isinstance(cell, list | np.ndarray) for cell in frame.iloc[0]):
+        return frame
+    cells = {str(name): cell for name, cell in frame.iloc[0].items()}
+    lengths = {len(cell) for cell in cells.values() if isinstance(cell, list | np.ndarray)}
+    if len(lengths) > 1:
+        raise InputError(f"columns of different lengths: {', '.join(map(str, sorted(lengths)))}")
+    return pd.DataFrame(cells)
 
 
 def _batches(lengths: np.ndarray, batch_size: int | None, token_budget: int) -> Iterator[np.ndarray]:

@@ -189,9 +189,7 @@ def called(call: ast.Call) -> str:
 
 @cache
 def calls() -> tuple[tuple[str, ast.Call], ...]:
-    return tuple(
-        (f"{s.path}:{n.lineno}", n) for s in sources() for n in ast.walk(s.tree) if isinstance(n, ast.Call)
-    )
+    return tuple((f"{s.path}:{n.lineno}", n) for s in sources() for n in ast.walk(s.tree) if isinstance(n, ast.Call))
 
 
 def keywords(call: ast.Call) -> dict[str, str]:
@@ -208,9 +206,7 @@ def test_numpy_files_are_read_and_written_without_pickle() -> None:
 
 
 def test_torch_load_reads_weights_only() -> None:
-    assert not [
-        at for at, c in calls() if called(c) == "torch.load" and keywords(c).get("weights_only") != "True"
-    ]
+    assert not [at for at, c in calls() if called(c) == "torch.load" and keywords(c).get("weights_only") != "True"]
 
 
 def test_yaml_is_read_by_safe_load() -> None:
@@ -220,9 +216,7 @@ def test_yaml_is_read_by_safe_load() -> None:
 
 def test_no_code_is_made_from_text() -> None:
     assert not [
-        at
-        for at, c in calls()
-        if called(c) in {"eval", "exec", "os.system"} or keywords(c).get("shell") == "True"
+        at for at, c in calls() if called(c) in {"eval", "exec", "os.system"} or keywords(c).get("shell") == "True"
     ]
 
 
@@ -266,8 +260,7 @@ def test_no_machine_path_is_in_the_source() -> None:
         if path.suffix in {".py", ".yaml", ".toml", ".md"}:
             text = path.read_text(encoding="utf-8")
             found += [
-                f"{path.relative_to(ROOT)}: {m}"
-                for m in re.findall(r"/(?:(?:home|Users)/\w+|root|work)/\w+", text)
+                f"{path.relative_to(ROOT)}: {m}" for m in re.findall(r"/(?:(?:home|Users)/\w+|root|work)/\w+", text)
             ]
     assert not found
 
@@ -322,9 +315,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_importing_every_core_module_writes_nothing_and_configures_nothing(tmp_path: Path) -> None:
     """model_file.py is left out: MLflow runs it rather than imports it, and it names the model when read."""
     names = [
-        s.module
-        for s in sources()
-        if s.package == "bertft_core" and s.path != "bertft_core/serving/model_file.py"
+        s.module for s in sources() if s.package == "bertft_core" and s.path != "bertft_core/serving/model_file.py"
     ]
     code = (
         "import builtins, importlib, json, logging, os, random, sys\n"

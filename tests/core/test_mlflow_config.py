@@ -66,9 +66,7 @@ def test_promotion_rule_carries_the_settings(tmp_path):
 
 
 def test_all_faults_are_reported_at_once(tmp_path):
-    file = write(
-        tmp_path, "experimnt: a\naliases: {champion: latest}\npromotion: {level: 2, min_score: {f2: 1}}"
-    )
+    file = write(tmp_path, "experimnt: a\naliases: {champion: latest}\npromotion: {level: 2, min_score: {f2: 1}}")
     with pytest.raises(ConfigError) as caught:
         load(file)
     for key in ("experimnt", "aliases.champion", "promotion.level", "promotion.min_score.f2", str(file)):

@@ -26,14 +26,17 @@ def test_flipped_byte_makes_a_folder_incomplete(tmp_path: Path) -> None:
 
 
 def test_lock_names_its_holder(tmp_path: Path) -> None:
-    with exclusive(tmp_path / "l", "run"), pytest.raises(BusyError, match=str(os.getpid())), exclusive(
-        tmp_path / "l", "run"
+    with (
+        exclusive(tmp_path / "l", "run"),
+        pytest.raises(BusyError, match=str(os.getpid())),
+        exclusive(tmp_path / "l", "run"),
     ):
         pass
 
 
 def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
-    code = f"import sys,os; sys.path.insert(0,{str(Path(__file__).parents[2])!r})\nfrom bertft_core.state import exclusive\n"
+    code = f"import sys,os; sys.path.insert(0,{str(Path(__file__).parents[2])!r})\n"
+    code += "from bertft_core.state import exclusive\n"
     code += f"with exclusive({str(tmp_path / 'l')!r}, 'x'): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-P", "-c", code], check=False)
     with exclusive(tmp_path / "l", "run"):

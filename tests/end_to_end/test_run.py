@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
+MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 
 
 def _versions(home: Path) -> list[str]:
@@ -50,14 +51,15 @@ def test_semicolons_latin_1_and_other_columns(project, command, document, rows, 
     config = str(project(data={"source": "desk.csv", "text": "headline", "label": "desk"}))
     with open(tmp_path / "desk.csv", "w", newline="", encoding="latin-1") as handle:
         writer = csv.writer(handle, delimiter=";")
-        writer.writerows([("headline", "desk"), *((f"café {t}; \"quoted\"\nline", y) for t, y in rows(150))])
+        writer.writerows([("headline", "desk"), *((f'café {t}; "quoted"\nline', y) for t, y in rows(150))])
     done = document(command(tmp_path / "home", "run", config, "--json", "search.trials=0"))
     assert done["promoted"]
     with open(tmp_path / "new.csv", "w", encoding="utf-8") as handle:
         handle.write("headline\nthe goal of the match\nNA\n")
     arguments = ("--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv"))
     document(command(tmp_path / "home", "predict", "--model", "models:/tiny@champion", *arguments, "--json"))
-    out = list(csv.DictReader(open(tmp_path / "out.csv", encoding="utf-8")))
+    with open(tmp_path / "out.csv", encoding="utf-8") as handle:
+        out = list(csv.DictReader(handle))
     assert len(out) == 2 and {"label", "confidence"} <= set(out[0])
 
 
@@ -80,7 +82,7 @@ def test_soft_labels(project, command, document, rows, tmp_path: Path) -> None:
 
 def _run_until(home: Path, config: str, env: dict[str, str], is_time) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", "from flows.cli import main; main()", "run", config, "--json"],
+        [sys.executable, "-P", "-c", MAIN, "run", config, "--json"],
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=home.parent,
     )  # fmt: skip
     deadline = time.monotonic() + 120

@@ -282,6 +282,8 @@ import importlib.util, json
 assert importlib.util.find_spec("bertft_core") is None
 import mlflow.pyfunc, pandas as pd
 model = mlflow.pyfunc.load_model("models:/{MODEL}@champion")
+import bertft_core
+assert "artifacts" in bertft_core.__file__
 texts = ["a short one", "zebra zebra"]
 shapes = [pd.DataFrame({{"text": texts}}), {{"text": texts}}, [{{"text": t}} for t in texts]]
 print(json.dumps([model.predict(s).to_dict("list") for s in shapes]))
@@ -383,6 +385,8 @@ def test_mlflow_models_serve_answers_and_refuses_wrong_columns(shared, tmp_path)
     try:
         answer = ask(port, {"dataframe_records": [{"text": t} for t in TEXTS]}, deadline=time.monotonic() + 90)
         assert [row["label"] in CLASSES for row in answer["predictions"]] == [True] * len(TEXTS)
+        folded = ask(port, {"inputs": {"text": TEXTS}}, deadline=0)
+        assert folded == answer
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(port, {"dataframe_records": [{"words": "x"}]}, deadline=0)
         assert caught.value.code == 400

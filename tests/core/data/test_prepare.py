@@ -37,9 +37,7 @@ def plain(n: int = 60) -> list[tuple[str, str]]:
 
 def prepare(folder: Path, file: str = "a.csv", **settings: Any) -> DatasetSplits:
     own = {} if "train" in settings else {"source": file}
-    return prepare_dataset(
-        DataConfig(**{"split": HALVES, **own, **settings}), folder / "home/datasets", folder
-    )
+    return prepare_dataset(DataConfig(**{"split": HALVES, **own, **settings}), folder / "home/datasets", folder)
 
 
 def texts(data: DatasetSplits, split: str) -> list[str]:
@@ -92,9 +90,7 @@ def test_a_row_never_moves_when_rows_are_added(tmp_path: Path) -> None:
 
 def test_group_stays_on_one_side(tmp_path: Path) -> None:
     rows = [(f"t{i}", "ab"[i % 2], f"g{i % 20}") for i in range(200)]
-    data = prepare(
-        tmp_path, table(tmp_path / "a.csv", rows, ("text", "label", "customer")).name, group="customer"
-    )
+    data = prepare(tmp_path, table(tmp_path / "a.csv", rows, ("text", "label", "customer")).name, group="customer")
     side = {t: s for s in SPLITS for t in texts(data, s)}
     assert all(side[f"t{i}"] == side[f"t{i % 20}"] for i in range(200))
     assert side["t3"] == split_of("g3", SplitConfig(**HALVES))
@@ -264,12 +260,7 @@ def test_labels_are_parsed_by_kind() -> None:
 
 
 def test_dates_order_across_spellings() -> None:
-    assert (
-        parse_date("1970-01-02")
-        == parse_date("1970-01-02T01:00:00+01:00")
-        == parse_date(86400)
-        == 86_400_000_000
-    )
+    assert parse_date("1970-01-02") == parse_date("1970-01-02T01:00:00+01:00") == parse_date(86400) == 86_400_000_000
     with pytest.raises(FaultyRow, match="unreadable date"):
         parse_date("next Tuesday")
 

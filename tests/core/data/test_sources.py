@@ -136,9 +136,7 @@ def test_batches_are_bounded(tmp_path: Path) -> None:
 
 def test_local_hugging_face_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
-    )
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     data = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, -1]}, features=features)
     datasets.DatasetDict({"train": data, "test": data}).save_to_disk(str(tmp_path / "set"))
     source = resolve_source("hf://./set#train", tmp_path)

@@ -118,9 +118,7 @@ def test_baked_truncation_and_padding_are_off(tokenizer: Tokenizer) -> None:
 def test_encode_texts_counts_cut_rows_and_does_not_depend_on_the_batch(tokenizer: Tokenizer) -> None:
     layout = SpecialLayout.of(tokenizer)
     texts = ["short", "word " * 100, "", "the end " * 9]
-    ids, starts, n_cut = encode_texts(
-        tokenizer, layout, texts, [None, "pair", None, "x " * 40], 32, "head+tail"
-    )
+    ids, starts, n_cut = encode_texts(tokenizer, layout, texts, [None, "pair", None, "x " * 40], 32, "head+tail")
     assert n_cut == 2 and max(map(len, ids)) == 32 and ids[0].dtype == np.int32
     alone = encode_texts(tokenizer, layout, texts[3:], ["x " * 40], 32, "head+tail")
     assert alone[0][0].tolist() == ids[3].tolist() and alone[1][0] == starts[3] < len(ids[3])
@@ -151,24 +149,15 @@ def test_max_length_over_the_positions_is_refused(encoder: Path, roberta: Path, 
 
 
 def test_tokenised_split_equals_encode_texts(encoder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    rows = [
-        {"text": f"row {i} " + "word " * (i % 40), "more": f"pair {i}", "label": "ab"[i % 2]}
-        for i in range(90)
-    ]
+    rows = [{"text": f"row {i} " + "word " * (i % 40), "more": f"pair {i}", "label": "ab"[i % 2]} for i in range(90)]
     data = dataset(tmp_path, [*rows, {"text": "alone", "label": "a"}], text_pair="more")
     tokens = tokenize_splits(data, encoder, TokenizationConfig(max_length=24), tmp_path / "tokens")
-    assert (
-        tokens.has_pair
-        and tokens.pad_id == 0
-        and (tokens.n_train, tokens.n_test) == (data.n_train, data.n_test)
-    )
+    assert tokens.has_pair and tokens.pad_id == 0 and (tokens.n_train, tokens.n_test) == (data.n_train, data.n_test)
     layout = SpecialLayout.of(tokenizer)
     for split in ("train", "validation", "test"):
         table, arrays = data.table(split), open_split(tokens.directory, split)
         pairs = table["text_pair"].to_pylist()
-        ids, starts, n_cut = encode_texts(
-            tokenizer, layout, table["text"].to_pylist(), pairs, 24, "head+tail"
-        )
+        ids, starts, n_cut = encode_texts(tokenizer, layout, table["text"].to_pylist(), pairs, 24, "head+tail")
         assert arrays.ids.tolist() == np.concatenate(ids).tolist() and tokens.rows_cut[split] == n_cut > 0
         assert arrays.lengths.tolist() == [len(i) for i in ids] and arrays.pair_start.tolist() == starts
         assert arrays.labels.tolist() == table["label"].to_pylist() and arrays.weights is None
@@ -192,10 +181,7 @@ def test_tokens_are_reused_until_tokenizer_or_setting_changes(roberta: Path, tmp
     stamp = (first.path / "train.arrow").stat().st_mtime_ns
     assert tokenize_splits(data, roberta, TokenizationConfig(max_length=8), root) == first
     assert (first.path / "train.arrow").stat().st_mtime_ns == stamp
-    assert (
-        tokenize_splits(data, roberta, TokenizationConfig(max_length=9), root).fingerprint
-        != first.fingerprint
-    )
+    assert tokenize_splits(data, roberta, TokenizationConfig(max_length=9), root).fingerprint != first.fingerprint
     shutil.copytree(roberta, tmp_path / "other")
     tiny(tmp_path / "other", ("<s> $A", "<s> $A </s> $B"), max_position_embeddings=18)
     assert (

@@ -25,12 +25,8 @@ def folders(tmp_path_factory):
     encoder = tiny_encoder(root / "encoder", seed=3)
     made = {}
     for name, pair in (("single", None), ("pair", "reply")):
-        model = save_classifier(
-            load_classifier(encoder, CLASSES, seed=5), encoder, root / f"{name}-fit", CLASSES
-        )
-        card = ArtifactCard(
-            max_length=48, truncation="head+tail", classes=CLASSES, text="body", text_pair=pair
-        )
+        model = save_classifier(load_classifier(encoder, CLASSES, seed=5), encoder, root / f"{name}-fit", CLASSES)
+        card = ArtifactCard(max_length=48, truncation="head+tail", classes=CLASSES, text="body", text_pair=pair)
         made[name] = build_artifact(model, root / name, card)
     return made
 
@@ -61,9 +57,7 @@ def test_probabilities_equal_plain_transformers(predictor, folders):
 def test_pairs_equal_plain_transformers_with_segments(folders):
     pairs = TEXTS[::-1]
     expected = plain_probabilities(folders["pair"], TEXTS, pairs)
-    np.testing.assert_allclose(
-        Predictor.load(folders["pair"]).probabilities(TEXTS, pairs), expected, atol=1e-6
-    )
+    np.testing.assert_allclose(Predictor.load(folders["pair"]).probabilities(TEXTS, pairs), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, None])
@@ -83,6 +77,11 @@ def test_frame_dict_and_list_of_dicts_agree(predictor):
     pd.testing.assert_frame_equal(predictor.predict_frame({"text": TEXTS}), frame)
     pd.testing.assert_frame_equal(predictor.predict_frame([{"text": t} for t in TEXTS]), frame)
     assert list(frame.columns) == ["label", "confidence", *(f"probability_{c}" for c in CLASSES)]
+
+
+def test_a_row_that_mlflow_folded_is_unfolded(predictor):
+    folded = pd.DataFrame([{"text": TEXTS}])
+    pd.testing.assert_frame_equal(predictor.predict_frame(folded), predictor.predict_frame({"text": TEXTS}))
 
 
 def test_frame_columns_fit_each_other(predictor):

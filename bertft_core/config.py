@@ -153,12 +153,12 @@ class SearchConfig(_Part):
         for key, choice in self.space.items():
             values = [choice.low, choice.high] if isinstance(choice, Range) else choice
             if not values:
-                faults.append(f"{key}: the list is empty")
+                faults.append(f"space.{key}: the list is empty")
             for value in values:
                 try:
                     TrainingConfig(**{key: value})
                 except ValidationError as fault:
-                    faults.append(f"{key}: {fault.errors()[0]['msg']}, was {value!r}")
+                    faults.append(f"space.{key}: {fault.errors()[0]['msg']}, was {value!r}")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -218,10 +218,12 @@ def _describe(fault: Any) -> str:
         )
         hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(_siblings(parts))}"
         return f"{key}: unknown key (value {_short(fault['input'])}){hint}"
-    key = ".".join(p for p in parts if p not in {"Range", "[key]"} and not p.startswith("list["))
+    key = ".".join(p for p in parts if "[" not in p and p != "Range")  # pydantic names union members too
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         return f"{key}: required key is missing"
+    if message.startswith("space."):
+        return f"{key}.{message}"
     return f"{key}: {message[0].lower()}{message[1:]}, was {_short(fault['input'])}"
 
 

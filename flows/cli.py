@@ -60,11 +60,22 @@ def _common(sub: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 1 anything else."""
-    args = build_parser().parse_args(argv)
+    args = _parse(argv)
     out = _own_stdout()
     code = _guarded(args, out)
     out.close()
     return code
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse, with key=value overrides allowed after options too (argparse alone refuses them there)."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(r.startswith("-") or "=" not in r for r in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _guarded(args: argparse.Namespace, out: IO[str]) -> int:

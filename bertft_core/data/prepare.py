@@ -178,7 +178,8 @@ def _nothing_usable(
         return DataError(f"data: none of {n_rows} rows can be used: {counts}")
     if filtered:
         return DataError(f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}")
-    return DataError("data: the source holds a header but no rows")
+    where = config.source or ", ".join(filter(None, (config.train, config.validation, config.test)))
+    return DataError(f"data.source: {where} holds a header but no rows; wanted labelled rows below it")
 
 
 def _raw_batch(checked: CheckedBatch) -> pa.RecordBatch:

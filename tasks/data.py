@@ -1,4 +1,4 @@
-"""Prefect tasks over bertft_core.data: ingest and tokenize, cached by content and code."""
+"""Prefect tasks over bertft_core.data: ingest and tokenize."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import BertftError
 from bertft_core.recipe import Prepared
 from bertft_core.runs import encoder_fingerprint
+from bertft_core.state import code_fingerprint, hash_json, is_complete, read_json, write_json
 
 
 def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
@@ -22,23 +23,48 @@ def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
     return not isinstance(state.result(raise_on_failure=False), BertftError)
 
 
+def _pointer(config: RunConfig, dataset: DatasetSplits, home: Path) -> Path:
+    parts = [dataset.fingerprint, dataset.directory, config.tokenization.model_dump(), code_fingerprint()]
+    encoder = encoder_fingerprint(resolve_pretrained(config))
+    return home / "tokens" / f"{hash_json([*parts, encoder])}.pointer.json"
+
+
+def tokens_key(context: Any, parameters: dict[str, Any]) -> str | None:
+    """Cache key from rows, tokenization, encoder and code; None (run the task) unless every file has its digest."""
+    pointer = _pointer(parameters["config"], parameters["dataset"], parameters["home"])
+    if not pointer.exists() or not is_complete(read_json(pointer)["directory"]):
+        return None
+    return f"bertft-{pointer.name}-{hash_json(str(parameters['home']))[:8]}"
+
+
 @task(name="ingest", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=2, retry_condition_fn=is_retryable)
 def ingest_rows(config: RunConfig, home: Path, progress: Any) -> DatasetSplits:
-    """Read, gate, split. The core keeps its own content-addressed store: the source must be hashed anyway."""
+    """Read, gate, split. Its cache is the core's content-addressed store: the source must be hashed to know it."""
     dataset = recipe.ingest(config, home, progress.rows)
-    report = dataset.report
-    rows = [{"what": k, "rows": getattr(report, k)} for k in
-            ("rows_read", "rows_filtered", "rows_used", "rows_quarantined", "duplicates_dropped")]  # fmt: skip
+    names = ("rows_read", "rows_filtered", "rows_used", "rows_quarantined", "duplicates_dropped")
+    rows = [{"what": name, "rows": getattr(dataset.report, name)} for name in names]
     create_table_artifact(key="bertft-rows", table=rows, description=f"{config.name}: rows in and out")
     return dataset
 
 
-@task(name="tokenize", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=2, retry_condition_fn=is_retryable)
+@task(
+    name="tokenize",
+    cache_key_fn=tokens_key,
+    persist_result=True,
+    result_serializer="json",
+    retries=1,
+    retry_delay_seconds=2,
+    retry_condition_fn=is_retryable,
+)
 def tokenize_rows(config: RunConfig, dataset: DatasetSplits, home: Path, progress: Any) -> Prepared:
-    """Cut and tokenize each split once; verified by digest when found."""
+    """Cut and tokenize each split once; a hit is verified by digest before it counts."""
     pretrained = resolve_pretrained(config)
     tokens = recipe.tokenize(config, dataset, pretrained, home, progress.rows)
-    table = [{"split": s, "rows": getattr(dataset, f"n_{s}"), "cut": tokens.rows_cut[s], **tokens.percentiles[s]}
-             for s in ("train", "validation", "test")]  # fmt: skip
-    create_table_artifact(key="bertft-tokens", table=table, description=f"{config.name}: token lengths before the cut")
+    write_json(_pointer(config, dataset, home), {"directory": tokens.directory})
+    splits = ("train", "validation", "test")
+    table = [
+        {"split": s, "rows": getattr(dataset, f"n_{s}"), "cut": tokens.rows_cut[s], **tokens.percentiles[s]}
+        for s in splits
+    ]
+    create_table_artifact(key="bertft-tokens", table=table, description=f"{config.name}: lengths before the cut")
     return Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained))

@@ -13,13 +13,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bertft_core.errors import ConfigError
 
-SEARCHABLE = ("lr", "batch_size", "epochs", "alpha")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
+        raise ValueError("must not be true or false (quote yes and no: YAML reads them as booleans)")
     return value
 
 
@@ -64,7 +63,7 @@ class DataConfig(_Part):
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     sample: Annotated[Whole, Field(ge=10)] | None = None
     group: str | None = None
-    classes: list[str | int] | None = None
+    classes: list[Annotated[str | int, BeforeValidator(_no_bool)]] | None = None
     date: str | None = None
     encoding: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
@@ -129,7 +128,10 @@ class Range(_Part):
         return self
 
 
-def _paper_space() -> dict[str, Any]:
+Searched = Literal["lr", "batch_size", "epochs", "alpha"]
+
+
+def _paper_space() -> dict[Searched, Range | list[Number]]:
     return {
         "lr": Range(low=2e-5, high=5e-5, log=True),
         "batch_size": [16, 32],
@@ -143,9 +145,7 @@ class SearchConfig(_Part):
 
     trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
     rows: Annotated[Whole, Field(ge=10)] | None = None
-    space: dict[Literal["lr", "batch_size", "epochs", "alpha"], Range | list[Number]] = Field(
-        default_factory=_paper_space
-    )
+    space: dict[Searched, Range | list[Number]] = Field(default_factory=_paper_space)
 
     @model_validator(mode="after")
     def _possible(self) -> SearchConfig:
@@ -156,7 +156,7 @@ class SearchConfig(_Part):
                 faults.append(f"space.{key}: the list is empty")
             for value in values:
                 try:
-                    TrainingConfig(**{key: value})
+                    TrainingConfig.model_validate({key: value})
                 except ValidationError as fault:
                     faults.append(f"space.{key}: {fault.errors()[0]['msg']}, was {value!r}")
         if faults:

@@ -36,15 +36,12 @@ def defaults_inside(search: SearchConfig, training: TrainingConfig) -> dict[str,
 
     Optuna only warns about an enqueued value outside its range and then uses it, so this is checked here.
     """
-    values = {key: getattr(training, key) for key in search.space}
-    inside = all(
-        d._contains(d.to_internal_repr(values[k])) for k, d in distributions(search).items() if _fits(d, values[k])
-    )
-    fits = all(_fits(d, values[k]) for k, d in distributions(search).items())
-    return values if inside and fits else None
+    values = {str(key): getattr(training, key) for key in search.space}
+    found = distributions(search)
+    return values if all(_is_inside(found[key], value) for key, value in values.items()) else None
 
 
-def _fits(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
+def _is_inside(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, optuna.distributions.CategoricalDistribution):
         return value in distribution.choices
-    return True
+    return bool(distribution.low <= value <= distribution.high)  # type: ignore[attr-defined]

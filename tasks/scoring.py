@@ -53,17 +53,16 @@ def _read_frame(path: Path) -> Any:
 
 
 def _read_csv(path: Path, separator: str | None) -> Any:
+    """Every field as text ("NA" too); UTF-8, else latin-1; the header's commonest of , ; tab | separates."""
     import pandas as pd
 
-    options: dict[str, Any] = {"keep_default_na": False, "dtype": str, "sep": separator, "engine": "python"}
+    with open(path, encoding="latin-1") as handle:
+        header = handle.readline()
+    sep = separator or max(",;\t|", key=header.count)
     try:
-        return pd.read_csv(path, encoding="utf-8-sig", **options)
+        return pd.read_csv(path, encoding="utf-8-sig", sep=sep, keep_default_na=False, dtype=str)
     except UnicodeDecodeError:
-        return pd.read_csv(path, encoding="latin-1", **options)
-    except pd.errors.ParserError as fault:
-        if "delimiter" not in str(fault):
-            raise
-        return pd.read_csv(path, encoding="utf-8-sig", **{**options, "sep": ","})
+        return pd.read_csv(path, encoding="latin-1", sep=sep, keep_default_na=False, dtype=str)
 
 
 def _write_frame(frame: Any, target: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import bertft_core
 from bertft_core.errors import ConfigError
 from bertft_core.mlflow_config import DEFAULTS, load_mlflow_config
 
@@ -22,7 +21,7 @@ def load(*places, **environ):
 
 
 def test_repository_file_equals_the_packaged_defaults():
-    repository = Path(bertft_core.__file__).parents[1] / "mlflow.yaml"
+    repository = Path(__file__).parents[2] / "mlflow.yaml"
     assert repository.read_text() == DEFAULTS.read_text()
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -93,6 +94,15 @@ def isolated(store):
     """Environment and command of a process that sees no bertft but the one in the artefact."""
     kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH"}}
     return {**kept, "MLFLOW_TRACKING_URI": store.tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def without_bertft(folder):
+    """The installed packages as links, less our own: a process started with -S sees only these."""
+    folder.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(("bertft", "flows", "tasks", "__editable__")):
+            (folder / entry.name).symlink_to(entry)
+    return folder
 
 
 # --- tracking ---
@@ -277,7 +287,10 @@ def test_fresh_process_failure_carries_its_last_words(shared, tmp_path):
 
 
 def test_loads_without_bertft_installed_for_every_input_shape(shared, tmp_path):
+    packages = without_bertft(tmp_path / "packages")
     script = f"""
+import sys
+sys.path.append({str(packages)!r})
 import importlib.util, json
 assert importlib.util.find_spec("bertft_core") is None
 import mlflow.pyfunc, pandas as pd
@@ -289,7 +302,7 @@ shapes = [pd.DataFrame({{"text": texts}}), {{"text": texts}}, [{{"text": t}} for
 print(json.dumps([model.predict(s).to_dict("list") for s in shapes]))
 """
     done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
+        [sys.executable, "-S", "-P", "-c", script],
         env=isolated(shared[0]),
         cwd=tmp_path,
         capture_output=True,

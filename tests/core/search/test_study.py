@@ -53,7 +53,7 @@ def test_slot_zero_has_the_configured_values(tmp_path: Path) -> None:
 def test_killed_search_ends_with_the_parameters_of_an_undisturbed_one(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     undisturbed = _run_all(_study(tmp_path / "a"))
-    process = multiprocessing.get_context("spawn").Process(target=_die_in_slot_two, args=(tmp_path / "b",))
+    process = multiprocessing.get_context("fork").Process(target=_die_in_slot_two, args=(tmp_path / "b",))
     process.start()
     process.join()
     assert process.exitcode == -9

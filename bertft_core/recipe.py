@@ -294,7 +294,8 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
     with Trainer() as trainer:
         study = open_study(config, prepared, root)
         settings = settle(config, current, trainer)
-        for slot in study.open_slots() if study else []:
-            run_trial(study, slot, config, prepared, settings, root, trainer)  # type: ignore[arg-type]
+        if study is not None:
+            for slot in study.open_slots():
+                run_trial(study, slot, config, prepared, settings, root, trainer)
         fit = finetune(config, prepared, current, best_params(study), trainer)
         return evaluate(config, prepared, current, fit, trainer, root)

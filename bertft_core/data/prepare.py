@@ -24,7 +24,8 @@ from bertft_core.data.quality import (
     gate_classes,
     gate_faulty_share,
 )
-from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, read_batches, resolve_source
+from bertft_core.data.readers import read_batches
+from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, halves, sides_of
 from bertft_core.errors import DataError
 from bertft_core.state import hash_json, is_complete, staged_folder, write_json

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.data.sources import HubDataset, SourceFile
+from bertft_core.data.formats import (
+    csv_header,
+    csv_records,
+    decoding,
+    json_objects,
+    parquet_batches,
+    parquet_columns,
+    sniff_delimiter,
+    text_encoding,
+)
+from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, open_hub
 from bertft_core.errors import DataError
 
 if TYPE_CHECKING:
     from bertft_core.config import DataConfig
 
 MAX_ROWS, MAX_CHARS = 5_000, 4_000_000  # of one batch
-_MAX_FIELD = 20_000_000  # characters in one CSV field; an unclosed quote stops here
-_DELIMITERS = ",;\t|"
 _FIRST_ROWS = 1_000  # JSON lines looked at before a key counts as missing from the file
 
 
@@ -69,108 +76,50 @@ def require_columns(found: list[str], config: DataConfig, file: str) -> None:
         raise DataError(f"{file}: {'; '.join(faults)}; found columns: {shown}")
 
 
-def read_files(files: tuple[SourceFile, ...], config: DataConfig) -> Iterator[RowBatch]:
-    """The rows of `files` in order. Raises DataError as `read_batches` says."""
-    for kind, group in groupby(files, key=lambda f: f.kind):
+def read_batches(
+    source: Path | HubDataset, config: DataConfig, files: tuple[SourceFile, ...] | None = None
+) -> Iterator[RowBatch]:
+    """Rows as they stand in the source, at most 5,000 rows or about 4 million characters at a time.
+
+    `files` spares a second inspection. Raises DataError for a missing column (naming those found), a broken
+    JSON line (file:line), a damaged file. CSV rows of a wrong shape come as faults of the batch.
+    """
+    for kind, group in groupby(files or inspect_source(source, config), key=lambda f: f.kind):
         if kind == "document":
             yield from _read_documents(list(group), config)
             continue
         reader = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet, "hub": _read_hub}[kind]
         for file in group:
-            try:
+            with decoding(file):
                 yield from reader(file, config)
-            except UnicodeDecodeError as fault:
-                raise DataError(
-                    f"data.encoding: {file.name} is no {file.encoding} (byte {fault.start}: {fault.reason}); "
-                    "leave data.encoding out to have it decided per file"
-                ) from None
-
-
-def _text_encoding(file: SourceFile) -> str:
-    """utf-8-sig drops a byte order mark where there is one."""
-    return "utf-8-sig" if file.encoding == "utf-8" else str(file.encoding)
 
 
 # ---- CSV
 
 
-def sniff_delimiter(file: SourceFile, config: DataConfig) -> str:
-    """The delimiter among comma, semicolon, tab, bar whose header has most wanted columns, then fields."""
-    if config.delimiter is not None:
-        return config.delimiter
-    if file.path.suffix.lower() == ".tsv":
-        return "\t"
-    wanted = set(wanted_columns(config))
-
-    def rank(delimiter: str) -> tuple[int, int, int]:
-        header = _header(file, delimiter)
-        return (len(wanted & set(header)), len(header), -_DELIMITERS.index(delimiter))
-
-    return max(_DELIMITERS, key=rank)
-
-
-def _header(file: SourceFile, delimiter: str) -> list[str]:
-    with open(file.path, newline="", encoding=_text_encoding(file)) as handle:
-        try:
-            row: list[str] = next((r for r in csv.reader(handle, delimiter=delimiter, strict=True) if r), [])
-        except csv.Error:
-            return []
-    return [name.strip() for name in row]
-
-
 def _read_csv(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
-    delimiter = sniff_delimiter(file, config)
-    header = _header(file, delimiter)
+    wanted = wanted_columns(config)
+    delimiter = sniff_delimiter(file, wanted, config.delimiter)
+    header = csv_header(file, delimiter)
     require_columns(header, config, file.name)
-    places = {column: header.index(column) for column in wanted_columns(config)}
-    previous_limit = csv.field_size_limit(_MAX_FIELD)
-    try:
-        with open(file.path, newline="", encoding=_text_encoding(file)) as handle:
-            records = _records(csv.reader(handle, delimiter=delimiter, strict=True))
-            next(records)  # the header
-            yield from _csv_batches(file.name, records, len(header), places)
-    finally:
-        csv.field_size_limit(previous_limit)
-
-
-def _records(reader: Any) -> Iterator[list[str] | str]:
-    """Records that hold anything; a reason (str) for each line of a record with broken quoting."""
-    while True:
-        before = reader.line_num
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as fault:  # the reader goes on with the next line; count every line it swallowed
-            for line in range(before + 1, reader.line_num + 1):
-                yield f"broken quoting: line {line}: {fault}"
-            continue
-        if fields:
-            yield fields
-
-
-def _csv_batches(
-    name: str, records: Iterator[list[str] | str], width: int, places: dict[str, int]
-) -> Iterator[RowBatch]:
+    places = {column: header.index(column) for column in wanted}
     kept: list[list[str]] = []
     rows: list[int] = []
     faults: list[RowFault] = []
     chars = 0
-    for number, record in enumerate(records, start=1):
+    for number, record in csv_records(file, delimiter, len(header)):
         if isinstance(record, str):
-            faults.append(RowFault(file=name, row=number, reason=record, text=""))
-        elif len(record) != width:
-            reason = f"wrong number of fields: {len(record)}, the header has {width}"
-            faults.append(RowFault(file=name, row=number, reason=reason, text=" ".join(record)[:200]))
+            reason, _, text = record.partition("\n")
+            faults.append(RowFault(file=file.name, row=number, reason=reason, text=text))
         else:
             kept.append(record)
             rows.append(number)
             chars += sum(map(len, record))
         if len(kept) + len(faults) >= MAX_ROWS or chars >= MAX_CHARS:
-            yield _csv_batch(name, kept, rows, faults, places)
+            yield _csv_batch(file.name, kept, rows, faults, places)
             kept, rows, faults, chars = [], [], [], 0
     if kept or faults:
-        yield _csv_batch(name, kept, rows, faults, places)
+        yield _csv_batch(file.name, kept, rows, faults, places)
 
 
 def _csv_batch(
@@ -184,7 +133,7 @@ def _csv_batch(
 
 
 def _read_jsonl(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
-    objects = _json_objects(file)
+    objects = json_objects(file)
     first = list(islice(objects, _FIRST_ROWS))
     require_columns(list(dict.fromkeys(k for _, o in first for k in o)), config, file.name)
     wanted = list(wanted_columns(config))
@@ -205,69 +154,21 @@ def _read_jsonl(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
         yield RowBatch(files=[file.name] * len(rows), rows=rows, columns=columns, faults=[])
 
 
-def _json_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of each line that is not blank."""
-    with open(file.path, encoding=_text_encoding(file)) as handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except (ValueError, RecursionError) as fault:
-                raise DataError(
-                    f"{file.name}:{number}: broken JSON ({fault}); wanted one object per line: mend or remove it"
-                ) from None
-            if not isinstance(item, dict):
-                raise DataError(
-                    f"{file.name}:{number}: wanted a JSON object per line, found {type(item).__name__}; "
-                    "write a JSON array as one object per line"
-                )
-            yield number, item
-
-
 # ---- Parquet and Hugging Face
 
 
 def _read_parquet(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            require_columns(list(parquet.schema_arrow.names), config, file.name)
-            number = 0
-            for batch in parquet.iter_batches(batch_size=1_000, columns=list(wanted_columns(config))):
-                yield _arrow_batch(file.name, batch.to_pydict(), number)
-                number += batch.num_rows
-    except (pa.ArrowException, OSError) as fault:
-        raise DataError(f"{file.name}: not readable as Parquet: {fault}") from None
+    require_columns(parquet_columns(file), config, file.name)
+    number = 0
+    for columns in parquet_batches(file, wanted_columns(config)):
+        batch = _arrow_batch(file.name, columns, number)
+        yield batch
+        number += len(batch.rows)
 
 
 def _arrow_batch(name: str, columns: dict[str, list[Any]], done: int) -> RowBatch:
     n = len(next(iter(columns.values())))
     return RowBatch(files=[name] * n, rows=list(range(done + 1, done + n + 1)), columns=columns, faults=[])
-
-
-def open_hub(hub: HubDataset) -> dict[str, Any]:
-    """{split name: datasets.Dataset}. Raises DataError when the set or the split is not there."""
-    import datasets
-
-    try:
-        if hub.folder is None:
-            loaded = datasets.load_dataset(hub.name)
-        elif any((hub.folder / n).exists() for n in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(str(hub.folder))
-        else:
-            loaded = datasets.load_dataset(str(hub.folder))
-    except Exception as fault:  # datasets raises many unrelated types for "not there" and "not reachable"
-        raise DataError(
-            f"data.source: hf://{hub.name} cannot be loaded ({type(fault).__name__}: {str(fault)[:200]}); "
-            "wanted a data set id on the hub (network needed) or a local folder"
-        ) from None
-    splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
-    if hub.split is None or hub.split in splits:
-        return splits if hub.split is None else {hub.split: splits[hub.split]}
-    raise DataError(f"data.source: hf://{hub.name} has no split {hub.split!r}; found: {', '.join(splits)}")
 
 
 def _read_hub(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
@@ -297,7 +198,7 @@ def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[Row
     faults: list[RowFault] = []
     chars = 0
     for file in files:
-        text = file.path.read_bytes().decode(_text_encoding(file))
+        text = file.path.read_bytes().decode(text_encoding(file))
         if "\0" in text:
             faults.append(RowFault(file=file.name, row=1, reason="binary content", text=text[:200]))
         else:

@@ -6,17 +6,15 @@ import codecs
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bertft_core.errors import BertftError, ConfigError, DataError
 from bertft_core.state import hash_folder
 
 if TYPE_CHECKING:
     from bertft_core.config import DataConfig
-    from bertft_core.data.readers import RowBatch
 
 KINDS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -166,8 +164,6 @@ def _refuse_binary(block: bytes, offset: int, name: str) -> None:
 
 
 def _inspect_hub(hub: HubDataset) -> tuple[SourceFile, ...]:
-    from bertft_core.data.readers import open_hub
-
     files = []
     folder_digest = hash_folder(hub.folder) if hub.folder else None
     for split, dataset in open_hub(hub).items():
@@ -178,6 +174,28 @@ def _inspect_hub(hub: HubDataset) -> tuple[SourceFile, ...]:
     return tuple(files)
 
 
+def open_hub(hub: HubDataset) -> dict[str, Any]:
+    """{split name: datasets.Dataset}. Raises DataError when the set or the split is not there."""
+    import datasets
+
+    try:
+        if hub.folder is None:
+            loaded = datasets.load_dataset(hub.name)
+        elif any((hub.folder / n).exists() for n in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(str(hub.folder))
+        else:
+            loaded = datasets.load_dataset(str(hub.folder))
+    except Exception as fault:  # datasets raises many unrelated types for "not there" and "not reachable"
+        raise DataError(
+            f"data.source: hf://{hub.name} cannot be loaded ({type(fault).__name__}: {str(fault)[:200]}); "
+            "wanted a data set id on the hub (network needed) or a local folder"
+        ) from None
+    splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+    if hub.split is None or hub.split in splits:
+        return splits if hub.split is None else {hub.split: splits[hub.split]}
+    raise DataError(f"data.source: hf://{hub.name} has no split {hub.split!r}; found: {', '.join(splits)}")
+
+
 def _hash_cache(cache_files: list[dict[str, str]]) -> str:
     digest = hashlib.sha256()
     for entry in cache_files:
@@ -185,16 +203,3 @@ def _hash_cache(cache_files: list[dict[str, str]]) -> str:
             while block := handle.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def read_batches(
-    source: Path | HubDataset, config: DataConfig, files: tuple[SourceFile, ...] | None = None
-) -> Iterator[RowBatch]:
-    """Rows as they stand in the source, at most 5,000 rows or about 4 million characters at a time.
-
-    `files` spares a second inspection. Raises DataError for a missing column (naming those found), a broken
-    JSON line (file:line), a damaged file. CSV rows of a wrong shape come as faults of the batch.
-    """
-    from bertft_core.data.readers import read_files
-
-    return read_files(files or inspect_source(source, config), config)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertft_core.config import DataConfig
-from bertft_core.data.sources import HubDataset, inspect_source, read_batches, resolve_package, resolve_source
+from bertft_core.data.readers import read_batches
+from bertft_core.data.sources import HubDataset, inspect_source, resolve_package, resolve_source
 from bertft_core.errors import ConfigError, DataError
 
 

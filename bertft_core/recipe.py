@@ -7,8 +7,11 @@ result = recipe.run(load_config("examples/quick_test.yaml"), home=".bertft")
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +19,17 @@ from bertft_core.config import RunConfig, resolve_pretrained
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.errors import InputError, ModelError
-from bertft_core.runs import Run, encoder_fingerprint, open_run, run_key
+from bertft_core.runs import Run, open_run, run_key
 from bertft_core.search.study import SearchStudy, Slot, TrialResult, run_slot, study_name
-from bertft_core.state import hash_json, is_complete, open_home, read_json, staged_folder, write_json
+from bertft_core.state import (
+    encoder_fingerprint,
+    hash_json,
+    is_complete,
+    open_home,
+    read_json,
+    staged_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
@@ -68,15 +79,24 @@ def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool =
     return open_run(home / "runs", run_key(config, prepared.dataset.fingerprint, prepared.encoder), again=again)
 
 
-def settle(config: RunConfig, run: Run, trainer: Trainer) -> dict[str, Any]:
-    """Threads, precision and device: resolved once, stored with the run, reused on resume."""
+def settle(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer) -> dict[str, Any]:
+    """Threads, precision and device: resolved once, stored with the run and reused on resume.
+
+    What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
+    does not change the numbers from one night to the next; delete the file to measure again.
+    """
     stored = run.state().get("settings")
     if stored:
         return dict(stored)
-    training = config.training
-    settings = trainer.resolve(training.precision, training.device, training.threads)
-    run.update(settings=settings)
-    return dict(settings)
+    file, asked = home / "machine.json", config.training
+    known = read_json(file) if file.exists() else {}
+    parts = [platform.node(), version("torch"), os.cpu_count(), prepared.encoder]
+    key = hash_json([*parts, asked.precision, asked.device, asked.threads])[:16]
+    if key not in known:
+        known[key] = trainer.resolve(prepared.pretrained, asked.precision, asked.device, asked.threads)
+        write_json(file, known)
+    run.update(settings=known[key])
+    return dict(known[key])
 
 
 def fit_spec(
@@ -166,6 +186,7 @@ def finetune(
     prepared: Prepared,
     run: Run,
     params: dict[str, float],
+    home: Path,
     trainer: Trainer,
     on_progress: Callable[[float, dict[str, Any]], None] | None = None,
 ) -> TrainingResult:
@@ -175,7 +196,7 @@ def finetune(
     stored = run.state().get("fit")
     if stored and (Path(stored["model_dir"]) / "model.safetensors").exists():
         return TrainingResult.from_json(stored)
-    settings = settle(config, run, trainer)
+    settings = settle(config, prepared, run, home, trainer)
     spec = fit_spec(
         config, prepared, settings, run.path / "fit", params, seed=config.training.seed, rows=None, keep_model=True
     )
@@ -241,7 +262,7 @@ def evaluate(
 
     folder = run.path / "evaluation"
     folder.mkdir(exist_ok=True)
-    settings = settle(config, run, trainer)
+    settings = settle(config, prepared, run, home, trainer)
     dataset = prepared.dataset
     scored = trainer.score(
         fit.model_dir, prepared.tokens.directory, "test", folder / "probabilities.npy", settings["device"],
@@ -293,9 +314,9 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
     current = identify(config, prepared, root, again=again)
     with Trainer() as trainer:
         study = open_study(config, prepared, root)
-        settings = settle(config, current, trainer)
+        settings = settle(config, prepared, current, root, trainer)
         if study is not None:
             for slot in study.open_slots():
                 run_trial(study, slot, config, prepared, settings, root, trainer)
-        fit = finetune(config, prepared, current, best_params(study), trainer)
+        fit = finetune(config, prepared, current, best_params(study), root, trainer)
         return evaluate(config, prepared, current, fit, trainer, root)

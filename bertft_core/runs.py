@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.config import RunConfig
-from bertft_core.state import code_fingerprint, hash_file, hash_json, read_json, write_json
+from bertft_core.state import code_fingerprint, hash_json, read_json, write_json
 
 _KEY_LENGTH = 12
 
@@ -40,14 +40,6 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """The stored result of a finished run, else None."""
         return self.state().get("result")
-
-
-def encoder_fingerprint(pretrained: Path) -> str:
-    """sha256 over the encoder's configuration, tokenizer and weight files (not over its model card)."""
-    names = sorted(
-        p for p in pretrained.iterdir() if p.suffix in {".json", ".safetensors", ".txt", ".model"} and p.is_file()
-    )
-    return hash_json([[p.name, hash_file(p)] for p in names])
 
 
 def run_key(config: RunConfig, rows: str, encoder: str) -> str:

@@ -42,6 +42,19 @@ def hash_folder(folder: Path | str) -> str:
     return hash_json([[str(p.relative_to(root)), hash_file(p)] for p in sorted(root.rglob("*")) if p.is_file()])
 
 
+def encoder_fingerprint(pretrained: Path | str) -> str:
+    """sha256 over the encoder's configuration, tokenizer and weight files (not over its model card)."""
+    kinds = {".json", ".safetensors", ".txt", ".model"}
+    files = sorted(p for p in Path(pretrained).iterdir() if p.suffix in kinds and p.is_file())
+    return hash_json([[p.name, _unchanged_digest(p, p.stat().st_mtime_ns, p.stat().st_size)] for p in files])
+
+
+@lru_cache(maxsize=64)
+def _unchanged_digest(path: Path, modified_ns: int, size: int) -> str:
+    # a run asks several times for the same 90 MB; the file's time and size tell whether it changed in between
+    return hash_file(path)
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     target = Path(path)

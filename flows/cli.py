@@ -152,12 +152,15 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.mlflow_config import load_mlflow_config
 
     home = _home()
+    from flows.progress import Reporter
     from tasks.scoring import predict_file
 
-    config = load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd())
-    return predict_file(
-        args.model, Path(args.input), Path(args.output), config, home, text=args.text, text_pair=args.text_pair
-    )
+    config, report = load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), Reporter()
+    with report.stage("predict"):
+        return predict_file(
+            args.model, Path(args.input), Path(args.output), config, home, text=args.text, text_pair=args.text_pair,
+            on_rows=lambda count: report.rows("scored", count),
+        )  # fmt: skip
 
 
 def _promote(args: argparse.Namespace) -> dict[str, Any]:

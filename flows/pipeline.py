@@ -68,7 +68,7 @@ def _train_and_release(
         if last == "search":
             return {**result, "seconds": report.seconds}
         with report.stage("finetune"):
-            fit = finetune_model(config, prepared, run, params, trainer, report)
+            fit = finetune_model(config, prepared, run, params, root, trainer, report)
             tree.final_run(fit, params)
         result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
         if last == "finetune":

@@ -26,7 +26,7 @@ def search(
     study = recipe.open_study(config, prepared, home, owner=run.run_id)
     if study is None:
         return {}
-    settings = recipe.settle(config, run, trainer)
+    settings = recipe.settle(config, prepared, run, home, trainer)
     with exclusive(home / "locks" / f"{study.name}.lock", f"study {study.name}"):
         tree.search_run(study.name)
         for result in study.results():

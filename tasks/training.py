@@ -35,11 +35,12 @@ def run_trial(
 
 @task(name="finetune", cache_policy=NO_CACHE)
 def finetune_model(
-    config: RunConfig, prepared: Prepared, run: Run, params: dict[str, float], trainer: Trainer, progress: Any
-) -> TrainingResult:
+    config: RunConfig, prepared: Prepared, run: Run, params: dict[str, float], home: Path, trainer: Trainer,
+    progress: Any,
+) -> TrainingResult:  # fmt: skip
     """The final fit on all training rows."""
 
     def show(fraction: float, facts: dict[str, Any]) -> None:
         progress.fraction(fraction, f"fine-tuning: step {facts.get('step', '')}")
 
-    return recipe.finetune(config, prepared, run, params, trainer, show)
+    return recipe.finetune(config, prepared, run, params, home, trainer, show)

@@ -52,6 +52,12 @@ class ArtifactCard:
         if faults:
             raise ArtifactError(f"{CARD}: " + "; ".join(faults))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Column names that rows to score may use: the standard ones, then those of the training rows."""
+        trained = (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+        return tuple(dict.fromkeys(("text", "text_pair")[: len(trained)] + trained))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "classes": list(self.classes)}

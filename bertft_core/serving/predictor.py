@@ -67,9 +67,12 @@ class Predictor:
         depends on it by float32 rounding only. Raises InputError for a missing text, or pairs the model was
         not trained on.
         """
+        self._require_texts(texts, pairs, range(len(texts)))
+        return self._probabilities(texts, pairs, batch_size)
+
+    def _probabilities(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be positive, was {batch_size}")
-        self._require_texts(texts, pairs)
         result = np.empty((len(texts), len(self.classes)), dtype=np.float32)
         for start in range(0, len(texts), _SLAB):
             end = min(start + _SLAB, len(texts))
@@ -88,7 +91,7 @@ class Predictor:
         """label, confidence, probability_<class> for each row of a frame, `{"text": [...]}` or list of dicts.
 
         Columns are `text` and `text_pair`, else the training columns; the arguments override both. The index
-        of a frame is kept. Raises InputError when a column or a text is missing.
+        of a frame is kept, and named where a text is missing. Raises InputError when a column or a text is missing.
         """
         import pandas as pd
 
@@ -100,7 +103,8 @@ class Predictor:
             pairs = frame[self._column(frame, text_pair, "text_pair", wanted)].tolist()
         elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
             raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
-        table = self.probabilities(texts, pairs, batch_size=batch_size).astype(np.float64)
+        self._require_texts(texts, pairs, frame.index)
+        table = self._probabilities(texts, pairs, batch_size).astype(np.float64)
         best = table.argmax(axis=1) if len(table) else np.zeros(0, dtype=int)
         columns: dict[str, Any] = {
             "label": [self.classes[i] for i in best],
@@ -117,16 +121,16 @@ class Predictor:
         found = ", ".join(map(str, frame.columns)) or "none"
         raise InputError(f"wanted a column {' or '.join(dict.fromkeys(candidates))}, found: {found}")
 
-    def _require_texts(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    def _require_texts(self, texts: Sequence[str], pairs: Sequence[str] | None, index: Any) -> None:
         if (pairs is not None) != (self.card.text_pair is not None):
             wanted = "texts with their pairs" if self.card.text_pair is not None else "single texts"
             raise InputError(f"this model was trained on {wanted}")
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(pairs)} pairs: one pair per text is wanted")
         for name, column in (("text", texts), ("text_pair", pairs or ())):
-            for row, value in enumerate(column):
+            for row, value in zip(index, column, strict=False):  # no second text: column is empty
                 if not isinstance(value, str) or not value.strip():
-                    raise InputError(f"{name} in row {row} (counted from 0) must be a text, was {value!r}")
+                    raise InputError(f"{name} in row {row} must be a text, was {value!r}")
 
     def _score(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
         import torch

@@ -31,8 +31,8 @@ class Trainer:
     a defect.
 
     >>> with Trainer() as trainer:  # doctest: +SKIP
-    ...     trainer.resolve("auto", "auto", None)
-    {'precision': 'float32', 'device': 'cpu', 'threads': 2}
+    ...     trainer.resolve("my-encoder", "float32")
+    {'precision': 'float32', 'device': 'cpu', 'threads': 2, 'step_seconds': {}}
     """
 
     def __init__(self) -> None:
@@ -95,9 +95,12 @@ class Trainer:
         }
         return Path(self._call(message, on_progress)["path"])
 
-    def resolve(self, precision: str = "auto", device: str = "auto", threads: int | None = None) -> dict[str, Any]:
-        """This machine's values in place of auto: {"precision", "device", "threads"}."""
-        return dict(self._call({"cmd": "resolve", "precision": precision, "device": device, "threads": threads}))
+    def resolve(
+        self, pretrained: Path | str, precision: str = "auto", device: str = "auto", threads: int | None = None
+    ) -> dict[str, Any]:
+        """This machine's values in place of auto: {"precision", "device", "threads", "step_seconds"}."""
+        settings = {"precision": precision, "device": device, "threads": threads}
+        return dict(self._call({"cmd": "resolve", "pretrained": str(pretrained), **settings}))
 
     def _call(
         self, message: dict[str, Any], on_progress: OnProgress | None = None, on_rung: OnRung | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from bertft_core.errors import ConfigError
-from bertft_core.state import MANIFEST, hash_file, hash_json
+from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 
 Metric = Literal["macro_f1", "accuracy", "log_loss"]
 METRICS = ("macro_f1", "accuracy", "log_loss")
@@ -84,9 +84,8 @@ class FitSpec:
         for name in ("output", "checkpoint_seconds", "tokens", "pretrained"):
             value.pop(name)
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
-        root = Path(self.pretrained)
-        kept = [p for p in sorted(root.glob("*")) if p.suffix in {".json", ".safetensors", ".txt"}]
-        value["pretrained"] = [[p.name, hash_file(p)] for p in kept] if root.is_dir() else self.pretrained
+        is_folder = Path(self.pretrained).is_dir()
+        value["pretrained"] = encoder_fingerprint(self.pretrained) if is_folder else self.pretrained
         return hash_json(value)
 
 

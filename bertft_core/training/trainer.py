@@ -21,7 +21,6 @@ from typing import Any, TextIO
 from bertft_core.errors import BertftError, ConfigError
 
 _PULSE_SECONDS = 2.0  # below the 5 s in which contracts.md renews a lease
-_FASTER = 1.3  # bfloat16 must win by this much: below it float32's exactness is worth more
 
 
 class _Wire:
@@ -76,44 +75,31 @@ class _Wire:
         return bool(self.receive()["stop"])
 
 
-def resolve(precision: str, device: str, threads: int | None) -> dict[str, Any]:
-    """Turn auto values into facts of this machine: {"precision", "device", "threads"}.
+def resolve(pretrained: str, precision: str, device: str, threads: int | None) -> dict[str, Any]:
+    """Turn auto values into facts of this machine: {"precision", "device", "threads", "step_seconds"}.
 
-    auto device is cuda where there is one; auto precision measures a MiniLM-sized matrix product in both
-    types and takes bfloat16 where it is 1.3 times faster; threads default to the CPUs this process may use.
+    auto device is cuda where there is one; auto precision times a training step of the encoder in both types
+    (`step_seconds`, empty when a precision was asked for) and takes bfloat16 where it is 1.3 times faster;
+    threads default to the CPUs this process may use.
 
-    Raises: ConfigError if cuda is asked for and missing.
+    Raises: ConfigError if cuda is asked for and missing; ModelError if the encoder cannot be loaded.
     """
     import torch
 
-    from bertft_core.training.scoring import pick_device
+    from bertft_core.training.precision import faster_precision, step_seconds
+    from bertft_core.training.scoring import pick_device, runtime
 
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     target = pick_device(name)
     count = threads or len(os.sched_getaffinity(0))
+    seconds: dict[str, float] = {}
     if precision == "auto":
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
-        seconds = {kind: _product_seconds(target, kind) for kind in (torch.float32, torch.bfloat16)}
-        torch.set_num_threads(before)
-        is_faster = seconds[torch.float32] > _FASTER * seconds[torch.bfloat16]
-        precision = "bfloat16" if is_faster else "float32"
+        with runtime(count):
+            seconds = step_seconds(pretrained, target)
+        precision = faster_precision(seconds)
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"training.precision must be auto, float32 or bfloat16, was {precision!r}")
-    return {"precision": precision, "device": name, "threads": count}
-
-
-def _product_seconds(device: Any, kind: Any) -> float:
-    import torch
-
-    # 16 rows x 128 tokens through MiniLM's feed-forward layer (384 -> 1536)
-    left, right = (torch.ones(shape, device=device, dtype=kind) for shape in ((2048, 384), (384, 1536)))
-    best = float("inf")
-    for _ in range(6):
-        begun = time.perf_counter()
-        float((left @ right)[0, 0])  # reading a value waits for the device
-        best = min(best, time.perf_counter() - begun)
-    return best
+    return {"precision": precision, "device": name, "threads": count, "step_seconds": seconds}
 
 
 def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +137,7 @@ def _run_score(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
-    return resolve(message["precision"], message["device"], message["threads"])
+    return resolve(message["pretrained"], message["precision"], message["device"], message["threads"])
 
 
 _COMMANDS = {"fit": _run_fit, "score": _run_score, "resolve": _run_resolve}

@@ -15,6 +15,7 @@ import pytest
 from bertft_core.errors import ConfigError, ModelError, TrainerDied, TrialPruned
 from bertft_core.training.client import Trainer
 from bertft_core.training.loop import fit
+from bertft_core.training.precision import faster_precision
 from bertft_core.training.spec import FitSpec
 
 pytestmark = pytest.mark.slow  # each starts a process that imports torch and transformers
@@ -47,7 +48,7 @@ def test_trainer_errors_come_back_by_class_and_the_process_lives_on(spec: Build,
             trainer.fit(spec(lr=1e30, unfreezing="none", epochs=4))
         if not Path("/dev/nvidia0").exists():
             with pytest.raises(ConfigError, match=r"training\.device"):
-                trainer.resolve("auto", "cuda")
+                trainer.resolve(tmp_path, "float32", "cuda")
         assert trainer.pid == before
 
 
@@ -58,15 +59,22 @@ def test_trainer_beats_while_nothing_is_said(spec: Build) -> None:
     assert len(beats) >= 4
 
 
-def test_trainer_resolve_gives_usable_settings() -> None:
+def test_trainer_resolve_times_a_step_in_both_precisions(spec: Build) -> None:
     with Trainer() as trainer:
-        found = trainer.resolve("auto", "auto", None)
-        assert trainer.resolve("bfloat16", "cpu", 3) == {
-            "precision": "bfloat16",
-            "device": "cpu",
-            "threads": 3,
-        }
-    assert found["precision"] in ("float32", "bfloat16") and found["threads"] >= 1
+        found = trainer.resolve(spec().pretrained)
+    assert found["precision"] == faster_precision(found["step_seconds"])
+    assert found["threads"] >= 1 and min(found["step_seconds"].values()) > 0
+
+
+def test_trainer_resolve_measures_nothing_when_the_precision_is_given(tmp_path: Path) -> None:
+    with Trainer() as trainer:
+        found = trainer.resolve(tmp_path, "bfloat16", "cpu", 3)
+    assert found == {"precision": "bfloat16", "device": "cpu", "threads": 3, "step_seconds": {}}
+
+
+def test_precision_stays_float32_unless_bfloat16_is_clearly_faster() -> None:
+    assert faster_precision({"float32": 1.0, "bfloat16": 0.7}) == "bfloat16"
+    assert faster_precision({"float32": 1.0, "bfloat16": 0.8}) == "float32"
 
 
 def test_trainer_killed_mid_fit_is_reported_and_resumes(spec: Build, tmp_path: Path) -> None:
@@ -88,7 +96,7 @@ def test_trainer_killed_mid_fit_is_reported_and_resumes(spec: Build, tmp_path: P
 def test_trainer_dies_with_its_parent() -> None:
     code = (
         "import time; from bertft_core.training.client import Trainer; t = Trainer(); "
-        "t.resolve('float32', 'cpu', 1); print(t.pid, flush=True); time.sleep(60)"
+        "t.resolve('x', 'float32', 'cpu', 1); print(t.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

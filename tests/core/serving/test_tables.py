@@ -1,0 +1,134 @@
+"""Files of any kind and size are scored row by row, and the output is whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertft_core.errors import DataError, InputError
+from bertft_core.model.classifier import load_classifier, save_classifier
+from bertft_core.serving import tables
+from bertft_core.serving.artifact import ArtifactCard, build_artifact
+from bertft_core.serving.predictor import Predictor
+from bertft_core.serving.tables import score_table
+from bertft_core.testing import tiny_encoder
+
+CLASSES = ("ham", "spam")
+TEXTS = ["good film", "NA", 'a "quoted"; text\nin two lines', "café", "bad plot " * 40]
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    root = tmp_path_factory.mktemp("tables")
+    encoder = tiny_encoder(root / "encoder", layers=2, seed=3)
+    model = save_classifier(load_classifier(encoder, CLASSES, seed=5), encoder, root / "fit", CLASSES)
+    card = ArtifactCard(max_length=24, truncation="head", classes=CLASSES, text="body", label="topic")
+    return Predictor.load(build_artifact(model, root / "served", card))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def write_csv(path: Path, delimiter: str = ",", encoding: str = "utf-8", texts: list[str] = TEXTS) -> Path:
+    with open(path, "w", newline="", encoding=encoding) as handle:
+        writer = csv.writer(handle, delimiter=delimiter)
+        writer.writerow(["id", "body", "label"])
+        writer.writerows([str(i), text, "old"] for i, text in enumerate(texts))
+    return path
+
+
+@pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8-sig"), (";", "latin-1"), ("\t", "utf-8")])
+def test_csv_keeps_every_column_and_row(predictor: Predictor, tmp_path: Path, delimiter: str, encoding: str) -> None:
+    source = write_csv(tmp_path / "in.csv", delimiter, encoding)
+    assert score_table(predictor, source, tmp_path / "out.csv", model="m") == 5
+    out = read_csv(tmp_path / "out.csv")
+    assert [r["body"] for r in out] == TEXTS and [r["id"] for r in out] == list("01234")
+    assert {r["input_label"] for r in out} == {"old"} and {r["label"] for r in out} <= set(CLASSES)
+    wanted = predictor.probabilities(TEXTS)
+    found = np.array([[float(r[f"probability_{c}"]) for c in CLASSES] for r in out])
+    np.testing.assert_allclose(found, wanted, atol=1e-7)
+
+
+def test_batches_change_nothing_but_memory(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_csv(tmp_path / "in.csv", texts=[f"text {i} " * (1 + i % 7) for i in range(50)])
+    score_table(predictor, source, tmp_path / "whole.csv", model="m")
+    monkeypatch.setattr(tables, "_ROWS", 7)
+    seen: list[int] = []
+    score_table(predictor, source, tmp_path / "parts.csv", model="m", on_rows=seen.append)
+    whole, parts = read_csv(tmp_path / "whole.csv"), read_csv(tmp_path / "parts.csv")
+    assert seen[:2] == [7, 14] and seen[-1] == 50
+    assert [r["label"] for r in whole] == [r["label"] for r in parts]
+    np.testing.assert_allclose(*([float(r["confidence"]) for r in t] for t in (whole, parts)), atol=1e-6)
+
+
+def test_json_lines_keep_nested_values_and_late_keys(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_ROWS", 1)
+    rows = [{"body": "good film", "meta": {"a": [1]}}, {"body": "bad plot", "late": 2}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    score_table(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl", model="m")
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert out[0]["meta"] == {"a": [1]} and out[1]["late"] == 2 and out[0]["model"] == "m"
+
+
+def test_late_key_is_refused_in_csv_and_leaves_nothing(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_ROWS", 1)
+    (tmp_path / "in.jsonl").write_text('{"body": "a"}\n{"body": "b", "late": 2}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"'late' first occurs in row 2"):
+        score_table(predictor, tmp_path / "in.jsonl", tmp_path / "out.csv", model="m")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_parquet_in_and_out_keeps_types(predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": TEXTS, "n": list(range(5))}), tmp_path / "in.parquet")
+    score_table(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet", model="m")
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out["n"].to_pylist() == list(range(5)) and out["n"].type == pa.int64()
+    assert out["label"].to_pylist() == predictor.predict_frame({"text": TEXTS})["label"].tolist()
+
+
+def test_empty_text_is_named_by_its_row_and_leaves_no_output(predictor: Predictor, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", texts=["good", "  "])
+    with pytest.raises(InputError, match="text in row 2"):
+        score_table(predictor, source, tmp_path / "out.csv", model="m")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_broken_csv_row_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,body\n1,good\n2,bad,surplus\n", encoding="utf-8")
+    with pytest.raises(InputError, match="row 2: wrong number of fields: 3"):
+        score_table(predictor, tmp_path / "in.csv", tmp_path / "out.csv", model="m")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "match"),
+    [
+        ("gone.csv", "out.csv", "no such file"),
+        ("in.csv", "out.xlsx", "unknown kind"),
+        ("in.csv", "no/out.csv", "does not exist"),
+        ("in.txt", "out.csv", "unknown kind"),
+        ("header.csv", "out.csv", "holds no rows"),
+        ("empty.csv", "out.csv", "empty"),
+    ],
+)
+def test_impossible_files_are_named(predictor: Predictor, tmp_path: Path, source: str, target: str, match: str) -> None:
+    write_csv(tmp_path / "in.csv")
+    (tmp_path / "in.txt").write_text("x")
+    (tmp_path / "header.csv").write_text("body\n")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises((InputError, DataError), match=match):
+        score_table(predictor, tmp_path / source, tmp_path / target, model="m")
+    assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.glob("out*"))

@@ -9,16 +9,18 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bertft_core.errors import BusyError, ConfigError, InputError
 
 STATE_FORMAT = 1
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_POLL_SECONDS = 0.05  # between two looks at a lock that somebody holds
 
 
 def hash_json(value: Any) -> str:
@@ -152,22 +154,34 @@ def open_home(path: Path | str) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path | str, what: str) -> Iterator[None]:
-    """Hold a lock file that the kernel releases when the process dies; BusyError names the holder."""
-    import fcntl
+def exclusive(path: Path | str, what: str, timeout_seconds: float = 0.0) -> Iterator[None]:
+    """Hold a lock file that the kernel releases when the process dies.
 
+    Raises BusyError naming the holder when it is not free within `timeout_seconds`.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_seconds
     with open(target, "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise BusyError(
-                f"{what} is already running in process {holder}: wait for it, then run the command again"
-            ) from fault
+        while not _locked(handle):
+            if time.monotonic() >= deadline:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise BusyError(
+                    f"{what} is already running in process {holder}: wait for it, then run the command again"
+                )
+            time.sleep(_POLL_SECONDS)
         handle.truncate(0)
         handle.write(f"{os.getpid()} on {os.uname().nodename}")
         handle.flush()
         yield
+
+
+def _locked(handle: IO[str]) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

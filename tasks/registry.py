@@ -1,102 +1,29 @@
-"""MLflow registry: log the served folder, register it once, score it in a fresh process."""
+"""MLflow registry: log the served folder and register it, once per run."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.errors import ArtifactError, InputError, RegistryError
+from bertft_core.errors import RegistryError
 from bertft_core.mlflow_config import Store
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
-from bertft_core.state import is_complete, read_json
-from tasks.aliases import (
-    MODEL_ID,
-    RUN_ID,
-    LedgerEntry,
-    RegisteredVersion,
-    aliases,
-    champion,
-    describe,
-    get_version,
-    hold,
-    ledger,
-    move_champion,
-    release_hold,
-    require_ready,
-    rollback,
-    set_alias,
-    tag_decision,
-    tag_version,
-    version_of_alias,
-    version_tags,
-    versions,
-)
+from bertft_core.state import is_complete
+from tasks.aliases import MODEL_ID, RUN_ID, RegisteredVersion, describe, require_ready, versions
+from tasks.artifacts import EVIDENCE
 from tasks.tracking import client, ensure_store, store_lock
 
 if TYPE_CHECKING:
     from bertft_core.config import RunConfig
     from bertft_core.recipe import Prepared
 
-# The registry's whole face, aliases and ledger included: callers need one import.
-__all__ = [
-    "RUN_ID",
-    "LedgerEntry",
-    "RegisteredVersion",
-    "aliases",
-    "build_model_folder",
-    "champion",
-    "download_evidence",
-    "download_model",
-    "find_version",
-    "get_version",
-    "hold",
-    "ledger",
-    "move_champion",
-    "register",
-    "release_hold",
-    "resolve_model",
-    "rollback",
-    "score_in_fresh_process",
-    "set_alias",
-    "tag_decision",
-    "tag_version",
-    "version_of_alias",
-    "version_tags",
-    "versions",
-]
-
-_EVIDENCE = "evidence"
 _READY = "READY"
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
-# Two versions loaded in one process share the first one's modules, so each is scored in its own process,
-# which must not import bertft_core before mlflow has put the version's own copy first on sys.path.
-_SCORE_SCRIPT = """
-import json, os, sys
-spec = json.loads(sys.stdin.read())
-import mlflow.pyfunc
-model = mlflow.pyfunc.load_model(spec["uri"])
-import numpy as np, pandas as pd
-rows = pd.read_parquet(spec["rows"])
-table = model.predict(rows, params={"batch_size": spec["batch_size"]})
-names = [c for c in table.columns if c.startswith("probability_")]
-with open(spec["out"] + ".part", "wb") as handle:
-    np.save(handle, table[names].to_numpy(dtype="float32"), allow_pickle=False)
-import bertft_core
-classes = [c.removeprefix("probability_") for c in names]
-answer = {"classes": classes, "code": os.path.dirname(bertft_core.__file__)}
-with open(spec["out"] + ".json", "w") as handle:
-    json.dump(answer, handle)
-os.replace(spec["out"] + ".part", spec["out"])
-"""
 
 
 def build_model_folder(config: RunConfig, prepared: Prepared, model_dir: Path | str, folder: Path | str) -> Path:
@@ -158,103 +85,6 @@ def find_version(store: Store, name: str, run_id: str) -> RegisteredVersion | No
     return matching[0] if matching else None
 
 
-def score_in_fresh_process(
-    model_uri: str,
-    rows: Path | str,
-    out: Path | str,
-    batch_size: int,
-    store: Store,
-    timeout_seconds: float = 3600.0,
-) -> tuple[str, ...]:
-    """Probabilities of a registered version, computed by its own code in a new process; returns its classes.
-
-    rows: parquet with `text` (and `text_pair`). out: float32 .npy [n, C], written whole or not at all, beside
-    out.json (classes, folder of the code that answered). batch_size: rows per batch, 0 = the artefact's
-    token budget. Raises ArtifactError with the process's last words when it fails or takes longer than
-    `timeout_seconds`.
-    """
-    target = Path(out).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    spec = {
-        "uri": model_uri,
-        "rows": str(Path(rows).resolve()),
-        "out": str(target),
-        "batch_size": int(batch_size),
-    }
-    target.unlink(missing_ok=True)
-    try:
-        answer = subprocess.run(
-            [sys.executable, "-P", "-c", _SCORE_SCRIPT],
-            input=json.dumps(spec),
-            env={**os.environ, **_fresh_environment(store)},
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as fault:
-        raise ArtifactError(f"{model_uri} did not answer within {timeout_seconds:g} s") from fault
-    if answer.returncode != 0 or not target.exists():
-        raise ArtifactError(f"{model_uri} cannot be scored in a fresh process:\n{answer.stderr[-2000:]}")
-    return tuple(read_json(f"{target}.json")["classes"])
-
-
-def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
-    """Download a version's served folder (what `Predictor.load` reads) below `folder`; returns its path.
-
-    model_uri: models:/NAME/VERSION or models:/NAME@ALIAS. Raises InputError when there is no such version.
-    """
-    version = _parse_uri(store, model_uri)
-    root = _download(store, version.model_id, "artifacts", folder)
-    found = sorted(p.parent for p in root.rglob("bertft.json"))
-    if not found:
-        raise ArtifactError(f"{model_uri} holds no bertft.json: it was not logged by bertft")
-    return found[0]
-
-
-def download_evidence(store: Store, name: str, version: str) -> Path:
-    """Download evidence.json of a version; it stays below BERTFT_HOME/evidence."""
-    found = get_version(store, name, version)
-    target = Path(store.home) / _EVIDENCE / found.model_id
-    return _download(store, found.model_id, f"{_EVIDENCE}/evidence.json", target)
-
-
-def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
-    text = uri.removeprefix("models:/")
-    name, at, alias = text.partition("@")
-    if at:
-        return get_version(store, name, version_of_alias(store, name, alias))
-    name, slash, version = text.rpartition("/")
-    if not slash or text == uri:
-        raise InputError(f"model {uri!r}: wanted models:/NAME/VERSION or models:/NAME@ALIAS")
-    return get_version(store, name, version)
-
-
-def _download(store: Store, model_id: str, path: str, folder: Path | str) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    location = client(store).get_logged_model(model_id).artifact_location.rstrip("/")
-    try:
-        got = download_artifacts(
-            artifact_uri=f"{location}/{path}", dst_path=str(folder), tracking_uri=store.tracking_uri
-        )
-    except OSError as fault:
-        raise ArtifactError(f"{location}/{path} cannot be downloaded: {fault}") from fault
-    return Path(got)
-
-
-def _fresh_environment(store: Store) -> dict[str, str]:
-    return {
-        "MLFLOW_TRACKING_URI": store.tracking_uri,
-        "MLFLOW_REGISTRY_URI": store.registry_uri,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
 def _ensure_model(api: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -312,9 +142,9 @@ def _log_model(
                 model_id=model_id,
             )
             mlflow.pyfunc.save_model(str(target), mlflow_model=record, **_contents(folder))
-            (target / _EVIDENCE).mkdir()
+            (target / EVIDENCE).mkdir()
             for file in extra_files:
-                shutil.copyfile(file, target / _EVIDENCE / Path(file).name)
+                shutil.copyfile(file, target / EVIDENCE / Path(file).name)
             api.log_model_artifacts(model_id, str(target))
     except BaseException:
         api.finalize_logged_model(model_id, "FAILED")
@@ -351,15 +181,3 @@ def _signature(classes: tuple[str, ...]) -> Any:
     outputs = Schema([ColSpec("string", "label"), *(ColSpec("double", name) for name in numbers)])
     params = ParamSchema([ParamSpec("batch_size", "long", 0)])  # 0 = the artefact's token budget
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
-
-
-def resolve_model(store: Store, model: str) -> tuple[str, Path]:
-    """A models:/ URI with its alias resolved, and the served folder downloaded once below BERTFT_HOME/served.
-
-    A local artefact folder is returned as it is. Raises InputError when there is no such version.
-    """
-    if not model.startswith("models:/"):
-        return model, Path(model)
-    found = _parse_uri(store, model)
-    folder = Path(store.home) / "served" / found.model_id
-    return found.model_uri, download_model(store, found.model_uri, folder)

@@ -21,7 +21,7 @@ from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
-from tasks import aliases, registry
+from tasks import aliases, artifacts, registry
 from tasks.tree import Tree
 
 PARITY = 1e-5
@@ -99,7 +99,7 @@ def check_parity(candidate: Candidate, store: Store) -> float:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5."""
     folder = candidate.path
     out = folder / f"served-{candidate.version}.npy"
-    registry.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, _PARITY_BATCH, store)
+    artifacts.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, _PARITY_BATCH, store)
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
     gap = float(np.abs(np.load(out, allow_pickle=False) - ours).max())
     if not gap <= PARITY:
@@ -150,7 +150,7 @@ def _champion_scores(candidate: Candidate, champion: str, store: Store) -> np.nd
     """The champion's probabilities [n, C] on the candidate's test rows, in the candidate's class order."""
     out = candidate.path / f"champion-{champion}.npy"
     uri = f"models:/{candidate.name}/{champion}"
-    names = registry.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, _PARITY_BATCH, store)
+    names = artifacts.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, _PARITY_BATCH, store)
     if set(names) != set(candidate.classes):
         raise InputError(
             f"{uri} knows the classes {sorted(names)}, version {candidate.version} "
@@ -177,7 +177,7 @@ def _outcome(candidate: Candidate, store: Store, promoted: bool, reason: str, be
 def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
     """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
-    evidence = read_json(registry.download_evidence(store, name, chosen))
+    evidence = read_json(artifacts.download_evidence(store, name, chosen))
     config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
     dataset = recipe.ingest(config, home)
     now = recipe.test_fingerprint(dataset)
@@ -191,7 +191,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
         folder = home / "promote" / f"{name}-{chosen}"
         write_test_rows(dataset, folder)
         uri = f"models:/{name}/{chosen}"
-        registry.score_in_fresh_process(uri, folder / "test_rows.parquet", folder / "probabilities.npy", 32, store)
+        artifacts.score_in_fresh_process(uri, folder / "test_rows.parquet", folder / "probabilities.npy", 32, store)
     return Candidate(
         name=name, version=chosen, classes=tuple(evidence["classes"]), folder=str(folder),
         metric=config.evaluation.metric, weights_digest=evidence["weights"],

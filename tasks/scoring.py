@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.mlflow_config import MlflowConfig
-from tasks.registry import resolve_model
+from tasks.artifacts import resolve_model
 from tasks.tracking import open_store
 
 

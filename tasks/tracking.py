@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
-import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -17,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from bertft_core.errors import ConfigError, RegistryError
+from bertft_core.errors import ArtifactError, ConfigError, RegistryError
 from bertft_core.mlflow_config import MlflowConfig, Store
-from bertft_core.state import mask_uri
+from bertft_core.state import exclusive, mask_uri
 
 if TYPE_CHECKING:
     from bertft_core.data.prepare import DatasetSplits
@@ -218,6 +216,21 @@ def log_files(store: Store, run_id: str, paths: Sequence[Path | str], folder: st
             api.log_artifact(run_id, str(path), folder or None)
 
 
+def download_files(store: Store, model_id: str, path: str, folder: Path | str) -> Path:
+    """Download `path` of a logged model below `folder`. Raises ArtifactError when it is not there."""
+    from mlflow.artifacts import download_artifacts
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    location = client(store).get_logged_model(model_id).artifact_location.rstrip("/")
+    try:
+        got = download_artifacts(
+            artifact_uri=f"{location}/{path}", dst_path=str(folder), tracking_uri=store.tracking_uri
+        )
+    except OSError as fault:
+        raise ArtifactError(f"{mask_uri(location)}/{path} cannot be downloaded: {fault}") from fault
+    return Path(got)
+
+
 def is_finished(store: Store, run_id: str) -> bool:
     """Whether the run ended well."""
     return bool(client(store).get_run(run_id).info.status == "FINISHED")
@@ -228,45 +241,17 @@ def finish_run(store: Store, run_id: str, *, failed: bool = False) -> None:
     client(store).set_terminated(run_id, status="FAILED" if failed else "FINISHED")
 
 
-def git_tags(folder: Path | str) -> dict[str, str]:
-    """The commit of `folder`'s working tree and whether it is dirty; empty outside a repository."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return {}
-    is_dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
-    return {"mlflow.source.git.commit": commit, "bertft.git_dirty": str(is_dirty).lower()}
-
-
-def _git(folder: Path | str, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
-
-
 @contextlib.contextmanager
 def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
-    """Hold this machine's lock on the store; the kernel drops it when the process dies.
+    """Hold this machine's lock on the store; a thread that has it already goes on.
 
-    Raises RegistryError when it is not free within `timeout_seconds`.
+    Raises BusyError when it is not free within `timeout_seconds`.
     """
     path = Path(store.home) / "locks" / "mlflow.lock"
-    if str(path) in _held():  # this thread has it already
+    if str(path) in _held():
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout_seconds
-    with open(path, "a", encoding="utf-8") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RegistryError(f"{path} is held by another process for {timeout_seconds:g} s") from None
-                time.sleep(0.05)
+    with exclusive(path, f"an update of {store}", timeout_seconds):
         _held().add(str(path))
         try:
             yield

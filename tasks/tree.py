@@ -13,7 +13,7 @@ from bertft_core.runs import Run
 from bertft_core.search.study import TrialResult
 from bertft_core.state import write_json
 from bertft_core.training.spec import TrainingResult
-from tasks import tracking
+from tasks import lineage, tracking
 
 
 class Tree:
@@ -29,14 +29,15 @@ class Tree:
             "bertft.rows": prepared.dataset.fingerprint,
             "bertft.encoder": prepared.encoder,
             "prefect.flow_run_id": str(prefect_run_id or ""),
-            **tracking.git_tags(config.base_dir),
+            **lineage.git_tags(config.base_dir),
         }
         self.root = self._open("pipeline", None, config.name, tags)
         tracking.log_params(self.store, self.root, _flat(config.resolved()))
         source = str(config.data.source or config.data.train)
         tracking.log_dataset(self.store, self.root, prepared.dataset, source)
         write_json(run.path / "config.json", config.resolved())
-        tracking.log_files(self.store, self.root, [run.path / "config.json"])
+        (run.path / "environment.txt").write_text(lineage.environment_text(), encoding="utf-8")
+        tracking.log_files(self.store, self.root, [run.path / "config.json", run.path / "environment.txt"])
         self._search: str | None = None
         self.final = ""
 

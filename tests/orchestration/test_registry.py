@@ -24,7 +24,7 @@ from bertft_core.mlflow_config import load_mlflow_config
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
-from tasks import aliases, registry, tracking
+from tasks import aliases, artifacts, registry, tracking
 
 pytestmark = pytest.mark.orchestration
 CLASSES = ("ham", "spam")
@@ -77,7 +77,7 @@ def shared(blank, served, tmp_path_factory):
     store = tracking.open_store(config, home)
     run = tracking.find_or_create_run(store, "k", "final")
     version = registry.register(store, run, served[0], MODEL, {"bertft.run_id": "k"})
-    registry.set_alias(store, MODEL, "champion", version.version)
+    aliases.set_alias(store, MODEL, "champion", version.version)
     return store, version
 
 
@@ -195,7 +195,7 @@ def test_registering_twice_returns_the_first_version(publish, store):
     first, second = publish(), publish()
     assert (first.was_found, second.was_found) == (False, True)
     assert first.version == second.version == "1"
-    assert len(registry.versions(store, MODEL)) == 1
+    assert len(aliases.versions(store, MODEL)) == 1
 
 
 def test_registering_leaves_nothing_in_the_working_directory(publish, work_folder):
@@ -216,7 +216,7 @@ def test_logged_model_that_failed_is_not_used(publish, store):
     with pytest.raises(RegistryError, match="FAILED, wanted READY"):
         publish()
     with pytest.raises(RegistryError, match="FAILED, wanted READY"):
-        registry.move_champion(store, MODEL, first.version, "x")
+        aliases.move_champion(store, MODEL, first.version, "x")
 
 
 def test_version_without_a_run_tag_is_refused(store, served):
@@ -234,16 +234,16 @@ def test_damaged_folder_is_refused(store, served, tmp_path):
 def test_evidence_travels_with_the_version(publish, store, tmp_path):
     (tmp_path / "evidence.json").write_text(json.dumps({"a": 1}))
     version = publish(extra_files=[tmp_path / "evidence.json"])
-    found = registry.download_evidence(store, MODEL, version.version)
+    found = artifacts.download_evidence(store, MODEL, version.version)
     assert json.loads(found.read_text()) == {"a": 1}
 
 
 def test_unknown_names_are_bad_input(store):
-    assert registry.champion(store, "nobody") is None
+    assert aliases.champion(store, "nobody") is None
     with pytest.raises(InputError, match="no alias champion"):
-        registry.version_of_alias(store, "nobody", "champion")
+        aliases.version_of_alias(store, "nobody", "champion")
     with pytest.raises(InputError, match="no version 7"):
-        registry.get_version(store, "nobody", "7")
+        aliases.get_version(store, "nobody", "7")
 
 
 def test_logged_model_needs_no_pickle_and_states_its_requirements(shared):
@@ -259,7 +259,7 @@ def test_downloaded_folder_is_a_plain_transformers_model(shared, served, tmp_pat
     import torch
     from transformers import AutoModelForSequenceClassification as Auto
 
-    folder = registry.download_model(shared[0], f"models:/{MODEL}@champion", tmp_path / "got")
+    folder = artifacts.download_model(shared[0], f"models:/{MODEL}@champion", tmp_path / "got")
     ids = torch.tensor([[2, 7, 8, 9, 3]])
     with torch.inference_mode():
         got, ours = (Auto.from_pretrained(str(f)).eval()(input_ids=ids).logits for f in (folder, served[0]))
@@ -271,7 +271,7 @@ def test_fresh_process_scores_with_the_bundled_code(shared, served, tmp_path):
     store, version = shared
     pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
     out = tmp_path / "p.npy"
-    classes = registry.score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", out, 2, store)
+    classes = artifacts.score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", out, 2, store)
     assert classes == CLASSES
     np.testing.assert_allclose(np.load(out), Predictor.load(served[0]).probabilities(TEXTS), atol=1e-6)
     assert version.model_id in json.loads(Path(f"{out}.json").read_text())["code"]
@@ -280,7 +280,7 @@ def test_fresh_process_scores_with_the_bundled_code(shared, served, tmp_path):
 def test_fresh_process_failure_carries_its_last_words(shared, tmp_path):
     pd.DataFrame({"words": TEXTS}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ArtifactError, match="text"):
-        registry.score_in_fresh_process(
+        artifacts.score_in_fresh_process(
             shared[1].model_uri, tmp_path / "rows.parquet", tmp_path / "p.npy", 2, shared[0]
         )
     assert not (tmp_path / "p.npy").exists()
@@ -319,54 +319,54 @@ print(json.dumps([model.predict(s).to_dict("list") for s in shapes]))
 
 def test_champion_moves_and_previous_remembers(publish, store):
     one, two = publish("a", 0), publish("b", 1)
-    registry.set_alias(store, MODEL, "challenger", two.version)
-    registry.move_champion(store, MODEL, one.version, "first", against=None)
-    registry.move_champion(store, MODEL, two.version, "better", against=one.version)
-    assert registry.aliases(store, MODEL) == {"champion": "2", "previous": "1"}
-    assert [(e.action, e.version, e.replaced) for e in registry.ledger(store, MODEL)] == [
+    aliases.set_alias(store, MODEL, "challenger", two.version)
+    aliases.move_champion(store, MODEL, one.version, "first", against=None)
+    aliases.move_champion(store, MODEL, two.version, "better", against=one.version)
+    assert aliases.aliases(store, MODEL) == {"champion": "2", "previous": "1"}
+    assert [(e.action, e.version, e.replaced) for e in aliases.ledger(store, MODEL)] == [
         ("promote", "1", None),
         ("promote", "2", "1"),
     ]
-    assert "better" in registry.version_tags(store, MODEL, "2")["bertft.decision_reason"]
+    assert "better" in aliases.version_tags(store, MODEL, "2")["bertft.decision_reason"]
 
 
 def test_moving_the_champion_twice_is_moving_it_once(publish, store):
     one, two = publish("a", 0), publish("b", 1)
-    registry.move_champion(store, MODEL, one.version, "first")
+    aliases.move_champion(store, MODEL, one.version, "first")
     for _ in range(2):
-        registry.move_champion(store, MODEL, two.version, "better")
-    assert registry.aliases(store, MODEL)["previous"] == "1"
-    assert len(registry.ledger(store, MODEL)) == 2
+        aliases.move_champion(store, MODEL, two.version, "better")
+    assert aliases.aliases(store, MODEL)["previous"] == "1"
+    assert len(aliases.ledger(store, MODEL)) == 2
 
 
 def test_kill_after_the_alias_moved_completes_the_ledger(publish, store):
     one, two = publish("a", 0), publish("b", 1)
-    registry.move_champion(store, MODEL, one.version, "first")
-    registry.set_alias(store, MODEL, "previous", one.version)
-    registry.set_alias(store, MODEL, "champion", two.version)
-    entry = registry.move_champion(store, MODEL, two.version, "better")
+    aliases.move_champion(store, MODEL, one.version, "first")
+    aliases.set_alias(store, MODEL, "previous", one.version)
+    aliases.set_alias(store, MODEL, "champion", two.version)
+    entry = aliases.move_champion(store, MODEL, two.version, "better")
     assert (entry.number, entry.version, entry.replaced) == (2, "2", "1")
 
 
 def test_champion_moved_meanwhile_is_refused(publish, store):
     one, two = publish("a", 0), publish("b", 1)
-    registry.move_champion(store, MODEL, one.version, "first")
+    aliases.move_champion(store, MODEL, one.version, "first")
     with pytest.raises(RegistryError, match="run the gate again"):
-        registry.move_champion(store, MODEL, two.version, "better", against=None)
-    assert registry.champion(store, MODEL) == one.version
+        aliases.move_champion(store, MODEL, two.version, "better", against=None)
+    assert aliases.champion(store, MODEL) == one.version
 
 
 def test_rollback_returns_and_holds(publish, store):
     one, two = publish("a", 0), publish("b", 1)
-    registry.move_champion(store, MODEL, one.version, "first")
-    registry.move_champion(store, MODEL, two.version, "better")
-    registry.rollback(store, MODEL, "complaints")
-    assert registry.champion(store, MODEL) == one.version
-    assert "complaints" in (registry.hold(store, MODEL) or "")
+    aliases.move_champion(store, MODEL, one.version, "first")
+    aliases.move_champion(store, MODEL, two.version, "better")
+    aliases.rollback(store, MODEL, "complaints")
+    assert aliases.champion(store, MODEL) == one.version
+    assert "complaints" in (aliases.hold(store, MODEL) or "")
     with pytest.raises(InputError, match="no champion before"):
-        registry.rollback(store, MODEL, "again")
-    registry.release_hold(store, MODEL)
-    assert registry.hold(store, MODEL) is None
+        aliases.rollback(store, MODEL, "again")
+    aliases.release_hold(store, MODEL)
+    assert aliases.hold(store, MODEL) is None
 
 
 def test_rollback_target_skips_versions_rolled_back():

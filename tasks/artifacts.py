@@ -1,0 +1,132 @@
+"""Registered versions as files: downloaded, or scored by their own code in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bertft_core.errors import ArtifactError, InputError
+from bertft_core.mlflow_config import Store
+from bertft_core.state import read_json
+from tasks.aliases import RegisteredVersion, get_version, version_of_alias
+from tasks.tracking import download_files
+
+EVIDENCE = "evidence"
+# Two versions loaded in one process share the first one's modules, so each is scored in its own process,
+# which must not import bertft_core before mlflow has put the version's own copy first on sys.path.
+_SCORE_SCRIPT = """
+import json, os, sys
+spec = json.loads(sys.stdin.read())
+import mlflow.pyfunc
+model = mlflow.pyfunc.load_model(spec["uri"])
+import numpy as np, pandas as pd
+rows = pd.read_parquet(spec["rows"])
+table = model.predict(rows, params={"batch_size": spec["batch_size"]})
+names = [c for c in table.columns if c.startswith("probability_")]
+with open(spec["out"] + ".part", "wb") as handle:
+    np.save(handle, table[names].to_numpy(dtype="float32"), allow_pickle=False)
+import bertft_core
+classes = [c.removeprefix("probability_") for c in names]
+answer = {"classes": classes, "code": os.path.dirname(bertft_core.__file__)}
+with open(spec["out"] + ".json", "w") as handle:
+    json.dump(answer, handle)
+os.replace(spec["out"] + ".part", spec["out"])
+"""
+
+
+def score_in_fresh_process(
+    model_uri: str,
+    rows: Path | str,
+    out: Path | str,
+    batch_size: int,
+    store: Store,
+    timeout_seconds: float = 3600.0,
+) -> tuple[str, ...]:
+    """Probabilities of a registered version, computed by its own code in a new process; returns its classes.
+
+    rows: parquet with `text` (and `text_pair`). out: float32 .npy [n, C], written whole or not at all, beside
+    out.json (classes, folder of the code that answered). batch_size: rows per batch, 0 = the artefact's
+    token budget. Raises ArtifactError with the process's last words when it fails or takes longer than
+    `timeout_seconds`.
+    """
+    target = Path(out).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "uri": model_uri,
+        "rows": str(Path(rows).resolve()),
+        "out": str(target),
+        "batch_size": int(batch_size),
+    }
+    target.unlink(missing_ok=True)
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-P", "-c", _SCORE_SCRIPT],
+            input=json.dumps(spec),
+            env={**os.environ, **_fresh_environment(store)},
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise ArtifactError(f"{model_uri} did not answer within {timeout_seconds:g} s") from fault
+    if answer.returncode != 0 or not target.exists():
+        raise ArtifactError(f"{model_uri} cannot be scored in a fresh process:\n{answer.stderr[-2000:]}")
+    return tuple(read_json(f"{target}.json")["classes"])
+
+
+def resolve_model(store: Store, model: str) -> tuple[str, Path]:
+    """A models:/ URI with its alias resolved, and the served folder downloaded once below BERTFT_HOME/served.
+
+    A local artefact folder is returned as it is. Raises InputError when there is no such version.
+    """
+    if not model.startswith("models:/"):
+        return model, Path(model)
+    found = _parse_uri(store, model)
+    folder = Path(store.home) / "served" / found.model_id
+    return found.model_uri, download_model(store, found.model_uri, folder)
+
+
+def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
+    """Download a version's served folder (what `Predictor.load` reads) below `folder`; returns its path.
+
+    model_uri: models:/NAME/VERSION or models:/NAME@ALIAS. Raises InputError when there is no such version.
+    """
+    version = _parse_uri(store, model_uri)
+    root = download_files(store, version.model_id, "artifacts", folder)
+    found = sorted(p.parent for p in root.rglob("bertft.json"))
+    if not found:
+        raise ArtifactError(f"{model_uri} holds no bertft.json: it was not logged by bertft")
+    return found[0]
+
+
+def download_evidence(store: Store, name: str, version: str) -> Path:
+    """Download evidence.json of a version; it stays below BERTFT_HOME/evidence."""
+    found = get_version(store, name, version)
+    target = Path(store.home) / EVIDENCE / found.model_id
+    return download_files(store, found.model_id, f"{EVIDENCE}/evidence.json", target)
+
+
+def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
+    text = uri.removeprefix("models:/")
+    name, at, alias = text.partition("@")
+    if at:
+        return get_version(store, name, version_of_alias(store, name, alias))
+    name, slash, version = text.rpartition("/")
+    if not slash or text == uri:
+        raise InputError(f"model {uri!r}: wanted models:/NAME/VERSION or models:/NAME@ALIAS")
+    return get_version(store, name, version)
+
+
+def _fresh_environment(store: Store) -> dict[str, str]:
+    return {
+        "MLFLOW_TRACKING_URI": store.tracking_uri,
+        "MLFLOW_REGISTRY_URI": store.registry_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "HF_HUB_OFFLINE": "1",
+    }

@@ -7,20 +7,17 @@ result = recipe.run(load_config("examples/quick_test.yaml"), home=".bertft")
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertft_core.config import RunConfig, resolve_pretrained
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
-from bertft_core.errors import InputError, ModelError
+from bertft_core.errors import ModelError
+from bertft_core.fitting import Prepared, best_trial, finetune, open_study, run_trial, settle
 from bertft_core.runs import Run, open_run, run_key
-from bertft_core.search.study import SearchStudy, Slot, TrialResult, run_slot, study_name
 from bertft_core.state import (
     encoder_fingerprint,
     hash_json,
@@ -34,24 +31,10 @@ from bertft_core.state import (
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
     from bertft_core.training.client import Trainer
-    from bertft_core.training.spec import FitSpec, TrainingResult
+    from bertft_core.training.spec import TrainingResult
 
 Progress = Callable[[str, int], None]
 FLOOR_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Everything a fit needs to know of its data and encoder; small enough to pass between tasks."""
-
-    dataset: DatasetSplits
-    tokens: TokenizedSplits
-    pretrained: str
-    encoder: str
-
-    def __str__(self) -> str:
-        d = self.dataset
-        return f"{d.n_train} train, {d.n_validation} validation, {d.n_test} test rows in {len(d.classes)} classes"
 
 
 def ingest(config: RunConfig, home: Path, on_progress: Progress | None = None) -> DatasetSplits:
@@ -77,134 +60,6 @@ def prepare(config: RunConfig, home: Path, on_progress: Progress | None = None) 
 def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False) -> Run:
     """The run that this configuration on these rows is."""
     return open_run(home / "runs", run_key(config, prepared.dataset.fingerprint, prepared.encoder), again=again)
-
-
-def settle(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer) -> dict[str, Any]:
-    """Threads, precision and device: resolved once, stored with the run and reused on resume.
-
-    What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
-    does not change the numbers from one night to the next; delete the file to measure again.
-    """
-    stored = run.state().get("settings")
-    if stored:
-        return dict(stored)
-    file, asked = home / "machine.json", config.training
-    known = read_json(file) if file.exists() else {}
-    parts = [platform.node(), version("torch"), os.cpu_count(), prepared.encoder]
-    key = hash_json([*parts, asked.precision, asked.device, asked.threads])[:16]
-    if key not in known:
-        known[key] = trainer.resolve(prepared.pretrained, asked.precision, asked.device, asked.threads)
-        write_json(file, known)
-    run.update(settings=known[key])
-    return dict(known[key])
-
-
-def fit_spec(
-    config: RunConfig,
-    prepared: Prepared,
-    settings: dict[str, Any],
-    output: Path,
-    params: dict[str, float],
-    *,
-    seed: int,
-    rows: int | None,
-    keep_model: bool,
-) -> FitSpec:
-    """One fit as the trainer process reads it: the configuration with `params` in place."""
-    from bertft_core.training.spec import FitSpec
-
-    values = {**config.training.model_dump(), **params, "seed": seed}
-    for key in ("precision", "threads", "device"):
-        values[key] = settings[key]
-    values["batch_size"], values["epochs"] = int(values["batch_size"]), int(values["epochs"])
-    return FitSpec(
-        pretrained=prepared.pretrained,
-        tokens=prepared.tokens.directory,
-        output=str(output),
-        classes=prepared.dataset.classes,
-        metric=config.evaluation.metric,
-        rows=rows,
-        keep_model=keep_model,
-        **values,
-    )
-
-
-def open_study(config: RunConfig, prepared: Prepared, home: Path, owner: str = "") -> SearchStudy | None:
-    """The study of this configuration, or None where nothing is to be searched."""
-    if config.search is None or config.search.trials == 0:
-        return None
-    folder = home / "search"
-    folder.mkdir(exist_ok=True)
-    name = study_name(config, prepared.dataset.fingerprint, prepared.encoder)
-    return SearchStudy(folder / "studies.db", name, config.search, config.training, owner)
-
-
-def run_trial(
-    study: SearchStudy,
-    slot: int,
-    config: RunConfig,
-    prepared: Prepared,
-    settings: dict[str, Any],
-    home: Path,
-    trainer: Trainer,
-    on_progress: Callable[[float, dict[str, Any]], None] | None = None,
-) -> TrialResult:
-    """Run one slot of the study to its end, renewing its lease; its checkpoints are deleted afterwards."""
-    import shutil
-
-    folder = home / "search" / study.name / f"trial-{slot}"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = config.search.rows if config.search else None
-
-    def progressed(fraction: float, facts: dict[str, Any]) -> None:
-        study.renew(slot)
-        if on_progress:
-            on_progress(fraction, facts)
-
-    def fit(asked: Slot, on_rung: Callable[[float, float], bool]) -> TrainingResult:
-        spec = fit_spec(config, prepared, settings, folder, asked.params, seed=asked.seed, rows=rows, keep_model=False)
-        return trainer.fit(spec, progressed, on_rung)
-
-    result = run_slot(study, slot, fit)
-    shutil.rmtree(folder, ignore_errors=True)
-    return result
-
-
-def best_params(study: SearchStudy | None) -> dict[str, float]:
-    """Parameters of the best finished trial; empty without a search. Raises InputError when none completed."""
-    if study is None:
-        return {}
-    best = study.best()
-    if best is None:
-        reasons = "; ".join(sorted({r.reason for r in study.results() if r.reason})) or "none given"
-        raise InputError(f"no trial of study {study.name} completed (reasons: {reasons}): widen or lower search.space")
-    return best.params
-
-
-def finetune(
-    config: RunConfig,
-    prepared: Prepared,
-    run: Run,
-    params: dict[str, float],
-    home: Path,
-    trainer: Trainer,
-    on_progress: Callable[[float, dict[str, Any]], None] | None = None,
-) -> TrainingResult:
-    """The final fit on all training rows, under run/fit; a finished one is read back, not repeated."""
-    from bertft_core.training.spec import TrainingResult
-
-    stored = run.state().get("fit")
-    if stored and (Path(stored["model_dir"]) / "model.safetensors").exists():
-        return TrainingResult.from_json(stored)
-    settings = settle(config, prepared, run, home, trainer)
-    spec = fit_spec(
-        config, prepared, settings, run.path / "fit", params, seed=config.training.seed, rows=None, keep_model=True
-    )
-    result = trainer.fit(spec, on_progress, None)
-    if result.state != "complete":
-        raise InputError(f"the final fit ended early ({result.reason}): lower training.lr or training.batch_size")
-    run.update(fit=asdict(result), params=params)
-    return result
 
 
 def test_fingerprint(dataset: DatasetSplits) -> str:
@@ -265,8 +120,8 @@ def evaluate(
     settings = settle(config, prepared, run, home, trainer)
     dataset = prepared.dataset
     scored = trainer.score(
-        fit.model_dir, prepared.tokens.directory, "test", folder / "probabilities.npy", settings["device"],
-        settings["threads"],
+        fit.model_dir, prepared.tokens.directory, "test", folder / "probabilities.npy", settings.device,
+        settings.threads,
     )  # fmt: skip
     floor = np.load(floor_probabilities(config, dataset, home), allow_pickle=False)
     table = dataset.table("test")
@@ -314,9 +169,9 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
     current = identify(config, prepared, root, again=again)
     with Trainer() as trainer:
         study = open_study(config, prepared, root)
-        settings = settle(config, prepared, current, root, trainer)
         if study is not None:
+            settings = settle(config, prepared, current, root, trainer)
             for slot in study.open_slots():
                 run_trial(study, slot, config, prepared, settings, root, trainer)
-        fit = finetune(config, prepared, current, best_params(study), root, trainer)
+        fit = finetune(config, prepared, current, best_trial(study), root, trainer)
         return evaluate(config, prepared, current, fit, trainer, root)

@@ -9,11 +9,11 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from bertft_core import recipe
+from bertft_core import fitting, recipe
 from bertft_core.config import RunConfig, load_config
 from bertft_core.errors import InputError
+from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import load_mlflow_config
-from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.state import exclusive
 from bertft_core.training.client import Trainer
@@ -63,13 +63,13 @@ def _train_and_release(
         if last == "evaluate" and "fit" not in run.state():
             raise InputError(f"no finished fit of {config.name} with this configuration: run `bertft finetune` first")
         with report.stage("search"):
-            params = search(config, prepared, run, root, trainer, tree, report)
-        result["best_params"] = params
+            best = search(config, prepared, run, root, trainer, tree, report)
+        result["best_params"] = fitting.chosen_values(config, best)
         if last == "search":
             return {**result, "seconds": report.seconds}
         with report.stage("finetune"):
-            fit = finetune_model(config, prepared, run, params, root, trainer, report)
-            tree.final_run(fit, params)
+            fit = finetune_model(config, prepared, run, best, root, trainer, report)
+            tree.final_run(fit, result["best_params"])
         result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
         if last == "finetune":
             return {**result, "seconds": report.seconds}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from bertft_core.config import RunConfig
+from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import load_mlflow_config
-from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.state import exclusive
 from bertft_core.training.spec import TrainingResult
@@ -26,7 +27,7 @@ def release(
     with exclusive(home / "locks" / f"release-{name}.lock", f"a release of {name}"):
         candidate = register_model(config, prepared, run, fit, tree)
         check_parity(candidate, tree.store)
-        return decide_promotion(candidate, tree.store)
+        return asdict(decide_promotion(candidate, tree.store))
 
 
 @flow(name="bertft-promote")
@@ -39,4 +40,4 @@ def promote(
     with exclusive(root / "locks" / f"release-{name}.lock", f"a release of {name}"):
         candidate = candidate_of_version(name, version, store, root)
         check_parity(candidate, store)
-        return decide_promotion(candidate, store, approved=approve)
+        return asdict(decide_promotion(candidate, store, approved=approve))

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_table_artifact
 
-from bertft_core import recipe
+from bertft_core import fitting
 from bertft_core.config import RunConfig
-from bertft_core.recipe import Prepared
+from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
 from bertft_core.search.pictures import history_picture
 from bertft_core.search.study import TrialResult
@@ -21,12 +22,12 @@ from tasks.tree import Tree
 
 def search(
     config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree, report: Any
-) -> dict[str, float]:
-    """Best parameters; {} without a search. Finished trials are never repeated."""
-    study = recipe.open_study(config, prepared, home, owner=run.run_id)
+) -> TrialResult | None:
+    """The best trial, None without a search. Finished trials are never repeated."""
+    study = fitting.open_study(config, prepared, home, owner=run.run_id)
     if study is None:
-        return {}
-    settings = recipe.settle(config, prepared, run, home, trainer)
+        return None
+    settings = fitting.settle(config, prepared, run, home, trainer)
     with exclusive(home / "locks" / f"{study.name}.lock", f"study {study.name}"):
         tree.search_run(study.name)
         for result in study.results():
@@ -41,6 +42,8 @@ def search(
 
             search_trials()
         picture = history_picture(study.results(), config.evaluation.metric, run.path / "search.png")
-        params = recipe.best_params(study)
-        tree.search_done(study.best(), picture)
-    return params
+        trials = [{"trial": r.slot, "state": r.state, "score": r.score, **r.params} for r in study.results()]
+        create_table_artifact(key="bertft-trials", table=trials, description=f"{config.name}: {study.name}")
+        best = fitting.best_trial(study)
+        tree.search_done(best, picture)
+    return best

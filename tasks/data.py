@@ -13,7 +13,7 @@ from bertft_core import recipe
 from bertft_core.config import RunConfig, resolve_pretrained
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import BertftError
-from bertft_core.recipe import Prepared
+from bertft_core.fitting import Prepared
 from bertft_core.state import code_fingerprint, encoder_fingerprint, hash_json, is_complete, read_json, write_json
 
 

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from bertft_core import recipe
 from bertft_core.config import RunConfig
 from bertft_core.evaluation.report import EvaluationReport
-from bertft_core.recipe import Prepared
+from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
 from bertft_core.training.client import Trainer
 from bertft_core.training.spec import TrainingResult

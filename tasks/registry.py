@@ -19,7 +19,7 @@ from tasks.tracking import client, ensure_store, store_lock
 
 if TYPE_CHECKING:
     from bertft_core.config import RunConfig
-    from bertft_core.recipe import Prepared
+    from bertft_core.fitting import Prepared
 
 _READY = "READY"
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.

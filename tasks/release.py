@@ -16,12 +16,13 @@ from bertft_core.config import RunConfig, parse_config
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import ArtifactError, DataError, InputError
 from bertft_core.evaluation.promotion import PromotionDecision, decide
+from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import Store
-from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import aliases, artifacts, registry
+from tasks.data import is_retryable
 from tasks.tree import Tree
 
 PARITY = 1e-5
@@ -51,8 +52,24 @@ class Candidate:
         return f"models:/{self.name}/{self.version}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """How a version fared: promoted or not and why, the champion before, and where to look."""
+
+    registered_model: str
+    version: str
+    promoted: bool
+    reason: str
+    champion_before: str | None
+    look: tuple[str, ...]
+
+    def __str__(self) -> str:
+        verdict = "promoted" if self.promoted else "not promoted"
+        return f"{self.registered_model} version {self.version}: {verdict}: {self.reason}"
+
+
 def write_test_rows(dataset: DatasetSplits, folder: Path) -> None:
-    """test_rows.parquet (text, text_pair) and labels.npy: what a fresh process scores."""
+    """test_rows.parquet (text, text_pair), labels.npy and, for soft labels, weights.npy: what the gate works on."""
     import pyarrow.parquet as parquet
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +77,12 @@ def write_test_rows(dataset: DatasetSplits, folder: Path) -> None:
     columns = ["text", "text_pair"] if dataset.has_pair else ["text"]
     parquet.write_table(table.select(columns), folder / "test_rows.parquet")
     np.save(folder / "labels.npy", table["label"].to_numpy(), allow_pickle=False)
+    if dataset.is_soft:
+        weights = np.array(table["weights"].to_pylist(), dtype=np.float32)
+        np.save(folder / "weights.npy", weights, allow_pickle=False)
 
 
-@task(name="register", cache_policy=NO_CACHE)
+@task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
 def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
     dataset, folder = prepared.dataset, run.path / "evaluation"
@@ -111,7 +131,7 @@ def check_parity(candidate: Candidate, store: Store) -> float:
 
 
 @task(name="promote", cache_policy=NO_CACHE)
-def decide_promotion(candidate: Candidate, store: Store, approved: bool = False) -> dict[str, Any]:
+def decide_promotion(candidate: Candidate, store: Store, approved: bool = False) -> Release:
     """Score the champion on the same rows in a fresh process, apply the rule, move the alias or say why not."""
     before = aliases.champion(store, candidate.name)
     if before == candidate.version:
@@ -135,6 +155,7 @@ def decide_promotion(candidate: Candidate, store: Store, approved: bool = False)
 
 def _judge(candidate: Candidate, champion: str | None, store: Store) -> PromotionDecision:
     labels, ours = (np.load(candidate.path / n, allow_pickle=False) for n in ("labels.npy", "probabilities.npy"))
+    soft = candidate.path / "weights.npy"
     tags = {} if champion is None else aliases.version_tags(store, candidate.name, champion)
     return decide(
         store.config.promotion_rule(candidate.metric),
@@ -142,6 +163,7 @@ def _judge(candidate: Candidate, champion: str | None, store: Store) -> Promotio
         p_challenger=ours,
         p_champion=None if champion is None else _champion_scores(candidate, champion, store),
         classes=candidate.classes,
+        weights=np.load(soft, allow_pickle=False) if soft.exists() else None,
         same_weights=tags.get("bertft.weights") == candidate.weights_digest,
     )
 
@@ -166,12 +188,15 @@ def _decision_text(candidate: Candidate, promote: bool, reason: str, decision: P
     return "\n\n".join(lines)
 
 
-def _outcome(candidate: Candidate, store: Store, promoted: bool, reason: str, before: str | None) -> dict[str, Any]:
-    return {
-        "registered_model": candidate.name, "version": candidate.version, "promoted": promoted, "reason": reason,
-        "champion_before": before,
-        "look": [f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.md")],
-    }  # fmt: skip
+def _outcome(candidate: Candidate, store: Store, promoted: bool, reason: str, before: str | None) -> Release:
+    return Release(
+        registered_model=candidate.name,
+        version=candidate.version,
+        promoted=promoted,
+        reason=reason,
+        champion_before=before,
+        look=(f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.md")),
+    )
 
 
 def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:

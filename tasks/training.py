@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import recipe
+from bertft_core import fitting
 from bertft_core.config import RunConfig
-from bertft_core.recipe import Prepared
+from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
 from bertft_core.search.study import SearchStudy, TrialResult
 from bertft_core.training.client import Trainer
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.spec import MachineSettings, TrainingResult
 
 
 @task(name="trial", task_run_name="trial-{slot}", cache_policy=NO_CACHE)
 def run_trial(
-    study: SearchStudy, slot: int, config: RunConfig, prepared: Prepared, settings: dict[str, Any], home: Path,
+    study: SearchStudy, slot: int, config: RunConfig, prepared: Prepared, settings: MachineSettings, home: Path,
     trainer: Trainer, progress: Any,
 ) -> TrialResult:  # fmt: skip
     """One slot of the search."""
@@ -28,19 +30,27 @@ def run_trial(
     def show(fraction: float, facts: dict[str, Any]) -> None:
         progress.fraction((slot + fraction) / total, f"search: trial {slot + 1} of {total}")
 
-    result = recipe.run_trial(study, slot, config, prepared, settings, home, trainer, show)
+    result = fitting.run_trial(study, slot, config, prepared, settings, home, trainer, show)
     progress.say(f"  {result}")
     return result
 
 
 @task(name="finetune", cache_policy=NO_CACHE)
 def finetune_model(
-    config: RunConfig, prepared: Prepared, run: Run, params: dict[str, float], home: Path, trainer: Trainer,
+    config: RunConfig, prepared: Prepared, run: Run, best: TrialResult | None, home: Path, trainer: Trainer,
     progress: Any,
 ) -> TrainingResult:  # fmt: skip
     """The final fit on all training rows."""
 
+    told: set[int] = set()
+
     def show(fraction: float, facts: dict[str, Any]) -> None:
         progress.fraction(fraction, f"fine-tuning: step {facts.get('step', '')}")
+        if "epoch" in facts and facts["epoch"] not in told:  # progress is repeated while nothing new happens
+            told.add(facts["epoch"])
+            progress.say(f"  epoch {facts['epoch']}: validation score {facts['score']:.4f}, {facts['seconds']:.0f} s")
 
-    return recipe.finetune(config, prepared, run, params, home, trainer, show)
+    result = fitting.finetune(config, prepared, run, best, home, trainer, show)
+    rows = [asdict(epoch) for epoch in result.history]
+    create_table_artifact(key="bertft-epochs", table=rows, description=f"{config.name}: {result}")
+    return result

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.config import RunConfig
+from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
-from bertft_core.recipe import Prepared
 from bertft_core.runs import Run
 from bertft_core.search.study import TrialResult
 from bertft_core.state import write_json

@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 from bertft_core import errors
 from bertft_core.errors import BertftError, TrainerDied
-from bertft_core.training.spec import FitSpec, TrainingResult
+from bertft_core.training.spec import FitSpec, MachineSettings, TrainingResult
 
 OnProgress = Callable[[float, dict[str, Any]], None]
 OnRung = Callable[[float, float], bool]
@@ -32,7 +32,7 @@ class Trainer:
 
     >>> with Trainer() as trainer:  # doctest: +SKIP
     ...     trainer.resolve("my-encoder", "float32")
-    {'precision': 'float32', 'device': 'cpu', 'threads': 2, 'step_seconds': {}}
+    MachineSettings(precision='float32', device='cpu', threads=2, float32_step=None, bfloat16_step=None)
     """
 
     def __init__(self) -> None:
@@ -97,10 +97,10 @@ class Trainer:
 
     def resolve(
         self, pretrained: Path | str, precision: str = "auto", device: str = "auto", threads: int | None = None
-    ) -> dict[str, Any]:
-        """This machine's values in place of auto: {"precision", "device", "threads", "step_seconds"}."""
+    ) -> MachineSettings:
+        """This machine's values in place of auto."""
         settings = {"precision": precision, "device": device, "threads": threads}
-        return dict(self._call({"cmd": "resolve", "pretrained": str(pretrained), **settings}))
+        return MachineSettings.from_json(self._call({"cmd": "resolve", "pretrained": str(pretrained), **settings}))
 
     def _call(
         self, message: dict[str, Any], on_progress: OnProgress | None = None, on_rung: OnRung | None = None

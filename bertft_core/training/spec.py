@@ -90,6 +90,28 @@ class FitSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MachineSettings:
+    """What `auto` means on one machine. *_step: seconds of the training step that was timed, None where none was."""
+
+    precision: str
+    device: str
+    threads: int
+    float32_step: float | None = None
+    bfloat16_step: float | None = None
+
+    def __str__(self) -> str:
+        timed = ""
+        if self.float32_step and self.bfloat16_step:
+            timed = f" (a bfloat16 step is {self.float32_step / self.bfloat16_step:.1f} times as fast as float32 here)"
+        return f"{self.precision} on {self.device}, {self.threads} threads{timed}"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Inverse of `dataclasses.asdict`."""
+        return cls(**value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochResult:
     """One epoch (counted from 1): scores on the whole validation split after ``step`` updates."""
 

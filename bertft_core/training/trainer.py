@@ -15,10 +15,12 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from bertft_core.errors import BertftError, ConfigError
+from bertft_core.training.spec import MachineSettings
 
 _PULSE_SECONDS = 2.0  # below the 5 s in which contracts.md renews a lease
 
@@ -75,12 +77,11 @@ class _Wire:
         return bool(self.receive()["stop"])
 
 
-def resolve(pretrained: str, precision: str, device: str, threads: int | None) -> dict[str, Any]:
-    """Turn auto values into facts of this machine: {"precision", "device", "threads", "step_seconds"}.
+def resolve(pretrained: str, precision: str, device: str, threads: int | None) -> MachineSettings:
+    """Turn auto values into facts of this machine.
 
     auto device is cuda where there is one; auto precision times a training step of the encoder in both types
-    (`step_seconds`, empty when a precision was asked for) and takes bfloat16 where it is 1.3 times faster;
-    threads default to the CPUs this process may use.
+    and takes bfloat16 where it is 1.3 times faster; threads default to the CPUs this process may use.
 
     Raises: ConfigError if cuda is asked for and missing; ModelError if the encoder cannot be loaded.
     """
@@ -99,7 +100,8 @@ def resolve(pretrained: str, precision: str, device: str, threads: int | None) -
         precision = faster_precision(seconds)
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"training.precision must be auto, float32 or bfloat16, was {precision!r}")
-    return {"precision": precision, "device": name, "threads": count, "step_seconds": seconds}
+    steps = {f"{kind}_step": value for kind, value in seconds.items()}
+    return MachineSettings(precision=precision, device=name, threads=count, **steps)
 
 
 def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _run_score(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
-    return resolve(message["pretrained"], message["precision"], message["device"], message["threads"])
+    return asdict(resolve(message["pretrained"], message["precision"], message["device"], message["threads"]))
 
 
 _COMMANDS = {"fit": _run_fit, "score": _run_score, "resolve": _run_resolve}

@@ -112,6 +112,26 @@ def test_prefect_is_imported_only_by_flows_and_tasks() -> None:
     assert not {p for p in importers_of("prefect") if p.startswith("bertft_core/")}
 
 
+def test_what_crosses_a_task_border_is_typed() -> None:
+    """Values of our own, numbers, paths: never a bare dict, list, tuple, array, frame or tensor (rule 4)."""
+    bare = re.compile(r"\b(dict|list|tuple|ndarray|Tensor|DataFrame|Dataset)\b")
+    tasks = [
+        (source.path, node)
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(d, ast.Call) and called(d) == "task" for d in node.decorator_list)
+    ]
+    assert len(tasks) >= 7
+    faults = [
+        f"{path} {node.name}: {ast.unparse(hint)}"
+        for path, node in tasks
+        for hint in [node.returns, *(a.annotation for a in [*node.args.args, *node.args.kwonlyargs])]
+        if hint is None or bare.search(ast.unparse(hint))
+    ]
+    assert not faults, "\n".join(faults)
+
+
 def test_mlflow_is_imported_only_by_its_three_files() -> None:
     assert importers_of("mlflow") <= MLFLOW_FILES
 

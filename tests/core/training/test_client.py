@@ -16,7 +16,7 @@ from bertft_core.errors import ConfigError, ModelError, TrainerDied, TrialPruned
 from bertft_core.training.client import Trainer
 from bertft_core.training.loop import fit
 from bertft_core.training.precision import faster_precision
-from bertft_core.training.spec import FitSpec
+from bertft_core.training.spec import FitSpec, MachineSettings
 
 pytestmark = pytest.mark.slow  # each starts a process that imports torch and transformers
 
@@ -62,14 +62,15 @@ def test_trainer_beats_while_nothing_is_said(spec: Build) -> None:
 def test_trainer_resolve_times_a_step_in_both_precisions(spec: Build) -> None:
     with Trainer() as trainer:
         found = trainer.resolve(spec().pretrained)
-    assert found["precision"] == faster_precision(found["step_seconds"])
-    assert found["threads"] >= 1 and min(found["step_seconds"].values()) > 0
+    assert found.float32_step and found.bfloat16_step and found.threads >= 1
+    seconds = {"float32": found.float32_step, "bfloat16": found.bfloat16_step}
+    assert found.precision == faster_precision(seconds)
 
 
 def test_trainer_resolve_measures_nothing_when_the_precision_is_given(tmp_path: Path) -> None:
     with Trainer() as trainer:
         found = trainer.resolve(tmp_path, "bfloat16", "cpu", 3)
-    assert found == {"precision": "bfloat16", "device": "cpu", "threads": 3, "step_seconds": {}}
+    assert found == MachineSettings(precision="bfloat16", device="cpu", threads=3)
 
 
 def test_precision_stays_float32_unless_bfloat16_is_clearly_faster() -> None:

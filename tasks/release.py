@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from prefect import task
@@ -13,9 +12,8 @@ from prefect.cache_policies import NO_CACHE
 
 from bertft_core import recipe
 from bertft_core.config import RunConfig, parse_config
-from bertft_core.data.prepare import DatasetSplits
-from bertft_core.errors import ArtifactError, DataError, InputError
-from bertft_core.evaluation.promotion import PromotionDecision, decide
+from bertft_core.errors import ArtifactError, DataError
+from bertft_core.evaluation.promotion import PromotionDecision
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import Store
 from bertft_core.runs import Run
@@ -23,33 +21,11 @@ from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import aliases, artifacts, registry
 from tasks.data import is_retryable
+from tasks.gate import OTHER_BATCH, Candidate, judge, write_test_rows
 from tasks.tree import Tree
 
 PARITY = 1e-5
 EVIDENCE = "evidence.json"
-_PARITY_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A registered version and the folder with its test_rows.parquet, labels.npy and probabilities.npy."""
-
-    name: str
-    version: str
-    classes: tuple[str, ...]
-    folder: str
-    metric: str
-    weights_digest: str
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return Path(self.folder)
-
-    @property
-    def uri(self) -> str:
-        """The version as MLflow names it."""
-        return f"models:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +42,6 @@ class Release:
     def __str__(self) -> str:
         verdict = "promoted" if self.promoted else "not promoted"
         return f"{self.registered_model} version {self.version}: {verdict}: {self.reason}"
-
-
-def write_test_rows(dataset: DatasetSplits, folder: Path) -> None:
-    """test_rows.parquet (text, text_pair), labels.npy and, for soft labels, weights.npy: what the gate works on."""
-    import pyarrow.parquet as parquet
-
-    folder.mkdir(parents=True, exist_ok=True)
-    table = dataset.table("test")
-    columns = ["text", "text_pair"] if dataset.has_pair else ["text"]
-    parquet.write_table(table.select(columns), folder / "test_rows.parquet")
-    np.save(folder / "labels.npy", table["label"].to_numpy(), allow_pickle=False)
-    if dataset.is_soft:
-        weights = np.array(table["weights"].to_pylist(), dtype=np.float32)
-        np.save(folder / "weights.npy", weights, allow_pickle=False)
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
@@ -119,7 +81,7 @@ def check_parity(candidate: Candidate, store: Store) -> float:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5."""
     folder = candidate.path
     out = folder / f"served-{candidate.version}.npy"
-    artifacts.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, _PARITY_BATCH, store)
+    artifacts.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, OTHER_BATCH, store)
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
     gap = float(np.abs(np.load(out, allow_pickle=False) - ours).max())
     if not gap <= PARITY:
@@ -137,7 +99,7 @@ def decide_promotion(candidate: Candidate, store: Store, approved: bool = False)
     if before == candidate.version:
         return _outcome(candidate, store, True, "already the champion", before)
     aliases.set_alias(store, candidate.name, store.config.aliases.challenger, candidate.version)
-    decision = _judge(candidate, before, store)
+    decision = judge(candidate, before, store)
     write_json(candidate.path / "decision.json", asdict(decision))
     promote, reason = decision.promote, decision.reason
     if promote and (held := aliases.hold(store, candidate.name)):
@@ -151,35 +113,6 @@ def decide_promotion(candidate: Candidate, store: Store, approved: bool = False)
         aliases.tag_decision(store, candidate.name, candidate.version, False, reason)
     create_markdown_artifact(key="bertft-decision", markdown=_decision_text(candidate, promote, reason, decision))
     return _outcome(candidate, store, promote, reason, before)
-
-
-def _judge(candidate: Candidate, champion: str | None, store: Store) -> PromotionDecision:
-    labels, ours = (np.load(candidate.path / n, allow_pickle=False) for n in ("labels.npy", "probabilities.npy"))
-    soft = candidate.path / "weights.npy"
-    tags = {} if champion is None else aliases.version_tags(store, candidate.name, champion)
-    return decide(
-        store.config.promotion_rule(candidate.metric),
-        labels=labels,
-        p_challenger=ours,
-        p_champion=None if champion is None else _champion_scores(candidate, champion, store),
-        classes=candidate.classes,
-        weights=np.load(soft, allow_pickle=False) if soft.exists() else None,
-        same_weights=tags.get("bertft.weights") == candidate.weights_digest,
-    )
-
-
-def _champion_scores(candidate: Candidate, champion: str, store: Store) -> np.ndarray[Any, Any]:
-    """The champion's probabilities [n, C] on the candidate's test rows, in the candidate's class order."""
-    out = candidate.path / f"champion-{champion}.npy"
-    uri = f"models:/{candidate.name}/{champion}"
-    names = artifacts.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, _PARITY_BATCH, store)
-    if set(names) != set(candidate.classes):
-        raise InputError(
-            f"{uri} knows the classes {sorted(names)}, version {candidate.version} "
-            f"{sorted(candidate.classes)}: not comparable; keep the label set or register under another name"
-        )
-    scores: np.ndarray[Any, Any] = np.load(out, allow_pickle=False)
-    return scores[:, [names.index(c) for c in candidate.classes]]
 
 
 def _decision_text(candidate: Candidate, promote: bool, reason: str, decision: PromotionDecision) -> str:

@@ -65,6 +65,7 @@ class DataConfig(_Part):
     group: str | None = None
     classes: list[Annotated[str | int, BeforeValidator(_no_bool)]] | None = None
     date: str | None = None
+    slices: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     encoding: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     max_faulty_share: Annotated[Number, Field(ge=0, le=1)] = 0.01

@@ -61,7 +61,7 @@ class DatasetSplits:
         return Path(self.directory)
 
     def table(self, split: str) -> pa.Table:
-        """Memory-mapped split: row, file, text, text_pair, label (index), fingerprint, weights (if soft)."""
+        """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights (if soft)."""
         return pa.ipc.open_file(pa.memory_map(str(self.path / f"{split}.arrow"))).read_all()
 
     def __str__(self) -> str:

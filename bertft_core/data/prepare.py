@@ -32,7 +32,7 @@ from bertft_core.state import hash_json, is_complete, staged_folder, write_json
 
 __all__ = ["DataReport", "DatasetSplits", "load_dataset_splits", "prepare_dataset"]
 
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 _RAW = pa.schema(
@@ -41,6 +41,7 @@ _RAW = pa.schema(
         ("file", pa.string()),
         ("text", pa.large_string()),
         ("text_pair", pa.large_string()),
+        ("slices", pa.list_(pa.string())),  # values of the columns in data.slices
     ]
 )
 
@@ -184,7 +185,7 @@ def _nothing_usable(
 
 
 def _raw_batch(checked: CheckedBatch) -> pa.RecordBatch:
-    columns = [checked.rows, checked.files, checked.texts, checked.pairs]
+    columns = [checked.rows, checked.files, checked.texts, checked.pairs, checked.slices]
     return pa.record_batch([pa.array(c, type=f.type) for c, f in zip(columns, _RAW, strict=True)], schema=_RAW)
 
 

@@ -33,6 +33,7 @@ class CheckedBatch:
     pairs: list[str | None] = field(default_factory=list)
     labels: list[int | dict[int, float]] = field(default_factory=list)
     dates: list[int] = field(default_factory=list)
+    slices: list[list[str]] = field(default_factory=list)
     digests: bytearray = field(default_factory=bytearray)
     group_digests: bytearray = field(default_factory=bytearray)
     faults: list[RowFault] = field(default_factory=list)
@@ -67,6 +68,7 @@ class RowChecker:
                 shown = shown.encode("utf-8", "replace").decode("utf-8")
                 out.faults.append(RowFault(file=batch.files[i], row=batch.rows[i], reason=str(fault), text=shown))
                 continue
+            out.slices.append(["" if (v := columns[c][i]) is None else str(v) for c in config.slices])
             out.files.append(batch.files[i])
             out.rows.append(batch.rows[i])
         return out

@@ -51,7 +51,8 @@ class RowBatch:
 
 def wanted_columns(config: DataConfig) -> dict[str, str]:
     """Column name -> the configuration key that asks for it."""
-    keys = {column: f"data.where.{column}" for column in config.where}
+    keys = {column: "data.slices" for column in config.slices}
+    keys |= {column: f"data.where.{column}" for column in config.where}
     for key in ("date", "group", "label", "text_pair", "text"):
         column = getattr(config, key)
         if column is not None:

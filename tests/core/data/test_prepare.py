@@ -326,3 +326,25 @@ def test_bbc_news_has_101_duplicates_and_one_latin_1_file(tmp_path: Path) -> Non
     assert (data.report.rows_read, data.report.duplicates_dropped) == (2225, 101)
     assert data.report.encodings == {"utf-8": 2224, "latin-1": 1}
     balanced(data)
+
+
+# ---- slices
+
+
+def test_slice_columns_travel_with_their_rows(tmp_path: Path) -> None:
+    rows = [(text, label, f"shop {i % 3}" if i % 5 else "") for i, (text, label) in enumerate(plain())]
+    table(tmp_path / "a.csv", rows, ("text", "label", "shop"))
+    data = prepare(tmp_path, slices=["shop"])
+    found = {r["text"]: r["slices"] for s in SPLITS for r in data.table(s).to_pylist()}
+    assert found == {text: [shop] for text, _, shop in rows}
+
+
+def test_slice_columns_do_not_change_the_rows_fingerprint(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", [(t, y, "x") for t, y in plain()], ("text", "label", "shop"))
+    assert prepare(tmp_path, slices=["shop"]).fingerprint == prepare(tmp_path).fingerprint
+
+
+def test_missing_slice_column_is_named(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain())
+    with pytest.raises(DataError, match=r"data\.slices: there is no column 'shop'"):
+        prepare(tmp_path, slices=["shop"])

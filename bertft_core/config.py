@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -173,6 +173,35 @@ class EvaluationConfig(_Part):
     resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000
 
 
+class DecisionConfig(_Part):
+    """How probabilities become an answer; fitted on validation, carried by the served model.
+
+    costs {true: {decided: cost}} by class name, 0 where a pair is left out; thresholds and costs exclude each
+    other. abstain_accuracy: wanted on the rows answered, the others are left to a person.
+    """
+
+    temperature: bool = True
+    thresholds: Literal["f_beta", "balanced_accuracy"] | None = None
+    beta: Annotated[Number, Field(gt=0)] = 1.0
+    costs: dict[str, dict[str, Annotated[Number, Field(ge=0)]]] | None = None
+    abstain_accuracy: Annotated[Number, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> DecisionConfig:
+        if self.thresholds and self.costs:
+            raise ValueError("thresholds and costs exclude each other: keep one")
+        return self
+
+    def cost_matrix(self, classes: Sequence[str]) -> tuple[tuple[float, ...], ...] | None:
+        """costs as [true][decided] in the order of `classes`. Raises ConfigError for an unknown class."""
+        if self.costs is None:
+            return None
+        unknown = {*self.costs, *(decided for row in self.costs.values() for decided in row)} - set(classes)
+        if unknown:
+            raise ConfigError(f"decision.costs: unknown class {sorted(unknown)[0]!r}; classes: {', '.join(classes)}")
+        return tuple(tuple(self.costs.get(true, {}).get(decided, 0.0) for decided in classes) for true in classes)
+
+
 class RunConfig(_Part):
     """One run. `base_dir` is the folder of the file; relative paths start there."""
 
@@ -183,6 +212,7 @@ class RunConfig(_Part):
     training: TrainingConfig = TrainingConfig()
     search: SearchConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
+    decision: DecisionConfig = DecisionConfig()
     base_dir: Path = Field(default=Path("."), exclude=True, repr=False)
 
     def resolved(self) -> dict[str, Any]:
@@ -287,39 +317,3 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
     for override in overrides:
         _set_dotted(tree, override)
     return parse_config(tree, file.resolve().parent, str(file))
-
-
-def resolve_pretrained(config: RunConfig) -> Path:
-    """The local folder of the encoder: package://, a directory, or a hub id fetched by huggingface_hub.
-
-    Raises ConfigError (key model.pretrained) when there is no such folder or the hub cannot be reached.
-    """
-    from bertft_core.data.sources import resolve_package
-
-    text = config.model.pretrained
-    if text.startswith("package://"):
-        folder = resolve_package(text, "model.pretrained")
-    elif re.match(r"^[\w.-]+(/[\w.-]+)?$", text) and not (config.base_dir / text).exists():
-        folder = _from_hub(text)
-    else:
-        folder = (config.base_dir / Path(text).expanduser()).resolve()
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.pretrained: {text!r} is not a model directory (no config.json in {folder}); "
-            "wanted package://NAME/path, a local directory or a hub id"
-        )
-    return folder
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    print(f"looking up {name} on the Hugging Face hub", file=sys.stderr)
-    try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
-    except Exception as fault:  # huggingface_hub raises a dozen unrelated types for "not reachable"
-        raise ConfigError(
-            f"model.pretrained: {name!r} is neither a local directory nor reachable on the Hugging Face hub "
-            f"({type(fault).__name__}); give a local directory, package://NAME/path, or connect to the network"
-        ) from None

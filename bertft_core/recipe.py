@@ -12,11 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertft_core.config import RunConfig, resolve_pretrained
+from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.errors import ModelError
 from bertft_core.fitting import Prepared, best_trial, finetune, open_study, run_trial, settle
+from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.runs import Run, open_run, run_key
 from bertft_core.state import (
     encoder_fingerprint,

@@ -133,8 +133,9 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
-    from bertft_core.config import load_config, resolve_pretrained
+    from bertft_core.config import load_config
     from bertft_core.mlflow_config import load_mlflow_config
+    from bertft_core.model.pretrained import resolve_pretrained
 
     config = load_config(args.config, args.overrides)
     load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())

@@ -10,10 +10,11 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from bertft_core import recipe
-from bertft_core.config import RunConfig, resolve_pretrained
+from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import BertftError
 from bertft_core.fitting import Prepared
+from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.state import code_fingerprint, encoder_fingerprint, hash_json, is_complete, read_json, write_json
 
 

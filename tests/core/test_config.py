@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bertft_core.config import ConfigError, load_config, parse_config
+from bertft_core.config import ConfigError, DecisionConfig, load_config, parse_config
 
 GOOD = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "m"}}
 
@@ -56,3 +56,17 @@ def test_default_space_is_the_papers() -> None:
 @pytest.mark.parametrize("name", ["bbc_news", "imdb", "quick_test"])
 def test_examples_are_valid(name: str) -> None:
     assert load_config(Path(__file__).parents[2] / "examples" / f"{name}.yaml").name
+
+
+def test_costs_become_a_matrix_in_the_order_of_the_classes() -> None:
+    decision = DecisionConfig(costs={"fraud": {"fine": 10}, "fine": {"fraud": 1}})
+    assert decision.cost_matrix(["fine", "fraud"]) == ((0, 1), (10, 0))
+    with pytest.raises(ConfigError, match=r"decision\.costs: unknown class 'fraud'"):
+        decision.cost_matrix(["fine", "spam"])
+
+
+def test_thresholds_and_costs_exclude_each_other(tmp_path: Path) -> None:
+    tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "m"}}
+    decision = {"thresholds": "f_beta", "costs": {"a": {"b": 1}}}
+    with pytest.raises(ConfigError, match="exclude each other"):
+        parse_config({**tree, "decision": decision}, tmp_path)

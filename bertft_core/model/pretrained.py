@@ -1,0 +1,45 @@
+"""Where the pretrained encoder lies: a package, a local folder, or the Hugging Face hub. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from bertft_core.config import RunConfig
+from bertft_core.data.sources import resolve_package
+from bertft_core.errors import ConfigError
+
+
+def resolve_pretrained(config: RunConfig) -> Path:
+    """The local folder of the encoder: package://, a directory, or a hub id fetched by huggingface_hub.
+
+    Raises ConfigError (key model.pretrained) when there is no such folder or the hub cannot be reached.
+    """
+    text = config.model.pretrained
+    if text.startswith("package://"):
+        folder = resolve_package(text, "model.pretrained")
+    elif re.match(r"^[\w.-]+(/[\w.-]+)?$", text) and not (config.base_dir / text).exists():
+        folder = _from_hub(text)
+    else:
+        folder = (config.base_dir / Path(text).expanduser()).resolve()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model.pretrained: {text!r} is not a model directory (no config.json in {folder}); "
+            "wanted package://NAME/path, a local directory or a hub id"
+        )
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    print(f"looking up {name} on the Hugging Face hub", file=sys.stderr)
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
+    except Exception as fault:  # huggingface_hub raises a dozen unrelated types for "not reachable"
+        raise ConfigError(
+            f"model.pretrained: {name!r} is neither a local directory nor reachable on the Hugging Face hub "
+            f"({type(fault).__name__}); give a local directory, package://NAME/path, or connect to the network"
+        ) from None

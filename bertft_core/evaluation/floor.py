@@ -129,7 +129,7 @@ def _fitted(x: Any, y: Ints) -> Any:
 
 
 def _rank(y: Ints, probabilities: npt.NDArray[Any], metric: str) -> tuple[float, float]:
-    found = scores(y, probabilities, [str(i) for i in range(probabilities.shape[1])])
+    found = scores(y, probabilities, [str(i) for i in range(probabilities.shape[1])], ranking=False)
     return found.score(metric), -found.log_loss
 
 

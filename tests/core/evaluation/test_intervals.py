@@ -25,7 +25,8 @@ def plain_bootstrap(y: np.ndarray, a: np.ndarray, b: np.ndarray, metric: str, re
     out = []
     for _ in range(resamples):
         rows = np.concatenate([rng.choice(s, len(s)) for s in strata])
-        out.append(scores(y[rows], a[rows], names).score(metric) - scores(y[rows], b[rows], names).score(metric))
+        one, two = (scores(y[rows], p[rows], names, ranking=False).score(metric) for p in (a, b))
+        out.append(one - two)
     return np.quantile(out, [0.025, 0.975])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from bertft_core import recipe
 from bertft_core.config import RunConfig
 from bertft_core.mlflow_config import MlflowConfig
+from bertft_core.model.pretrained import layer_count
 from bertft_core.state import mask_uri
 
 
@@ -22,7 +23,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     training, search = config.training, config.search
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     trials = search.trials if search else 0
-    depth = recipe.layer_count(Path(prepared.pretrained))
+    depth = layer_count(Path(prepared.pretrained))
     rates = rates_table(depth, training.lr, training.alpha, training.weight_decay, training.unfreezing)
     sampled = min(search.rows or counts["train"], counts["train"]) if search else counts["train"]
     return {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.config import RunConfig
+from bertft_core.policy import DecisionPolicy
 from bertft_core.state import code_fingerprint, hash_json, read_json, write_json
 
 _KEY_LENGTH = 12
@@ -35,6 +36,12 @@ class Run:
     def update(self, **values: Any) -> None:
         """Store further values, atomically."""
         write_json(self.path / "run.json", {**self.state(), **values})
+
+    @property
+    def policy(self) -> DecisionPolicy:
+        """How probabilities become an answer; the default until the run is evaluated."""
+        stored = self.state().get("policy")
+        return DecisionPolicy.from_json(stored) if stored else DecisionPolicy()
 
     @property
     def result(self) -> dict[str, Any] | None:

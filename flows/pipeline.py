@@ -88,9 +88,11 @@ def _train_and_release(
 
 def test_document(evaluation: Any) -> dict[str, Any]:
     """The `test` part of the result document."""
-    names = ("n", "accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval", "log_loss", "floor_accuracy",
-             "floor_macro_f1", "floor_difference", "floor_difference_interval")  # fmt: skip
-    return {name: getattr(evaluation, name) for name in names}
+    shown, floor = ("accuracy", "macro_f1", "log_loss"), ("floor_accuracy", "floor_macro_f1", "floor_difference")
+    document = {"n": evaluation.n, **{name: getattr(evaluation.scores, name) for name in shown}}
+    document |= {f"{name}_interval": evaluation.intervals[name] for name in shown}
+    document |= {name: getattr(evaluation, name) for name in (*floor, "floor_difference_interval")}
+    return document
 
 
 def unchanged(config: RunConfig, run: Run, report: Reporter) -> dict[str, Any]:

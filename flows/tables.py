@@ -30,15 +30,16 @@ def _run(result: dict[str, Any]) -> str:
 
 
 def _test(test: dict[str, Any]) -> list[str]:
-    low, high = test["accuracy_interval"]
-    f_low, f_high = test["macro_f1_interval"]
-    d_low, d_high = test["floor_difference_interval"]
+    def interval(name: str, form: str = ".4f") -> str:
+        found = test[f"{name}_interval"]
+        return "" if found is None else f"[{found[0]:{form}}, {found[1]:{form}}]"
+
     return [
         f"test         n {test['n']}, log loss {test['log_loss']:.4f}",
-        f"  accuracy   {test['accuracy']:.4f}  [{low:.4f}, {high:.4f}]",
-        f"  macro F1   {test['macro_f1']:.4f}  [{f_low:.4f}, {f_high:.4f}]",
+        f"  accuracy   {test['accuracy']:.4f}  {interval('accuracy')}",
+        f"  macro F1   {test['macro_f1']:.4f}  {interval('macro_f1')}",
         f"  TF-IDF     {test['floor_accuracy']:.4f}  the encoder bought {test['floor_difference']:+.4f} "
-        f"[{d_low:+.4f}, {d_high:+.4f}]",
+        f"{interval('floor_difference', '+.4f')}",
     ]
 
 

@@ -6,7 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bertft_core.errors import ArtifactError, InputError
 from bertft_core.mlflow_config import Store
@@ -18,7 +23,7 @@ EVIDENCE = "evidence"
 # Two versions loaded in one process share the first one's modules, so each is scored in its own process,
 # which must not import bertft_core before mlflow has put the version's own copy first on sys.path.
 _SCORE_SCRIPT = """
-import json, os, sys
+import json, os, statistics, sys, time
 spec = json.loads(sys.stdin.read())
 import mlflow.pyfunc
 model = mlflow.pyfunc.load_model(spec["uri"])
@@ -26,15 +31,52 @@ import numpy as np, pandas as pd
 rows = pd.read_parquet(spec["rows"])
 table = model.predict(rows, params={"batch_size": spec["batch_size"]})
 names = [c for c in table.columns if c.startswith("probability_")]
-with open(spec["out"] + ".part", "wb") as handle:
-    np.save(handle, table[names].to_numpy(dtype="float32"), allow_pickle=False)
-import bertft_core
 classes = [c.removeprefix("probability_") for c in names]
+seconds = []
+for start in range(spec["timed"]):
+    row = rows.iloc[[start % len(rows)]]
+    begun = time.perf_counter()
+    model.predict(row)
+    seconds.append(time.perf_counter() - begun)
+import bertft_core
+with open(spec["out"] + ".part", "wb") as handle:
+    np.savez(
+        handle,
+        probabilities=table[names].to_numpy(dtype="float32"),
+        predicted=np.array([classes.index(name) for name in table["label"]], dtype="int64"),
+    )
 answer = {"classes": classes, "code": os.path.dirname(bertft_core.__file__)}
+answer["latency_ms"] = 1000 * statistics.median(seconds[len(seconds) // 4 :])
 with open(spec["out"] + ".json", "w") as handle:
     json.dump(answer, handle)
 os.replace(spec["out"] + ".part", spec["out"])
 """
+_TIMED = 16  # single rows timed; the first quarter warms up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a version answered, on disk: probabilities float32 [n, C] in the order of classes, predicted int64 [n].
+
+    latency_ms: median of one row at a time, in the fresh process. code: the folder of the bertft_core that answered.
+    """
+
+    classes: tuple[str, ...]
+    file: str
+    latency_ms: float
+    code: str
+
+    def probabilities(self, classes: Sequence[str]) -> Any:
+        """float32 [n, C] in the order of `classes`, which must be the same names."""
+        return self._array("probabilities")[:, [self.classes.index(name) for name in classes]]
+
+    def predicted(self, classes: Sequence[str]) -> Any:
+        """int64 [n], indices into `classes`."""
+        return np.array([list(classes).index(name) for name in self.classes])[self._array("predicted")]
+
+    def _array(self, name: str) -> Any:
+        with np.load(self.file, allow_pickle=False) as stored:
+            return stored[name]
 
 
 def score_in_fresh_process(
@@ -44,13 +86,12 @@ def score_in_fresh_process(
     batch_size: int,
     store: Store,
     timeout_seconds: float = 3600.0,
-) -> tuple[str, ...]:
-    """Probabilities of a registered version, computed by its own code in a new process; returns its classes.
+) -> Answers:
+    """What a registered version answers, computed by its own code in a new process.
 
-    rows: parquet with `text` (and `text_pair`). out: float32 .npy [n, C], written whole or not at all, beside
-    out.json (classes, folder of the code that answered). batch_size: rows per batch, 0 = the artefact's
-    token budget. Raises ArtifactError with the process's last words when it fails or takes longer than
-    `timeout_seconds`.
+    rows: parquet with `text` (and `text_pair`). out: an .npz, written whole or not at all, beside out.json.
+    batch_size: rows per batch, 0 = the artefact's token budget. Raises ArtifactError with the process's last
+    words when it fails or takes longer than `timeout_seconds`.
     """
     target = Path(out).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +100,7 @@ def score_in_fresh_process(
         "rows": str(Path(rows).resolve()),
         "out": str(target),
         "batch_size": int(batch_size),
+        "timed": _TIMED,
     }
     target.unlink(missing_ok=True)
     try:
@@ -75,7 +117,8 @@ def score_in_fresh_process(
         raise ArtifactError(f"{model_uri} did not answer within {timeout_seconds:g} s") from fault
     if answer.returncode != 0 or not target.exists():
         raise ArtifactError(f"{model_uri} cannot be scored in a fresh process:\n{answer.stderr[-2000:]}")
-    return tuple(read_json(f"{target}.json")["classes"])
+    facts = read_json(f"{target}.json")
+    return Answers(**{**facts, "classes": tuple(facts["classes"]), "file": str(target)})
 
 
 def resolve_model(store: Store, model: str) -> tuple[str, Path]:

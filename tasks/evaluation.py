@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import recipe
+from bertft_core import measuring
 from bertft_core.config import RunConfig
 from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.fitting import Prepared
@@ -22,6 +22,6 @@ def evaluate_model(
     config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, trainer: Trainer, home: Path
 ) -> EvaluationReport:
     """Score the untouched test split beside the TF-IDF floor."""
-    report = recipe.evaluate(config, prepared, run, fit, trainer, home)
+    report = measuring.evaluate(config, prepared, run, fit, trainer, home)
     create_markdown_artifact(key="bertft-evaluation", markdown=report.to_markdown(config.name))
     return report

@@ -11,6 +11,7 @@ import numpy as np
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import InputError
 from bertft_core.evaluation.promotion import PromotionDecision, decide
+from bertft_core.measuring import soft_weights
 from bertft_core.mlflow_config import Store
 from tasks import aliases, artifacts
 
@@ -48,8 +49,7 @@ def write_test_rows(dataset: DatasetSplits, folder: Path) -> None:
     columns = ["text", "text_pair"] if dataset.has_pair else ["text"]
     parquet.write_table(table.select(columns), folder / "test_rows.parquet")
     np.save(folder / "labels.npy", table["label"].to_numpy(), allow_pickle=False)
-    if dataset.is_soft:
-        weights = np.array(table["weights"].to_pylist(), dtype=np.float32)
+    if (weights := soft_weights(dataset, "test")) is not None:
         np.save(folder / "weights.npy", weights, allow_pickle=False)
 
 
@@ -71,7 +71,7 @@ def judge(candidate: Candidate, champion: str | None, store: Store) -> Promotion
 
 def _champion_scores(candidate: Candidate, champion: str, store: Store) -> np.ndarray[Any, Any]:
     """The champion's probabilities [n, C] on the candidate's test rows, in the candidate's class order."""
-    out = candidate.path / f"champion-{champion}.npy"
+    out = candidate.path / f"champion-{champion}.npz"
     uri = f"models:/{candidate.name}/{champion}"
     names = artifacts.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, OTHER_BATCH, store)
     if set(names) != set(candidate.classes):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.errors import RegistryError
 from bertft_core.mlflow_config import Store
+from bertft_core.policy import DecisionPolicy
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
 from bertft_core.state import is_complete
 from tasks.aliases import MODEL_ID, RUN_ID, RegisteredVersion, describe, require_ready, versions
@@ -26,7 +27,9 @@ _READY = "READY"
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
 
 
-def build_model_folder(config: RunConfig, prepared: Prepared, model_dir: Path | str, folder: Path | str) -> Path:
+def build_model_folder(
+    config: RunConfig, prepared: Prepared, model_dir: Path | str, policy: DecisionPolicy, folder: Path | str
+) -> Path:
     """The served folder of a fit: its transformers folder plus bertft.json, complete or absent."""
     card = ArtifactCard(
         max_length=prepared.tokens.max_length,
@@ -35,6 +38,7 @@ def build_model_folder(config: RunConfig, prepared: Prepared, model_dir: Path | 
         text=config.data.text,
         text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
         label=config.data.label,
+        policy=policy,
     )
     return build_artifact(model_dir, folder, card)
 
@@ -177,7 +181,8 @@ def _signature(classes: tuple[str, ...]) -> Any:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     inputs = Schema([ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)])
-    numbers = ["confidence", *(f"probability_{name}" for name in classes)]
-    outputs = Schema([ColSpec("string", "label"), *(ColSpec("double", name) for name in numbers)])
+    probabilities = (ColSpec("double", f"probability_{name}") for name in classes)
+    answer = [ColSpec("string", "label"), ColSpec("double", "confidence"), ColSpec("boolean", "abstain")]
+    outputs = Schema([*answer, *probabilities])
     params = ParamSchema([ParamSpec("batch_size", "long", 0)])  # 0 = the artefact's token budget
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import recipe
+from bertft_core import measuring, recipe
 from bertft_core.config import RunConfig, parse_config
 from bertft_core.errors import ArtifactError, DataError
 from bertft_core.evaluation.promotion import PromotionDecision
@@ -49,13 +49,13 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
     dataset, folder = prepared.dataset, run.path / "evaluation"
     write_test_rows(dataset, folder)
-    fingerprint = recipe.test_fingerprint(dataset)
+    fingerprint = measuring.test_fingerprint(dataset)
     write_json(folder / EVIDENCE, {
         "config": config.resolved(), "base_dir": str(config.base_dir), "test_rows": fingerprint,
         "classes": list(dataset.classes), "weights": fit.weights_digest, "folder": str(folder),
         "rule": tree.store.config.promotion.model_dump(mode="json"),
     })  # fmt: skip
-    served = registry.build_model_folder(config, prepared, fit.model_dir, run.path / "served")
+    served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     tags = {
         aliases.RUN_ID: run.run_id, "bertft.weights": fit.weights_digest, "bertft.test_rows": fingerprint,
         "bertft.rows": dataset.fingerprint,
@@ -80,10 +80,10 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
 def check_parity(candidate: Candidate, store: Store) -> float:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5."""
     folder = candidate.path
-    out = folder / f"served-{candidate.version}.npy"
-    artifacts.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, OTHER_BATCH, store)
+    out = folder / f"served-{candidate.version}.npz"
+    served = artifacts.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, OTHER_BATCH, store)
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
-    gap = float(np.abs(np.load(out, allow_pickle=False) - ours).max())
+    gap = float(np.abs(served.probabilities(candidate.classes) - ours).max())
     if not gap <= PARITY:
         raise ArtifactError(
             f"{candidate.uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted "
@@ -138,7 +138,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     evidence = read_json(artifacts.download_evidence(store, name, chosen))
     config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
     dataset = recipe.ingest(config, home)
-    now = recipe.test_fingerprint(dataset)
+    now = measuring.test_fingerprint(dataset)
     if now != evidence["test_rows"]:
         raise DataError(
             f"the test rows of {name} version {chosen} have changed since its evaluation "

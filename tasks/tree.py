@@ -75,8 +75,9 @@ class Tree:
 
     def evaluation(self, report: Any, folder: Path) -> None:
         """Test scores, report and pictures on the final run."""
-        names = ("accuracy", "macro_f1", "log_loss", "floor_accuracy", "floor_macro_f1")
-        tracking.log_metrics(self.store, self.final, {f"test_{n}": getattr(report, n) for n in names})
+        numbers = {k: v for k, v in asdict(report.scores).items() if isinstance(v, int | float)}
+        numbers |= {"floor_accuracy": report.floor_accuracy, "floor_macro_f1": report.floor_macro_f1}
+        tracking.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
         files = [folder / n for n in ("evaluation.json", "report.md", "confusion.png", "learning.png")]
         tracking.log_files(self.store, self.final, files, "evaluation")
 

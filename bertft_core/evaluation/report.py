@@ -8,18 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.evaluation.intervals import (
-    RESAMPLES,
-    PairedDifference,
-    bootstrap_interval,
-    paired_difference,
-    wilson,
+from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, headline_intervals, paired_difference
+from bertft_core.evaluation.metrics import (
+    ClassScores,
+    Floats,
+    Ints,
+    ReliabilityBin,
+    Scores,
+    check_metric,
+    check_rows,
+    decisions,
+    reliability,
+    scores,
 )
-from bertft_core.evaluation.metrics import ClassScores, Floats, Ints, Scores, check_metric, check_rows, scores
 
 WORST_ERRORS = 10
 _SNIPPET = 200  # characters of a text shown in a report
 _FEW_ROWS = 100  # at 95 % accuracy the 95 % interval is then 9 points wide
+
+_SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "mcc", "log_loss", "brier", "ece", "auroc")
 
 Interval = tuple[float, float]
 
@@ -37,24 +44,20 @@ class WorstError:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """Scores on n held-out rows. Shares in [0, 1], intervals (low, high) at `level`, log_loss in nats.
+    """Scores on held-out rows. Shares in [0, 1], intervals (low, high) at `level`, log loss in nats.
 
-    floor_difference = accuracy of the model minus accuracy of the TF-IDF floor, paired on the same rows; the
-    floor_* fields are None when no floor was given. Undefined per-class scores are None.
+    scores and intervals hold every headline score under its name in `metrics.Scores`; an interval is None where
+    no resample differs (no error seen, say). reliability: bins of like confidence. floor_difference = accuracy of
+    the model minus accuracy of the TF-IDF floor, paired on the same rows; the floor_* fields are None when no
+    floor was given.
     """
 
-    n: int
     metric: str
     level: float
     classes: tuple[str, ...]
-    accuracy: float
-    accuracy_interval: Interval
-    macro_f1: float
-    macro_f1_interval: Interval
-    log_loss: float
-    log_loss_interval: Interval
-    per_class: tuple[ClassScores, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    scores: Scores
+    intervals: dict[str, Interval | None]
+    reliability: tuple[ReliabilityBin, ...]
     worst_errors: tuple[WorstError, ...]
     floor_accuracy: float | None
     floor_macro_f1: float | None
@@ -63,15 +66,30 @@ class EvaluationReport:
     warnings: tuple[str, ...]
 
     @property
+    def n(self) -> int:
+        """Rows judged."""
+        return self.scores.n
+
+    @property
+    def per_class(self) -> tuple[ClassScores, ...]:
+        """Scores of each class."""
+        return self.scores.per_class
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of class i decided as j."""
+        return self.scores.confusion
+
+    @property
     def score(self) -> float:
         """The configured metric as a score, higher is better."""
-        return -self.log_loss if self.metric == "log_loss" else float(getattr(self, self.metric))
+        return self.scores.score(self.metric)
 
     def __str__(self) -> str:
-        low, high = self.accuracy_interval
+        found, spread = self.scores, interval_text(self.intervals["accuracy"])
         return (
-            f"accuracy {self.accuracy:.4f} [{low:.4f}, {high:.4f}], macro F1 {self.macro_f1:.4f}, "
-            f"log loss {self.log_loss:.4f} on {self.n} rows"
+            f"accuracy {found.accuracy:.4f} {spread}, macro F1 {found.macro_f1:.4f}, "
+            f"log loss {found.log_loss:.4f} on {self.n} rows"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -81,20 +99,22 @@ class EvaluationReport:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EvaluationReport:
         """The report that `to_json` wrote, also after a trip through a JSON file."""
-        fields = dict(value)
-        for name in (
-            "accuracy_interval",
-            "macro_f1_interval",
-            "log_loss_interval",
-            "floor_difference_interval",
-        ):
-            fields[name] = None if fields[name] is None else tuple(fields[name])
-        fields["classes"] = tuple(fields["classes"])
-        fields["warnings"] = tuple(fields["warnings"])
-        fields["confusion"] = tuple(tuple(row) for row in fields["confusion"])
-        fields["per_class"] = tuple(ClassScores(**row) for row in fields["per_class"])
-        fields["worst_errors"] = tuple(WorstError(**row) for row in fields["worst_errors"])
-        return cls(**fields)
+        found = value["scores"]
+        inner = {
+            "per_class": tuple(ClassScores(**row) for row in found["per_class"]),
+            "confusion": tuple(tuple(row) for row in found["confusion"]),
+        }
+        pair = value["floor_difference_interval"]
+        fixed = {
+            "classes": tuple(value["classes"]),
+            "warnings": tuple(value["warnings"]),
+            "worst_errors": tuple(WorstError(**row) for row in value["worst_errors"]),
+            "reliability": tuple(ReliabilityBin(**row) for row in value["reliability"]),
+            "intervals": {k: None if v is None else (v[0], v[1]) for k, v in value["intervals"].items()},
+            "floor_difference_interval": None if pair is None else (pair[0], pair[1]),
+            "scores": Scores(**{**found, **inner}),
+        }
+        return cls(**{**value, **fixed})
 
     def to_markdown(self, title: str = "Evaluation", pictures: Sequence[tuple[str, str]] = ()) -> str:
         """The report as Markdown; `pictures` are (caption, path relative to the file) pairs."""
@@ -123,34 +143,36 @@ def evaluate(
     resamples: int = RESAMPLES,
     seed: int = 0,
     warnings: Sequence[str] = (),
+    predicted: Any = None,
 ) -> EvaluationReport:
     """Judge probabilities [n, C] on n held-out rows; `texts` and 1-based source `rows` name the worst errors.
 
-    Accuracy has a Wilson interval, macro F1 and log loss a stratified bootstrap interval, the difference to
-    the floor a paired one. Soft labels: `labels` holds each row's largest class, `weights` [n, C] enters log
-    loss. `warnings` (the data gate's) come before those found here.
+    `predicted` [n]: the decisions, where they are not the most probable class. Intervals are those of
+    `intervals.headline_intervals`; the difference to the floor has a paired one. Soft labels: `labels` holds each
+    row's largest class, `weights` [n, C] enters log loss. `warnings` (the data gate's) come before those found here.
 
     Raises DataError for no rows or an unknown label, ArtifactError for rows that are no distribution.
     """
     y, p = check_rows(labels, probabilities, classes)
-    found = scores(y, p, classes, weights)
-
-    def interval(name: str) -> Interval:
-        soft = weights if name == "log_loss" else None
-        return bootstrap_interval(y, p, classes, name, level=level, resamples=resamples, seed=seed, weights=soft)
-
-    low, high = interval("log_loss")
+    guess = decisions(p, predicted)
+    found = scores(y, p, classes, weights, guess)
+    spread = headline_intervals(
+        y, p, classes, level=level, resamples=resamples, seed=seed, weights=weights, predicted=guess
+    )
     floor, paired = None, None
     if floor_probabilities is not None:
         floor = scores(y, floor_probabilities, classes, weights)
-        paired = paired_difference(y, p, floor_probabilities, classes, "accuracy", level, resamples, seed)
+        paired = paired_difference(
+            y, p, floor_probabilities, classes, "accuracy", level, resamples, seed, predicted_a=guess
+        )
     return EvaluationReport(
-        **_exact(found, level),
         metric=check_metric(metric),
+        level=level,
         classes=tuple(str(c) for c in classes),
-        macro_f1_interval=interval("macro_f1"),
-        log_loss_interval=(-high, -low),
-        worst_errors=_worst(y, p, classes, texts, rows),
+        scores=found,
+        intervals=spread,
+        reliability=reliability(y, p, guess),
+        worst_errors=_worst(y, p, guess, classes, texts, rows),
         floor_accuracy=floor.accuracy if floor else None,
         floor_macro_f1=floor.macro_f1 if floor else None,
         floor_difference=paired.difference if paired else None,
@@ -159,25 +181,15 @@ def evaluate(
     )
 
 
-def _exact(found: Scores, level: float) -> dict[str, Any]:
-    """The report's fields that need no resampling."""
-    hits = sum(row[i] for i, row in enumerate(found.confusion))
-    return {
-        "n": found.n,
-        "level": level,
-        "accuracy": found.accuracy,
-        "accuracy_interval": wilson(hits, found.n, level),
-        "macro_f1": found.macro_f1,
-        "log_loss": found.log_loss,
-        "per_class": found.per_class,
-        "confusion": found.confusion,
-    }
+def interval_text(interval: Interval | None, form: str = ".4f") -> str:
+    """[low, high], or a dash where there is none."""
+    return "–" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def _worst(
-    y: Ints, p: Floats, classes: Sequence[str], texts: Sequence[str], rows: Sequence[int] | None
+    y: Ints, p: Floats, predicted: Ints, classes: Sequence[str], texts: Sequence[str], rows: Sequence[int] | None
 ) -> tuple[WorstError, ...]:
-    predicted, confidence = p.argmax(axis=1), p.max(axis=1)
+    confidence = p[np.arange(len(p)), predicted]
     wrong = np.flatnonzero(predicted != y)
     picked = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
     return tuple(
@@ -206,8 +218,9 @@ def _warnings(found: Scores, paired: PairedDifference | None) -> tuple[str, ...]
     if found.n < _FEW_ROWS:
         notes.append(f"only {found.n} test rows: the intervals are wide")
     if paired and paired.low <= 0:
+        verdict = "worse than" if paired.high < 0 else "not shown to be better than"
         notes.append(
-            f"not shown to be better than the TF-IDF floor: accuracy differs by {paired.difference:+.4f} "
+            f"{verdict} the TF-IDF floor: accuracy differs by {paired.difference:+.4f} "
             f"[{paired.low:+.4f}, {paired.high:+.4f}]"
         )
     return tuple(notes)
@@ -215,15 +228,16 @@ def _warnings(found: Scores, paired: PairedDifference | None) -> tuple[str, ...]
 
 def _headline(report: EvaluationReport) -> str:
     lines = [f"| score ({report.n} rows) | value | {report.level * 100:g} % interval |", "|---|---:|---|"]
-    for name in ("accuracy", "macro_f1", "log_loss"):
-        low, high = getattr(report, f"{name}_interval")
+    for name in _SHOWN:
+        value = getattr(report.scores, name)
         star = " (the metric that decides)" if name == report.metric else ""
-        lines.append(f"| {name}{star} | {getattr(report, name):.4f} | [{low:.4f}, {high:.4f}] |")
-    if report.floor_difference is not None and report.floor_difference_interval is not None:
-        low, high = report.floor_difference_interval
+        shown = "–" if value is None else f"{value:.4f}"
+        lines.append(f"| {name}{star} | {shown} | {interval_text(report.intervals[name])} |")
+    if report.floor_difference is not None:
         lines.append(f"| TF-IDF floor, accuracy | {report.floor_accuracy:.4f} | |")
         lines.append(f"| TF-IDF floor, macro_f1 | {report.floor_macro_f1:.4f} | |")
-        lines.append(f"| model - floor, accuracy | {report.floor_difference:+.4f} | [{low:+.4f}, {high:+.4f}] |")
+        gap = interval_text(report.floor_difference_interval, "+.4f")
+        lines.append(f"| model - floor, accuracy | {report.floor_difference:+.4f} | {gap} |")
     return "\n".join(lines)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bertft_core.config import RunConfig
 from bertft_core.data.sources import resolve_package
-from bertft_core.errors import ConfigError
+from bertft_core.errors import ConfigError, ModelError
+from bertft_core.state import read_json
 
 
 def resolve_pretrained(config: RunConfig) -> Path:
@@ -29,6 +30,15 @@ def resolve_pretrained(config: RunConfig) -> Path:
             "wanted package://NAME/path, a local directory or a hub id"
         )
     return folder
+
+
+def layer_count(pretrained: Path) -> int:
+    """Layers of an encoder, from its config.json. Raises ModelError when it does not say."""
+    config = read_json(pretrained / "config.json")
+    for key in ("num_hidden_layers", "n_layers"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    raise ModelError(f"{pretrained / 'config.json'}: no num_hidden_layers; wanted a BERT-like encoder")
 
 
 def _from_hub(name: str) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from bertft_core import __version__
 from bertft_core.errors import ArtifactError
+from bertft_core.policy import DecisionPolicy
 from bertft_core.state import is_complete, read_json, staged_folder, write_json
 
 CARD = "bertft.json"
@@ -25,6 +26,7 @@ class ArtifactCard:
 
     max_length: tokens per row, special tokens included. truncation: head, tail or head+tail.
     classes: names in the order of the head's outputs. text, text_pair, label: the training columns.
+    policy: how probabilities become an answer, fitted on validation.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
     """
@@ -35,6 +37,7 @@ class ArtifactCard:
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+    policy: DecisionPolicy = field(default_factory=DecisionPolicy)
     token_budget: int = TOKEN_BUDGET
     version: str = __version__
     format: int = CARD_FORMAT
@@ -91,7 +94,8 @@ def read_card(folder: Path | str) -> ArtifactCard:
         found = read_json(path)
         known = {f.name for f in fields(ArtifactCard)}
         values = {k: v for k, v in found.items() if k in known}
-        return ArtifactCard(**{**values, "classes": tuple(found["classes"])})
+        fixed = {"classes": tuple(found["classes"]), "policy": DecisionPolicy.from_json(found["policy"])}
+        return ArtifactCard(**{**values, **fixed})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise ArtifactError(f"{path}: not a bertft artefact ({type(fault).__name__}: {fault})") from fault
 

@@ -61,7 +61,7 @@ class Predictor:
     def probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int | None = None
     ) -> np.ndarray:
-        """Class probabilities, float32 [n, C], rows in the order given and summing to 1.
+        """Class probabilities before the policy's temperature, float32 [n, C], rows in the order given.
 
         batch_size: rows per batch, > 0; None packs batches up to the artefact's token budget. The answer
         depends on it by float32 rounding only. Raises InputError for a missing text, or pairs the model was
@@ -88,7 +88,10 @@ class Predictor:
         text_pair: str | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        """label, confidence, probability_<class> for each row of a frame, `{"text": [...]}` or list of dicts.
+        """label, confidence, abstain, probability_<class> of each row of a frame, `{"text": [...]}` or list of dicts.
+
+        The artefact's policy is applied: probabilities after its temperature, label by its thresholds or costs,
+        confidence = the label's probability, abstain = leave this row to a person.
 
         Columns are `text` and `text_pair`, else the training columns; the arguments override both. The index
         of a frame is kept, and named where a text is missing. Raises InputError when a column or a text is missing.
@@ -104,11 +107,12 @@ class Predictor:
         elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
             raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
         self._require_texts(texts, pairs, frame.index)
-        table = self._probabilities(texts, pairs, batch_size).astype(np.float64)
-        best = table.argmax(axis=1) if len(table) else np.zeros(0, dtype=int)
+        decided = self.card.policy.apply(self._probabilities(texts, pairs, batch_size))
+        best, table = decided.predicted, decided.probabilities
         columns: dict[str, Any] = {
             "label": [self.classes[i] for i in best],
             "confidence": table[np.arange(len(best)), best],
+            "abstain": decided.abstain,
         }
         columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
         return pd.DataFrame(columns, index=frame.index)

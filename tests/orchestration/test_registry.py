@@ -270,20 +270,23 @@ def test_downloaded_folder_is_a_plain_transformers_model(shared, served, tmp_pat
 def test_fresh_process_scores_with_the_bundled_code(shared, served, tmp_path):
     store, version = shared
     pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
-    out = tmp_path / "p.npy"
-    classes = artifacts.score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", out, 2, store)
-    assert classes == CLASSES
-    np.testing.assert_allclose(np.load(out), Predictor.load(served[0]).probabilities(TEXTS), atol=1e-6)
-    assert version.model_id in json.loads(Path(f"{out}.json").read_text())["code"]
+    out = tmp_path / "p.npz"
+    found = artifacts.score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", out, 2, store)
+    wanted = Predictor.load(served[0]).probabilities(TEXTS)
+    assert found.classes == CLASSES and found.latency_ms > 0
+    np.testing.assert_allclose(found.probabilities(CLASSES), wanted, atol=1e-6)
+    np.testing.assert_allclose(found.probabilities(CLASSES[::-1]), wanted[:, ::-1], atol=1e-6)
+    assert found.predicted(CLASSES).tolist() == wanted.argmax(axis=1).tolist()
+    assert version.model_id in found.code
 
 
 def test_fresh_process_failure_carries_its_last_words(shared, tmp_path):
     pd.DataFrame({"words": TEXTS}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ArtifactError, match="text"):
         artifacts.score_in_fresh_process(
-            shared[1].model_uri, tmp_path / "rows.parquet", tmp_path / "p.npy", 2, shared[0]
+            shared[1].model_uri, tmp_path / "rows.parquet", tmp_path / "p.npz", 2, shared[0]
         )
-    assert not (tmp_path / "p.npy").exists()
+    assert not (tmp_path / "p.npz").exists()
 
 
 def test_loads_without_bertft_installed_for_every_input_shape(shared, tmp_path):
@@ -311,7 +314,7 @@ print(json.dumps([model.predict(s).to_dict("list") for s in shapes]))
     assert done.returncode == 0, done.stderr[-2000:]
     answers = json.loads(done.stdout.splitlines()[-1])
     assert answers[0] == answers[1] == answers[2]
-    assert set(answers[0]) == {"label", "confidence", "probability_ham", "probability_spam"}
+    assert set(answers[0]) == {"label", "confidence", "abstain", "probability_ham", "probability_spam"}
 
 
 # --- aliases ---

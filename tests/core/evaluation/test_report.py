@@ -36,9 +36,9 @@ def report(**changes: object) -> EvaluationReport:
 def test_every_interval_holds_its_score() -> None:
     found = report()
     for name in ("accuracy", "macro_f1", "log_loss"):
-        low, high = getattr(found, f"{name}_interval")
-        assert low < getattr(found, name) < high
-    assert found.floor_difference == pytest.approx(found.accuracy - found.floor_accuracy)
+        low, high = found.intervals[name] or (1.0, 0.0)
+        assert low < getattr(found.scores, name) < high
+    assert found.floor_difference == pytest.approx(found.scores.accuracy - found.floor_accuracy)
 
 
 def test_report_survives_a_trip_through_json() -> None:

@@ -76,7 +76,7 @@ def test_frame_dict_and_list_of_dicts_agree(predictor):
     frame = predictor.predict_frame(pd.DataFrame({"text": TEXTS}))
     pd.testing.assert_frame_equal(predictor.predict_frame({"text": TEXTS}), frame)
     pd.testing.assert_frame_equal(predictor.predict_frame([{"text": t} for t in TEXTS]), frame)
-    assert list(frame.columns) == ["label", "confidence", *(f"probability_{c}" for c in CLASSES)]
+    assert list(frame.columns) == ["label", "confidence", "abstain", *(f"probability_{c}" for c in CLASSES)]
 
 
 def test_a_row_that_mlflow_folded_is_unfolded(predictor):

@@ -1,0 +1,140 @@
+"""What a finished fit is worth: policy from validation, scores on the untouched test rows, the floor beside them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertft_core.config import RunConfig
+from bertft_core.data.prepare import DatasetSplits
+from bertft_core.fitting import Prepared, settle
+from bertft_core.model.pretrained import layer_count
+from bertft_core.policy import DecisionPolicy
+from bertft_core.runs import Run
+from bertft_core.state import hash_json, is_complete, staged_folder, write_json
+
+if TYPE_CHECKING:
+    from bertft_core.evaluation.report import EvaluationReport
+    from bertft_core.training.client import Trainer
+    from bertft_core.training.spec import TrainingResult
+
+FLOOR_VERSION = 1
+
+
+def test_fingerprint(dataset: DatasetSplits) -> str:
+    """Hash of the test rows (content and label): the gate refuses to compare on other rows."""
+    table = dataset.table("test")
+    fingerprints = [f.as_py().hex() for f in table["fingerprint"]]
+    return hash_json(sorted(zip(fingerprints, table["label"].to_pylist(), strict=True)))
+
+
+def floor_probabilities(config: RunConfig, dataset: DatasetSplits, home: Path) -> Path:
+    """TF-IDF floor's test probabilities [n_test, classes] as .npy, fitted once per rows and metric."""
+    import numpy as np
+
+    from bertft_core.evaluation.floor import tfidf_floor
+
+    key = hash_json([dataset.fingerprint, config.data.split.model_dump(), config.evaluation.metric, FLOOR_VERSION])[:24]
+    folder = home / "floors" / key
+    if not is_complete(folder):
+        texts = {s: _joined_texts(dataset, s) for s in ("train", "validation", "test")}
+        labels = {s: dataset.table(s)["label"].to_numpy() for s in ("train", "validation")}
+        with staged_folder(folder) as staging:
+            floor = tfidf_floor(
+                texts["train"], labels["train"], texts["validation"], labels["validation"], texts["test"],
+                metric=config.evaluation.metric, seed=config.training.seed, n_classes=len(dataset.classes),
+            )  # fmt: skip
+            np.save(staging / "probabilities.npy", floor.probabilities, allow_pickle=False)
+            write_json(staging / "floor.json", {"params": floor.params, "validation_score": floor.validation_score})
+    return folder / "probabilities.npy"
+
+
+def _joined_texts(dataset: DatasetSplits, split: str) -> list[str]:
+    table = dataset.table(split)
+    texts = table["text"].to_pylist()
+    if not dataset.has_pair:
+        return list(texts)
+    return [f"{a} {b or ''}" for a, b in zip(texts, table["text_pair"].to_pylist(), strict=True)]
+
+
+def evaluate(
+    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, trainer: Trainer, home: Path
+) -> EvaluationReport:
+    """Score the untouched test split, set it beside the TF-IDF floor, write report and pictures to run/evaluation."""
+    import numpy as np
+
+    from bertft_core.evaluation.report import evaluate as evaluate_rows
+
+    folder = run.path / "evaluation"
+    folder.mkdir(exist_ok=True)
+    settings = settle(config, prepared, run, home, trainer)
+    dataset = prepared.dataset
+    raw = {}
+    for split in ("validation", "test"):
+        file = folder / f"raw_{split}.npy"
+        trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
+        raw[split] = np.load(file, allow_pickle=False)
+    policy = _fit_policy(config, dataset, raw["validation"])
+    decided = policy.apply(raw["test"])
+    np.save(folder / "probabilities.npy", decided.probabilities.astype(np.float32), allow_pickle=False)
+    np.save(folder / "predicted.npy", decided.predicted, allow_pickle=False)
+    floor = np.load(floor_probabilities(config, dataset, home), allow_pickle=False)
+    table = dataset.table("test")
+    report = evaluate_rows(
+        labels=table["label"].to_numpy(),
+        probabilities=decided.probabilities,
+        predicted=decided.predicted,
+        classes=dataset.classes,
+        texts=table["text"].to_pylist(),
+        rows=table["row"].to_pylist(),
+        floor_probabilities=floor,
+        weights=soft_weights(dataset, "test"),
+        metric=config.evaluation.metric,
+        level=config.evaluation.level,
+        resamples=config.evaluation.resamples,
+        seed=config.training.seed,
+    )
+    report = replace(report, warnings=(*report.warnings, *dataset.report.warnings))
+    write_json(folder / "evaluation.json", report.to_json())
+    _draw(config, report, fit, prepared, folder)
+    run.update(evaluated=True, policy=policy.to_json())
+    return report
+
+
+def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:
+    from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
+    from bertft_core.training.unfreezing import UnfreezeSchedule
+
+    starts = UnfreezeSchedule.named(config.training.unfreezing, layer_count(Path(prepared.pretrained))).starts
+    ends = [start for start, _ in starts[1:]] + [1.0]
+    phases = [(start, end, depth) for (start, depth), end in zip(starts, ends, strict=True)]
+    confusion_picture(report, folder / "confusion.png")
+    learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases)
+    (folder / "report.md").write_text(
+        report.to_markdown(config.name, [("Confusion", "confusion.png"), ("Learning", "learning.png")]),
+        encoding="utf-8",
+    )
+
+
+def soft_weights(dataset: DatasetSplits, split: str) -> Any:
+    """Label weights float32 [n, C] of a split, None unless labels are soft."""
+    import numpy as np
+
+    return np.array(dataset.table(split)["weights"].to_pylist(), dtype=np.float32) if dataset.is_soft else None
+
+
+def _fit_policy(config: RunConfig, dataset: DatasetSplits, validation: Any) -> DecisionPolicy:
+    from bertft_core.evaluation.calibration import PolicySettings, fit_policy
+
+    wanted = config.decision
+    settings = PolicySettings(
+        temperature=wanted.temperature,
+        thresholds=wanted.thresholds,
+        beta=wanted.beta,
+        costs=wanted.cost_matrix(dataset.classes),
+        abstain_accuracy=wanted.abstain_accuracy,
+    )
+    labels = dataset.table("validation")["label"].to_numpy()
+    policy: DecisionPolicy = fit_policy(labels, validation, settings, soft_weights(dataset, "validation"))
+    return policy

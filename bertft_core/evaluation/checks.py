@@ -96,14 +96,14 @@ def _group_check(kind: str, groups: Sequence[Group], large: Sequence[Group], mos
     mine = sorted((g for g in large if g.kind == kind), key=lambda g: g.difference)
     failed = [g for g in mine if _is_shown_worse(g, most, error)]
     what = {"class": "recall", "slice": "accuracy"}[kind]
-    rule = f"a loss of more than {most:.4f} counts (promotion.max_{kind}_loss), bounds at {1 - error:.2%} each"
+    rule = f"{most:.4f} (promotion.max_{kind}_loss; error {percent(error)} for each of {len(large)} classes and slices)"
     if failed:
-        bound = upper_bound(failed[0], error)
-        detail = f"worse {what} of {kind} {_listed([str(g) for g in failed])}; upper bound {bound:+.4f}; {rule}"
+        bounds = [f"{g}, upper bound {upper_bound(g, error):+.4f}" for g in failed]
+        detail = f"worse {what} in {_listed(bounds)}; allowed is a loss of {rule}"
     elif mine:
-        detail = f"no {what} of {len(mine)} shown to fall; lowest: {mine[0]}; {rule}"
+        detail = f"no {kind} is shown to lose more {what} than {rule}; lowest of {len(mine)}: {mine[0]}"
     else:
-        detail = f"no {kind} has enough rows; {rule}"
+        detail = f"no {kind} has enough rows to show a loss of {what} above {rule}"
     small = [f"{_quoted(g.name)} ({g.n} rows)" for g in groups if g not in large]
     return Check(
         name={"class": "classes", "slice": "slices"}[kind],
@@ -207,12 +207,19 @@ def seen_rows_check(excluded: int, rows: int) -> Check:
 
 def champion_fault_check(champion: str, fault: str, promote: bool) -> Check:
     """The champion could not be scored; that lets the challenger through only when the setting says promote."""
-    lead = "lets the challenger through without a comparison" if promote else "keeps it"
-    detail = (
-        f"{champion} could not be scored ({' '.join(fault.split())}): "
-        f"promotion.champion_unavailable {'promote' if promote else 'keep'} {lead}"
-    )
+    outcome = "the challenger needs no comparison" if promote else "it stays"
+    setting = f"promotion.champion_unavailable: {'promote' if promote else 'keep'}"
+    detail = f"{champion} could not be scored ({' '.join(fault.split())}): {outcome} ({setting})"
     return Check(name="champion", passed=promote, detail=detail)
+
+
+def percent(share: float) -> str:
+    """A share in percent, with three digits at most.
+
+    >>> percent(0.05 / 30)
+    '0.167 %'
+    """
+    return f"{share * 100:.3g} %"
 
 
 def plain(text: str) -> str:

@@ -19,6 +19,7 @@ from bertft_core.evaluation.checks import (
     champion_fault_check,
     group_checks,
     groups_of,
+    percent,
     plain,
 )
 from bertft_core.evaluation.comparison import (
@@ -30,7 +31,6 @@ from bertft_core.evaluation.comparison import (
     expected_calibration_error,
     judge_anchor,
     judge_champion,
-    percent,
     score_model,
 )
 from bertft_core.evaluation.metrics import Scores
@@ -246,7 +246,7 @@ def _budget(rule: PromotionRule, spent: int) -> Check:
     if spent < rule.allowed:
         rest = f"at most {percent(rule.alpha)} in this decision and {percent(1 - rule.level)} over the {rule.per}"
     else:
-        rest = f"no longer at most {percent(1 - rule.level)} (promotion.level, promotion.per); wait for it to end"
+        rest = f"then no longer at most {percent(1 - rule.level)} (promotion.level, promotion.per)"
     return Check(
         name="error budget",
         passed=spent < rule.allowed,

@@ -17,7 +17,7 @@ from bertft_core.errors import ConfigError
 from bertft_core.state import mask_uri
 
 if TYPE_CHECKING:
-    from bertft_core.evaluation.promotion import PromotionRule
+    from bertft_core.evaluation.rule import PromotionRule
 
 FILE_NAME = "mlflow.yaml"
 DEFAULTS = Path(__file__).with_name("mlflow_defaults.yaml")
@@ -54,6 +54,7 @@ def _checked_number(value: Any) -> Any:
 Alias = Annotated[str, BeforeValidator(_checked_alias)]
 Uri = Annotated[str, BeforeValidator(_checked_uri), Field(min_length=1)]
 Number = Annotated[float, BeforeValidator(_checked_number), Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(gt=0, lt=1)]
 
 
 class _Part(BaseModel):
@@ -75,13 +76,36 @@ class Aliases(_Part):
 
 
 class PromotionSettings(_Part):
-    """When a challenger goes live; the metric is the configuration's evaluation.metric."""
+    """When a challenger goes live (see PromotionRule); the metric is the configuration's evaluation.metric."""
 
     min_score: dict[Literal["accuracy", "macro_f1", "log_loss"], Number] = Field(default_factory=dict)
+    test: Literal["superiority", "non_inferiority"] = "superiority"
+    margin: Share | None = None
     min_gain: Annotated[Number, Field(ge=0)] = 0.0
-    level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
-    no_worse_margin: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    level: Annotated[Number, Field(gt=0.5, le=0.999)] = 0.95
+    per: Literal["night", "week", "month"] = "month"
+    max_class_loss: Share | None = 0.05
+    max_slice_loss: Share | None = None
+    max_ece_gain: Annotated[Number, Field(ge=0)] | None = None
+    max_latency_ms: Annotated[Number, Field(gt=0)] | None = None
+    max_size_mb: Annotated[Number, Field(gt=0)] | None = None
+    champion_unavailable: Literal["keep", "promote"] = "keep"
     require_approval: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PromotionSettings:
+        try:
+            self.rule("macro_f1")
+        except ConfigError as fault:
+            raise ValueError(str(fault)) from None
+        return self
+
+    def rule(self, metric: str) -> PromotionRule:
+        """The gate's rule for `metric`."""
+        from bertft_core.evaluation.rule import PromotionRule
+
+        settings = self.model_dump(exclude={"require_approval"})
+        return PromotionRule(metric=metric, **settings)
 
 
 class MlflowConfig(_Part):
@@ -119,16 +143,7 @@ class MlflowConfig(_Part):
 
     def promotion_rule(self, metric: str) -> PromotionRule:
         """The gate's rule for `metric` (the configuration's evaluation.metric)."""
-        from bertft_core.evaluation.promotion import PromotionRule
-
-        settings = self.promotion
-        return PromotionRule(
-            metric=metric,
-            min_score={str(k): v for k, v in settings.min_score.items()},
-            min_gain=settings.min_gain,
-            level=settings.level,
-            no_worse_margin=settings.no_worse_margin,
-        )
+        return self.promotion.rule(metric)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,83 +1,69 @@
-"""Whether a challenger replaces the champion: a pure decision over the same test rows, in plain words."""
+"""Whether a challenger replaces the champion: named checks over the same test rows, all evaluated, all shown.
+
+One decision spends a share of an error budget, so that 30 nights together keep the level of one test.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from bertft_core.errors import ConfigError
-from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, mcnemar, paired_difference
-from bertft_core.evaluation.metrics import METRICS, Scores, scores
-
-Names = tuple[str, str]  # challenger, champion
-_WORDS = {"macro_f1": "macro F1", "accuracy": "accuracy", "log_loss": "negated log loss"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromotionRule:
-    """When a challenger is promoted.
-
-    metric: the score compared. min_score: {metric: least score} the challenger must reach, with or without a
-    champion (log loss counts negated, so its minimum is <= 0). min_gain >= 0: the difference must exceed it.
-    level: of the paired interval, in (0.5, 1). no_worse_margin >= 0: the interval's lower bound must exceed
-    -no_worse_margin; 0 asks for superiority. Raises ConfigError for a value out of range.
-    """
-
-    metric: str = "macro_f1"
-    min_score: dict[str, float] = field(default_factory=dict)
-    min_gain: float = 0.0
-    level: float = 0.95
-    no_worse_margin: float = 0.0
-    resamples: int = RESAMPLES
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        faults = [
-            f"promotion.min_score.{name} is no metric; valid: {', '.join(METRICS)}"
-            for name in self.min_score
-            if name not in METRICS
-        ]
-        if self.metric not in METRICS:
-            faults.append(f"promotion.metric must be one of {', '.join(METRICS)}, was {self.metric!r}")
-        if self.min_score.get("log_loss", 0.0) > 0:
-            least = self.min_score["log_loss"]
-            faults.append(f"promotion.min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")
-        if not 0.5 < self.level < 1:
-            faults.append(f"promotion.level must lie in (0.5, 1), was {self.level:g}")
-        for name in ("min_gain", "no_worse_margin"):
-            if not getattr(self, name) >= 0:
-                faults.append(f"promotion.{name} must be 0 or more, was {getattr(self, name)}")
-        if self.resamples < 100:
-            faults.append(f"promotion.resamples must be 100 or more, was {self.resamples}")
-        if faults:
-            raise ConfigError("; ".join(faults))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One condition of the rule, whether it held, and the numbers behind it."""
-
-    name: str
-    passed: bool
-    detail: str
+from bertft_core.evaluation.checks import (
+    LATENCY,
+    SIZE,
+    Check,
+    calibration_check,
+    champion_fault_check,
+    group_checks,
+    groups_of,
+    percent,
+    plain,
+)
+from bertft_core.evaluation.comparison import (
+    WORDS,
+    Case,
+    Model,
+    Rows,
+    compare,
+    expected_calibration_error,
+    judge_anchor,
+    judge_champion,
+    score_model,
+)
+from bertft_core.evaluation.metrics import Scores
+from bertft_core.evaluation.rule import PromotionRule
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromotionDecision:
-    """promote?, why, both scores (higher is better), difference and interval (None without a champion)."""
+    """promote?, why (the verdict first, one sentence), and everything it rests on.
+
+    n: test rows. alpha: error of this decision; spent: decisions of the period before this one, of `allowed`.
+    Scores: higher is better, log loss negated. difference, interval (two-sided, at the rule's level): challenger
+    minus champion, None without a comparison. test: the rule's, or "first" where there is no champion yet.
+    """
 
     promote: bool
     reason: str
     metric: str
     n: int
+    alpha: float
+    spent: int
+    allowed: int
     checks: tuple[Check, ...]
     challenger_score: float
     champion_score: float | None
     difference: float | None
     interval: tuple[float, float] | None
+    test: Literal["superiority", "non_inferiority", "first"]
+
+    @property
+    def has_spent(self) -> bool:
+        """Whether this decision counts in the running period: it compared two models within the budget."""
+        return self.difference is not None and self.spent < self.allowed
 
     def __str__(self) -> str:
         return f"{'promote' if self.promote else 'keep'}: {self.reason}"
@@ -95,6 +81,22 @@ class PromotionDecision:
             | {"interval": None if interval is None else (float(interval[0]), float(interval[1]))}
         )
 
+    def to_markdown(self, title: str) -> str:
+        """The verdict and a table of all checks as Markdown; names and texts are escaped."""
+        lines = [
+            f"## {plain(title)}",
+            "",
+            f"**{'Promoted' if self.promote else 'Not promoted'}**: {plain(self.reason)}",
+            "",
+            "| check | result | numbers |",
+            "|---|---|---|",
+            *(
+                f"| {plain(c.name)} | {'✓ passed' if c.passed else '✗ failed'} | {plain(c.detail)} |"
+                for c in self.checks
+            ),
+        ]
+        return "\n".join(lines) + "\n"
+
 
 def decide(
     rule: PromotionRule,
@@ -107,111 +109,167 @@ def decide(
     same_weights: bool = False,
     challenger_name: str = "the challenger",
     champion_name: str = "the champion",
+    champion_fault: str | None = None,
+    anchor_name: str = "the anchor",
+    p_anchor: Any | None = None,
+    predicted_challenger: Any = None,
+    predicted_champion: Any = None,
+    predicted_anchor: Any = None,
+    slices: Mapping[str, Any] | None = None,
+    spent: int = 0,
+    given: Sequence[Check] = (),
 ) -> PromotionDecision:
     """Judge a challenger against the champion on the same test rows.
 
-    labels [n] class indices, probabilities [n, C] in the order of `classes`; `p_champion` None means no
-    champion yet: then only the user's minima can stop the challenger. `same_weights`: they are one
-    model, never promoted. `weights` [n, C] (soft labels) enter log loss. The names appear in the reasons.
+    labels [n] class indices, probabilities [n, C] in the order of `classes`; `predicted_*` [n] class indices
+    where a model's decisions are not the argmax. `p_champion` None: no champion yet, or, with `champion_fault`
+    saying why, one that could not be scored. `p_anchor`: the last version promoted by superiority;
+    non_inferiority must hold against it too, so that small losses cannot add up; superiority ignores it.
+    `same_weights`: they are one model, never promoted. `weights` [n, C] (soft labels) enter log loss. `slices`:
+    name -> mask [n]. `spent`: decisions of the running period whose `has_spent` is true. `given`: the
+    caller's own checks; a failed one blocks.
 
-    Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
+    Raises DataError for no rows or a faulty slice, ArtifactError for probabilities that are no distributions.
     """
-    challenger = scores(labels, p_challenger, classes, weights)
-    minima = [_minimum(name, least, challenger) for name, least in sorted(rule.min_score.items())]
-    if p_champion is None:
-        return _first(rule, challenger, minima)
-    champion = scores(labels, p_champion, classes, weights)
-    paired = paired_difference(
-        labels, p_challenger, p_champion, classes, rule.metric, rule.level, rule.resamples, rule.seed, weights
-    )
-    same = same_weights or np.array_equal(np.asarray(p_challenger), np.asarray(p_champion))
-    names = (challenger_name, champion_name)
+    rows = Rows(labels=np.asarray(labels), classes=classes, weights=weights)
+    challenger = Model(name=challenger_name, p=p_challenger, predicted=predicted_challenger)
+    ours = score_model(rows, challenger)
+    own = (*given, *_unmeasured(rule, given), *_minima(rule, ours))
+    if p_champion is None or champion_fault is not None:
+        return _unopposed(rule, ours, own, champion_name, champion_fault, spent)
+    champion = Model(name=champion_name, p=p_champion, predicted=predicted_champion)
+    anchor = None if p_anchor is None else Model(name=anchor_name, p=p_anchor, predicted=predicted_anchor)
+    case = Case(rule=rule, rows=rows, challenger=challenger, champion=champion, anchor=anchor, spent=spent)
+    return _judge(case, ours, own, same_weights, slices or {})
+
+
+def _judge(
+    case: Case, ours: Scores, own: Sequence[Check], same_weights: bool, slices: Mapping[str, Any]
+) -> PromotionDecision:
+    rule, metric = case.rule, case.rule.metric
+    theirs = score_model(case.rows, case.champion)
+    shown = compare(rule, case.rows, case.challenger, case.champion, rule.level)
+    test, reason = judge_champion(case, shown, theirs.score(metric))
+    budget = _budget(rule, case.spent)
     checks = (
-        *minima,
-        _not_the_same(same, names),
-        _gain(rule, paired, names),
-        _not_worse(rule, paired, names),
+        *own,
+        _another_model(case, same_weights),
+        budget,
+        test,
+        *judge_anchor(case),
+        *_groups(case, slices),
+        *_calibration(case),
     )
+    failed = [c for c in checks if not c.passed]
+    share = "" if failed[:1] == [budget] else f"; {_share(rule, case.spent)}"
+    return PromotionDecision(
+        promote=not failed,
+        reason=(_first_fault(failed, {test: reason}) or reason) + share,
+        metric=metric,
+        n=shown.n,
+        alpha=rule.alpha,
+        spent=case.spent,
+        allowed=rule.allowed,
+        checks=checks,
+        challenger_score=ours.score(metric),
+        champion_score=theirs.score(metric),
+        difference=shown.difference,
+        interval=(shown.low, shown.high),
+        test=rule.test,
+    )
+
+
+def _unopposed(
+    rule: PromotionRule, ours: Scores, own: Sequence[Check], champion_name: str, fault: str | None, spent: int
+) -> PromotionDecision:
+    shown = f"{WORDS[rule.metric]} {ours.score(rule.metric):.4f} on {ours.n} rows"
+    checks, lead = own, "no champion yet"
+    if fault is not None:
+        check = champion_fault_check(champion_name, fault, rule.champion_unavailable == "promote")
+        checks, lead = (*own, check), check.detail
     failed = [c for c in checks if not c.passed]
     return PromotionDecision(
         promote=not failed,
-        reason=failed[0].detail if failed else _better(rule, challenger, champion, paired, names),
+        reason=_first_fault(failed, {}) or f"{lead}; {shown}",
         metric=rule.metric,
-        n=challenger.n,
-        checks=checks,
-        challenger_score=challenger.score(rule.metric),
-        champion_score=champion.score(rule.metric),
-        difference=paired.difference,
-        interval=(paired.low, paired.high),
-    )
-
-
-def _first(rule: PromotionRule, challenger: Scores, minima: list[Check]) -> PromotionDecision:
-    failed = [c for c in minima if not c.passed]
-    score = challenger.score(rule.metric)
-    return PromotionDecision(
-        promote=not failed,
-        reason=failed[0].detail
-        if failed
-        else f"no champion yet; {_WORDS[rule.metric]} {score:.4f} on {challenger.n} rows",
-        metric=rule.metric,
-        n=challenger.n,
-        checks=tuple(minima),
-        challenger_score=score,
+        n=ours.n,
+        alpha=rule.alpha,
+        spent=spent,
+        allowed=rule.allowed,
+        checks=tuple(checks),
+        challenger_score=ours.score(rule.metric),
         champion_score=None,
         difference=None,
         interval=None,
+        test="first" if fault is None else rule.test,
     )
 
 
-def _minimum(name: str, least: float, challenger: Scores) -> Check:
-    score = challenger.score(name)
-    verb = "reaches" if score >= least else "misses"
-    return Check(
-        name=f"minimum {name}",
-        passed=score >= least,
-        detail=f"{_WORDS[name]} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})",
-    )
+def _first_fault(failed: Sequence[Check], reasons: Mapping[Check, str]) -> str:
+    """What the first failed check says, and the names of the others; empty when none failed."""
+    if not failed:
+        return ""
+    more = ", ".join(c.name for c in failed[1:])
+    return reasons.get(failed[0], failed[0].detail) + (f" (also failed: {more})" if more else "")
 
 
-def _not_the_same(same: bool, names: Names) -> Check:
-    pair = " and ".join(names)
-    detail = f"{pair} are the same model: equal answers on every row" if same else f"{pair} differ"
+def _minima(rule: PromotionRule, ours: Scores) -> list[Check]:
+    checks = []
+    for name, least in sorted(rule.min_score.items()):
+        score = ours.score(name)
+        verb = "reaches" if score >= least else "misses"
+        detail = f"{WORDS[name]} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})"
+        checks.append(Check(name=f"minimum {name}", passed=score >= least, detail=detail))
+    return checks
+
+
+def _unmeasured(rule: PromotionRule, given: Sequence[Check]) -> list[Check]:
+    """A budget that is set but was not measured blocks: no setting is silently without effect."""
+    budgets = {LATENCY: ("max_latency_ms", rule.max_latency_ms), SIZE: ("max_size_mb", rule.max_size_mb)}
+    return [
+        Check(name=name, passed=False, detail=f"not measured, but promotion.{key} allows {most:g}")
+        for name, (key, most) in budgets.items()
+        if most is not None and name not in {c.name for c in given}
+    ]
+
+
+def _another_model(case: Case, same_weights: bool) -> Check:
+    same = same_weights or case.challenger.answers_like(case.champion)
+    pair = f"{case.challenger.name} and {case.champion.name}"
+    found = "equal weights" if same_weights else "equal answers on every row"
+    detail = f"{pair} are the same model: {found}" if same else f"{pair} differ"
     return Check(name="another model", passed=not same, detail=detail)
 
 
-def _gain(rule: PromotionRule, paired: PairedDifference, names: Names) -> Check:
-    words = _WORDS[rule.metric]
-    if paired.difference > rule.min_gain:
-        detail = f"{words} gains {paired.difference:+.4f}, more than {rule.min_gain:.4f}"
-    elif paired.difference == 0:
-        detail = f"a tie with {names[1]}: {words} is equal on {paired.n} rows"
+def _budget(rule: PromotionRule, spent: int) -> Check:
+    whom = "an equal model" if rule.test == "superiority" else f"a model worse by {rule.margin}"
+    if spent < rule.allowed:
+        rest = f"at most {percent(rule.alpha)} in this decision and {percent(1 - rule.level)} over the {rule.per}"
     else:
-        detail = (
-            f"{words} differs by {paired.difference:+.4f} from {names[1]} on {paired.n} rows, wanted more "
-            f"than {rule.min_gain:+.4f} (promotion.min_gain)"
-        )
-    return Check(name="gain", passed=paired.difference > rule.min_gain, detail=detail)
-
-
-def _not_worse(rule: PromotionRule, paired: PairedDifference, names: Names) -> Check:
-    passed = paired.low > -rule.no_worse_margin
-    interval = f"{rule.level * 100:g} % interval [{paired.low:+.4f}, {paired.high:+.4f}]"
-    discordant = f"only {names[0]} is right on {paired.a_only} rows, only {names[1]} on {paired.b_only}"
-    lead = "gain shown" if passed else f"not distinguishable from {names[1]}: {paired.difference:+.4f}"
+        rest = f"then no longer at most {percent(1 - rule.level)} (promotion.level, promotion.per)"
     return Check(
-        name="interval",
-        passed=passed,
-        detail=(
-            f"{lead}, {interval} {'lies' if passed else 'does not lie'} above {-rule.no_worse_margin:+.4f} "
-            f"({discordant}; exact McNemar p {mcnemar(paired.a_only, paired.b_only):.3g})"
-        ),
+        name="error budget",
+        passed=spent < rule.allowed,
+        detail=f"{_share(rule, spent)}: the chance of promoting {whom} is {rest}",
     )
 
 
-def _better(rule: PromotionRule, challenger: Scores, champion: Scores, paired: PairedDifference, names: Names) -> str:
-    return (
-        f"{_WORDS[rule.metric]} {challenger.score(rule.metric):.4f} against "
-        f"{champion.score(rule.metric):.4f} of {names[1]}: {paired.difference:+.4f}, "
-        f"{rule.level * 100:g} % interval [{paired.low:+.4f}, {paired.high:+.4f}] on {paired.n} rows"
-    )
+def _share(rule: PromotionRule, spent: int) -> str:
+    if spent >= rule.allowed:
+        return f"the error budget of this {rule.per} is spent ({spent} of {rule.allowed} decisions taken)"
+    return f"decision {spent + 1} of {rule.allowed} in the error budget of this {rule.per}"
+
+
+def _groups(case: Case, slices: Mapping[str, Any]) -> list[Check]:
+    rule, y = case.rule, case.rows.labels
+    most = {"class": rule.max_class_loss, "slice": rule.max_slice_loss}
+    wanted = {kind: value for kind, value in most.items() if value is not None}
+    right, champion_right = case.challenger.decisions() == y, case.champion.decisions() == y
+    return group_checks(groups_of(y, right, champion_right, case.rows.classes, slices), wanted, rule.level)
+
+
+def _calibration(case: Case) -> list[Check]:
+    if case.rule.max_ece_gain is None:
+        return []
+    ours, theirs = (expected_calibration_error(case.rows.labels, m.p) for m in (case.challenger, case.champion))
+    return [calibration_check(ours, theirs, case.rule.max_ece_gain)]

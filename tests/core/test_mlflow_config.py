@@ -64,6 +64,24 @@ def test_promotion_rule_carries_the_settings(tmp_path):
     assert (rule.metric, rule.min_score, rule.min_gain) == ("macro_f1", {"macro_f1": 0.8}, 0.01)
 
 
+def test_promotion_rule_of_the_defaults_equals_the_rules_own(tmp_path):
+    from bertft_core.evaluation.rule import PromotionRule
+
+    assert load(DEFAULTS, None, tmp_path).promotion_rule("macro_f1") == PromotionRule()
+
+
+def test_promotion_check_is_switched_off_by_null(tmp_path):
+    file = write(tmp_path, "promotion: {max_class_loss: null, test: non_inferiority, margin: 0.005, per: week}")
+    rule = load(file).promotion_rule("accuracy")
+    assert (rule.max_class_loss, rule.test, rule.margin, rule.per) == (None, "non_inferiority", 0.005, "week")
+
+
+@pytest.mark.parametrize("text", ["{test: non_inferiority}", "{margin: 0.01}", "{no_worse_margin: 0.01}"])
+def test_promotion_settings_that_do_not_fit_together_are_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match="margin"):
+        load(write(tmp_path, f"promotion: {text}"))
+
+
 def test_all_faults_are_reported_at_once(tmp_path):
     file = write(tmp_path, "experimnt: a\naliases: {champion: latest}\npromotion: {level: 2, min_score: {f2: 1}}")
     with pytest.raises(ConfigError) as caught:

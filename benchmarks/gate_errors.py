@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from bertft_core.evaluation.intervals import RESAMPLES, wilson
-from bertft_core.evaluation.promotion import decide
-from bertft_core.evaluation.rule import PERIODS, PromotionRule
+from bertft_core.gate.promotion import decide
+from bertft_core.gate.rule import PERIODS, PromotionRule
 
 ROWS = (200, 500, 1_000, 2_500, 10_000, 25_000)
 SHARES = np.array([0.26, 0.23, 0.20, 0.17, 0.14])

@@ -17,7 +17,7 @@ from bertft_core.errors import ConfigError
 from bertft_core.state import mask_uri
 
 if TYPE_CHECKING:
-    from bertft_core.evaluation.rule import PromotionRule
+    from bertft_core.gate.rule import PromotionRule
 
 FILE_NAME = "mlflow.yaml"
 DEFAULTS = Path(__file__).with_name("mlflow_defaults.yaml")
@@ -102,7 +102,7 @@ class PromotionSettings(_Part):
 
     def rule(self, metric: str) -> PromotionRule:
         """The gate's rule for `metric`."""
-        from bertft_core.evaluation.rule import PromotionRule
+        from bertft_core.gate.rule import PromotionRule
 
         settings = self.model_dump(exclude={"require_approval"})
         return PromotionRule(metric=metric, **settings)

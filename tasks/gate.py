@@ -10,7 +10,7 @@ import numpy as np
 
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import InputError
-from bertft_core.evaluation.promotion import PromotionDecision, decide
+from bertft_core.gate.promotion import PromotionDecision, decide
 from bertft_core.measuring import soft_weights
 from bertft_core.mlflow_config import Store
 from tasks import aliases, artifacts

@@ -13,8 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from bertft_core import measuring, recipe
 from bertft_core.config import RunConfig, parse_config
 from bertft_core.errors import ArtifactError, DataError
-from bertft_core.evaluation.promotion import PromotionDecision
 from bertft_core.fitting import Prepared
+from bertft_core.gate.promotion import PromotionDecision
 from bertft_core.mlflow_config import Store
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json

@@ -34,6 +34,7 @@ ROOMS = {
     "training": {"training", "model", "data"},
     "search": {"search", "training", "model", "data"},
     "evaluation": {"evaluation"},
+    "gate": {"gate", "evaluation"},
     "serving": {"serving", "model", "data"},
 }
 

@@ -65,7 +65,7 @@ def test_promotion_rule_carries_the_settings(tmp_path):
 
 
 def test_promotion_rule_of_the_defaults_equals_the_rules_own(tmp_path):
-    from bertft_core.evaluation.rule import PromotionRule
+    from bertft_core.gate.rule import PromotionRule
 
     assert load(DEFAULTS, None, tmp_path).promotion_rule("macro_f1") == PromotionRule()
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bertft_core.evaluation.checks import (
+from bertft_core.evaluation.metrics import Scores
+from bertft_core.gate.checks import (
     LATENCY,
     SIZE,
     Check,
@@ -22,19 +23,17 @@ from bertft_core.evaluation.checks import (
     percent,
     plain,
 )
-from bertft_core.evaluation.comparison import (
+from bertft_core.gate.comparison import (
     WORDS,
     Case,
     Model,
     Rows,
     compare,
-    expected_calibration_error,
     judge_anchor,
     judge_champion,
     score_model,
 )
-from bertft_core.evaluation.metrics import Scores
-from bertft_core.evaluation.rule import PromotionRule
+from bertft_core.gate.rule import PromotionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,7 @@ def _judge(
         test,
         *judge_anchor(case),
         *_groups(case, slices),
-        *_calibration(case),
+        *_calibration(rule, ours, theirs),
     )
     failed = [c for c in checks if not c.passed]
     share = "" if failed[:1] == [budget] else f"; {_share(rule, case.spent)}"
@@ -268,8 +267,5 @@ def _groups(case: Case, slices: Mapping[str, Any]) -> list[Check]:
     return group_checks(groups_of(y, right, champion_right, case.rows.classes, slices), wanted, rule.level)
 
 
-def _calibration(case: Case) -> list[Check]:
-    if case.rule.max_ece_gain is None:
-        return []
-    ours, theirs = (expected_calibration_error(case.rows.labels, m.p) for m in (case.challenger, case.champion))
-    return [calibration_check(ours, theirs, case.rule.max_ece_gain)]
+def _calibration(rule: PromotionRule, ours: Scores, theirs: Scores) -> list[Check]:
+    return [] if rule.max_ece_gain is None else [calibration_check(ours.ece, theirs.ece, rule.max_ece_gain)]

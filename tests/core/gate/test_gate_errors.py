@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from bertft_core.evaluation.rule import PromotionRule
+from bertft_core.gate.rule import PromotionRule
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.evaluation import intervals, metrics
-from bertft_core.evaluation.checks import Check, percent
-from bertft_core.evaluation.intervals import PairedDifference
-from bertft_core.evaluation.metrics import Floats, Ints, Scores
-from bertft_core.evaluation.rule import PromotionRule
+from bertft_core.evaluation.intervals import PairedDifference, mcnemar, paired_difference, paired_permutation
+from bertft_core.evaluation.metrics import Ints, Scores, row_losses, scores
+from bertft_core.gate.checks import Check, percent
+from bertft_core.gate.rule import PromotionRule
 
 POWER = 0.8  # at which "a difference that could have been shown" is stated
 WORDS = {"macro_f1": "macro F1", "accuracy": "accuracy", "log_loss": "negated log loss"}
@@ -69,7 +68,7 @@ class Case:
 
 def score_model(rows: Rows, model: Model) -> Scores:
     """All scores of a model on the rows."""
-    return scores(rows.labels, model.p, rows.classes, rows.weights, predicted=model.predicted)
+    return scores(rows.labels, model.p, rows.classes, rows.weights, model.predicted, ranking=False)
 
 
 def compare(rule: PromotionRule, rows: Rows, a: Model, b: Model, level: float) -> PairedDifference:
@@ -184,7 +183,7 @@ def _with_a_lost_row(case: Case, rival: Model) -> tuple[Rows, Model, Model]:
     rows, challenger = case.rows, case.challenger
     y = np.asarray(rows.labels, dtype=np.int64)
     if case.rule.metric == "log_loss":
-        loss, theirs = (metrics.row_losses(y, np.asarray(m.p), rows.weights) for m in (challenger, rival))
+        loss, theirs = (row_losses(y, np.asarray(m.p), rows.weights) for m in (challenger, rival))
         row, right, wrong = int(np.argmax(loss - theirs)), None, None
     else:
         support = np.bincount(y, minlength=len(rows.classes))
@@ -242,108 +241,3 @@ def _discordance(a: Model, b: Model, shown: PairedDifference) -> str:
         f"only {a.name} is right on {shown.a_only} rows, only {b.name} on {shown.b_only}: "
         f"exact McNemar p, two-sided, {mcnemar(shown.a_only, shown.b_only):.2g}"
     )
-
-
-# ---- Stand-ins until intervals.py and metrics.py hold them: delete this block and import the four functions. ----
-
-
-def scores(labels: Any, p: Any, classes: Sequence[str], weights: Any = None, predicted: Any = None) -> Scores:
-    """metrics.scores with decisions that are not the argmax."""
-    found = metrics.scores(labels, p, classes, weights)
-    if predicted is None:
-        return found
-    return replace(metrics.scores(labels, np.eye(len(classes))[predicted], classes), log_loss=found.log_loss)
-
-
-def expected_calibration_error(labels: Any, p: Any) -> float:
-    """Scores.ece: 15 bins of equal mass over the confidence of the likeliest class."""
-    confidence, hits = np.asarray(p).max(axis=1), np.asarray(p).argmax(axis=1) == np.asarray(labels)
-    bins = np.array_split(np.argsort(confidence, kind="stable"), 15)
-    return float(sum(abs(hits[b].sum() - confidence[b].sum()) for b in bins) / len(hits))
-
-
-def mcnemar(a_only: int, b_only: int, alternative: str = "two-sided") -> float:
-    """intervals.mcnemar with a direction."""
-    from scipy.stats import binomtest
-
-    if a_only + b_only == 0:
-        return 1.0
-    return float(binomtest(a_only, a_only + b_only, 0.5, alternative=alternative).pvalue)
-
-
-def paired_difference(
-    labels: Any,
-    p_a: Any,
-    p_b: Any,
-    classes: Sequence[str],
-    metric: str,
-    level: float = 0.95,
-    resamples: int = intervals.RESAMPLES,
-    seed: int = 0,
-    weights: Any = None,
-    predicted_a: Any = None,
-    predicted_b: Any = None,
-) -> PairedDifference:
-    """intervals.paired_difference with decisions that are not the argmax."""
-    a, b = (
-        np.asarray(p) if g is None else np.eye(len(classes))[np.asarray(g)]
-        for p, g in ((p_a, predicted_a), (p_b, predicted_b))
-    )
-    if metric != "log_loss":
-        return intervals.paired_difference(labels, a, b, classes, metric, level, resamples, seed, weights)
-    found = intervals.paired_difference(labels, p_a, p_b, classes, metric, level, resamples, seed, weights)
-    right_a, right_b = (h.argmax(axis=1) == np.asarray(labels) for h in (a, b))
-    return replace(found, a_only=int((right_a & ~right_b).sum()), b_only=int((right_b & ~right_a).sum()))
-
-
-def paired_permutation(
-    labels: Any,
-    p_a: Any,
-    p_b: Any,
-    classes: Sequence[str],
-    metric: str,
-    permutations: int = 10_000,
-    seed: int = 0,
-    weights: Any = None,
-    predicted_a: Any = None,
-    predicted_b: Any = None,
-) -> float:
-    """One-sided p-value of a being better than b when each row's two answers may be swapped."""
-    y, rng = np.asarray(labels, dtype=np.int64), np.random.default_rng(seed)
-    if metric == "log_loss":
-        gains = metrics.row_losses(y, np.asarray(p_b), weights) - metrics.row_losses(y, np.asarray(p_a), weights)
-        found = _flipped_sums(gains, permutations, rng)
-        return (1 + int((found >= gains.sum() - 1e-12).sum())) / (permutations + 1)
-    a, b = (
-        np.asarray(p).argmax(axis=1) if g is None else np.asarray(g)
-        for p, g in ((p_a, predicted_a), (p_b, predicted_b))
-    )
-    found = _swapped_differences(y, a, b, len(classes), metric, permutations, rng)
-    return (1 + int((found[1:] >= found[0] - 1e-12).sum())) / (permutations + 1)
-
-
-def _flipped_sums(gains: Floats, permutations: int, rng: np.random.Generator) -> Floats:
-    block, sums = max(1, 4_000_000 // len(gains)), []
-    for start in range(0, permutations, block):
-        signs = rng.integers(0, 2, size=(min(block, permutations - start), len(gains)), dtype=np.int8)
-        sums.append((2.0 * signs - 1) @ gains)
-    return np.concatenate(sums)
-
-
-def _swapped_differences(
-    y: Ints, a: Ints, b: Ints, n_classes: int, metric: str, permutations: int, rng: np.random.Generator
-) -> Floats:
-    """score(a) - score(b), observed and with swaps drawn per cell of equal (label, answer of a, answer of b)."""
-    cells, counts = np.unique(np.stack([y, a, b], axis=1)[a != b], axis=0, return_counts=True)
-    swaps = np.vstack([np.zeros(len(cells)), rng.binomial(counts, 0.5, size=(permutations, len(cells)))])
-    eye, (label, of_a, of_b) = np.eye(n_classes), cells.T
-    support = np.bincount(y, minlength=n_classes)
-    present = support > 0
-    results = []
-    for mine, own, other in ((a, of_a, of_b), (b, of_b, of_a)):
-        hit = eye[label] * ((other == label).astype(float) - (own == label))[:, None]
-        hits = np.bincount(y[mine == y], minlength=n_classes) + swaps @ hit
-        predicted = np.bincount(mine, minlength=n_classes) + swaps @ (eye[other] - eye[own])
-        f1 = (2 * hits / np.maximum(support + predicted, 1))[:, present].mean(axis=1)
-        results.append(hits.sum(axis=1) / len(y) if metric == "accuracy" else f1)
-    return np.asarray(results[0] - results[1])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from bertft_core.errors import ArtifactError, ConfigError, DataError
-from bertft_core.evaluation.checks import Check, latency_check
-from bertft_core.evaluation.comparison import detectable
 from bertft_core.evaluation.intervals import PairedDifference
-from bertft_core.evaluation.promotion import PromotionDecision, decide
-from bertft_core.evaluation.rule import PromotionRule
+from bertft_core.gate.checks import Check, latency_check
+from bertft_core.gate.comparison import detectable
+from bertft_core.gate.promotion import PromotionDecision, decide
+from bertft_core.gate.rule import PromotionRule
 
 CLASSES = ("a", "b")
 Y = np.arange(400) % 2

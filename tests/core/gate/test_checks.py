@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertft_core.errors import DataError
-from bertft_core.evaluation.checks import (
+from bertft_core.gate.checks import (
     Group,
     calibration_check,
     champion_fault_check,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bertft_core.errors import ConfigError, ModelError
@@ -68,6 +68,27 @@ def load_classifier(
                 use_safetensors=True,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as fault:
+            raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def load_encoder(pretrained: Path | str) -> PreTrainedModel:
+    """Load a pretrained encoder without a head (float32, safetensors), in eval mode.
+
+    A folder is read without the network. The caller's random state is left as it was (a pooler that the folder
+    lacks is drawn at random).
+
+    Raises: ModelError if the folder holds no readable encoder.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        try:
+            model = AutoModel.from_pretrained(
+                str(pretrained),
+                local_files_only=Path(pretrained).is_dir(),
+                use_safetensors=True,
+                dtype=torch.float32,
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault

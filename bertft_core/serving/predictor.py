@@ -136,6 +136,21 @@ class Predictor:
                 if not isinstance(value, str) or not value.strip():
                     raise InputError(f"{name} in row {row} must be a text, was {value!r}")
 
+    def characters_read(self, text: str, pair: str | None = None) -> list[tuple[int, int]]:
+        """(start, end) in `text` of every token the model reads, in order; those that truncation cuts are missing."""
+        from bertft_core.data.encoding import cut, cut_pair
+
+        card = self.card
+        budget = card.max_length - self._layout.n_special(pair is not None)
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        kept = list(range(len(offsets)))
+        if pair is None:
+            kept = cut(kept, budget, card.truncation)
+        else:
+            other = self._tokenizer.encode(pair, add_special_tokens=False).ids
+            kept, _ = cut_pair(kept, other, budget, card.truncation)
+        return [offsets[i] for i in kept]
+
     def _score(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
         import torch
 

@@ -24,7 +24,7 @@ _TAIL = 2000  # characters of the child's stderr in an error message
 
 
 class Trainer:
-    """A long-lived process that fits and scores. Use it in one thread, as a context manager.
+    """A long-lived process that fits, scores and explains. Use it in one thread, as a context manager.
 
     It starts with the first command, and anew after it died. Every method raises TrainerDied when the process
     ends without an answer, the trainer's own BertftError by its class, and BertftError with the traceback for
@@ -90,6 +90,52 @@ class Trainer:
             "tokens_dir": str(tokens_dir),
             "split": split,
             "output": str(Path(output_npy).absolute()),
+            "device": device,
+            "threads": threads,
+        }
+        return Path(self._call(message, on_progress)["path"])
+
+    def features(
+        self,
+        pretrained: Path | str,
+        tokens_dir: Path | str,
+        split: str,
+        output_npy: Path | str,
+        device: str = "cpu",
+        threads: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Path:
+        """Write the pretrained encoder's mean-pooled features [n, H] float32 of one split to ``output_npy``."""
+        message = {
+            "cmd": "features",
+            "pretrained": str(pretrained),
+            "tokens_dir": str(tokens_dir),
+            "split": split,
+            "output": str(Path(output_npy).absolute()),
+            "device": device,
+            "threads": threads,
+        }
+        return Path(self._call(message, on_progress)["path"])
+
+    def explain(
+        self,
+        artifact_dir: Path | str,
+        rows_json: Path | str,
+        out_json: Path | str,
+        device: str = "cpu",
+        threads: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Path:
+        """Write the word weights of a served artefact's answers to ``out_json``.
+
+        rows_json: list of {"text": str, "class": name, "text_pair": str or null}. out_json: for each row the
+        list of [word or span, weight] that `serving.attribution.attribute` gives.
+        """
+        message = {
+            "cmd": "explain",
+            "artifact_dir": str(artifact_dir),
+            "rows": str(Path(rows_json).absolute()),
+            "output": str(Path(out_json).absolute()),
             "device": device,
             "threads": threads,
         }

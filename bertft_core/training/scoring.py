@@ -1,4 +1,4 @@
-"""Logits and probabilities of a tokenized split: length-sorted batches, rows in original order."""
+"""Logits, probabilities and frozen features of a tokenized split: length-sorted batches, rows in original order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bertft_core.errors import ConfigError
-from bertft_core.model.classifier import load_saved
+from bertft_core.model.classifier import load_encoder, load_saved
 from bertft_core.training.batching import pad_batch, scoring_batches
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TOKEN_BUDGET = 8192  # padded tokens a batch: fits the cache of a CPU, fills a GPU well enough
 
 Beat = Callable[[float], None]
+Answer = Callable[[nn.Module, tuple[Any, Any, Any, Any], torch.device], torch.Tensor]
 
 
 @contextlib.contextmanager
@@ -49,11 +50,15 @@ def pick_device(name: str) -> torch.device:
 
 def forward(model: nn.Module, batch: tuple[Any, Any, Any, Any], device: torch.device) -> torch.Tensor:
     """Logits [n, C] of one padded numpy batch; type ids go to encoders that know more than one type."""
+    return model(**_arguments(model, batch, device)).logits  # type: ignore[no-any-return]
+
+
+def _arguments(model: nn.Module, batch: tuple[Any, Any, Any, Any], device: torch.device) -> dict[str, torch.Tensor]:
     ids, mask, type_ids, _ = batch
-    arguments = {"input_ids": ids, "attention_mask": mask}
+    arrays = {"input_ids": ids, "attention_mask": mask}
     if takes_types(model):
-        arguments["token_type_ids"] = type_ids
-    return model(**{k: torch.from_numpy(v).to(device) for k, v in arguments.items()}).logits  # type: ignore[no-any-return]
+        arrays["token_type_ids"] = type_ids
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def takes_types(model: nn.Module) -> bool:
@@ -79,14 +84,22 @@ def predict_logits(
 
     ``precision`` bfloat16 computes under autocast, as training does; the result is float32 all the same.
     """
-    model.eval()
     config: Any = model.config
+    return _by_batch(model, arrays, forward, config.num_labels, device, precision, on_beat)
+
+
+def _by_batch(
+    model: nn.Module, arrays: TokenArrays, answer: Answer, width: int, device: torch.device, precision: str,
+    on_beat: Beat | None,
+) -> NDArray[np.float32]:  # fmt: skip
+    """``answer`` [rows, width] of every batch, put in the order of the rows."""
+    model.eval()
     lengths = np.diff(arrays.offsets)
-    result: NDArray[np.float32] = np.zeros((len(lengths), config.num_labels), dtype=np.float32)
+    result: NDArray[np.float32] = np.zeros((len(lengths), width), dtype=np.float32)
     settings, done, last = padding(model), 0, time.monotonic()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         for rows in scoring_batches(lengths, TOKEN_BUDGET):
-            result[rows] = forward(model, pad_batch(arrays, rows, **settings), device).float().cpu().numpy()
+            result[rows] = answer(model, pad_batch(arrays, rows, **settings), device).float().cpu().numpy()
             done += len(rows)
             if on_beat and time.monotonic() - last > 1:
                 last = time.monotonic()
@@ -116,3 +129,34 @@ def score(
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
+
+
+def features(
+    pretrained: Path | str,
+    tokens_dir: Path | str,
+    split: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    on_beat: Beat | None = None,
+) -> NDArray[np.float32]:
+    """Mean over each row's tokens of the pretrained encoder's last hidden states, [n, H] float32, in order.
+
+    Special tokens count, padding does not, as in sentence-transformers' mean pooling.
+
+    Raises: ModelError if ``pretrained`` holds no encoder; ConfigError if the device is missing.
+    """
+    from bertft_core.data.tokenization import open_split
+
+    target = pick_device(device)
+    with runtime(threads):
+        encoder = load_encoder(pretrained)
+        encoder.to(target)  # type: ignore[arg-type]
+        width = int(encoder.config.hidden_size)
+        return _by_batch(encoder, open_split(Path(tokens_dir), split), _mean_pooled, width, target, "float32", on_beat)
+
+
+def _mean_pooled(model: nn.Module, batch: tuple[Any, Any, Any, Any], device: torch.device) -> torch.Tensor:
+    arguments = _arguments(model, batch, device)
+    hidden: torch.Tensor = model(**arguments).last_hidden_state
+    mask = arguments["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)

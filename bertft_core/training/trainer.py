@@ -1,6 +1,6 @@
 """The trainer process: `python -P -m bertft_core.training.trainer`, JSON lines in, JSON lines out.
 
-Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "score", ...}, {"cmd": "resolve", ...}.
+Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "score" | "features" | "explain" | "resolve", ...}.
 Answers: {"event": "progress" | "rung" | "result" | "error", ...}; a rung waits for {"stop": bool}.
 Progress is repeated every 2 s.
 It imports no prefect, mlflow or optuna, and it ends when its parent does.
@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from bertft_core.errors import BertftError, ConfigError
+from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import MachineSettings
 
 _PULSE_SECONDS = 2.0  # below the 5 s in which contracts.md renews a lease
@@ -115,34 +117,62 @@ def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_score(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
-    import numpy as np
-
     from bertft_core.training.scoring import score
 
-    def beat(fraction: float) -> None:
-        wire.send("progress", fraction=fraction, facts={"scoring": message["split"]})
-
-    found = score(
-        message["model_dir"],
-        message["tokens_dir"],
-        message["split"],
-        message["device"],
-        message["threads"],
-        beat,
+    beat = _beat(wire, {"scoring": message["split"]})
+    settings = (message["device"], message["threads"], beat)
+    return _save_array(
+        message["output"], score(message["model_dir"], message["tokens_dir"], message["split"], *settings)
     )
-    target = Path(message["output"])
+
+
+def _run_features(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
+    from bertft_core.training.scoring import features
+
+    beat = _beat(wire, {"features": message["split"]})
+    settings = (message["device"], message["threads"], beat)
+    found = features(message["pretrained"], message["tokens_dir"], message["split"], *settings)
+    return _save_array(message["output"], found)
+
+
+def _run_explain(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
+    from bertft_core.serving.attribution import explain_rows
+    from bertft_core.training.scoring import pick_device, runtime
+
+    rows, target = read_json(message["rows"]), Path(message["output"])
+    with runtime(message["threads"]):
+        pick_device(message["device"])  # refuses a device that is missing in the words of the configuration
+        found = explain_rows(message["artifact_dir"], rows, message["device"], _beat(wire, {"explaining": len(rows)}))
+    write_json(target, found)
+    return {"path": str(target), "rows": len(found)}
+
+
+def _beat(wire: _Wire, facts: dict[str, Any]) -> Callable[[float], None]:
+    return lambda fraction: wire.send("progress", fraction=fraction, facts=facts)
+
+
+def _save_array(output: str, array: Any) -> dict[str, Any]:
+    import numpy as np
+
+    target = Path(output)
     part = target.with_name(f".{target.name}.part")
     with open(part, "wb") as handle:
-        np.save(handle, found, allow_pickle=False)
+        np.save(handle, array, allow_pickle=False)
     os.replace(part, target)
-    return {"path": str(target), "rows": len(found)}
+    return {"path": str(target), "rows": len(array)}
 
 
 def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     return asdict(resolve(message["pretrained"], message["precision"], message["device"], message["threads"]))
 
 
-_COMMANDS = {"fit": _run_fit, "score": _run_score, "resolve": _run_resolve}
+_COMMANDS = {
+    "fit": _run_fit,
+    "score": _run_score,
+    "features": _run_features,
+    "explain": _run_explain,
+    "resolve": _run_resolve,
+}
 
 
 def main() -> None:

@@ -82,6 +82,7 @@ class PromotionSettings(_Part):
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     no_worse_margin: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     require_approval: bool = False
+    champion_unavailable: Literal["keep", "promote"] = "keep"
 
 
 class MlflowConfig(_Part):

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,14 +43,54 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--text", help="text column, where it differs from the training column")
     sub.add_argument("--text-pair", help="second text column")
     _common(sub)
-    sub = verbs.add_parser("promote", help="run the gate for a registered version; move champion if the rule holds")
-    sub.add_argument("name", metavar="NAME", help="registered model")
-    sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
-    sub.add_argument(
-        "--approve", action="store_true", help="give the approval that promotion.require_approval asks for"
-    )
-    _common(sub)
+    _registry_verbs(verbs)
     return parser
+
+
+def _registry_verbs(verbs: Any) -> None:
+    def named(verb: str, text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = verbs.add_parser(verb, help=text, description=text)
+        if verb != "gc":
+            sub.add_argument("name", metavar="NAME", help="registered model")
+        _common(sub)
+        return sub
+
+    sub = named("promote", "run the gate for a registered version; move champion if the rule holds")
+    sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
+    sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
+    sub.add_argument("--force", action="store_true", help="past gate and hold; the version must still load and answer")
+    sub.add_argument("--reason", help="why --force is right; kept in the ledger")
+    sub = named("rollback", "return to an earlier champion and hold further promotions until `resume`")
+    sub.add_argument("--to", metavar="VERSION", help="default: the last champion that was never rolled back")
+    sub.add_argument("--reason", required=True, help="kept in the ledger; the same reason again changes nothing")
+    sub = named("resume", "lift the hold that a rollback set")
+    sub.add_argument("--reason", required=True, help="kept in the ledger")
+    named("history", "every decision on a model: when, who, from which version to which, why")
+    sub = named("compare", "two versions on a labelled file that neither was trained on")
+    sub.add_argument("first", metavar="V1", help="version, the one compared with")
+    sub.add_argument("second", metavar="V2", help="version")
+    sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
+    sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
+    sub = named("gc", "list old runs, downloads, caches and versions that nobody needs; --apply removes them")
+    sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
+    sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
+    sub.add_argument("--apply", action="store_true", help="remove what is listed; safe to kill and repeat")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, was {text!r}")
+    return int(text)
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number of days, 0 or more, was {text!r}")
+    return days
 
 
 def _common(sub: argparse.ArgumentParser) -> None:
@@ -164,11 +205,73 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
 
 
+def _store(args: argparse.Namespace) -> Any:
+    from bertft_core.mlflow_config import load_mlflow_config
+
+    home = _home()
+    from tasks.tracking import open_store
+
+    return open_store(load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), home)
+
+
 def _promote(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.errors import InputError
+
+    if args.force != bool((args.reason or "").strip()) or (args.force and args.approve):
+        raise InputError('--force wants --reason "…" (and --reason wants --force); --approve goes with neither')
+    if args.force:
+        store = _store(args)
+        from tasks import overrides
+
+        return asdict(overrides.force(store, args.name, args.version, args.reason))
     home = _home()
     from flows.release import promote
 
     return promote(name=args.name, version=args.version, home=str(home), mlflow_file=args.mlflow, approve=args.approve)
+
+
+def _rollback(args: argparse.Namespace) -> dict[str, Any]:
+    reason, store = _given_reason(args), _store(args)
+    from tasks import overrides
+
+    return asdict(overrides.rollback(store, args.name, reason, args.to))
+
+
+def _resume(args: argparse.Namespace) -> dict[str, Any]:
+    reason, store = _given_reason(args), _store(args)
+    from tasks import overrides
+
+    return asdict(overrides.resume(store, args.name, reason))
+
+
+def _given_reason(args: argparse.Namespace) -> str:
+    from bertft_core.errors import InputError
+
+    if not args.reason.strip():
+        raise InputError("--reason is empty: say why, the ledger keeps it")
+    return str(args.reason)
+
+
+def _history(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from tasks import overrides
+
+    return overrides.history(store, args.name)
+
+
+def _compare(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from tasks.comparison import compare_versions
+
+    return compare_versions(store, args.name, args.first, args.second, Path(args.data), args.label)
+
+
+def _gc(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from flows.progress import Reporter
+    from tasks.cleanup import clean_up
+
+    return clean_up(store, args.keep, args.days, args.apply, Reporter().say)
 
 
 def _render(verb: str, result: dict[str, Any]) -> str:
@@ -185,6 +288,11 @@ _VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "evaluate": lambda args: _flow(args, "evaluate"),
     "predict": _predict,
     "promote": _promote,
+    "rollback": _rollback,
+    "resume": _resume,
+    "history": _history,
+    "compare": _compare,
+    "gc": _gc,
 }
 
 if __name__ == "__main__":

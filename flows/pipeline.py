@@ -99,4 +99,4 @@ def unchanged(config: RunConfig, run: Run, report: Reporter) -> dict[str, Any]:
     """The result of a finished run, told again: nothing was trained or registered."""
     stored = run.result or {}
     reason = f"unchanged since version {stored.get('version')}"
-    return {**stored, "promoted": False, "reason": reason, "seconds": report.seconds}
+    return {**stored, "promoted": False, "outcome": "unchanged", "reason": reason, "seconds": report.seconds}

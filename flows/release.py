@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, suspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import deployment, flow_run
 
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.mlflow_config import Store, load_mlflow_config
 from bertft_core.runs import Run
 from bertft_core.state import exclusive
 from bertft_core.training.spec import TrainingResult
+from tasks import overrides
+from tasks.ledger import AWAITING_APPROVAL, Release, release_of
 from tasks.release import candidate_of_version, check_parity, decide_promotion, register_model
 from tasks.tracking import open_store
 from tasks.tree import Tree
+
+_WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
+
+
+class Approval(RunInput):
+    """What a suspended release asks for. Resuming without an answer means no."""
+
+    approved: bool = False
+    by: str = ""
 
 
 def release(
     config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path
 ) -> dict[str, Any]:
     """Register the fit and let the gate decide; one release per registered model at a time."""
-    name = tree.store.config.model_name(config.name)
-    with exclusive(home / "locks" / f"release-{name}.lock", f"a release of {name}"):
+    with _alone(home, tree.store.config.model_name(config.name)):
         candidate = register_model(config, prepared, run, fit, tree)
         check_parity(candidate, tree.store)
-        return asdict(decide_promotion(candidate, tree.store))
+        outcome = decide_promotion(candidate, tree.store)
+    return asdict(_with_approval(tree.store, outcome))
 
 
 @flow(name="bertft-promote")
@@ -37,7 +51,34 @@ def promote(
     """Run the gate for a registered version (default: the challenger) on its own test rows."""
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
-    with exclusive(root / "locks" / f"release-{name}.lock", f"a release of {name}"):
-        candidate = candidate_of_version(name, version, store, root)
-        check_parity(candidate, store)
-        return asdict(decide_promotion(candidate, store, approved=approve))
+    with _alone(root, name):
+        if done := overrides.already(store, name, version):
+            return asdict(done)
+        asked = overrides.awaiting(store, name, version)
+        if asked is None:
+            candidate = candidate_of_version(name, version, store, root)
+            check_parity(candidate, store)
+            outcome = decide_promotion(candidate, store, approved=approve)
+        elif approve:
+            outcome = overrides.approve(store, name, asked, prefect_run=str(flow_run.id or ""))
+        else:
+            outcome = release_of(name, asked)
+    return asdict(_with_approval(store, outcome))
+
+
+def _alone(home: Path, name: str) -> AbstractContextManager[None]:
+    return exclusive(home / "locks" / f"release-{name}.lock", f"a release of {name}", _WAIT_SECONDS)
+
+
+def _with_approval(store: Store, outcome: Release) -> Release:
+    """In a deployed top-level flow, suspend and ask; Prefect can suspend no other (there: `promote --approve`)."""
+    if outcome.outcome != AWAITING_APPROVAL or not deployment.id or flow_run.parent_flow_run_id:
+        return outcome
+    name, version = outcome.registered_model, outcome.version
+    question = Approval.with_initial_data(description=f"{outcome}. Promote it?", approved=False)
+    answer = suspend_flow_run(wait_for_input=question, key=f"approve-{name}-{version}")
+    asked = overrides.awaiting(store, name, version)
+    if asked is None:  # somebody has finished it with `bertft promote --approve` meanwhile
+        return overrides.already(store, name, version) or outcome
+    act = overrides.approve if answer.approved else overrides.decline
+    return act(store, name, asked, by=f"{answer.by or 'unnamed'} via Prefect", prefect_run=str(flow_run.id))

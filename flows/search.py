@@ -29,6 +29,7 @@ def search(
         return None
     settings = fitting.settle(config, prepared, run, home, trainer)
     with exclusive(home / "locks" / f"{study.name}.lock", f"study {study.name}"):
+        run.update(study=study.name)
         tree.search_run(study.name)
         for result in study.results():
             tree.trial(result)

@@ -7,11 +7,13 @@ from typing import Any
 
 def render(verb: str, result: dict[str, Any]) -> str:
     """A short table for `verb`'s result document."""
-    if verb == "check":
-        return _plan(result)
-    if verb in {"predict", "promote"}:
+    if verb == "predict":
         return "\n".join(f"{k}: {v}" for k, v in result.items())
-    return _run(result)
+    tables = {
+        "check": _plan, "promote": _release, "rollback": _release, "resume": _release, "history": _history,
+        "compare": _comparison, "gc": _removals,
+    }  # fmt: skip
+    return tables.get(verb, _run)(result)
 
 
 def _run(result: dict[str, Any]) -> str:
@@ -58,3 +60,58 @@ def _plan(plan: dict[str, Any]) -> str:
 
 def _share(value: float | None) -> str:
     return "never" if value is None else f"{value:.0%}"
+
+
+def _release(result: dict[str, Any]) -> str:
+    move = f"{result['champion_before'] or 'none'} -> {result['champion_after'] or 'none'}"
+    lines = [f"model        {result['registered_model']} version {result['version']}: {result['outcome']}"]
+    lines += [f"champion     {move}", f"reason       {result['reason']}", f"by           {result['by']}"]
+    return "\n".join([*lines, *(f"look         {line}" for line in result["look"])])
+
+
+def _history(result: dict[str, Any]) -> str:
+    held = ", ".join(f"{alias} {version}" for alias, version in sorted(result["aliases"].items())) or "none"
+    lines = [f"{result['registered_model']}  aliases: {held}"]
+    lines += [f"hold         {result['hold']}"] if result["hold"] else []
+    lines += ["", f"{'no.':>4}  {'at':<20}  {'action':<11} {'version':>7}  {'champion':<13} by"]
+    for entry in result["entries"]:
+        move = f"{entry['from_version'] or 'none'} -> {entry['to_version'] or 'none'}"
+        action = entry["action"] if entry["state"] == "done" else entry["state"]
+        lines.append(
+            f"{entry['number']:>4}  {entry['at']:<20}  {action:<11} {entry['version']:>7}  {move:<13} {entry['by']}"
+        )
+        lines.append(f"      {entry['reason']}")
+    if result["repaired"]:
+        lines.append(f"repaired now: entries {', '.join(map(str, result['repaired']))}")
+    return "\n".join(lines)
+
+
+def _comparison(result: dict[str, Any]) -> str:
+    first, second = (f"version {v}" for v in result["versions"])
+    lines = [f"{result['registered_model']}: {second} against {first} on {result['n']} rows of {result['data']}", ""]
+    lines.append(f"{'':<10}{first:>12}{second:>12}{'difference':>12}  {result['level'] * 100:g} % interval")
+    for metric, paired in result["differences"].items():
+        low, high = paired["low"], paired["high"]
+        scores = f"{result['first'][metric]:>12.4f}{result['second'][metric]:>12.4f}"
+        lines.append(f"{metric:<10}{scores}{paired['difference']:>+12.4f}  [{low:+.4f}, {high:+.4f}]")
+    lines += ["", f"right only in {first}: {result['first_only']}, only in {second}: {result['second_only']}; "
+              f"exact McNemar p {result['p_value']:.3g}"]  # fmt: skip
+    lines += [f"left out     {n} rows: {reason}" for reason, n in result["skipped"].items()]
+    lines.append(f"different answers on {result['disagreements']} rows")
+    for row in result["shown"]:
+        lines.append(f"  row {row['row']}: {row['label']}, answers {row['first']} and {row['second']}: {row['text']}")
+    return "\n".join(lines)
+
+
+def _removals(result: dict[str, Any]) -> str:
+    lines = [f"{_bytes(r['size']):>10}  {r['kind']:<17} {r['name']}  ({r['why']})" for r in result["removals"]]
+    done = "removed" if result["applied"] else "would go; --apply removes them"
+    total = f"{len(result['removals'])} things, {_bytes(result['bytes'])}, {done}"
+    policy = f"kept: {result['keep']} past champions, all younger than {result['days']:g} days"
+    return "\n".join([*lines, f"{total} ({policy})"])
+
+
+def _bytes(size: int | None) -> str:
+    if size is None:
+        return "elsewhere"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -15,11 +15,13 @@ import numpy as np
 
 from bertft_core.errors import ArtifactError, InputError
 from bertft_core.mlflow_config import Store
+from bertft_core.serving.artifact import CARD, ArtifactCard, read_card
 from bertft_core.state import read_json
 from tasks.aliases import RegisteredVersion, get_version, version_of_alias
-from tasks.tracking import download_files
+from tasks.tracking import download_files, list_files
 
 EVIDENCE = "evidence"
+SCRATCH = ".scratch-"  # folders of a command below BERTFT_HOME; a kill leaves them
 # Two versions loaded in one process share the first one's modules, so each is scored in its own process,
 # which must not import bertft_core before mlflow has put the version's own copy first on sys.path.
 _SCORE_SCRIPT = """
@@ -144,6 +146,15 @@ def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
     if not found:
         raise ArtifactError(f"{model_uri} holds no bertft.json: it was not logged by bertft")
     return found[0]
+
+
+def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
+    """bertft.json of a version, without its weights. Raises ArtifactError when it is not there."""
+    model_id = get_version(store, name, version).model_id
+    inside = [f for f in list_files(store, model_id, "artifacts") if f.endswith(f"/{CARD}")]
+    if not inside:
+        raise ArtifactError(f"version {version} of {name} holds no {CARD}: it was not logged by bertft, or is damaged")
+    return read_card(download_files(store, model_id, inside[0], Path(store.home) / EVIDENCE / model_id).parent)
 
 
 def download_evidence(store: Store, name: str, version: str) -> Path:

@@ -24,6 +24,12 @@ def git_tags(folder: Path | str) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "bertft.git_dirty": str(is_dirty).lower()}
 
 
+def version_tags(folder: Path | str) -> dict[str, str]:
+    """The commit as a version carries it; empty outside a repository."""
+    commit = git_tags(folder).get("mlflow.source.git.commit")
+    return {} if commit is None else {"bertft.git_commit": commit}
+
+
 def _git(folder: Path | str, *arguments: str) -> str | None:
     command = ["git", "-C", str(folder), *arguments]
     try:

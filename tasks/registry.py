@@ -14,15 +14,27 @@ from bertft_core.mlflow_config import Store
 from bertft_core.policy import DecisionPolicy
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
 from bertft_core.state import is_complete
-from tasks.aliases import MODEL_ID, RUN_ID, RegisteredVersion, describe, require_ready, versions
+from tasks import ledger
+from tasks.aliases import (
+    MODEL_ID,
+    READY,
+    RUN_ID,
+    RegisteredVersion,
+    aliases,
+    champion,
+    describe,
+    find,
+    require_ready,
+    versions,
+)
 from tasks.artifacts import EVIDENCE
-from tasks.tracking import client, ensure_store, store_lock
+from tasks.entries import rollback_target
+from tasks.tracking import client, ensure_store, logged_model_location, store_lock
 
 if TYPE_CHECKING:
     from bertft_core.config import RunConfig
     from bertft_core.fitting import Prepared
 
-_READY = "READY"
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
 
@@ -89,6 +101,48 @@ def find_version(store: Store, name: str, run_id: str) -> RegisteredVersion | No
     return matching[0] if matching else None
 
 
+def artifact_size(store: Store, version: RegisteredVersion) -> int | None:
+    """Bytes of a version's artefacts on this machine; None when they lie elsewhere or are gone."""
+    location = logged_model_location(store, version.model_id)
+    if location is None or "://" in location.removeprefix("file://"):
+        return None
+    files = [p for p in Path(location.removeprefix("file://")).rglob("*") if p.is_file()]
+    return sum(p.stat().st_size for p in files)
+
+
+def delete_version(store: Store, name: str, version: str) -> None:
+    """Delete a version with its logged model and artefacts; safe to kill and repeat.
+
+    Raises RegistryError for a version that an alias points at, that a rollback would return to, or whose
+    artefacts another version shares.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with store_lock(store):
+        found = find(store, name, version)
+        if found is None:
+            return
+        if reason := _needed(store, found):
+            raise RegistryError(f"{found} is not deleted: {reason}")
+        api, location = client(store), logged_model_location(store, found.model_id)
+        if location is not None:  # the version goes last: until then a killed removal is found again
+            get_artifact_repository(location, tracking_uri=store.tracking_uri).delete_artifacts()
+            api.delete_logged_model(found.model_id)
+        api.delete_model_version(name, version)
+
+
+def _needed(store: Store, version: RegisteredVersion) -> str | None:
+    held = [alias for alias, target in aliases(store, version.name).items() if target == version.version]
+    if held:
+        return f"alias {held[0]} points at it"
+    existing = {v.version for v in versions(store, version.name)}
+    target = rollback_target(ledger.read(store, version.name), champion(store, version.name), existing)
+    if target == version.version:
+        return "a rollback would return to it"
+    sharing = client(store).search_model_versions(f"tags.`{MODEL_ID}` = '{version.model_id}'")
+    return "another version shares its artefacts" if len(sharing) > 1 else None
+
+
 def _ensure_model(api: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -110,7 +164,7 @@ def _source(store: Store, model_id: str) -> str:
 def _logged_model(store: Store, experiment: str, run_id: str) -> str | None:
     query = f"tags.`{RUN_ID}` = '{run_id}'"
     found = client(store).search_logged_models([experiment], filter_string=query)
-    ready = [str(m.model_id) for m in found if str(m.status) == _READY]
+    ready = [str(m.model_id) for m in found if str(m.status) == READY]
     return ready[0] if ready else None
 
 
@@ -153,7 +207,7 @@ def _log_model(
     except BaseException:
         api.finalize_logged_model(model_id, "FAILED")
         raise
-    api.finalize_logged_model(model_id, _READY)
+    api.finalize_logged_model(model_id, READY)
     api.log_outputs(mlflow_run, [LoggedModelOutput(model_id, 0)])
     return model_id
 

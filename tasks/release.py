@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from bertft_core import measuring, recipe
 from bertft_core.config import RunConfig, parse_config
@@ -19,29 +19,15 @@ from bertft_core.mlflow_config import Store
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
-from tasks import aliases, artifacts, registry
+from tasks import aliases, artifacts, lineage, registry
 from tasks.data import is_retryable
-from tasks.gate import OTHER_BATCH, Candidate, judge, write_test_rows
+from tasks.decision import decide
+from tasks.gate import OTHER_BATCH, Candidate, write_test_rows
+from tasks.ledger import Release
 from tasks.tree import Tree
 
 PARITY = 1e-5
 EVIDENCE = "evidence.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """How a version fared: promoted or not and why, the champion before, and where to look."""
-
-    registered_model: str
-    version: str
-    promoted: bool
-    reason: str
-    champion_before: str | None
-    look: tuple[str, ...]
-
-    def __str__(self) -> str:
-        verdict = "promoted" if self.promoted else "not promoted"
-        return f"{self.registered_model} version {self.version}: {verdict}: {self.reason}"
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
@@ -58,7 +44,7 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
     served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     tags = {
         aliases.RUN_ID: run.run_id, "bertft.weights": fit.weights_digest, "bertft.test_rows": fingerprint,
-        "bertft.rows": dataset.fingerprint,
+        "bertft.rows": dataset.fingerprint, "bertft.run_key": run.run_key, **lineage.version_tags(config.base_dir),
     }  # fmt: skip
     name = tree.store.config.model_name(config.name)
     version = registry.register(tree.store, tree.final, served, name, tags, extra_files=[folder / EVIDENCE])
@@ -95,41 +81,11 @@ def check_parity(candidate: Candidate, store: Store) -> float:
 @task(name="promote", cache_policy=NO_CACHE)
 def decide_promotion(candidate: Candidate, store: Store, approved: bool = False) -> Release:
     """Score the champion on the same rows in a fresh process, apply the rule, move the alias or say why not."""
-    before = aliases.champion(store, candidate.name)
-    if before == candidate.version:
-        return _outcome(candidate, store, True, "already the champion", before)
-    aliases.set_alias(store, candidate.name, store.config.aliases.challenger, candidate.version)
-    decision = judge(candidate, before, store)
-    write_json(candidate.path / "decision.json", asdict(decision))
-    promote, reason = decision.promote, decision.reason
-    if promote and (held := aliases.hold(store, candidate.name)):
-        promote, reason = False, f"held: {held}"
-    if promote and store.config.promotion.require_approval and not approved:
-        finish = f"bertft promote {candidate.name} {candidate.version} --approve"
-        promote, reason = False, f"awaiting approval: {reason}; finish with `{finish}`"
-    if promote:
-        aliases.move_champion(store, candidate.name, candidate.version, reason, against=before)
-    else:
-        aliases.tag_decision(store, candidate.name, candidate.version, False, reason)
-    create_markdown_artifact(key="bertft-decision", markdown=_decision_text(candidate, promote, reason, decision))
-    return _outcome(candidate, store, promote, reason, before)
-
-
-def _decision_text(candidate: Candidate, promote: bool, reason: str, decision: PromotionDecision) -> str:
-    lines = [f"**{candidate.name} version {candidate.version}: {'promoted' if promote else 'not promoted'}**", reason]
-    lines += [f"- {'passed' if c.passed else 'failed'}: {c.name}: {c.detail}" for c in decision.checks]
-    return "\n\n".join(lines)
-
-
-def _outcome(candidate: Candidate, store: Store, promoted: bool, reason: str, before: str | None) -> Release:
-    return Release(
-        registered_model=candidate.name,
-        version=candidate.version,
-        promoted=promoted,
-        reason=reason,
-        champion_before=before,
-        look=(f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.md")),
-    )
+    release, gate = decide(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
+    lines = [f"**{release}**"]
+    lines += [f"- {'passed' if c.passed else 'failed'}: {c.name}: {c.detail}" for c in (gate.checks if gate else ())]
+    create_markdown_artifact(key="bertft-decision", markdown="\n\n".join(lines))
+    return release
 
 
 def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import threading
@@ -22,6 +23,7 @@ from bertft_core.state import exclusive, mask_uri
 if TYPE_CHECKING:
     from bertft_core.data.prepare import DatasetSplits
 
+_LOGGER = logging.getLogger(__name__)
 _THREAD = threading.local()
 RUN_KEY = "bertft.run_key"
 ROLE = "bertft.role"
@@ -219,16 +221,65 @@ def log_files(store: Store, run_id: str, paths: Sequence[Path | str], folder: st
 def download_files(store: Store, model_id: str, path: str, folder: Path | str) -> Path:
     """Download `path` of a logged model below `folder`. Raises ArtifactError when it is not there."""
     from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    location = client(store).get_logged_model(model_id).artifact_location.rstrip("/")
+    location = logged_model_location(store, model_id)
+    if location is None:
+        raise ArtifactError(f"logged model {model_id} is gone from {store}")
     try:
         got = download_artifacts(
             artifact_uri=f"{location}/{path}", dst_path=str(folder), tracking_uri=store.tracking_uri
         )
-    except OSError as fault:
+    except (OSError, MlflowException) as fault:
         raise ArtifactError(f"{mask_uri(location)}/{path} cannot be downloaded: {fault}") from fault
     return Path(got)
+
+
+def list_files(store: Store, model_id: str, folder: str) -> list[str]:
+    """Paths of a logged model's files in `folder` and one level below it; none when nothing is there."""
+    from mlflow.exceptions import MlflowException
+
+    api = client(store)
+    try:
+        found = api.list_logged_model_artifacts(model_id, folder)
+        below = [f for entry in found if entry.is_dir for f in api.list_logged_model_artifacts(model_id, entry.path)]
+    except (OSError, MlflowException) as fault:
+        raise ArtifactError(f"the files of logged model {model_id} cannot be listed: {fault}") from fault
+    return [str(f.path) for f in [*found, *below] if not f.is_dir]
+
+
+def log_text(store: Store, run_id: str, text: str, file: str) -> None:
+    """Write `text` as an artefact of the run. A store that refuses it gets a warning: it is a copy of tags."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client(store).log_text(run_id, text, file)
+    except (MlflowException, OSError) as fault:
+        _LOGGER.warning("%s of run %s was not written: %s", file, run_id, fault)
+
+
+def logged_model_status(store: Store, model_id: str) -> str:
+    """READY, FAILED, PENDING, or GONE when there is no such logged model."""
+    found = _logged_model(store, model_id)
+    return "GONE" if found is None else str(found.status)
+
+
+def logged_model_location(store: Store, model_id: str) -> str | None:
+    """Where a logged model's files lie; None when there is no such logged model."""
+    found = _logged_model(store, model_id)
+    return None if found is None else str(found.artifact_location).rstrip("/")
+
+
+def _logged_model(store: Store, model_id: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client(store).get_logged_model(model_id)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise RegistryError(f"{store}: {fault}") from fault
+        return None
 
 
 def is_finished(store: Store, run_id: str) -> bool:

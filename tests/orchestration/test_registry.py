@@ -21,8 +21,6 @@ import pytest
 
 from bertft_core.errors import ArtifactError, ConfigError, InputError, RegistryError
 from bertft_core.mlflow_config import load_mlflow_config
-from bertft_core.model.classifier import load_classifier, save_classifier
-from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
 from tasks import aliases, artifacts, registry, tracking
 
@@ -30,42 +28,6 @@ pytestmark = pytest.mark.orchestration
 CLASSES = ("ham", "spam")
 TEXTS = ["a short one", "b", "the quick brown fox jumps over " * 12, "hello there", "zebra " * 30]
 MODEL = "letters"
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, encoder):
-    root = tmp_path_factory.mktemp("served")
-    card = ArtifactCard(max_length=48, truncation="head+tail", classes=CLASSES)
-    made = []
-    for seed in (5, 6):
-        fit = save_classifier(load_classifier(encoder, CLASSES, seed=seed), encoder, root / f"fit{seed}", CLASSES)
-        made.append(build_artifact(fit, root / f"served{seed}", card))
-    return made
-
-
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory):
-    """An initialised empty store to copy: migrations take 3 s."""
-    home = tmp_path_factory.mktemp("store") / "home"
-    tracking.open_store(load_mlflow_config(environ={}), home)
-    return home
-
-
-@pytest.fixture
-def store(blank, tmp_path):
-    """A store of the test's own; its experiment is made on first use, in its own folder."""
-    shutil.copytree(blank, tmp_path / "home")
-    config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own"})
-    return tracking.open_store(config, tmp_path / "home")
-
-
-@pytest.fixture
-def publish(store, served):
-    def go(key="k1", which=0, **extra):
-        run = tracking.find_or_create_run(store, key, "final")
-        return registry.register(store, run, served[which], MODEL, {"bertft.run_id": key}, **extra)
-
-    return go
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +41,6 @@ def shared(blank, served, tmp_path_factory):
     version = registry.register(store, run, served[0], MODEL, {"bertft.run_id": "k"})
     aliases.set_alias(store, MODEL, "champion", version.version)
     return store, version
-
-
-@pytest.fixture(autouse=True)
-def work_folder(tmp_path, monkeypatch):
-    """An empty working directory: MLflow drops mlflow.db and mlruns there when its global URI is used."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def isolated(store):
@@ -215,8 +168,6 @@ def test_logged_model_that_failed_is_not_used(publish, store):
     tracking.client(store).finalize_logged_model(first.model_id, "FAILED")
     with pytest.raises(RegistryError, match="FAILED, wanted READY"):
         publish()
-    with pytest.raises(RegistryError, match="FAILED, wanted READY"):
-        aliases.move_champion(store, MODEL, first.version, "x")
 
 
 def test_version_without_a_run_tag_is_refused(store, served):
@@ -315,70 +266,6 @@ print(json.dumps([model.predict(s).to_dict("list") for s in shapes]))
     answers = json.loads(done.stdout.splitlines()[-1])
     assert answers[0] == answers[1] == answers[2]
     assert set(answers[0]) == {"label", "confidence", "abstain", "probability_ham", "probability_spam"}
-
-
-# --- aliases ---
-
-
-def test_champion_moves_and_previous_remembers(publish, store):
-    one, two = publish("a", 0), publish("b", 1)
-    aliases.set_alias(store, MODEL, "challenger", two.version)
-    aliases.move_champion(store, MODEL, one.version, "first", against=None)
-    aliases.move_champion(store, MODEL, two.version, "better", against=one.version)
-    assert aliases.aliases(store, MODEL) == {"champion": "2", "previous": "1"}
-    assert [(e.action, e.version, e.replaced) for e in aliases.ledger(store, MODEL)] == [
-        ("promote", "1", None),
-        ("promote", "2", "1"),
-    ]
-    assert "better" in aliases.version_tags(store, MODEL, "2")["bertft.decision_reason"]
-
-
-def test_moving_the_champion_twice_is_moving_it_once(publish, store):
-    one, two = publish("a", 0), publish("b", 1)
-    aliases.move_champion(store, MODEL, one.version, "first")
-    for _ in range(2):
-        aliases.move_champion(store, MODEL, two.version, "better")
-    assert aliases.aliases(store, MODEL)["previous"] == "1"
-    assert len(aliases.ledger(store, MODEL)) == 2
-
-
-def test_kill_after_the_alias_moved_completes_the_ledger(publish, store):
-    one, two = publish("a", 0), publish("b", 1)
-    aliases.move_champion(store, MODEL, one.version, "first")
-    aliases.set_alias(store, MODEL, "previous", one.version)
-    aliases.set_alias(store, MODEL, "champion", two.version)
-    entry = aliases.move_champion(store, MODEL, two.version, "better")
-    assert (entry.number, entry.version, entry.replaced) == (2, "2", "1")
-
-
-def test_champion_moved_meanwhile_is_refused(publish, store):
-    one, two = publish("a", 0), publish("b", 1)
-    aliases.move_champion(store, MODEL, one.version, "first")
-    with pytest.raises(RegistryError, match="run the gate again"):
-        aliases.move_champion(store, MODEL, two.version, "better", against=None)
-    assert aliases.champion(store, MODEL) == one.version
-
-
-def test_rollback_returns_and_holds(publish, store):
-    one, two = publish("a", 0), publish("b", 1)
-    aliases.move_champion(store, MODEL, one.version, "first")
-    aliases.move_champion(store, MODEL, two.version, "better")
-    aliases.rollback(store, MODEL, "complaints")
-    assert aliases.champion(store, MODEL) == one.version
-    assert "complaints" in (aliases.hold(store, MODEL) or "")
-    with pytest.raises(InputError, match="no champion before"):
-        aliases.rollback(store, MODEL, "again")
-    aliases.release_hold(store, MODEL)
-    assert aliases.hold(store, MODEL) is None
-
-
-def test_rollback_target_skips_versions_rolled_back():
-    moves = [("promote", "1", None), ("promote", "2", "1"), ("rollback", "1", "2"), ("promote", "3", "1")]
-    entries = tuple(
-        aliases.LedgerEntry(number=i, action=a, version=v, replaced=r, reason="", at="")
-        for i, (a, v, r) in enumerate(moves, 1)
-    )
-    assert aliases.rollback_target(entries, "3") == "1"
 
 
 # --- serving ---

@@ -1,0 +1,94 @@
+"""Two models on the same labelled rows: each one's scores, the paired difference, where they disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, mcnemar, paired_difference
+from bertft_core.evaluation.metrics import scores
+
+METRICS = ("macro_f1", "accuracy", "log_loss")
+SHOWN = 10  # rows of the disagreement that are listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """One row that the two models answer differently. row: index from 0 into the rows compared."""
+
+    row: int
+    label: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Scores by metric (higher is better, log loss negated), second minus first with intervals, disagreements.
+
+    first_only, second_only: rows that only one of them gets right. p_value: exact McNemar. shown: the first ten
+    of `disagreements` rows with different answers.
+    """
+
+    n: int
+    level: float
+    first: dict[str, float]
+    second: dict[str, float]
+    differences: dict[str, PairedDifference]
+    first_only: int
+    second_only: int
+    p_value: float
+    disagreements: int
+    shown: tuple[Disagreement, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def compare(
+    labels: Any,
+    p_first: Any,
+    p_second: Any,
+    classes: Sequence[str],
+    *,
+    weights: Any = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models on the same rows: labels [n] class indices, probabilities [n, C] in the order of `classes`.
+
+    Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
+    """
+    one, two = scores(labels, p_first, classes, weights), scores(labels, p_second, classes, weights)
+    differences = {
+        metric: paired_difference(labels, p_second, p_first, classes, metric, level, resamples, seed, weights)
+        for metric in METRICS
+    }
+    guess_one, guess_two = (np.asarray(p).argmax(axis=1) for p in (p_first, p_second))
+    rows = np.flatnonzero(guess_one != guess_two)
+    paired = differences["accuracy"]
+    return Comparison(
+        n=one.n,
+        level=level,
+        first={m: one.score(m) for m in METRICS},
+        second={m: two.score(m) for m in METRICS},
+        differences=differences,
+        first_only=paired.b_only,
+        second_only=paired.a_only,
+        p_value=mcnemar(paired.b_only, paired.a_only),
+        disagreements=len(rows),
+        shown=tuple(
+            Disagreement(
+                row=int(r),
+                label=str(classes[int(labels[r])]),
+                first=str(classes[int(guess_one[r])]),
+                second=str(classes[int(guess_two[r])]),
+            )
+            for r in rows[:SHOWN]
+        ),
+    )

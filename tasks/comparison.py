@@ -1,0 +1,111 @@
+"""Two registered versions on one labelled file, each answering in a fresh process with its own code."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertft_core.config import DataConfig
+from bertft_core.errors import DataError, InputError
+from bertft_core.mlflow_config import Store
+from bertft_core.serving.artifact import ArtifactCard
+from tasks import aliases, artifacts
+from tasks.artifacts import SCRATCH
+
+_TEXT = 160  # characters of a text that are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRows:
+    """Usable rows: row in the file (from 1), texts, labels [n], soft weights [n, C] or None; the others by reason."""
+
+    rows: tuple[int, ...]
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    labels: Any
+    weights: Any
+    skipped: dict[str, int]
+
+
+def compare_versions(store: Store, name: str, first: str, second: str, data: Path, label: str | None) -> dict[str, Any]:
+    """Both versions' scores, the paired difference (second minus first) with interval, McNemar, disagreements.
+
+    Columns are those of the first version's training rows; `label` overrides one. Rows that a version was trained
+    on flatter it. Raises InputError for an unknown version or other classes, DataError for an unusable file.
+    """
+    from bertft_core.evaluation.comparison import compare
+
+    aliases.require_model(store, name)
+    cards = [artifacts.read_served_card(store, name, version) for version in (first, second)]
+    classes = cards[0].classes
+    if set(classes) != set(cards[1].classes):
+        raise InputError(
+            f"version {first} of {name} knows the classes {sorted(classes)}, version {second} "
+            f"{sorted(cards[1].classes)}: not comparable"
+        )
+    rows = read_labelled(data, cards[0], label)
+    one, two = (_answers(store, name, version, rows, classes) for version in (first, second))
+    result = compare(rows.labels, one, two, classes, weights=rows.weights).to_json()
+    result["shown"] = [
+        {**shown, "row": rows.rows[shown["row"]], "text": rows.texts[shown["row"]][:_TEXT]} for shown in result["shown"]
+    ]
+    named = {"registered_model": name, "versions": [first, second], "data": str(data)}
+    return {**named, "skipped": rows.skipped, **result}
+
+
+def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> LabelledRows:
+    """The rows of a file that training would have taken; the others are counted by reason.
+
+    Raises DataError when the file, a column or every row cannot be used.
+    """
+    from bertft_core.data.labels import LabelColumn
+    from bertft_core.data.quality import RowChecker
+    from bertft_core.data.readers import read_batches
+
+    if not data.is_file():
+        raise DataError(f"--data {data}: no such file")
+    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair, "label": label or card.label}
+    config = DataConfig(source=str(data), classes=list(card.classes), **columns)
+    column = LabelColumn(list(card.classes))
+    checker, skipped = RowChecker(config, column), Counter[str]()
+    rows, texts, pairs = [], [], []
+    for batch in read_batches(data, config):
+        checked = checker.check(batch)
+        skipped.update(fault.reason.partition(":")[0] for fault in checked.faults)
+        for row, text, pair, value in zip(checked.rows, checked.texts, checked.pairs, checked.labels, strict=True):
+            if card.text_pair is not None and not (pair or "").strip():
+                skipped["missing text_pair"] += 1
+                continue
+            rows.append(row)
+            texts.append(text)
+            pairs.append(pair or "")
+            column.append(value)
+    if not rows:
+        why = ", ".join(f"{n} {reason}" for reason, n in skipped.items()) or "it holds no rows"
+        raise DataError(f"--data {data}: no row can be used: {why}; classes of the model: {', '.join(card.classes)}")
+    labels = column.close()
+    return LabelledRows(
+        rows=tuple(rows),
+        texts=tuple(texts),
+        pairs=tuple(pairs) if card.text_pair is not None else None,
+        labels=labels.top,
+        weights=labels.dense(0, len(rows)) if labels.is_soft else None,
+        skipped=dict(skipped),
+    )
+
+
+def _answers(store: Store, name: str, version: str, rows: LabelledRows, classes: tuple[str, ...]) -> Any:
+    import pandas as pd
+
+    frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
+    with tempfile.TemporaryDirectory(dir=store.home, prefix=SCRATCH) as scratch:
+        source, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npy"
+        frame.to_parquet(source)
+        found = artifacts.score_in_fresh_process(f"models:/{name}/{version}", source, out, 0, store)
+        answers = np.load(out, allow_pickle=False)
+    return answers[:, [found.index(c) for c in classes]]

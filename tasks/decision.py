@@ -1,0 +1,125 @@
+"""From a candidate to a ledger entry: hold, rejected versions, an unusable champion, the gate, approval."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bertft_core.errors import ArtifactError, ConfigError, DataError, InputError
+from bertft_core.evaluation.promotion import PromotionDecision
+from bertft_core.mlflow_config import Store
+from bertft_core.state import code_fingerprint, hash_json, write_json
+from tasks import aliases, entries, ledger
+from tasks.entries import Entries, LedgerEntry
+from tasks.gate import Candidate, judge
+from tasks.ledger import ChampionState, Release
+
+_NUMBERS = ("metric", "n", "challenger_score", "champion_score", "difference", "interval", "alpha", "spent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is to be done with a candidate and why. gate: its decision, None where it was not asked."""
+
+    action: str
+    reason: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    gate: PromotionDecision | None = None
+
+
+def decide(
+    candidate: Candidate, store: Store, *, approved: bool = False, prefect_run: str = ""
+) -> tuple[Release, PromotionDecision | None]:
+    """Decide on a candidate and carry it out. Repeating it after a kill answers the same and adds nothing."""
+    name, version = candidate.name, candidate.version
+    known = ledger.settle(store, name).entries
+    made = entries.champion_entry(known, version)
+    if made is not None:
+        return _answer(candidate, store, made), None
+    state = ledger.champion_state(store, name)
+    aliases.set_alias(store, name, store.config.aliases.challenger, version)
+    asked = gate_fingerprint(candidate, store)
+    barred = _barred(candidate, state, known, store)
+    standing = None if barred else entries.standing_decision(known, version, state.version, asked)
+    if standing is not None:
+        return _answer(candidate, store, standing), None
+    verdict = barred or _ask(candidate, state, store, approved, asked)
+    repeated = entries.repeated(known, version, verdict.action, verdict.reason, state.version)
+    entry = repeated or ledger.record(store, name, ledger.Decision(
+        action=verdict.action, version=version, champion=state.version,
+        to_version=version if verdict.action in entries.PROMOTIONS else state.version,
+        reason=verdict.reason, numbers=verdict.numbers, prefect_run=prefect_run,
+    ))  # fmt: skip
+    return _answer(candidate, store, entry), verdict.gate
+
+
+def gate_fingerprint(candidate: Candidate, store: Store) -> str:
+    """Hash of the rule and of the code that applies it: with another one the gate is asked again."""
+    return hash_json([asdict(store.config.promotion_rule(candidate.metric)), code_fingerprint()])[:16]
+
+
+def gate_numbers(decision: PromotionDecision, gate: str) -> dict[str, Any]:
+    """What the ledger keeps of the gate's decision: scores, difference, interval, n, level spent, failed checks."""
+    facts = decision.to_json()
+    kept = {key: facts[key] for key in _NUMBERS if facts.get(key) is not None}
+    return {**kept, "failed": [check.name for check in decision.checks if not check.passed], "gate": gate}
+
+
+def _barred(candidate: Candidate, state: ChampionState, known: Entries, store: Store) -> Verdict | None:
+    """A verdict that needs no look at the test rows, or None."""
+    name, version = candidate.name, candidate.version
+    force = f'`bertft promote {name} {version} --force --reason "…"`'
+    if held := entries.hold(known):
+        lift = f'`bertft resume {name} --reason "…"`'
+        return Verdict(action=entries.HELD, reason=f"held, {held}; {lift} lifts it")
+    if version in entries.rolled_back(known):
+        return Verdict(action=entries.KEPT, reason=f"version {version} was rolled back; only {force} promotes it")
+    if candidate.weights_digest in entries.rejected_weights(known):
+        return Verdict(action=entries.KEPT, reason=f"has the weights of a version that was rolled back; only {force}")
+    if state.fault and store.config.promotion.champion_unavailable == "keep":
+        return Verdict(action=entries.KEPT, reason=_not_comparable(state.fault, name, version))
+    return None
+
+
+def _not_comparable(fault: str, name: str, version: str) -> str:
+    return (
+        f"no comparison: {fault}; mend it, return with `bertft rollback {name} --to VERSION`, or promote with "
+        f'`bertft promote {name} {version} --force --reason "…"` (promotion.champion_unavailable: keep)'
+    )
+
+
+def _ask(candidate: Candidate, state: ChampionState, store: Store, approved: bool, asked: str) -> Verdict:
+    settings, name = store.config.promotion, candidate.name
+    decision, fault = (None, state.fault) if state.fault else _compare(candidate, state, store)
+    if decision is None:
+        if settings.champion_unavailable == "keep":
+            return Verdict(action=entries.KEPT, reason=_not_comparable(str(fault), name, candidate.version))
+        decision = judge(candidate, None, store)
+    write_json(candidate.path / "decision.json", decision.to_json())
+    reason = f"{fault} (promotion.champion_unavailable: promote); {decision.reason}" if fault else decision.reason
+    action = entries.KEPT
+    if decision.promote and settings.require_approval:
+        action = entries.APPROVED if approved else entries.AWAITING
+        finish = f"`bertft promote {name} {candidate.version} --approve`"
+        reason = reason if approved else f"awaiting approval: {reason}; finish with {finish}"
+    elif decision.promote:
+        action = entries.PROMOTED
+    return Verdict(action=action, reason=reason, numbers=gate_numbers(decision, asked), gate=decision)
+
+
+def _compare(candidate: Candidate, state: ChampionState, store: Store) -> tuple[PromotionDecision | None, str | None]:
+    """The gate's decision; None and why where the champion does not load or knows other labels."""
+    try:
+        return judge(candidate, state.version, store), None
+    except (DataError, ConfigError):
+        raise
+    except (ArtifactError, InputError) as fault:
+        if state.version is None:
+            raise
+        lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+        return None, " … ".join(dict.fromkeys((lines[0], lines[-1])))
+
+
+def _answer(candidate: Candidate, store: Store, entry: LedgerEntry) -> Release:
+    look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.md"))
+    return ledger.release_of(candidate.name, entry, look)

@@ -1,0 +1,293 @@
+"""The ledger on a real sqlite MLflow: what is written, what a kill leaves, two writers at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from bertft_core.errors import InputError, RegistryError
+from tasks import aliases, ledger, overrides, tracking
+
+pytestmark = pytest.mark.orchestration
+MODEL = "letters"
+WRITES = (
+    "set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias",
+    "set_model_version_tag", "log_text",
+)  # fmt: skip
+
+
+def record(store, action, version, champion, to, reason="because", **facts):
+    made = ledger.Decision(action=action, version=version, champion=champion, to_version=to, reason=reason, **facts)
+    return ledger.record(store, MODEL, made)
+
+
+def promote(store, version, champion, reason="because"):
+    return record(store, "promoted", version, champion, version, reason)
+
+
+def moves(store):
+    return [(e.action, e.version, e.from_version, e.to_version) for e in ledger.read(store, MODEL)]
+
+
+@pytest.fixture
+def two(shelf):
+    """Version 1 was champion, version 2 is."""
+    store = shelf()
+    promote(store, "1", None)
+    promote(store, "2", "1", "better")
+    return store
+
+
+class Killed(BaseException):
+    """Stands for kill -9 just before a write to the registry."""
+
+
+@contextlib.contextmanager
+def killed_before_write(number):
+    """Stop the block just before its `number`-th write (from 1); yields a list that is filled when that happens."""
+    count, struck = itertools.count(1), []
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+        for name in WRITES:
+            real = getattr(mlflow.MlflowClient, name)
+
+            def write(self, *args, real=real, **kwargs):
+                if next(count) == number:
+                    struck.append(number)
+                    raise Killed
+                return real(self, *args, **kwargs)
+
+            patch.setattr(mlflow.MlflowClient, name, write)
+        yield struck
+
+
+# --- what is written ---
+
+
+def test_champion_moves_and_previous_remembers(two):
+    assert aliases.aliases(two, MODEL) == {"champion": "2", "previous": "1"}
+    assert moves(two) == [("promoted", "1", None, "1"), ("promoted", "2", "1", "2")]
+
+
+def test_challenger_alias_goes_when_its_version_is_promoted(two):
+    aliases.set_alias(two, MODEL, "challenger", "3")
+    promote(two, "3", "2")
+    assert aliases.aliases(two, MODEL) == {"champion": "3", "previous": "2"}
+
+
+def test_entry_says_who_when_from_what_and_where_the_evidence_is(shelf, monkeypatch):
+    monkeypatch.setenv("BERTFT_USER", "ann@desk")
+    store = shelf()
+    numbers = {"difference": 0.1, "interval": [0.05, 0.15], "n": 60, "failed": []}
+    made = record(store, "promoted", "1", None, "1", numbers=numbers, prefect_run="run-7")
+    (read,) = ledger.read(store, MODEL)
+    assert read == made and read.state == "done"
+    assert (read.by, read.numbers, read.prefect_run, read.run_key) == ("ann@desk", numbers, "run-7", "key1")
+    assert (read.rows, read.weights) == ("rows", "w1") and read.at.endswith("Z")
+    assert read.report == f"runs:/{aliases.get_version(store, MODEL, '1').run_id}/evaluation"
+
+
+def test_version_and_its_run_carry_copies_of_the_entry(two):
+    version = aliases.get_version(two, MODEL, "2")
+    assert version.tags["bertft.decision"] == "promoted" and version.tags["bertft.decision_reason"] == "better"
+    assert ledger.LedgerEntry.from_text(version.tags["bertft.ledger.000002"]) == ledger.read(two, MODEL)[1]
+    text = Path(tracking.client(two).download_artifacts(version.run_id, "ledger.jsonl")).read_text()
+    assert [(json.loads(line)["number"], json.loads(line)["state"]) for line in text.splitlines()] == [
+        (1, "done"), (2, "done"),
+    ]  # fmt: skip
+
+
+def test_store_that_refuses_the_copy_keeps_the_entry(two, caplog):
+    folder = Path(tracking.client(two).get_run(aliases.get_version(two, MODEL, "3").run_id).info.artifact_uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ledger.jsonl").unlink(missing_ok=True)
+    (folder / "ledger.jsonl").mkdir()
+    try:
+        promote(two, "3", "2")
+    finally:
+        (folder / "ledger.jsonl").rmdir()
+    assert moves(two)[-1] == ("promoted", "3", "2", "3") and "ledger.jsonl" in caplog.text
+
+
+def test_champion_moved_meanwhile_is_refused(two):
+    with pytest.raises(RegistryError, match="rests on 1: somebody moved it"):
+        promote(two, "3", "1")
+    assert aliases.champion(two, MODEL) == "2" and len(moves(two)) == 2
+
+
+def test_promotion_that_meets_a_hold_is_held(two):
+    record(two, "rolled_back", "2", "2", "1", "complaints")
+    entry = promote(two, "3", "1", "better again")
+    assert entry.action == "held" and "complaints" in entry.reason and "better again" in entry.reason
+    assert aliases.champion(two, MODEL) == "1"
+
+
+def test_version_whose_logged_model_failed_is_refused(publish, store):
+    first = publish()
+    tracking.client(store).finalize_logged_model(first.model_id, "FAILED")
+    with pytest.raises(RegistryError, match="FAILED, wanted READY"):
+        promote(store, first.version, None)
+    assert ledger.read(store, MODEL) == ()
+
+
+# --- kills ---
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [("promoted", "3", "2", "3"), ("rolled_back", "2", "2", "1"), ("kept", "3", "2", "2")],
+    ids=lambda decision: decision[0],
+)
+def test_kill_before_any_write_loses_and_doubles_nothing(two, decision, tmp_path):
+    database = tmp_path / "shelf" / "mlflow.db"
+    before = database.read_bytes()
+    for number in itertools.count(1):
+        database.write_bytes(before)
+        aliases.set_alias(two, MODEL, "challenger", "3")
+        with killed_before_write(number) as struck:
+            record(two, *decision)
+        was_announced = len(ledger.read(two, MODEL)) == 3
+        settled = ledger.settle(two, MODEL)
+        assert was_announced == (len(settled.entries) == 3), f"write {number}"
+        if not was_announced:
+            record(two, *decision)
+        known = ledger.read(two, MODEL)
+        assert [(e.number, e.state) for e in known] == [(1, "done"), (2, "done"), (3, "done")], f"write {number}"
+        assert moves(two)[-1] == decision and aliases.champion(two, MODEL) == decision[3]
+        assert ledger.settle(two, MODEL).repaired == ()
+        if not struck:
+            break
+    assert number > 4
+
+
+def test_killed_resume_is_finished_by_history(two):
+    record(two, "rolled_back", "2", "2", "1")
+    with killed_before_write(2) as struck:
+        overrides.resume(two, MODEL, "mended")
+    assert struck
+    shown = overrides.history(two, MODEL)
+    assert (shown["hold"], shown["repaired"]) == (None, [4])
+    assert overrides.resume(two, MODEL, "mended").outcome == "resumed" and len(moves(two)) == 4
+
+
+def test_announced_move_is_void_when_the_champion_was_moved_by_hand_meanwhile(two):
+    with killed_before_write(2) as struck:
+        promote(two, "3", "2")
+    assert struck
+    aliases.set_alias(two, MODEL, "champion", "1")
+    known = ledger.settle(two, MODEL).entries
+    assert [(e.action, e.state) for e in known[2:]] == [("promoted", "void"), ("noticed", "done")]
+    assert "not carried out, the champion was moved to 1" in known[2].reason
+    assert aliases.champion(two, MODEL) == "1"
+
+
+def test_announced_move_is_void_when_its_version_was_deleted_meanwhile(two):
+    with killed_before_write(2) as struck:
+        promote(two, "3", "2")
+    assert struck
+    tracking.client(two).delete_model_version(MODEL, "3")
+    assert [e.state for e in ledger.settle(two, MODEL).entries] == ["done", "done", "void"]
+    assert aliases.champion(two, MODEL) == "2"
+
+
+# --- two processes ---
+
+RACE = """
+import sys, time
+from pathlib import Path
+from bertft_core.errors import RegistryError
+from bertft_core.mlflow_config import load_mlflow_config
+from tasks import ledger, tracking
+home, root, version, gate = sys.argv[1:]
+config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own", "artifact_root": root})
+store = tracking.open_store(config, home)
+def decide(action, to):
+    made = ledger.Decision(action=action, version=version, champion="1", to_version=to, reason="race")
+    return ledger.record(store, "letters", made)
+Path(f"{gate}.{version}").touch()
+while not (Path(f"{gate}.2").exists() and Path(f"{gate}.3").exists()):
+    time.sleep(0.01)
+try:
+    for _ in range(5):
+        decide("kept", "1")
+    decide("promoted", version)
+    print("won")
+except RegistryError as fault:
+    print("lost" if "run the command again" in str(fault) else fault)
+"""
+
+
+def test_two_promotions_at_once_have_one_winner_and_no_gap(shelf, stocked, tmp_path):
+    store = shelf()
+    promote(store, "1", None)
+    arguments = [str(tmp_path / "shelf"), str(stocked / "artifacts")]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", RACE, *arguments, version, str(tmp_path / "gate")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(ledger.__file__).parents[1])},
+        )
+        for version in ("2", "3")
+    ]  # fmt: skip
+    answers = [p.communicate(timeout=100) for p in started]
+    assert sorted(out.strip() for out, _ in answers) == ["lost", "won"], answers
+    known = ledger.read(store, MODEL)
+    assert [e.number for e in known] == list(range(1, len(known) + 1))
+    assert {e.state for e in known} == {"done"} and len({e.token for e in known}) == len(known) >= 7
+    (winner,) = [e for e in known[1:] if e.action == "promoted"]
+    assert aliases.champion(store, MODEL) == winner.version
+
+
+# --- changed by hand ---
+
+
+def test_alias_moved_by_hand_is_noticed_once(two):
+    aliases.set_alias(two, MODEL, "champion", "3")
+    for _ in range(2):
+        shown = overrides.history(two, MODEL)
+    assert [e["action"] for e in shown["entries"]] == ["promoted", "promoted", "noticed"]
+    assert "moved outside bertft: 2 -> 3" in shown["entries"][2]["reason"]
+    assert ledger.champion_state(two, MODEL) == ledger.ChampionState(version="3")
+
+
+def test_champion_that_bertft_never_made_is_noticed(shelf):
+    store = shelf()
+    aliases.set_alias(store, MODEL, "champion", "2")
+    ledger.settle(store, MODEL)
+    assert moves(store) == [("noticed", "2", None, "2")]
+
+
+def test_champion_deleted_by_hand_is_a_fault_and_not_a_first_version(two):
+    tracking.client(two).delete_model_version(MODEL, "2")
+    ledger.settle(two, MODEL)
+    state = ledger.champion_state(two, MODEL)
+    assert state.version is None and state.fault == "the champion, version 2, was deleted outside bertft"
+    assert moves(two)[-1] == ("noticed", "2", "2", None)
+
+
+def test_alias_taken_off_by_hand_is_a_fault_and_not_a_first_version(two):
+    aliases.drop_alias(two, MODEL, "champion")
+    ledger.settle(two, MODEL)
+    assert "version 2, lost the alias champion" in str(ledger.champion_state(two, MODEL).fault)
+
+
+def test_champion_whose_logged_model_was_deleted_is_a_fault(two):
+    tracking.client(two).delete_logged_model(aliases.get_version(two, MODEL, "2").model_id)
+    state = ledger.champion_state(two, MODEL)
+    assert state.version == "2" and "is GONE, wanted READY" in str(state.fault)
+
+
+def test_model_without_champion_has_none_and_no_fault(shelf):
+    assert ledger.champion_state(shelf(), MODEL) == ledger.ChampionState(version=None)
+
+
+def test_history_of_an_unknown_model_names_the_known_ones(shelf):
+    with pytest.raises(InputError, match="no registered model nobody.*letters"):
+        overrides.history(shelf(), "nobody")

@@ -91,7 +91,6 @@ class PromotionSettings(_Part):
     max_size_mb: Annotated[Number, Field(gt=0)] | None = None
     champion_unavailable: Literal["keep", "promote"] = "keep"
     require_approval: bool = False
-    champion_unavailable: Literal["keep", "promote"] = "keep"
 
     @model_validator(mode="after")
     def _fits_together(self) -> PromotionSettings:

@@ -157,11 +157,11 @@ def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
     return read_card(download_files(store, model_id, inside[0], Path(store.home) / EVIDENCE / model_id).parent)
 
 
-def download_evidence(store: Store, name: str, version: str) -> Path:
-    """Download evidence.json of a version; it stays below BERTFT_HOME/evidence."""
+def download_evidence(store: Store, name: str, version: str, file: str = "evidence.json") -> Path:
+    """Download one evidence file of a version; it stays below BERTFT_HOME/evidence."""
     found = get_version(store, name, version)
     target = Path(store.home) / EVIDENCE / found.model_id
-    return download_files(store, found.model_id, f"{EVIDENCE}/evidence.json", target)
+    return download_files(store, found.model_id, f"{EVIDENCE}/{file}", target)
 
 
 def _parse_uri(store: Store, uri: str) -> RegisteredVersion:

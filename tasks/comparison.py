@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bertft_core.config import DataConfig
 from bertft_core.errors import DataError, InputError
 from bertft_core.mlflow_config import Store
@@ -49,8 +47,10 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
             f"{sorted(cards[1].classes)}: not comparable"
         )
     rows = read_labelled(data, cards[0], label)
-    one, two = (_answers(store, name, version, rows, classes) for version in (first, second))
-    result = compare(rows.labels, one, two, classes, weights=rows.weights).to_json()
+    (p_one, says_one), (p_two, says_two) = (_answers(store, name, v, rows, classes) for v in (first, second))
+    result = compare(
+        rows.labels, p_one, p_two, classes, weights=rows.weights, decided_first=says_one, decided_second=says_two
+    ).to_json()
     result["shown"] = [
         {**shown, "row": rows.rows[shown["row"]], "text": rows.texts[shown["row"]][:_TEXT]} for shown in result["shown"]
     ]
@@ -99,13 +99,13 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
     )
 
 
-def _answers(store: Store, name: str, version: str, rows: LabelledRows, classes: tuple[str, ...]) -> Any:
+def _answers(store: Store, name: str, version: str, rows: LabelledRows, classes: tuple[str, ...]) -> tuple[Any, Any]:
+    """Probabilities [n, C] and decisions [n] of a version."""
     import pandas as pd
 
     frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
     with tempfile.TemporaryDirectory(dir=store.home, prefix=SCRATCH) as scratch:
-        source, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npy"
+        source, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
         frame.to_parquet(source)
         found = artifacts.score_in_fresh_process(f"models:/{name}/{version}", source, out, 0, store)
-        answers = np.load(out, allow_pickle=False)
-    return answers[:, [found.index(c) for c in classes]]
+        return found.probabilities(classes), found.predicted(classes)

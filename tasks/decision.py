@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bertft_core.errors import ArtifactError, ConfigError, DataError, InputError
-from bertft_core.evaluation.promotion import PromotionDecision
+from bertft_core.gate.promotion import PromotionDecision
 from bertft_core.mlflow_config import Store
 from bertft_core.state import code_fingerprint, hash_json, write_json
 from tasks import aliases, entries, ledger
@@ -14,7 +14,7 @@ from tasks.entries import Entries, LedgerEntry
 from tasks.gate import Candidate, judge
 from tasks.ledger import ChampionState, Release
 
-_NUMBERS = ("metric", "n", "challenger_score", "champion_score", "difference", "interval", "alpha", "spent")
+_NUMBERS = ("metric", "n", "challenger_score", "champion_score", "difference", "interval", "alpha", "spent", "test")
 
 
 @dataclass(frozen=True, kw_only=True)

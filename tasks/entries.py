@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,9 @@ _CHAMPION_CHANGES = ALIAS_MOVES | {NOTICED}
 ACTIONS = _CHAMPION_CHANGES | {KEPT, HELD, AWAITING, RESUMED}
 PENDING, DONE, VOID = "pending", "done", "void"
 TAG_LENGTH = 5000  # characters: width of MLflow's registered_model_tags.value
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"  # of an entry's `at`, UTC: texts sort as times do
+_DAY = 86_400  # seconds
+_SHOWN_BETTER = ("first", "superiority")  # tests of the gate that say more than "not worse"
 _LEAST_REASON = 200  # characters of a reason that stay when an entry is too long for its tag
 
 
@@ -120,6 +124,23 @@ def past_champions(entries: Entries) -> tuple[str, ...]:
 def rollback_target(entries: Entries, current: str | None, existing: Collection[str]) -> str | None:
     """The last champion that was never rolled back, still exists and is not `current`; None when there is none."""
     return next((v for v in past_champions(entries) if v != current and v in existing), None)
+
+
+def anchor(entries: Entries) -> str | None:
+    """The last version promoted because it was shown better (or was the first), and never rolled back; else None."""
+    bad = rolled_back(entries)
+    shown = [e for e in carried_out(entries) if e.action in PROMOTIONS and e.numbers.get("test") in _SHOWN_BETTER]
+    return next((e.version for e in reversed(shown) if e.version not in bad), None)
+
+
+def spent(entries: Entries, allowed: int, now: float) -> int:
+    """Decisions of the running period (`allowed` days back from `now`, seconds since 1970) that compared two models.
+
+    An approval repeats the comparison it approves and counts once with it.
+    """
+    since = time.strftime(TIME_FORMAT, time.gmtime(now - allowed * _DAY))
+    compared = [e for e in carried_out(entries) if e.at >= since and e.numbers.get("difference") is not None]
+    return len({(e.version, e.from_version) for e in compared if e.numbers.get("spent", 0) < allowed})
 
 
 def hold(entries: Entries) -> str | None:

@@ -1,7 +1,8 @@
-"""What the gate decides on: a candidate's files, and the champion scored on the same rows by its own code."""
+"""What the gate decides on: a candidate's files, and its rivals scored on the same rows by their own code."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,24 @@ from typing import Any
 import numpy as np
 
 from bertft_core.data.prepare import DatasetSplits
-from bertft_core.errors import InputError
+from bertft_core.errors import ArtifactError, InputError
+from bertft_core.evaluation.slices import length_masks, value_masks
+from bertft_core.gate.checks import Check, label_set_check, latency_check, seen_rows_check, size_check
 from bertft_core.gate.promotion import PromotionDecision, decide
+from bertft_core.gate.rule import PromotionRule
 from bertft_core.measuring import soft_weights
 from bertft_core.mlflow_config import Store
-from tasks import aliases, artifacts
+from bertft_core.state import read_json
+from tasks import aliases, artifacts, entries, ledger
+from tasks.artifacts import Answers
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
+TRAIN_ROWS = "train_rows.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A registered version and the folder with its test_rows.parquet, labels.npy and probabilities.npy."""
+    """A registered version and the folder with what the gate works on (see `write_gate_rows`)."""
 
     name: str
     version: str
@@ -28,6 +35,7 @@ class Candidate:
     folder: str
     metric: str
     weights_digest: str
+    size_mb: float
 
     @property
     def path(self) -> Path:
@@ -39,45 +47,120 @@ class Candidate:
         """The version as MLflow names it."""
         return f"models:/{self.name}/{self.version}"
 
+    @property
+    def answers_file(self) -> Path:
+        """Where the parity check leaves what the served version answered."""
+        return self.path / f"served-{self.version}.npz"
 
-def write_test_rows(dataset: DatasetSplits, folder: Path) -> None:
-    """test_rows.parquet (text, text_pair), labels.npy and, for soft labels, weights.npy: what the gate works on."""
+
+def write_gate_rows(dataset: DatasetSplits, columns: list[str], folder: Path) -> None:
+    """What the gate works on, beside probabilities.npy and predicted.npy of the evaluation.
+
+    test_rows.parquet (text, text_pair), labels.npy, weights.npy (soft labels), slices.npz (masks by name),
+    test_rows.npy and train_rows.npy (uint64 fingerprints): a champion must not be judged on rows it has seen.
+    """
     import pyarrow.parquet as parquet
 
     folder.mkdir(parents=True, exist_ok=True)
     table = dataset.table("test")
-    columns = ["text", "text_pair"] if dataset.has_pair else ["text"]
-    parquet.write_table(table.select(columns), folder / "test_rows.parquet")
+    parquet.write_table(
+        table.select(["text", "text_pair"] if dataset.has_pair else ["text"]), folder / "test_rows.parquet"
+    )
     np.save(folder / "labels.npy", table["label"].to_numpy(), allow_pickle=False)
     if (weights := soft_weights(dataset, "test")) is not None:
         np.save(folder / "weights.npy", weights, allow_pickle=False)
+    np.savez(folder / "slices.npz", **slice_masks(table, columns))
+    np.save(folder / "test_rows.npy", _fingerprints(table), allow_pickle=False)
+    np.save(folder / TRAIN_ROWS, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)
+
+
+def slice_masks(table: Any, columns: list[str]) -> dict[str, Any]:
+    """Masks [n] of the slices that the gate watches: text length, and each value of the data.slices columns."""
+    words = [len(text.split()) for text in table["text"].to_pylist()]
+    masks = {f"length: {name}": mask for name, mask in length_masks(words).items()}
+    cells = table["slices"].to_pylist()
+    for place, column in enumerate(columns):
+        masks |= {f"{column}: {name}": mask for name, mask in value_masks([row[place] for row in cells]).items()}
+    return masks
+
+
+def _fingerprints(table: Any) -> Any:
+    joined = b"".join(table["fingerprint"].to_pylist())
+    return np.frombuffer(joined, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
 
 
 def judge(candidate: Candidate, champion: str | None, store: Store) -> PromotionDecision:
-    """Apply the rule to the candidate and the champion (None: there is none yet)."""
-    labels, ours = (np.load(candidate.path / n, allow_pickle=False) for n in ("labels.npy", "probabilities.npy"))
-    soft = candidate.path / "weights.npy"
-    tags = {} if champion is None else aliases.version_tags(store, candidate.name, champion)
-    return decide(
+    """Apply the rule to the candidate and the champion (None: there is none yet).
+
+    Rows that the champion (or the anchor) was trained on are left out for both. Raises InputError when the label
+    sets differ or no row is left, ArtifactError when a rival does not load.
+    """
+    rule, folder, known = (
         store.config.promotion_rule(candidate.metric),
-        labels=labels,
-        p_challenger=ours,
-        p_champion=None if champion is None else _champion_scores(candidate, champion, store),
-        classes=candidate.classes,
-        weights=np.load(soft, allow_pickle=False) if soft.exists() else None,
-        same_weights=tags.get("bertft.weights") == candidate.weights_digest,
+        candidate.path,
+        ledger.read(store, candidate.name),
     )
+    anchor = entries.anchor(known) if rule.test == "non_inferiority" and champion else None
+    rivals = {name: _answers(candidate, name, store) for name in dict.fromkeys((champion, anchor)) if name}
+    rows = np.load(folder / "test_rows.npy", allow_pickle=False)
+    kept = ~np.isin(rows, [r for name in rivals for r in _trained_on(candidate.name, name, store)])
+    given = _measured(candidate, rule)
+    if rivals:
+        given.append(seen_rows_check(int((~kept).sum()), len(rows)))
+    if not kept.any():
+        raise InputError(f"version {champion} was trained on all {len(rows)} test rows: no row is left to compare on")
+
+    def own(name: str) -> Any:
+        file = folder / f"{name}.npy"
+        return np.load(file, allow_pickle=False)[kept] if file.exists() else None
+
+    def of(rival: str | None) -> tuple[Any, Any]:
+        if rival is None:
+            return None, None
+        return rivals[rival].probabilities(candidate.classes)[kept], rivals[rival].predicted(candidate.classes)[kept]
+
+    (p_champion, champion_says), (p_anchor, anchor_says) = of(champion), of(anchor)
+    with np.load(folder / "slices.npz", allow_pickle=False) as stored:
+        slices = {name: stored[name][kept] for name in stored.files}
+    return decide(
+        rule, own("labels"), own("probabilities"), p_champion, candidate.classes,
+        weights=own("weights"), same_weights=_same_weights(candidate, champion, store),
+        challenger_name=f"version {candidate.version}", champion_name=f"version {champion}",
+        anchor_name=f"version {anchor}", p_anchor=p_anchor, predicted_challenger=own("predicted"),
+        predicted_champion=champion_says, predicted_anchor=anchor_says, slices=slices,
+        spent=entries.spent(known, rule.allowed, time.time()), given=given,
+    )  # fmt: skip
 
 
-def _champion_scores(candidate: Candidate, champion: str, store: Store) -> np.ndarray[Any, Any]:
-    """The champion's probabilities [n, C] on the candidate's test rows, in the candidate's class order."""
-    out = candidate.path / f"champion-{champion}.npz"
-    uri = f"models:/{candidate.name}/{champion}"
-    names = artifacts.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, OTHER_BATCH, store)
-    if set(names) != set(candidate.classes):
-        raise InputError(
-            f"{uri} knows the classes {sorted(names)}, version {candidate.version} "
-            f"{sorted(candidate.classes)}: not comparable; keep the label set or register under another name"
-        )
-    scores: np.ndarray[Any, Any] = np.load(out, allow_pickle=False)
-    return scores[:, [names.index(c) for c in candidate.classes]]
+def _answers(candidate: Candidate, version: str, store: Store) -> Answers:
+    """What a rival answers on the candidate's test rows. Raises InputError when it knows other classes."""
+    uri, out = f"models:/{candidate.name}/{version}", candidate.path / f"version-{version}.npz"
+    found = artifacts.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, OTHER_BATCH, store)
+    check = label_set_check(candidate.classes, found.classes)
+    if not check.passed:
+        raise InputError(f"version {version}: {check.detail}")
+    return found
+
+
+def _trained_on(name: str, version: str, store: Store) -> Any:
+    """Fingerprints of the rows that a version was trained on; none when its evidence does not say."""
+    try:
+        return np.load(artifacts.download_evidence(store, name, version, TRAIN_ROWS), allow_pickle=False)
+    except ArtifactError:
+        return np.zeros(0, dtype=np.uint64)
+
+
+def _same_weights(candidate: Candidate, champion: str | None, store: Store) -> bool:
+    tags = {} if champion is None else aliases.version_tags(store, candidate.name, champion)
+    return tags.get("bertft.weights") == candidate.weights_digest
+
+
+def _measured(candidate: Candidate, rule: PromotionRule) -> list[Check]:
+    """Latency and size, where the rule asks for them; latency is the parity check's, one row at a time."""
+    checks = []
+    if rule.max_latency_ms is not None:
+        facts = read_json(f"{candidate.answers_file}.json")
+        checks.append(latency_check(facts["latency_ms"], rule.max_latency_ms))
+    if rule.max_size_mb is not None:
+        checks.append(size_check(candidate.size_mb, rule.max_size_mb))
+    return checks

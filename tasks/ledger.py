@@ -181,7 +181,7 @@ def _append(store: Store, name: str, known: Entries, decision: Decision) -> Ledg
         to_version=decision.to_version,
         reason=decision.reason,
         by=decision.by or who(),
-        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        at=time.strftime(entries.TIME_FORMAT, time.gmtime()),
         state=PENDING,
         numbers=dict(decision.numbers),
         report=f"runs:/{found.run_id}/evaluation" if found and found.run_id else "",

@@ -128,10 +128,10 @@ def check_answers(store: Store, name: str, version: str) -> None:
     found = aliases.get_version(store, name, version)
     aliases.require_ready(store, found.model_id)
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
-        rows, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npy"
+        rows, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
         count = _write_rows(store, name, version, rows)
-        artifacts.score_in_fresh_process(found.model_uri, rows, out, 0, store, _TIMEOUT)
-        answers = np.load(out, allow_pickle=False)
+        said = artifacts.score_in_fresh_process(found.model_uri, rows, out, 0, store, _TIMEOUT)
+        answers = said.probabilities(said.classes)
     good = len(answers) == count and np.isfinite(answers).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3)
     if not good or answers.min() < 0:
         raise ArtifactError(f"{found.model_uri} loads, but its answers to {count} rows are no probabilities")

@@ -14,7 +14,6 @@ from bertft_core import measuring, recipe
 from bertft_core.config import RunConfig, parse_config
 from bertft_core.errors import ArtifactError, DataError
 from bertft_core.fitting import Prepared
-from bertft_core.gate.promotion import PromotionDecision
 from bertft_core.mlflow_config import Store
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
@@ -22,7 +21,7 @@ from bertft_core.training.spec import TrainingResult
 from tasks import aliases, artifacts, lineage, registry
 from tasks.data import is_retryable
 from tasks.decision import decide
-from tasks.gate import OTHER_BATCH, Candidate, write_test_rows
+from tasks.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, write_gate_rows
 from tasks.ledger import Release
 from tasks.tree import Tree
 
@@ -34,20 +33,23 @@ EVIDENCE = "evidence.json"
 def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
     dataset, folder = prepared.dataset, run.path / "evaluation"
-    write_test_rows(dataset, folder)
+    write_gate_rows(dataset, config.data.slices, folder)
     fingerprint = measuring.test_fingerprint(dataset)
+    served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
+    size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
     write_json(folder / EVIDENCE, {
         "config": config.resolved(), "base_dir": str(config.base_dir), "test_rows": fingerprint,
         "classes": list(dataset.classes), "weights": fit.weights_digest, "folder": str(folder),
-        "rule": tree.store.config.promotion.model_dump(mode="json"),
+        "size_mb": size, "rule": tree.store.config.promotion.model_dump(mode="json"),
     })  # fmt: skip
-    served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     tags = {
         aliases.RUN_ID: run.run_id, "bertft.weights": fit.weights_digest, "bertft.test_rows": fingerprint,
         "bertft.rows": dataset.fingerprint, "bertft.run_key": run.run_key, **lineage.version_tags(config.base_dir),
     }  # fmt: skip
     name = tree.store.config.model_name(config.name)
-    version = registry.register(tree.store, tree.final, served, name, tags, extra_files=[folder / EVIDENCE])
+    version = registry.register(
+        tree.store, tree.final, served, name, tags, extra_files=[folder / EVIDENCE, folder / TRAIN_ROWS]
+    )
     create_markdown_artifact(key="bertft-model", markdown=f"`{version.model_uri}` from MLflow run `{version.run_id}`")
     if tree.store.tracking_uri.startswith("http"):
         link = f"{tree.store.tracking_uri}/#/models/{name}/versions/{version.version}"
@@ -59,6 +61,7 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
         folder=str(folder),
         metric=config.evaluation.metric,
         weights_digest=fit.weights_digest,
+        size_mb=size,
     )
 
 
@@ -66,8 +69,9 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
 def check_parity(candidate: Candidate, store: Store) -> float:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5."""
     folder = candidate.path
-    out = folder / f"served-{candidate.version}.npz"
-    served = artifacts.score_in_fresh_process(candidate.uri, folder / "test_rows.parquet", out, OTHER_BATCH, store)
+    served = artifacts.score_in_fresh_process(
+        candidate.uri, folder / "test_rows.parquet", candidate.answers_file, OTHER_BATCH, store
+    )
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
     gap = float(np.abs(served.probabilities(candidate.classes) - ours).max())
     if not gap <= PARITY:
@@ -103,10 +107,13 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     folder = Path(evidence["folder"])
     if not (folder / "probabilities.npy").exists():
         folder = home / "promote" / f"{name}-{chosen}"
-        write_test_rows(dataset, folder)
-        uri = f"models:/{name}/{chosen}"
-        artifacts.score_in_fresh_process(uri, folder / "test_rows.parquet", folder / "probabilities.npy", 32, store)
+        write_gate_rows(dataset, config.data.slices, folder)
+        found = artifacts.score_in_fresh_process(
+            f"models:/{name}/{chosen}", folder / "test_rows.parquet", folder / "answers.npz", 0, store
+        )
+        np.save(folder / "predicted.npy", found.predicted(evidence["classes"]), allow_pickle=False)
+        np.save(folder / "probabilities.npy", found.probabilities(evidence["classes"]), allow_pickle=False)
     return Candidate(
         name=name, version=chosen, classes=tuple(evidence["classes"]), folder=str(folder),
-        metric=config.evaluation.metric, weights_digest=evidence["weights"],
+        metric=config.evaluation.metric, weights_digest=evidence["weights"], size_mb=evidence["size_mb"],
     )  # fmt: skip

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, mcnemar, paired_difference
-from bertft_core.evaluation.metrics import scores
+from bertft_core.evaluation.metrics import METRICS, decisions, scores
 
-METRICS = ("macro_f1", "accuracy", "log_loss")
 SHOWN = 10  # rows of the disagreement that are listed
 
 
@@ -56,22 +55,30 @@ def compare(
     classes: Sequence[str],
     *,
     weights: Any = None,
+    decided_first: Any = None,
+    decided_second: Any = None,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
     """Compare two models on the same rows: labels [n] class indices, probabilities [n, C] in the order of `classes`.
 
+    decided_* [n]: class indices, where a model's decisions are not the most probable class.
     Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
     """
-    one, two = scores(labels, p_first, classes, weights), scores(labels, p_second, classes, weights)
+    guess_one, guess_two = decisions(p_first, decided_first), decisions(p_second, decided_second)
+    one, two = (
+        scores(labels, p, classes, weights, guess, ranking=False)
+        for p, guess in ((p_first, guess_one), (p_second, guess_two))
+    )
     differences = {
-        metric: paired_difference(labels, p_second, p_first, classes, metric, level, resamples, seed, weights)
+        metric: paired_difference(
+            labels, p_second, p_first, classes, metric, level, resamples, seed, weights, guess_two, guess_one
+        )
         for metric in METRICS
     }
-    guess_one, guess_two = (np.asarray(p).argmax(axis=1) for p in (p_first, p_second))
     rows = np.flatnonzero(guess_one != guess_two)
-    paired = differences["accuracy"]
+    paired, answers = differences["accuracy"], {"label": labels, "first": guess_one, "second": guess_two}
     return Comparison(
         n=one.n,
         level=level,
@@ -83,12 +90,7 @@ def compare(
         p_value=mcnemar(paired.b_only, paired.a_only),
         disagreements=len(rows),
         shown=tuple(
-            Disagreement(
-                row=int(r),
-                label=str(classes[int(labels[r])]),
-                first=str(classes[int(guess_one[r])]),
-                second=str(classes[int(guess_two[r])]),
-            )
+            Disagreement(row=int(r), **{key: str(classes[int(of[r])]) for key, of in answers.items()})
             for r in rows[:SHOWN]
         ),
     )

@@ -1,4 +1,4 @@
-"""From a run's values to a `ReportPage`: what is not given stays absent, `dataclasses.replace` adds what only you know."""
+"""From a run's values to a `ReportPage`: what is not given stays absent, `dataclasses.replace` adds the rest."""
 
 from __future__ import annotations
 

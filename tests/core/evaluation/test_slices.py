@@ -1,0 +1,35 @@
+"""Slices divide the rows without loss and carry their own intervals."""
+
+import numpy as np
+import pytest
+
+from bertft_core.evaluation.intervals import wilson
+from bertft_core.evaluation.slices import class_masks, length_masks, score_slices, value_masks
+
+
+def test_length_slices_divide_the_rows_into_quarters() -> None:
+    masks = length_masks(np.arange(1, 101))
+    assert [int(m.sum()) for m in masks.values()] == [25, 25, 25, 25]
+    assert next(iter(masks)) == "1–25 words" and np.sum(list(masks.values()), axis=0).tolist() == [1] * 100
+
+
+def test_equal_lengths_are_one_slice() -> None:
+    assert {name: int(m.sum()) for name, m in length_masks([7] * 9).items()} == {"7 words": 9}
+
+
+def test_rare_values_are_one_slice_together() -> None:
+    values = [f"v{i}" for i in range(20) for _ in range(2)] + ["rare1", "rare2", ""]
+    masks = value_masks(values)
+    assert len(masks) == 21 and int(masks["other"].sum()) == 3
+    assert int(value_masks(["", "a"])["(empty)"].sum()) == 1
+
+
+def test_absent_class_is_no_slice() -> None:
+    assert list(class_masks([0, 2, 2], ["a", "b", "c"])) == ["a", "c"]
+
+
+def test_slice_score_has_a_wilson_interval_and_says_when_it_is_small() -> None:
+    labels, predicted = np.array([0] * 150 + [1] * 10), np.array([0] * 140 + [1] * 20)
+    found = score_slices(labels, predicted, {"class": class_masks(labels, ["a", "b"])}, 0.9)
+    assert [(s.name, s.n, s.is_small) for s in found] == [("a", 150, False), ("b", 10, True)]
+    assert found[0].accuracy == pytest.approx(140 / 150) and found[0].interval == wilson(140, 150, 0.9)

@@ -166,11 +166,15 @@ class SearchConfig(_Part):
 
 
 class EvaluationConfig(_Part):
-    """The metric that serves best epoch, trial score and gate alike, and the intervals."""
+    """The metric that serves best epoch, trial score and gate alike, and the intervals.
+
+    review_rows: training rows whose labels are looked through for errors, 0 = none.
+    """
 
     metric: Literal["macro_f1", "accuracy", "log_loss"] = "macro_f1"
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000
+    review_rows: Annotated[Whole, Field(ge=0)] = 5_000
 
 
 class DecisionConfig(_Part):

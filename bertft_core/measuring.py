@@ -87,7 +87,7 @@ def evaluate(
         predicted=decided.predicted,
         classes=dataset.classes,
         texts=table["text"].to_pylist(),
-        rows=table["row"].to_pylist(),
+        sources=dataset.sources("test"),
         floor_probabilities=floor,
         weights=soft_weights(dataset, "test"),
         metric=config.evaluation.metric,
@@ -102,15 +102,18 @@ def evaluate(
     return report
 
 
-def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:
-    from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
+def phases(config: RunConfig, prepared: Prepared) -> tuple[tuple[float, float, int], ...]:
+    """(start, end, depth) of each unfreezing phase of the fit, as fractions of it."""
     from bertft_core.training.unfreezing import UnfreezeSchedule
 
-    starts = UnfreezeSchedule.named(config.training.unfreezing, layer_count(Path(prepared.pretrained))).starts
-    ends = [start for start, _ in starts[1:]] + [1.0]
-    phases = [(start, end, depth) for (start, depth), end in zip(starts, ends, strict=True)]
+    return UnfreezeSchedule.named(config.training.unfreezing, layer_count(Path(prepared.pretrained))).phases()
+
+
+def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:
+    from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
+
     confusion_picture(report, folder / "confusion.png")
-    learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases)
+    learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases(config, prepared))
     (folder / "report.md").write_text(
         report.to_markdown(config.name, [("Confusion", "confusion.png"), ("Learning", "learning.png")]),
         encoding="utf-8",

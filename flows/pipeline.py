@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flows.progress import Reporter
 from flows.release import release
 from flows.search import search
 from tasks.data import ingest_rows, tokenize_rows
-from tasks.evaluation import evaluate_model
+from tasks.evaluation import evaluate_model, review_model, write_report
 from tasks.training import finetune_model
 from tasks.tree import Tree
 
@@ -76,10 +77,14 @@ def _train_and_release(
         with report.stage("evaluate"):
             evaluation = evaluate_model(config, prepared, run, fit, trainer, root)
             tree.evaluation(evaluation, run.path / "evaluation")
+        with report.stage("review"):
+            review_model(config, prepared, run, fit, evaluation, trainer, root, report)
         result["test"] = test_document(evaluation)
     if last == "promote":
         with report.stage("release"):
-            result |= release(config, prepared, run, fit, tree, root)
+            released = release(config, prepared, run, fit, tree, root)
+            write_report(config, prepared, run, fit, evaluation, released, tree, root)
+            result |= asdict(released)
         result["seconds"] = report.seconds
         tree.finish(result)
         run.update(result=result)

@@ -33,15 +33,13 @@ class Approval(RunInput):
     by: str = ""
 
 
-def release(
-    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path
-) -> dict[str, Any]:
+def release(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path) -> Release:
     """Register the fit and let the gate decide; one release per registered model at a time."""
     with _alone(home, tree.store.config.model_name(config.name)):
         candidate = register_model(config, prepared, run, fit, tree)
         check_parity(candidate, tree.store)
         outcome = decide_promotion(candidate, tree.store)
-    return asdict(_with_approval(tree.store, outcome))
+    return _with_approval(tree.store, outcome)
 
 
 @flow(name="bertft-promote")

@@ -68,6 +68,12 @@ class Answers:
     latency_ms: float
     code: str
 
+    @classmethod
+    def read(cls, file: Path) -> Answers:
+        """The answers that `score_in_fresh_process` left in `file`."""
+        facts = read_json(f"{file}.json")
+        return cls(**{**facts, "classes": tuple(facts["classes"]), "file": str(file)})
+
     def probabilities(self, classes: Sequence[str]) -> Any:
         """float32 [n, C] in the order of `classes`, which must be the same names."""
         return self._array("probabilities")[:, [self.classes.index(name) for name in classes]]
@@ -119,8 +125,7 @@ def score_in_fresh_process(
         raise ArtifactError(f"{model_uri} did not answer within {timeout_seconds:g} s") from fault
     if answer.returncode != 0 or not target.exists():
         raise ArtifactError(f"{model_uri} cannot be scored in a fresh process:\n{answer.stderr[-2000:]}")
-    facts = read_json(f"{target}.json")
-    return Answers(**{**facts, "classes": tuple(facts["classes"]), "file": str(target)})
+    return Answers.read(target)
 
 
 def resolve_model(store: Store, model: str) -> tuple[str, Path]:

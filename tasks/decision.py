@@ -121,5 +121,5 @@ def _compare(candidate: Candidate, state: ChampionState, store: Store) -> tuple[
 
 
 def _answer(candidate: Candidate, store: Store, entry: LedgerEntry) -> Release:
-    look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.md"))
+    look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.html"))
     return ledger.release_of(candidate.name, entry, look)

@@ -1,20 +1,36 @@
-"""Prefect task over the evaluation: test scores with intervals, floor, pictures."""
+"""Prefect tasks over the evaluation: test scores with intervals, floor, pictures; what a person reads of them."""
 
 from __future__ import annotations
 
+import importlib.metadata
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import measuring
+from bertft_core import measuring, reviewing
 from bertft_core.config import RunConfig
+from bertft_core.evaluation.metrics import scores
 from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.fitting import Prepared
+from bertft_core.gate.promotion import PromotionDecision
+from bertft_core.reporting.page import Outcome, Verdict
 from bertft_core.runs import Run
+from bertft_core.state import code_fingerprint, read_json
 from bertft_core.training.client import Trainer
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.spec import MachineSettings, TrainingResult
+from tasks import registry
+from tasks.artifacts import Answers
+from tasks.gate import answers_file
+from tasks.ledger import Release
+from tasks.tree import Tree
+
+_LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
+_SHOWN: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)
@@ -25,3 +41,70 @@ def evaluate_model(
     report = measuring.evaluate(config, prepared, run, fit, trainer, home)
     create_markdown_artifact(key="bertft-evaluation", markdown=report.to_markdown(config.name))
     return report
+
+
+@task(name="review", cache_policy=NO_CACHE)
+def review_model(
+    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, report: EvaluationReport, trainer: Trainer,
+    home: Path, progress: Any,
+) -> Path:  # fmt: skip
+    """Doubtful labels, the words behind the worst errors, and the HTML report, as yet without a verdict."""
+    served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
+    reviewing.review(
+        config, prepared, run, report, served, trainer, home, lambda fraction, facts: progress.fraction(fraction)
+    )
+    return reviewing.write_page(config, prepared, run, fit, report, home=home)
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def write_report(
+    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, report: EvaluationReport, release: Release,
+    tree: Tree, home: Path,
+) -> Path:  # fmt: skip
+    """The HTML report with its verdict, and the gate's decision as Markdown; both go to the MLflow run."""
+    folder = run.path / "evaluation"
+    file = folder / "decision.json"
+    decision = read_json(file) if file.exists() else None
+    if decision is not None:
+        text = PromotionDecision.from_json(decision).to_markdown(str(release))
+        (folder / "decision.md").write_text(text, encoding="utf-8")
+    outcome = "promoted" if release.promoted else _SHOWN.get(release.outcome, "kept")
+    page = reviewing.write_page(
+        config, prepared, run, fit, report, home=home, verdict=Verdict(outcome=outcome, text=release.reason),
+        decision=decision, champion=_champion(run, report, release), lineage=_lineage(prepared, run, release, tree),
+    )  # fmt: skip
+    tree.report(folder)
+    return page
+
+
+def _champion(run: Run, report: EvaluationReport, release: Release) -> dict[str, Any] | None:
+    """Scores of the champion that the gate compared with, on the whole test split."""
+    folder = run.path / "evaluation"
+    file = answers_file(folder, release.champion_before or "")
+    if not file.exists():
+        return None
+    found = Answers.read(file)
+    if set(found.classes) != set(report.classes):
+        return None
+    labels = np.load(folder / "labels.npy", allow_pickle=False)
+    said = found.predicted(report.classes)
+    return asdict(scores(labels, found.probabilities(report.classes), report.classes, predicted=said))
+
+
+def _lineage(prepared: Prepared, run: Run, release: Release, tree: Tree) -> dict[str, str]:
+    settings = run.state().get("settings")
+    facts = {
+        "registered model": f"{release.registered_model} version {release.version}",
+        "champion before": release.champion_before or "none",
+        "run": run.run_id,
+        "run key": run.run_key,
+        "MLflow run": tree.root,
+        "Prefect flow run": tree.prefect_run,
+        "git commit": tree.commit,
+        "rows": prepared.dataset.fingerprint,
+        "encoder": prepared.encoder,
+        "code": code_fingerprint(),
+        "machine": str(MachineSettings.from_json(settings)) if settings else "",
+    }
+    facts |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {name: value for name, value in facts.items() if value}

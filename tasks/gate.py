@@ -11,7 +11,7 @@ import numpy as np
 
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import ArtifactError, InputError
-from bertft_core.evaluation.slices import length_masks, value_masks
+from bertft_core.evaluation.slices import slice_groups
 from bertft_core.gate.checks import Check, label_set_check, latency_check, seen_rows_check, size_check
 from bertft_core.gate.promotion import PromotionDecision, decide
 from bertft_core.gate.rule import PromotionRule
@@ -23,6 +23,11 @@ from tasks.artifacts import Answers
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
 TRAIN_ROWS = "train_rows.npy"
+
+
+def answers_file(folder: Path, version: str) -> Path:
+    """Where the answers of a version to the test rows of `folder` lie."""
+    return folder / f"version-{version}.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Candidate:
     @property
     def answers_file(self) -> Path:
         """Where the parity check leaves what the served version answered."""
-        return self.path / f"served-{self.version}.npz"
+        return answers_file(self.path, self.version)
 
 
 def write_gate_rows(dataset: DatasetSplits, columns: list[str], folder: Path) -> None:
@@ -75,13 +80,9 @@ def write_gate_rows(dataset: DatasetSplits, columns: list[str], folder: Path) ->
 
 
 def slice_masks(table: Any, columns: list[str]) -> dict[str, Any]:
-    """Masks [n] of the slices that the gate watches: text length, and each value of the data.slices columns."""
-    words = [len(text.split()) for text in table["text"].to_pylist()]
-    masks = {f"length: {name}": mask for name, mask in length_masks(words).items()}
-    cells = table["slices"].to_pylist()
-    for place, column in enumerate(columns):
-        masks |= {f"{column}: {name}": mask for name, mask in value_masks([row[place] for row in cells]).items()}
-    return masks
+    """Masks [n] of the slices that the gate watches, by "group: slice"."""
+    groups = slice_groups(table["text"].to_pylist(), columns, table["slices"].to_pylist())
+    return {f"{group}: {name}": mask for group, masks in groups.items() for name, mask in masks.items()}
 
 
 def _fingerprints(table: Any) -> Any:
@@ -134,7 +135,7 @@ def judge(candidate: Candidate, champion: str | None, store: Store) -> Promotion
 
 def _answers(candidate: Candidate, version: str, store: Store) -> Answers:
     """What a rival answers on the candidate's test rows. Raises InputError when it knows other classes."""
-    uri, out = f"models:/{candidate.name}/{version}", candidate.path / f"version-{version}.npz"
+    uri, out = f"models:/{candidate.name}/{version}", answers_file(candidate.path, version)
     found = artifacts.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, OTHER_BATCH, store)
     check = label_set_check(candidate.classes, found.classes)
     if not check.passed:

@@ -24,12 +24,15 @@ class Tree:
     ) -> None:
         self.store = tracking.open_store(settings, home)
         self._config, self._run = config, run
+        self.prefect_run = str(prefect_run_id or "")
+        git = lineage.git_tags(config.base_dir)
+        self.commit = git.get("mlflow.source.git.commit", "")
         tags = {
             "bertft.name": config.name,
             "bertft.rows": prepared.dataset.fingerprint,
             "bertft.encoder": prepared.encoder,
-            "prefect.flow_run_id": str(prefect_run_id or ""),
-            **lineage.git_tags(config.base_dir),
+            "prefect.flow_run_id": self.prefect_run,
+            **git,
         }
         self.root = self._open("pipeline", None, config.name, tags)
         tracking.log_params(self.store, self.root, _flat(config.resolved()))
@@ -80,6 +83,11 @@ class Tree:
         tracking.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
         files = [folder / n for n in ("evaluation.json", "report.md", "confusion.png", "learning.png")]
         tracking.log_files(self.store, self.final, files, "evaluation")
+
+    def report(self, folder: Path) -> None:
+        """The HTML report, the gate's decision and the list of doubtful labels on the final run."""
+        names = ("report.html", "decision.md", "decision.json", "doubtful_labels.csv")
+        tracking.log_files(self.store, self.final, [folder / n for n in names if (folder / n).exists()], "evaluation")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Close final and pipeline run."""

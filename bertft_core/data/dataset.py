@@ -64,6 +64,12 @@ class DatasetSplits:
         """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights (if soft)."""
         return pa.ipc.open_file(pa.memory_map(str(self.path / f"{split}.arrow"))).read_all()
 
+    def sources(self, split: str) -> list[str]:
+        """Where each row stands: file:row, or the file alone where a document is a row."""
+        table = self.table(split)
+        places = zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)
+        return [file if file.endswith(".txt") else f"{file}:{row}" for file, row in places]
+
     def __str__(self) -> str:
         return f"{len(self.classes)} classes, {self.n_train} + {self.n_validation} + {self.n_test} rows"
 

@@ -49,7 +49,7 @@ class LabelReview:
     def __str__(self) -> str:
         return f"{len(self.suspects)} of {self.rows} labels are doubtful"
 
-    def to_csv(self, source_rows: Sequence[int], texts: Sequence[str]) -> str:
+    def to_csv(self, source_rows: Sequence[str], texts: Sequence[str]) -> str:
         """The list as CSV, one line per suspect; `source_rows` and `texts` belong to the arrays' rows."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")

@@ -33,9 +33,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class WorstError:
-    """A wrong prediction: 1-based source row, start of its text, both classes, confidence in [0, 1]."""
+    """A wrong prediction: place among the rows judged (from 0), where it stands in the source, start of its text."""
 
     row: int
+    source: str
     text: str
     label: str
     predicted: str
@@ -135,7 +136,7 @@ def evaluate(
     probabilities: Any,
     classes: Sequence[str],
     texts: Sequence[str],
-    rows: Sequence[int] | None = None,
+    sources: Sequence[str] | None = None,
     weights: Any = None,
     floor_probabilities: Any = None,
     metric: str = "macro_f1",
@@ -145,7 +146,7 @@ def evaluate(
     warnings: Sequence[str] = (),
     predicted: Any = None,
 ) -> EvaluationReport:
-    """Judge probabilities [n, C] on n held-out rows; `texts` and 1-based source `rows` name the worst errors.
+    """Judge probabilities [n, C] on n held-out rows; `texts` and `sources` (file:row) name the worst errors.
 
     `predicted` [n]: the decisions, where they are not the most probable class. Intervals are those of
     `intervals.headline_intervals`; the difference to the floor has a paired one. Soft labels: `labels` holds each
@@ -172,7 +173,7 @@ def evaluate(
         scores=found,
         intervals=spread,
         reliability=reliability(y, p, guess),
-        worst_errors=_worst(y, p, guess, classes, texts, rows),
+        worst_errors=_worst(y, p, guess, classes, texts, sources),
         floor_accuracy=floor.accuracy if floor else None,
         floor_macro_f1=floor.macro_f1 if floor else None,
         floor_difference=paired.difference if paired else None,
@@ -187,14 +188,15 @@ def interval_text(interval: Interval | None, form: str = ".4f") -> str:
 
 
 def _worst(
-    y: Ints, p: Floats, predicted: Ints, classes: Sequence[str], texts: Sequence[str], rows: Sequence[int] | None
+    y: Ints, p: Floats, predicted: Ints, classes: Sequence[str], texts: Sequence[str], sources: Sequence[str] | None
 ) -> tuple[WorstError, ...]:
     confidence = p[np.arange(len(p)), predicted]
     wrong = np.flatnonzero(predicted != y)
     picked = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
     return tuple(
         WorstError(
-            row=int(rows[i]) if rows is not None else int(i) + 1,
+            row=i,
+            source=sources[i] if sources is not None else f"row {i + 1}",
             text=" ".join(str(texts[i])[: 4 * _SNIPPET].split())[:_SNIPPET],
             label=str(classes[y[i]]),
             predicted=str(classes[predicted[i]]),
@@ -260,10 +262,10 @@ def _confusion_table(report: EvaluationReport) -> str:
 def _error_table(report: EvaluationReport) -> str:
     if not report.worst_errors:
         return "None: every row is right."
-    lines = ["| row | confidence | label | predicted | text |", "|---:|---:|---|---|---|"]
+    lines = ["| source | confidence | label | predicted | text |", "|---:|---:|---|---|---|"]
     for e in report.worst_errors:
         cells = f"{_plain(e.label)} | {_plain(e.predicted)} | {_plain(e.text)}"
-        lines.append(f"| {e.row} | {e.confidence:.3f} | {cells} |")
+        lines.append(f"| {_plain(e.source)} | {e.confidence:.3f} | {cells} |")
     return "\n".join(lines)
 
 

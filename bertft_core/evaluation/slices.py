@@ -66,6 +66,15 @@ def value_masks(values: Sequence[str]) -> Masks:
     return {**masks, "other": rest} if rest.any() else masks
 
 
+def slice_groups(texts: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> dict[str, Masks]:
+    """The slices that reports and the gate watch: text length in words, and the values of each kept column.
+
+    cells [n][columns]: the values of the data.slices columns.
+    """
+    groups = {"length": length_masks([len(text.split()) for text in texts])}
+    return groups | {name: value_masks([row[i] for row in cells]) for i, name in enumerate(columns)}
+
+
 def score_slices(labels: Any, predicted: Any, groups: Mapping[str, Masks], level: float) -> tuple[SliceScore, ...]:
     """Scores of every slice of every group; labels and predicted [n] are class indices."""
     right = np.asarray(labels) == np.asarray(predicted)

@@ -13,7 +13,6 @@ from bertft_core.reporting.page import (
     DataFacts,
     DifferenceRow,
     EpochRow,
-    Interval,
     Learning,
     ReportPage,
     ScoreRow,
@@ -54,8 +53,6 @@ def page_of(
     dataset: Values | None = None,
     tokens: Values | None = None,
     decision: Values | None = None,
-    scores: Values | None = None,
-    intervals: Mapping[str, Interval | None] | None = None,
     champion: Values | None = None,
     floor: Values | None = None,
     words: Sequence[Words] = (),
@@ -65,8 +62,7 @@ def page_of(
     """As much of a page as these values hold.
 
     fit, dataset, tokens, decision: the JSON of TrainingResult, DatasetSplits, TokenizedSplits, PromotionDecision.
-    scores, champion, floor: fields of `metrics.Scores` by name (the report's own where None); intervals:
-    `headline_intervals`. words: for each of report.worst_errors its (word, weight) pairs. phases: of the
+    champion, floor: fields of `metrics.Scores` by name. words: for each of report.worst_errors its (word, weight) pairs. phases: of the
     unfreezing schedule, (start, end, depth).
     """
     return ReportPage(
@@ -75,7 +71,7 @@ def page_of(
         rows=report.n,
         verdict=_verdict(decision),
         warnings=report.warnings,
-        scores=_scores(report, scores or {}, intervals or {}, champion or {}, floor or {}),
+        scores=_scores(report, champion or {}, floor or {}),
         differences=_differences(report, decision),
         classes=tuple(
             ClassRow(
@@ -99,29 +95,19 @@ def _verdict(decision: Values | None) -> Verdict | None:
     return Verdict(outcome="promoted" if decision["promote"] else "kept", text=decision["reason"], checks=checks)
 
 
-def _scores(
-    report: EvaluationReport,
-    scores: Values,
-    intervals: Mapping[str, Interval | None],
-    champion: Values,
-    floor: Values,
-) -> tuple[ScoreRow, ...]:
-    own = {name: getattr(report, name) for name in ("macro_f1", "accuracy", "log_loss")}
-    values = {**own, **scores}
-    spans = {**{name: getattr(report, f"{name}_interval") for name in own}, **intervals}
+def _scores(report: EvaluationReport, champion: Values, floor: Values) -> tuple[ScoreRow, ...]:
     below = {"accuracy": report.floor_accuracy, "macro_f1": report.floor_macro_f1, **floor}
     return tuple(
         ScoreRow(
             name=shown,
-            value=values[name],
-            interval=spans.get(name),
+            value=getattr(report.scores, name),
+            interval=report.intervals.get(name),
             champion=champion.get(name),
             floor=below.get(name),
             is_lower_better=name in _LOWER_IS_BETTER,
             decides=name == report.metric,
         )
         for name, shown in _NAMES.items()
-        if name in values
     )
 
 
@@ -149,7 +135,7 @@ def _errors(report: EvaluationReport, words: Sequence[Words]) -> tuple[WrongRow,
     weights = [tuple((w, float(v)) for w, v in row) for row in words]
     weights += [()] * (len(report.worst_errors) - len(weights))
     return tuple(
-        WrongRow(row=str(e.row), text=e.text, label=e.label, predicted=e.predicted, confidence=e.confidence, words=w)
+        WrongRow(row=e.source, text=e.text, label=e.label, predicted=e.predicted, confidence=e.confidence, words=w)
         for e, w in zip(report.worst_errors, weights, strict=True)
     )
 

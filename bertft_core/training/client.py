@@ -101,14 +101,19 @@ class Trainer:
         tokens_dir: Path | str,
         split: str,
         output_npy: Path | str,
+        rows: int | None = None,
         device: str = "cpu",
         threads: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Path:
-        """Write the pretrained encoder's mean-pooled features [n, H] float32 of one split to ``output_npy``."""
+        """Write the pretrained encoder's mean-pooled features [n, H] float32 of one split to ``output_npy``.
+
+        ``rows``: of about that many rows, those of `batching.sample_rows`; None: of all.
+        """
         message = {
             "cmd": "features",
             "pretrained": str(pretrained),
+            "rows": rows,
             "tokens_dir": str(tokens_dir),
             "split": split,
             "output": str(Path(output_npy).absolute()),

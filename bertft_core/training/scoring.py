@@ -16,7 +16,7 @@ from torch import nn
 
 from bertft_core.errors import ConfigError
 from bertft_core.model.classifier import load_encoder, load_saved
-from bertft_core.training.batching import pad_batch, scoring_batches
+from bertft_core.training.batching import pad_batch, sample_rows, scoring_batches
 
 if TYPE_CHECKING:
     from bertft_core.data.tokenization import TokenArrays
@@ -90,16 +90,17 @@ def predict_logits(
 
 def _by_batch(
     model: nn.Module, arrays: TokenArrays, answer: Answer, width: int, device: torch.device, precision: str,
-    on_beat: Beat | None,
+    on_beat: Beat | None, chosen: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """``answer`` [rows, width] of every batch, put in the order of the rows."""
+    """``answer`` [rows, width] of every batch, put in the order of the rows (``chosen`` ones, or all)."""
     model.eval()
-    lengths = np.diff(arrays.offsets)
+    numbers = np.arange(len(arrays.labels)) if chosen is None else chosen
+    lengths = np.diff(arrays.offsets)[numbers]
     result: NDArray[np.float32] = np.zeros((len(lengths), width), dtype=np.float32)
     settings, done, last = padding(model), 0, time.monotonic()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         for rows in scoring_batches(lengths, TOKEN_BUDGET):
-            result[rows] = answer(model, pad_batch(arrays, rows, **settings), device).float().cpu().numpy()
+            result[rows] = answer(model, pad_batch(arrays, numbers[rows], **settings), device).float().cpu().numpy()
             done += len(rows)
             if on_beat and time.monotonic() - last > 1:
                 last = time.monotonic()
@@ -135,13 +136,15 @@ def features(
     pretrained: Path | str,
     tokens_dir: Path | str,
     split: str,
+    rows: int | None = None,
     device: str = "cpu",
     threads: int | None = None,
     on_beat: Beat | None = None,
 ) -> NDArray[np.float32]:
     """Mean over each row's tokens of the pretrained encoder's last hidden states, [n, H] float32, in order.
 
-    Special tokens count, padding does not, as in sentence-transformers' mean pooling.
+    ``rows``: only those of `batching.sample_rows`. Special tokens count, padding does not, as in
+    sentence-transformers' mean pooling.
 
     Raises: ModelError if ``pretrained`` holds no encoder; ConfigError if the device is missing.
     """
@@ -151,8 +154,9 @@ def features(
     with runtime(threads):
         encoder = load_encoder(pretrained)
         encoder.to(target)  # type: ignore[arg-type]
-        width = int(encoder.config.hidden_size)
-        return _by_batch(encoder, open_split(Path(tokens_dir), split), _mean_pooled, width, target, "float32", on_beat)
+        arrays, width = open_split(Path(tokens_dir), split), int(encoder.config.hidden_size)
+        chosen = sample_rows(arrays, rows)
+        return _by_batch(encoder, arrays, _mean_pooled, width, target, "float32", on_beat, chosen)
 
 
 def _mean_pooled(model: nn.Module, batch: tuple[Any, Any, Any, Any], device: torch.device) -> torch.Tensor:

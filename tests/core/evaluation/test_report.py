@@ -28,7 +28,7 @@ def report(**changes: object) -> EvaluationReport:
     given = {
         "labels": y, "probabilities": p, "classes": CLASSES,
         "texts": [f"text | *{i}*\nsecond line" for i in range(120)],
-        "rows": list(range(1000, 1120)), "floor_probabilities": floor, "resamples": 500, **changes,
+        "sources": [f"a.csv:{i}" for i in range(120)], "floor_probabilities": floor, "resamples": 500, **changes,
     }  # fmt: skip
     return evaluate(**given)  # type: ignore[arg-type]
 
@@ -58,7 +58,11 @@ def test_worst_errors_are_the_ten_most_confident_wrong_rows() -> None:
     wrong = sorted(p.max(axis=1)[p.argmax(axis=1) != y], reverse=True)[:10]
     assert [e.confidence for e in found.worst_errors] == pytest.approx(wrong)
     first = found.worst_errors[0]
-    assert first.text == f"text | *{first.row - 1000}* second line" and first.label != first.predicted
+    assert (
+        first.text == f"text | *{first.row}* second line"
+        and first.source == f"a.csv:{first.row}"
+        and first.label != first.predicted
+    )
 
 
 def test_warnings_name_absent_classes_and_a_floor_that_was_not_beaten() -> None:

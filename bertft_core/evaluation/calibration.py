@@ -116,16 +116,19 @@ def fit_temperature(labels: Any, probabilities: Any, weights: Any = None) -> flo
     w = np.eye(z.shape[1])[y] if weights is None else np.asarray(weights, dtype=np.float64)
     own = (w * z).sum(axis=1) / w.sum(axis=1)
 
-    def loss(log_t: float) -> float:
-        scaled = z * np.exp(-log_t)
+    def loss(temperature: float) -> float:
+        scaled = z / temperature
         top = scaled.max(axis=1)
         normaliser = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-        return float((normaliser - own * np.exp(-log_t)).mean())
+        return float((normaliser - own / temperature).mean())
 
-    low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
-    best = min((low, float(found.x), high), key=loss)
-    return float(np.clip(np.exp(best), *TEMPERATURES))
+    found = minimize_scalar(
+        lambda log_t: loss(float(np.exp(log_t))),
+        bounds=np.log(TEMPERATURES),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return min((*TEMPERATURES, float(np.exp(found.x))), key=loss)  # the search itself never tries the bounds
 
 
 def fit_thresholds(

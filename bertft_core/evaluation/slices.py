@@ -17,6 +17,7 @@ from bertft_core.evaluation.resampling import counts
 
 FEW_ROWS = 100  # at 95 % accuracy the 95 % interval is then 9 points wide
 TOP_VALUES = 20  # of a column; a report longer than that is not read
+_MISSING = ("None", "nan", "NaT", "<NA>")  # as text, for pandas' NA answers no comparison
 
 Mask = npt.NDArray[np.bool_]
 
@@ -73,7 +74,7 @@ def length_masks(lengths: Any, unit: str = "words") -> dict[str, Mask]:
     quartiles = np.quantile(counted, [0.25, 0.5, 0.75])
     part_of = np.searchsorted(np.unique(quartiles), counted, side="left")
     masks = (part_of == part for part in np.unique(part_of))
-    return {f"{counted[m].min()}-{counted[m].max()} {unit}": m for m in masks}
+    return {f"{_range(counted[m])} {unit}": m for m in masks}
 
 
 def column_masks(values: Sequence[Any], column: str) -> dict[str, Mask]:
@@ -91,9 +92,14 @@ def column_masks(values: Sequence[Any], column: str) -> dict[str, Mask]:
     return found
 
 
+def _range(values: Ints) -> str:
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low}-{high}"
+
+
 def _as_text(value: Any) -> str:
-    is_missing = value is None or value != value  # NaN, NaT
-    return "missing" if is_missing else " ".join(str(value).split())
+    text = " ".join(str(value).split())
+    return "missing" if text in _MISSING and not isinstance(value, str) else text
 
 
 def _checked(name: str, mask: Any, n: int) -> Mask:

@@ -132,9 +132,9 @@ def apply_temperature(probabilities: Any, temperature: float) -> Floats:
 
 
 def decide_by_thresholds(probabilities: Floats, thresholds: Sequence[float]) -> Ints:
-    """argmax of p / threshold, [n]; for two classes with thresholds (1 - t, t): the second where p >= t or nearly.
+    """argmax of p / threshold, [n]; for two classes with thresholds (1 - t, t): the second where its p > t.
 
-    At an exact tie the first class wins, as in a plain argmax.
+    At a tie the first class wins, as in a plain argmax.
     """
     return np.asarray((probabilities / np.asarray(thresholds)).argmax(axis=1), dtype=np.int64)
 

@@ -62,8 +62,8 @@ def page_of(
     """As much of a page as these values hold.
 
     fit, dataset, tokens, decision: the JSON of TrainingResult, DatasetSplits, TokenizedSplits, PromotionDecision.
-    champion, floor: fields of `metrics.Scores` by name. words: for each of report.worst_errors its (word, weight) pairs. phases: of the
-    unfreezing schedule, (start, end, depth).
+    champion, floor: fields of `metrics.Scores` by name. words: for each of report.worst_errors its (word,
+    weight) pairs. phases: of the unfreezing schedule, (start, end, depth).
     """
     return ReportPage(
         title=title,

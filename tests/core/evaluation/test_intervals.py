@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
-from bertft_core.evaluation.intervals import bootstrap_interval, mcnemar, paired_difference, wilson
+from bertft_core.evaluation.intervals import (
+    auroc_interval,
+    bootstrap_interval,
+    headline_intervals,
+    mcnemar,
+    paired_difference,
+    paired_permutation,
+    wilson,
+    wilson_lower,
+)
 from bertft_core.evaluation.metrics import scores
 
 
@@ -92,4 +104,183 @@ def test_wilson_by_hand_and_at_the_ends() -> None:
 def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(5, 0) == pytest.approx(2 / 32)
-    assert mcnemar(1, 9) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar(1, 9) == mcnemar(9, 1) == pytest.approx(2 * 11 / 1024)
+
+
+def test_mcnemar_one_sided_by_hand() -> None:
+    assert mcnemar(0, 0, "greater") == 1.0
+    assert mcnemar(9, 1, "greater") == pytest.approx(11 / 1024)
+    assert mcnemar(1, 9, "greater") == pytest.approx(1023 / 1024)
+
+
+def test_wilson_lower_agrees_with_scipy() -> None:
+    cases = [(0, 3), (3, 3), (95, 100), (24_000, 25_000)]
+    wanted = [binomtest(k, n, alternative="greater").proportion_ci(0.95, method="wilson").low for k, n in cases]
+    assert wilson_lower(*np.transpose(cases)) == pytest.approx(wanted, abs=1e-9)
+
+
+def softer(p: np.ndarray, seed: int) -> np.ndarray:
+    """The same model with confidences that differ from row to row."""
+    spread = np.random.default_rng(seed).uniform(0.0, 0.9, (len(p), 1))
+    return p * (1 - spread) + spread / p.shape[1]
+
+
+def test_headline_intervals_agree_with_a_row_by_row_bootstrap() -> None:
+    rng, names = np.random.default_rng(1), list("abc")
+    y = rng.choice(3, 400, p=[0.6, 0.3, 0.1])
+    p = softer(model(y, 3, 0.8, 1), 2)
+    guess = np.where(p[:, 2] > 0.25, 2, p.argmax(axis=1))
+    found = headline_intervals(y, p, names, predicted=guess)
+    strata = [np.flatnonzero(y == c) for c in range(3)]
+    drawn = []
+    for _ in range(800):
+        rows = np.concatenate([rng.choice(s, len(s)) for s in strata])
+        drawn.append(scores(y[rows], p[rows], names, predicted=guess[rows], ranking=False))
+    point = scores(y, p, names, predicted=guess)
+    for name in ("balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "mcc", "log_loss", "brier"):
+        low, high = np.quantile([getattr(d, name) for d in drawn], [0.025, 0.975])
+        assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low)), name
+        assert found[name][0] < getattr(point, name) < found[name][1], name
+
+
+def test_headline_intervals_hold_every_score_they_are_named_after() -> None:
+    y = np.arange(90) % 3
+    p = softer(model(y, 3, 0.8, 4), 5)
+    found, point = headline_intervals(y, p, list("abc"), resamples=500), scores(y, p, list("abc"))
+    assert set(found) == {
+        "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "weighted_precision",
+        "mcc", "log_loss", "brier", "ece", "auroc",
+    }  # fmt: skip
+    for name, interval in found.items():
+        assert interval is not None and interval[0] <= getattr(point, name) <= interval[1], name
+
+
+def test_headline_intervals_say_the_same_as_the_bootstrap_of_one_score() -> None:
+    y = np.arange(60) % 3
+    p = softer(model(y, 3, 0.8, 4), 5)
+    found = headline_intervals(y, p, list("abc"), resamples=300, seed=3)
+    low, high = bootstrap_interval(y, p, list("abc"), "log_loss", resamples=300, seed=3)
+    assert found["macro_f1"] == bootstrap_interval(y, p, list("abc"), "macro_f1", resamples=300, seed=3)
+    assert found["log_loss"] == pytest.approx((-high, -low))
+
+
+def test_headline_intervals_without_any_spread_are_none_but_wilson_is_not() -> None:
+    found = headline_intervals([0, 1, 1], np.eye(2)[[0, 1, 1]], ["a", "b"], resamples=200)
+    assert found.pop("accuracy") == pytest.approx(wilson(3, 3))
+    assert set(found.values()) == {None}
+
+
+def test_headline_intervals_of_one_class_leave_undefined_scores_without_an_interval() -> None:
+    p = softer(np.eye(2)[[0, 0, 1, 0, 1]], 1)
+    found = headline_intervals([0] * 5, p, ["a", "b"], resamples=200)
+    assert found["mcc"] is None and found["auroc"] is None and found["brier"] is not None
+
+
+def test_headline_intervals_of_25000_rows_take_less_than_a_millisecond_per_resample() -> None:
+    y = np.arange(25_000) % 5
+    p = softer(model(y, 5, 0.9, 1), 2)
+    start = time.process_time()
+    headline_intervals(y, p, list("abcde"), resamples=1_000)
+    assert time.process_time() - start < 1.0
+
+
+def test_ece_interval_of_calibrated_models_holds_zero_about_as_often_as_it_says() -> None:
+    hits = 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        confidence = rng.uniform(0.5, 1, 300)
+        y = (rng.random(300) < confidence).astype(int)
+        found = headline_intervals(y, np.column_stack([1 - confidence, confidence]), ["a", "b"], resamples=150)
+        hits += found["ece"][0] == 0.0
+    assert hits / 120 >= 0.92
+
+
+def test_auroc_interval_by_hand() -> None:
+    # positives 0.9, 0.6, negatives 0.7, 0.2: parts of positives 1, 1/2, of negatives 1/2, 1; area 3/4
+    p1 = np.array([0.9, 0.6, 0.7, 0.2])
+    low, high = auroc_interval(np.array([1, 1, 0, 0]), np.column_stack([1 - p1, p1]))
+    deviation = np.sqrt(0.125 / 2 + 0.125 / 2)
+    reach = 1.959964 * deviation / (0.75 * 0.25)
+    assert (np.log(low / (1 - low)), np.log(high / (1 - high))) == pytest.approx((np.log(3) - reach, np.log(3) + reach))
+
+
+def test_auroc_interval_of_four_classes_agrees_with_a_row_by_row_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.choice(4, 400, p=[0.4, 0.3, 0.2, 0.1])
+    p = rng.dirichlet(np.ones(4), 400)
+    p[np.arange(400), y] += 0.3
+    p /= p.sum(axis=1, keepdims=True)
+    strata, hot, drawn = [np.flatnonzero(y == c) for c in range(4)], np.eye(4)[y], []
+    for _ in range(400):
+        rows = np.concatenate([rng.choice(s, len(s)) for s in strata])
+        drawn.append(roc_auc_score(hot[rows], p[rows], average="macro"))
+    low, high = auroc_interval(y, p)
+    wanted = np.quantile(drawn, [0.025, 0.975])
+    assert (low, high) == pytest.approx(tuple(wanted), abs=0.2 * (wanted[1] - wanted[0]))
+    assert low < roc_auc_score(hot, p, average="macro") < high
+
+
+def test_auroc_interval_is_none_without_a_spread_to_judge_by() -> None:
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9]])
+    assert auroc_interval(np.array([0, 0, 1, 1]), p) is None  # perfect
+    assert auroc_interval(np.array([0, 0, 0, 1]), p) is None  # one row of a class
+    assert auroc_interval(np.array([1, 1, 1, 1]), p) is None
+
+
+def test_paired_difference_follows_decisions_that_are_not_the_argmax() -> None:
+    y, p = np.arange(40) % 2, np.tile([0.6, 0.4], (40, 1))
+    found = paired_difference(y, p, p, ["a", "b"], "accuracy", resamples=200, predicted_a=y)
+    assert (found.difference, found.a_only, found.b_only) == (0.5, 20, 0)
+
+
+def exact_permutation(y: np.ndarray, a: np.ndarray, b: np.ndarray, metric: str) -> float:
+    """The share of all 2^n exchanges with at least the observed difference."""
+    names, differences = [str(i) for i in range(a.shape[1])], []
+    for flips in itertools.product([False, True], repeat=len(y)):
+        swap = np.array(flips)[:, None]
+        one, two = (scores(y, p, names, ranking=False) for p in (np.where(swap, b, a), np.where(swap, a, b)))
+        differences.append(one.score(metric) - two.score(metric))
+    return float(np.mean(np.array(differences) >= differences[0] - 1e-12))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "log_loss"])
+def test_paired_permutation_agrees_with_all_exchanges(metric: str) -> None:
+    y = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    a, b = softer(model(y, 3, 0.9, 2), 1), softer(model(y, 3, 0.4, 4), 2)
+    wanted = exact_permutation(y, a, b, metric)
+    assert 0.01 < wanted < 0.9
+    assert paired_permutation(y, a, b, list("abc"), metric, 20_000) == pytest.approx(wanted, abs=0.015)
+
+
+def test_paired_permutation_of_accuracy_is_the_one_sided_mcnemar() -> None:
+    y = np.arange(400) % 2
+    a, b = model(y, 2, 0.9, 1), model(y, 2, 0.86, 2)
+    pair = paired_difference(y, a, b, ["a", "b"], "accuracy", resamples=100)
+    wanted = mcnemar(pair.a_only, pair.b_only, "greater")
+    assert paired_permutation(y, a, b, ["a", "b"], "accuracy", 20_000) == pytest.approx(wanted, abs=0.01)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "log_loss"])
+def test_paired_permutation_of_equal_models_is_one_and_of_a_sure_gain_is_the_least_possible(metric: str) -> None:
+    y = np.arange(100) % 4
+    best, worst = model(y, 4, 1.0, 1), model(y, 4, 0.3, 2)
+    assert paired_permutation(y, best, best, list("abcd"), metric, 500) == 1.0
+    assert paired_permutation(y, best, worst, list("abcd"), metric, 500) == pytest.approx(1 / 501)
+    assert paired_permutation(y, worst, best, list("abcd"), metric, 500) == 1.0
+
+
+def test_paired_permutation_of_exchangeable_models_rejects_no_more_often_than_it_says() -> None:
+    rejected = 0
+    for seed in range(300):
+        y = np.arange(60) % 2
+        a, b = model(y, 2, 0.8, 2 * seed), model(y, 2, 0.8, 2 * seed + 1)
+        rejected += paired_permutation(y, a, b, ["a", "b"], "macro_f1", 300, seed) <= 0.1
+    assert 0.03 <= rejected / 300 <= 0.14
+
+
+def test_paired_permutation_uses_soft_weights_and_given_decisions() -> None:
+    y, p = np.arange(30) % 2, np.tile([0.6, 0.4], (30, 1))
+    right, wrong = np.eye(2)[y] * 0.6 + 0.2, np.eye(2)[1 - y] * 0.6 + 0.2
+    assert paired_permutation(y, p, p, ["a", "b"], "accuracy", 500, predicted_a=y) == pytest.approx(1 / 501)
+    turned = np.eye(2)[1 - y]
+    assert paired_permutation(y, right, wrong, ["a", "b"], "log_loss", 500, weights=turned) == 1.0

@@ -147,7 +147,7 @@ def test_approval_is_awaited_and_asked_for_once(shelf, candidate):
 def test_approval_promotes_with_the_numbers_that_were_approved(shelf, candidate):
     store = shelf(require_approval=True)
     decide(candidate("1"), store)
-    asked = overrides.awaiting(store, MODEL, None)
+    asked = overrides.awaiting(store, MODEL, "1")
     release = overrides.approve(store, MODEL, asked, by="ann")
     assert outcome(release) == ("approved", True, None, "1") and release.by == "ann"
     assert ledger.read(store, MODEL)[-1].numbers == asked.numbers

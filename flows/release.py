@@ -18,6 +18,8 @@ from bertft_core.runs import Run
 from bertft_core.state import exclusive
 from bertft_core.training.spec import TrainingResult
 from tasks import overrides
+from tasks.aliases import WEIGHTS, get_version, version_of_alias
+from tasks.decision import bar
 from tasks.ledger import AWAITING_APPROVAL, Release, release_of
 from tasks.release import candidate_of_version, check_parity, decide_promotion, register_model
 from tasks.tracking import open_store
@@ -52,16 +54,24 @@ def promote(
     with _alone(root, name):
         if done := overrides.already(store, name, version):
             return asdict(done)
-        asked = overrides.awaiting(store, name, version)
+        chosen = version or version_of_alias(store, name, store.config.aliases.challenger)
+        asked = overrides.awaiting(store, name, chosen)
         if asked is None:
-            candidate = candidate_of_version(name, version, store, root)
-            check_parity(candidate, store)
-            outcome = decide_promotion(candidate, store, approved=approve)
+            outcome = _judged(store, name, chosen, root, approve)
         elif approve:
             outcome = overrides.approve(store, name, asked, prefect_run=str(flow_run.id or ""))
         else:
             outcome = release_of(name, asked)
     return asdict(_with_approval(store, outcome))
+
+
+def _judged(store: Store, name: str, version: str, home: Path, approve: bool) -> Release:
+    weights = get_version(store, name, version).tags.get(WEIGHTS, "")
+    if barred := bar(store, name, version, weights, str(flow_run.id or "")):  # its rows may have changed since
+        return release_of(name, barred)
+    candidate = candidate_of_version(name, version, store, home)
+    check_parity(candidate, store)
+    return decide_promotion(candidate, store, approved=approve)
 
 
 def _alone(home: Path, name: str) -> AbstractContextManager[None]:

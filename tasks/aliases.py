@@ -12,6 +12,7 @@ from tasks.tracking import client, ensure_store, logged_model_status
 
 RUN_ID = "bertft.run_id"
 MODEL_ID = "bertft.model_id"  # a search for versions leaves MLflow's own model_id empty
+WEIGHTS = "bertft.weights"
 READY = "READY"
 
 

@@ -60,9 +60,11 @@ def clean_up(
     policy = _Policy(keep=keep, oldest=time.time() - days * 86400)
     with ExitStack() as stack:
         if apply:
-            for lock in sorted((Path(store.home) / "locks").glob("*.lock")):
-                if lock.name != _STORE_LOCK:
-                    stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
+            locks = Path(store.home) / "locks"
+            for lock in sorted({*locks.glob("*.lock"), locks / "gc.lock"} - {locks / _STORE_LOCK}):
+                stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
+            for name in _our_models(store):
+                ledger.settle(store, name)
         found = list(_plan(store, policy))
         for removal in found if apply else ():
             _remove(store, removal, policy)
@@ -75,7 +77,7 @@ def clean_up(
 
 def needed_versions(store: Store, name: str, keep: int) -> dict[str, str]:
     """version -> why it stays: an alias, one of the last `keep` champions never rolled back, or approval awaited."""
-    known = ledger.settle(store, name).entries
+    known = ledger.read(store, name)
     existing = {v.version for v in aliases.versions(store, name)}
     reasons = {v: "past champion" for v in [v for v in entries.past_champions(known) if v in existing][:keep]}
     current = aliases.champion(store, name)
@@ -86,12 +88,24 @@ def needed_versions(store: Store, name: str, keep: int) -> dict[str, str]:
     return reasons | {version: f"alias {alias}" for alias, version in aliases.aliases(store, name).items()}
 
 
+def _our_models(store: Store) -> list[str]:
+    """Registered models with a version that bertft made: nothing of anybody else's is touched."""
+    names = aliases.model_names(store)
+    return [n for n in names if any(RUN_ID in v.tags for v in aliases.versions(store, n))]
+
+
 def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
     home = Path(store.home)
-    ours = {name: aliases.versions(store, name) for name in aliases.model_names(store)}
+    everything = {name: aliases.versions(store, name) for name in aliases.model_names(store)}
+    ours = {name: everything[name] for name in _our_models(store)}
     needed = {name: needed_versions(store, name, policy.keep) for name in ours}
+    for path in sorted(home.glob(f"*/.*{_DOOMED}")):
+        yield _folder("leftover", path, "a removal was killed")
+    for path in sorted(home.glob(f"{SCRATCH}*")):
+        if _age(path) < policy.oldest:
+            yield _folder("leftover", path, "a command was killed")
     stays = [v for name, found in ours.items() for v in found if v.version in needed[name]]
-    uses = Counter(v.model_id for found in ours.values() for v in found)  # a copy under another name shares files
+    uses = Counter(v.model_id for found in everything.values() for v in found)  # a copy under another name shares files
     for name, found in ours.items():
         loose = [v for v in found if v.version not in needed[name] and uses[v.model_id] == 1]
         yield from _versions(store, loose, policy)
@@ -100,11 +114,6 @@ def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
     is_busy = any("result" not in state and _age(path / "run.json") >= policy.oldest for path, state in runs)
     yield from _run_folders(runs, {v.tags.get(RUN_ID, "") for v in stays}, policy)
     yield from _search_folders(home, runs, policy)
-    for path in sorted(home.glob(f"*/.*{_DOOMED}")):
-        yield _folder("leftover", path, "a removal was killed")
-    for path in sorted(home.glob(f"{SCRATCH}*")):
-        if _age(path) < policy.oldest:
-            yield _folder("leftover", path, "a command was killed")
     for cache in _CACHES:
         for path in () if is_busy else _old(home / cache, policy):
             yield _folder("cache", path, f"older than the policy; {cache} are made again when needed")

@@ -32,25 +32,42 @@ def decide(
 ) -> tuple[Release, PromotionDecision | None]:
     """Decide on a candidate and carry it out. Repeating it after a kill answers the same and adds nothing."""
     name, version = candidate.name, candidate.version
-    known = ledger.settle(store, name).entries
-    made = entries.champion_entry(known, version)
-    if made is not None:
-        return _answer(candidate, store, made), None
-    state = ledger.champion_state(store, name)
-    aliases.set_alias(store, name, store.config.aliases.challenger, version)
+    if barred := bar(store, name, version, candidate.weights_digest, prefect_run):
+        return _answer(candidate, store, barred), None
+    known, state = ledger.read(store, name), ledger.champion_state(store, name)
     asked = gate_fingerprint(candidate, store)
-    barred = _barred(candidate, state, known, store)
-    standing = None if barred else entries.standing_decision(known, version, state.version, asked)
+    # an approval may follow a "no" that was said before: then the gate is asked anew
+    standing = None if approved else entries.standing_decision(known, version, state.version, asked)
     if standing is not None:
         return _answer(candidate, store, standing), None
-    verdict = barred or _ask(candidate, state, store, approved, asked)
+    verdict = _ask(candidate, state, store, approved, asked)
+    return _answer(candidate, store, _record(store, name, version, state, verdict, prefect_run)), verdict.gate
+
+
+def bar(store: Store, name: str, version: str, weights: str, prefect_run: str = "") -> LedgerEntry | None:
+    """The entry that answers for `version` without its test rows, else None; makes it the challenger.
+
+    It is champion already, a hold lasts, it or its weights were rolled back, or the champion is unusable.
+    """
+    known = ledger.settle(store, name).entries
+    if made := entries.champion_entry(known, version):
+        return made
+    state = ledger.champion_state(store, name)
+    aliases.set_alias(store, name, store.config.aliases.challenger, version)
+    verdict = _barred(store, name, version, weights, state, known)
+    return None if verdict is None else _record(store, name, version, state, verdict, prefect_run)
+
+
+def _record(
+    store: Store, name: str, version: str, state: ChampionState, verdict: Verdict, prefect_run: str
+) -> LedgerEntry:
+    known = ledger.read(store, name)
     repeated = entries.repeated(known, version, verdict.action, verdict.reason, state.version)
-    entry = repeated or ledger.record(store, name, ledger.Decision(
+    return repeated or ledger.record(store, name, ledger.Decision(
         action=verdict.action, version=version, champion=state.version,
         to_version=version if verdict.action in entries.PROMOTIONS else state.version,
         reason=verdict.reason, numbers=verdict.numbers, prefect_run=prefect_run,
     ))  # fmt: skip
-    return _answer(candidate, store, entry), verdict.gate
 
 
 def gate_fingerprint(candidate: Candidate, store: Store) -> str:
@@ -65,16 +82,16 @@ def gate_numbers(decision: PromotionDecision, gate: str) -> dict[str, Any]:
     return {**kept, "failed": [check.name for check in decision.checks if not check.passed], "gate": gate}
 
 
-def _barred(candidate: Candidate, state: ChampionState, known: Entries, store: Store) -> Verdict | None:
-    """A verdict that needs no look at the test rows, or None."""
-    name, version = candidate.name, candidate.version
+def _barred(
+    store: Store, name: str, version: str, weights: str, state: ChampionState, known: Entries
+) -> Verdict | None:
     force = f'`bertft promote {name} {version} --force --reason "…"`'
     if held := entries.hold(known):
         lift = f'`bertft resume {name} --reason "…"`'
         return Verdict(action=entries.HELD, reason=f"held, {held}; {lift} lifts it")
     if version in entries.rolled_back(known):
         return Verdict(action=entries.KEPT, reason=f"version {version} was rolled back; only {force} promotes it")
-    if candidate.weights_digest in entries.rejected_weights(known):
+    if weights in entries.rejected_weights(known):
         return Verdict(action=entries.KEPT, reason=f"has the weights of a version that was rolled back; only {force}")
     if state.fault and store.config.promotion.champion_unavailable == "keep":
         return Verdict(action=entries.KEPT, reason=_not_comparable(state.fault, name, version))

@@ -189,7 +189,7 @@ def _append(store: Store, name: str, known: Entries, decision: Decision) -> Ledg
         commit=tags.get("bertft.git_commit", ""),
         prefect_run=decision.prefect_run,
         run_key=tags.get("bertft.run_key", ""),
-        weights=tags.get("bertft.weights", ""),
+        weights=tags.get(aliases.WEIGHTS, ""),
         token=uuid.uuid4().hex[:12],
     )
     _write(store, name, entry)

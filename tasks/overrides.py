@@ -47,11 +47,10 @@ def force(store: Store, name: str, version: str | None, reason: str) -> Release:
     return _record(store, name, entries.FORCED, chosen, before, chosen, reason)
 
 
-def awaiting(store: Store, name: str, version: str | None) -> LedgerEntry | None:
-    """The gate's yes to `version` (default: the challenger) that waits for approval, against today's champion."""
+def awaiting(store: Store, name: str, version: str) -> LedgerEntry | None:
+    """The gate's yes to `version` that waits for approval, against today's champion; None where there is none."""
     known = _settled(store, name)
-    chosen = version or aliases.aliases(store, name).get(store.config.aliases.challenger)
-    about = [e for e in entries.carried_out(known) if e.version == chosen]
+    about = [e for e in entries.carried_out(known) if e.version == version]
     if not about or about[-1].action != entries.AWAITING:
         return None
     return about[-1] if about[-1].from_version == aliases.champion(store, name) else None

@@ -43,7 +43,7 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
         "size_mb": size, "rule": tree.store.config.promotion.model_dump(mode="json"),
     })  # fmt: skip
     tags = {
-        aliases.RUN_ID: run.run_id, "bertft.weights": fit.weights_digest, "bertft.test_rows": fingerprint,
+        aliases.RUN_ID: run.run_id, aliases.WEIGHTS: fit.weights_digest, "bertft.test_rows": fingerprint,
         "bertft.rows": dataset.fingerprint, "bertft.run_key": run.run_key, **lineage.version_tags(config.base_dir),
     }  # fmt: skip
     name = tree.store.config.model_name(config.name)

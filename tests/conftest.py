@@ -102,13 +102,13 @@ def bertft(
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`bertft` as a fixture, since test modules cannot import each other in importlib mode."""
     return bertft
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def document() -> Callable[[subprocess.CompletedProcess[str]], dict[str, Any]]:
     """The JSON document a command printed, after checking that it ended well."""
 
@@ -119,13 +119,13 @@ def document() -> Callable[[subprocess.CompletedProcess[str]], dict[str, Any]]:
     return parse
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> Callable[..., list[tuple[str, str]]]:
     """`labelled_rows` as a fixture."""
     return labelled_rows
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def clean_environment() -> Callable[[Path], dict[str, str]]:
     """`environment` as a fixture."""
     return environment

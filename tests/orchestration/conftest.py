@@ -55,11 +55,11 @@ def publish(store, served):
 
 @pytest.fixture(scope="session")
 def stocked(blank, served, tmp_path_factory):
-    """A home with versions 1, 2 and 3 of MODEL, no alias and no ledger, to copy: publishing takes a second each."""
+    """A home with versions 1 to 4 of MODEL, no alias and no ledger, to copy: publishing takes a second each."""
     home = tmp_path_factory.mktemp("stocked") / "home"
     shutil.copytree(blank, home)
     store = tracking.open_store(load_mlflow_config(environ={}).model_copy(update={"experiment": "own"}), home)
-    for number, folder in enumerate(served, 1):
+    for number, folder in enumerate([*served, served[0]], 1):
         run = tracking.find_or_create_run(store, f"r{number}", "final")
         tags = {"bertft.run_id": f"r{number}", "bertft.weights": f"w{number}", "bertft.test_rows": "rows"}
         registry.register(store, run, folder, MODEL, {**tags, "bertft.run_key": f"key{number}"})
@@ -68,7 +68,7 @@ def stocked(blank, served, tmp_path_factory):
 
 @pytest.fixture
 def shelf(stocked, tmp_path):
-    """A store of the test's own with three versions; their artefacts are shared: delete none."""
+    """A store of the test's own with four versions; their artefacts are shared: delete none."""
 
     def go(**promotion):
         if not (tmp_path / "shelf").exists():

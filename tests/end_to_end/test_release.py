@@ -1,0 +1,232 @@
+"""Promotion through the command line on a real store: kills, two at once, roll back, approval by Prefect."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+MAIN = "import sys; from flows.cli import main; sys.exit(main())"
+# The command line, killed just before its n-th write to the registry.
+KILLED_MAIN = """
+import itertools, os, signal, sys
+import mlflow
+count, number = itertools.count(1), int(sys.argv.pop(1))
+def killing(real):
+    def write(self, *args, **kwargs):
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, *args, **kwargs)
+    return write
+for name in ("set_registered_model_alias", "delete_registered_model_alias", "set_registered_model_tag",
+             "set_model_version_tag", "log_text"):
+    setattr(mlflow.MlflowClient, name, killing(getattr(mlflow.MlflowClient, name)))
+from flows.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory, encoder, rows, command, document):
+    """A home where a poor version 1 is champion and a good version 2 was kept back by a strict rule."""
+    root = tmp_path_factory.mktemp("released")
+    with open(root / "rows.csv", "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("text", "label"), *rows(240)])
+    tree = {
+        "name": "tiny", "data": {"source": "rows.csv"}, "model": {"pretrained": str(encoder)},
+        "tokenization": {"max_length": 32}, "evaluation": {"resamples": 500}, "search": {"trials": 0},
+        "training": {"batch_size": 8, "unfreezing": "none", "threads": 1, "precision": "float32"},
+    }  # fmt: skip
+    (root / "run.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (root / "strict.yaml").write_text("promotion: {min_score: {accuracy: 1.01}}\n", encoding="utf-8")
+    (root / "asking.yaml").write_text("promotion: {require_approval: true}\n", encoding="utf-8")
+    home, config = root / "home", str(root / "run.yaml")
+    first = document(command(home, "run", config, "--json", "training.lr=1e-6", "training.epochs=1"))
+    strict = ("--mlflow", str(root / "strict.yaml"))
+    second = document(command(home, "run", config, "--json", "training.lr=3e-3", "training.epochs=8", *strict))
+    assert first["outcome"] == "promoted" and second["outcome"] == "kept", second["reason"]
+    shutil.copyfile(home / "mlflow.db", root / "before.db")
+    return root
+
+
+@pytest.fixture
+def home(released):
+    """The home as it was before any test."""
+    shutil.copyfile(released / "before.db", released / "home" / "mlflow.db")
+    return released / "home"
+
+
+@pytest.fixture
+def history(command, document, home):
+    return lambda: document(command(home, "history", "tiny", "--json"))
+
+
+def start(home, environment, *arguments, code=MAIN):
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *arguments], env=environment(home), cwd=home.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, command, document, history):
+    def answers(name):
+        target = released / f"{name}.csv"
+        arguments = ("--input", str(released / "rows.csv"), "--output", str(target), "--json")
+        document(command(home, "predict", "--model", "models:/tiny@champion", *arguments))
+        return target.read_bytes()
+
+    assert document(command(home, "promote", "tiny", "2", "--json"))["outcome"] == "promoted"
+    good = answers("good")
+    unexplained = command(home, "promote", "tiny", "1", "--force")
+    assert unexplained.returncode == 2 and "--reason" in unexplained.stderr
+    forced = document(command(home, "promote", "tiny", "1", "--force", "--reason", "drill", "--json"))
+    assert (forced["outcome"], forced["champion_before"], forced["champion_after"]) == ("forced", "2", "1")
+    assert answers("bad") != good
+    back = document(command(home, "rollback", "tiny", "--reason", "drill is over", "--json"))
+    assert (back["outcome"], back["champion_before"], back["champion_after"]) == ("rolled_back", "1", "2")
+    assert answers("again") == good
+    assert document(command(home, "resume", "tiny", "--reason", "mended", "--json"))["outcome"] == "resumed"
+    actions = [e["action"] for e in history()["entries"]]
+    assert actions == ["promoted", "kept", "promoted", "forced", "rolled_back", "resumed"]
+
+
+# writes of `promote`: challenger alias, entry announced, `previous`, champion, challenger taken off, three tags and a
+# file on the version, entry confirmed
+# (the fast tests of the ledger stop before every write, in one process)
+@pytest.mark.parametrize("write", [1, 2, 4, 5, 10])
+def test_kill_before_any_write_of_promote(home, command, document, history, clean_environment, write):
+    process = start(home, clean_environment, str(write), "promote", "tiny", "2", "--json", code=KILLED_MAIN)
+    process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    shown = history()
+    assert shown["aliases"]["champion"] == ("2" if write > 2 else "1") and {e["state"] for e in shown["entries"]} == {
+        "done"
+    }
+    assert [e["to_version"] for e in shown["entries"]] == ["1", "1", "2"][: 3 if write > 2 else 2]
+    if write == 2:  # after the gate, before the first word of it
+        again = document(command(home, "promote", "tiny", "2", "--json"))
+        assert (again["promoted"], again["champion_before"], again["champion_after"]) == (True, "1", "2")
+        assert [e["to_version"] for e in history()["entries"]] == ["1", "1", "2"]
+
+
+def test_two_promotions_at_once_agree(home, clean_environment, history):
+    started = [start(home, clean_environment, "promote", "tiny", "2", "--json") for _ in range(2)]
+    ended = [p.communicate(timeout=300) for p in started]
+    assert [p.returncode for p in started] == [0, 0], ended
+    one, two = (json.loads(out) for out, _ in ended)
+    assert one["champion_after"] == two["champion_after"] == "2" and one["promoted"] and two["promoted"]
+    assert [e["action"] for e in history()["entries"]] == ["promoted", "kept", "promoted"]
+
+
+# --- approval by a suspended flow ---
+
+
+def ask(url, body=None, method=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def wait_for(what, seconds=180.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if found := what():
+                return found
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"waited {seconds:g} s in vain")
+
+
+DEPLOY = """
+import json, sys
+from prefect.deployments.runner import EntrypointType
+from flows.release import promote
+asked = json.loads(sys.argv[1])
+made = promote.to_deployment("approval", entrypoint_type=EntrypointType.MODULE_PATH, parameters=asked)
+print(made.apply(work_pool_name="desk"))
+"""
+
+
+@pytest.fixture(scope="module")
+def prefect_api(tmp_path_factory, released, clean_environment):
+    """A real Prefect server with a process worker; yields its URL and a deployment of `promote`."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **clean_environment(released / "home"), "PREFECT_HOME": str(folder), "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
+    }  # fmt: skip
+    prefect = [sys.executable, "-m", "prefect"]
+    log = open(folder / "log.txt", "w")  # noqa: SIM115
+    running = []
+
+    def launch(*arguments):
+        running.append(
+            subprocess.Popen(
+                [*prefect, *arguments], env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+        )
+
+    try:
+        launch("server", "start", "--host", "127.0.0.1", "--port", str(port))
+        wait_for(lambda: ask(f"{url}/health"))
+        ask(f"{url}/work_pools/", {"name": "desk", "type": "process"})
+        launch("worker", "start", "--pool", "desk", "--type", "process")
+        asked = {"name": "tiny", "version": "2", "home": str(released / "home")}
+        asked["mlflow_file"] = str(released / "asking.yaml")
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", DEPLOY, json.dumps(asked)], env=environment, cwd=folder,
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        yield url, done.stdout.split()[-1]
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+        log.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "by", "champion"),
+    [(None, "kept", "unnamed via Prefect", "1"), ({"approved": True, "by": "ann"}, "approved", "ann via Prefect", "2")],
+    ids=["nothing", "yes"],
+)
+def test_deployed_promotion_asks_and_takes_nothing_for_no(
+    home, released, prefect_api, history, answer, outcome, by, champion
+):
+    url, deployment = prefect_api
+    run = ask(f"{url}/deployments/{deployment}/create_flow_run", {})["id"]
+
+    def state(*wanted):
+        found = ask(f"{url}/flow_runs/{run}")["state"]
+        assert found["name"] not in {"Failed", "Crashed"}, found
+        return found["name"] in wanted
+
+    wait_for(lambda: state("Suspended"))
+    assert history()["entries"][-1]["action"] == "awaiting"
+    ask(f"{url}/flow_runs/{run}/resume", {} if answer is None else {"run_input": answer})
+    wait_for(lambda: state("Completed"))
+    shown = history()
+    last = shown["entries"][-1]
+    assert (last["action"], last["by"], shown["aliases"]["champion"]) == (outcome, by, champion)
+    assert last["prefect_run"] == run and len(shown["entries"]) == 4

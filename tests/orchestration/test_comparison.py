@@ -1,0 +1,70 @@
+"""`bertft compare`: a labelled file read as training reads it, both versions in fresh processes."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from bertft_core.errors import DataError, InputError
+from bertft_core.serving.artifact import ArtifactCard
+from tasks.comparison import compare_versions, read_labelled
+
+MODEL = "letters"
+CARD = ArtifactCard(max_length=48, truncation="head", classes=("ham", "spam"), text="words", label="kind")
+
+
+def write(path, *rows, header=("words", "kind")):
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([header, *rows])
+    return path
+
+
+def test_labelled_rows_use_the_training_columns_and_count_what_is_left_out(tmp_path):
+    file = write(tmp_path / "rows.csv", ("a b", "spam"), ("", "ham"), ("c", "eggs"), ("d", ""), ("NA", "ham"))
+    rows = read_labelled(file, CARD, None)
+    assert (rows.rows, rows.texts, rows.labels.tolist()) == ((1, 5), ("a b", "NA"), [1, 0])
+    assert rows.skipped == {"empty text": 1, "unknown label": 1, "missing label": 1} and rows.weights is None
+
+
+def test_label_column_can_be_named(tmp_path):
+    file = write(tmp_path / "rows.csv", ("a", "spam"), header=("words", "gold"))
+    assert read_labelled(file, CARD, "gold").labels.tolist() == [1]
+    with pytest.raises(DataError, match="no column 'kind'"):
+        read_labelled(file, CARD, None)
+
+
+def test_pair_model_leaves_out_rows_without_their_pair(tmp_path):
+    card = ArtifactCard(max_length=48, truncation="head", classes=("ham", "spam"), text_pair="b")
+    file = write(tmp_path / "rows.csv", ("x", "y", "ham"), ("x", "", "ham"), header=("text", "b", "label"))
+    rows = read_labelled(file, card, None)
+    assert rows.pairs == ("y",) and rows.skipped == {"missing text_pair": 1}
+
+
+def test_file_without_a_usable_row_says_why(tmp_path):
+    with pytest.raises(DataError, match="1 unknown label; classes of the model: ham, spam"):
+        read_labelled(write(tmp_path / "rows.csv", ("a", "eggs")), CARD, None)
+    with pytest.raises(DataError, match="no such file"):
+        read_labelled(tmp_path / "gone.csv", CARD, None)
+
+
+@pytest.mark.orchestration
+def test_unknown_version_is_refused_before_anything_is_read(shelf, tmp_path):
+    with pytest.raises(InputError, match="no version 9"):
+        compare_versions(shelf(), MODEL, "1", "9", tmp_path / "gone.csv", None)
+
+
+@pytest.mark.slow
+@pytest.mark.orchestration
+def test_two_versions_are_compared_in_fresh_processes(shelf, tmp_path):
+    rows = [(f"text number {i} " + "zebra " * (i % 7), ("ham", "spam")[i % 2]) for i in range(30)]
+    file = write(tmp_path / "rows.csv", *rows, header=("text", "label"))
+    result = compare_versions(shelf(), MODEL, "1", "2", file, None)
+    assert result["n"] == 30 and result["versions"] == ["1", "2"]
+    only = result["second_only"] - result["first_only"]
+    assert result["differences"]["accuracy"]["difference"] == pytest.approx(only / 30)
+    assert result["disagreements"] == result["first_only"] + result["second_only"] >= len(result["shown"])
+    for shown in result["shown"]:
+        assert rows[shown["row"] - 1] == (shown["text"].ljust(len(rows[shown["row"] - 1][0])), shown["label"])
+    same = compare_versions(shelf(), MODEL, "1", "1", file, None)
+    assert same["disagreements"] == 0 and same["p_value"] == 1.0

@@ -1,4 +1,4 @@
-"""From a run's values to a `ReportPage`: what is not given stays absent, `dataclasses.replace` adds what only you know."""
+"""From a run's values to a `ReportPage`: what is not given stays absent, `dataclasses.replace` adds the rest."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _learning(fit: Values | None, phases: Sequence[tuple[float, float, int]]) ->
         )
         for h in fit["history"]
     )
-    facts = (("steps", f"{fit['steps']:,}"), ("seconds", f"{fit['seconds']:,.0f}"))
+    facts = (("steps", f"{fit['steps']:,}"), ("duration", f"{fit['seconds']:,.0f} s"))
     return Learning(epochs=epochs, phases=tuple((float(a), float(b), int(d)) for a, b, d in phases), facts=facts)
 
 

@@ -66,6 +66,7 @@ def line_chart(
 ) -> Markup:
     """Lines with markers over x and y. bands (start, end, text) are shaded alternately; `extra` draws on top."""
     height = _TOP + _PLOT + _BOTTOM
+    top = 0 if y.title else 16  # no empty line where a title would stand
     at_x, at_y = _scale(x.domain, (_LEFT, WIDTH - _RIGHT)), _scale(y.domain, (_TOP + _PLOT, _TOP))
     return el(
         "svg",
@@ -73,7 +74,7 @@ def line_chart(
         _frame(at_x, at_y, x, y),
         *(_line(s, at_x, at_y) for s in series),
         extra(at_x, at_y) if extra else None,
-        viewBox=f"0 0 {WIDTH} {height}",
+        viewBox=f"0 {top} {WIDTH} {height - top}",
         role="img",
         aria_label=label,
     )
@@ -124,7 +125,8 @@ def heat_map(label: str, counts: Sequence[Sequence[int]]) -> Markup:
 def key(name: str, colour: str, marker: str = "circle", is_dashed: bool = False) -> Markup:
     """A legend entry: a piece of line with its marker, then the name."""
     line = el("line", x1=1, x2=27, y1=6, y2=6, class_=f"curve s-{colour}{' dashed' if is_dashed else ''}")
-    return el("span", el("svg", line, _marker(14, 6, colour, marker), viewBox="0 0 28 12"), name, class_="key")
+    dot = None if marker == "none" else _marker(14, 6, colour, marker)
+    return el("span", el("svg", line, dot, viewBox="0 0 28 12"), name, class_="key")
 
 
 def point_key(name: str, colour: str, marker: str) -> Markup:
@@ -146,20 +148,25 @@ def ticks(domain: Domain, wanted: int) -> list[float]:
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
     low, high = domain
-    raw = (high - low) / max(1, wanted)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = _step(domain, wanted)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def _step(domain: Domain, wanted: int) -> float:
+    raw = (domain[1] - domain[0]) / max(1, wanted)
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
 
 
 def rounded_out(low: float, high: float, wanted: int = 4) -> Domain:
     """The domain widened to round values; one of no width gets some."""
     if high - low < 1e-9:
         low, high = low - max(abs(low), 1e-3) * 0.1, high + max(abs(high), 1e-3) * 0.1
-    marks = ticks((low, high), wanted)
-    step = marks[1] - marks[0] if len(marks) > 1 else (high - low) / 2
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    for _ in range(3):  # a wider domain may have wider steps
+        step = _step((low, high), wanted)
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return low, high
 
 
 def share_axis(title: str, domain: Domain) -> Axis:

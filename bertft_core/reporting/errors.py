@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from bertft_core.reporting.markup import Child, Markup, clipped, data, el, folded, join, number
 from bertft_core.reporting.page import ReportPage, SuspectRow, WrongRow
 
-_ERRORS = 30
+_ERRORS = 20
 _SUSPECTS = 100
 _SNIPPET = 360  # characters of a text without word weights, or of a suspect
-_WHOLE = 8000  # characters of a whole text
+_WHOLE = 5000  # characters of a whole text
+_PIECES = 400  # shaded pieces of a whole text
+_PIECE = 400  # characters of a piece in an excerpt
 _SHORT = 90  # words of a text that is shown whole
 _OPENING = 14  # words shown from the start of a longer one
+_BRIDGED = 8  # words of a gap that is shown after all
 _STRONGEST = 6  # pieces shown from the rest of it, each with its neighbours
-_FAINT = 0.08  # of the strongest weight: lighter words stay unshaded
+_FAINT = 0.15  # of the strongest weight: lighter words stay unshaded
 
 Words = Sequence[tuple[str, float]]
 
@@ -51,8 +54,8 @@ def errors_section(page: ReportPage) -> Markup | None:
 def _error(row: WrongRow) -> Markup:
     head = el(
         "p",
-        el("span", el("b", data(clipped(row.predicted, 60))), f" at {number(row.confidence, 3)}"),
-        el("span", "label ", el("b", data(clipped(row.label, 60)))),
+        el("span", "predicted ", el("b", data(clipped(row.predicted, 60))), f" ({number(row.confidence, 3)})"),
+        el("span", "labelled ", el("b", data(clipped(row.label, 60)))),
         el("span", "row ", data(clipped(row.row, 120)), class_="row"),
         class_="head",
     )
@@ -61,10 +64,10 @@ def _error(row: WrongRow) -> Markup:
     top = max(abs(weight) for _, weight in row.words)
     count = sum(len(word.split()) for word, _ in row.words)
     if count <= _SHORT:
-        return el("li", head, _quote(row.words, top, range(len(row.words))), _strongest(row.words))
-    kept = _excerpt(row.words)
-    whole = folded(f"Whole text, {count:,} words", _quote(_within(row.words), top, range(len(_within(row.words)))))
-    return el("li", head, _quote(row.words, top, kept), _strongest(row.words), whole)
+        return el("li", head, _quote(row.words, top, range(len(row.words)), _PIECE), _strongest(row.words))
+    whole = _within(row.words)
+    opened = folded(f"Whole text, {count:,} words", _quote(whole, top, range(len(whole)), _WHOLE))
+    return el("li", head, _quote(row.words, top, _excerpt(row.words), _PIECE), _strongest(row.words), opened)
 
 
 def _rest(text: str) -> Markup | None:
@@ -74,14 +77,14 @@ def _rest(text: str) -> Markup | None:
 
 
 def _within(words: Words) -> Words:
-    """The first words of a text, up to the cap on whole texts."""
+    """The first words of a text, up to the caps on whole texts."""
     found: list[tuple[str, float]] = []
-    size = 0
+    left = _WHOLE
     for word, weight in words:
-        size += len(word) + 1
-        if size > _WHOLE:
+        if left <= 0 or len(found) == _PIECES:
             return [*found, ("…", 0.0)]
-        found.append((word, weight))
+        found.append((clipped(word, left) if len(word) > left else word, weight))
+        left -= len(word) + 1
     return found
 
 
@@ -99,16 +102,28 @@ def _excerpt(words: Words) -> list[int]:
     near = {j for i in strongest for j in (i - 1, i, i + 1) if 0 <= j < len(words)}
     # a piece that nobody read is a long stretch: it is never a neighbour worth showing
     kept |= {j for j in near if j in strongest or len(words[j][0].split()) <= 2 * _OPENING}
-    return sorted(kept)
+    return _bridged(words, sorted(kept))
 
 
-def _quote(words: Words, top: float, kept: Sequence[int]) -> Markup:
+def _bridged(words: Words, kept: Sequence[int]) -> list[int]:
+    """`kept` with the gaps of a few words filled: leaving those out saves nothing and breaks the sentence."""
+    found: list[int] = []
+    for place in kept:
+        between = range(found[-1] + 1, place) if found else range(place)
+        if sum(len(words[j][0].split()) for j in between) <= _BRIDGED:
+            found += between
+        found.append(place)
+    return found
+
+
+def _quote(words: Words, top: float, kept: Sequence[int], most: int) -> Markup:
     parts: list[Child] = []
     last = -1
     for place in kept:
         if place > last + 1:
             parts.append(_gap(words[last + 1 : place]))
-        parts.append(_word(*words[place], top))
+        word, weight = words[place]
+        parts.append(_word(word if len(word) <= most else clipped(word, most), weight, top))
         last = place
     if last + 1 < len(words):
         parts.append(_gap(words[last + 1 :]))
@@ -121,12 +136,11 @@ def _gap(words: Words) -> Markup:
 
 
 def _word(word: str, weight: float, top: float) -> Child:
-    shown = word if len(word) <= _WHOLE else word[:_WHOLE] + "…"
     if not top or abs(weight) < _FAINT * top:
-        return shown
+        return word
     kind = "for" if weight > 0 else "against"
-    shade = 0.1 + 0.45 * abs(weight) / top
-    return el("span", shown, class_=kind, style=f"--a:{shade:.2f}", title=number(weight, 4, signed=True))
+    shade = 0.05 + 0.5 * abs(weight) / top
+    return el("span", word, class_=kind, style=f"--a:{shade:.2f}", title=number(weight, 4, signed=True))
 
 
 def _strongest(words: Words) -> Markup | None:

@@ -155,7 +155,7 @@ def _learning(fit: Values | None, phases: Sequence[tuple[float, float, int]]) ->
         )
         for h in fit["history"]
     )
-    facts = (("steps", f"{fit['steps']:,}"), ("seconds", f"{fit['seconds']:,.0f}"))
+    facts = (("steps", f"{fit['steps']:,}"), ("duration", f"{fit['seconds']:,.0f} s"))
     return Learning(epochs=epochs, phases=tuple((float(a), float(b), int(d)) for a, b, d in phases), facts=facts)
 
 

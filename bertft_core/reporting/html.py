@@ -16,7 +16,7 @@ from bertft_core.reporting.source import data_section, learning_section
 from bertft_core.reporting.style import STYLE
 
 _YAML = 60_000  # characters of a configuration
-_FACT = 600  # of a fact or a lineage value
+_TITLE = 300
 # nothing may be loaded and nothing may run, whatever text from the data says
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -40,7 +40,7 @@ def report_html(page: ReportPage) -> str:
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{page.title} · evaluation"),
+        el("title", f"{page.title[:_TITLE]} · evaluation"),
         el("style", Markup(STYLE)),
     )
     links = [(name, title) for name, title, _ in shown]
@@ -54,8 +54,8 @@ def _header(page: ReportPage) -> Markup:
     return el(
         "header",
         el("p", "Evaluation report", class_="kicker"),
-        el("h1", data(page.title[:_FACT])),
-        pairs((name, value[:_FACT]) for name, value in facts) if facts else None,
+        el("h1", data(page.title[:_TITLE])),
+        pairs(facts) if facts else None,
     )
 
 
@@ -111,7 +111,7 @@ def _lineage(page: ReportPage) -> Markup | None:
     return join([
         el("h2", "Lineage"),
         el("p", "What has to be equal for these numbers to be equal.", class_="lead"),
-        el("div", pairs((name, value[:_FACT]) for name, value in page.lineage), class_="lineage"),
+        el("div", pairs(page.lineage), class_="lineage"),
     ])  # fmt: skip
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
+_NAME, _VALUE = 100, 600  # characters
+_ENTRIES = 60
 _VOID = {"meta", "br", "hr", "path", "line", "rect", "circle", "polyline"}
 # neither HTML nor XML may hold control characters and lone surrogates
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -108,8 +110,9 @@ def scroll(content: Markup) -> Markup:
 
 
 def pairs(entries: Iterable[tuple[str, str]]) -> Markup:
-    """Names and values as a definition list."""
-    return el("dl", *(el("div", el("dt", name), el("dd", data(value))) for name, value in entries))
+    """Names and values as a definition list; both are cut where they are too long to be read."""
+    found = [el("div", el("dt", data(name[:_NAME])), el("dd", data(value[:_VALUE]))) for name, value in entries]
+    return el("dl", *found[:_ENTRIES])
 
 
 def folded(summary: str, *content: Child) -> Markup:

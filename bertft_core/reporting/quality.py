@@ -17,11 +17,25 @@ from bertft_core.reporting.charts import (
     share_axis,
     spark_whisker,
 )
-from bertft_core.reporting.markup import Child, Markup, clipped, data, el, join, number, percent, scroll, span_of, table
+from bertft_core.reporting.markup import (
+    Child,
+    Markup,
+    clipped,
+    data,
+    el,
+    folded,
+    join,
+    number,
+    percent,
+    scroll,
+    span_of,
+    table,
+)
 from bertft_core.reporting.page import BinRow, Calibration, ClassRow, Confusion, Coverage, ReportPage, SliceRow
 
 _NAME = 60  # characters of a class or slice name
 _CLASSES = 300  # rows of the table of classes
+_UNFOLDED = 60  # classes up to which their table stands open
 _NUMBERED = 20  # classes up to which the matrix shows its numbers
 _HEATED = 400  # classes up to which it is drawn at all
 _CONFUSED = 10  # most frequent confusions listed
@@ -30,13 +44,12 @@ _POINTS = 300  # of the coverage curve
 
 
 def classes_section(page: ReportPage) -> Markup | None:
-    """Scores by class and the confusion matrix."""
+    """Scores by class, the most frequent confusions, the confusion matrix."""
     if not page.classes and page.confusion is None:
         return None
-    many = page.confusion is not None and len(page.confusion.classes) > _NUMBERED
-    parts = [_class_table(page.classes), _confusion(page.confusion)]
-    shown = [part for part in parts if part is not None]
-    return join([el("h2", "Classes"), *shown] if many else [el("h2", "Classes"), el("div", *shown, class_="pair")])
+    tables = join([_class_table(page.classes), _most_confused(page.confusion) if page.confusion else None])
+    drawn = _confusion(page.confusion) if page.confusion else None
+    return join([el("h2", "Classes"), el("div", el("div", tables), drawn, class_="pair")])
 
 
 def _class_table(rows: Sequence[ClassRow]) -> Markup | None:
@@ -53,32 +66,30 @@ def _class_table(rows: Sequence[ClassRow]) -> Markup | None:
         ]
         for r in ordered[:_CLASSES]
     ]  # fmt: skip
-    notes = ["The lowest F1 is marked."] if len(rows) > 1 and lowest is not None else []
+    found = join([table(head, lines), el("p", " ".join(_class_notes(rows)), class_="note")])
+    if len(rows) > _UNFOLDED:
+        found = folded(f"All {len(rows):,} classes", found)
+    return el("div", el("p", "By class", class_="title"), found, class_="names")
+
+
+def _class_notes(rows: Sequence[ClassRow]) -> list[str]:
+    notes = ["The lowest F1 is marked."] if len(rows) > 1 and any(r.f1 is not None for r in rows) else []
     notes += ["Lowest F1 first."] if len(rows) > _NUMBERED else []
     notes += [f"{_CLASSES} of {len(rows):,} classes are shown."] if len(rows) > _CLASSES else []
-    notes += (
-        ["A dash: undefined, no row to judge by."] if any(r.f1 is None or r.precision is None for r in rows) else []
-    )
-    found = join([table(head, lines), el("p", " ".join(notes), class_="note")])
-    return el(
-        "div",
-        el("details", el("summary", f"All {len(rows)} classes"), found) if len(rows) > 60 else found,
-        class_="names",
-    )
+    undefined = any(r.f1 is None or r.precision is None for r in rows)
+    return [*notes, *(["A dash: undefined, no row to judge by."] if undefined else [])]
 
 
-def _confusion(confusion: Confusion | None) -> Markup | None:
-    if confusion is None:
-        return None
+def _confusion(confusion: Confusion) -> Markup | None:
     n = len(confusion.classes)
     caption = "Rows are the true classes, columns what was decided; shaded by the share of the true class."
-    drawn: Child = None
     if n <= _NUMBERED:
-        drawn = join([el("p", caption, class_="note"), _matrix(confusion)])
-    elif n <= _HEATED:
-        note = f"{caption} Blue is right, orange is wrong; in the order of the classes."
-        drawn = el("figure", heat_map(f"confusion of {n} classes", confusion.counts), el("figcaption", note))
-    return el("div", drawn, _most_confused(confusion))
+        return el("div", el("p", "Confusion", class_="title"), el("p", caption, class_="note"), _matrix(confusion))
+    if n > _HEATED:
+        return None
+    note = f"{caption} Blue is right, orange is wrong; in the order of the classes."
+    chart = heat_map(f"confusion of {n} classes", confusion.counts)
+    return el("figure", el("p", "Confusion", class_="title"), chart, el("figcaption", note))
 
 
 def _matrix(confusion: Confusion) -> Markup:
@@ -132,17 +143,20 @@ def slices_section(page: ReportPage) -> Markup | None:
     overall = _overall(page)
     ends = [e for s in shown for e in (s.accuracy, *(s.interval or ())) if e is not None] + [overall]
     domain = rounded_out(min(ends), max(ends))
-    head = el("thead", el("tr", *(el("th", h, scope="col") for h in ("Slice", "Rows", "Accuracy", ""))))
-    bodies = [
-        el("tbody", el("tr", el("th", data(clipped(group, _NAME)), colspan=4, scope="rowgroup"), class_="group"),
-           *(_slice(s, domain, overall) for s in rows))
+    parts = [
+        el("div", el("p", data(clipped(group, _NAME)), class_="title"), _slice_table(list(rows), domain, overall))
         for group, rows in itertools.groupby(shown, key=lambda s: s.group)
-    ]  # fmt: skip
+    ]
     cut = f" {_SLICES} of {len(page.slices):,} slices are shown." if len(page.slices) > _SLICES else ""
-    lead = f"Accuracy of parts of the test rows with {page.level * 100:g} % intervals, from {percent(domain[0], 0)} "
-    lead += f"to {percent(domain[1], 0)}; the upright line is all rows, {percent(overall)}.{cut}"
-    body = el("div", scroll(el("table", head, *bodies)), class_="names")
-    return join([el("h2", "Slices"), el("p", lead, class_="lead"), body])
+    lead = f"Accuracy of parts of the test rows with {page.level * 100:g} % intervals, drawn from "
+    lead += (
+        f"{percent(domain[0], 0)} to {percent(domain[1], 0)}; the upright line is all rows, {percent(overall)}.{cut}"
+    )
+    return join([el("h2", "Slices"), el("p", lead, class_="lead"), el("div", *parts, class_="pair names")])
+
+
+def _slice_table(rows: Sequence[SliceRow], domain: tuple[float, float], overall: float) -> Markup:
+    return table(["Slice", "Rows", "Accuracy", ""], [_slice(s, domain, overall) for s in rows])
 
 
 def _overall(page: ReportPage) -> float:
@@ -154,13 +168,12 @@ def _overall(page: ReportPage) -> float:
     return sum(a * n for a, n in known) / max(1, sum(n for _, n in known))
 
 
-def _slice(row: SliceRow, domain: tuple[float, float], overall: float) -> Markup:
+def _slice(row: SliceRow, domain: tuple[float, float], overall: float) -> Sequence[Child]:
     shown = span_of(row.interval)
     label = f"{number(row.accuracy)}, {shown}"
     drawn = None if row.accuracy is None else spark_whisker(label, row.accuracy, row.interval, domain, overall)
     name = join([data(clipped(row.name, _NAME)), el("small", row.note[:200]) if row.note else None])
-    value = join([number(row.accuracy), el("small", shown) if shown else None])
-    return el("tr", el("th", name, scope="row"), el("td", f"{row.rows:,}"), el("td", value), el("td", drawn))
+    return [name, f"{row.rows:,}", join([number(row.accuracy), el("small", shown) if shown else None]), drawn]
 
 
 def calibration_section(page: ReportPage) -> Markup | None:
@@ -181,22 +194,24 @@ def calibration_section(page: ReportPage) -> Markup | None:
 def _reliability(calibration: Calibration) -> Markup | None:
     if not calibration.before and not calibration.after:
         return None
-    last = ("after temperature", calibration.after, "blue", "circle", False)
-    first = ("before", calibration.before, "orange", "ring", True) if calibration.after else last
-    given = [first, last] if calibration.after else [("the model", calibration.before, "blue", "circle", False)]
+    after = ("after temperature", calibration.after, "blue", "circle", False)
+    before = ("before", calibration.before, "orange", "ring", True)
+    alone = ("the model", calibration.before or calibration.after, "blue", "circle", False)
+    given = [before, after] if calibration.before and calibration.after else [alone]
     low = min(v for _, bins, *_ in given for b in bins for v in (b.confidence, b.accuracy))
-    domain = (rounded_out(low, 1.0)[0], 1.0)
+    domain = (max(0.0, rounded_out(low, 1.0)[0]), 1.0)
+    diagonal = [(domain[0], domain[0]), (1.0, 1.0)]
     lines = [
-        Series(name="perfect", points=(domain, domain), colour="grey", is_dashed=True, marker="none"),
+        Series(name="", points=diagonal, colour="grey", marker="none"),
         *(
-            Series(name=name, points=[(b.confidence, b.accuracy) for b in bins], colour=colour, is_dashed=dashed,
-                   marker=marker, titles=[_bin_title(b) for b in bins])
+            Series(
+                name=name, points=[(b.confidence, b.accuracy) for b in bins], colour=colour, is_dashed=dashed,
+                marker=marker, titles=[_bin_title(b) for b in bins],
+            )
             for name, bins, colour, marker, dashed in given
         ),
     ]  # fmt: skip
     label = "accuracy by confidence, " + "; ".join(f"{name}: {len(bins)} bins" for name, bins, *_ in given)
-    diagonal = Series(name="", points=((domain[0], domain[0]), (domain[1], domain[1])), colour="grey", marker="none")
-    lines[0] = diagonal
     chart = line_chart(label, lines, share_axis("confidence", domain), share_axis("accuracy", domain))
     keys = [key(name, colour, marker, dashed) for name, _, colour, marker, dashed in given]
     note = "Below the diagonal the model is too sure of itself. Each point is a bin of about equally many rows."
@@ -224,7 +239,7 @@ def _coverage(curve: Coverage) -> Markup:
     points = _thinned(list(zip(curve.coverage, curve.accuracy, strict=True)))
     # the first few rows alone swing between 0 and 1: they must not set the axis
     settled = [a for c, a in points if c >= 0.05] or [a for _, a in points]
-    domain = (rounded_out(min(settled), 1.0)[0], 1.0)
+    domain = (max(0.0, rounded_out(min(settled), 1.0)[0]), 1.0)
     line = Series(name="accuracy", points=points, colour="blue", marker="none")
 
     def chosen(at_x: Scale, at_y: Scale) -> Markup:
@@ -242,7 +257,7 @@ def _coverage(curve: Coverage) -> Markup:
     )
     chart = line_chart(label, [line], x, share_axis("accuracy of the answers", domain), extra=chosen)
     keys = [key("accuracy", "blue", "none")]
-    keys += [point_key("where this model works", "orange", "circle")] if curve.chosen else []
+    keys += [point_key("the chosen share", "orange", "circle")] if curve.chosen else []
     return el("figure", el("p", "Accuracy against coverage", class_="title"), chart, el("figcaption", *keys))
 
 

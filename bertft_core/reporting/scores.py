@@ -14,8 +14,8 @@ _OUTCOMES = {
     "none": "No decision was taken",
 }
 _TEXT = 1200  # characters of a reason, a detail, a warning
-_CHECKS = 60
-_WARNINGS = 40
+_CHECKS = 40
+_WARNINGS = 30
 
 
 def verdict_section(page: ReportPage) -> Markup | None:
@@ -26,12 +26,17 @@ def verdict_section(page: ReportPage) -> Markup | None:
 
 
 def _verdict(verdict: Verdict) -> Markup:
+    checks = sorted(verdict.checks, key=lambda check: check.passed)  # what failed is what is asked for first
     mark = {"promoted": sign(True), "kept": sign(False), "held": sign(False)}.get(verdict.outcome)
     return join([
         el("h2", mark, _OUTCOMES[verdict.outcome], class_="outcome"),
-        el("p", data(verdict.text[:_TEXT]), class_="reason") if verdict.text else None,
-        el("ul", *(_check(check) for check in verdict.checks[:_CHECKS]), class_="checks") if verdict.checks else None,
+        el("p", data(_sentence(verdict.text)), class_="reason") if verdict.text else None,
+        el("ul", *(_check(check) for check in checks[:_CHECKS]), class_="checks") if checks else None,
     ])  # fmt: skip
+
+
+def _sentence(value: str) -> str:
+    return value[:1].upper() + value[1:_TEXT]
 
 
 def _check(check: CheckRow) -> Markup:
@@ -47,10 +52,10 @@ def _check(check: CheckRow) -> Markup:
 def _warnings(warnings: tuple[str, ...]) -> Markup | None:
     if not warnings:
         return None
-    lines = [el("li", data(warning[:_TEXT])) for warning in warnings[:_WARNINGS]]
+    lines = [el("li", data(_sentence(warning))) for warning in warnings[:_WARNINGS]]
     if len(warnings) > _WARNINGS:
         lines.append(el("li", f"and {len(warnings) - _WARNINGS} more"))
-    return el("div", el("h3", "Mind"), el("ul", *lines), class_="warnings")
+    return el("div", el("h3", "Warnings"), el("ul", *lines), class_="warnings")
 
 
 def scores_part(page: ReportPage) -> Markup | None:
@@ -147,4 +152,5 @@ def _difference(difference: DifferenceRow) -> Markup:
         el("strong", difference.name), f": {said}, {number(difference.value, signed=True)} ",
         f"({span_of(difference.interval, signed=True)}). ",
         data(difference.note[:_TEXT]) if difference.note else None,
+        class_="said",
     )  # fmt: skip

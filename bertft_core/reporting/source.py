@@ -10,7 +10,7 @@ from bertft_core.reporting.page import DataFacts, EpochRow, Learning, ReportPage
 
 _EPOCHS = 200
 _CLASSES = 100
-_FACTS = 60
+_ROWS = 60  # of the table of facts by split
 _PHASES = 6  # that get a name; more would overlap
 
 Read = Callable[[EpochRow], float]
@@ -30,7 +30,7 @@ def learning_section(page: ReportPage) -> Markup | None:
     return join([
         el("h2", "Training"),
         el("p", lead, class_="lead") if learning.epochs else None,
-        el("div", pairs(learning.facts[:_FACTS]), class_="facts") if learning.facts else None,
+        el("div", pairs(learning.facts), class_="facts") if learning.facts else None,
         curves,
         _epoch_table(learning.epochs) if learning.epochs else None,
     ])  # fmt: skip
@@ -42,7 +42,7 @@ def _losses(learning: Learning) -> Markup:
         _series("validation", learning, lambda e: e.validation_loss, "blue", "circle", False),
     ]
     values = [v for e in learning.epochs for v in (e.train_loss, e.validation_loss)]
-    return _curve("Loss", learning, lines, value_axis("nats", rounded_out(0.0, max(values))))
+    return _curve("Loss, nats", learning, lines, value_axis("", rounded_out(0.0, max(values))))
 
 
 def _quality(learning: Learning) -> Markup:
@@ -51,7 +51,12 @@ def _quality(learning: Learning) -> Markup:
         _series("macro F1", learning, lambda e: e.macro_f1, "blue", "circle", False),
     ]
     values = [v for e in learning.epochs for v in (e.accuracy, e.macro_f1)]
-    return _curve("Validation score", learning, lines, share_axis("score", rounded_out(min(values), max(values))))
+    return _curve("Validation score", learning, lines, share_axis("", _within(min(values), max(values))))
+
+
+def _within(low: float, high: float) -> tuple[float, float]:
+    a, b = rounded_out(low, high)
+    return max(a, 0.0), min(b, 1.0)
 
 
 def _series(name: str, learning: Learning, read: Read, colour: str, marker: str, is_dashed: bool) -> Series:
@@ -96,7 +101,7 @@ def data_section(page: ReportPage) -> Markup | None:
     tables = [part for part in (_split_table(facts), _class_counts(facts)) if part is not None]
     return join([
         el("h2", "Data"),
-        el("div", pairs(facts.facts[:_FACTS]), class_="facts") if facts.facts else None,
+        el("div", pairs(facts.facts), class_="facts") if facts.facts else None,
         el("div", *tables, class_="pair") if tables else None,
     ])  # fmt: skip
 
@@ -104,7 +109,7 @@ def data_section(page: ReportPage) -> Markup | None:
 def _split_table(facts: DataFacts) -> Markup | None:
     if not facts.split_facts:
         return None
-    rows: list[Sequence[Child]] = [[name, *values] for name, values in facts.split_facts[:_FACTS]]
+    rows: list[Sequence[Child]] = [[name, *values] for name, values in facts.split_facts[:_ROWS]]
     return el("div", table(["", *facts.splits], rows), class_="names")
 
 

@@ -22,7 +22,7 @@ html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body {
   margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif;
-  font-variant-numeric: tabular-nums lining-nums; overflow-wrap: break-word;
+  font-variant-numeric: tabular-nums lining-nums; overflow-wrap: anywhere;
 }
 main, header, nav, footer { max-width: 66rem; margin: 0 auto; padding: 0 2rem; }
 header { padding-top: 3rem; }
@@ -59,13 +59,16 @@ section.verdict { padding-top: 2.2rem; }
 .reason { font-size: 1.0625rem; max-width: 50rem; margin-bottom: 1.4rem; }
 .checks { list-style: none; margin: 0; padding: 0; border-top: 1px solid var(--rule); font-size: 0.9375rem; }
 .checks li {
-  display: grid; grid-template-columns: 5.5rem 11rem 1fr; gap: 0 1rem; padding: 0.5rem 0;
+  display: grid; grid-template-columns: 5.5rem 11rem minmax(0, 1fr); gap: 0 1rem; align-items: baseline;
+  padding: 0.5rem 0;
   border-bottom: 1px solid var(--rule);
 }
 .checks .name { font-weight: 600; }
-.mark { display: inline-flex; align-items: center; gap: 0.4rem; color: var(--blue); white-space: nowrap; }
+.checks .detail { color: var(--soft); font-size: 0.875rem; }
+.checks .failed .detail { color: var(--ink); }
+.mark { display: inline-flex; align-items: baseline; gap: 0.4rem; color: var(--blue); white-space: nowrap; }
 .failed .mark { color: var(--orange); font-weight: 600; }
-.mark svg { width: 0.9rem; height: 0.9rem; flex: none; }
+.mark svg { width: 0.85rem; height: 0.85rem; flex: none; position: relative; top: 0.1rem; }
 .warnings { margin: 1.6rem 0 0; padding: 0.1rem 0 0.1rem 1rem; border-left: 3px solid var(--orange); }
 .warnings h3 { margin: 0 0 0.2rem; }
 .warnings ul { margin: 0; padding-left: 1.1rem; font-size: 0.9375rem; }
@@ -75,6 +78,8 @@ figure { margin: 0 0 0.6rem; max-width: 29rem; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 figcaption { margin-top: 0.3rem; }
 .title { font-weight: 600; font-size: 0.9375rem; margin: 0 0 0.3rem; }
+.said { font-size: 0.9375rem; }
+dl > div { min-width: 0; }
 .key { display: inline-flex; align-items: center; gap: 0.35rem; margin-right: 1rem; white-space: nowrap; }
 .key svg { width: 1.6rem; height: 0.75rem; flex: none; }
 .scroll { overflow-x: auto; margin-bottom: 0.8rem; }
@@ -83,14 +88,15 @@ table { border-collapse: collapse; font-size: 0.875rem; line-height: 1.4; }
 caption { text-align: left; padding-bottom: 0.4rem; }
 th, td { padding: 0.36rem 0.9rem 0.36rem 0; text-align: right; vertical-align: top; white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }
-thead th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--grey); vertical-align: bottom; }
+thead th {
+  color: var(--soft); font-weight: 500; white-space: normal; border-bottom: 1px solid var(--grey);
+  vertical-align: bottom;
+}
 tbody tr { border-bottom: 1px solid var(--rule); }
 tbody th { font-weight: 400; text-align: left; }
 tr > :first-child { text-align: left; }
 td small, th small { display: block; color: var(--soft); font-size: 0.75rem; }
 .names th:first-child { white-space: normal; min-width: 7rem; max-width: 18rem; overflow-wrap: break-word; }
-.wide table { width: 100%; }
-.group th { padding-top: 1rem; font-weight: 600; }
 .low { color: var(--orange); font-weight: 600; }
 .tag { color: var(--soft); font-size: 0.75rem; }
 td svg { display: block; width: 9rem; height: 1.1rem; }
@@ -131,16 +137,18 @@ pre {
   margin: 0.7rem 0 0; padding: 0.9rem 1rem; overflow-x: auto; background: var(--band); border-radius: 0.25rem;
   font: 0.8125rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace;
 }
-.facts dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: 0.9rem 2rem; }
+.facts dl { gap: 0.9rem 2.6rem; }
 .facts { margin-bottom: 1.6rem; }
 .facts dt { font-size: 0.8125rem; }
 .lineage dl { display: block; margin: 0; font-size: 0.875rem; }
 .lineage dl div {
-  display: grid; grid-template-columns: 12rem 1fr; gap: 1rem; padding: 0.35rem 0; border-bottom: 1px solid var(--rule);
+  display: grid; grid-template-columns: 12rem minmax(0, 1fr); gap: 1rem; padding: 0.35rem 0;
+  border-bottom: 1px solid var(--rule);
 }
+.rows .note { max-width: 50rem; margin-top: 0.35rem; }
 .statement {
   font-family: Charter, "Bitstream Charter", "Sitka Text", Cambria, "Liberation Serif", Georgia, serif;
-  font-size: 1.25rem; line-height: 1.35;
+  font-size: 1.25rem; line-height: 1.35; margin-bottom: 1.2rem;
 }
 footer { padding-top: 2.5rem; padding-bottom: 4rem; }
 svg text { fill: var(--soft); font-size: 11px; font-family: inherit; }
@@ -162,12 +170,14 @@ svg text.strong { fill: var(--ink); }
   section { padding-top: 2rem; }
   section + section { margin-top: 2rem; }
   .outcome { font-size: 1.5rem; }
-  .checks li { grid-template-columns: 1fr auto; }
+  .checks li { grid-template-columns: minmax(0, 1fr) auto; }
   .checks .name { grid-column: 1; grid-row: 1; }
   .checks .mark { grid-column: 2; grid-row: 1; }
   .checks .detail { grid-column: 1 / -1; }
-  .lineage dl div { grid-template-columns: 1fr; gap: 0; }
+  .lineage dl div { grid-template-columns: minmax(0, 1fr); gap: 0; }
   .matrix td { width: 2.5rem; }
+  th, td { padding-right: 0.6rem; }
+  .names th:first-child { min-width: 5.5rem; }
   td svg { width: 6rem; }
 }
 @media print {

@@ -34,6 +34,7 @@ ROOMS = {
     "training": {"training", "model", "data"},
     "search": {"search", "training", "model", "data"},
     "evaluation": {"evaluation"},
+    "reporting": {"reporting", "evaluation"},
     "serving": {"serving", "model", "data"},
 }
 
@@ -145,9 +146,10 @@ def test_flows_import_neither_torch_nor_mlflow() -> None:
     assert not {p for p in heavy if p.startswith("flows/")}
 
 
-def test_evaluation_reaches_no_torch() -> None:
+@pytest.mark.parametrize("room", ["evaluation", "reporting"])
+def test_evaluation_and_reporting_reach_no_torch(room: str) -> None:
     by_module = {s.module: s for s in sources()}
-    seen, todo = set(), [s.module for s in sources() if s.module.startswith("bertft_core.evaluation")]
+    seen, todo = set(), [s.module for s in sources() if s.module.startswith(f"bertft_core.{room}")]
     while todo:
         module = todo.pop()
         if module not in seen:

@@ -8,9 +8,9 @@ from bertft_core.reporting.markup import Child, Markup, clipped, data, el, folde
 from bertft_core.reporting.page import ReportPage, SuspectRow, WrongRow
 
 _ERRORS = 20
-_SUSPECTS = 100
+_SUSPECTS = 60
 _SNIPPET = 360  # characters of a text without word weights, or of a suspect
-_WHOLE = 5000  # characters of a whole text
+_WHOLE = 4000  # characters of a whole text
 _PIECES = 400  # shaded pieces of a whole text
 _PIECE = 400  # characters of a piece in an excerpt
 _SHORT = 90  # words of a text that is shown whole

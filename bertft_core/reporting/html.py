@@ -15,7 +15,7 @@ from bertft_core.reporting.scores import differences_part, scores_part, verdict_
 from bertft_core.reporting.source import data_section, learning_section
 from bertft_core.reporting.style import STYLE
 
-_YAML = 60_000  # characters of a configuration
+_YAML = 40_000  # characters of a configuration
 _TITLE = 300
 # nothing may be loaded and nothing may run, whatever text from the data says
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_NAME, _VALUE = 100, 600  # characters
+_NAME, _VALUE = 100, 300  # characters
 _ENTRIES = 60
 _VOID = {"meta", "br", "hr", "path", "line", "rect", "circle", "polyline"}
 # neither HTML nor XML may hold control characters and lone surrogates
@@ -28,7 +28,7 @@ def text(value: str) -> Markup:
     >>> text("<b> & \\x00")
     '&lt;b&gt; &amp; �'
     """
-    return value if isinstance(value, Markup) else Markup(escape(_UNPRINTABLE.sub("\ufffd", value)))
+    return value if isinstance(value, Markup) else Markup(escape(_UNPRINTABLE.sub("\ufffd", value), quote=False))
 
 
 def el(tag: str, /, *children: Child, **attributes: str | float | None) -> Markup:
@@ -38,13 +38,17 @@ def el(tag: str, /, *children: Child, **attributes: str | float | None) -> Marku
     '<p class="note">1 &lt; 2</p>'
     """
     named = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{text(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_quoted(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
     if tag in _VOID and not children:
         return Markup(f"<{tag}{named}/>")
     return Markup(f"<{tag}{named}>{join(children)}</{tag}>")
+
+
+def _quoted(value: str | float) -> str:
+    return escape(_UNPRINTABLE.sub("\ufffd", str(value)), quote=True)
 
 
 def join(children: Iterable[Child], between: str = "") -> Markup:

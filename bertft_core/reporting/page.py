@@ -5,7 +5,7 @@ Every part is optional; an absent part leaves no trace on the page. Shares lie i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from bertft_core.errors import DataError
@@ -222,4 +222,4 @@ class ReportPage:
     learning: Learning | None = None
     data: DataFacts | None = None
     config_yaml: str = ""
-    lineage: Facts = field(default_factory=tuple)
+    lineage: Facts = ()

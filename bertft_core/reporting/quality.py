@@ -226,7 +226,8 @@ def _calibration_notes(calibration: Calibration) -> Markup:
     after = any(a is not None for _, _, a in calibration.scores)
     head = ["Lower is better", "Before", "After"] if after else ["Lower is better", "Value"]
     rows: list[Sequence[Child]] = [
-        [name, number(before), number(a)] if after else [name, number(before)] for name, before, a in calibration.scores
+        [clipped(name, _NAME), number(before), *([number(a)] if after else [])]
+        for name, before, a in calibration.scores
     ]
     notes = [el("li", data(note[:600])) for note in calibration.notes[:20]]
     return join([
@@ -251,7 +252,7 @@ def _coverage(curve: Coverage) -> Markup:
             [el("path", d=d, class_="guide"), el("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=4.5, class_="f-orange")]
         )
 
-    label = curve.sentence or f"accuracy falls to {number(curve.accuracy[-1], 3)} when all rows are answered"
+    label = curve.sentence[:300] or f"accuracy falls to {number(curve.accuracy[-1], 3)} when all rows are answered"
     x = Axis(
         title="share of the rows answered, most confident first", domain=(0.0, 1.0), written=lambda v: percent(v, 0)
     )

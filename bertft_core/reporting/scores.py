@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bertft_core.reporting.charts import Whisker, key, point_key, rounded_out, sign, whisker_chart
-from bertft_core.reporting.markup import Child, Markup, data, el, join, number, span_of, table
+from bertft_core.reporting.markup import Child, Markup, clipped, data, el, join, number, span_of, table
 from bertft_core.reporting.page import CheckRow, DifferenceRow, ReportPage, ScoreRow, Verdict
 
 _OUTCOMES = {
@@ -13,8 +13,9 @@ _OUTCOMES = {
     "held": "Held",
     "none": "No decision was taken",
 }
-_TEXT = 1200  # characters of a reason, a detail, a warning
+_TEXT = 1000  # characters of a reason, a detail, a warning
 _CHECKS = 40
+_NAME = 80  # characters of a score's name
 _WARNINGS = 30
 
 
@@ -85,7 +86,7 @@ def _score_table(scores: tuple[ScoreRow, ...]) -> Markup:
 
 def _score_name(score: ScoreRow) -> Markup:
     hints = (["decides"] if score.decides else []) + (["lower is better"] if score.is_lower_better else [])
-    name = el("strong", score.name) if score.decides else score.name
+    name = el("strong", clipped(score.name, _NAME)) if score.decides else clipped(score.name, _NAME)
     return join([name, el("small", ", ".join(hints)) if hints else None])
 
 
@@ -105,7 +106,7 @@ def _score_chart(page: ReportPage) -> Markup | None:
         [(n, v) for n, v in (("champion", s.champion), ("TF-IDF floor", s.floor)) if v is not None] for s, _ in drawn
     ]
     rows = [
-        Whisker(name=s.name, shown=number(v), value=v, interval=s.interval, others=o)
+        Whisker(name=clipped(s.name, _NAME), shown=number(v), value=v, interval=s.interval, others=o)
         for (s, v), o in zip(drawn, others, strict=True)
     ]
     label = "; ".join(f"{row.name} {row.shown}, {span_of(row.interval)}" for row in rows)
@@ -127,12 +128,10 @@ def differences_part(page: ReportPage) -> Markup | None:
         return None
     ends = [end for d in page.differences for end in (d.value, *d.interval, 0.0)]
     rows = [
-        Whisker(name=d.name, shown=number(d.value, signed=True), value=d.value, interval=d.interval)
+        Whisker(name=clipped(d.name, _NAME), shown=number(d.value, signed=True), value=d.value, interval=d.interval)
         for d in page.differences
     ]
-    label = "; ".join(
-        f"{d.name} {number(d.value, signed=True)}, {span_of(d.interval, signed=True)}" for d in page.differences
-    )
+    label = "; ".join(f"{row.name} {row.shown}, {span_of(row.interval, signed=True)}" for row in rows)
     chart = el("figure", whisker_chart(label, rows, rounded_out(min(ends), max(ends)), zero=True))
     return join([
         el("h3", "Differences on the same rows"),
@@ -149,7 +148,7 @@ def _difference(difference: DifferenceRow) -> Markup:
     said = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
     return el(
         "p",
-        el("strong", difference.name), f": {said}, {number(difference.value, signed=True)} ",
+        el("strong", clipped(difference.name, _NAME)), f": {said}, {number(difference.value, signed=True)} ",
         f"({span_of(difference.interval, signed=True)}). ",
         data(difference.note[:_TEXT]) if difference.note else None,
         class_="said",

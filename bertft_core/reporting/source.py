@@ -109,7 +109,7 @@ def data_section(page: ReportPage) -> Markup | None:
 def _split_table(facts: DataFacts) -> Markup | None:
     if not facts.split_facts:
         return None
-    rows: list[Sequence[Child]] = [[name, *values] for name, values in facts.split_facts[:_ROWS]]
+    rows: list[Sequence[Child]] = [[clipped(name, 60), *values] for name, values in facts.split_facts[:_ROWS]]
     return el("div", table(["", *facts.splits], rows), class_="names")
 
 

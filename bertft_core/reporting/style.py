@@ -84,7 +84,7 @@ dl > div { min-width: 0; }
 .key svg { width: 1.6rem; height: 0.75rem; flex: none; }
 .scroll { overflow-x: auto; margin-bottom: 0.8rem; }
 .scroll:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: 0.875rem; line-height: 1.4; }
+table { border-collapse: collapse; font-size: 0.875rem; line-height: 1.4; overflow-wrap: normal; }
 caption { text-align: left; padding-bottom: 0.4rem; }
 th, td { padding: 0.36rem 0.9rem 0.36rem 0; text-align: right; vertical-align: top; white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }

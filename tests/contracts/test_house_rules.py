@@ -35,6 +35,7 @@ ROOMS = {
     "search": {"search", "training", "model", "data"},
     "evaluation": {"evaluation"},
     "gate": {"gate", "evaluation"},
+    "reporting": {"reporting", "evaluation"},
     "serving": {"serving", "model", "data"},
 }
 
@@ -146,9 +147,10 @@ def test_flows_import_neither_torch_nor_mlflow() -> None:
     assert not {p for p in heavy if p.startswith("flows/")}
 
 
-def test_evaluation_reaches_no_torch() -> None:
+@pytest.mark.parametrize("room", ["evaluation", "gate", "reporting"])
+def test_judging_rooms_reach_no_torch(room: str) -> None:
     by_module = {s.module: s for s in sources()}
-    seen, todo = set(), [s.module for s in sources() if s.module.startswith("bertft_core.evaluation")]
+    seen, todo = set(), [s.module for s in sources() if s.module.startswith(f"bertft_core.{room}")]
     while todo:
         module = todo.pop()
         if module not in seen:

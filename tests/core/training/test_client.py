@@ -13,9 +13,15 @@ import numpy as np
 import pytest
 
 from bertft_core.errors import ConfigError, ModelError, TrainerDied, TrialPruned
+from bertft_core.model.classifier import load_classifier, save_classifier
+from bertft_core.serving.artifact import ArtifactCard, build_artifact
+from bertft_core.serving.attribution import attribute
+from bertft_core.serving.predictor import Predictor
+from bertft_core.state import read_json, write_json
 from bertft_core.training.client import Trainer
 from bertft_core.training.loop import fit
 from bertft_core.training.precision import faster_precision
+from bertft_core.training.scoring import features
 from bertft_core.training.spec import FitSpec, MachineSettings
 
 pytestmark = pytest.mark.slow  # each starts a process that imports torch and transformers
@@ -37,6 +43,33 @@ def test_trainer_fits_scores_and_agrees_with_the_loop(spec: Build, tokens: Path,
     assert result.weights_digest == fit(spec(output=str(tmp_path / "here"))).weights_digest
     assert rungs == [0.25, 0.5, 0.75] and fractions[-1] == 1.0
     assert np.load(path, allow_pickle=False).shape == (32, 2)
+
+
+def test_trainer_writes_features_and_agrees_with_the_function(encoder: Path, tokens: Path, tmp_path: Path) -> None:
+    with Trainer() as trainer:
+        path = trainer.features(encoder, tokens, "test", tmp_path / "features.npy", "cpu", 1)
+    np.testing.assert_array_equal(np.load(path, allow_pickle=False), features(encoder, tokens, "test", threads=1))
+
+
+def test_trainer_explains_a_served_artefact(encoder: Path, tmp_path: Path) -> None:
+    classes = ("a", "b")
+    model = save_classifier(load_classifier(encoder, classes, seed=5), encoder, tmp_path / "fit", classes)
+    served = build_artifact(model, tmp_path / "served", ArtifactCard(max_length=32, truncation="head", classes=classes))
+    write_json(tmp_path / "rows.json", [{"text": "a good film", "class": "b"}])
+    facts: list[dict[str, Any]] = []
+    with Trainer() as trainer:
+        path = trainer.explain(
+            served,
+            tmp_path / "rows.json",
+            tmp_path / "words.json",
+            threads=1,
+            on_progress=lambda _, said: facts.append(said),
+        )
+    (words,) = attribute(Predictor.load(served), ["a good film"], ["b"])
+    found = read_json(path)[0]
+    assert [word for word, _ in found] == ["a", "good", "film"]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in words], abs=1e-6)
+    assert {"explaining": 1} in facts
 
 
 def test_trainer_errors_come_back_by_class_and_the_process_lives_on(spec: Build, tmp_path: Path) -> None:

@@ -1,0 +1,257 @@
+"""The page: one file that shows everything as text, parts that vanish, a size that is capped."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from bertft_core.errors import DataError
+from bertft_core.reporting.html import report_html
+from bertft_core.reporting.page import (
+    BinRow,
+    Calibration,
+    CheckRow,
+    ClassRow,
+    Confusion,
+    Coverage,
+    DataFacts,
+    DifferenceRow,
+    EpochRow,
+    Learning,
+    ReportPage,
+    ScoreRow,
+    SliceRow,
+    SuspectRow,
+    Verdict,
+    WrongRow,
+)
+
+EVIL = '<script>alert("1")</script> & \'x\' "><img src=x onerror=alert(2)> <!-- ]]> </style></title>'
+X = "{http://www.w3.org/1999/xhtml}"
+
+
+def parts(t: str = "text", n: int = 3) -> dict[str, Any]:
+    """Every optional part of a page, each text being `t`, each list `n` long."""
+    return {
+        "verdict": Verdict(outcome="kept", text=t, checks=(CheckRow(name=t, passed=False, detail=t),) * n),
+        "warnings": (t,) * n,
+        "scores": (ScoreRow(name=t, value=0.9, interval=(0.8, 0.95), champion=0.88, floor=0.7, decides=True),),
+        "differences": (DifferenceRow(name=t, value=0.01, interval=(-0.01, 0.03), note=t),),
+        "classes": (ClassRow(name=t, precision=None, recall=0.5, f1=0.5, rows=30, predicted=31),) * n,
+        "confusion": Confusion(classes=(t,) * n, counts=((7,) * n,) * n),
+        "slices": (SliceRow(group=t, name=t, rows=3, accuracy=0.9, interval=(0.5, 1.0), note=t),) * n,
+        "errors": (
+            WrongRow(row=t, text=t, label=t, predicted=t, confidence=0.9),
+            WrongRow(row=t, text=t, label=t, predicted=t, confidence=0.9, words=((t, 0.5), (t, -0.25), ("a", 0.0))),
+        )
+        * n,
+        "suspects": (SuspectRow(row=t, text=t, label=t, suggested=t, label_probability=0.1, suggested_probability=0.8),)
+        * n,
+        "suspects_note": t,
+        "calibration": Calibration(
+            before=(BinRow(confidence=0.6, accuracy=0.5, rows=9),) * n,
+            after=(BinRow(confidence=0.7, accuracy=0.5, rows=9),) * n,
+            scores=((t, 0.1, 0.05),),
+            notes=(t,) * n,
+        ),
+        "coverage": Coverage(coverage=(0.5, 1.0), accuracy=(0.99, 0.9), sentence=t, chosen=(0.5, 0.99)),
+        "learning": Learning(
+            epochs=tuple(
+                EpochRow(epoch=i + 1, step=10 * i + 10, train_loss=1.0, validation_loss=0.9, accuracy=0.8, macro_f1=0.7)
+                for i in range(n)
+            ),
+            phases=((0.0, 0.5, 1), (0.5, 1.0, 7)),
+            facts=((t, t),) * n,
+        ),
+        "data": DataFacts(
+            facts=((t, t),) * n,
+            splits=("train", "test"),
+            class_counts=((t, (1, 2)),) * n,
+            split_facts=((t, ("1", "2")),),
+        ),
+        "config_yaml": t,
+        "lineage": ((t, t),) * n,
+    }
+
+
+def full(t: str = "text", n: int = 3) -> ReportPage:
+    return ReportPage(title=t, facts=((t, t),), rows=100, **parts(t, n))
+
+
+def tree(page: ReportPage) -> ET.Element:
+    return ET.fromstring(report_html(page))
+
+
+def words_of(element: ET.Element) -> str:
+    return "".join(element.itertext())
+
+
+class _Tags(HTMLParser):
+    """What a browser's tokeniser sees: every tag and every attribute."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[tuple[str, str]] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {(name, value or "") for name, value in attrs}
+
+
+def test_the_example_page_fills_every_part() -> None:
+    names = {f.name for f in fields(ReportPage)} - {"title", "facts", "level", "rows"}
+    assert set(parts()) == names
+
+
+def test_script_in_any_text_is_shown_and_not_run() -> None:
+    found = _Tags(report_html(full(EVIL)))
+    assert not found.tags & {"script", "img", "iframe", "link", "object"}
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+    page = tree(full(EVIL))
+    for section in page.iter(f"{X}section"):
+        assert '<script>alert("1")</script>' in words_of(section), section.get("id")
+
+
+def test_nothing_is_loaded_from_outside() -> None:
+    text = report_html(full())
+    found = _Tags(text)
+    assert all(value.startswith("#") for name, value in found.attributes if name in {"href", "src", "xlink:href"})
+    assert "url(" not in text and "@import" not in text
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in found.attributes
+
+
+def test_language_title_and_viewport_are_given() -> None:
+    page = tree(full("news & co"))
+    assert page.get("lang") == "en"
+    assert page.findtext(f"{X}head/{X}title") == "news & co · evaluation"
+    viewports = [m.get("content") for m in page.iter(f"{X}meta") if m.get("name") == "viewport"]
+    assert viewports == ["width=device-width, initial-scale=1"]
+
+
+def test_an_empty_page_has_a_title_and_no_heading_below_it() -> None:
+    page = tree(ReportPage(title="x"))
+    assert not list(page.iter(f"{X}section")) and not list(page.iter(f"{X}nav"))
+    assert [e.tag for e in page.iter() if re.fullmatch(rf"{X}h\d", e.tag)] == [f"{X}h1"]
+
+
+SECTION_OF = {
+    "verdict": "verdict", "warnings": "verdict", "scores": "scores", "differences": "scores", "classes": "classes",
+    "confusion": "classes", "slices": "slices", "errors": "errors", "suspects": "suspects", "suspects_note": None,
+    "calibration": "calibration", "coverage": "calibration", "learning": "training", "data": "data",
+    "config_yaml": "configuration", "lineage": "lineage",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECTION_OF)
+def test_one_part_alone_makes_its_own_section_and_no_other(name: str) -> None:
+    page = tree(ReportPage(title="x", **{name: parts()[name]}))
+    wanted = SECTION_OF[name]
+    assert [s.get("id") for s in page.iter(f"{X}section")] == ([wanted] if wanted else [])
+    for heading in page.iter(f"{X}h2"):
+        assert words_of(heading).strip()
+
+
+@pytest.mark.parametrize("name", [name for name in SECTION_OF if name != "suspects_note"])
+def test_a_missing_part_leaves_the_others_as_they_were(name: str) -> None:
+    empty = {f.name: f.default for f in fields(ReportPage)}[name]
+    whole, less = tree(full()), tree(replace(full(), **{name: empty}))
+    ids = [s.get("id") for s in less.iter(f"{X}section")]
+    gone = {s.get("id") for s in whole.iter(f"{X}section")} - set(ids)
+    assert gone <= {SECTION_OF[name]}
+    assert [a.get("href") for a in less.iter(f"{X}a")] == [f"#{i}" for i in ids]
+
+
+def test_the_verdict_comes_first_and_failed_checks_lead() -> None:
+    checks = (CheckRow(name="size", passed=True, detail=""), CheckRow(name="gain", passed=False, detail=""))
+    page = tree(replace(full(), verdict=Verdict(outcome="kept", text="too small", checks=checks)))
+    first = next(page.iter(f"{X}section"))
+    assert first.get("id") == "verdict" and words_of(first).startswith("Not promoted")
+    assert [words_of(li)[:10] for li in first.iter(f"{X}li")][:2] == ["failedgain", "passedsize"]
+
+
+def test_an_unknown_outcome_is_refused() -> None:
+    with pytest.raises(DataError, match="perhaps"):
+        Verdict(outcome="perhaps", text="")  # type: ignore[arg-type]
+
+
+def test_control_characters_and_lone_surrogates_do_not_break_the_page() -> None:
+    page = report_html(full("a\x00b\x1b[31m\ud800c\ufffe"))
+    assert "a\ufffdb\ufffd[31m\ufffdc\ufffd" in words_of(ET.fromstring(page))
+    assert page.encode("utf-8")
+
+
+@pytest.mark.parametrize("text", ["&" * 20_000, "字" * 20_000, "& " * 20_000])
+def test_the_page_stays_below_3_mb_whatever_is_put_in(text: str) -> None:
+    page = full(text, 300)
+    many = tuple((text[:3], 0.1 * (-1) ** i) for i in range(3000))
+    errors = tuple(replace(error, words=many) for error in page.errors)
+    assert len(report_html(replace(page, errors=errors, config_yaml=text * 10)).encode("utf-8")) < 3_000_000
+
+
+def test_what_is_left_out_is_said() -> None:
+    text = words_of(tree(full("x", 300)))
+    for phrase in ("270 more", "580 more are not shown", "240 more are not shown here", "200 of 300 slices are shown"):
+        assert phrase in text
+
+
+def test_a_matrix_of_many_classes_becomes_a_picture() -> None:
+    few = tree(ReportPage(title="x", confusion=parts(n=20)["confusion"]))
+    many = tree(ReportPage(title="x", confusion=parts(n=21)["confusion"]))
+    assert [t.get("class") for t in few.iter(f"{X}table")] == [None, "matrix"]
+    assert [t.get("class") for t in many.iter(f"{X}table")] == [None]
+    assert len(list(many.iter(f"{X}rect"))) == 1 + 21 * 21
+
+
+def test_the_most_frequent_confusions_come_first() -> None:
+    confusion = Confusion(classes=("a", "b", "c"), counts=((8, 2, 0), (0, 5, 5), (0, 0, 1)))
+    page = tree(ReportPage(title="x", confusion=confusion))
+    rows = [[words_of(cell) for cell in row] for row in next(page.iter(f"{X}tbody"))]
+    assert rows == [["b as c", "5", "50.0 %"], ["a as b", "2", "20.0 %"]]
+
+
+def test_a_confusion_that_is_not_square_is_refused() -> None:
+    with pytest.raises(DataError, match="2 classes"):
+        Confusion(classes=("a", "b"), counts=((1, 2),))
+
+
+def long_text(strong: int, count: int = 400) -> WrongRow:
+    words = tuple((f"w{i}", 0.5 if i == strong else 0.0) for i in range(count))
+    return WrongRow(row="1", text="", label="a", predicted="b", confidence=0.9, words=words)
+
+
+def test_the_strongest_word_of_a_long_text_is_shown_and_the_gaps_add_up() -> None:
+    page = tree(ReportPage(title="x", errors=(long_text(300),)))
+    quote = words_of(next(e for e in page.iter(f"{X}p") if e.get("class") == "quote"))
+    gaps = [int(n) for n in re.findall(r"\[… (\d+) words?\]", quote)]
+    shown = re.findall(r"\bw\d+", quote)
+    assert {"w299", "w300", "w301"} < set(shown) and len(shown) + sum(gaps) == 400
+
+
+def test_words_are_shaded_by_sign_and_relative_weight() -> None:
+    error = WrongRow(
+        row="1", text="", label="a", predicted="b", confidence=0.9,
+        words=(("up", 0.02), ("half", 0.01), ("down", -0.02), ("faint", 0.001), ("none", 0.0)),
+    )  # fmt: skip
+    page = tree(ReportPage(title="x", errors=(error,)))
+    quote = next(e for e in page.iter(f"{X}p") if e.get("class") == "quote")
+    spans = {s.text: (s.get("class"), s.get("style"), s.get("title")) for s in quote.iter(f"{X}span")}
+    assert spans == {
+        "up": ("for", "--a:0.55", "+0.0200"),
+        "half": ("for", "--a:0.30", "+0.0100"),
+        "down": ("against", "--a:0.55", "−0.0200"),
+    }
+    assert "Strongest: “up” +0.020, “down” −0.020, “half” +0.010" in words_of(page)
+
+
+def test_differences_say_what_their_interval_shows() -> None:
+    given = (("up", 0.2, (0.1, 0.3)), ("down", -0.2, (-0.3, -0.1)), ("flat", 0.0, (-0.1, 0.1)))
+    rows = tuple(DifferenceRow(name=n, value=v, interval=i) for n, v, i in given)
+    text = words_of(tree(ReportPage(title="x", differences=rows)))
+    assert "up: better, +0.2000" in text and "down: worse, −0.2000" in text and "flat: not distinguishable" in text

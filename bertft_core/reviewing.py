@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 SUSPECTS = "doubtful_labels.csv"
 _FEATURES_VERSION = 1
+_EXPLAINED = 5  # worst errors whose words are weighed: each costs 64 passes through the model
 OnProgress = Callable[[float, dict[str, Any]], None]
 
 
@@ -39,12 +40,13 @@ def review(
     """Look for doubtful labels and for the words behind the worst errors; written to run/evaluation.
 
     doubtful_labels.csv is a list to read: nothing is changed, nothing deleted. words.json holds (word, weight)
-    pairs of each of report.worst_errors. `served`: the artefact folder.
+    pairs of the first of report.worst_errors. `served`: the artefact folder.
     """
     folder, settings = run.path / "evaluation", settle(config, prepared, run, home, trainer)
     table = prepared.dataset.table("test").select(["text", "text_pair"])
-    worst = table.take([e.row for e in report.worst_errors]).to_pylist()
-    asked = [{**row, "class": e.predicted} for row, e in zip(worst, report.worst_errors, strict=True)]
+    explained = report.worst_errors[:_EXPLAINED]
+    worst = table.take([e.row for e in explained]).to_pylist()
+    asked = [{**row, "class": e.predicted} for row, e in zip(worst, explained, strict=True)]
     write_json(folder / "worst_errors.json", asked)
     trainer.explain(
         served, folder / "worst_errors.json", folder / "words.json", settings.device, settings.threads, on_progress
@@ -99,13 +101,13 @@ def _features(
     prepared: Prepared, rows: int, settings: Any, trainer: Trainer, home: Path, on_progress: OnProgress | None
 ) -> Path:
     """Frozen features of sampled training rows, computed once per tokens and encoder."""
-    key = hash_json([prepared.tokens.fingerprint, prepared.encoder, rows, _FEATURES_VERSION])[:24]
+    key = hash_json([prepared.tokens.fingerprint, prepared.encoder, rows, settings.precision, _FEATURES_VERSION])[:24]
     folder = home / "features" / key
     if not is_complete(folder):
         with staged_folder(folder) as staging:
             trainer.features(
                 prepared.pretrained, prepared.tokens.directory, "train", staging / "features.npy", rows,
-                settings.device, settings.threads, on_progress,
+                settings.precision, settings.device, settings.threads, on_progress,
             )  # fmt: skip
     return folder / "features.npy"
 

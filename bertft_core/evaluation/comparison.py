@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, mcnemar, paired_difference
-from bertft_core.evaluation.metrics import METRICS, decisions, scores
+from bertft_core.evaluation.metrics import METRICS, check_rows, decisions, scores
 
 SHOWN = 10  # rows of the disagreement that are listed
 
@@ -66,7 +66,8 @@ def compare(
     decided_* [n]: class indices, where a model's decisions are not the most probable class.
     Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
     """
-    guess_one, guess_two = decisions(p_first, decided_first), decisions(p_second, decided_second)
+    guess_one = decisions(check_rows(labels, p_first, classes)[1], decided_first)
+    guess_two = decisions(check_rows(labels, p_second, classes)[1], decided_second)
     one, two = (
         scores(labels, p, classes, weights, guess, ranking=False)
         for p, guess in ((p_first, guess_one), (p_second, guess_two))

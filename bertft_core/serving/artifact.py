@@ -75,7 +75,7 @@ def build_artifact(model_dir: Path | str, folder: Path | str, card: ArtifactCard
     """
     source, target = Path(model_dir), Path(folder)
     _require_model(source, card)
-    if is_complete(target) and read_json(target / CARD) == card.to_json():
+    if is_complete(target) and read_card(target) == card:
         return target
     if target.exists():
         shutil.rmtree(target)

@@ -137,6 +137,7 @@ def features(
     tokens_dir: Path | str,
     split: str,
     rows: int | None = None,
+    precision: str = "float32",
     device: str = "cpu",
     threads: int | None = None,
     on_beat: Beat | None = None,
@@ -156,7 +157,7 @@ def features(
         encoder.to(target)  # type: ignore[arg-type]
         arrays, width = open_split(Path(tokens_dir), split), int(encoder.config.hidden_size)
         chosen = sample_rows(arrays, rows)
-        return _by_batch(encoder, arrays, _mean_pooled, width, target, "float32", on_beat, chosen)
+        return _by_batch(encoder, arrays, _mean_pooled, width, target, precision, on_beat, chosen)
 
 
 def _mean_pooled(model: nn.Module, batch: tuple[Any, Any, Any, Any], device: torch.device) -> torch.Tensor:

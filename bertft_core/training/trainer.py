@@ -130,7 +130,7 @@ def _run_features(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     from bertft_core.training.scoring import features
 
     beat = _beat(wire, {"features": message["split"]})
-    settings = (message["rows"], message["device"], message["threads"], beat)
+    settings = (message["rows"], message["precision"], message["device"], message["threads"], beat)
     found = features(message["pretrained"], message["tokens_dir"], message["split"], *settings)
     return _save_array(message["output"], found)
 

@@ -47,7 +47,7 @@ def test_trainer_fits_scores_and_agrees_with_the_loop(spec: Build, tokens: Path,
 
 def test_trainer_writes_features_and_agrees_with_the_function(encoder: Path, tokens: Path, tmp_path: Path) -> None:
     with Trainer() as trainer:
-        path = trainer.features(encoder, tokens, "test", tmp_path / "features.npy", "cpu", 1)
+        path = trainer.features(encoder, tokens, "test", tmp_path / "features.npy", device="cpu", threads=1)
     np.testing.assert_array_equal(np.load(path, allow_pickle=False), features(encoder, tokens, "test", threads=1))
 
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bertft_core.errors import ConfigError
+from bertft_core.yaml_files import read_yaml
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -70,6 +71,15 @@ class DataConfig(_Part):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     max_faulty_share: Annotated[Number, Field(ge=0, le=1)] = 0.01
     min_class_rows: Annotated[Whole, Field(ge=1)] = 3
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_below_split(cls, tree: Any) -> Any:
+        """data.split may name the files of the three splits instead of shares: then they are data.train and so on."""
+        split = tree.get("split") if isinstance(tree, dict) else None
+        if not isinstance(split, dict) or not any(isinstance(value, str) for value in split.values()):
+            return tree
+        return {**{k: v for k, v in tree.items() if k != "split"}, **split}
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataConfig:
@@ -312,12 +322,7 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"{file}: no such configuration file; wanted a YAML file (see examples/)")
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(fault).split())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: wanted a mapping of keys, found {type(tree).__name__}")
+    tree = read_yaml(file)
     for override in overrides:
         _set_dotted(tree, override)
     return parse_config(tree, file.resolve().parent, str(file))

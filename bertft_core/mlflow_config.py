@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bertft_core.errors import ConfigError
 from bertft_core.state import mask_uri
+from bertft_core.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from bertft_core.gate.rule import PromotionRule
@@ -40,8 +40,8 @@ def _checked_alias(value: Any) -> Any:
 
 
 def _checked_uri(value: Any) -> Any:
-    if isinstance(value, str) and "://" in value and urlsplit(value).password:
-        raise ValueError("must hold no password; set it in the environment (MLFLOW_TRACKING_URI)")
+    if isinstance(value, str) and "://" in value and (urlsplit(value).password or mask_uri(value) != value):
+        raise ValueError("must hold no password or token; set it in the environment (MLFLOW_TRACKING_URI)")
     return value
 
 
@@ -222,13 +222,7 @@ def _find(explicit: Path | str | None, config_dir: Path | str | None, here: Path
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(fault).split())}") from None
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: wanted a mapping of keys, found {type(tree).__name__}")
+    tree = read_yaml(file) if file.read_text(encoding="utf-8", errors="replace").strip() else {}
     if "origin" in tree:
         raise ConfigError(f"{file}: origin: unknown key")
     return tree

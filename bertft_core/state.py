@@ -18,6 +18,7 @@ from typing import IO, Any
 from bertft_core.errors import BusyError, ConfigError, InputError
 
 STATE_FORMAT = 1
+LEAST_FREE = 300_000_000  # bytes: the stores of Prefect and MLflow, and a small model's checkpoint and copies
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.05  # between two looks at a lock that somebody holds
@@ -123,14 +124,15 @@ def code_fingerprint() -> str:
 
 
 def mask_uri(uri: str) -> str:
-    """`uri` with any password (and user) replaced by ***."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", uri)
+    """`uri` with user and password, and the value of any secret in its query, replaced by ***."""
+    shown = re.sub(r"(?<=://)[^/@\s]+@", "***@", uri)
+    return re.sub(r"(?i)([?&;][^=&\s]*(?:token|password|secret|key|pwd)[^=&\s]*=)[^&\s'\"]+", r"\1***", shown)
 
 
-def open_home(path: Path | str) -> Path:
-    """Resolve BERTFT_HOME to an absolute path, create it with mode 0700, check its format version.
+def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
+    """Resolve BERTFT_HOME to an absolute path, create it with mode 0700, check its format version and free bytes.
 
-    Raises InputError when it cannot be written or holds another format.
+    Raises InputError when it cannot be written, holds another format, or has less than `least_free` bytes free.
     """
     home = Path(path).expanduser().resolve()
     try:
@@ -142,6 +144,12 @@ def open_home(path: Path | str) -> Path:
         raise InputError(
             f"BERTFT_HOME {home} cannot be written ({fault.strerror}): set BERTFT_HOME to a folder you own"
         ) from fault
+    free = shutil.disk_usage(home).free
+    if free < least_free:
+        raise InputError(
+            f"BERTFT_HOME {home} has {free / 1e6:.0f} MB free, wanted at least {least_free / 1e6:.0f} MB: make room "
+            "(`bertft gc` lists what can go), or set BERTFT_HOME to another disk"
+        )
     found = read_json(stamp).get("format")
     if found != STATE_FORMAT:
         raise ConfigError(

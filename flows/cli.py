@@ -155,12 +155,13 @@ def _own_stdout() -> IO[str]:
     return out
 
 
-def _home() -> Path:
-    from bertft_core.state import open_home
+def _home(args: argparse.Namespace) -> Path:
+    from bertft_core.state import LEAST_FREE, open_home
     from flows.environment import prepare_environment
+    from flows.session import watch_over
 
-    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"))
-    prepare_environment(home)
+    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"), 0 if args.verb == "gc" else LEAST_FREE)
+    watch_over(args.verb, is_served=prepare_environment(home))
     return home
 
 
@@ -170,7 +171,7 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.plan import plan
 
     config = load_config(args.config, args.overrides)
-    return plan(config, _home(), load_mlflow_config(args.mlflow, config.base_dir, Path.cwd()))
+    return plan(config, _home(args), load_mlflow_config(args.mlflow, config.base_dir, Path.cwd()))
 
 
 def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     config = load_config(args.config, args.overrides)
     load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
     resolve_pretrained(config)
-    home = _home()
+    home = _home(args)
     from flows.pipeline import pipeline
 
     return pipeline(
@@ -193,7 +194,7 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
 def _predict(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.mlflow_config import load_mlflow_config
 
-    home = _home()
+    home = _home(args)
     from flows.progress import Reporter
     from tasks.scoring import predict_file
 
@@ -208,7 +209,7 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
 def _store(args: argparse.Namespace) -> Any:
     from bertft_core.mlflow_config import load_mlflow_config
 
-    home = _home()
+    home = _home(args)
     from tasks.tracking import open_store
 
     return open_store(load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), home)
@@ -224,7 +225,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
         from tasks import overrides
 
         return asdict(overrides.force(store, args.name, args.version, args.reason))
-    home = _home()
+    home = _home(args)
     from flows.release import promote
 
     return promote(name=args.name, version=args.version, home=str(home), mlflow_file=args.mlflow, approve=args.approve)

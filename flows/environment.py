@@ -18,22 +18,30 @@ _QUIET = {
     "MLFLOW_UV_AUTO_DETECT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
     "TOKENIZERS_PARALLELISM": "true",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "critical",
+    "DATASETS_VERBOSITY": "critical",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PYTHONWARNINGS": "ignore",
 }
 
 
-def prepare_environment(home: Path) -> None:
-    """Set defaults (a variable that the user set wins). Call before prefect or mlflow is imported."""
+def prepare_environment(home: Path) -> bool:
+    """Set defaults (a variable that the user set wins); whether a Prefect server of the user's own is in use.
+
+    Call before prefect or mlflow is imported.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
-    if not os.environ.get("PREFECT_API_URL") and not _profile_url():
+    is_served = bool(os.environ.get("PREFECT_API_URL") or _profile_url())
+    if not is_served:
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    return is_served
 
 
 def _profile_url() -> str | None:

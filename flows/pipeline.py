@@ -23,13 +23,20 @@ from flows.release import release
 from flows.search import search
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.evaluation import evaluate_model, review_model, write_report
+from tasks.registry import Standing, standing_release
 from tasks.training import finetune_model
 from tasks.tree import Tree
 
 STAGES = ("search", "finetune", "evaluate", "promote")
 
 
-@flow(name="bertft-pipeline", flow_run_name="{last}")
+def _run_name() -> str:
+    """bbc_news run, quick_test search: the configuration's file and how far the chain goes."""
+    given = flow_run.parameters
+    return f"{Path(given['config_path']).stem} {'run' if given['last'] == 'promote' else given['last']}"
+
+
+@flow(name="bertft-pipeline", flow_run_name=_run_name)
 def pipeline(
     config_path: str,
     overrides: list[str] | None = None,
@@ -49,8 +56,8 @@ def pipeline(
         prepared = tokenize_rows(config, dataset, root, report)
     run = recipe.identify(config, prepared, root, again=again)
     with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id} of {config.name}"):
-        if run.result is not None and last == "promote":
-            return unchanged(config, run, report)
+        if last == "promote" and (standing := standing_release(store, config, run, root)):
+            return unchanged(run, standing, report)
         tree = Tree(store, config, run, prepared, root, flow_run.id)
         return _train_and_release(config, prepared, run, tree, root, report, last)
 
@@ -100,8 +107,7 @@ def test_document(evaluation: Any) -> dict[str, Any]:
     return document
 
 
-def unchanged(config: RunConfig, run: Run, report: Reporter) -> dict[str, Any]:
+def unchanged(run: Run, standing: Standing, report: Reporter) -> dict[str, Any]:
     """The result of a finished run, told again: nothing was trained or registered."""
-    stored = run.result or {}
-    reason = f"unchanged since version {stored.get('version')}"
-    return {**stored, "promoted": False, "outcome": "unchanged", "reason": reason, "seconds": report.seconds}
+    told = {**(run.result or {}), **asdict(standing), "promoted": False, "outcome": "unchanged"}
+    return {**told, "reason": f"unchanged since version {standing.version}", "seconds": report.seconds}

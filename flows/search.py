@@ -35,7 +35,7 @@ def search(
             tree.trial(result)
         if study.open_slots():
 
-            @flow(name="bertft-search", validate_parameters=False)
+            @flow(name="bertft-search", flow_run_name=f"{config.name} search", validate_parameters=False)
             def search_trials() -> None:
                 for slot in study.open_slots():
                     done: TrialResult = run_trial(study, slot, config, prepared, settings, home, trainer, report)

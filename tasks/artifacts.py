@@ -134,6 +134,8 @@ def resolve_model(store: Store, model: str) -> tuple[str, Path]:
     A local artefact folder is returned as it is. Raises InputError when there is no such version.
     """
     if not model.startswith("models:/"):
+        if not (Path(model) / CARD).is_file():
+            raise InputError(f"--model {model}: no artefact folder (no {CARD}); wanted one, or models:/NAME@champion")
         return model, Path(model)
     found = _parse_uri(store, model)
     folder = Path(store.home) / "served" / found.model_id
@@ -182,6 +184,7 @@ def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
 
 def _fresh_environment(store: Store) -> dict[str, str]:
     return {
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "MLFLOW_TRACKING_URI": store.tracking_uri,
         "MLFLOW_REGISTRY_URI": store.registry_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -6,11 +6,12 @@ import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.errors import RegistryError
-from bertft_core.mlflow_config import Store
+from bertft_core.mlflow_config import MlflowConfig, Store
 from bertft_core.policy import DecisionPolicy
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
 from bertft_core.state import is_complete
@@ -29,11 +30,12 @@ from tasks.aliases import (
 )
 from tasks.artifacts import EVIDENCE
 from tasks.entries import rollback_target
-from tasks.tracking import client, ensure_store, logged_model_location, store_lock
+from tasks.tracking import client, ensure_store, logged_model_location, open_store, store_lock
 
 if TYPE_CHECKING:
     from bertft_core.config import RunConfig
     from bertft_core.fitting import Prepared
+    from bertft_core.runs import Run
 
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
@@ -53,6 +55,28 @@ def build_model_folder(
         policy=policy,
     )
     return build_artifact(model_dir, folder, card)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The version that a finished run has in today's store, and today's champion."""
+
+    registered_model: str
+    version: str
+    champion_before: str | None
+    champion_after: str | None
+
+
+def standing_release(settings: MlflowConfig, config: RunConfig, run: Run, home: Path) -> Standing | None:
+    """The version of a finished run, None when it did not finish or today's store does not hold it."""
+    if run.result is None:
+        return None
+    store, name = open_store(settings, home), settings.model_name(config.name)
+    found = find_version(store, name, run.run_id)
+    if found is None:
+        return None
+    now = champion(store, name)
+    return Standing(registered_model=name, version=found.version, champion_before=now, champion_after=now)
 
 
 def register(

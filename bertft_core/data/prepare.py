@@ -236,6 +236,12 @@ def _report(
     encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)
     if encodings.get("latin-1"):
         warnings.append(f"{encodings['latin-1']} files are not UTF-8 and were read as latin-1")
+    pooled = [f.name for _, _, files in sources for f in files if f.kind == "hub"] if config.source else []
+    if len(pooled) > 1:
+        warnings.append(
+            f"the splits {', '.join(pooled)} of {config.source} are pooled and split anew; to keep them give "
+            f"data.train: {config.source}#{pooled[0]} and likewise data.validation and data.test"
+        )
     overlaps = {}
     if config.source is None:
         overlaps = {name: int((repeats.overlap & (sides == s)).sum()) for s, name in enumerate(SPLITS[:2])}

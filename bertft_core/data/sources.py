@@ -98,6 +98,8 @@ def inspect_source(source: Path | HubDataset, config: DataConfig) -> tuple[Sourc
         if source.suffix.lower() not in KINDS:
             raise DataError(f"{source.name}: unknown suffix {source.suffix!r}; wanted {', '.join(KINDS)} or a folder")
         return (_inspect_file(source, source.name, KINDS[source.suffix.lower()], config),)
+    if any((source / name).exists() for name in ("dataset_dict.json", "state.json")):
+        raise DataError(f"{source.name}: a folder saved by `datasets`; write hf://{source} to read it")
     documents = sorted(p for p in source.glob("*/*.txt") if p.is_file() and not p.parent.name.startswith("."))
     if documents:
         return tuple(_inspect_file(p, f"{p.parent.name}/{p.name}", "document", config) for p in documents)

@@ -15,7 +15,8 @@ from bertft_core.state import read_json
 def resolve_pretrained(config: RunConfig) -> Path:
     """The local folder of the encoder: package://, a directory, or a hub id fetched by huggingface_hub.
 
-    Raises ConfigError (key model.pretrained) when there is no such folder or the hub cannot be reached.
+    Raises ConfigError (key model.pretrained) when there is no such folder or the hub cannot be reached, ModelError
+    when it is no BERT-like encoder.
     """
     text = config.model.pretrained
     if text.startswith("package://"):
@@ -29,6 +30,7 @@ def resolve_pretrained(config: RunConfig) -> Path:
             f"model.pretrained: {text!r} is not a model directory (no config.json in {folder}); "
             "wanted package://NAME/path, a local directory or a hub id"
         )
+    layer_count(folder)
     return folder
 
 

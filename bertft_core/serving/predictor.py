@@ -99,14 +99,15 @@ class Predictor:
         import pandas as pd
 
         frame = _unfolded(rows) if isinstance(rows, pd.DataFrame) else _as_frame(rows)
-        texts = frame[self._column(frame, text, "text", self.card.text)].tolist()
-        pairs = None
+        name, pair_name, pairs = self._column(frame, text, "text", self.card.text), "text_pair", None
+        texts = frame[name].tolist()
         if self.card.text_pair is not None or text_pair is not None:
             wanted = self.card.text_pair or "text_pair"
-            pairs = frame[self._column(frame, text_pair, "text_pair", wanted)].tolist()
+            pair_name = self._column(frame, text_pair, "text_pair", wanted)
+            pairs = frame[pair_name].tolist()
         elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
             raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
-        self._require_texts(texts, pairs, frame.index)
+        self._require_texts(texts, pairs, frame.index, (name, pair_name))
         decided = self.card.policy.apply(self._probabilities(texts, pairs, batch_size))
         best, table = decided.predicted, decided.probabilities
         columns: dict[str, Any] = {
@@ -125,16 +126,22 @@ class Predictor:
         found = ", ".join(map(str, frame.columns)) or "none"
         raise InputError(f"wanted a column {' or '.join(dict.fromkeys(candidates))}, found: {found}")
 
-    def _require_texts(self, texts: Sequence[str], pairs: Sequence[str] | None, index: Any) -> None:
+    def _require_texts(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        index: Any,
+        names: tuple[str, str] = ("text", "text_pair"),
+    ) -> None:
         if (pairs is not None) != (self.card.text_pair is not None):
             wanted = "texts with their pairs" if self.card.text_pair is not None else "single texts"
             raise InputError(f"this model was trained on {wanted}")
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(pairs)} pairs: one pair per text is wanted")
-        for name, column in (("text", texts), ("text_pair", pairs or ())):
+        for name, column in zip(names, (texts, pairs or ()), strict=True):
             for row, value in zip(index, column, strict=False):  # no second text: column is empty
                 if not isinstance(value, str) or not value.strip():
-                    raise InputError(f"{name} in row {row} must be a text, was {value!r}")
+                    raise InputError(f"{name} in row {row} must be a text, was {value!r}: fill it or leave the row out")
 
     def characters_read(self, text: str, pair: str | None = None) -> list[tuple[int, int]]:
         """(start, end) in `text` of every token the model reads, in order; those that truncation cuts are missing."""

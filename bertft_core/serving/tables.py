@@ -47,7 +47,10 @@ def score_table(
     with _writer(target) as write:
         for rows in _batches(source, {c for c in (text, text_pair, *predictor.card.columns) if c}):
             frame = pd.DataFrame(rows, index=range(done + 1, done + 1 + len(rows)), dtype=object)
-            scored = predictor.predict_frame(frame, text=text, text_pair=text_pair).assign(model=model)
+            try:
+                scored = predictor.predict_frame(frame, text=text, text_pair=text_pair).assign(model=model)
+            except InputError as fault:
+                raise InputError(f"{source.name}: {fault}") from None
             hidden = {c: f"input_{c}" for c in scored.columns if c in frame.columns}
             write(pd.concat([frame.rename(columns=hidden), scored], axis=1))
             done += len(rows)

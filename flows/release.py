@@ -68,7 +68,7 @@ def promote(
 def _judged(store: Store, name: str, version: str, home: Path, approve: bool) -> Release:
     weights = get_version(store, name, version).tags.get(WEIGHTS, "")
     if barred := bar(store, name, version, weights, str(flow_run.id or "")):  # its rows may have changed since
-        return release_of(name, barred)
+        return release_of(name, barred, version=version)
     candidate = candidate_of_version(name, version, store, home)
     check_parity(candidate, store)
     return decide_promotion(candidate, store, approved=approve)

@@ -139,4 +139,4 @@ def _compare(candidate: Candidate, state: ChampionState, store: Store) -> tuple[
 
 def _answer(candidate: Candidate, store: Store, entry: LedgerEntry) -> Release:
     look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.html"))
-    return ledger.release_of(candidate.name, entry, look)
+    return ledger.release_of(candidate.name, entry, look, candidate.version)

@@ -82,8 +82,14 @@ class Release:
         return f"{self.registered_model} version {self.version}: {self.outcome}: {self.reason}"
 
 
-def release_of(name: str, entry: LedgerEntry, look: tuple[str, ...] = ()) -> Release:
-    """A ledger entry as the document of a verb."""
+def release_of(name: str, entry: LedgerEntry, look: tuple[str, ...] = (), version: str | None = None) -> Release:
+    """A ledger entry as the document of a verb. version: the one asked about, where the entry may be on another."""
+    if version is not None and (entry.version != version or entry.action == entries.NOTICED):
+        return Release(
+            registered_model=name, version=version, promoted=False, outcome=entries.KEPT,
+            reason=f"already the champion, by entry {entry.number} of the ledger ({entry.action})",
+            champion_before=version, champion_after=version, by=entry.by, look=look,
+        )  # fmt: skip
     return Release(
         registered_model=name,
         version=entry.version,

@@ -32,7 +32,7 @@ def already(store: Store, name: str, version: str | None) -> Release | None:
     chosen = version or aliases.aliases(store, name).get(store.config.aliases.challenger)
     if chosen is not None:
         made = entries.champion_entry(settled.entries, chosen)
-        return release_of(name, made) if made else None
+        return release_of(name, made, version=chosen) if made else None
     left = [e for e in settled.repaired if e.action in entries.PROMOTIONS and e.state == entries.DONE]
     return release_of(name, left[-1]) if left else None
 

@@ -93,9 +93,12 @@ def candidate(tmp_path):
         pd.DataFrame({"text": [f"text number {i}" for i in range(60)]}).to_parquet(folder / "test_rows.parquet")
         np.save(folder / "labels.npy", labels, allow_pickle=False)
         np.save(folder / "probabilities.npy", np.eye(2)[answers] * 0.8 + 0.1, allow_pickle=False)
+        np.save(folder / "predicted.npy", answers, allow_pickle=False)
+        np.save(folder / "test_rows.npy", np.arange(60, dtype=np.uint64), allow_pickle=False)
+        np.savez(folder / "slices.npz", first=np.arange(60) < 40)
         return gate.Candidate(
             name=MODEL, version=version, classes=classes, folder=str(folder), metric="accuracy",
-            weights_digest=weights or f"w{version}",
+            weights_digest=weights or f"w{version}", size_mb=1.0,
         )  # fmt: skip
 
     return go

@@ -266,6 +266,15 @@ def test_rollback_checks_the_target_sets_a_hold_and_is_done_once(one):
     assert (shown["hold"], shown["rolled_back"]) == ("rolled back from version 2: complaints", ["2"])
 
 
+def test_promoting_a_champion_that_a_rollback_made_says_so(one, candidate):
+    store = one()
+    record(store, "promoted", "2", "1", "2")
+    record(store, "rolled_back", "2", "2", "1")
+    release, _ = decide(candidate("1"), store)
+    assert (release.version, *outcome(release)) == ("1", "kept", False, "1", "1")
+    assert "by entry 3 of the ledger (rolled_back)" in release.reason and len(ledger.read(store, MODEL)) == 3
+
+
 def test_resume_without_a_hold_is_refused(one):
     with pytest.raises(InputError, match="not on hold"):
         overrides.resume(one(), MODEL, "mended")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertft_core.config import RunConfig
+from bertft_core.errors import InputError
 from bertft_core.policy import DecisionPolicy
 from bertft_core.state import code_fingerprint, hash_json, read_json, write_json
 
 _KEY_LENGTH = 12
+_RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
+_REPORT = "evaluation/report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,18 @@ def latest_fitted(runs: Path, key: str) -> Run | None:
     """The latest attempt of `key` whose final fit finished, else None."""
     fitted = [r for r in _attempts(runs, key) if "fit" in r.state()]
     return fitted[-1] if fitted else None
+
+
+def report_of(runs: Path, run_id: str) -> dict[str, Any]:
+    """Where the HTML report of a run lies, and its verdict. Raises InputError naming the evaluated runs there are."""
+    folder = runs / run_id
+    if not _RUN_ID.match(run_id) or not (folder / _REPORT).is_file():
+        known = sorted(p.parent.parent.name for p in runs.glob(f"*/{_REPORT}"))
+        raise InputError(f"no report of run {run_id!r}; evaluated runs: {', '.join(known) or 'none'}")
+    run = Run(run_key="", run_id=run_id, directory=str(folder), attempt=1)
+    kept = ("name", "registered_model", "version", "outcome", "reason")
+    told = {key: (run.result or {}).get(key) for key in kept}
+    return {"run_id": run_id, **told, "report": str(folder / _REPORT)}
 
 
 def _attempts(runs: Path, key: str) -> list[Run]:

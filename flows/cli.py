@@ -71,6 +71,9 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("second", metavar="V2", help="version")
     sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
     sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
+    sub = verbs.add_parser("report", help="where the HTML report of a run lies, and its verdict")
+    sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
+    _common(sub)
     sub = named("gc", "list old runs, downloads, caches and versions that nobody needs; --apply removes them")
     sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
     sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
@@ -275,6 +278,12 @@ def _gc(args: argparse.Namespace) -> dict[str, Any]:
     return clean_up(store, args.keep, args.days, args.apply, Reporter().say)
 
 
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.runs import report_of
+
+    return report_of(_home(args) / "runs", args.run)
+
+
 def _render(verb: str, result: dict[str, Any]) -> str:
     from flows.tables import render
 
@@ -289,6 +298,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "evaluate": lambda args: _flow(args, "evaluate"),
     "predict": _predict,
     "promote": _promote,
+    "report": _report,
     "rollback": _rollback,
     "resume": _resume,
     "history": _history,

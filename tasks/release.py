@@ -86,9 +86,8 @@ def check_parity(candidate: Candidate, store: Store) -> float:
 def decide_promotion(candidate: Candidate, store: Store, approved: bool = False) -> Release:
     """Score the champion on the same rows in a fresh process, apply the rule, move the alias or say why not."""
     release, gate = decide(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
-    lines = [f"**{release}**"]
-    lines += [f"- {'passed' if c.passed else 'failed'}: {c.name}: {c.detail}" for c in (gate.checks if gate else ())]
-    create_markdown_artifact(key="bertft-decision", markdown="\n\n".join(lines))
+    text = gate.to_markdown(str(release)) if gate else f"**{release}**"
+    create_markdown_artifact(key="bertft-decision", markdown=text)
     return release
 
 

@@ -70,3 +70,22 @@ def test_thresholds_and_costs_exclude_each_other(tmp_path: Path) -> None:
     decision = {"thresholds": "f_beta", "costs": {"a": {"b": 1}}}
     with pytest.raises(ConfigError, match="exclude each other"):
         parse_config({**tree, "decision": decision}, tmp_path)
+
+
+def test_key_that_occurs_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: x\ntraining:\n  lr: 1.0e-4\n  epochs: 2\n  lr: 2.0e-4\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:5: the key 'lr' occurs twice"):
+        load_config(file)
+
+
+def test_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("")
+    with pytest.raises(ConfigError, match="found an empty file"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_files_of_the_splits_may_stand_below_split(tmp_path: Path) -> None:
+    files = {"train": "a.csv", "validation": "b.csv", "test": "c.csv"}
+    found = parse_config({**GOOD, "data": {"split": files}}, tmp_path).data
+    assert (found.train, found.validation, found.test, found.source) == ("a.csv", "b.csv", "c.csv", None)

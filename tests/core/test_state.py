@@ -1,13 +1,22 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from bertft_core.errors import BusyError, ConfigError
+from bertft_core.errors import BusyError, ConfigError, InputError
 from bertft_core.runs import open_run
-from bertft_core.state import exclusive, is_complete, mask_uri, open_home, staged_folder, write_json
+from bertft_core.state import (
+    encoder_fingerprint,
+    exclusive,
+    is_complete,
+    mask_uri,
+    open_home,
+    staged_folder,
+    write_json,
+)
 
 
 def test_staged_folder_is_all_or_nothing(tmp_path: Path) -> None:
@@ -61,3 +70,34 @@ def test_again_opens_a_new_attempt_only_after_a_finished_one(tmp_path: Path) -> 
     first.update(result={"version": "1"})
     assert open_run(tmp_path, "k" * 64, again=False).result == {"version": "1"}
     assert open_run(tmp_path, "k" * 64, again=True).run_id == first.run_id + "-2"
+
+
+def test_secrets_in_a_query_are_masked() -> None:
+    assert mask_uri("http://host/db?user=me&api_token=abc&x=1") == "http://host/db?user=me&api_token=***&x=1"
+    assert mask_uri("postgresql://me:pw@host/db") == "postgresql://***@host/db"
+
+
+def test_home_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="MB free, wanted at least"):
+        open_home(tmp_path / "home", least_free=2**62)
+
+
+def test_lock_is_waited_for(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "lock", "the first"):
+        begun = time.monotonic()
+        with (
+            pytest.raises(BusyError, match="the second is already running"),
+            exclusive(tmp_path / "lock", "the second", timeout_seconds=0.2),
+        ):
+            pass
+        assert time.monotonic() - begun >= 0.2
+
+
+def test_encoder_fingerprint_follows_the_files_content(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("a")
+    before = encoder_fingerprint(tmp_path)
+    (tmp_path / "README.md").write_text("b")
+    assert encoder_fingerprint(tmp_path) == before
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    assert encoder_fingerprint(tmp_path) != before

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertft_core.config import DataConfig
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, inspect_source, resolve_package, resolve_source
 from bertft_core.errors import ConfigError, DataError
@@ -157,3 +158,22 @@ def test_folder_of_classes_has_no_other_columns(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither class folders"):
         read(tmp_path / "empty")
+
+
+def test_folder_saved_by_datasets_names_the_scheme_to_write(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": []}')
+    with pytest.raises(DataError, match="hf://"):
+        inspect_source(tmp_path, DataConfig(source="x"))
+
+
+def test_splits_of_a_hub_set_are_pooled_with_a_warning(tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"text": [f"text {i}" for i in range(60)], "label": ["a", "b"] * 30}
+    parts = {
+        name: datasets.Dataset.from_dict(rows).select(r) for name, r in (("train", range(40)), ("test", range(40, 60)))
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
+    source = f"hf://{tmp_path / 'set'}"
+    found = prepare_dataset(DataConfig(source=source), tmp_path / "home", tmp_path)
+    assert any("the splits train, test" in w and f"{source}#train" in w for w in found.report.warnings)

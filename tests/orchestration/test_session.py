@@ -1,0 +1,66 @@
+"""A command that is interrupted or killed leaves no process of its own behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.orchestration
+# the child ignores SIGINT and SIGTERM is its default: it stands for Prefect's embedded server
+CODE = """
+import subprocess, sys, time
+from flows.session import watch_over
+watch_over("run", is_served=False)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(120)
+"""
+
+
+def start(tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-P", "-c", CODE]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def is_gone(pid: int, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_interrupt_ends_at_once_with_one_line_and_takes_the_children_along(tmp_path: Path) -> None:
+    process, child = start(tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=5)
+    assert process.returncode == 1 and said == "bertft run: interrupted; the same command continues\n"
+    assert is_gone(child)
+
+
+def test_killed_command_takes_its_children_along(tmp_path: Path) -> None:
+    process, child = start(tmp_path)
+    process.kill()
+    process.wait()
+    assert is_gone(child)

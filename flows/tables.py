@@ -93,7 +93,8 @@ def _comparison(result: dict[str, Any]) -> str:
     for metric, paired in result["differences"].items():
         low, high = paired["low"], paired["high"]
         scores = f"{result['first'][metric]:>12.4f}{result['second'][metric]:>12.4f}"
-        lines.append(f"{metric:<10}{scores}{paired['difference']:>+12.4f}  [{low:+.4f}, {high:+.4f}]")
+        name = "-log_loss" if metric == "log_loss" else metric  # higher is better in every row
+        lines.append(f"{name:<10}{scores}{paired['difference']:>+12.4f}  [{low:+.4f}, {high:+.4f}]")
     lines += ["", f"right only in {first}: {result['first_only']}, only in {second}: {result['second_only']}; "
               f"exact McNemar p {result['p_value']:.3g}"]  # fmt: skip
     lines += [f"left out     {n} rows: {reason}" for reason, n in result["skipped"].items()]

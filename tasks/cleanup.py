@@ -153,7 +153,7 @@ def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str],
         for path, state in group:
             checkpoint = path / "fit" / _CHECKPOINT
             if "result" in state and checkpoint.exists():
-                yield _folder("checkpoint", checkpoint, "its run has finished")
+                yield _folder("checkpoint", checkpoint, f"run {path.name} has finished")
 
 
 def _search_folders(home: Path, runs: list[tuple[Path, dict[str, Any]]], policy: _Policy) -> Iterator[Removal]:
@@ -177,7 +177,7 @@ def _age(path: Path) -> float:
 def _folder(kind: str, path: Path, why: str) -> Removal:
     files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     size = sum(p.stat().st_size for p in files)
-    return Removal(kind=kind, name=path.name if path.is_dir() else str(path), why=why, size=size, path=str(path))
+    return Removal(kind=kind, name="/".join(path.parts[-2:]), why=why, size=size, path=str(path))
 
 
 def _remove(store: Store, removal: Removal, policy: _Policy) -> None:

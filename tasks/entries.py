@@ -6,8 +6,10 @@ import json
 import time
 from bisect import bisect_right
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+from bertft_core.errors import RegistryError
 
 PROMOTED, FORCED, APPROVED, ROLLED_BACK = "promoted", "forced", "approved", "rolled_back"
 KEPT, HELD, AWAITING, RESUMED, NOTICED = "kept", "held", "awaiting", "resumed", "noticed"
@@ -52,7 +54,8 @@ class LedgerEntry:
     token: str = ""
 
     def __post_init__(self) -> None:
-        assert self.action in ACTIONS and self.state in (PENDING, DONE, VOID), self
+        if self.action not in ACTIONS or self.state not in (PENDING, DONE, VOID):
+            raise RegistryError(f"ledger entry {self.number}: unknown action {self.action!r} or state {self.state!r}")
 
     def __str__(self) -> str:
         move = f"{self.from_version or 'none'} -> {self.to_version or 'none'}"
@@ -74,8 +77,12 @@ class LedgerEntry:
 
     @classmethod
     def from_text(cls, text: str) -> LedgerEntry:
-        """The entry that `to_text` wrote."""
-        return cls(**json.loads(text))
+        """The entry that `to_text` wrote, without a later bertft's fields. Raises RegistryError for other text."""
+        try:
+            values = json.loads(text)
+            return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        except (ValueError, TypeError) as fault:
+            raise RegistryError(f"a ledger entry cannot be read ({fault}), found {text[:200]!r}") from fault
 
 
 Entries = tuple[LedgerEntry, ...]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bertft_core.errors import RegistryError
 from tasks import entries
 from tasks.entries import LedgerEntry
 
@@ -83,3 +84,14 @@ def test_entry_survives_its_tag():
     entry = LedgerEntry(**{**ledger(("kept", "2", "1", "1"))[0].__dict__, "numbers": {"interval": [-0.1, 0.2]}})
     assert LedgerEntry.from_text(entry.to_text()) == entry
     assert json.loads(entry.to_text())["numbers"] == {"interval": [-0.1, 0.2]}
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"number": 1}', '{"number": 1, "action": "danced"}'])
+def test_tag_that_is_no_entry_is_named(text):
+    with pytest.raises(RegistryError, match="ledger entry"):
+        LedgerEntry.from_text(text)
+
+
+def test_field_of_a_later_version_is_left_out():
+    entry = ledger(("kept", "2", "1", "1"))[0]
+    assert LedgerEntry.from_text(json.dumps({**json.loads(entry.to_text()), "mood": "calm"})) == entry

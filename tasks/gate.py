@@ -90,46 +90,81 @@ def _fingerprints(table: Any) -> Any:
     return np.frombuffer(joined, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rivals:
+    """Whom the candidate is compared with: answers by version, fingerprints of the rows those were trained on.
+
+    champion: None where there is none yet. anchor: the last version promoted by superiority, None where the rule
+    does not ask for it.
+    """
+
+    champion: str | None
+    anchor: str | None
+    answers: dict[str, Answers]
+    trained_on: Any
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody to compare with."""
+        return not self.answers
+
+    def of(self, version: str | None, classes: tuple[str, ...], kept: Any) -> tuple[Any, Any]:
+        """(probabilities, decisions) on the rows kept; (None, None) for nobody."""
+        if version is None:
+            return None, None
+        found = self.answers[version]
+        return found.probabilities(classes)[kept], found.predicted(classes)[kept]
+
+
 def judge(candidate: Candidate, champion: str | None, store: Store) -> PromotionDecision:
     """Apply the rule to the candidate and the champion (None: there is none yet).
 
-    Rows that the champion (or the anchor) was trained on are left out for both. Raises InputError when the label
-    sets differ or no row is left, ArtifactError when a rival does not load.
+    Raises InputError when the label sets differ or the champion has seen every row, ArtifactError when a rival does
+    not load.
     """
-    rule, folder, known = (
-        store.config.promotion_rule(candidate.metric),
-        candidate.path,
-        ledger.read(store, candidate.name),
-    )
+    rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
     anchor = entries.anchor(known) if rule.test == "non_inferiority" and champion else None
-    rivals = {name: _answers(candidate, name, store) for name in dict.fromkeys((champion, anchor)) if name}
+    versions = [version for version in dict.fromkeys((champion, anchor)) if version]
+    rivals = Rivals(
+        champion=champion,
+        anchor=anchor,
+        answers={version: _answers(candidate, version, store) for version in versions},
+        trained_on=np.concatenate([np.zeros(0, np.uint64), *(_trained_on(candidate, v, store) for v in versions)]),
+    )
+    same = champion is not None and _weights(candidate.name, champion, store) == candidate.weights_digest
+    return judge_against(
+        candidate, rivals, rule, spent=entries.spent(known, rule.allowed, time.time()), same_weights=same
+    )
+
+
+def judge_against(
+    candidate: Candidate, rivals: Rivals, rule: PromotionRule, *, spent: int, same_weights: bool
+) -> PromotionDecision:
+    """Apply the rule on the rows that no rival was trained on. Raises InputError when no row is left."""
+    folder, classes = candidate.path, candidate.classes
     rows = np.load(folder / "test_rows.npy", allow_pickle=False)
-    kept = ~np.isin(rows, [r for name in rivals for r in _trained_on(candidate.name, name, store)])
-    given = _measured(candidate, rule)
-    if rivals:
-        given.append(seen_rows_check(int((~kept).sum()), len(rows)))
+    kept = ~np.isin(rows, rivals.trained_on)
     if not kept.any():
-        raise InputError(f"version {champion} was trained on all {len(rows)} test rows: no row is left to compare on")
+        raise InputError(
+            f"version {rivals.champion} was trained on all {len(rows)} test rows: no row is left to compare on"
+        )
+    given = _measured(candidate, rule)
+    given += [] if rivals.is_empty else [seen_rows_check(int((~kept).sum()), len(rows))]
 
     def own(name: str) -> Any:
         file = folder / f"{name}.npy"
         return np.load(file, allow_pickle=False)[kept] if file.exists() else None
 
-    def of(rival: str | None) -> tuple[Any, Any]:
-        if rival is None:
-            return None, None
-        return rivals[rival].probabilities(candidate.classes)[kept], rivals[rival].predicted(candidate.classes)[kept]
-
-    (p_champion, champion_says), (p_anchor, anchor_says) = of(champion), of(anchor)
+    p_champion, champion_says = rivals.of(rivals.champion, classes, kept)
+    p_anchor, anchor_says = rivals.of(rivals.anchor, classes, kept)
     with np.load(folder / "slices.npz", allow_pickle=False) as stored:
         slices = {name: stored[name][kept] for name in stored.files}
     return decide(
-        rule, own("labels"), own("probabilities"), p_champion, candidate.classes,
-        weights=own("weights"), same_weights=_same_weights(candidate, champion, store),
-        challenger_name=f"version {candidate.version}", champion_name=f"version {champion}",
-        anchor_name=f"version {anchor}", p_anchor=p_anchor, predicted_challenger=own("predicted"),
-        predicted_champion=champion_says, predicted_anchor=anchor_says, slices=slices,
-        spent=entries.spent(known, rule.allowed, time.time()), given=given,
+        rule, own("labels"), own("probabilities"), p_champion, classes, weights=own("weights"),
+        same_weights=same_weights, challenger_name=f"version {candidate.version}",
+        champion_name=f"version {rivals.champion}", anchor_name=f"version {rivals.anchor}", p_anchor=p_anchor,
+        predicted_challenger=own("predicted"), predicted_champion=champion_says, predicted_anchor=anchor_says,
+        slices=slices, spent=spent, given=given,
     )  # fmt: skip
 
 
@@ -143,17 +178,16 @@ def _answers(candidate: Candidate, version: str, store: Store) -> Answers:
     return found
 
 
-def _trained_on(name: str, version: str, store: Store) -> Any:
+def _trained_on(candidate: Candidate, version: str, store: Store) -> Any:
     """Fingerprints of the rows that a version was trained on; none when its evidence does not say."""
     try:
-        return np.load(artifacts.download_evidence(store, name, version, TRAIN_ROWS), allow_pickle=False)
+        return np.load(artifacts.download_evidence(store, candidate.name, version, TRAIN_ROWS), allow_pickle=False)
     except ArtifactError:
         return np.zeros(0, dtype=np.uint64)
 
 
-def _same_weights(candidate: Candidate, champion: str | None, store: Store) -> bool:
-    tags = {} if champion is None else aliases.version_tags(store, candidate.name, champion)
-    return tags.get("bertft.weights") == candidate.weights_digest
+def _weights(name: str, version: str, store: Store) -> str | None:
+    return aliases.version_tags(store, name, version).get("bertft.weights")
 
 
 def _measured(candidate: Candidate, rule: PromotionRule) -> list[Check]:

@@ -1,0 +1,109 @@
+"""What the gate is given: rivals' own answers, rows they have seen, slices, budgets, the error budget, the anchor."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from bertft_core.errors import InputError
+from bertft_core.gate.rule import PromotionRule
+from bertft_core.state import write_json
+from tasks import entries, gate
+from tasks.artifacts import Answers
+from tasks.entries import LedgerEntry
+
+pytestmark = pytest.mark.orchestration
+CLASSES = ("ham", "spam")
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def against(tmp_path):
+    """The decision on a candidate whose champion, version 1, answers `right` of the 60 rows rightly."""
+
+    def go(candidate, right, seen=(), **rule):
+        labels = np.arange(60) % 2
+        said = np.where(np.arange(60) < right, labels, 1 - labels)
+        file = tmp_path / "champion.npz"
+        np.savez(file, probabilities=(np.eye(2)[said] * 0.8 + 0.1).astype("float32"), predicted=said)
+        answers = {"1": Answers(classes=CLASSES, file=str(file), latency_ms=1.0, code="")}
+        rivals = gate.Rivals(champion="1", anchor=None, answers=answers, trained_on=np.array(seen, dtype=np.uint64))
+        return gate.judge_against(
+            candidate, rivals, PromotionRule(metric="accuracy", **rule), spent=0, same_weights=False
+        )
+
+    return go
+
+
+def check(decision, name):
+    return next(c for c in decision.checks if name in c.name)
+
+
+def test_better_candidate_is_promoted_and_says_by_how_much(candidate, against):
+    found = against(candidate("2"), 30)
+    assert found.promote and found.n == 60 and found.difference == pytest.approx(0.5)
+
+
+def test_rows_the_champion_has_seen_are_left_out_for_both(candidate, against):
+    found = against(candidate("2"), 60, seen=range(20))
+    assert found.n == 40 and "20" in check(found, "seen").detail
+
+
+def test_champion_that_has_seen_every_row_cannot_be_compared(candidate, against):
+    with pytest.raises(InputError, match="no row is left"):
+        against(candidate("2"), 60, seen=range(60))
+
+
+def test_slice_vetoes_only_when_the_rule_asks(candidate, against):
+    loser = candidate("2")
+    answers = np.arange(60) % 2
+    answers[:16] = 1 - answers[:16]  # worse on the champion's good rows, better on all the others
+    np.save(loser.path / "predicted.npy", answers, allow_pickle=False)
+    np.savez(loser.path / "slices.npz", first=np.arange(60) < 30)
+    lenient = {"per": "night", "max_class_loss": None}
+    assert not any("slice" in c.name for c in against(loser, 30, **lenient).checks)
+    strict = against(loser, 30, **lenient, max_slice_loss=0.05)
+    assert not strict.promote and not check(strict, "slice").passed
+
+
+def test_budgets_are_measured_by_the_caller(candidate, against):
+    slow = candidate("2")
+    write_json(f"{slow.answers_file}.json", {"latency_ms": 50.0})
+    found = against(slow, 30, max_latency_ms=20.0, max_size_mb=0.5)
+    assert not check(found, "latency").passed and not check(found, "size").passed and not found.promote
+
+
+def entry(number, action, version, days_ago=0.0, champion="1", **numbers):
+    at = time.strftime(entries.TIME_FORMAT, time.gmtime(NOW - days_ago * 86_400))
+    return LedgerEntry(
+        number=number, action=action, version=version, from_version=champion,
+        to_version=version if action in entries.PROMOTIONS else champion, reason="", by="", at=at, numbers=numbers,
+    )  # fmt: skip
+
+
+def test_spent_counts_comparisons_of_the_period_and_an_approval_once():
+    known = (
+        entry(1, entries.KEPT, "2", 40, difference=0.0),
+        entry(2, entries.KEPT, "3", 29, difference=0.0),
+        entry(3, entries.HELD, "4", 5),
+        entry(4, entries.AWAITING, "5", 2, difference=0.1),
+        entry(5, entries.APPROVED, "5", 1.5, difference=0.1),
+    )
+    assert entries.spent(known, 30, NOW) == 2
+    assert entries.spent(known, 1, NOW) == 0
+
+
+def test_anchor_is_the_last_version_shown_better_and_never_rolled_back():
+    known = (
+        entry(1, entries.PROMOTED, "1", champion=None, test="first"),
+        entry(2, entries.PROMOTED, "2", test="superiority"),
+        entry(3, entries.PROMOTED, "3", champion="2", test="non_inferiority"),
+        entry(4, entries.FORCED, "4", champion="3"),
+    )
+    assert entries.anchor(known) == "2"
+    rolled = LedgerEntry(
+        number=5, action=entries.ROLLED_BACK, version="2", from_version="2", to_version="1", reason="", by="", at="",
+    )  # fmt: skip
+    assert entries.anchor((*known, rolled)) == "1"

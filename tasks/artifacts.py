@@ -184,7 +184,7 @@ def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
 
 def _fresh_environment(store: Store) -> dict[str, str]:
     return {
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
         "MLFLOW_TRACKING_URI": store.tracking_uri,
         "MLFLOW_REGISTRY_URI": store.registry_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -222,7 +222,7 @@ class Trainer:
 def _environment() -> dict[str, str]:
     root = str(Path(errors.__file__).resolve().parent.parent)
     values = {
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin for each other slow a shared machine 3 to 10 times (measured)
+        "GOMP_SPINCOUNT": "10000",  # endless spinning threads slow a shared machine; so short a spin costs an idle one nothing
         **os.environ,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }  # deterministic matrix products on CUDA need it

@@ -222,7 +222,7 @@ class Trainer:
 def _environment() -> dict[str, str]:
     root = str(Path(errors.__file__).resolve().parent.parent)
     values = {
-        "GOMP_SPINCOUNT": "10000",  # endless spinning threads slow a shared machine; so short a spin costs an idle one nothing
+        "GOMP_SPINCOUNT": "10000",  # threads that spin for long slow a shared machine; this costs an idle one nothing
         **os.environ,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }  # deterministic matrix products on CUDA need it

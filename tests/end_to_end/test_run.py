@@ -30,6 +30,10 @@ def test_run_unchanged_and_again(project, command, document, tmp_path: Path) -> 
     assert set(first["seconds"]) >= {"ingest", "tokenize", "search", "finetune", "evaluate", "release"}
     second = document(command(home, "run", config, "--json"))
     assert (second["promoted"], second["reason"]) == (False, "unchanged since version 1")
+    (tmp_path / "other.yaml").write_text('experiment: other\nregistered_model: "m-{name}"\n')
+    elsewhere = document(command(home, "run", config, "--json", "--mlflow", str(tmp_path / "other.yaml")))
+    assert (elsewhere["registered_model"], elsewhere["version"], elsewhere["promoted"]) == ("m-tiny", "1", True)
+    assert elsewhere["seconds"]["finetune"] < 5  # the fit is read back
     third = document(command(home, "run", config, "--json", "--again"))
     assert not third["promoted"] and third["version"] == "2" and "same model" in third["reason"]
     promoted = document(command(home, "promote", "tiny", "2", "--json"))

@@ -16,7 +16,9 @@ import numpy.typing as npt
 from bertft_core.errors import ArtifactError
 
 TEMPERATURES = (0.05, 20.0)  # beyond these the validation rows do not determine a temperature
-_ROUNDING = 1e-12  # costs closer than this are equal
+# float32's least number above 0, what an exact 0 of its softmax may have been: logarithms start here
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).smallest_subnormal)
+_ROUNDING = 1e-12  # share of the largest cost; expected costs closer than this are equal
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -38,8 +40,8 @@ class DecisionPolicy:
 
     temperature T in [0.05, 20]: softmax(log p / T). thresholds [C], positive: argmax of p / threshold. costs
     [C][C] >= 0, costs[true][decided]: least expected cost. At most one of these two. abstain_below in [0, 1]:
-    abstain where the decided class is less probable. fitted_on: validation rows. notes: what was done or left
-    off, and why. Raises ArtifactError for a value out of range.
+    abstain where the decided class is less probable, or no number. fitted_on: validation rows. notes: what was
+    done or left off, and why. Raises ArtifactError for a value out of range.
     """
 
     temperature: float = 1.0
@@ -86,7 +88,8 @@ class DecisionPolicy:
         p = apply_temperature(raw, self.temperature)
         predicted = self._decide(p)
         confidence = p[np.arange(len(p)), predicted]
-        return Decided(probabilities=p, predicted=predicted, abstain=confidence < (self.abstain_below or 0.0))
+        is_sure = confidence >= (self.abstain_below or 0.0)  # False for nan: nobody should act on such a row
+        return Decided(probabilities=p, predicted=predicted, abstain=~is_sure)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping; `from_json` reads it back to an equal value."""
@@ -136,7 +139,8 @@ def decide_by_thresholds(probabilities: Floats, thresholds: Sequence[float]) -> 
 
     At a tie the first class wins, as in a plain argmax.
     """
-    return np.asarray((probabilities / np.asarray(thresholds)).argmax(axis=1), dtype=np.int64)
+    p = np.maximum(probabilities, SMALLEST_PROBABILITY)
+    return np.asarray((p / np.asarray(thresholds)).argmax(axis=1), dtype=np.int64)
 
 
 def decide_by_cost(probabilities: Any, costs: Any) -> Ints:
@@ -144,9 +148,9 @@ def decide_by_cost(probabilities: Any, costs: Any) -> Ints:
 
     Among classes of equal cost the most probable wins.
     """
-    p = np.asarray(probabilities, dtype=np.float64)
-    expected = p @ np.asarray(costs, dtype=np.float64)
-    is_least = expected <= expected.min(axis=1, keepdims=True, initial=np.inf) + _ROUNDING
+    p, matrix = np.asarray(probabilities, dtype=np.float64), np.asarray(costs, dtype=np.float64)
+    expected = p @ matrix
+    is_least = expected <= expected.min(axis=1, keepdims=True) + _ROUNDING * matrix.max()
     return np.asarray(np.where(is_least, p, -1.0).argmax(axis=1), dtype=np.int64)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from bertft_core.evaluation.intervals import wilson_lower
 from bertft_core.evaluation.metrics import Floats, Ints, check_rows, decisions, row_losses
 from bertft_core.evaluation.resampling import counts, swapped_counts
 from bertft_core.policy import (
+    SMALLEST_PROBABILITY,
     TEMPERATURES,
     Costs,
     DecisionPolicy,
@@ -25,20 +26,19 @@ Objective = Literal["f_beta", "balanced_accuracy"]
 
 MIN_ROWS = 200  # with fewer validation rows a fitted temperature is mostly noise
 ABSTENTION_LEVEL = 0.95  # one-sided
-_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # what an exact 0 of a float32 softmax may have been
 FOLDS = 5  # of the cross-fit that thresholds must pass
 THRESHOLD_LEVEL = 0.05  # one-sided; keeping any cross-fitted gain cost up to 2 points of macro F1 on test rows
 _PERMUTATIONS = 2_000
 _SWEEPS = 5  # over all classes; with 150 classes and 25,000 rows those after the third gain under 0.001
 _ROUNDING = 1e-12  # a gain below this is none
+_TIED = 1e-6  # in log p: batches of other shapes give a row's probability to about this, so no cut in between holds
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySettings:
     """What to fit. thresholds maximise a macro objective; costs [true][decided] are the user's own.
 
-    abstain_accuracy in (0, 1): wanted on the rows answered. Under min_rows validation rows all stays off.
-    Raises ConfigError for a value out of range.
+    abstain_accuracy in (0, 1): wanted on the rows answered. Raises ConfigError for a value out of range.
     """
 
     temperature: bool = True
@@ -46,7 +46,6 @@ class PolicySettings:
     beta: float = 1.0
     costs: Costs | None = None
     abstain_accuracy: float | None = None
-    min_rows: int = MIN_ROWS
 
     def __post_init__(self) -> None:
         faults = [f"decision.{fault}" for fault in cost_faults(self.costs)] if self.costs is not None else []
@@ -58,8 +57,6 @@ class PolicySettings:
             faults.append(f"decision.beta must be a positive number, was {self.beta:g}")
         if self.abstain_accuracy is not None and not 0 < self.abstain_accuracy < 1:
             faults.append(f"decision.abstain_accuracy must lie in (0, 1), was {self.abstain_accuracy:g}")
-        if self.min_rows < 1:
-            faults.append(f"decision.min_rows must be 1 or more, was {self.min_rows}")
         if faults:
             raise ConfigError("; ".join(faults))
 
@@ -68,13 +65,14 @@ def fit_policy(labels: Any, probabilities: Any, settings: PolicySettings, weight
     """The policy fitted on validation rows: labels [n], probabilities [n, C], soft weights [n, C] for log loss.
 
     Temperature first, then thresholds or costs on the scaled probabilities, then abstention on those decisions.
-    A part that does not help on these rows stays off; `notes` say what was done and why.
+    A part that does not help on these rows stays off, and under MIN_ROWS rows all of it; `notes` say what was
+    done and why.
 
     Raises DataError or ArtifactError as `metrics.scores` does, ConfigError for costs of another size.
     """
     n = len(labels)
-    if n < settings.min_rows:
-        reason = f"only {n} validation rows, decision.min_rows asks for {settings.min_rows}"
+    if n < MIN_ROWS:
+        reason = f"only {n} validation rows, {MIN_ROWS} are wanted"
         return DecisionPolicy(fitted_on=n, notes=(f"{reason}: temperature, thresholds, costs, abstention stay off",))
     raw = np.asarray(probabilities, dtype=np.float64)
     y, p = check_rows(labels, raw, range(raw.shape[-1]))
@@ -88,19 +86,14 @@ def fit_policy(labels: Any, probabilities: Any, settings: PolicySettings, weight
     if settings.thresholds is not None:
         thresholds, note = _helpful_thresholds(y, scaled, settings.thresholds, settings.beta)
         notes.append(note)
-    policy = DecisionPolicy(temperature=temperature, thresholds=thresholds, costs=settings.costs)
-    below = None
+    if settings.costs is not None:
+        notes.append("decides by the least expected cost (decision.costs)")
+    policy = DecisionPolicy(temperature=temperature, thresholds=thresholds, costs=settings.costs, fitted_on=n)
     if settings.abstain_accuracy is not None:
         below = fit_abstention(y, scaled, policy.apply(p).predicted, settings.abstain_accuracy)
+        policy = replace(policy, abstain_below=below)
         notes.append(_abstention_note(settings.abstain_accuracy, below))
-    return DecisionPolicy(
-        temperature=temperature,
-        thresholds=thresholds,
-        costs=settings.costs,
-        abstain_below=below,
-        fitted_on=n,
-        notes=tuple(notes),
-    )
+    return replace(policy, notes=tuple(notes))
 
 
 def fit_temperature(labels: Any, probabilities: Any, weights: Any = None) -> float:
@@ -108,19 +101,20 @@ def fit_temperature(labels: Any, probabilities: Any, weights: Any = None) -> flo
 
     Log loss is convex in 1 / T, so a bounded search over log T finds its one minimum. A bound is returned where
     the loss falls towards it: all rows right, or no better than chance.
+
+    Raises DataError or ArtifactError as `metrics.scores` does.
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
 
-    y = np.asarray(labels, dtype=np.int64)
-    z = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _SMALLEST))
+    raw = np.asarray(probabilities, dtype=np.float64)
+    y, p = check_rows(labels, raw, range(raw.shape[-1]))
+    z = np.log(np.maximum(p, SMALLEST_PROBABILITY))
     w = np.eye(z.shape[1])[y] if weights is None else np.asarray(weights, dtype=np.float64)
     own = (w * z).sum(axis=1) / w.sum(axis=1)
 
     def loss(temperature: float) -> float:
-        scaled = z / temperature
-        top = scaled.max(axis=1)
-        normaliser = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-        return float((normaliser - own / temperature).mean())
+        return float((logsumexp(z / temperature, axis=1) - own / temperature).mean())
 
     found = minimize_scalar(
         lambda log_t: loss(float(np.exp(log_t))),
@@ -142,13 +136,14 @@ def fit_thresholds(
     the last one, so a tie stays with the plain argmax.
     """
     y = np.asarray(labels, dtype=np.int64)
-    z = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _SMALLEST))
+    z = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST_PROBABILITY))
     n_classes = z.shape[1]
     support = np.bincount(y, minlength=n_classes)
     gain = _class_gain(objective, beta, support)
     shifts = np.zeros(n_classes)
-    present = np.flatnonzero(support)  # a class without rows has no evidence to move it
-    moving = present[1:] if len(present) <= 2 else present
+    present = np.flatnonzero(support)
+    # One class that stays is what a class without rows, which has no evidence to move, keeps its place against.
+    moving = present if 2 < len(present) == n_classes else present[1:]
     for _ in range(_SWEEPS):
         before = shifts.copy()
         for column in moving:
@@ -248,18 +243,19 @@ def threshold_gain(labels: Ints, probabilities: Floats, objective: Objective, be
 def _abstention_note(wanted: float, below: float | None) -> str:
     if below is None:
         return f"abstention stays off: no share of the rows is shown to reach an accuracy of {wanted:g}"
+    if below == 0:
+        return f"abstains never: all rows together are shown to reach an accuracy of {wanted:g}"
     return f"abstains below a confidence of {below:.4f}, for an accuracy of {wanted:g}"
 
 
 def _class_gain(objective: Objective, beta: float, support: Ints) -> Callable[[Any, Any, Any], Any]:
-    """(class, hits, decided) -> the class's part in the macro objective, elementwise; 0 for a class without rows."""
-    rows = np.maximum(support, 1)
+    """(class, hits, decided) -> the class's part in the macro objective, elementwise."""
+    rows = np.maximum(support, 1)  # a class without rows has no hits: its part is 0
 
     def gain(column: Any, hits: Any, decided: Any) -> Any:
         if objective == "balanced_accuracy":
             return hits / rows[column]
-        value = (1 + beta**2) * hits / (beta**2 * rows[column] + decided)
-        return np.where(support[column] > 0, value, 0.0)
+        return (1 + beta**2) * hits / (beta**2 * rows[column] + decided)
 
     return gain
 
@@ -285,7 +281,7 @@ def _best_step(y: Ints, z: Floats, column: int, gain: Callable[[Any, Any, Any], 
     before = gain(rival, hits[rival] - lost + (rival == y), decided[rival] - left + 1)
     own = gain(column, np.cumsum(y == column), np.arange(1, len(y) + 1))
     values = gain(everyone, hits, decided).sum() + np.cumsum(after - before) + own
-    cuts = np.flatnonzero(margin[:-1] > margin[1:])  # the class keeps rows 0..cut
+    cuts = np.flatnonzero(margin[:-1] - margin[1:] > _TIED)  # the class keeps rows 0..cut
     if len(cuts) == 0 or values[cuts].max() <= now + _ROUNDING:
         return 0.0
     best = cuts[values[cuts] >= values[cuts].max() - _ROUNDING]

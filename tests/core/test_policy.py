@@ -66,6 +66,19 @@ def test_decide_by_equal_costs_is_the_plain_argmax_ties_included() -> None:
     assert decide_by_cost(P, costs).tolist() == P.argmax(axis=1).tolist()
 
 
+@pytest.mark.parametrize("unit", [1e-13, 1.0, 1e13])
+def test_decide_by_cost_does_not_depend_on_the_unit_of_the_costs(unit: float) -> None:
+    p1 = np.array([0.05, 0.09, 0.11, 0.6])
+    costs = unit * np.array([[0, 1], [9, 0]])
+    assert decide_by_cost(np.column_stack([1 - p1, p1]), costs).tolist() == [0, 0, 1, 1]
+
+
+def test_decide_by_cost_of_three_classes_by_hand() -> None:
+    # expected costs of deciding 0, 1, 2: 0.3 * 4 + 0.2 * 2 = 1.6, 0.5 + 0.2 * 2 = 0.9, 0.5 + 0.3 = 0.8
+    costs = ((0, 1, 1), (4, 0, 1), (2, 2, 0))
+    assert decide_by_cost([[0.5, 0.3, 0.2]], costs).tolist() == [2]
+
+
 def test_classes_of_equal_cost_leave_it_to_the_more_probable() -> None:
     assert decide_by_cost([[0.3, 0.7]], [[1, 1], [1, 1]]).tolist() == [1]
 
@@ -81,6 +94,11 @@ def test_policy_scales_before_it_decides_by_cost() -> None:
     p, costs = np.array([[0.95, 0.05]]), ((0.0, 1.0), (9.0, 0.0))
     assert DecisionPolicy(costs=costs).apply(p).predicted.tolist() == [0]
     assert DecisionPolicy(costs=costs, temperature=2.0).apply(p).predicted.tolist() == [1]
+
+
+@pytest.mark.parametrize("policy", [DecisionPolicy(), DecisionPolicy(temperature=2.0, costs=((0, 1), (1, 0)))])
+def test_policy_leaves_a_row_that_is_no_number_to_a_person(policy: DecisionPolicy) -> None:
+    assert policy.apply([[0.9, 0.1], [np.nan, np.nan]]).abstain.tolist() == [False, True]
 
 
 def test_policy_decides_no_rows() -> None:
@@ -117,6 +135,11 @@ def test_policy_survives_a_trip_through_json(policy: DecisionPolicy) -> None:
 def test_policy_refuses_values_out_of_range(fields: dict[str, object], words: str) -> None:
     with pytest.raises(ArtifactError, match=words):
         DecisionPolicy(**fields)  # type: ignore[arg-type]
+
+
+def test_policy_names_all_its_faults_at_once() -> None:
+    with pytest.raises(ArtifactError, match=r"temperature .* was 30; thresholds .*; abstain_below .* was -1"):
+        DecisionPolicy(temperature=30.0, thresholds=(-1.0, 1.0), abstain_below=-1.0)
 
 
 @pytest.mark.parametrize("change", [{"later": 1}, {"temperature": "hot"}, {"costs": 3}])

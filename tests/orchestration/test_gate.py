@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bertft_core.errors import InputError
 from bertft_core.gate.rule import PromotionRule
+from bertft_core.policy import DecisionPolicy
+from bertft_core.serving.artifact import build_artifact, read_card
 from bertft_core.state import write_json
-from tasks import entries, gate
+from tasks import entries, gate, ledger, registry, tracking
 from tasks.artifacts import Answers
 from tasks.entries import LedgerEntry
 
 pytestmark = pytest.mark.orchestration
 CLASSES = ("ham", "spam")
+MODEL = "letters"
 NOW = 1_800_000_000.0
 
 
@@ -75,6 +79,56 @@ def test_budgets_are_measured_by_the_caller(candidate, against):
     assert not check(found, "latency").passed and not check(found, "size").passed and not found.promote
 
 
+def test_judge_takes_decisions_and_training_rows_from_the_champion_itself(store, served, candidate, tmp_path):
+    always_spam = DecisionPolicy(temperature=2.0, thresholds=(1e6, 1e-6))
+    folder = build_artifact(served[0], tmp_path / "made", replace(read_card(served[0]), policy=always_spam))
+    evidence = tmp_path / gate.TRAIN_ROWS
+    np.save(evidence, np.array([*range(0, 40, 2), 77, 2**64 - 1], dtype=np.uint64), allow_pickle=False)
+    run = tracking.find_or_create_run(store, "champion", "final")
+    made = registry.register(store, run, folder, MODEL, {"bertft.run_id": "champion"}, extra_files=[evidence])
+    found = gate.judge(candidate("9", right=20), made.version, store)
+    # 20 of the 30 ham rows are left out: of 40 rows the champion has 30, the candidate rows 1, 3, ... 19 right
+    assert (found.n, found.champion_score, found.challenger_score) == (40, 0.75, 0.25)
+    assert check(found, "seen").detail.startswith("20 of 60 test rows left out, 40 compared")
+
+
+@pytest.mark.slow
+def test_judge_refuses_a_champion_of_another_label_set(shelf, candidate):
+    with pytest.raises(InputError, match="version 1: another label set: new 'eggs'; gone 'ham'"):
+        gate.judge(candidate("9", classes=("eggs", "spam")), "1", shelf())
+
+
+def promoted(store, version, champion, **numbers):
+    ledger.record(store, MODEL, ledger.Decision(
+        action=entries.PROMOTED, version=version, champion=champion, to_version=version, reason="", numbers=numbers,
+    ))  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "names"), [({"test": "non_inferiority", "margin": 0.05}, ["anchor"]), ({}, [])])
+def test_judge_asks_the_anchor_under_non_inferiority_only(shelf, candidate, rule, names):
+    store = shelf(**rule)
+    promoted(store, "1", None, test="first")
+    promoted(store, "2", "1", test="non_inferiority", difference=0.0)
+    found = gate.judge(candidate("3"), "2", store)
+    assert [c.name for c in found.checks if c.name == "anchor"] == names
+    assert all(check(found, name).detail.startswith("not worse than version 1") for name in names)
+
+
+def test_judge_counts_the_decisions_spent_in_the_ledger(shelf, candidate):
+    store = shelf()
+    promoted(store, "1", None, test="first")
+    promoted(store, "2", "1", test="superiority", difference=0.1)
+    assert gate.judge(candidate("3"), None, store).spent == 1
+
+
+def test_budgets_hold_for_the_first_version_too(shelf, candidate):
+    first = candidate("1")
+    write_json(f"{first.answers_file}.json", {"latency_ms": 19.0})
+    found = gate.judge(first, None, shelf(max_latency_ms=20.0, max_size_mb=0.5))
+    assert check(found, "latency").passed and not check(found, "size").passed and not found.promote
+
+
 def entry(number, action, version, days_ago=0.0, champion="1", **numbers):
     at = time.strftime(entries.TIME_FORMAT, time.gmtime(NOW - days_ago * 86_400))
     return LedgerEntry(
@@ -93,6 +147,20 @@ def test_spent_counts_comparisons_of_the_period_and_an_approval_once():
     )
     assert entries.spent(known, 30, NOW) == 2
     assert entries.spent(known, 1, NOW) == 0
+
+
+def test_spent_leaves_out_void_entries_and_decisions_beyond_the_budget():
+    void = replace(entry(1, entries.PROMOTED, "2", 1, difference=0.1), state=entries.VOID)
+    beyond = entry(2, entries.KEPT, "3", 1, difference=0.1, spent=30)
+    assert entries.spent((void, beyond), 30, NOW) == 0
+
+
+def test_spent_counts_a_version_again_against_another_champion():
+    known = (
+        entry(1, entries.KEPT, "5", 2, difference=0.1),
+        entry(2, entries.KEPT, "5", 1, champion="4", difference=0.0),
+    )
+    assert entries.spent(known, 30, NOW) == 2
 
 
 def test_anchor_is_the_last_version_shown_better_and_never_rolled_back():

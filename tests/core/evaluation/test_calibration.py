@@ -10,6 +10,7 @@ from sklearn.metrics import fbeta_score, log_loss
 
 from bertft_core.errors import ConfigError, DataError
 from bertft_core.evaluation.calibration import (
+    Objective,
     PolicySettings,
     coverage_curve,
     fit_abstention,
@@ -18,7 +19,8 @@ from bertft_core.evaluation.calibration import (
     fit_thresholds,
     threshold_gain,
 )
-from bertft_core.evaluation.metrics import scores
+from bertft_core.evaluation.metrics import count_scores, scores
+from bertft_core.evaluation.resampling import counts
 from bertft_core.policy import DecisionPolicy, apply_temperature, decide_by_thresholds
 
 
@@ -47,6 +49,17 @@ def test_temperature_finds_how_much_too_confident_a_model_is() -> None:
     assert fit_temperature(y, p) == pytest.approx(2.5, rel=0.05)
 
 
+def test_temperature_of_doubled_logits_is_two_and_keeps_the_argmax() -> None:
+    rng = np.random.default_rng(3)
+    z = rng.normal(0, 2, (50_000, 3))
+    true, said = (np.exp(s) / np.exp(s).sum(axis=1, keepdims=True) for s in (z, 2 * z))
+    y = (rng.random((50_000, 1)) > true.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    found = fit_temperature(y, said)
+    assert found == pytest.approx(2.0, rel=0.02)
+    assert fit_temperature(y, said, weights=true) == pytest.approx(2.0, rel=1e-4)  # no luck of the draw in it
+    assert np.array_equal(apply_temperature(said, found).argmax(axis=1), said.argmax(axis=1))
+
+
 def test_temperature_agrees_with_a_search_over_scikit_learns_log_loss() -> None:
     y, p = rows(300, 3, 1, heat=0.6)
     best = minimize_scalar(lambda t: log_loss(y, apply_temperature(p, t)), bounds=(0.1, 5), method="bounded")
@@ -61,6 +74,11 @@ def test_temperature_is_clamped_when_all_rows_are_right_or_all_are_wrong() -> No
     p = np.array([[0.8, 0.2], [0.3, 0.7], [0.1, 0.9]])
     assert fit_temperature([0, 1, 1], p) == 0.05
     assert fit_temperature([1, 0, 0], p) == 20.0
+
+
+def test_temperature_of_no_rows_is_refused() -> None:
+    with pytest.raises(DataError, match="at least one labelled row"):
+        fit_temperature([], np.zeros((0, 2)))
 
 
 def test_temperature_survives_an_exact_zero() -> None:
@@ -83,17 +101,19 @@ def test_binary_thresholds_are_as_good_as_the_best_of_every_cut(beta: float) -> 
     assert value == pytest.approx(best_single_threshold(y, p[:, 1], beta))
 
 
-def test_thresholds_of_three_classes_come_close_to_a_grid_search() -> None:
+@pytest.mark.parametrize(("objective", "score"), [("balanced_accuracy", "balanced_accuracy"), ("f_beta", "macro_f1")])
+def test_thresholds_of_three_classes_come_close_to_a_grid_search(objective: Objective, score: str) -> None:
     y, p = rows(120, 3, 4, prior=8)
-    steps, names = np.linspace(-3, 3, 41), list("abc")
+    steps = np.linspace(-3, 3, 41)
 
     def value(thresholds: tuple[float, ...]) -> float:
-        return scores(y, p, names, predicted=decide_by_thresholds(p, thresholds), ranking=False).balanced_accuracy
+        guess, support = decide_by_thresholds(p, thresholds), np.bincount(y, minlength=3)
+        return float(count_scores(*counts(y, guess, 3), support)[score])
 
     grid = max(value((1.0, np.exp(a), np.exp(b))) for a, b in itertools.product(steps, steps))
-    found = fit_thresholds(y, p, "balanced_accuracy")
+    found = fit_thresholds(y, p, objective)
     assert found is not None and value(found) >= grid - 0.01
-    assert value(found) > scores(y, p, names, ranking=False).balanced_accuracy
+    assert value(found) > value((1.0, 1.0, 1.0))
 
 
 def test_thresholds_stay_with_the_plain_argmax_when_no_cut_is_better() -> None:
@@ -107,11 +127,26 @@ def test_thresholds_of_tied_probabilities_or_one_class_are_the_plain_argmax() ->
     assert fit_thresholds(np.zeros(30, dtype=int), p, "balanced_accuracy") is None
 
 
-def test_thresholds_leave_a_class_without_rows_where_it_is() -> None:
-    y, p = rows(100, 3, 6, prior=5)
-    y[y == 2] = 0
+@pytest.mark.parametrize("classes", [3, 4])
+def test_thresholds_leave_a_class_without_rows_where_it_is(classes: int) -> None:
+    y, p = rows(100, classes, 6, prior=5)
+    y[y == classes - 1] = 0
     found = fit_thresholds(y, p, "balanced_accuracy")
-    assert found is not None and found[2] == found[0]
+    assert found is not None and found[-1] == found[0] != found[1]
+
+
+def test_thresholds_do_not_divide_rows_that_differ_by_rounding() -> None:
+    # the best cut lies between 0.3 and the number next to it; without it, to decide all from 0.3 upwards as 1
+    p1 = np.array([0.1, 0.3, np.nextafter(0.3, 1), 0.4])
+    found = fit_thresholds([0, 0, 1, 1], np.column_stack([1 - p1, p1]), "balanced_accuracy")
+    assert found is not None and decide_by_thresholds(np.column_stack([1 - p1, p1]), found).tolist() == [0, 0, 0, 1]
+
+
+def test_thresholds_decide_exact_zeros_as_they_were_fitted() -> None:
+    # class 2 has probability 0 throughout; only beside an unsure rival is it right
+    y, p = np.repeat([0, 2], 5), np.repeat(np.array([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32), 5, axis=0)
+    found = fit_thresholds(y, p, "f_beta")
+    assert found is not None and decide_by_thresholds(p, found).tolist() == y.tolist()
 
 
 def test_thresholds_take_the_cut_nearest_to_one_half_among_equals() -> None:
@@ -148,6 +183,15 @@ def test_abstention_is_the_widest_coverage_whose_lower_bound_suffices() -> None:
     assert all(lower(t) < 0.95 for t in confidence[confidence < below])
 
 
+@pytest.mark.parametrize(("wanted", "below"), [(0.696, 0.0), (0.697, 0.9), (0.973, 0.9), (0.974, None)])
+def test_abstention_by_hand(wanted: float, below: float | None) -> None:
+    # 100 rows at 0.9, all right, and 100 at 0.6, half right. One-sided Wilson bounds, z^2 = 2.7055: for 100 of 100
+    # it is 100 / 102.7055 = 0.9737, for 150 of 200 it is (0.75 + 0.00676 - 0.05081) / 1.01353 = 0.6965
+    p1 = np.repeat([0.9, 0.6], 100)
+    y = np.r_[np.ones(100), np.arange(100) % 2].astype(int)
+    assert fit_abstention(y, np.column_stack([1 - p1, p1]), None, wanted) == below
+
+
 def test_abstention_keeps_its_promise_on_other_rows() -> None:
     y, p = rows(3_000, 3, 10)
     policy = DecisionPolicy(abstain_below=fit_abstention(y, p, None, 0.95))
@@ -170,7 +214,7 @@ def test_policy_of_few_rows_stays_off_with_a_reason() -> None:
     settings = PolicySettings(thresholds="f_beta", abstain_accuracy=0.9)
     found = fit_policy(y, p, settings)
     assert found == DecisionPolicy(fitted_on=199, notes=found.notes)
-    assert "199 validation rows" in found.notes[0] and "min_rows" in found.notes[0]
+    assert found.notes[0].startswith("only 199 validation rows, 200 are wanted")
     assert fit_policy([], np.zeros((0, 2)), settings).fitted_on == 0
 
 
@@ -187,6 +231,26 @@ def test_policy_keeps_temperature_one_when_the_rows_do_not_determine_it() -> Non
     p = np.eye(2)[y] * 0.5 + 0.25
     found = fit_policy(y, p, PolicySettings())
     assert found.temperature == 1.0 and "stays 1" in found.notes[0]
+
+
+def test_policy_keeps_temperature_one_when_none_lowers_the_loss() -> None:
+    p = np.eye(2, dtype=np.float32)[np.zeros(1000, dtype=int)]  # saturated: no temperature moves an exact 0
+    y = (np.arange(1000) == 0).astype(int)
+    found = fit_policy(y, p, PolicySettings())
+    assert found.temperature == 1.0 and "none lowers the validation log loss of 0.0159" in found.notes[0]
+    assert np.array_equal(found.apply(p).probabilities, p)
+
+
+@pytest.mark.parametrize(
+    ("row", "below", "note"), [([0.8, 0.2], 0.0, "abstains never"), ([0.2, 0.8], None, "abstention stays off")]
+)
+def test_policy_of_one_class_all_right_or_all_wrong_changes_no_decision(
+    row: list[float], below: float | None, note: str
+) -> None:
+    settings = PolicySettings(thresholds="f_beta", abstain_accuracy=0.9)
+    found = fit_policy(np.zeros(200, dtype=int), np.tile(row, (200, 1)), settings)
+    assert found == DecisionPolicy(abstain_below=below, fitted_on=200, notes=found.notes)
+    assert found.notes[2].startswith(note)
 
 
 def test_policy_of_a_calibrated_model_has_temperature_one() -> None:
@@ -220,7 +284,6 @@ def test_policy_carries_costs_and_fits_abstention_to_their_decisions() -> None:
         ({"costs": ((0, 1),)}, "decision.costs"),
         ({"costs": ((0, 1), (1, 0)), "thresholds": "f_beta"}, "keep one"),
         ({"abstain_accuracy": 1.0}, "decision.abstain_accuracy"),
-        ({"min_rows": 0}, "decision.min_rows"),
     ],
 )
 def test_settings_refuse_values_out_of_range(fields: dict[str, object], words: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from bertft_core.data.encoding import SpecialLayout, encode_texts, load_tokenizer
 from bertft_core.errors import ArtifactError, InputError
 from bertft_core.model.classifier import load_classifier, save_classifier
+from bertft_core.policy import DecisionPolicy
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
 from bertft_core.serving.predictor import Predictor
 from bertft_core.testing import tiny_encoder
@@ -91,6 +95,64 @@ def test_frame_columns_fit_each_other(predictor):
     assert frame["label"].tolist() == [CLASSES[i] for i in table.argmax(axis=1)]
     assert frame["confidence"].tolist() == table.max(axis=1).tolist()
     assert frame.index.tolist() == [9, 8, 7, 6, 5]
+
+
+@pytest.fixture(scope="module")
+def policy(predictor):
+    """Costs less to a rare class than the argmax does, and leaves the least sure third to a person."""
+    scaled = predictor.probabilities(TEXTS).astype(np.float64) ** (1 / 2.5)
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    rarest = int(scaled.mean(axis=0).argmin())
+    thresholds = tuple(0.01 if c == rarest else 0.495 for c in range(len(CLASSES)))
+    below = float(np.sort(scaled[:, rarest])[1:3].mean())
+    return DecisionPolicy(
+        temperature=2.5, thresholds=thresholds, abstain_below=below, fitted_on=300, notes=("tried", "kept")
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def with_policy(folders, policy, tmp_path_factory):
+    card = replace(read_card(folders["single"]), policy=policy)
+    return build_artifact(folders["single"], tmp_path_factory.mktemp("policy") / "served", card)
+
+
+def test_policy_survives_in_the_artifact(with_policy, policy):
+    assert read_card(with_policy).policy == policy
+
+
+def test_artifact_with_a_policy_is_built_once(folders, with_policy):
+    before = (with_policy / "bertft.json").stat().st_mtime_ns
+    build_artifact(folders["single"], with_policy, read_card(with_policy))
+    assert (with_policy / "bertft.json").stat().st_mtime_ns == before
+
+
+def test_artifact_without_a_policy_is_refused(with_policy, tmp_path):
+    card = json.loads((with_policy / "bertft.json").read_text(encoding="utf-8"))
+    del card["policy"]
+    (tmp_path / "bertft.json").write_text(json.dumps(card), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="policy"):
+        read_card(tmp_path)
+
+
+def test_frame_shows_probabilities_at_the_policys_temperature(with_policy, predictor):
+    raised = predictor.probabilities(TEXTS).astype(np.float64) ** (1 / 2.5)
+    frame = Predictor.load(with_policy).predict_frame({"text": TEXTS})
+    found = frame[[f"probability_{c}" for c in CLASSES]].to_numpy()
+    np.testing.assert_allclose(found, raised / raised.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_frame_labels_follow_the_policys_thresholds_not_the_argmax(with_policy, policy, predictor):
+    favoured = CLASSES[policy.thresholds.index(0.01)]
+    assert favoured not in set(predictor.predict_frame({"text": TEXTS})["label"])
+    frame = Predictor.load(with_policy).predict_frame({"text": TEXTS})
+    assert set(frame["label"]) == {favoured}
+    assert frame["confidence"].tolist() == frame[f"probability_{favoured}"].tolist()
+
+
+def test_frame_abstains_below_the_policys_confidence(with_policy, policy):
+    frame = Predictor.load(with_policy).predict_frame({"text": TEXTS})
+    assert frame["abstain"].sum() == 2
+    assert (frame["abstain"] == (frame["confidence"] < policy.abstain_below)).all()
 
 
 def test_no_rows_give_an_empty_frame(predictor):

@@ -102,7 +102,7 @@ def test_parquet_in_and_out_keeps_types(predictor: Predictor, tmp_path: Path) ->
 
 def test_empty_text_is_named_by_its_row_and_leaves_no_output(predictor: Predictor, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", texts=["good", "  "])
-    with pytest.raises(InputError, match="text in row 2"):
+    with pytest.raises(InputError, match="body in row 2"):
         score_table(predictor, source, tmp_path / "out.csv", model="m")
     assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
 

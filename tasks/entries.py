@@ -21,6 +21,7 @@ PENDING, DONE, VOID = "pending", "done", "void"
 TAG_LENGTH = 5000  # characters: width of MLflow's registered_model_tags.value
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"  # of an entry's `at`, UTC: texts sort as times do
 _DAY = 86_400  # seconds
+_VITAL = ("difference", "spent", "test", "gate")  # numbers that `spent` and `anchor` live on
 _SHOWN_BETTER = ("first", "superiority")  # tests of the gate that say more than "not worse"
 _LEAST_REASON = 200  # characters of a reason that stay when an entry is too long for its tag
 
@@ -62,14 +63,15 @@ class LedgerEntry:
         return f"{self.number} {self.action} version {self.version} ({move}): {self.reason}"
 
     def to_text(self) -> str:
-        """One line of JSON that fits a tag; a reason too long for it ends in …, then the numbers go."""
+        """One line of JSON that fits a tag; a reason too long for it ends in …, then most numbers go."""
         text = _dump(self)
         if len(text) <= TAG_LENGTH:
             return text
         sizes = range(len(self.reason))
         kept = bisect_right(sizes, TAG_LENGTH, key=lambda n: len(_dump(self._shortened(n)))) - 1
-        if kept < min(_LEAST_REASON, len(self.reason)) and self.numbers:
-            return replace(self, numbers={}).to_text()
+        vital = {key: value for key, value in self.numbers.items() if key in _VITAL}
+        if kept < min(_LEAST_REASON, len(self.reason)) and self.numbers != vital:
+            return replace(self, numbers=vital).to_text()
         return _dump(self._shortened(max(0, kept)))
 
     def _shortened(self, length: int) -> LedgerEntry:
@@ -143,11 +145,12 @@ def anchor(entries: Entries) -> str | None:
 def spent(entries: Entries, allowed: int, now: float) -> int:
     """Decisions of the running period (`allowed` days back from `now`, seconds since 1970) that compared two models.
 
-    An approval repeats the comparison it approves and counts once with it.
+    An approval repeats the comparison it approves and counts once with it; another rule or code is another look.
     """
     since = time.strftime(TIME_FORMAT, time.gmtime(now - allowed * _DAY))
     compared = [e for e in carried_out(entries) if e.at >= since and e.numbers.get("difference") is not None]
-    return len({(e.version, e.from_version) for e in compared if e.numbers.get("spent", 0) < allowed})
+    paid = [e for e in compared if e.numbers.get("spent", 0) < allowed]
+    return len({(e.version, e.from_version, e.numbers.get("gate")) for e in paid})
 
 
 def hold(entries: Entries) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bertft_core.errors import ConfigError
 from bertft_core.yaml_files import read_yaml
@@ -26,6 +26,14 @@ def _no_bool(value: Any) -> Any:
 def _valid_name(value: Any) -> Any:
     if isinstance(value, str) and not _NAME.match(value):
         raise ValueError("must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as fault:
+        raise ValueError(f"is no regular expression ({fault})") from None
     return value
 
 
@@ -178,13 +186,17 @@ class SearchConfig(_Part):
 class EvaluationConfig(_Part):
     """The metric that serves best epoch, trial score and gate alike, and the intervals.
 
-    review_rows: training rows whose labels are looked through for errors, 0 = none.
+    review_rows: training rows whose labels are looked through for errors, 0 = none. slices {name: regular
+    expression}: rows whose text it finds are a slice of their own, in the report and the gate.
     """
 
     metric: Literal["macro_f1", "accuracy", "log_loss"] = "macro_f1"
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000
     review_rows: Annotated[Whole, Field(ge=0)] = 5_000
+    slices: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_pattern)]] = Field(
+        default_factory=dict
+    )
 
 
 class DecisionConfig(_Part):

@@ -190,7 +190,9 @@ def _slices(config: RunConfig, prepared: Prepared, labels: Any, predicted: Any) 
     from bertft_core.reporting.page import SliceRow
 
     table = prepared.dataset.table("test")
-    groups = slice_groups(table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist())
+    groups = slice_groups(
+        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
+    )
     return tuple(
         SliceRow(
             group=s.group,

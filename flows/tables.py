@@ -7,13 +7,17 @@ from typing import Any
 
 def render(verb: str, result: dict[str, Any]) -> str:
     """A short table for `verb`'s result document."""
-    if verb == "predict":
-        return "\n".join(f"{k}: {v}" for k, v in result.items())
     tables = {
+        "predict": _lines, "report": _lines,
         "check": _plan, "promote": _release, "rollback": _release, "resume": _release, "history": _history,
         "compare": _comparison, "gc": _removals,
     }  # fmt: skip
     return tables.get(verb, _run)(result)
+
+
+def _lines(result: dict[str, Any]) -> str:
+    shown = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in result.items()}
+    return "\n".join(f"{key.replace('_', ' '):<16} {value}" for key, value in shown.items() if value is not None)
 
 
 def _run(result: dict[str, Any]) -> str:

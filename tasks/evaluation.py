@@ -23,7 +23,7 @@ from bertft_core.runs import Run
 from bertft_core.state import code_fingerprint, read_json
 from bertft_core.training.client import Trainer
 from bertft_core.training.spec import MachineSettings, TrainingResult
-from tasks import registry
+from tasks import aliases, registry
 from tasks.artifacts import Answers
 from tasks.gate import answers_file
 from tasks.ledger import Release
@@ -74,6 +74,8 @@ def write_report(
         decision=decision, champion=_champion(run, report, release), lineage=_lineage(prepared, run, release, tree),
     )  # fmt: skip
     tree.report(folder)
+    report_uri = f"runs:/{tree.final}/evaluation/{page.name}"
+    aliases.tag_version(tree.store, release.registered_model, release.version, {"bertft.report": report_uri})
     return page
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.errors import ArtifactError, InputError
 from bertft_core.evaluation.slices import slice_groups
@@ -58,7 +59,7 @@ class Candidate:
         return answers_file(self.path, self.version)
 
 
-def write_gate_rows(dataset: DatasetSplits, columns: list[str], folder: Path) -> None:
+def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Path) -> None:
     """What the gate works on, beside probabilities.npy and predicted.npy of the evaluation.
 
     test_rows.parquet (text, text_pair), labels.npy, weights.npy (soft labels), slices.npz (masks by name),
@@ -74,14 +75,16 @@ def write_gate_rows(dataset: DatasetSplits, columns: list[str], folder: Path) ->
     np.save(folder / "labels.npy", table["label"].to_numpy(), allow_pickle=False)
     if (weights := soft_weights(dataset, "test")) is not None:
         np.save(folder / "weights.npy", weights, allow_pickle=False)
-    np.savez(folder / "slices.npz", **slice_masks(table, columns))
+    np.savez(folder / "slices.npz", **slice_masks(config, table))
     np.save(folder / "test_rows.npy", _fingerprints(table), allow_pickle=False)
     np.save(folder / TRAIN_ROWS, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)
 
 
-def slice_masks(table: Any, columns: list[str]) -> dict[str, Any]:
+def slice_masks(config: RunConfig, table: Any) -> dict[str, Any]:
     """Masks [n] of the slices that the gate watches, by "group: slice"."""
-    groups = slice_groups(table["text"].to_pylist(), columns, table["slices"].to_pylist())
+    groups = slice_groups(
+        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
+    )
     return {f"{group}: {name}": mask for group, masks in groups.items() for name, mask in masks.items()}
 
 

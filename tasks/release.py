@@ -33,7 +33,7 @@ EVIDENCE = "evidence.json"
 def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
     dataset, folder = prepared.dataset, run.path / "evaluation"
-    write_gate_rows(dataset, config.data.slices, folder)
+    write_gate_rows(config, dataset, folder)
     fingerprint = measuring.test_fingerprint(dataset)
     served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
@@ -106,7 +106,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     folder = Path(evidence["folder"])
     if not (folder / "probabilities.npy").exists():
         folder = home / "promote" / f"{name}-{chosen}"
-        write_gate_rows(dataset, config.data.slices, folder)
+        write_gate_rows(config, dataset, folder)
         found = artifacts.score_in_fresh_process(
             f"models:/{name}/{chosen}", folder / "test_rows.parquet", folder / "answers.npz", 0, store
         )

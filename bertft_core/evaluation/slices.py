@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,13 +67,19 @@ def value_masks(values: Sequence[str]) -> Masks:
     return {**masks, "other": rest} if rest.any() else masks
 
 
-def slice_groups(texts: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> dict[str, Masks]:
-    """The slices that reports and the gate watch: text length in words, and the values of each kept column.
+def slice_groups(
+    texts: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]], patterns: Mapping[str, str]
+) -> dict[str, Masks]:
+    """The slices that reports and the gate watch: text length in words, values of the kept columns, patterns.
 
-    cells [n][columns]: the values of the data.slices columns.
+    cells [n][columns]: the values of the data.slices columns. patterns {name: regular expression}: rows whose text
+    it finds; a pattern that finds none is no slice.
     """
     groups = {"length": length_masks([len(text.split()) for text in texts])}
-    return groups | {name: value_masks([row[i] for row in cells]) for i, name in enumerate(columns)}
+    groups |= {name: value_masks([row[i] for row in cells]) for i, name in enumerate(columns)}
+    found = {name: np.array([bool(re.search(rule, text)) for text in texts]) for name, rule in patterns.items()}
+    found = {name: mask for name, mask in found.items() if mask.any()}
+    return {**groups, "pattern": found} if found else groups
 
 
 def score_slices(labels: Any, predicted: Any, groups: Mapping[str, Masks], level: float) -> tuple[SliceScore, ...]:

@@ -89,3 +89,8 @@ def test_files_of_the_splits_may_stand_below_split(tmp_path: Path) -> None:
     files = {"train": "a.csv", "validation": "b.csv", "test": "c.csv"}
     found = parse_config({**GOOD, "data": {"split": files}}, tmp_path).data
     assert (found.train, found.validation, found.test, found.source) == ("a.csv", "b.csv", "c.csv", None)
+
+
+def test_slice_that_is_no_regular_expression_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.slices\.odd: is no regular expression"):
+        parse_config({**GOOD, "evaluation": {"slices": {"odd": "("}}}, tmp_path)

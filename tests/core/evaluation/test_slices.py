@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bertft_core.evaluation.intervals import wilson
-from bertft_core.evaluation.slices import class_masks, length_masks, score_slices, value_masks
+from bertft_core.evaluation.slices import class_masks, length_masks, score_slices, slice_groups, value_masks
 
 
 def test_length_slices_divide_the_rows_into_quarters() -> None:
@@ -33,3 +33,13 @@ def test_slice_score_has_a_wilson_interval_and_says_when_it_is_small() -> None:
     found = score_slices(labels, predicted, {"class": class_masks(labels, ["a", "b"])}, 0.9)
     assert [(s.name, s.n, s.is_small) for s in found] == [("a", 150, False), ("b", 10, True)]
     assert found[0].accuracy == pytest.approx(140 / 150) and found[0].interval == wilson(140, 150, 0.9)
+
+
+def test_patterns_are_slices_of_the_rows_they_find() -> None:
+    groups = slice_groups(["the bank", "a film", "Bank!"], [], [[], [], []], {"bank": "(?i)bank", "none": "xyz"})
+    assert {name: m.tolist() for name, m in groups["pattern"].items()} == {"bank": [True, False, True]}
+
+
+def test_columns_and_length_are_slices() -> None:
+    groups = slice_groups(["one", "two words"], ["shop"], [["a"], ["b"]], {})
+    assert list(groups) == ["length", "shop"] and list(groups["shop"]) == ["a", "b"]

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
+from bertft_core.errors import InputError
 from bertft_core.fitting import Prepared, best_trial, finetune, open_study, run_trial, settle
 from bertft_core.measuring import evaluate
 from bertft_core.model.pretrained import resolve_pretrained
-from bertft_core.runs import Run, open_run, run_key
+from bertft_core.runs import Run, latest_fitted, open_run, run_key
 from bertft_core.state import (
     encoder_fingerprint,
     open_home,
@@ -52,6 +53,14 @@ def prepare(config: RunConfig, home: Path, on_progress: Progress | None = None) 
 def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False) -> Run:
     """The run that this configuration on these rows is."""
     return open_run(home / "runs", run_key(config, prepared.dataset.fingerprint, prepared.encoder), again=again)
+
+
+def fitted(config: RunConfig, run: Run, home: Path) -> Run:
+    """The latest attempt at this run whose final fit finished. Raises InputError when there is none."""
+    found = latest_fitted(home / "runs", run.run_key)
+    if found is None:
+        raise InputError(f"no finished fit of {config.name} with this configuration: run `bertft finetune` first")
+    return found
 
 
 def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False) -> EvaluationReport:

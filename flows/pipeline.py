@@ -12,7 +12,6 @@ from prefect.runtime import flow_run
 
 from bertft_core import fitting, recipe
 from bertft_core.config import RunConfig, load_config
-from bertft_core.errors import InputError
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import load_mlflow_config
 from bertft_core.runs import Run
@@ -55,6 +54,8 @@ def pipeline(
     with report.stage("tokenize"):
         prepared = tokenize_rows(config, dataset, root, report)
     run = recipe.identify(config, prepared, root, again=again)
+    if last == "evaluate":
+        run = recipe.fitted(config, run, root)
     with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id} of {config.name}"):
         if last == "promote" and (standing := standing_release(store, config, run, root)):
             return unchanged(run, standing, report)
@@ -68,8 +69,6 @@ def _train_and_release(
     with ExitStack() as stack:
         trainer = stack.enter_context(Trainer())
         result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
-        if last == "evaluate" and "fit" not in run.state():
-            raise InputError(f"no finished fit of {config.name} with this configuration: run `bertft finetune` first")
         with report.stage("search"):
             best = search(config, prepared, run, root, trainer, tree, report)
         result["best_params"] = fitting.chosen_values(config, best)

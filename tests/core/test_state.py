@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bertft_core.errors import BusyError, ConfigError, InputError
-from bertft_core.runs import open_run
+from bertft_core.runs import latest_fitted, open_run
 from bertft_core.state import (
     encoder_fingerprint,
     exclusive,
@@ -101,3 +101,11 @@ def test_encoder_fingerprint_follows_the_files_content(tmp_path: Path) -> None:
     assert encoder_fingerprint(tmp_path) == before
     (tmp_path / "config.json").write_text('{"a": 1}')
     assert encoder_fingerprint(tmp_path) != before
+
+
+def test_latest_fitted_passes_over_an_attempt_without_a_fit(tmp_path: Path) -> None:
+    first = open_run(tmp_path, "k" * 64, again=False)
+    assert latest_fitted(tmp_path, "k" * 64) is None
+    first.update(fit={}, result={})
+    assert open_run(tmp_path, "k" * 64, again=True).attempt == 2
+    assert latest_fitted(tmp_path, "k" * 64) == first

@@ -16,7 +16,8 @@ from bertft_core.data.prepare import DatasetSplits
 from bertft_core.data.tokenization import TokenizedSplits
 from bertft_core.errors import InputError
 from bertft_core.runs import Run
-from bertft_core.search.study import SearchStudy, Slot, TrialResult, run_slot, study_name
+from bertft_core.search.results import TrialResult
+from bertft_core.search.study import SearchStudy, Slot, run_slot, study_name
 from bertft_core.state import hash_json, read_json, write_json
 from bertft_core.training.spec import FitSpec, MachineSettings, TrainingResult
 

@@ -13,7 +13,7 @@ from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
 from bertft_core.search.pictures import history_picture
-from bertft_core.search.study import TrialResult
+from bertft_core.search.results import TrialResult
 from bertft_core.state import exclusive
 from bertft_core.training.client import Trainer
 from tasks.training import run_trial

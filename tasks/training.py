@@ -14,7 +14,8 @@ from bertft_core import fitting
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
-from bertft_core.search.study import SearchStudy, TrialResult
+from bertft_core.search.results import TrialResult
+from bertft_core.search.study import SearchStudy
 from bertft_core.training.client import Trainer
 from bertft_core.training.spec import MachineSettings, TrainingResult
 

@@ -10,7 +10,7 @@ from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
 from bertft_core.runs import Run
-from bertft_core.search.study import TrialResult
+from bertft_core.search.results import TrialResult
 from bertft_core.state import write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import lineage, tracking

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertft_core.search.study import TrialResult
+from bertft_core.search.results import TrialResult
 
 
 def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> Path:

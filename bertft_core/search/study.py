@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from bertft_core.config import RunConfig, SearchConfig
 from bertft_core.errors import BusyError, TrialPruned
+from bertft_core.search.results import TrialResult
 from bertft_core.search.space import defaults_inside, distributions, space_hash
 from bertft_core.state import hash_json
 
@@ -36,26 +37,6 @@ class Slot:
     number: int
     params: dict[str, float]
     seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialResult:
-    """A finished trial. `score` is its best validation score (higher is better), None when it has none."""
-
-    slot: int
-    number: int
-    state: str
-    reason: str
-    params: dict[str, float]
-    score: float | None
-    log_loss: float | None
-    seconds: float
-    history: tuple[dict[str, Any], ...] = ()
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{k} {v:.3g}" for k, v in self.params.items())
-        value = "no score" if self.score is None else f"score {self.score:.4f}"
-        return f"trial {self.slot}: {self.state}, {value} ({shown})" + (f": {self.reason}" if self.reason else "")
 
 
 def study_name(config: RunConfig, rows: str, encoder: str) -> str:
@@ -180,6 +161,7 @@ class SearchStudy:
             log_loss=stored.get("log_loss"),
             seconds=float(stored.get("seconds", 0.0)),
             history=tuple(stored.get("history", ())),
+            rungs=tuple((float(f), float(v)) for f, v in stored.get("rungs", ())),
         )
 
 

@@ -7,6 +7,8 @@ BertftError                  exit code 1
 │   └── ModelError           an encoder or model folder
 ├── TrialPruned              a fit that ended early for a stored reason (nonfinite, oom, timeout)
 ├── TrainerDied              the trainer process ended without an answer
+├── SearchStopped        a trial was given back because the search stops
+├── LeaseLost            another coordinator took a trial over
 ├── ArtifactError            an artefact is missing, damaged or answers differently
 ├── RegistryError            the MLflow store refused or contradicts itself
 └── BusyError                another process holds this run
@@ -48,7 +50,11 @@ class TrialPruned(BertftError):
 
 
 class TrainerDied(BertftError):
-    """The trainer process ended before it answered."""
+    """The trainer process ended before it answered; `signal` is what killed it, 0 for an exit of its own."""
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class ArtifactError(BertftError):
@@ -61,3 +67,11 @@ class RegistryError(BertftError):
 
 class BusyError(BertftError):
     """Another process works on the same run or study."""
+
+
+class LeaseLost(BertftError):
+    """A trial was taken over by another coordinator while this one did not renew its lease."""
+
+
+class SearchStopped(BertftError):
+    """A trial was given back unfinished because its search stops."""

@@ -121,6 +121,25 @@ def find_or_create_run(
         return str(made.info.run_id)
 
 
+def ended_slots(store: Store, run_key: str, role: str) -> set[int]:
+    """Slots whose run (run_key, role, slot) has ended, well or not."""
+    from mlflow.exceptions import MlflowException
+
+    experiment, api = ensure_store(store), client(store)
+    query = f"tags.`{RUN_KEY}` = '{run_key}' and tags.`{ROLE}` = '{role}' and attributes.status != 'RUNNING'"
+    found: set[int] = set()
+    token: str | None = None
+    try:
+        while True:
+            page = api.search_runs([experiment], query, max_results=_BATCH, page_token=token)
+            found |= {int(run.data.tags[SLOT]) for run in page}
+            token = page.token
+            if not token:
+                return found
+    except MlflowException as fault:
+        raise RegistryError(f"{store}: {fault}") from fault
+
+
 def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters once; repeating equal ones does nothing.
 
@@ -167,14 +186,18 @@ def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | 
 
 def log_history(store: Store, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
     """Log epochs (mappings with `step` and numbers) as metric curves over optimizer steps."""
+    log_metrics(store, run_id, history_points(history))
+
+
+def history_points(history: Sequence[Mapping[str, Any]]) -> list[MetricPoint]:
+    """The points of `log_history`."""
     renamed = {"seconds": "epoch_seconds"}  # a run's own `seconds` is the whole fit
-    points = [
+    return [
         MetricPoint(key=renamed.get(key, key), value=float(value), step=int(epoch["step"]))
         for epoch in history
         for key, value in epoch.items()
         if key != "step" and isinstance(value, int | float)
     ]
-    log_metrics(store, run_id, points)
 
 
 def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:

@@ -101,6 +101,7 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
         return finished
     with _memory_faults(), runtime(spec.threads, [0] if spec.device == "cuda" else None):
         run = _prepare(spec, key, on_progress, on_rung)
+        _beat(run, {}, is_forced=True)  # says where it goes on from
         reason = _train(run)
         result = _finish(run, reason)
     write_json(output / "result.json", {"key": key, "result": result.to_json()})

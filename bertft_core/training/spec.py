@@ -91,13 +91,17 @@ class FitSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSettings:
-    """What `auto` means on one machine. *_step: seconds of the training step that was timed, None where none was."""
+    """What `auto` means on one machine. *_step: seconds of the training step that was timed, None where none was.
+
+    gpus: devices that trainers may be spread over, 0 on a CPU.
+    """
 
     precision: str
     device: str
     threads: int
     float32_step: float | None = None
     bfloat16_step: float | None = None
+    gpus: int = 0
 
     def __str__(self) -> str:
         timed = ""

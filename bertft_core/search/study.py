@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from bertft_core.config import RunConfig, SearchConfig
 from bertft_core.errors import BusyError, TrialPruned
 from bertft_core.search.results import TrialResult
-from bertft_core.search.space import defaults_inside, distributions, space_hash
+from bertft_core.search.space import space_hash, suggest, values_inside
 from bertft_core.state import hash_json
 
 LEASE_SECONDS = 5.0
@@ -35,7 +35,7 @@ class Slot:
 
     slot: int
     number: int
-    params: dict[str, float]
+    params: dict[str, Any]
     seed: int
 
 
@@ -58,7 +58,6 @@ class SearchStudy:
     def __init__(self, storage: Path, name: str, config: SearchConfig, training: Any, owner: str = "") -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config, self._training, self._owner = config, training, owner
-        self._distributions = distributions(config)
         pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNER_STARTUP)
         self._study = optuna.create_study(
             storage=f"sqlite:///{storage}", study_name=name, load_if_exists=True, direction="maximize", pruner=pruner
@@ -86,7 +85,7 @@ class SearchStudy:
         trial = self._adopt(slot) or self._fresh(slot)
         self._live[slot] = (trial, 0.0)
         self.renew(slot)
-        params = {k: trial.params[k] for k in self._distributions}
+        params = values_inside(self._config, trial.params) or {}
         return Slot(slot=slot, number=trial.number, params=params, seed=slot_seed(self._training.seed, slot))
 
     def renew(self, slot: int) -> None:
@@ -121,10 +120,11 @@ class SearchStudy:
         return max(done, key=lambda r: (r.score, -(r.log_loss or 0.0), -r.slot), default=None)
 
     def _fresh(self, slot: int) -> optuna.Trial:
-        values = defaults_inside(self._config, self._training) if slot == 0 else None
+        values = values_inside(self._config, dict(self._training)) if slot == 0 else None
         if values:
             self._study.enqueue_trial(values, user_attrs={"slot": 0}, skip_if_exists=True)
-        trial = self._study.ask(fixed_distributions=self._distributions)
+        trial = self._study.ask()
+        suggest(trial, self._config)
         trial.set_user_attr("slot", slot)
         return trial
 
@@ -135,7 +135,7 @@ class SearchStudy:
                 if frozen.user_attrs.get("slot") == slot:
                     raise BusyError(f"trial {slot} is held by process {lease['pid']} on {lease['host']}: wait for it")
                 continue
-            if set(frozen.params) != set(self._distributions) or "slot" not in frozen.user_attrs:
+            if values_inside(self._config, frozen.params) is None or "slot" not in frozen.user_attrs:
                 self._study.tell(frozen.number, state=TrialState.FAIL)  # died before it had parameters
             elif frozen.user_attrs["slot"] == slot:
                 return optuna.Trial(self._study, frozen._trial_id)

@@ -79,9 +79,7 @@ class SearchStudy:
         self.storage, self.owner = storage, owner or Owner()
         self._config, self._search = config, config.search or SearchConfig(trials=0)
         self._seed, self._measure = config.training.seed, self._search.second and self._search.second.measure
-        with storage.lock(name):
-            self._study = self._open(name, must_exist)
-            self._plan = plan or self._first_plan()
+        self._study, self._plan = storage.call(self._locked_open, name, plan, must_exist)
         self._watch = Watch(self.owner)
         self._live: dict[int, tuple[optuna.Trial, float]] = {}
         self._guard = threading.RLock()
@@ -124,6 +122,9 @@ class SearchStudy:
 
     def claim(self) -> Slot | None:
         """Begin the lowest slot that nobody holds; None when every open one is held. Safe in threads and machines."""
+        return self.storage.call(self._claim)
+
+    def _claim(self) -> Slot | None:
         with self._guard, self.storage.lock(self.name):
             self._bury()
             running = self._running()
@@ -162,19 +163,23 @@ class SearchStudy:
 
         Raises LeaseLost when another owner took the slot over.
         """
+        self.storage.call(self._tell, slot, result)
+        return next(r for r in self.results() if r.slot == slot)
+
+    def _tell(self, slot: int, result: Mapping[str, Any]) -> None:
         with self._guard, self.storage.lock(self.name):
             trial, _ = self._live[slot]
-            self._require_own(slot, trial)
+            now = self._require_own(slot, trial)
+            if now.state == TrialState.RUNNING:  # else an earlier attempt was told and its answer was lost
+                trial.set_user_attr("result", dict(result))
+                if result["state"] == "complete":
+                    values = [result["score"], result[_FIELDS[self._measure]]] if self._measure else result["score"]
+                    self._study.tell(trial.number, values)
+                else:
+                    trial.set_user_attr("reason", result["reason"] or "no reason given")
+                    state = TrialState.FAIL if result["state"] == "fail" else TrialState.PRUNED
+                    self._study.tell(trial.number, state=state)
             del self._live[slot]
-            self.storage.call(trial.set_user_attr, "result", dict(result))
-            if result["state"] == "complete":
-                values = [result["score"], result[_FIELDS[self._measure]]] if self._measure else result["score"]
-                self.storage.call(self._study.tell, trial.number, values, skip_if_finished=True)
-            else:
-                self.storage.call(trial.set_user_attr, "reason", result["reason"] or "no reason given")
-                state = TrialState.FAIL if result["state"] == "fail" else TrialState.PRUNED
-                self.storage.call(self._study.tell, trial.number, state=state, skip_if_finished=True)
-        return next(r for r in self.results() if r.slot == slot)
 
     def release(self, slot: int) -> None:
         """Give a claimed slot back unfinished: whoever claims it next continues it."""
@@ -186,12 +191,15 @@ class SearchStudy:
 
         rows: validation rows, for the noise of a score.
         """
+        return self.storage.call(self._spend, seconds, rows)
+
+    def _spend(self, seconds: float, rows: int) -> str:
         with self._guard, self.storage.lock(self.name):
-            self.storage.call(self._study.set_user_attr, "spent", self.spent_seconds + seconds)
+            self._study.set_user_attr("spent", self.spent_seconds + seconds)
             if not self.stopped and self._may_stop_early():
                 completed = [t for t in self._trials() if t.state == TrialState.COMPLETE]
                 if reason := exhausted(completed, rows, self._seed):
-                    self.storage.call(self._study.set_user_attr, "stopped", reason)
+                    self._study.set_user_attr("stopped", reason)
             return self.stopped
 
     def crown(self, params: Mapping[str, Any]) -> None:
@@ -202,8 +210,13 @@ class SearchStudy:
         metric = self._config.evaluation.metric
         return self._search.stop_early and not self._measure and metric != "log_loss" and len(self.open_slots()) > 0
 
+    def _locked_open(self, name: str, plan: StudyPlan | None, must_exist: bool) -> tuple[optuna.Study, StudyPlan]:
+        with self.storage.lock(name):
+            study = self._open(name, must_exist)
+            return study, plan or self._first_plan(study)
+
     def _open(self, name: str, must_exist: bool) -> optuna.Study:
-        known = self.storage.call(optuna.get_all_study_names, storage=self.storage.optuna)
+        known = optuna.get_all_study_names(storage=self.storage.optuna)
         if must_exist and name not in known:
             near = [n for n in known if n.startswith(f"{self._config.name}-")] or ["none"]
             raise InputError(
@@ -211,28 +224,27 @@ class SearchStudy:
                 f"space, settings, rows and encoder, which must be equal on both sides; of this name: {', '.join(near)}"
             )
         directions = ["maximize", "minimize"] if self._measure else ["maximize"]
-        study: optuna.Study = self.storage.call(
-            optuna.create_study, storage=self.storage.optuna, study_name=name, load_if_exists=True,
-            directions=directions, pruner=pruner_for(self._search.trials),
+        return optuna.create_study(
+            storage=self.storage.optuna, study_name=name, load_if_exists=True, directions=directions,
+            pruner=pruner_for(self._search.trials),
         )  # fmt: skip
-        return study
 
-    def _first_plan(self) -> StudyPlan:
+    def _first_plan(self, study: optuna.Study) -> StudyPlan:
         """Configured values first, then last night's winner; decided once and stored with the study."""
-        stored = self._attributes().get("first")
+        stored = study.user_attrs.get("first")
         if stored is None:
-            wanted = [defaults_inside(self._search, self._config), self._last_winner()]
+            wanted = [defaults_inside(self._search, self._config), self._last_winner(study.study_name)]
             stored = [v for i, v in enumerate(wanted) if v is not None and v not in wanted[:i]]
-            self.storage.call(self._study.set_user_attr, "first", stored)
-            self.storage.call(self._study.set_user_attr, "name", self._config.name)
+            study.set_user_attr("name", self._config.name)
+            study.set_user_attr("first", stored)
         trials = self._search.trials
         return StudyPlan(slots=trials, seeds=tuple(slot_seed(self._seed, s) for s in range(trials)), first=stored)
 
-    def _last_winner(self) -> dict[str, Any] | None:
-        summaries = self.storage.call(optuna.get_all_study_summaries, storage=self.storage.optuna)
+    def _last_winner(self, but: str) -> dict[str, Any] | None:
+        summaries = optuna.get_all_study_summaries(storage=self.storage.optuna)
         kept = [
             s for s in summaries
-            if s.user_attrs.get("name") == self._config.name and "winner" in s.user_attrs and s.study_name != self.name
+            if s.user_attrs.get("name") == self._config.name and "winner" in s.user_attrs and s.study_name != but
         ]  # fmt: skip
         last = max(kept, key=lambda s: s.datetime_start.timestamp() if s.datetime_start else 0.0, default=None)
         return values_inside(self._search, last.user_attrs["winner"]) if last else None
@@ -241,18 +253,18 @@ class SearchStudy:
         """A new trial with its parameters; the lease, written last, tells a complete one from one that died here."""
         given = self._plan.first[slot] if slot < len(self._plan.first) else None
         if given is not None:
-            self.storage.call(self._study.enqueue_trial, dict(given), user_attrs={"slot": slot})
+            self._study.enqueue_trial(dict(given), user_attrs={"slot": slot})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             seed = slot_seed(self._seed, slot)
             self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
-        trial: optuna.Trial = self.storage.call(self._study.ask)
-        self.storage.call(suggest, trial, self._search)
-        self.storage.call(trial.set_user_attr, "slot", slot)
+        trial = self._study.ask()
+        suggest(trial, self._search)
+        trial.set_user_attr("slot", slot)
         return trial
 
     def _begin(self, slot: int, trial: optuna.Trial, *, is_adopted: bool) -> Slot:
-        self.storage.call(trial.set_user_attr, "lease", self.owner.lease(fraction=0.0))
+        trial.set_user_attr("lease", self.owner.lease(fraction=0.0))
         self._live[slot] = (trial, time.monotonic())
         seed = self._plan.seeds[slot]
         return Slot(slot=slot, number=trial.number, params=dict(trial.params), seed=seed, is_adopted=is_adopted)
@@ -270,7 +282,7 @@ class SearchStudy:
         is_over = bool(self.stopped)
         for trial in self._trials(TrialState.RUNNING, TrialState.WAITING):
             if "lease" not in trial.user_attrs or (is_over and not self._is_held(trial)):
-                self.storage.call(self.storage.optuna.set_trial_state_values, trial._trial_id, TrialState.FAIL)
+                self.storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def _is_held(self, trial: FrozenTrial) -> bool:
         lease = trial.user_attrs["lease"]
@@ -278,12 +290,14 @@ class SearchStudy:
             return int(trial.user_attrs["slot"]) in self._live
         return self._watch.is_held(trial.number, lease)
 
-    def _require_own(self, slot: int, trial: optuna.Trial) -> None:
-        now = self.storage.call(self.storage.optuna.get_trial, trial._trial_id)
+    def _require_own(self, slot: int, trial: optuna.Trial) -> FrozenTrial:
+        """The trial as stored. Raises LeaseLost when its lease is another owner's."""
+        now: FrozenTrial = self.storage.call(self.storage.optuna.get_trial, trial._trial_id)
         lease = now.user_attrs["lease"]
-        if now.state != TrialState.RUNNING or lease["token"] != self.owner.token:
+        if lease["token"] != self.owner.token:
             self._live.pop(slot, None)
             raise LeaseLost(f"trial {slot} was taken over by process {lease['pid']} on {lease['host']}")
+        return now
 
     def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
         found: list[FrozenTrial] = self.storage.call(self._study.get_trials, deepcopy=False, states=states or None)

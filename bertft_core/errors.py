@@ -11,6 +11,7 @@ BertftError                  exit code 1
 ├── LeaseLost            another coordinator took a trial over
 ├── ArtifactError            an artefact is missing, damaged or answers differently
 ├── RegistryError            the MLflow store refused or contradicts itself
+├── StorageError             a study's or MLflow's database does not answer, or is of no use
 └── BusyError                another process holds this run
 """
 
@@ -63,6 +64,10 @@ class ArtifactError(BertftError):
 
 class RegistryError(BertftError):
     """The MLflow store refused a call or contradicts itself."""
+
+
+class StorageError(BertftError):
+    """A database does not answer, lost the connection for too long, or holds something else."""
 
 
 class BusyError(BertftError):

@@ -188,6 +188,8 @@ def main() -> None:
             wire.send("result", value=_COMMANDS[message["cmd"]](wire, message))
         except BertftError as fault:
             wire.send("error", kind=type(fault).__name__, message=str(fault), trace="")
+        except MemoryError as fault:  # outside of a fit's own steps, such as an import
+            wire.send("error", kind="TrialPruned", message=f"oom: {fault or 'no memory left'}", trace="")
         except Exception as fault:  # the border of the process: everything must reach the parent
             wire.send("error", kind=type(fault).__name__, message=str(fault), trace=traceback.format_exc())
 

@@ -223,7 +223,8 @@ def test_halving_prunes_the_worse_half_from_nine_trials(tmp_path: Path) -> None:
 
 
 def test_second_objective_is_stored_and_prunes_nothing(tmp_path: Path) -> None:
-    study = _study(tmp_path, second={"measure": "latency"})
+    space = {"lr": [1e-5, 3e-5], "tokenization.max_length": [64, 256]}
+    study = _study(tmp_path, space=space, second={"measure": "latency"})
     slot = _claim(study)
     assert study.report(slot.slot, 0.25, 0.0) is False
     told = study.tell(slot.slot, _result(0.9, latency_ms=3.5))

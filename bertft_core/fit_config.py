@@ -39,7 +39,11 @@ class TokenizationConfig(Part):
 
 
 class TrainingConfig(Part):
-    """Fine-tuning settings. alpha is the ratio of a layer's rate to the rate of the layer above, in (0, 1]."""
+    """Fine-tuning settings. alpha is the ratio of a layer's rate to the rate of the layer above, in (0, 1].
+
+    class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
+    (balanced) or to its root (sqrt). label_smoothing: share of each target spread evenly over all classes.
+    """
 
     lr: Annotated[Number, Field(gt=0, le=0.01)] = 5e-5
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 16
@@ -52,6 +56,8 @@ class TrainingConfig(Part):
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
     attention_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -31,7 +31,7 @@ from bertft_core.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from bertft_core.training.losses import ValidationScores, classification_loss, validation_scores
+from bertft_core.training.losses import ValidationScores, class_weights, classification_loss, validation_scores
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
 from bertft_core.training.scoring import forward, padding, pick_device, predict_logits, runtime, score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
@@ -63,6 +63,7 @@ class _Fit:
     train: TokenArrays
     validation: TokenArrays
     rows: np.ndarray[Any, Any]
+    class_weights: torch.Tensor | None
     on_progress: OnProgress | None
     on_rung: OnRung | None
     padding: dict[str, Any]
@@ -148,6 +149,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     rates = layer_rates(len(layers.layers), spec.lr, spec.alpha)
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
     schedule = UnfreezeSchedule.named(spec.unfreezing, len(layers.layers))
+    rows = sample_rows(train, spec.rows)
     run = _Fit(
         spec=spec,
         key=key,
@@ -159,7 +161,8 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         schedule=schedule,
         train=train,
         validation=validation,
-        rows=sample_rows(train, spec.rows),
+        rows=rows,
+        class_weights=_class_weights(spec, train, rows, device),
         on_progress=on_progress,
         on_rung=on_rung,
         padding=padding(model),
@@ -170,6 +173,14 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         set_depth(model, layers, restored.depth)
     run.next_checkpoint = time.monotonic() + spec.checkpoint_seconds
     return run
+
+
+def _class_weights(
+    spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device
+) -> torch.Tensor | None:
+    targets = train.labels if train.weights is None else train.weights
+    weights = class_weights(spec.class_weights, targets[rows], len(spec.classes))
+    return None if weights is None else torch.from_numpy(weights).to(device)
 
 
 def _train(run: _Fit) -> str:
@@ -199,7 +210,8 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     batch = pad_batch(run.train, rows, **run.padding)
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
         logits = forward(run.model, batch, run.device)
-    loss = classification_loss(logits, torch.from_numpy(np.array(batch[3])).to(run.device))
+    targets = torch.from_numpy(np.array(batch[3])).to(run.device)
+    loss = classification_loss(logits, targets, run.class_weights, spec.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm)

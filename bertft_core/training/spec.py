@@ -37,6 +37,8 @@ class FitSpec:
     max_grad_norm: float = 1.0
     dropout: float | None = None
     attention_dropout: float = 0.0
+    class_weights: str = "none"
+    label_smoothing: float = 0.0
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -48,6 +50,7 @@ class FitSpec:
     def __post_init__(self) -> None:
         choices = (
             ("training.unfreezing", self.unfreezing, ("gradual", "none")),
+            ("training.class_weights", self.class_weights, ("none", "balanced", "sqrt")),
             ("training.precision", self.precision, ("float32", "bfloat16")),
             ("training.device", self.device, ("cpu", "cuda")),
             ("evaluation.metric", self.metric, METRICS),
@@ -62,6 +65,8 @@ class FitSpec:
             faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
         if not 0 <= self.warmup_fraction < 1:
             faults.append(f"training.warmup_fraction must lie in [0, 1), was {self.warmup_fraction}")
+        if not 0 <= self.label_smoothing < 1:
+            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         if not self.max_grad_norm > 0:
             faults.append(f"training.max_grad_norm must be above 0, was {self.max_grad_norm}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):

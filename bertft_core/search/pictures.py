@@ -1,31 +1,267 @@
-"""Pictures of a study, drawn from its results."""
+"""Pictures of a search as PNG files, drawn from its results: scores, time, workers, the second objective."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bertft_core.search.knob_pictures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    best_of,
+    importance_picture,
+    knobs_of,
+    parallel_picture,
+    score_limits,
+    score_name,
+    scored,
+    slice_picture,
+)
 from bertft_core.search.results import TrialResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LABELLED = 60  # bars that carry their slot
+_NAMED_FRONT = 15  # points of a front that carry their slot
+_STATES = (("complete", BLUE), ("pruned", "#b8bec6"), ("fail", ORANGE))
+_NAMES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
+MEASURES = {"latency": "time of one row (ms)", "size": "size (MB)"}
+
+
+def draw_all(
+    results: Sequence[TrialResult],
+    metric: str,
+    folder: Path,
+    *,
+    log: Collection[str] = (),
+    importances: Mapping[str, float] | None = None,
+    measure: str | None = None,
+    front: Collection[int] = (),
+    chosen: int | None = None,
+) -> tuple[Path, ...]:
+    """Draw into `folder` every picture that makes sense of these results, in the order to be read; their paths.
+
+    history.png, parallel.png and times.png from two trials on; importances.png where there are importances;
+    slice.png where two numeric knobs vary; workers.png where start and end are known; front.png for a `measure`
+    ("latency" or "size") known of two trials. log: knobs on a logarithmic scale. front, chosen: slots.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(results) < 2:
+        return ()
+    found: list[Path | None] = [history_picture(results, metric, folder / "history.png")]
+    if importances:
+        complete = len(scored(results, "complete"))
+        found.append(importance_picture(importances, complete, folder / "importances.png"))
+    if knobs_of(results):
+        found.append(parallel_picture(results, metric, folder / "parallel.png", log))
+        found.append(slice_picture(results, metric, folder / "slice.png", log, importances))
+    if measure is not None:
+        found.append(front_picture(results, metric, measure, folder / "front.png", front, chosen))
+    found.append(time_picture(results, folder / "times.png"))
+    found.append(workers_picture(results, folder / "workers.png"))
+    return tuple(path for path in found if path is not None)
 
 
 def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> Path:
-    """Optimisation history: each trial's score by slot, the best so far as a line, pruned trials as crosses."""
+    """Each trial's score by slot, pruned and failed ones marked, the best so far as a line; returns `path`.
+
+    Trials without a score, and the few whose score lies far below all others, stand at the lower edge.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6.8, 4.2), dpi=120, layout="constrained")
     axes = figure.subplots()
-    done = [r for r in results if r.state == "complete" and r.score is not None]
-    pruned = [r for r in results if r.state != "complete" and r.score is not None]
-    axes.plot([r.slot for r in done], [r.score or 0.0 for r in done], "o", color="#1f6feb", label="complete")
-    axes.plot([r.slot for r in pruned], [r.score or 0.0 for r in pruned], "x", color="#888888", label="pruned")
-    best, line = float("-inf"), []
-    for result in done:
-        best = max(best, result.score or best)
+    done, pruned = scored(results, "complete"), scored(results, "pruned")
+    low, high = score_limits([score for _, score in [*done, *pruned]])
+    room = 0.06 * (high - low)
+    axes.set(ylim=(low - 2 * room, high + room), title="Search history")
+    size = 6 if len(results) <= 100 else 3
+    for found, mark, colour, label in ((done, "o", BLUE, "complete"), (pruned, "x", GREY, "pruned")):
+        inside = [(r.slot, s) for r, s in found if s >= low]
+        if inside:
+            axes.plot(*zip(*inside, strict=True), mark, color=colour, markersize=size, label=f"{label} ({len(found)})")
+    _mark_edge(axes, results, low, size)
+    best, line = -math.inf, []
+    for _, score in done:
+        best = max(best, score)
         line.append(best)
-    axes.step([r.slot for r in done], line, where="post", color="#d9480f", label="best so far")
-    axes.set(xlabel="trial", ylabel=f"best validation {metric}", title="Search history")
+    if line:
+        slots = [r.slot for r, _ in done] + [max(r.slot for r in results)]
+        axes.step(slots, [*line, best], where="post", color=ORANGE, linewidth=1.4, zorder=1, label="best so far")
+    axes.set(xlabel="trial", ylabel=score_name(metric))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.13), ncols=4, fontsize=9, columnspacing=1.2)
     figure.savefig(path)
-    return path
+    return Path(path)
+
+
+def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int) -> None:
+    """At the lower edge: failed trials, pruned ones without a score, scores below the axis."""
+    place = axes.get_xaxis_transform()
+    known = {r.slot for state in ("complete", "pruned") for r, _ in scored(results, state)}
+    kinds = (
+        ("failed", "^", ORANGE, [r.slot for r in results if r.state == "fail"]),
+        ("no score", "v", GREY, [r.slot for r in results if r.state != "fail" and r.slot not in known]),
+        ("score far below", "v", BLUE, [r.slot for r in results if r.slot in known and (r.score or 0.0) < low]),
+    )
+    for label, mark, colour, slots in kinds:
+        if slots:
+            axes.plot(
+                slots, [0.03] * len(slots), mark, color=colour, markersize=size, transform=place, clip_on=False,
+                label=f"{label} ({len(slots)})",
+            )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """A span of time in the unit that suits it.
+
+    >>> duration(4000)
+    '1 h 07 min'
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def pruned_share(results: Sequence[TrialResult]) -> float:
+    """Share of the trials' time that went into pruned ones, in [0, 1]."""
+    total = sum(r.seconds for r in results)
+    return sum(r.seconds for r in results if r.state == "pruned") / total if total > 0 else 0.0
+
+
+def time_picture(results: Sequence[TrialResult], path: Path) -> Path:
+    """Time of each trial as a bar by slot, pruned ones hatched; the sum stands in the title. Returns `path`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    unit, divisor = _unit(max(r.seconds for r in results))
+    figure = Figure(figsize=(6.8, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    few = len(results) <= _LABELLED
+    for state, colour in _STATES:
+        found = [r for r in results if r.state == state]
+        if found:
+            axes.bar(
+                [r.slot for r in found], [r.seconds / divisor for r in found], color=colour,
+                width=0.72 if few else 1.0, label=f"{_NAMES[state]} ({len(found)})",
+                hatch="////" if state == "pruned" and few else None, edgecolor="white" if few else "none", linewidth=0,
+            )  # fmt: skip
+    total = duration(sum(r.seconds for r in results))
+    axes.set(xlabel="trial", ylabel=unit, title=f"Time per trial: {total} in all, {pruned_share(results):.0%} on pruned")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.01)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=3, fontsize=9)
+    figure.savefig(path)
+    return Path(path)
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    return ("seconds", 1.0) if seconds < 180 else ("minutes", 60.0) if seconds < 10_800 else ("hours", 3600.0)
+
+
+def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
+    """When each trial ran, in lanes of each host; None where no start and end is known.
+
+    A lane is one trial at a time: a host has as many as it ran trials at once.
+    """
+    from matplotlib.figure import Figure
+
+    known = sorted((r for r in results if r.finished > r.started > 0), key=lambda r: r.started)
+    if len(known) < 2:
+        return None
+    lanes = _lanes(known)
+    names = sorted({(host, lane) for host, lane in lanes.values()}, reverse=True)
+    origin, end = known[0].started, max(r.finished for r in known)
+    unit, divisor = _unit(end - origin)
+    figure = Figure(figsize=(6.8, 1.6 + 0.36 * min(len(names), 24)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for state, colour in _STATES:
+        found = [r for r in known if r.state == state]
+        rows, starts = [names.index(lanes[r.slot]) for r in found], [(r.started - origin) / divisor for r in found]
+        lengths = [(r.finished - r.started) / divisor for r in found]
+        if found:
+            axes.barh(rows, lengths, left=starts, color=colour, height=0.7, edgecolor="white", linewidth=0.6, label=_NAMES[state])
+        if len(known) <= _LABELLED:
+            for r, row, start, length in zip(found, rows, starts, lengths, strict=True):
+                if length * divisor > 0.03 * (end - origin):
+                    ink = "black" if state == "pruned" else "white"
+                    axes.text(start + length / 2, row, str(r.slot), ha="center", va="center", fontsize=7, color=ink)
+    hosts = {host for host, _ in names}
+    labels = [f"{host[:16] or 'host'} · {lane + 1}" if len(hosts) > 1 else f"worker {lane + 1}" for host, lane in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=8, parse_math=False)
+    axes.set(xlabel=f"{unit} since the first trial began", title=f"Who ran what: {duration(end - origin)} from first to last")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    figure.savefig(path)
+    return Path(path)
+
+
+def _lanes(known: Sequence[TrialResult]) -> dict[int, tuple[str, int]]:
+    """(host, lane) of each slot: the first lane of its host that is free when it starts."""
+    ends: dict[str, list[float]] = {}
+    found = {}
+    for r in known:
+        free = ends.setdefault(r.host, [])
+        lane = next((i for i, end in enumerate(free) if end <= r.started + 1e-6), len(free))
+        free[lane : lane + 1] = [r.finished]
+        found[r.slot] = (r.host, lane)
+    return found
+
+
+def measured(result: TrialResult, measure: str) -> float | None:
+    """The second objective of a trial: milliseconds of one row, or megabytes (10**6 bytes)."""
+    if measure == "latency":
+        return result.latency_ms
+    return None if result.size_bytes is None else result.size_bytes / 1e6
+
+
+def front_picture(
+    results: Sequence[TrialResult],
+    metric: str,
+    measure: str,
+    path: Path,
+    front: Collection[int] = (),
+    chosen: int | None = None,
+) -> Path | None:
+    """Score against latency or size, the Pareto front as a line, the chosen trial ringed; None below two points.
+
+    measure: "latency" or "size". front: slots on the front, chosen: the slot that was picked.
+    """
+    from matplotlib.figure import Figure
+
+    points = [(r.slot, x, s) for r, s in scored(results, "complete") if (x := measured(r, measure)) is not None]
+    if len(points) < 2:
+        return None
+    low, high = score_limits([s for _, _, s in points])
+    figure = Figure(figsize=(6.8, 4.4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    room = 0.08 * (high - low)
+    axes.set(ylim=(low - room, high + 2 * room), xlabel=MEASURES[measure], ylabel=score_name(metric))
+    best = best_of(results)
+    others = [(x, max(s, low)) for slot, x, s in points if slot not in front]
+    if others:
+        axes.plot(*zip(*others, strict=True), "o", color=GREY, markersize=5, alpha=0.7, label="complete")
+    on_front = sorted((x, max(s, low), slot) for slot, x, s in points if slot in front)
+    if on_front:
+        xs, ys, slots = zip(*on_front, strict=True)
+        axes.step(xs, ys, "o-", where="post", color=BLUE, markersize=6, label=f"Pareto front ({len(slots)})")
+        for x, y, slot in on_front if len(on_front) <= _NAMED_FRONT else []:
+            axes.annotate(str(slot), (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+    for slot, x, s in points:
+        if slot == chosen:
+            kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
+            axes.plot([x], [max(s, low)], "o", markersize=14, markerfacecolor="none", markeredgecolor=ORANGE,
+                      markeredgewidth=2, label=f"{kind}: trial {slot}")  # fmt: skip
+    axes.set_title(f"Score against {'latency' if measure == 'latency' else 'size'}")
+    axes.margins(x=0.06)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=3, fontsize=9)
+    figure.savefig(path)
+    return Path(path)

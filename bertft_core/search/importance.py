@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from bertft_core.search.knobs import MANY
 from bertft_core.search.results import TrialResult
 
 MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain every knob
@@ -16,7 +17,6 @@ MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain 
 # knobs, 12 random trials each, the knob that mattered came first in 70 % with 0.1 and in 85 % with a third
 # (16 trials: 72 and 100 %, 24 trials: 90 and 100 %).
 _GOOD = 1 / 3
-_CERTAIN = 30  # complete trials from which the order of the knobs is more than a hint
 
 
 def knob_importances(
@@ -52,7 +52,7 @@ def caution(results: Sequence[TrialResult]) -> str:
     """One sentence on how far the importances of these results can be trusted."""
     n = sum(r.state == "complete" and r.score is not None for r in results)
     what = "They say which knobs had to be right to be among the best third of the trials, not what a knob is worth"
-    if n < _CERTAIN:
+    if n < MANY:
         return f"A hint only: the importances rest on {n} complete trials, and a few more may turn their order. {what}."
     return f"The importances rest on {n} complete trials of one search. {what}."
 

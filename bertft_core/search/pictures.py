@@ -7,26 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertft_core.search.knob_pictures import (
-    BLUE,
-    GREY,
-    ORANGE,
-    best_of,
-    importance_picture,
-    knobs_of,
-    parallel_picture,
-    score_limits,
-    score_name,
-    scored,
-    slice_picture,
-)
+from bertft_core.search.knob_pictures import add_legend, importance_picture, parallel_picture, slice_picture
+from bertft_core.search.knobs import BLUE, GREY, ORANGE, best_of, knobs_of, score_limits, score_name, scored
 from bertft_core.search.results import TrialResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LABELLED = 60  # bars that carry their slot
-_NAMED_FRONT = 15  # points of a front that carry their slot
+_GROUPS = 100  # bars, where not every trial can have its own
+_NEAR = 0.05  # of an axis: two labels of a front as near as this would overlap
 _STATES = (("complete", BLUE), ("pruned", "#b8bec6"), ("fail", ORANGE))
 _NAMES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
 MEASURES = {"latency": "time of one row (ms)", "size": "size (MB)"}
@@ -57,7 +47,7 @@ def draw_all(
         complete = len(scored(results, "complete"))
         found.append(importance_picture(importances, complete, folder / "importances.png"))
     if knobs_of(results):
-        found.append(parallel_picture(results, metric, folder / "parallel.png", log))
+        found.append(parallel_picture(results, metric, folder / "parallel.png", log, importances))
         found.append(slice_picture(results, metric, folder / "slice.png", log, importances))
     if measure is not None:
         found.append(front_picture(results, metric, measure, folder / "front.png", front, chosen))
@@ -95,7 +85,7 @@ def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> 
         axes.step(slots, [*line, best], where="post", color=ORANGE, linewidth=1.4, zorder=1, label="best so far")
     axes.set(xlabel="trial", ylabel=score_name(metric))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.13), ncols=4, fontsize=9, columnspacing=1.2)
+    add_legend(figure, 4)
     figure.savefig(path)
     return Path(path)
 
@@ -107,7 +97,7 @@ def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int
     kinds = (
         ("failed", "^", ORANGE, [r.slot for r in results if r.state == "fail"]),
         ("no score", "v", GREY, [r.slot for r in results if r.state != "fail" and r.slot not in known]),
-        ("score far below", "v", BLUE, [r.slot for r in results if r.slot in known and (r.score or 0.0) < low]),
+        ("score far below", "v", "#444444", [r.slot for r in results if r.slot in known and (r.score or 0.0) < low]),
     )
     for label, mark, colour, slots in kinds:
         if slots:
@@ -137,28 +127,41 @@ def pruned_share(results: Sequence[TrialResult]) -> float:
 
 
 def time_picture(results: Sequence[TrialResult], path: Path) -> Path:
-    """Time of each trial as a bar by slot, pruned ones hatched; the sum stands in the title. Returns `path`."""
+    """Time of each trial as a bar by slot, pruned ones hatched; the sum stands in the title. Returns `path`.
+
+    Above 200 trials a bar is the time of several together, stacked by what became of them.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    unit, divisor = _unit(max(r.seconds for r in results))
+    width = 1 if len(results) <= 2 * _GROUPS else -(-len(results) // _GROUPS)
+    places = sorted({r.slot // width * width for r in results})
+    sums = {state: dict.fromkeys(places, 0.0) for state, _ in _STATES}
+    for r in results:
+        sums[r.state][r.slot // width * width] += r.seconds
+    base = dict.fromkeys(places, 0.0)
+    unit, divisor = _unit(max(sum(found[p] for found in sums.values()) for p in places))
     figure = Figure(figsize=(6.8, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots()
-    few = len(results) <= _LABELLED
+    few = len(places) <= _LABELLED
     for state, colour in _STATES:
-        found = [r for r in results if r.state == state]
-        if found:
+        n = sum(r.state == state for r in results)
+        if n:
             axes.bar(
-                [r.slot for r in found], [r.seconds / divisor for r in found], color=colour,
-                width=0.72 if few else 1.0, label=f"{_NAMES[state]} ({len(found)})",
-                hatch="////" if state == "pruned" and few else None, edgecolor="white" if few else "none", linewidth=0,
+                [p + (width - 1) / 2 for p in places], [sums[state][p] / divisor for p in places],
+                bottom=[base[p] / divisor for p in places], color=colour, label=f"{_NAMES[state]} ({n})",
+                width=0.72 * width if few else width, hatch="////" if state == "pruned" and few else None,
+                edgecolor="white" if few else "none", linewidth=0,
             )  # fmt: skip
+            base = {p: base[p] + sums[state][p] for p in places}
     total = duration(sum(r.seconds for r in results))
-    axes.set(xlabel="trial", ylabel=unit, title=f"Time per trial: {total} in all, {pruned_share(results):.0%} on pruned")
+    axes.set_title(f"Time per trial: {total} in all, {100 * pruned_share(results):.0f} % on pruned")
+    axes.set(xlabel="trial" if width == 1 else f"trial ({width} to a bar)", ylabel=unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
+    axes.set_ylim(0, 1.06 * max(base.values()) / divisor or 1.0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=3, fontsize=9)
+    add_legend(figure, 3)
     figure.savefig(path)
     return Path(path)
 
@@ -168,7 +171,7 @@ def _unit(seconds: float) -> tuple[str, float]:
 
 
 def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
-    """When each trial ran, in lanes of each host; None where no start and end is known.
+    """When each trial ran, in lanes of each host; None where the start and end of fewer than two are known.
 
     A lane is one trial at a time: a host has as many as it ran trials at once.
     """
@@ -178,30 +181,43 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
     if len(known) < 2:
         return None
     lanes = _lanes(known)
-    names = sorted({(host, lane) for host, lane in lanes.values()}, reverse=True)
+    names = sorted(set(lanes.values()), reverse=True)
     origin, end = known[0].started, max(r.finished for r in known)
     unit, divisor = _unit(end - origin)
-    figure = Figure(figsize=(6.8, 1.6 + 0.36 * min(len(names), 24)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6.8, 1.9 + 0.36 * min(len(names), 24)), dpi=120, layout="constrained")
     axes = figure.subplots()
     for state, colour in _STATES:
-        found = [r for r in known if r.state == state]
-        rows, starts = [names.index(lanes[r.slot]) for r in found], [(r.started - origin) / divisor for r in found]
-        lengths = [(r.finished - r.started) / divisor for r in found]
-        if found:
-            axes.barh(rows, lengths, left=starts, color=colour, height=0.7, edgecolor="white", linewidth=0.6, label=_NAMES[state])
-        if len(known) <= _LABELLED:
-            for r, row, start, length in zip(found, rows, starts, lengths, strict=True):
-                if length * divisor > 0.03 * (end - origin):
-                    ink = "black" if state == "pruned" else "white"
-                    axes.text(start + length / 2, row, str(r.slot), ha="center", va="center", fontsize=7, color=ink)
-    hosts = {host for host, _ in names}
-    labels = [f"{host[:16] or 'host'} · {lane + 1}" if len(hosts) > 1 else f"worker {lane + 1}" for host, lane in names]
+        bars = [
+            (names.index(lanes[r.slot]), (r.started - origin) / divisor, (r.finished - r.started) / divisor)
+            for r in known if r.state == state
+        ]  # fmt: skip
+        if bars:
+            rows, starts, lengths = zip(*bars, strict=True)
+            line = 0.6 if len(known) <= _LABELLED else 0.0
+            axes.barh(rows, lengths, 0.7, starts, color=colour, edgecolor="white", linewidth=line, label=_NAMES[state])
+    if len(known) <= _LABELLED:
+        _name_bars(
+            axes, [r for r in known if r.finished - r.started > 0.03 * (end - origin)], lanes, names, origin, divisor
+        )
+    is_one = len({host for host, _ in names}) == 1
+    labels = [f"worker {lane + 1}" if is_one else f"{host[:16] or 'host'} · {lane + 1}" for host, lane in names]
     axes.set_yticks(range(len(names)), labels, fontsize=8, parse_math=False)
-    axes.set(xlabel=f"{unit} since the first trial began", title=f"Who ran what: {duration(end - origin)} from first to last")
+    axes.set_xlabel(f"{unit} since the first trial began")
+    axes.set_title(f"Who ran what: {duration(end - origin)} from first to last")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    add_legend(figure, 3)
     figure.savefig(path)
     return Path(path)
+
+
+def _name_bars(
+    axes: Axes, shown: Sequence[TrialResult], lanes: Mapping[int, tuple[str, int]], names: list[tuple[str, int]],
+    origin: float, divisor: float,
+) -> None:  # fmt: skip
+    for r in shown:
+        middle = ((r.started + r.finished) / 2 - origin) / divisor
+        ink = "black" if r.state == "pruned" else "white"
+        axes.text(middle, names.index(lanes[r.slot]), str(r.slot), ha="center", va="center", fontsize=7, color=ink)
 
 
 def _lanes(known: Sequence[TrialResult]) -> dict[int, tuple[str, int]]:
@@ -245,23 +261,34 @@ def front_picture(
     axes = figure.subplots()
     room = 0.08 * (high - low)
     axes.set(ylim=(low - room, high + 2 * room), xlabel=MEASURES[measure], ylabel=score_name(metric))
-    best = best_of(results)
     others = [(x, max(s, low)) for slot, x, s in points if slot not in front]
     if others:
-        axes.plot(*zip(*others, strict=True), "o", color=GREY, markersize=5, alpha=0.7, label="complete")
+        size = 5 if len(others) <= 100 else 3
+        axes.plot(*zip(*others, strict=True), "o", color=GREY, markersize=size, alpha=0.7, label="complete")
     on_front = sorted((x, max(s, low), slot) for slot, x, s in points if slot in front)
     if on_front:
         xs, ys, slots = zip(*on_front, strict=True)
         axes.step(xs, ys, "o-", where="post", color=BLUE, markersize=6, label=f"Pareto front ({len(slots)})")
-        for x, y, slot in on_front if len(on_front) <= _NAMED_FRONT else []:
-            axes.annotate(str(slot), (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=8)
-    for slot, x, s in points:
-        if slot == chosen:
-            kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
-            axes.plot([x], [max(s, low)], "o", markersize=14, markerfacecolor="none", markeredgecolor=ORANGE,
-                      markeredgewidth=2, label=f"{kind}: trial {slot}")  # fmt: skip
-    axes.set_title(f"Score against {'latency' if measure == 'latency' else 'size'}")
+    picked = [(x, max(s, low), slot) for slot, x, s in points if slot == chosen]
+    for x, y, slot in picked:
+        best = best_of(results)
+        kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
+        ring = {"markersize": 14, "markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 2}
+        axes.plot([x], [y], "o", label=f"{kind}: trial {slot}", **ring)
     axes.margins(x=0.06)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=3, fontsize=9)
+    _name_points(axes, [*picked, *on_front])
+    axes.set_title(f"Score against {'latency' if measure == 'latency' else 'size'}")
+    add_legend(figure, 3)
     figure.savefig(path)
     return Path(path)
+
+
+def _name_points(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
+    """Write the slot over each point, the first ones first, where it does not run into another."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    named: list[tuple[float, float]] = []
+    for x, y, slot in points:
+        at = ((x - left) / (right - left), (y - low) / (high - low))
+        if all(abs(at[0] - a) > _NEAR or abs(at[1] - b) > _NEAR for a, b in named):
+            axes.annotate(str(slot), (x, y), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+            named.append(at)

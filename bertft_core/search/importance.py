@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from bertft_core.search.knobs import MANY
+from bertft_core.search.knobs import MANY, written
 from bertft_core.search.results import TrialResult
 
 MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain every knob
@@ -60,6 +60,21 @@ def caution(results: Sequence[TrialResult]) -> str:
 def log_knobs(distributions: Mapping[str, BaseDistribution]) -> frozenset[str]:
     """Names of the knobs that are searched on a logarithmic scale."""
     return frozenset(name for name, space in distributions.items() if getattr(space, "log", False))
+
+
+def space_facts(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
+    """What each knob could be, in words."""
+    return {name: _in_words(space) for name, space in distributions.items()}
+
+
+def _in_words(space: BaseDistribution) -> str:
+    if isinstance(space, CategoricalDistribution):
+        return ", ".join(written(choice) for choice in space.choices)
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    scale = ", logarithmic" if getattr(space, "log", False) else ""
+    step = getattr(space, "step", None)
+    every = f" in steps of {written(step)}" if step is not None and (step != 1 or isinstance(step, float)) else ""
+    return f"{written(low)} to {written(high)}{scale}{every}"
 
 
 def _study(done: Sequence[TrialResult], spaces: Mapping[str, BaseDistribution]) -> optuna.Study:

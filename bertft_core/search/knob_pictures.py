@@ -185,20 +185,27 @@ def slice_picture(
     axes = figure.subplots()
     both = [r for r in results if x.name in r.params and y.name in r.params]
     rest = [r for r in both if r.state != "complete"]
-    done = [(r, s) for r, s in sorted(scored(both, "complete"), key=lambda d: d[1])]
+    done = sorted(scored(both, "complete"), key=lambda d: d[1])
     size = 46 if len(both) <= 100 else 18
-    at = [(x.place(r.params[x.name]), y.place(r.params[y.name])) for r in rest]
-    if at:
-        axes.scatter(*zip(*at, strict=True), marker="x", s=size, color=GREY, linewidths=1.0, label="not completed")
-    at = [(x.place(r.params[x.name]), y.place(r.params[y.name])) for r, _ in done]
-    if at:
+    if rest:
+        xs, ys = (k.places(rest) for k in (x, y))
+        axes.scatter(xs, ys, marker="x", s=size, color=GREY, linewidths=1.0, label="not completed")
+    if done:
+        xs, ys = (k.places([r for r, _ in done]) for k in (x, y))
         axes.scatter(
-            *zip(*at, strict=True), c=[s for _, s in done], cmap=SHADES, norm=norm, s=size, edgecolors="white",
-            linewidths=0.5, label="complete",
+            xs, ys, c=[s for _, s in done], cmap=SHADES, norm=norm, s=size, edgecolors="white", linewidths=0.5,
+            label="complete",
         )  # fmt: skip
     if best is not None and best in both:
-        place = (x.place(best.params[x.name]), y.place(best.params[y.name]))
-        axes.scatter(*place, s=4 * size, facecolors="none", edgecolors=ORANGE, linewidths=1.8, label="best")
+        axes.scatter(
+            x.places([best]),
+            y.places([best]),
+            s=4 * size,
+            facecolors="none",
+            edgecolors=ORANGE,
+            linewidths=1.8,
+            label="best",
+        )
     figure.suptitle(f"{x.name} and {y.name}")
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     axes.set_xlabel(x.name + (" (logarithmic)" if x.is_log and not x.choices else ""))

@@ -36,6 +36,10 @@ class Knob:
         low, high, at = (math.log(v) if self.is_log else v for v in (self.low, self.high, float(value)))
         return 0.5 if high <= low else min(max((at - low) / (high - low), 0.0), 1.0)
 
+    def places(self, results: Sequence[TrialResult]) -> list[float]:
+        """Where the values of these trials stand; each trial must have the knob."""
+        return [self.place(r.params[self.name]) for r in results]
+
     def ticks(self) -> list[Place]:
         """Ticks that can be read beside each other."""
         if self.choices:

@@ -273,8 +273,7 @@ def front_picture(
     for x, y, slot in picked:
         best = best_of(results)
         kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
-        ring = {"markersize": 14, "markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 2}
-        axes.plot([x], [y], "o", label=f"{kind}: trial {slot}", **ring)
+        axes.plot([x], [y], "o", label=f"{kind}: trial {slot}", markersize=14, mfc="none", mec=ORANGE, mew=2)
     axes.margins(x=0.06)
     _name_points(axes, [*picked, *on_front])
     axes.set_title(f"Score against {'latency' if measure == 'latency' else 'size'}")

@@ -30,8 +30,11 @@ _ONE_SEED = "The highest single score, from one seed each; ties by lower log los
 # (title, how to read it) by the file's name
 _CAPTIONS = {
     "history": ("Search history", "Each trial's score, and the best of all completed trials so far."),
-    "importances": ("Importances", "How differently a knob's values lie among the best third of the trials."),
-    "parallel": ("What was tried", "A line is a trial; the darker, the better. Below an axis: it has no such knob."),
+    "importances": ("Importances", "How much the score moves with each knob (fANOVA)."),
+    "parallel": (
+        "What was tried",
+        "A line is a trial, coloured by its score. Below an axis pass the trials without that knob.",
+    ),
     "slice": ("Two knobs", "Where the good trials lie; a best trial at an edge asks for a wider range."),
     "front": ("Second objective", "No trial is at once better and cheaper than one on the front."),
     "times": ("Time per trial", "Of fitting and validating; hatched trials were stopped early."),

@@ -12,6 +12,7 @@ from bertft_core.reporting.search_page import ConfirmedRow, Picture, SearchPage,
 _TITLE = 300
 _OPEN = 60  # trials up to which the table is not folded
 _CELL, _REASON = 60, 240  # characters
+_WIDE = 1100  # pixels from which a picture takes the whole width
 _TABLE = 900_000  # characters of the table of trials
 _IMAGES = 1_450_000  # bytes of all pictures: a third more as text
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -24,7 +25,9 @@ _STYLE = """
 .winner dl { display: flex; flex-wrap: wrap; gap: 0.5rem 2.2rem; margin: 0 0 1.2rem; font-size: 0.9375rem; }
 .winner dd { font-weight: 600; }
 .trials tr.best { background: var(--band); }
-.trials td:last-child { white-space: normal; min-width: 14rem; text-align: left; color: var(--soft); }
+.trials td:nth-child(2), .trials th:nth-child(2) { text-align: left; }
+.trials small { white-space: normal; min-width: 13rem; max-width: 18rem; }
+.trials thead th { min-width: 4.5rem; }
 .trials .others { color: var(--soft); }
 @media (prefers-color-scheme: dark) { .plots img { filter: invert(0.9) hue-rotate(180deg); } }
 @media (max-width: 40rem) { .plots img { min-width: 30rem; } .wide img { min-width: 60rem; } }
@@ -108,7 +111,7 @@ def _figure(picture: Picture) -> Markup:
     width = int.from_bytes(picture.png[16:20], "big")  # of the PNG's header
     height = int.from_bytes(picture.png[20:24], "big")
     image = el("img", src=source, alt=picture.title, width=width, height=height)
-    kind = "wide" if width > 1.9 * height else None
+    kind = "wide" if width > _WIDE else None
     caption = el("figcaption", picture.note) if picture.note else None
     return el("figure", el("div", image, class_="scroll", tabindex="0"), caption, class_=kind)
 
@@ -147,7 +150,7 @@ def _trials(page: SearchPage) -> Markup | None:
         return None
     best = None if page.winner is None else page.winner.slot
     measure = [page.measure] if page.measure else []
-    head = ["Trial", "State", page.score, *measure, "Seconds", *page.knobs, "Reason"]
+    head = ["Trial", "State", page.score, *measure, "Seconds", *page.knobs]
     top = el("thead", el("tr", *(el("th", data(name), scope="col") for name in head)))
     lines: list[Markup] = []
     room = _TABLE
@@ -169,13 +172,15 @@ def _trials(page: SearchPage) -> Markup | None:
 
 def _trial(trial: TrialRow, has_measure: bool, is_best: bool) -> Markup:
     cells: list[Child] = [
-        el("span", trial.state, class_="low" if trial.state == "failed" else None),
+        join([
+            el("span", trial.state, class_="low" if trial.state == "failed" else None),
+            el("small", data(clipped(trial.reason, _REASON))) if trial.reason else None,
+        ]),
         number(trial.score),
         *([trial.measure or "–"] if has_measure else []),
         number(trial.seconds, 0 if trial.seconds >= 10 else 1),
         *(data(clipped(value, _CELL)) if value else "–" for value in trial.values),
-        data(clipped(trial.reason, _REASON)),
-    ]
+    ]  # fmt: skip
     name = join([str(trial.slot), el("span", " chosen", class_="tag") if is_best else None])
     kind = "best" if is_best else "others" if trial.state != "complete" else None
     return el("tr", el("th", name, scope="row"), *(el("td", cell) for cell in cells), class_=kind)

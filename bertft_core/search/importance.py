@@ -1,8 +1,10 @@
-"""Which knobs mattered in a search: Optuna's PED-ANOVA, from the results alone."""
+"""Which knobs mattered in a search: Optuna's fANOVA, from the results alone."""
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +15,7 @@ from bertft_core.search.knobs import MANY, written
 from bertft_core.search.results import TrialResult
 
 MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain every knob
-# Share of the complete trials that counts as good. Optuna's 0.1 means two of 24: in 40 simulated searches of four
-# knobs, 12 random trials each, the knob that mattered came first in 70 % with 0.1 and in 85 % with a third
-# (16 trials: 72 and 100 %, 24 trials: 90 and 100 %).
-_GOOD = 1 / 3
+_TREES = 16_000  # trees times trials: 3 s on one core
 
 
 def knob_importances(
@@ -26,11 +25,17 @@ def knob_importances(
 ) -> dict[str, float] | None:
     """Share of each knob, most important first, summing to 1; None below 8 complete trials or for equal scores.
 
-    PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255; for conditional knobs arXiv 2601.20800) measures how
-    differently a knob's values lie among the best third of the complete trials than among all of them. It says which
-    knob had to be right in order to be among the good ones; it does not say how much score a knob is worth nor which
-    value is best, and of two knobs that only matter together it may name either. With few trials it is a hint: see
-    `caution`. Pruned trials do not count, their scores being from a shorter fit.
+    fANOVA (Hutter et al. 2014, An efficient approach for assessing hyperparameter importance): a random forest
+    learns the scores, and a knob's importance is the part of the forest's variance over the whole space that this
+    knob explains alone. It says how much the score moves with a knob, bad regions included; it does not say which
+    value is best, and what two knobs only do together is nobody's. With few trials it is a hint: see `caution`.
+    Pruned trials do not count, their scores being from a shorter fit; a trial without a conditional knob counts with
+    the knob's median or commonest value.
+
+    Optuna 5's default, PED-ANOVA, needs more trials than a search of fits has: with 24 simulated random trials of
+    five knobs it put the one categorical knob that mattered first in 20 % (its default, the best tenth) or 73 % (the
+    best third) of 30 searches, fANOVA in all of 15; with 24 TPE trials of seven knobs the rank correlation with the
+    true order was 0.28 (the best third) against 0.66.
 
     distributions: of the searched knobs; where absent, or where a value lies outside (a space that has changed),
     derived from the values, those of `log` on a logarithmic scale.
@@ -39,19 +44,19 @@ def knob_importances(
     if len(done) < MIN_TRIALS or len({r.score for r in done}) < 2:
         return None
     spaces = _spaces(done, distributions or {}, log)
-    study = _study(done, spaces)
     names = [name for name, space in spaces.items() if not space.single()]
     if not names:
         return None
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_GOOD)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
+    trees = max(16, min(64, _TREES // len(done)))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=trees, seed=0)
+    found = optuna.importance.get_param_importances(_study(done, spaces), evaluator=evaluator, params=names)
     return {name: float(share) for name, share in found.items()}
 
 
 def caution(results: Sequence[TrialResult]) -> str:
     """One sentence on how far the importances of these results can be trusted."""
     n = sum(r.state == "complete" and r.score is not None for r in results)
-    what = "They say which knobs had to be right to be among the best third of the trials, not what a knob is worth"
+    what = "They say how much the score moves with a knob, not which value is best"
     if n < MANY:
         return f"A hint only: the importances rest on {n} complete trials, and a few more may turn their order. {what}."
     return f"The importances rest on {n} complete trials of one search. {what}."
@@ -85,11 +90,17 @@ def _study(done: Sequence[TrialResult], spaces: Mapping[str, BaseDistribution]) 
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     finally:
         optuna.logging.set_verbosity(before)
+    usual = {name: _usual([_plain(r.params[name]) for r in done if name in r.params]) for name in spaces}
     for result in done:
-        params = {name: _plain(value) for name, value in result.params.items()}
-        used = {name: spaces[name] for name in params}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=used, value=result.score))
+        params = usual | {name: _plain(value) for name, value in result.params.items()}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(spaces), value=result.score))
     return study
+
+
+def _usual(values: Sequence[Any]) -> Any:
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return statistics.median_low(values)
+    return Counter(values).most_common(1)[0][0]
 
 
 def _spaces(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SHADES = "viridis_r"  # the higher the score, the darker: the good ones must not be the faint ones
 _BARS = 20  # knobs in the picture of importances
 _COLUMNS = 16  # knobs beside each other
-_LINE = 15  # characters of a line of a knob's name
+_LINE = 13  # characters of a line of a knob's name
 _ABSENT = -0.13  # where a line passes a knob that the trial does not have
 
 
@@ -76,7 +76,7 @@ def parallel_picture(
     from matplotlib.figure import Figure
 
     knobs, norm, best = _columns(results, log, importances or {}), norm_of(results), best_of(results)
-    figure = Figure(figsize=((3.2 + 1.45 * len(knobs)), 4.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(2.9 + 1.12 * len(knobs), 4.8), dpi=120, layout="constrained")
     axes = figure.subplots()
     shown = [s for state in ("complete", "pruned", "fail") for _, s in scored(results, state)]
     complete = [s for _, s in scored(results, "complete")]
@@ -90,7 +90,7 @@ def parallel_picture(
     _draw_lines(axes, done, knobs, last, [colormaps[SHADES](norm(r.score or 0.0)) for r in done], alpha, 1.3, spread)
     if best is not None:
         _draw_lines(axes, [best], knobs, last, [ORANGE], 1.0, 2.4, spread)
-        axes.plot([], [], color=ORANGE, linewidth=2.4, label=f"best: trial {best.slot}")
+        axes.plot([], [], color=ORANGE, linewidth=2.4, label=f"best single score: trial {best.slot}")
     if rest:
         axes.plot([], [], color=GREY, linewidth=0.8, alpha=0.6, label=f"not completed ({len(rest)})")
     _draw_columns(axes, results, (*knobs, last))
@@ -143,23 +143,24 @@ def _draw_lines(
 
 
 def _draw_columns(axes: Axes, results: Sequence[TrialResult], columns: Sequence[Knob]) -> None:
-    axes.set(xlim=(-0.45, len(columns) - 0.85), ylim=(_ABSENT - 0.05, 1.03))
+    axes.set(xlim=(-0.55, len(columns) - 0.85), ylim=(_ABSENT - 0.05, 1.03))
     axes.axis("off")
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
     for x, knob in enumerate(columns):
         axes.axvline(x, ymin=0.15, ymax=0.98, color="#444444", linewidth=0.9)
         for y, label in knob.ticks():
             axes.plot([x - 0.025, x], [y, y], color="#444444", linewidth=0.9)
-            axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=8, bbox=box, parse_math=False, zorder=4)
+            size = 9 if len(label) <= 10 else 7.5
+            axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=size, bbox=box, parse_math=False, zorder=4)
         axes.text(
-            x, 1.06, _broken(knob.name), ha="center", va="bottom", fontsize=9, fontweight="bold", parse_math=False
+            x, 1.06, _broken(knob.name), ha="center", va="bottom", fontsize=9.5, fontweight="bold", parse_math=False
         )
         is_last = x == len(columns) - 1
         lacks = [r.score is None if is_last else knob.name not in r.params for r in results]
         if any(lacks):
             label = "no score" if is_last else "not set"
             axes.text(
-                x - 0.04, _ABSENT, label, ha="right", va="center", fontsize=8, color="#666666", bbox=box, zorder=4
+                x - 0.04, _ABSENT, label, ha="right", va="center", fontsize=9, color="#666666", bbox=box, zorder=4
             )
 
 
@@ -241,7 +242,7 @@ def importance_picture(importances: Mapping[str, float], trials: int, path: Path
     bars = axes.barh(range(len(shown)), [share for _, share in shown], color=BLUE, height=0.62)
     axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in shown], padding=4, fontsize=9)
     axes.set_yticks(range(len(shown)), [name for name, _ in shown], parse_math=False)
-    axes.set(xlim=(0, 1.12 * max(share for _, share in shown)), xlabel="share (PED-ANOVA)")
+    axes.set(xlim=(0, 1.12 * max(share for _, share in shown)), xlabel="share of the explained variance (fANOVA)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.margins(y=0.6 / len(shown) ** 1.2)
     figure.suptitle(f"Which knobs mattered, from {trials} complete trials{'' if trials >= MANY else ': a hint'}")

@@ -237,8 +237,8 @@ def _paper_space() -> dict[str, Choice]:
 class SearchConfig(Part):
     """Optuna search; the default space is the paper's (Sun et al. 2019).
 
-    storage: URL or file of the study; workers: trainer processes. Both are no part of what a run is. timeout: seconds of the whole search, summed over
-    interruptions; trial_timeout: seconds of one trial.
+    storage: URL or file of the study; workers: trainer processes. Both are no part of what a run is. timeout:
+    seconds of the whole search, summed over interruptions; trial_timeout: seconds of one trial.
     """
 
     trials: Annotated[Whole, Field(ge=0, le=10000)] = 5

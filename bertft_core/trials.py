@@ -70,9 +70,9 @@ def open_study(
 
 
 def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
-    """The fingerprint of the searched encoders. Every one can be read and is long enough, and every knob changes something on these rows.
+    """The fingerprint of the searched encoders, each of which can be read and is long enough.
 
-    Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
+    Also every knob changes something on these rows. Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
     """
     assert config.search is not None, "the caller checked that there is a search"
     space = config.search.space
@@ -119,10 +119,10 @@ def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | N
     return judge(_chosen(study, config), config.search.confirm_plan.seeds, confirmation.results())
 
 
-def shown_values(config: RunConfig, found: Verdict | None) -> dict[str, Any]:
+def shown_values(config: RunConfig, best: TrialResult | None) -> dict[str, Any]:
     """The values that the final fit uses: the winner's, and the paper's four in any case."""
     values = {name: getattr(config.training, name) for name in ("lr", "batch_size", "epochs", "alpha")}
-    return {**values, **(found.best.params if found else {})}
+    return {**values, **(best.params if best else {})}
 
 
 def document(found: Verdict) -> dict[str, Any]:

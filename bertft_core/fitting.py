@@ -79,7 +79,7 @@ def fit_spec(
         metric=config.evaluation.metric,
         rows=rows,
         keep_model=keep_model,
-        **({"measure_latency": True} if measure_latency else {}),
+        measure_latency=measure_latency,
         **values,
     )
 

@@ -31,6 +31,7 @@ from bertft_core.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from bertft_core.training.cost import one_row_milliseconds, weight_bytes
 from bertft_core.training.losses import ValidationScores, class_weights, classification_loss, validation_scores
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
 from bertft_core.training.scoring import forward, padding, pick_device, predict_logits, runtime, score
@@ -119,6 +120,8 @@ def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None
     if stored["key"] != key:
         return None
     result = TrainingResult.from_json(stored["result"])
+    if spec.measure_latency and result.latency_ms is None:
+        return None
     has_model = not spec.keep_model or (Path(result.model_dir) / "model.safetensors").is_file()
     return result if has_model or result.state == "pruned" else None
 
@@ -333,6 +336,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
     if run.spec.keep_model and not reason:
         run.model.load_state_dict(load_file(run.output / "best.safetensors"))
         folder = str(save_classifier(run.model, run.spec.pretrained, run.output / "model", run.spec.classes))
+    latency = one_row_milliseconds(run.model, run.validation, run.device) if run.spec.measure_latency else None
     return TrainingResult(
         state="pruned" if reason else "complete",
         reason=reason,
@@ -345,4 +349,6 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         weights_digest=digest,
         model_dir=folder,
         seconds=run.seconds(),
+        latency_ms=latency,
+        size_bytes=weight_bytes(run.model),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +19,8 @@ class FitSpec:
     """One fit. ``tokens`` is a folder of <split>.arrow, ``output`` belongs to this fit alone.
 
     ``rows`` trains on that many rows (stratified, by content hash); ``keep_model`` leaves output/model.
-    ``checkpoint_seconds`` 0 writes a checkpoint after every step. Raises ConfigError on impossible values.
+    ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
+    at the end. Raises ConfigError on impossible values.
     """
 
     pretrained: str
@@ -46,6 +47,7 @@ class FitSpec:
     rows: int | None = None
     keep_model: bool = True
     checkpoint_seconds: float = 20.0
+    measure_latency: bool = False
 
     def __post_init__(self) -> None:
         choices = (
@@ -86,7 +88,7 @@ class FitSpec:
     def key(self) -> str:
         """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
         value = self.to_json()
-        for name in ("output", "checkpoint_seconds", "tokens", "pretrained"):
+        for name in ("output", "checkpoint_seconds", "measure_latency", "tokens", "pretrained"):
             value.pop(name)
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
@@ -144,7 +146,8 @@ class TrainingResult:
 
     ``score`` (higher is better) and ``log_loss`` are the best epoch's on validation; of a pruned fit without
     a finished epoch, the last rung's. ``rungs`` holds (fraction, score). ``model_dir`` is "" without a kept
-    model.
+    model. ``latency_ms`` (`cost.one_row_milliseconds`) is None where it was not asked for, ``size_bytes``
+    (`cost.weight_bytes`) only in results of older versions.
     """
 
     state: str
@@ -158,6 +161,8 @@ class TrainingResult:
     weights_digest: str
     model_dir: str
     seconds: float
+    latency_ms: float | None = None
+    size_bytes: int | None = None
 
     def __str__(self) -> str:
         where = f"epoch {self.best_epoch}, {self.steps} steps, {self.seconds:.0f} s"
@@ -170,7 +175,7 @@ class TrainingResult:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Inverse of `to_json` (and of dataclasses.asdict)."""
-        known = {f.name: value[f.name] for f in fields(cls)}
+        known = {f.name: value[f.name] for f in fields(cls) if f.name in value or f.default is MISSING}
         known["history"] = tuple(EpochResult(**h) for h in value["history"])
         known["rungs"] = tuple((float(a), float(b)) for a, b in value["rungs"])
         return cls(**known)

@@ -70,9 +70,9 @@ def open_study(
 
 
 def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
-    """The fingerprint of the searched encoders, each of which can be read and is long enough.
+    """The fingerprint of the searched encoders; each can be read and is long enough, and every knob has an effect.
 
-    Also every knob changes something on these rows. Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
+    Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
     """
     assert config.search is not None, "the caller checked that there is a search"
     space = config.search.space

@@ -36,9 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         _common(sub)
         if verb == "search":
             sub.add_argument("--join", action="store_true", help="work on a search that runs elsewhere, to its end")
-            sub.add_argument(
-                "--report", action="store_true", help="report on the search as it stands; trains nothing"
-            )
+            sub.add_argument("--report", action="store_true", help="report on the search as it stands; trains nothing")
         if verb == "run":
             sub.add_argument("--again", action="store_true", help="run even if nothing changed since the last run")
     sub = verbs.add_parser("predict", help="score a file with a registered model")

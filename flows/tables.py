@@ -43,9 +43,7 @@ def _run(result: dict[str, Any]) -> str:
 def _found(search: dict[str, Any]) -> list[str]:
     lines = [f"search       trial {search['trial']}, score {search['score']:.4f}: {search['chosen_by']}"]
     if search["optimism"] is not None:
-        lines.append(
-            f"             best single score less its mean of further seeds: {search['optimism']:+.4f}"
-        )
+        lines.append(f"             best single score less its mean of further seeds: {search['optimism']:+.4f}")
     return [*lines, f"look         {search['report']}", f"look         {search['dashboard']}"]
 
 

@@ -238,7 +238,9 @@ class SearchStudy:
             study.set_user_attr("name", self._config.name)
             study.set_user_attr("first", stored)
         trials = self._search.trials
-        return StudyPlan(slots=trials, seeds=tuple(slot_seed(self._seed, s) for s in range(trials)), first=tuple(stored))
+        return StudyPlan(
+            slots=trials, seeds=tuple(slot_seed(self._seed, s) for s in range(trials)), first=tuple(stored)
+        )
 
     def _last_winner(self, but: str) -> dict[str, Any] | None:
         summaries = optuna.get_all_study_summaries(storage=self.storage.optuna)

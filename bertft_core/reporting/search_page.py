@@ -171,7 +171,8 @@ def _best_table(page: SearchPage) -> list[str]:
 
 def _within(lines: Sequence[str], most: int) -> list[str]:
     """The first lines, as many as fit into so many bytes."""
-    kept, room = [], most
+    room = most
+    kept: list[str] = []
     for line in lines:
         room -= len(line.encode()) + 1
         if room < 0:

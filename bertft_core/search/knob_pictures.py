@@ -205,7 +205,7 @@ def slice_picture(
             facecolors="none",
             edgecolors=ORANGE,
             linewidths=1.8,
-            label="best",
+            label="best single score",
         )
     figure.suptitle(f"{x.name} and {y.name}")
     _set_axes(axes, x, y)

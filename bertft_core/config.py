@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from bertft_core.errors import ConfigError
+from bertft_core.fit_config import (
+    SEARCHED_SECTIONS,
+    ModelConfig,
+    Number,
+    Part,
+    TokenizationConfig,
+    TrainingConfig,
+    Whole,
+    key_fault,
+    no_bool,
+    place,
+)
+from bertft_core.search_config import Range, SearchConfig, Values
+from bertft_core.state import mask_uri
 from bertft_core.yaml_files import read_yaml
 
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "DecisionConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "Range",
+    "RunConfig",
+    "SearchConfig",
+    "SplitConfig",
+    "TokenizationConfig",
+    "TrainingConfig",
+    "Values",
+    "load_config",
+    "parse_config",
+]
+
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must not be true or false (quote yes and no: YAML reads them as booleans)")
-    return value
 
 
 def _valid_name(value: Any) -> Any:
@@ -37,15 +62,7 @@ def _pattern(value: str) -> str:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SplitConfig(_Part):
+class SplitConfig(Part):
     """Shares of rows (by hash of the text) for validation and test; the rest trains."""
 
     validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
@@ -58,7 +75,7 @@ class SplitConfig(_Part):
         return self
 
 
-class DataConfig(_Part):
+class DataConfig(Part):
     """Where labelled text comes from, which columns matter, how it is split and gated."""
 
     source: str | None = None
@@ -72,7 +89,7 @@ class DataConfig(_Part):
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     sample: Annotated[Whole, Field(ge=10)] | None = None
     group: str | None = None
-    classes: list[Annotated[str | int, BeforeValidator(_no_bool)]] | None = None
+    classes: list[Annotated[str | int, BeforeValidator(no_bool)]] | None = None
     date: str | None = None
     slices: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     encoding: str | None = None
@@ -99,91 +116,7 @@ class DataConfig(_Part):
         return self
 
 
-class ModelConfig(_Part):
-    """The pretrained encoder: package://NAME/path, a local directory, or a hub id."""
-
-    pretrained: Annotated[str, Field(min_length=1)]
-
-
-class TokenizationConfig(_Part):
-    """How long texts are cut (Sun et al. 2019, section 5.3.1)."""
-
-    max_length: Annotated[Whole, Field(ge=8, le=8192)] = 256
-    truncation: Literal["head", "tail", "head+tail"] = "head+tail"
-
-
-class TrainingConfig(_Part):
-    """Fine-tuning settings. alpha is the ratio of a layer's rate to the rate of the layer above, in (0, 1]."""
-
-    lr: Annotated[Number, Field(gt=0, le=0.01)] = 5e-5
-    batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 16
-    epochs: Annotated[Whole, Field(ge=1, le=1000)] = 3
-    alpha: Annotated[Number, Field(gt=0, le=1)] = 0.95
-    warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
-    unfreezing: Literal["gradual", "none"] = "gradual"
-    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 13
-    max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
-    dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
-    attention_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class Range(_Part):
-    """A numeric interval to search, both ends included."""
-
-    low: Number
-    high: Number
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if self.low > self.high:
-            raise ValueError(f"low must not exceed high, was {self.low:g} > {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a log range needs low > 0, was {self.low:g}")
-        return self
-
-
-Searched = Literal["lr", "batch_size", "epochs", "alpha"]
-
-
-def _paper_space() -> dict[Searched, Range | list[Number]]:
-    return {
-        "lr": Range(low=2e-5, high=5e-5, log=True),
-        "batch_size": [16, 32],
-        "epochs": [2, 3, 4],
-        "alpha": Range(low=0.8, high=1.0),
-    }
-
-
-class SearchConfig(_Part):
-    """Optuna search; the default space is the paper's (Sun et al. 2019)."""
-
-    trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
-    rows: Annotated[Whole, Field(ge=10)] | None = None
-    space: dict[Searched, Range | list[Number]] = Field(default_factory=_paper_space)
-
-    @model_validator(mode="after")
-    def _possible(self) -> SearchConfig:
-        faults = []
-        for key, choice in self.space.items():
-            values = [choice.low, choice.high] if isinstance(choice, Range) else choice
-            if not values:
-                faults.append(f"space.{key}: the list is empty")
-            for value in values:
-                try:
-                    TrainingConfig.model_validate({key: value})
-                except ValidationError as fault:
-                    faults.append(f"space.{key}: {fault.errors()[0]['msg']}, was {value!r}")
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
-
-
-class EvaluationConfig(_Part):
+class EvaluationConfig(Part):
     """The metric that serves best epoch, trial score and gate alike, and the intervals.
 
     review_rows: training rows whose labels are looked through for errors, 0 = none. slices {name: regular
@@ -199,7 +132,7 @@ class EvaluationConfig(_Part):
     )
 
 
-class DecisionConfig(_Part):
+class DecisionConfig(Part):
     """How probabilities become an answer; fitted on validation, carried by the served model.
 
     costs {true: {decided: cost}} by class name, 0 where a pair is left out; thresholds and costs exclude each
@@ -228,7 +161,7 @@ class DecisionConfig(_Part):
         return tuple(tuple(self.costs.get(true, {}).get(decided, 0.0) for decided in classes) for true in classes)
 
 
-class RunConfig(_Part):
+class RunConfig(Part):
     """One run. `base_dir` is the folder of the file; relative paths start there."""
 
     name: Annotated[str, BeforeValidator(_valid_name)]
@@ -245,8 +178,32 @@ class RunConfig(_Part):
         """The configuration as plain JSON values, without the folder it came from."""
         return self.model_dump(mode="json")
 
+    def value_of(self, knob: str) -> Any:
+        """The configured value of a knob, by its name in search.space."""
+        section, field = place(knob)
+        return getattr(getattr(self, section), field)
+
+    def with_values(self, params: Mapping[str, Any]) -> RunConfig:
+        """This configuration with the values of a trial in place, by their names in search.space.
+
+        Raises ConfigError for an unknown knob and a value that its section refuses.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        for knob, value in params.items():
+            section, field = place(knob)
+            if section not in SEARCHED_SECTIONS:
+                raise ConfigError(f"{knob}: {key_fault(knob)}")
+            sections.setdefault(section, getattr(self, section).model_dump())[field] = value
+        try:
+            return RunConfig(**{**dict(self), **sections})
+        except ValidationError as fault:
+            raise ConfigError("; ".join(line for e in fault.errors() for line in _describe(e))) from None
+
     def __str__(self) -> str:
         return f"run configuration {self.name}: {self.data.source or self.data.train} on {self.model.pretrained}"
+
+
+_CHOICES: dict[Any, type[Part]] = {"[range]": Range, "[values]": Values}
 
 
 def _fields(model: Any) -> dict[str, Any]:
@@ -259,29 +216,33 @@ def _known_keys(prefix: str = "", model: Any = RunConfig) -> list[str]:
         if name == "base_dir":
             continue
         keys.append(prefix + name)
-        inner = field.annotation
-        for candidate in [inner, *getattr(inner, "__args__", ())]:
-            if isinstance(candidate, type) and issubclass(candidate, _Part):
-                keys += _known_keys(f"{prefix}{name}.", candidate)
+        for candidate in [field.annotation, *getattr(field.annotation, "__args__", ())]:
+            part = getattr(candidate, "__origin__", candidate)  # what an Annotated annotates
+            if isinstance(part, type) and issubclass(part, Part):
+                keys += _known_keys(f"{prefix}{name}.", part)
     return keys
 
 
-def _describe(fault: Any) -> str:
-    parts = [str(p) for p in fault["loc"]]
+def _describe(fault: Any) -> list[str]:
+    key = ".".join(str(p) for p in fault["loc"] if "[" not in str(p))  # pydantic names union members too
     if fault["type"] == "extra_forbidden":
-        key = ".".join(parts)
-        near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5) or difflib.get_close_matches(
-            parts[-1], [k.split(".")[-1] for k in _known_keys()], n=1, cutoff=0.6
-        )
-        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(_siblings(parts))}"
-        return f"{key}: unknown key (value {_short(fault['input'])}){hint}"
-    key = ".".join(p for p in parts if "[" not in p and p != "Range")  # pydantic names union members too
+        return [f"{key}: unknown key (value {_short(fault['input'])}){_hint(key, fault['loc'])}"]
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
-        return f"{key}: required key is missing"
+        return [f"{key}: required key is missing"]
     if message.startswith("space."):
-        return f"{key}.{message}"
-    return f"{key}: {message[0].lower()}{message[1:]}, was {_short(fault['input'])}"
+        return [f"{key.removesuffix('.space')}.{line}" for line in message.splitlines()]
+    return [f"{key}: {message[0].lower()}{message[1:]}, was {_short(fault['input'])}"]
+
+
+def _hint(key: str, loc: Sequence[Any]) -> str:
+    choice = next((part for part in loc if part in _CHOICES), None)
+    siblings = list(_fields(_CHOICES[choice])) if choice else _siblings(key.split("."))
+    known = _known_keys()
+    last = key.split(".")[-1]
+    near = [] if choice else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = near or difflib.get_close_matches(last, siblings if choice else [k.split(".")[-1] for k in known], 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(siblings)}"
 
 
 def _siblings(parts: list[str]) -> list[str]:
@@ -291,7 +252,7 @@ def _siblings(parts: list[str]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = mask_uri(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -321,7 +282,7 @@ def parse_config(tree: dict[str, Any], base_dir: Path, origin: str = "configurat
     try:
         return RunConfig(**tree, base_dir=base_dir)
     except ValidationError as fault:
-        lines = list(dict.fromkeys(_describe(e) for e in fault.errors()))
+        lines = list(dict.fromkeys(line for e in fault.errors() for line in _describe(e)))
         noun = "fault" if len(lines) == 1 else "faults"
         raise ConfigError(f"{origin}: {len(lines)} {noun}\n" + "\n".join(f"  {x}" for x in lines)) from None
 

@@ -7,8 +7,11 @@ BertftError                  exit code 1
 │   └── ModelError           an encoder or model folder
 ├── TrialPruned              a fit that ended early for a stored reason (nonfinite, oom, timeout)
 ├── TrainerDied              the trainer process ended without an answer
+├── SearchStopped        a trial was given back because the search stops
+├── LeaseLost            another coordinator took a trial over
 ├── ArtifactError            an artefact is missing, damaged or answers differently
 ├── RegistryError            the MLflow store refused or contradicts itself
+├── StorageError             a study's or MLflow's database does not answer, or is of no use
 └── BusyError                another process holds this run
 """
 
@@ -48,7 +51,11 @@ class TrialPruned(BertftError):
 
 
 class TrainerDied(BertftError):
-    """The trainer process ended before it answered."""
+    """The trainer process ended before it answered; `signal` is what killed it, 0 for an exit of its own."""
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class ArtifactError(BertftError):
@@ -59,5 +66,17 @@ class RegistryError(BertftError):
     """The MLflow store refused a call or contradicts itself."""
 
 
+class StorageError(BertftError):
+    """A database does not answer, lost the connection for too long, or holds something else."""
+
+
 class BusyError(BertftError):
     """Another process works on the same run or study."""
+
+
+class LeaseLost(BertftError):
+    """A trial was taken over by another coordinator while this one did not renew its lease."""
+
+
+class SearchStopped(BertftError):
+    """A trial was given back unfinished because its search stops."""

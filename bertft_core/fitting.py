@@ -1,10 +1,9 @@
-"""Fits of a run: machine settings, the trials of a search, the final fit. Plain functions over the trainer process."""
+"""Fits of a run: machine settings, what a fit is told, the final fit. Plain functions over the trainer process."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits
-from bertft_core.data.tokenization import TokenizedSplits
+from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.errors import InputError
+from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.runs import Run
-from bertft_core.search.results import TrialResult
-from bertft_core.search.study import SearchStudy, Slot, run_slot, study_name
-from bertft_core.state import hash_json, read_json, write_json
+from bertft_core.state import encoder_fingerprint, hash_json, read_json, write_json
 from bertft_core.training.spec import FitSpec, MachineSettings, TrainingResult
 
 if TYPE_CHECKING:
@@ -64,16 +62,15 @@ def fit_spec(
     prepared: Prepared,
     settings: MachineSettings,
     output: Path,
-    params: dict[str, float],
     *,
     seed: int,
     rows: int | None,
     keep_model: bool,
+    measure_latency: bool = False,
 ) -> FitSpec:
-    """One fit as the trainer process reads it: the configuration with `params` in place."""
-    values = {**config.training.model_dump(), **params, "seed": seed}
+    """One fit as the trainer process reads it."""
+    values = {**config.training.model_dump(), "seed": seed}
     values |= {"precision": settings.precision, "threads": settings.threads, "device": settings.device}
-    values["batch_size"], values["epochs"] = int(values["batch_size"]), int(values["epochs"])
     return FitSpec(
         pretrained=prepared.pretrained,
         tokens=prepared.tokens.directory,
@@ -82,86 +79,42 @@ def fit_spec(
         metric=config.evaluation.metric,
         rows=rows,
         keep_model=keep_model,
+        measure_latency=measure_latency,
         **values,
     )
 
 
-def open_study(config: RunConfig, prepared: Prepared, home: Path, owner: str = "") -> SearchStudy | None:
-    """The study of this configuration, or None where nothing is to be searched."""
-    if config.search is None or config.search.trials == 0:
-        return None
-    folder = home / "search"
-    folder.mkdir(exist_ok=True)
-    name = study_name(config, prepared.dataset.fingerprint, prepared.encoder)
-    return SearchStudy(folder / "studies.db", name, config.search, config.training, owner)
-
-
-def run_trial(
-    study: SearchStudy,
-    slot: int,
-    config: RunConfig,
-    prepared: Prepared,
-    settings: MachineSettings,
-    home: Path,
-    trainer: Trainer,
-    on_progress: Callable[[float, dict[str, Any]], None] | None = None,
-) -> TrialResult:
-    """Run one slot of the study to its end, renewing its lease; its checkpoints are deleted afterwards."""
-    folder = home / "search" / study.name / f"trial-{slot}"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = config.search.rows if config.search else None
-
-    def progressed(fraction: float, facts: dict[str, Any]) -> None:
-        study.renew(slot)
-        if on_progress:
-            on_progress(fraction, facts)
-
-    def fit(asked: Slot, on_rung: Callable[[float, float], bool]) -> TrainingResult:
-        spec = fit_spec(config, prepared, settings, folder, asked.params, seed=asked.seed, rows=rows, keep_model=False)
-        return trainer.fit(spec, progressed, on_rung)
-
-    result = run_slot(study, slot, fit)
-    shutil.rmtree(folder, ignore_errors=True)
-    return result
-
-
-def best_trial(study: SearchStudy | None) -> TrialResult | None:
-    """The best finished trial; None without a search. Raises InputError when none completed."""
-    if study is None:
-        return None
-    best = study.best()
-    if best is None:
-        reasons = "; ".join(sorted({r.reason for r in study.results() if r.reason})) or "none given"
-        raise InputError(f"no trial of study {study.name} completed (reasons: {reasons}): widen or lower search.space")
-    return best
-
-
-def chosen_values(config: RunConfig, best: TrialResult | None) -> dict[str, float]:
-    """The searchable training values that the final fit uses: the best trial's, else the configuration's."""
-    values = {name: getattr(config.training, name) for name in ("lr", "batch_size", "epochs", "alpha")}
-    return {**values, **(best.params if best else {})}
+def prepare_for(
+    config: RunConfig, chosen: RunConfig, prepared: Prepared, home: Path,
+    on_progress: Callable[[str, int], None] | None = None,
+) -> Prepared:  # fmt: skip
+    """`prepared` for a configuration that differs from `config` in searched values: another encoder, other cuts."""
+    if chosen.model == config.model and chosen.tokenization == config.tokenization:
+        return prepared
+    pretrained = resolve_pretrained(chosen)
+    tokens = tokenize_splits(prepared.dataset, pretrained, chosen.tokenization, home / "tokens", on_progress)
+    return Prepared(
+        dataset=prepared.dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained)
+    )
 
 
 def finetune(
     config: RunConfig,
     prepared: Prepared,
     run: Run,
-    best: TrialResult | None,
     home: Path,
     trainer: Trainer,
     on_progress: Callable[[float, dict[str, Any]], None] | None = None,
 ) -> TrainingResult:
-    """The final fit on all training rows with the best trial's values, under run/fit; a finished one is read back."""
+    """The final fit on all training rows, under run/fit; a finished one is read back. config: with the best values."""
     stored = run.state().get("fit")
     if stored and (Path(stored["model_dir"]) / "model.safetensors").exists():
         return TrainingResult.from_json(stored)
     settings = settle(config, prepared, run, home, trainer)
-    params = chosen_values(config, best)
-    spec = fit_spec(
-        config, prepared, settings, run.path / "fit", params, seed=config.training.seed, rows=None, keep_model=True
-    )
+    seed = config.training.seed
+    spec = fit_spec(config, prepared, settings, run.path / "fit", seed=seed, rows=None, keep_model=True)
     result = trainer.fit(spec, on_progress, None)
     if result.state != "complete":
         raise InputError(f"the final fit ended early ({result.reason}): lower training.lr or training.batch_size")
-    run.update(fit=asdict(result), params=params)
+    run.update(fit=asdict(result))
     return result

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bertft_core.config import RunConfig
 from bertft_core.reporting.search_page import (
     ConfirmedRow,
     Picture,
@@ -16,9 +17,13 @@ from bertft_core.reporting.search_page import (
     Winner,
     search_summary,
 )
+from bertft_core.search.confirm import Verdict
+from bertft_core.search.front import pareto
 from bertft_core.search.knobs import best_of, knobs_of, score_name, written
 from bertft_core.search.pictures import MEASURES, draw_all, duration, measured, pruned_share
 from bertft_core.search.results import TrialResult
+from bertft_core.search.space import distributions, in_words
+from bertft_core.search.study import SearchStudy
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -52,6 +57,26 @@ class SearchReport:
 
     def __str__(self) -> str:
         return f"search report {self.page} with {len(self.pictures)} pictures"
+
+
+def report_search(
+    study: SearchStudy, config: RunConfig, found: Verdict | None, folder: Path, where: str = ""
+) -> SearchReport:
+    """The report of a study as it stands; `found` is its winner once it is finished. where: the MLflow run."""
+    search = config.search
+    assert search is not None, "a study has a search"
+    results = study.results()
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_search_report(
+        results, folder, title=f"{config.name}: {study.name}", metric=config.evaluation.metric,
+        distributions=distributions(search), trials=search.trials, timeout=search.timeout,
+        best=found.best if found else None, how=found.how if found else "",
+        confirmed=[(c.trial, c.scores) for c in found.confirmations] if found else (),
+        measure=search.second.measure if search.second else None,
+        front=[r.slot for r in pareto(results, search.second.measure)] if search.second else (),
+        dashboard=study.storage.dashboard_command(), notes=[study.stopped] if study.stopped else [],
+        space=in_words(search), where=where,
+    )  # fmt: skip
 
 
 def write_search_report(

@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -162,8 +162,10 @@ def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path | str, what: str, timeout_seconds: float = 0.0) -> Iterator[None]:
-    """Hold a lock file that the kernel releases when the process dies.
+def exclusive(
+    path: Path | str, what: str, timeout_seconds: float = 0.0, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold a lock file that the kernel releases when the process dies. on_wait(holder) is called once before waiting.
 
     Raises BusyError naming the holder when it is not free within `timeout_seconds`.
     """
@@ -172,9 +174,12 @@ def exclusive(path: Path | str, what: str, timeout_seconds: float = 0.0) -> Iter
     deadline = time.monotonic() + timeout_seconds
     with open(target, "a+", encoding="utf-8") as handle:
         while not _locked(handle):
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            if on_wait is not None:
+                on_wait(holder)
+                on_wait = None
             if time.monotonic() >= deadline:
-                handle.seek(0)
-                holder = handle.read().strip() or "unknown"
                 raise BusyError(
                     f"{what} is already running in process {holder}: wait for it, then run the command again"
                 )

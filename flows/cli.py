@@ -34,6 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("config", metavar="CONFIG", help="YAML file, see examples/")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.lr=3e-5")
         _common(sub)
+        if verb == "search":
+            sub.add_argument("--join", action="store_true", help="work on a search that runs elsewhere, to its end")
+            sub.add_argument(
+                "--report", action="store_true", help="report on the search as it stands; trains nothing"
+            )
         if verb == "run":
             sub.add_argument("--again", action="store_true", help="run even if nothing changed since the last run")
     sub = verbs.add_parser("predict", help="score a file with a registered model")
@@ -194,6 +199,26 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.errors import InputError
+
+    if args.join and args.report:
+        raise InputError("--join works, --report only looks: give one of them")
+    if not args.join and not args.report:
+        return _flow(args, "search")
+    from bertft_core.config import load_config
+
+    config, home = load_config(args.config, args.overrides), _home(args)
+    if args.report:
+        from bertft_core.recipe import search_report
+        from flows.environment import study_storage
+
+        return search_report(config, home, study_storage())
+    from flows.search import join
+
+    return join(config_path=str(Path(args.config).resolve()), overrides=list(args.overrides), home=str(home))
+
+
 def _predict(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.mlflow_config import load_mlflow_config
 
@@ -293,7 +318,7 @@ def _render(verb: str, result: dict[str, Any]) -> str:
 _VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "check": _check,
     "run": lambda args: _flow(args, "promote"),
-    "search": lambda args: _flow(args, "search"),
+    "search": _search,
     "finetune": lambda args: _flow(args, "finetune"),
     "evaluate": lambda args: _flow(args, "evaluate"),
     "predict": _predict,

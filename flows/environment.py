@@ -44,6 +44,11 @@ def prepare_environment(home: Path) -> bool:
     return is_served
 
 
+def study_storage() -> str | None:
+    """The URL that wins over search.storage. Read where it is used: a flow's parameters are stored and shown."""
+    return os.environ.get("BERTFT_STORAGE") or None
+
+
 def _profile_url() -> str | None:
     """PREFECT_API_URL of the user's active Prefect profile, read without importing prefect."""
     folder = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from bertft_core import fitting, recipe
+from bertft_core import fitting, recipe, trials
 from bertft_core.config import RunConfig, load_config
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import load_mlflow_config
@@ -56,11 +56,17 @@ def pipeline(
     run = recipe.identify(config, prepared, root, again=again)
     if last == "evaluate":
         run = recipe.fitted(config, run, root)
-    with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id} of {config.name}"):
+    lock = root / "locks" / f"{run.run_key[:12]}.lock"
+    with exclusive(lock, f"run {run.run_id}", float("inf"), lambda holder: report.say(_wait_text(run, config, holder))):
         if last == "promote" and (standing := standing_release(store, config, run, root)):
             return unchanged(run, standing, report)
         tree = Tree(store, config, run, prepared, root, flow_run.id)
         return _train_and_release(config, prepared, run, tree, root, report, last)
+
+
+def _wait_text(run: Run, config: RunConfig, holder: str) -> str:
+    helps = "; `bertft search CONFIG --join` would help it" if config.search else ""
+    return f"run {run.run_id} of {config.name} is at work in process {holder}: waiting for its end{helps}"
 
 
 def _train_and_release(
@@ -70,13 +76,17 @@ def _train_and_release(
         trainer = stack.enter_context(Trainer())
         result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
         with report.stage("search"):
-            best = search(config, prepared, run, root, trainer, tree, report)
-        result["best_params"] = fitting.chosen_values(config, best)
+            found = search(config, prepared, run, root, trainer, tree)
+        if found is not None:
+            winner, result["search"] = found
+            chosen = config.with_values(winner.best.params)
+            config, prepared = chosen, fitting.prepare_for(config, chosen, prepared, root)
+        result["best_params"] = trials.shown_values(config, found and found[0].best)
         if last == "search":
             return {**result, "seconds": report.seconds}
         with report.stage("finetune"):
-            fit = finetune_model(config, prepared, run, best, root, trainer, report)
-            tree.final_run(fit, result["best_params"])
+            fit = finetune_model(config, prepared, run, root, trainer, report)
+            tree.final_run(fit, config)
         result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
         if last == "finetune":
             return {**result, "seconds": report.seconds}

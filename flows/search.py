@@ -1,50 +1,214 @@
-"""The search as a flow: one task run per open slot."""
+"""The search as a flow: N trainer processes, one task run per slot; other machines may join the same study."""
 
 from __future__ import annotations
 
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from bertft_core import fitting
-from bertft_core.config import RunConfig
+from bertft_core import fitting, recipe, trials
+from bertft_core.config import RunConfig, load_config
+from bertft_core.errors import ConfigError
 from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
-from bertft_core.search.pictures import history_picture
+from bertft_core.search.confirm import Verdict
+from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
-from bertft_core.state import exclusive
+from bertft_core.search.study import SearchStudy
 from bertft_core.training.client import Trainer
-from tasks.training import run_trial
+from bertft_core.trials import Bench
+from flows.board import TrialBoard
+from flows.environment import study_storage
+from flows.progress import Reporter
+from tasks.data import ingest_rows, tokenize_rows
+from tasks.searching import publish, run_trial
 from tasks.tree import Tree
+
+_POLL_SECONDS = 2.0
+_ACCOUNT_SECONDS = 30.0  # time spent is written that often: a kill loses no more
+
+
+@dataclass(kw_only=True)
+class Crew:
+    """The trainer processes of one coordinator, those without a trial, and whether they all shall stop."""
+
+    trainers: list[Trainer]
+    is_stopped: bool = False
+    idle: list[Trainer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.idle = list(self.trainers)
 
 
 def search(
-    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree, report: Any
-) -> TrialResult | None:
-    """The best trial, None without a search. Finished trials are never repeated."""
-    study = fitting.open_study(config, prepared, home, owner=run.run_id)
+    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree
+) -> tuple[Verdict, dict[str, Any]] | None:
+    """The winner of the search and its part of the result document; None where nothing is searched."""
+    owner = Owner(run=run.run_id, prefect=tree.prefect_run)
+    study = trials.open_study(config, prepared, home, owner, study_storage())
     if study is None:
         return None
+    run.update(study=study.name)
+    tree.search_run(study.name, study.storage.shown)
+    with crew(config, prepared, run, home, trainer) as (bench, team):
+        limit = config.search.timeout if config.search else None
+        timed = bench if limit is None else replace(bench, deadline=time.monotonic() + limit - study.spent_seconds)
+        work(study, timed, team, tree.trials, "bertft-search")
+        confirmation = trials.open_confirmation(study, config)
+        if confirmation is not None:
+            work(confirmation, bench, team, tree.confirmations, "bertft-confirm")
+    found = trials.verdict(study, config, confirmation)
+    study.crown(found.best.params)
+    trials.sweep(study, home)
+    report = publish(study, found, config, run, tree)
+    return found, {
+        **trials.document(found), "study": study.name, "stopped": study.stopped or None, "report": str(report.page),
+        "dashboard": study.storage.dashboard_command(),
+    }  # fmt: skip
+
+
+@flow(name="bertft-join", validate_parameters=False)
+def join(config_path: str, overrides: list[str] | None = None, home: str = ".bertft") -> dict[str, Any]:
+    """Work on a study that another coordinator began, until it is finished; to be run by hand or by a work pool.
+
+    Writes no MLflow: the coordinator that began the study mirrors every trial.
+    """
+    config, root, report = load_config(config_path, overrides or []), Path(home), Reporter()
+    if config.search is None or config.search.trials == 0:
+        raise ConfigError(f"{config_path}: search.trials is 0: there is no search to join")
+    with report.stage("ingest"):
+        dataset = ingest_rows(config, root, report)
+    with report.stage("tokenize"):
+        prepared = tokenize_rows(config, dataset, root, report)
+    run = recipe.identify(config, prepared, root)
+    with report.stage("search"):
+        study = help_search(config, prepared, run, root)
+    own = [r.slot for r in study.results() if r.host == study.owner.host]
+    return {
+        "name": config.name, "run_id": run.run_id, "study": study.name, "trials": len(study.results()),
+        "trials_of_this_host": own, "seconds": report.seconds,
+    }  # fmt: skip
+
+
+def help_search(config: RunConfig, prepared: Prepared, run: Run, home: Path) -> SearchStudy:
+    """The study, worked on with this machine's trainers to its end."""
+    study = trials.open_study(config, prepared, home, Owner(run=run.run_id), study_storage(), must_exist=True)
+    assert study is not None, "the caller checked that there is a search"
+    with Trainer() as trainer, crew(config, prepared, run, home, trainer) as (bench, team):
+        work(study, bench, team, None, "bertft-search")
+        confirmation = trials.open_confirmation(study, config)
+        if confirmation is not None:
+            work(confirmation, bench, team, None, "bertft-confirm")
+    return study
+
+
+@contextmanager
+def crew(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer) -> Iterator[tuple[Bench, Crew]]:
+    """search.workers trainers with their share of the threads, or one GPU each; all end with the block."""
+    assert config.search is not None, "a crew works on a search"
+    workers = config.search.workers
     settings = fitting.settle(config, prepared, run, home, trainer)
-    with exclusive(home / "locks" / f"{study.name}.lock", f"study {study.name}"):
-        run.update(study=study.name)
-        tree.search_run(study.name)
-        for result in study.results():
-            tree.trial(result)
-        if study.open_slots():
+    with ExitStack() as stack:
+        gpus = [index % settings.gpus if settings.gpus else None for index in range(1, workers)]
+        team = Crew(trainers=[trainer, *(stack.enter_context(Trainer(gpu)) for gpu in gpus)])
+        yield (
+            Bench(
+                config=config, prepared=prepared, settings=trials.share(settings, workers), home=home,
+                is_stopped=lambda: team.is_stopped,
+            ),
+            team,
+        )  # fmt: skip
 
-            @flow(name="bertft-search", flow_run_name=f"{config.name} search", validate_parameters=False)
-            def search_trials() -> None:
-                for slot in study.open_slots():
-                    done: TrialResult = run_trial(study, slot, config, prepared, settings, home, trainer, report)
-                    tree.trial(done)
 
-            search_trials()
-        picture = history_picture(study.results(), config.evaluation.metric, run.path / "search.png")
-        trials = [{"trial": r.slot, "state": r.state, "score": r.score, **r.params} for r in study.results()]
-        create_table_artifact(key="bertft-trials", table=trials, description=f"{config.name}: {study.name}")
-        best = fitting.best_trial(study)
-        tree.search_done(best, picture)
-    return best
+def work(
+    study: SearchStudy, bench: Bench, team: Crew, mirror: Callable[[list[TrialResult]], None] | None, name: str
+) -> None:
+    """Run the study's open slots to their end, and wait for those that others hold. `mirror` gets the results."""
+    done = study.results()
+    if mirror:
+        mirror(done)
+    if not study.open_slots() and not study.held():
+        return
+
+    @flow(
+        name=name, flow_run_name=study.name, validate_parameters=False,
+        task_runner=ThreadPoolTaskRunner(max_workers=len(team.trainers)),
+    )  # fmt: skip
+    def run_slots() -> None:
+        with TrialBoard(study.slots, bench.config.evaluation.metric, done, workers=len(team.trainers)) as board:
+            Shift(study=study, bench=bench, team=team, board=board, mirror=mirror).run()
+
+    run_slots()
+
+
+@dataclass(kw_only=True)
+class Shift:
+    """One pass over the open slots of a study: claim, submit, collect, until every slot is finished."""
+
+    study: SearchStudy
+    bench: Bench
+    team: Crew
+    board: TrialBoard
+    mirror: Callable[[list[TrialResult]], None] | None
+    running: int = 0
+    finished: queue.SimpleQueue[tuple[PrefectFuture[TrialResult | None], Trainer]] = field(
+        default_factory=queue.SimpleQueue
+    )
+    since: float = field(default_factory=time.monotonic)
+    has_waited: bool = False
+
+    def run(self) -> None:
+        """A fault of ours stops the other trials, gives their slots back, and is raised."""
+        try:
+            while self.running or self.study.open_slots() or self.study.held():
+                self._submit()
+                self._tell_waiting()
+                self._collect(_POLL_SECONDS)
+        except BaseException:
+            self.team.is_stopped = True
+            while self.running:
+                self.finished.get()
+                self.running -= 1
+            raise
+
+    def _submit(self) -> None:
+        """Give every idle trainer a slot, as far as there are any."""
+        while self.team.idle and (slot := self.study.claim()) is not None:
+            trainer = self.team.idle.pop()
+            future = run_trial.submit(self.study, slot, self.bench, trainer, self.board)
+            future.add_done_callback(lambda done, trainer=trainer: self.finished.put((done, trainer)))
+            self.running += 1
+
+    def _collect(self, timeout: float) -> None:
+        """Wait for a trial to finish; account for the time, mirror what is new."""
+        try:
+            future, trainer = self.finished.get(timeout=timeout)
+        except queue.Empty:
+            future = None
+        if future is not None:
+            self.running -= 1
+            self.team.idle.append(trainer)
+            future.result()
+        if self.mirror is not None:  # the coordinator that owns the tree also keeps the time
+            now = time.monotonic()
+            if future is not None or now - self.since > _ACCOUNT_SECONDS:
+                reason = self.study.spend(now - self.since, self.bench.prepared.dataset.n_validation)
+                self.since = now
+                if reason and future is not None:
+                    self.board.say(f"no further trial: {reason}")
+            self.mirror(self.study.results())
+
+    def _tell_waiting(self) -> None:
+        held = {} if self.running else self.study.held()
+        if held and not self.has_waited:
+            self.has_waited = True
+            who = ", ".join(f"trial {slot} ({owner})" for slot, owner in held.items())
+            self.board.say(f"waiting for what others work on: {who}")

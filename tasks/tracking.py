@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from bertft_core.errors import ArtifactError, ConfigError, RegistryError
 from bertft_core.mlflow_config import MlflowConfig, Store
+from bertft_core.postgres import advisory_lock, is_postgres
 from bertft_core.state import exclusive, mask_uri
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def open_store(config: MlflowConfig, home: Path | str) -> Store:
 def ensure_store(store: Store) -> str:
     """Create the database and the experiment where missing; return the experiment's id.
 
-    Safe to call from several processes at once (a fresh sqlite database is not). Raises ConfigError when the
-    experiment exists with another artifact_root or was deleted, RegistryError when the store does not answer.
+    Safe to call from several processes at once (MLflow alone is not on a fresh database, sqlite or PostgreSQL).
+    Raises ConfigError when the experiment exists with another artifact_root or was deleted, RegistryError or
+    StorageError when the store does not answer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -121,6 +123,25 @@ def find_or_create_run(
         return str(made.info.run_id)
 
 
+def ended_slots(store: Store, run_key: str, role: str) -> set[int]:
+    """Slots whose run (run_key, role, slot) has ended, well or not."""
+    from mlflow.exceptions import MlflowException
+
+    experiment, api = ensure_store(store), client(store)
+    query = f"tags.`{RUN_KEY}` = '{run_key}' and tags.`{ROLE}` = '{role}' and attributes.status != 'RUNNING'"
+    found: set[int] = set()
+    token: str | None = None
+    try:
+        while True:
+            page = api.search_runs([experiment], query, max_results=_BATCH, page_token=token)
+            found |= {int(run.data.tags[SLOT]) for run in page}
+            token = page.token
+            if not token:
+                return found
+    except MlflowException as fault:
+        raise RegistryError(f"{store}: {fault}") from fault
+
+
 def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters once; repeating equal ones does nothing.
 
@@ -167,14 +188,18 @@ def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | 
 
 def log_history(store: Store, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
     """Log epochs (mappings with `step` and numbers) as metric curves over optimizer steps."""
+    log_metrics(store, run_id, history_points(history))
+
+
+def history_points(history: Sequence[Mapping[str, Any]]) -> list[MetricPoint]:
+    """The points of `log_history`."""
     renamed = {"seconds": "epoch_seconds"}  # a run's own `seconds` is the whole fit
-    points = [
+    return [
         MetricPoint(key=renamed.get(key, key), value=float(value), step=int(epoch["step"]))
         for epoch in history
         for key, value in epoch.items()
         if key != "step" and isinstance(value, int | float)
     ]
-    log_metrics(store, run_id, points)
 
 
 def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
@@ -294,24 +319,33 @@ def finish_run(store: Store, run_id: str, *, failed: bool = False) -> None:
 
 @contextlib.contextmanager
 def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
-    """Hold this machine's lock on the store; a thread that has it already goes on.
+    """Hold the lock on the store; a thread that has it already goes on.
 
-    Raises BusyError when it is not free within `timeout_seconds`.
+    With PostgreSQL it lies on the server and excludes other machines, which share no file; else it is this
+    machine's. Raises BusyError when it is not free within `timeout_seconds`, StorageError when the server does
+    not answer.
     """
+    database = next((uri for uri in (store.tracking_uri, store.registry_uri) if is_postgres(uri)), None)
     path = Path(store.home) / "locks" / "mlflow.lock"
-    if str(path) in _held():
+    key = database or str(path)
+    if key in _held():
         yield
         return
-    with exclusive(path, f"an update of {store}", timeout_seconds):
-        _held().add(str(path))
+    what = f"an update of {store}"
+    if database is None:
+        lock = exclusive(path, what, timeout_seconds)
+    else:
+        lock = advisory_lock(database, "bertft.mlflow", what, timeout_seconds)
+    with lock:
+        _held().add(key)
         try:
             yield
         finally:
-            _held().discard(str(path))
+            _held().discard(key)
 
 
 def _held() -> set[str]:
-    """Lock files that the current thread holds."""
+    """Lock files and databases whose lock the current thread holds."""
     if not hasattr(_THREAD, "held"):
         _THREAD.held = set()
     held: set[str] = _THREAD.held

@@ -1,4 +1,4 @@
-"""Prefect tasks over search and fine-tuning. The trainer process does the work; MLflow is written here."""
+"""The Prefect task over fine-tuning. The trainer process does the work; MLflow is written here."""
 
 from __future__ import annotations
 
@@ -14,32 +14,13 @@ from bertft_core import fitting
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
-from bertft_core.search.results import TrialResult
-from bertft_core.search.study import SearchStudy
 from bertft_core.training.client import Trainer
-from bertft_core.training.spec import MachineSettings, TrainingResult
-
-
-@task(name="trial", task_run_name="trial-{slot}", cache_policy=NO_CACHE)
-def run_trial(
-    study: SearchStudy, slot: int, config: RunConfig, prepared: Prepared, settings: MachineSettings, home: Path,
-    trainer: Trainer, progress: Any,
-) -> TrialResult:  # fmt: skip
-    """One slot of the search."""
-    total = config.search.trials if config.search else 1
-
-    def show(fraction: float, facts: dict[str, Any]) -> None:
-        progress.fraction((slot + fraction) / total, f"search: trial {slot + 1} of {total}")
-
-    result = fitting.run_trial(study, slot, config, prepared, settings, home, trainer, show)
-    progress.say(f"  {result}")
-    return result
+from bertft_core.training.spec import TrainingResult
 
 
 @task(name="finetune", cache_policy=NO_CACHE)
 def finetune_model(
-    config: RunConfig, prepared: Prepared, run: Run, best: TrialResult | None, home: Path, trainer: Trainer,
-    progress: Any,
+    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, progress: Any
 ) -> TrainingResult:  # fmt: skip
     """The final fit on all training rows."""
 
@@ -51,7 +32,7 @@ def finetune_model(
             told.add(facts["epoch"])
             progress.say(f"  epoch {facts['epoch']}: validation score {facts['score']:.4f}, {facts['seconds']:.0f} s")
 
-    result = fitting.finetune(config, prepared, run, best, home, trainer, show)
+    result = fitting.finetune(config, prepared, run, home, trainer, show)
     rows = [asdict(epoch) for epoch in result.history]
     create_table_artifact(key="bertft-epochs", table=rows, description=f"{config.name}: {result}")
     return result

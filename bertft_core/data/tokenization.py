@@ -230,11 +230,13 @@ def _write_tokens(target: Path, raw: Path, sizes: Any, columns: list[Any], weigh
 
 
 def open_split(directory: Path | str, split: str) -> TokenArrays:
-    """Memory-map a tokenised split: read-only views. Raises ArtifactError when it is not there."""
+    """Memory-map a tokenised split: read-only views. Raises ArtifactError when it is not there, MemoryError."""
     file = Path(directory) / f"{split}.arrow"
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
     except (OSError, pa.ArrowException) as fault:
+        if "allocate memory" in str(fault):  # the machine's trouble, not the file's
+            raise MemoryError(f"{file}: {fault}") from fault
         raise ArtifactError(f"{file}: no tokenised split: {fault}") from None
     batch = reader.get_batch(0)
     ids, n = batch["input_ids"], batch.num_rows

@@ -1,47 +1,99 @@
-"""The search space: which values a trial may take, as Optuna distributions and as a stable hash."""
+"""The search space: which values a trial takes, asked knob by knob, and a stable hash of the space."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from bertft_core.config import Range, SearchConfig, TrainingConfig
+from bertft_core.config import Range, RunConfig, SearchConfig
+from bertft_core.fit_config import is_integer
+from bertft_core.search_config import Choice, conditions_of, values_of
 from bertft_core.state import hash_json
 
-_INTEGERS = {"batch_size", "epochs"}
 
-
-def distributions(search: SearchConfig) -> dict[str, optuna.distributions.BaseDistribution]:
-    """One Optuna distribution per searched key; a list is categorical, a range is float or integer."""
-    found: dict[str, optuna.distributions.BaseDistribution] = {}
-    for key, choice in sorted(search.space.items()):
-        if not isinstance(choice, Range):
-            values = [int(v) if key in _INTEGERS else float(v) for v in choice]
-            found[key] = optuna.distributions.CategoricalDistribution(values)
-        elif key in _INTEGERS:
-            found[key] = optuna.distributions.IntDistribution(int(choice.low), int(choice.high), log=choice.log)
-        else:
-            found[key] = optuna.distributions.FloatDistribution(choice.low, choice.high, log=choice.log)
+def suggest(trial: optuna.Trial, search: SearchConfig) -> dict[str, Any]:
+    """Ask for every knob whose condition holds, knobs that others depend on first: {name: value}."""
+    found: dict[str, Any] = {}
+    for key in search.order:
+        if _counts(search.space[key], found):
+            found[key] = _ask(trial, key, search.space[key])
     return found
+
+
+def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
+    """What each knob is drawn from, conditions left aside."""
+    return {key: _distribution(key, choice) for key, choice in search.space.items()}
+
+
+def _distribution(key: str, choice: Choice) -> BaseDistribution:
+    if not isinstance(choice, Range):
+        return CategoricalDistribution(values_of(choice))
+    if is_integer(key):
+        return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
+    return FloatDistribution(choice.low, choice.high, log=choice.log)
+
+
+def in_words(search: SearchConfig) -> dict[str, str]:
+    """Each knob's choice as a reader would write it."""
+    found = {}
+    for key, choice in search.space.items():
+        if isinstance(choice, Range):
+            text = f"{choice.low:g} to {choice.high:g}{', log' if choice.log else ''}"
+        else:
+            text = ", ".join(map(str, values_of(choice)))
+        when = [f"{parent} is {' or '.join(map(str, allowed))}" for parent, allowed in conditions_of(choice).items()]
+        found[key] = f"{text} (when {' and '.join(when)})" if when else text
+    return found
+
+
+def _ask(trial: optuna.Trial, key: str, choice: Choice) -> Any:
+    # the public suggest_* of the distribution's kind; Optuna has no public call that takes a distribution
+    found = _distribution(key, choice)
+    if isinstance(found, CategoricalDistribution):
+        return trial.suggest_categorical(key, found.choices)
+    if isinstance(found, IntDistribution):
+        return trial.suggest_int(key, found.low, found.high, log=found.log)
+    assert isinstance(found, FloatDistribution), "a range is of floats where it is not of integers"
+    return trial.suggest_float(key, found.low, found.high, log=found.log)
+
+
+def _counts(choice: Choice, above: Mapping[str, Any]) -> bool:
+    """Whether the condition holds; a knob that does not count itself fulfils none."""
+    return all(parent in above and above[parent] in allowed for parent, allowed in conditions_of(choice).items())
+
+
+def values_inside(search: SearchConfig, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values of the knobs that count, or None when one of them is missing or lies outside the space.
+
+    Optuna only warns about an enqueued value outside its range and then uses it, so this is checked here. Other
+    keys of `values`, such as knobs whose condition does not hold, are left out.
+    """
+    found: dict[str, Any] = {}
+    for key in search.order:
+        choice = search.space[key]
+        if not _counts(choice, found):
+            continue
+        if key not in values or not _is_inside(key, choice, values[key]):
+            return None
+        found[key] = values[key]
+    return found
+
+
+def _is_inside(key: str, choice: Choice, value: Any) -> bool:
+    if not isinstance(choice, Range):
+        return value in values_of(choice)
+    is_number = isinstance(value, int if is_integer(key) else int | float) and not isinstance(value, bool)
+    return bool(is_number and choice.low <= value <= choice.high)
+
+
+def defaults_inside(search: SearchConfig, config: RunConfig) -> dict[str, Any] | None:
+    """The configured values of the knobs that count, or None when one lies outside the space."""
+    return values_inside(search, {key: config.value_of(key) for key in search.space})
 
 
 def space_hash(search: SearchConfig) -> str:
     """Hash of the space: part of the study name, because Optuna lets a float range change silently."""
     return hash_json(search.model_dump(mode="json")["space"])[:12]
-
-
-def defaults_inside(search: SearchConfig, training: TrainingConfig) -> dict[str, Any] | None:
-    """The configured training values, when every searched one lies inside the space, else None.
-
-    Optuna only warns about an enqueued value outside its range and then uses it, so this is checked here.
-    """
-    values = {str(key): getattr(training, key) for key in search.space}
-    found = distributions(search)
-    return values if all(_is_inside(found[key], value) for key, value in values.items()) else None
-
-
-def _is_inside(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-        return value in distribution.choices
-    return bool(distribution.low <= value <= distribution.high)  # type: ignore[attr-defined]

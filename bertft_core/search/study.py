@@ -1,42 +1,54 @@
-"""A study of numbered slots: ask, report, tell, and take up again after a crash. Optuna's storage is the truth.
+"""A study of numbered slots: claim, report, tell, and take up again after a crash. Optuna's storage is the truth.
 
 A search has slots 0..trials-1. Sampler and fit are seeded by (base seed, slot), so that a retry repeats its own
-parameters and nobody else's. A trial left RUNNING by a dead owner is adopted with its parameters; its fit then
-continues from its checkpoint.
+parameters and nobody else's. Slots are claimed under a lock of the storage, by any number of coordinators; a trial
+left RUNNING by a dead owner is adopted with its parameters, and its fit continues from its checkpoint.
 """
 
 from __future__ import annotations
 
-import os
-import socket
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from bertft_core.config import RunConfig, SearchConfig
-from bertft_core.errors import BusyError, TrialPruned
+from bertft_core.errors import InputError, LeaseLost
+from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
+from bertft_core.search.pruning import pruner_for
 from bertft_core.search.results import TrialResult
-from bertft_core.search.space import defaults_inside, distributions, space_hash
+from bertft_core.search.space import defaults_inside, space_hash, suggest, values_inside
+from bertft_core.search.stopping import exhausted, spent
+from bertft_core.search.storage import StudyStorage
 from bertft_core.state import hash_json
 
-LEASE_SECONDS = 5.0
-STALE_SECONDS = 30.0
-_PRUNER_STARTUP = 4
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A trial about to run: its slot, Optuna number, parameters and fit seed."""
+    """A trial about to run: its slot, Optuna number, parameters, fit seed, and whether somebody began it before."""
 
     slot: int
     number: int
-    params: dict[str, float]
+    params: dict[str, Any]
     seed: int
+    is_adopted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """What a study runs: its slots, and the parameters of the first ones where they are given (`first`)."""
+
+    slots: int
+    seeds: tuple[int, ...]
+    first: tuple[Mapping[str, Any], ...] = ()
+    is_pruned: bool = True
 
 
 def study_name(config: RunConfig, rows: str, encoder: str) -> str:
@@ -44,148 +56,285 @@ def study_name(config: RunConfig, rows: str, encoder: str) -> str:
     resolved = config.resolved()
     parts = [resolved["training"], resolved["tokenization"], resolved["evaluation"]["metric"], rows, encoder]
     search = config.search or SearchConfig(trials=0)
-    return f"{config.name}-{space_hash(search)}-{hash_json([*parts, search.rows])[:12]}"
+    second = search.second.measure if search.second else ""
+    return f"{config.name}-{space_hash(search)}-{hash_json([*parts, search.rows, second])[:12]}"
 
 
-def slot_seed(base: int, slot: int) -> int:
+def slot_seed(base: int, slot: int | str) -> int:
     """Seed of a slot's sampler and fit: a pure function of (base seed, slot), below 2**31."""
     return int(hash_json([base, slot])[:8], 16) & 0x7FFFFFFF
 
 
 class SearchStudy:
-    """Slots of one study in an Optuna storage (a sqlite file by default)."""
+    """Slots of one study in an Optuna storage. Its methods may be called from several threads.
 
-    def __init__(self, storage: Path, name: str, config: SearchConfig, training: Any, owner: str = "") -> None:
+    With `search.second` the study has two directions, and nothing is pruned (Optuna prunes single objectives only).
+    """
+
+    def __init__(
+        self, storage: StudyStorage, name: str, config: RunConfig, owner: Owner | None = None,
+        plan: StudyPlan | None = None, must_exist: bool = False,
+    ) -> None:  # fmt: skip
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._config, self._training, self._owner = config, training, owner
-        self._distributions = distributions(config)
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNER_STARTUP)
-        self._study = optuna.create_study(
-            storage=f"sqlite:///{storage}", study_name=name, load_if_exists=True, direction="maximize", pruner=pruner
-        )
+        self.storage, self.owner = storage, owner or Owner()
+        self._config, self._search = config, config.search or SearchConfig(trials=0)
+        self._seed, self._measure = config.training.seed, self._search.second and self._search.second.measure
+        self._study, self._plan = storage.call(self._locked_open, name, plan, must_exist)
+        self._watch = Watch(self.owner)
         self._live: dict[int, tuple[optuna.Trial, float]] = {}
+        self._guard = threading.RLock()
 
     @property
     def name(self) -> str:
         """The study's name in the storage."""
         return self._study.study_name
 
+    @property
+    def slots(self) -> int:
+        """How many finished trials are wanted."""
+        return self._plan.slots
+
+    @property
+    def stopped(self) -> str:
+        """Why the study ends before its last slot, "" while it goes on. A raised search.timeout lets it go on."""
+        if not self._plan.is_pruned:  # confirming fits are few and decided on: they are run in any case
+            return ""
+        stored = self._attributes()
+        early = str(stored.get("stopped", "")) if self._search.stop_early else ""
+        return early or spent(float(stored.get("spent", 0.0)), self._search.timeout)
+
+    @property
+    def spent_seconds(self) -> float:
+        """Seconds that searches of this study took so far, over all interruptions."""
+        return float(self._attributes().get("spent", 0.0))
+
     def results(self) -> list[TrialResult]:
-        """Finished trials of slots below `trials`, by slot."""
-        found = [self._result(t) for t in self._study.get_trials(deepcopy=False) if self._is_finished(t)]
-        return sorted((r for r in found if r.slot < self._config.trials), key=lambda r: r.slot)
+        """Finished trials of the plan's slots, by slot."""
+        found = [self._result(t) for t in self._trials() if _is_finished(t)]
+        return sorted((r for r in found if r.slot < self._plan.slots), key=lambda r: r.slot)
 
     def open_slots(self) -> list[int]:
-        """Slots that still owe a finished trial."""
+        """Slots that still owe a finished trial; none once the search was stopped early."""
+        if self.stopped:
+            return []
         done = {r.slot for r in self.results()}
-        return [s for s in range(self._config.trials) if s not in done]
+        return [s for s in range(self._plan.slots) if s not in done]
 
-    def ask(self, slot: int) -> Slot:
-        """Start `slot`, or adopt its interrupted trial. Raises BusyError when a living owner holds it."""
-        self._study.sampler = optuna.samplers.TPESampler(seed=slot_seed(self._training.seed, slot))
-        trial = self._adopt(slot) or self._fresh(slot)
-        self._live[slot] = (trial, 0.0)
-        self.renew(slot)
-        params = {k: trial.params[k] for k in self._distributions}
-        return Slot(slot=slot, number=trial.number, params=params, seed=slot_seed(self._training.seed, slot))
+    def claim(self) -> Slot | None:
+        """Begin the lowest slot that nobody holds; None when every open one is held. Safe in threads and machines."""
+        return self.storage.call(self._claim)
 
-    def renew(self, slot: int) -> None:
-        """Renew the owner's lease, at most every 5 s."""
+    def _claim(self) -> Slot | None:
+        with self._guard, self.storage.lock(self.name):
+            self._bury()
+            running = self._running()
+            for slot in self.open_slots():
+                trial = running.get(slot)
+                if trial is None:
+                    return self._begin(slot, self._fresh(slot), is_adopted=False)
+                if not self._is_held(trial):
+                    return self._begin(slot, optuna.Trial(self._study, trial._trial_id), is_adopted=True)
+        return None
+
+    def held(self) -> dict[int, str]:
+        """Slots that a living owner works on, and who."""
+        running = {s: t.user_attrs["lease"] for s, t in self._running().items() if self._is_held(t)}
+        return {slot: f"process {lease['pid']} on {lease['host']}" for slot, lease in sorted(running.items())}
+
+    def renew(self, slot: int, **facts: Any) -> None:
+        """Renew the lease of a claimed slot, at most every 5 s. Raises LeaseLost when another owner took it over."""
         trial, last = self._live[slot]
-        if time.time() - last >= LEASE_SECONDS:
-            lease = {"host": socket.gethostname(), "pid": os.getpid(), "owner": self._owner, "at": time.time()}
-            trial.set_user_attr("lease", lease)
-            self._live[slot] = (trial, time.time())
+        if time.monotonic() - last < LEASE_SECONDS:
+            return
+        self._require_own(slot, trial)
+        self.storage.call(trial.set_user_attr, "lease", self.owner.lease(**facts))
+        self._live[slot] = (trial, time.monotonic())
 
     def report(self, slot: int, fraction: float, score: float) -> bool:
         """Report the validation score at progress `fraction`; True means: stop, the trial is pruned."""
+        if self._measure or not self._plan.is_pruned:
+            return False
         trial, _ = self._live[slot]
-        trial.report(score, step=round(100 * fraction))
-        return bool(trial.should_prune())
+        self.storage.call(trial.report, score, step=round(100 * fraction))
+        return bool(self.storage.call(trial.should_prune))
 
-    def tell(self, slot: int, result: dict[str, Any]) -> TrialResult:
-        """Finish `slot` with a training result (`TrainingResult` as a dict)."""
-        trial, _ = self._live.pop(slot)
-        trial.set_user_attr("result", result)
-        complete = result["state"] == "complete"
-        if complete:
-            self._study.tell(trial.number, result["score"], skip_if_finished=True)
-        else:
-            trial.set_user_attr("reason", result["reason"])
-            self._study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+    def tell(self, slot: int, result: Mapping[str, Any]) -> TrialResult:
+        """Finish a claimed slot with a training result (`TrainingResult` as a mapping, state also "fail").
+
+        Raises LeaseLost when another owner took the slot over.
+        """
+        self.storage.call(self._tell, slot, result)
         return next(r for r in self.results() if r.slot == slot)
 
-    def best(self) -> TrialResult | None:
-        """Highest score; ties by lower log loss, then by lower slot. None when no trial completed."""
-        done = [r for r in self.results() if r.state == "complete" and r.score is not None]
-        return max(done, key=lambda r: (r.score, -(r.log_loss or 0.0), -r.slot), default=None)
+    def _tell(self, slot: int, result: Mapping[str, Any]) -> None:
+        with self._guard, self.storage.lock(self.name):
+            trial, _ = self._live[slot]
+            now = self._require_own(slot, trial)
+            if now.state == TrialState.RUNNING:  # else an earlier attempt was told and its answer was lost
+                trial.set_user_attr("result", dict(result))
+                if result["state"] == "complete":
+                    values = [result["score"], result[_FIELDS[self._measure]]] if self._measure else result["score"]
+                    self._study.tell(trial.number, values)
+                else:
+                    trial.set_user_attr("reason", result["reason"] or "no reason given")
+                    state = TrialState.FAIL if result["state"] == "fail" else TrialState.PRUNED
+                    self._study.tell(trial.number, state=state)
+            del self._live[slot]
+
+    def release(self, slot: int) -> None:
+        """Give a claimed slot back unfinished: whoever claims it next continues it."""
+        trial, _ = self._live.pop(slot)
+        self.storage.call(trial.set_user_attr, "lease", self.owner.lease(released=True))
+
+    def spend(self, seconds: float, rows: int) -> str:
+        """Add time spent; stop the study when there is no time or nothing left to gain. The reason, "" to go on.
+
+        rows: validation rows, for the noise of a score.
+        """
+        return self.storage.call(self._spend, seconds, rows)
+
+    def _spend(self, seconds: float, rows: int) -> str:
+        with self._guard, self.storage.lock(self.name):
+            self._study.set_user_attr("spent", self.spent_seconds + seconds)
+            if not self.stopped and self._may_stop_early():
+                completed = [t for t in self._trials() if t.state == TrialState.COMPLETE]
+                if reason := exhausted(completed, rows, self._seed):
+                    self._study.set_user_attr("stopped", reason)
+            return self.stopped
+
+    def crown(self, params: Mapping[str, Any]) -> None:
+        """Store the winner's parameters: the next study of this configuration's name begins with them."""
+        self.storage.call(self._study.set_user_attr, "winner", dict(params))
+
+    def _may_stop_early(self) -> bool:
+        metric = self._config.evaluation.metric
+        return self._search.stop_early and not self._measure and metric != "log_loss" and len(self.open_slots()) > 0
+
+    def _locked_open(self, name: str, plan: StudyPlan | None, must_exist: bool) -> tuple[optuna.Study, StudyPlan]:
+        with self.storage.lock(name):
+            study = self._open(name, must_exist)
+            return study, plan or self._first_plan(study)
+
+    def _open(self, name: str, must_exist: bool) -> optuna.Study:
+        known = optuna.get_all_study_names(storage=self.storage.optuna)
+        if must_exist and name not in known:
+            near = [n for n in known if n.startswith(f"{self._config.name}-")] or ["none"]
+            raise InputError(
+                f"no study {name} in {self.storage.shown}: start `bertft search` there first. Its name holds a hash of "
+                f"space, settings, rows and encoder, which must be equal on both sides; of this name: {', '.join(near)}"
+            )
+        directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"] if self._measure else ["maximize"]
+        return optuna.create_study(
+            storage=self.storage.optuna, study_name=name, load_if_exists=True, directions=directions,
+            pruner=pruner_for(self._search.trials),
+        )  # fmt: skip
+
+    def _first_plan(self, study: optuna.Study) -> StudyPlan:
+        """Configured values first, then last night's winner; decided once and stored with the study."""
+        stored = study.user_attrs.get("first")
+        if stored is None:
+            wanted = [defaults_inside(self._search, self._config), self._last_winner(study.study_name)]
+            stored = [v for i, v in enumerate(wanted) if v is not None and v not in wanted[:i]]
+            study.set_user_attr("name", self._config.name)
+            study.set_user_attr("first", stored)
+        trials = self._search.trials
+        return StudyPlan(slots=trials, seeds=tuple(slot_seed(self._seed, s) for s in range(trials)), first=tuple(stored))
+
+    def _last_winner(self, but: str) -> dict[str, Any] | None:
+        summaries = optuna.get_all_study_summaries(storage=self.storage.optuna)
+        kept = [
+            s for s in summaries
+            if s.user_attrs.get("name") == self._config.name and "winner" in s.user_attrs and s.study_name != but
+        ]  # fmt: skip
+        last = max(kept, key=lambda s: s.datetime_start.timestamp() if s.datetime_start else 0.0, default=None)
+        return values_inside(self._search, last.user_attrs["winner"]) if last else None
 
     def _fresh(self, slot: int) -> optuna.Trial:
-        values = defaults_inside(self._config, self._training) if slot == 0 else None
-        if values:
-            self._study.enqueue_trial(values, user_attrs={"slot": 0}, skip_if_exists=True)
-        trial = self._study.ask(fixed_distributions=self._distributions)
+        """A new trial with its parameters; the lease, written last, tells a complete one from one that died here."""
+        given = self._plan.first[slot] if slot < len(self._plan.first) else None
+        if given is not None:
+            self._study.enqueue_trial(dict(given), user_attrs={"slot": slot})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            seed = slot_seed(self._seed, slot)
+            self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+        trial = self._study.ask()
+        suggest(trial, self._search)
         trial.set_user_attr("slot", slot)
         return trial
 
-    def _adopt(self, slot: int) -> optuna.Trial | None:
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            lease = frozen.user_attrs.get("lease", {})
-            if lease and _is_alive(lease):
-                if frozen.user_attrs.get("slot") == slot:
-                    raise BusyError(f"trial {slot} is held by process {lease['pid']} on {lease['host']}: wait for it")
-                continue
-            if set(frozen.params) != set(self._distributions) or "slot" not in frozen.user_attrs:
-                self._study.tell(frozen.number, state=TrialState.FAIL)  # died before it had parameters
-            elif frozen.user_attrs["slot"] == slot:
-                return optuna.Trial(self._study, frozen._trial_id)
-        return None
+    def _begin(self, slot: int, trial: optuna.Trial, *, is_adopted: bool) -> Slot:
+        trial.set_user_attr("lease", self.owner.lease(fraction=0.0))
+        self._live[slot] = (trial, time.monotonic())
+        seed = self._plan.seeds[slot]
+        return Slot(slot=slot, number=trial.number, params=dict(trial.params), seed=seed, is_adopted=is_adopted)
 
-    @staticmethod
-    def _is_finished(trial: optuna.trial.FrozenTrial) -> bool:
-        if "slot" not in trial.user_attrs:
-            return False
-        told = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        return told or (trial.state == TrialState.FAIL and "reason" in trial.user_attrs)
+    def _running(self) -> dict[int, FrozenTrial]:
+        """Running trials by slot."""
+        found = self._trials(TrialState.RUNNING)
+        return {int(t.user_attrs["slot"]): t for t in found if "lease" in t.user_attrs}
 
-    @staticmethod
-    def _result(trial: optuna.trial.FrozenTrial) -> TrialResult:
-        stored = trial.user_attrs.get("result", {})
+    def _bury(self) -> None:
+        """End what died while it was asked for (no lease yet; nobody else asks now: the lock is held).
+
+        Once the study is stopped, also what its dead owner will never finish.
+        """
+        is_over = bool(self.stopped)
+        for trial in self._trials(TrialState.RUNNING, TrialState.WAITING):
+            if "lease" not in trial.user_attrs or (is_over and not self._is_held(trial)):
+                self.storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def _is_held(self, trial: FrozenTrial) -> bool:
+        lease = trial.user_attrs["lease"]
+        if lease["token"] == self.owner.token:
+            return int(trial.user_attrs["slot"]) in self._live
+        return self._watch.is_held(trial.number, lease)
+
+    def _require_own(self, slot: int, trial: optuna.Trial) -> FrozenTrial:
+        """The trial as stored. Raises LeaseLost when its lease is another owner's."""
+        now: FrozenTrial = self.storage.call(self.storage.optuna.get_trial, trial._trial_id)
+        lease = now.user_attrs["lease"]
+        if lease["token"] != self.owner.token:
+            self._live.pop(slot, None)
+            raise LeaseLost(f"trial {slot} was taken over by process {lease['pid']} on {lease['host']}")
+        return now
+
+    def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
+        found: list[FrozenTrial] = self.storage.call(self._study.get_trials, deepcopy=False, states=states or None)
+        return found
+
+    def _attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.storage.call(lambda: self._study.user_attrs)
+        return found
+
+    def _result(self, trial: FrozenTrial) -> TrialResult:
+        stored, slot = trial.user_attrs.get("result", {}), int(trial.user_attrs["slot"])
+        began, ended = trial.datetime_start, trial.datetime_complete
         return TrialResult(
-            slot=trial.user_attrs["slot"],
+            slot=slot,
             number=trial.number,
             state=trial.state.name.lower(),
             reason=trial.user_attrs.get("reason", ""),
             params=dict(trial.params),
             score=stored.get("score"),
             log_loss=stored.get("log_loss"),
-            seconds=float(stored.get("seconds", 0.0)),
+            seconds=float(stored.get("seconds") or 0.0),
             history=tuple(stored.get("history", ())),
             rungs=tuple((float(f), float(v)) for f, v in stored.get("rungs", ())),
+            depth=stored.get("depth"),
+            seed=self._plan.seeds[slot] if slot < self._plan.slots else 0,
+            host=trial.user_attrs.get("lease", {}).get("host", ""),
+            started=began.timestamp() if began else 0.0,
+            finished=ended.timestamp() if ended else 0.0,
+            latency_ms=stored.get("latency_ms"),
+            size_bytes=stored.get("size_bytes"),
         )
 
 
-def _is_alive(lease: dict[str, Any]) -> bool:
-    if lease["pid"] == os.getpid() and lease["host"] == socket.gethostname():
-        return False  # our own earlier attempt in this process
-    if lease["host"] == socket.gethostname():
-        try:
-            os.kill(int(lease["pid"]), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass
-    return time.time() - float(lease["at"]) < STALE_SECONDS
+_FIELDS = {"latency": "latency_ms", "size": "size_bytes"}
 
 
-def run_slot(study: SearchStudy, slot: int, fit: Callable[[Slot, Callable[[float, float], bool]], Any]) -> TrialResult:
-    """Ask, fit with pruning at the rungs, tell. `fit(slot, on_rung)` returns a TrainingResult.
-
-    An exception of `fit` leaves the trial RUNNING: the next command adopts it with its parameters.
-    """
-    asked = study.ask(slot)
-    try:
-        result = asdict(fit(asked, lambda fraction, score: study.report(slot, fraction, score)))
-    except TrialPruned as stop:  # diverged, out of memory or timed out: an answer, not an accident
-        result = {"state": "pruned", "reason": stop.reason}
-    return study.tell(slot, result)
+def _is_finished(trial: FrozenTrial) -> bool:
+    if "slot" not in trial.user_attrs:
+        return False
+    return trial.state in _DONE or (trial.state == TrialState.FAIL and "reason" in trial.user_attrs)

@@ -35,7 +35,9 @@ class Trainer:
     MachineSettings(precision='float32', device='cpu', threads=2, float32_step=None, bfloat16_step=None)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: int | None = None) -> None:
+        """gpu: the only device that the process sees, by its number on this machine; None: all."""
+        self._gpu = gpu
         self._process: subprocess.Popen[str] | None = None
         self._stderr: IO[bytes] | None = None
 
@@ -188,7 +190,7 @@ class Trainer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=_environment(),
+            env=_environment(self._gpu),
             text=True,
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C reaches the parent alone, which closes the pipe
@@ -216,16 +218,19 @@ class Trainer:
         tail = self._stderr.read().decode("utf-8", "replace")[-_TAIL:].strip()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         hint = " (signal 9 is often the kernel's out-of-memory killer: lower training.batch_size)" if code == -9 else ""
-        return TrainerDied(f"the trainer process ended {how}{hint}: run the command again to resume. {tail}".strip())
+        text = f"the trainer process ended {how}{hint}: run the command again to resume. {tail}".strip()
+        return TrainerDied(text, signal=max(-code, 0))
 
 
-def _environment() -> dict[str, str]:
+def _environment(gpu: int | None) -> dict[str, str]:
     root = str(Path(errors.__file__).resolve().parent.parent)
     values = {
         "GOMP_SPINCOUNT": "10000",  # threads that spin for long slow a shared machine; this costs an idle one nothing
         **os.environ,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }  # deterministic matrix products on CUDA need it
+    if gpu is not None:
+        values["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if root not in {str(Path(p).resolve()) for p in site.getsitepackages()}:
         values["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     return values

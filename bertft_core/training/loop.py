@@ -31,7 +31,8 @@ from bertft_core.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from bertft_core.training.losses import ValidationScores, classification_loss, validation_scores
+from bertft_core.training.cost import one_row_milliseconds, weight_bytes
+from bertft_core.training.losses import ValidationScores, class_weights, classification_loss, validation_scores
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
 from bertft_core.training.scoring import forward, padding, pick_device, predict_logits, runtime, score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
@@ -63,6 +64,7 @@ class _Fit:
     train: TokenArrays
     validation: TokenArrays
     rows: np.ndarray[Any, Any]
+    class_weights: torch.Tensor | None
     on_progress: OnProgress | None
     on_rung: OnRung | None
     padding: dict[str, Any]
@@ -101,6 +103,7 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
         return finished
     with _memory_faults(), runtime(spec.threads, [0] if spec.device == "cuda" else None):
         run = _prepare(spec, key, on_progress, on_rung)
+        _beat(run, {}, is_forced=True)  # says where it goes on from
         reason = _train(run)
         result = _finish(run, reason)
     write_json(output / "result.json", {"key": key, "result": result.to_json()})
@@ -117,6 +120,8 @@ def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None
     if stored["key"] != key:
         return None
     result = TrainingResult.from_json(stored["result"])
+    if spec.measure_latency and result.latency_ms is None:
+        return None
     has_model = not spec.keep_model or (Path(result.model_dir) / "model.safetensors").is_file()
     return result if has_model or result.state == "pruned" else None
 
@@ -147,6 +152,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     rates = layer_rates(len(layers.layers), spec.lr, spec.alpha)
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
     schedule = UnfreezeSchedule.named(spec.unfreezing, len(layers.layers))
+    rows = sample_rows(train, spec.rows)
     run = _Fit(
         spec=spec,
         key=key,
@@ -158,7 +164,8 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         schedule=schedule,
         train=train,
         validation=validation,
-        rows=sample_rows(train, spec.rows),
+        rows=rows,
+        class_weights=_class_weights(spec, train, rows, device),
         on_progress=on_progress,
         on_rung=on_rung,
         padding=padding(model),
@@ -169,6 +176,14 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         set_depth(model, layers, restored.depth)
     run.next_checkpoint = time.monotonic() + spec.checkpoint_seconds
     return run
+
+
+def _class_weights(
+    spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device
+) -> torch.Tensor | None:
+    targets = train.labels if train.weights is None else train.weights
+    weights = class_weights(spec.class_weights, targets[rows], len(spec.classes))
+    return None if weights is None else torch.from_numpy(weights).to(device)
 
 
 def _train(run: _Fit) -> str:
@@ -198,7 +213,8 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     batch = pad_batch(run.train, rows, **run.padding)
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
         logits = forward(run.model, batch, run.device)
-    loss = classification_loss(logits, torch.from_numpy(np.array(batch[3])).to(run.device))
+    targets = torch.from_numpy(np.array(batch[3])).to(run.device)
+    loss = classification_loss(logits, targets, run.class_weights, spec.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm)
@@ -320,6 +336,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
     if run.spec.keep_model and not reason:
         run.model.load_state_dict(load_file(run.output / "best.safetensors"))
         folder = str(save_classifier(run.model, run.spec.pretrained, run.output / "model", run.spec.classes))
+    latency = one_row_milliseconds(run.model, run.validation, run.device) if run.spec.measure_latency else None
     return TrainingResult(
         state="pruned" if reason else "complete",
         reason=reason,
@@ -332,4 +349,6 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         weights_digest=digest,
         model_dir=folder,
         seconds=run.seconds(),
+        latency_ms=latency,
+        size_bytes=weight_bytes(run.model),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,37 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 
-def classification_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy in nats, in float32: targets are labels [n] or class weights [n, C] (soft)."""
-    return functional.cross_entropy(logits.float(), targets)
+def class_weights(mode: str, targets: NDArray[Any], n_classes: int) -> NDArray[np.float32] | None:
+    """Weight [C] of each class in the loss, None for mode none; their mean over the rows of ``targets`` is 1.
+
+    balanced: n / (C * n_c), n_c rows of class c of the C classes that occur; sqrt: its root, scaled. ``targets``
+    are labels [n] or shares [n, C] (soft: n_c is the sum of the shares). A class that never occurs weighs 0.
+
+    >>> class_weights("balanced", np.array([0, 0, 0, 1]), 2).round(3).tolist()
+    [0.667, 2.0]
+    """
+    if mode == "none":
+        return None
+    counts = np.bincount(targets, minlength=n_classes) if targets.ndim == 1 else targets.sum(axis=0, dtype=np.float64)
+    inverse = np.divide(1.0, counts, out=np.zeros(n_classes), where=counts > 0)
+    raw = np.sqrt(inverse) if mode == "sqrt" else inverse
+    scaled: NDArray[np.float32] = (raw * counts.sum() / (raw * counts).sum()).astype(np.float32)
+    return scaled
+
+
+def classification_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Mean cross entropy in nats, in float32: targets are labels [n] or class weights [n, C] (soft).
+
+    ``weights`` [C] weigh each row by its class (soft: by the mean under its target). The sum is divided by the rows,
+    not by the batch's own weights as torch does, so that a row counts the same in every batch. ``smoothing`` e makes
+    the target (1 - e) * target + e / C (Szegedy et al. 2016, arXiv 1512.00567 section 7).
+    """
+    if weights is None:
+        return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+    rows = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+    return (rows * (weights[targets] if targets.ndim == 1 else targets @ weights)).mean()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +19,8 @@ class FitSpec:
     """One fit. ``tokens`` is a folder of <split>.arrow, ``output`` belongs to this fit alone.
 
     ``rows`` trains on that many rows (stratified, by content hash); ``keep_model`` leaves output/model.
-    ``checkpoint_seconds`` 0 writes a checkpoint after every step. Raises ConfigError on impossible values.
+    ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
+    at the end. Raises ConfigError on impossible values.
     """
 
     pretrained: str
@@ -37,6 +38,8 @@ class FitSpec:
     max_grad_norm: float = 1.0
     dropout: float | None = None
     attention_dropout: float = 0.0
+    class_weights: str = "none"
+    label_smoothing: float = 0.0
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -44,10 +47,12 @@ class FitSpec:
     rows: int | None = None
     keep_model: bool = True
     checkpoint_seconds: float = 20.0
+    measure_latency: bool = False
 
     def __post_init__(self) -> None:
         choices = (
             ("training.unfreezing", self.unfreezing, ("gradual", "none")),
+            ("training.class_weights", self.class_weights, ("none", "balanced", "sqrt")),
             ("training.precision", self.precision, ("float32", "bfloat16")),
             ("training.device", self.device, ("cpu", "cuda")),
             ("evaluation.metric", self.metric, METRICS),
@@ -62,6 +67,8 @@ class FitSpec:
             faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
         if not 0 <= self.warmup_fraction < 1:
             faults.append(f"training.warmup_fraction must lie in [0, 1), was {self.warmup_fraction}")
+        if not 0 <= self.label_smoothing < 1:
+            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         if not self.max_grad_norm > 0:
             faults.append(f"training.max_grad_norm must be above 0, was {self.max_grad_norm}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -81,7 +88,7 @@ class FitSpec:
     def key(self) -> str:
         """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
         value = self.to_json()
-        for name in ("output", "checkpoint_seconds", "tokens", "pretrained"):
+        for name in ("output", "checkpoint_seconds", "measure_latency", "tokens", "pretrained"):
             value.pop(name)
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
@@ -91,13 +98,17 @@ class FitSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSettings:
-    """What `auto` means on one machine. *_step: seconds of the training step that was timed, None where none was."""
+    """What `auto` means on one machine. *_step: seconds of the training step that was timed, None where none was.
+
+    gpus: devices that trainers may be spread over, 0 on a CPU.
+    """
 
     precision: str
     device: str
     threads: int
     float32_step: float | None = None
     bfloat16_step: float | None = None
+    gpus: int = 0
 
     def __str__(self) -> str:
         timed = ""
@@ -135,7 +146,8 @@ class TrainingResult:
 
     ``score`` (higher is better) and ``log_loss`` are the best epoch's on validation; of a pruned fit without
     a finished epoch, the last rung's. ``rungs`` holds (fraction, score). ``model_dir`` is "" without a kept
-    model.
+    model. ``latency_ms`` (`cost.one_row_milliseconds`) is None where it was not asked for, ``size_bytes``
+    (`cost.weight_bytes`) only in results of older versions.
     """
 
     state: str
@@ -149,6 +161,8 @@ class TrainingResult:
     weights_digest: str
     model_dir: str
     seconds: float
+    latency_ms: float | None = None
+    size_bytes: int | None = None
 
     def __str__(self) -> str:
         where = f"epoch {self.best_epoch}, {self.steps} steps, {self.seconds:.0f} s"
@@ -161,7 +175,7 @@ class TrainingResult:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Inverse of `to_json` (and of dataclasses.asdict)."""
-        known = {f.name: value[f.name] for f in fields(cls)}
+        known = {f.name: value[f.name] for f in fields(cls) if f.name in value or f.default is MISSING}
         known["history"] = tuple(EpochResult(**h) for h in value["history"])
         known["rungs"] = tuple((float(a), float(b)) for a, b in value["rungs"])
         return cls(**known)

@@ -103,7 +103,8 @@ def resolve(pretrained: str, precision: str, device: str, threads: int | None) -
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"training.precision must be auto, float32 or bfloat16, was {precision!r}")
     steps = {f"{kind}_step": value for kind, value in seconds.items()}
-    return MachineSettings(precision=precision, device=name, threads=count, **steps)
+    gpus = torch.cuda.device_count() if name == "cuda" else 0
+    return MachineSettings(precision=precision, device=name, threads=count, gpus=gpus, **steps)
 
 
 def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +188,8 @@ def main() -> None:
             wire.send("result", value=_COMMANDS[message["cmd"]](wire, message))
         except BertftError as fault:
             wire.send("error", kind=type(fault).__name__, message=str(fault), trace="")
+        except MemoryError as fault:  # outside of a fit's own steps, such as an import
+            wire.send("error", kind="TrialPruned", message=f"oom: {fault or 'no memory left'}", trace="")
         except Exception as fault:  # the border of the process: everything must reach the parent
             wire.send("error", kind=type(fault).__name__, message=str(fault), trace=traceback.format_exc())
 

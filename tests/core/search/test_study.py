@@ -1,97 +1,232 @@
 import multiprocessing
 import os
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bertft_core.config import SearchConfig, TrainingConfig
-from bertft_core.errors import BertftError, TrialPruned
-from bertft_core.search.study import SearchStudy, run_slot
+from bertft_core.config import RunConfig, parse_config
+from bertft_core.errors import InputError, LeaseLost
+from bertft_core.search.lease import Owner
+from bertft_core.search.storage import open_storage
+from bertft_core.search.study import SearchStudy, Slot, slot_seed
 from bertft_core.training.spec import TrainingResult
 
-CONFIG = SearchConfig(trials=6)
-TRAINING = TrainingConfig(lr=3e-5, alpha=0.9)
+
+def _config(**search: Any) -> RunConfig:
+    tree = {
+        "name": "n", "data": {"source": "x.csv"}, "model": {"pretrained": "m"},
+        "training": {"lr": 3e-5, "alpha": 0.9}, "search": {"trials": 6, **search},
+    }  # fmt: skip
+    return parse_config(tree, Path("."))
 
 
-def _study(folder: Path) -> SearchStudy:
-    return SearchStudy(folder / "s.db", "study", CONFIG, TRAINING)
+def _study(folder: Path, owner: Owner | None = None, name: str = "n-study", **search: Any) -> SearchStudy:
+    return SearchStudy(open_storage(None, folder), name, _config(**search), owner)
 
 
-def _result(score: float) -> TrainingResult:
-    return TrainingResult(
+def _result(score: float, **others: Any) -> dict[str, Any]:
+    result = TrainingResult(
         state="complete", reason="", score=score, log_loss=1 - score, best_epoch=1, steps=1, history=(), rungs=(),
         weights_digest="", model_dir="", seconds=1.0,
     )  # fmt: skip
+    return {**asdict(result), **others}
 
 
-def _score(params: dict[str, float]) -> float:
-    return 1 - abs(params["alpha"] - 0.9) - params["lr"]
+def _claim(study: SearchStudy) -> Slot:
+    slot = study.claim()
+    assert slot is not None
+    return slot
 
 
-def _run_all(study: SearchStudy) -> list[dict[str, float]]:
-    for slot in study.open_slots():
-        run_slot(study, slot, lambda asked, rung: _result(_score(asked.params)))
+def _score(params: dict[str, Any]) -> float:
+    return float(1 - abs(params["alpha"] - 0.9) - params["lr"])
+
+
+def _run_all(study: SearchStudy) -> list[dict[str, Any]]:
+    while (slot := study.claim()) is not None:
+        study.tell(slot.slot, _result(_score(slot.params)))
     return [r.params for r in study.results()]
 
 
 def _die_in_slot_two(folder: Path) -> None:
     study = _study(folder)
-
-    def fit(asked, rung):  # type: ignore[no-untyped-def]
-        if asked.slot == 2:
+    while (slot := study.claim()) is not None:
+        if slot.slot == 2:
             os.kill(os.getpid(), 9)
-        return _result(_score(asked.params))
+        study.tell(slot.slot, _result(_score(slot.params)))
 
-    for slot in study.open_slots():
-        run_slot(study, slot, fit)
+
+def _elsewhere(target: Any, *given: Any) -> int | None:
+    process = multiprocessing.get_context("fork").Process(target=target, args=given)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def test_slot_zero_has_the_configured_values(tmp_path: Path) -> None:
-    assert _study(tmp_path).ask(0).params == {"alpha": 0.9, "batch_size": 16, "epochs": 3, "lr": 3e-5}
+    assert _claim(_study(tmp_path)).params == {"alpha": 0.9, "batch_size": 16, "epochs": 3, "lr": 3e-5}
 
 
 def test_killed_search_ends_with_the_parameters_of_an_undisturbed_one(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     undisturbed = _run_all(_study(tmp_path / "a"))
-    process = multiprocessing.get_context("fork").Process(target=_die_in_slot_two, args=(tmp_path / "b",))
-    process.start()
-    process.join()
-    assert process.exitcode == -9
+    assert _elsewhere(_die_in_slot_two, tmp_path / "b") == -9
     resumed = _study(tmp_path / "b")
     assert resumed.open_slots() == [2, 3, 4, 5]
     assert _run_all(resumed) == undisturbed
 
 
+def test_adopted_slot_says_that_somebody_began_it(tmp_path: Path) -> None:
+    _elsewhere(_die_in_slot_two, tmp_path)
+    slot = _claim(_study(tmp_path))
+    assert (slot.slot, slot.is_adopted) == (2, True)
+
+
 def test_pruned_trial_is_finished_with_its_reason(tmp_path: Path) -> None:
-    def fit(asked, rung):  # type: ignore[no-untyped-def]
-        raise TrialPruned("nonfinite loss at step 3")
-
     study = _study(tmp_path)
-    result = run_slot(study, 1, fit)
-    assert (result.state, result.reason) == ("pruned", "nonfinite loss at step 3")
-    assert 1 not in study.open_slots() and study.best() is None
+    slot = _claim(study)
+    told = study.tell(slot.slot, {"state": "pruned", "reason": "nonfinite loss at step 3"})
+    assert (told.state, told.reason) == ("pruned", "nonfinite loss at step 3")
+    assert 0 not in study.open_slots()
 
 
-def test_programming_error_leaves_the_slot_open(tmp_path: Path) -> None:
-    def fit(asked, rung):  # type: ignore[no-untyped-def]
-        raise BertftError("bug")
-
+def test_failed_trial_is_finished_with_its_reason(tmp_path: Path) -> None:
     study = _study(tmp_path)
-    with pytest.raises(BertftError):
-        run_slot(study, 1, fit)
-    params = study.ask(1).params
-    assert 1 in study.open_slots() and _study(tmp_path).ask(1).params == params
+    told = study.tell(_claim(study).slot, {"state": "fail", "reason": "killed by signal 11 twice"})
+    assert (told.state, told.reason) == ("fail", "killed by signal 11 twice")
+    assert 0 not in study.open_slots()
 
 
-def test_bad_trial_is_pruned_at_a_rung(tmp_path: Path) -> None:
+def test_released_slot_is_continued_with_its_parameters(tmp_path: Path) -> None:
     study = _study(tmp_path)
-    stops = []
-    for slot in range(6):
-        value = 0.1 if slot == 5 else 0.9
+    study.tell(_claim(study).slot, _result(0.5))
+    params = _claim(study).params
+    study.release(1)
+    again = _claim(_study(tmp_path))
+    assert (again.slot, again.params, again.is_adopted) == (1, params, True)
 
-        def fit(asked, rung, value=value):  # type: ignore[no-untyped-def]
-            stops.append(rung(0.25, value))
-            return _result(value)
 
-        run_slot(study, slot, fit)
+def test_two_coordinators_claim_different_slots(tmp_path: Path) -> None:
+    one, other = _study(tmp_path), _study(tmp_path)
+    claimed = [_claim(study).slot for study in (one, other, one, other)]
+    assert claimed == [0, 1, 2, 3]
+
+
+def test_nothing_is_claimed_when_others_hold_all_open_slots(tmp_path: Path) -> None:
+    one, other = _study(tmp_path, trials=2), _study(tmp_path, trials=2)
+    _claim(one), _claim(one)
+    assert other.claim() is None
+    assert set(other.held()) == {0, 1}
+
+
+def test_trial_of_another_host_is_taken_over_when_its_lease_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.3)
+    far = _study(tmp_path, Owner(host="elsewhere", pid=1, began=1), trials=1)
+    _claim(far)
+    here = _study(tmp_path, trials=1)
+    assert here.claim() is None
+    time.sleep(0.4)
+    assert _claim(here).slot == 0
+
+
+def test_owner_that_was_taken_over_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.0)
+    far = _study(tmp_path, Owner(host="elsewhere", pid=1, began=1), trials=1)
+    _claim(far)
+    here = _study(tmp_path, trials=1)
+    here.claim()
+    assert _claim(here).slot == 0
+    with pytest.raises(LeaseLost):
+        far.tell(0, _result(0.1))
+    assert here.tell(0, _result(0.9)).score == 0.9
+
+
+def test_pid_of_another_process_with_the_same_number_is_not_the_owner(tmp_path: Path) -> None:
+    reused = Owner(pid=os.getpid(), began=1)
+    _claim(_study(tmp_path, reused, trials=1))
+    assert _claim(_study(tmp_path, trials=1)).is_adopted
+
+
+def test_trial_that_died_while_it_was_asked_for_leaves_its_slot_open(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    study._study.enqueue_trial({"lr": 1e-5}, user_attrs={"slot": 0})
+    study._study.ask()
+    slot = _claim(study)
+    assert (slot.slot, slot.is_adopted, slot.params["lr"]) == (0, False, 3e-5)
+
+
+def test_seed_of_a_slot_is_the_same_after_a_failed_trial_before_it(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    study.tell(_claim(study).slot, {"state": "fail", "reason": "why"})
+    assert _claim(study).seed == slot_seed(13, 1)
+
+
+def test_last_winner_is_the_second_trial_of_the_next_study(tmp_path: Path) -> None:
+    winner = {"lr": 2.5e-5, "alpha": 0.85, "batch_size": 32, "epochs": 2}
+    last = _study(tmp_path, name="n-last-night")
+    _claim(last)
+    last.crown(winner)
+    tonight = _study(tmp_path)
+    assert [_claim(tonight).params for _ in range(2)][1] == winner
+
+
+def test_last_winner_outside_the_space_is_left_out(tmp_path: Path) -> None:
+    last = _study(tmp_path, name="n-last-night")
+    _claim(last)
+    last.crown({"lr": 9e-3, "alpha": 0.85, "batch_size": 32, "epochs": 2})
+    tonight = _study(tmp_path)
+    assert [_claim(tonight).params for _ in range(2)][1]["lr"] <= 5e-5
+
+
+def test_more_trials_continue_the_study(tmp_path: Path) -> None:
+    _run_all(_study(tmp_path, trials=2))
+    assert _study(tmp_path, trials=3).open_slots() == [2]
+
+
+def test_spent_time_ends_the_study_and_a_raised_timeout_continues_it(tmp_path: Path) -> None:
+    study = _study(tmp_path, timeout=10)
+    assert study.spend(4, rows=100) == ""
+    assert study.spend(7, rows=100).startswith("search.timeout")
+    assert study.open_slots() == [] and study.claim() is None
+    assert _study(tmp_path, timeout=60).open_slots() == [0, 1, 2, 3, 4, 5]
+
+
+def test_joining_a_study_that_nobody_began_names_those_there_are(tmp_path: Path) -> None:
+    _study(tmp_path, name="n-other")
+    with pytest.raises(InputError, match=r"no study n-study .*n-other"):
+        SearchStudy(open_storage(None, tmp_path), "n-study", _config(), must_exist=True)
+
+
+def test_median_rule_prunes_a_bad_trial_below_nine_trials(tmp_path: Path) -> None:
+    study, stops = _study(tmp_path), []
+    for index in range(6):
+        slot = _claim(study)
+        value = 0.1 if index == 5 else 0.9
+        stops.append(study.report(slot.slot, 0.25, value))
+        study.tell(slot.slot, _result(value))
     assert stops == [False] * 5 + [True]
+
+
+def test_halving_prunes_the_worse_half_from_nine_trials(tmp_path: Path) -> None:
+    study, stops = _study(tmp_path, trials=9), []
+    for value in (0.5, 0.6, 0.7, 0.8, 0.65, 0.64, 0.9):
+        slot = _claim(study)
+        stops.append(study.report(slot.slot, 0.25, value))
+        study.tell(slot.slot, _result(value))
+    # the fifth is third of five (kept), the sixth fourth of six (given up), the seventh first
+    assert stops == [False, False, False, False, False, True, False]
+
+
+def test_second_objective_is_stored_and_prunes_nothing(tmp_path: Path) -> None:
+    space = {"lr": [1e-5, 3e-5], "tokenization.max_length": [64, 256]}
+    study = _study(tmp_path, space=space, second={"measure": "latency"})
+    slot = _claim(study)
+    assert study.report(slot.slot, 0.25, 0.0) is False
+    told = study.tell(slot.slot, _result(0.9, latency_ms=3.5))
+    assert (told.score, told.latency_ms) == (0.9, 3.5)
+    assert study._study.trials[0].values == [0.9, 3.5]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertft_core.data.tokenization import open_split
-from bertft_core.errors import ModelError, TrialPruned
+from bertft_core.errors import ConfigError, ModelError, TrialPruned
 from bertft_core.model.classifier import load_classifier, weights_digest
 from bertft_core.training.batching import epoch_batches, pad_batch
 from bertft_core.training.loop import fit
@@ -221,3 +221,15 @@ def test_weights_digest_is_that_of_the_saved_model(spec: Build) -> None:
 def test_result_survives_json(spec: Build) -> None:
     result = fit(spec())
     assert TrainingResult.from_json(result.to_json()) == result
+
+
+def test_fit_validation_loss_is_neither_weighted_nor_smoothed(spec: Build, tokens: Path) -> None:
+    result = fit(spec(class_weights="balanced", label_smoothing=0.3, unfreezing="none"))
+    p, labels = score(result.model_dir, tokens, "validation", threads=1), open_split(tokens, "validation").labels
+    assert -np.log(p[np.arange(len(labels)), labels]).mean() == pytest.approx(result.log_loss, abs=1e-6)
+
+
+@pytest.mark.parametrize(("key", "value"), [("class_weights", "equal"), ("label_smoothing", 1.0)])
+def test_fit_spec_impossible_loss_is_named(spec: Build, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"training.{key}"):
+        spec(**{key: value})

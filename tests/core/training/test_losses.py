@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from bertft_core.training.losses import classification_loss, validation_scores
+from bertft_core.training.losses import class_weights, classification_loss, validation_scores
 
 
 def test_classification_loss_one_hot_weights_equal_labels() -> None:
@@ -36,3 +36,66 @@ def test_validation_scores_soft_labels_use_the_weights() -> None:
     logits = np.zeros((1, 2), dtype=np.float32)
     scores = validation_scores(logits, np.array([0]), np.array([[0.5, 0.5]], dtype=np.float32))
     assert scores.log_loss == pytest.approx(math.log(2))
+
+
+LOGITS = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0], [math.log(3.0), 0.0]])  # p: 3/4 1/4, 1/2 1/2, 3/4 1/4
+
+
+def test_class_weights_balanced_by_hand() -> None:
+    weights = class_weights("balanced", np.array([0, 0, 0, 1]), 2)
+    assert weights == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
+
+
+def test_class_weights_sqrt_by_hand() -> None:
+    weights = class_weights("sqrt", np.array([0, 0, 0, 0, 1]), 2)
+    assert weights == pytest.approx([5 / 6, 10 / 6])  # 1/2 and 1, times 5 / (4 * 1/2 + 1)
+
+
+@pytest.mark.parametrize("mode", ["balanced", "sqrt"])
+@pytest.mark.parametrize("is_soft", [False, True])
+def test_class_weights_mean_over_the_rows_is_one(mode: str, is_soft: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(3, 500, p=[0.8, 0.15, 0.05])
+    shares = rng.dirichlet([5, 1, 0.3], 500)
+    weights = class_weights(mode, shares if is_soft else labels, 3)
+    assert weights is not None
+    assert (shares @ weights if is_soft else weights[labels]).mean() == pytest.approx(1, abs=1e-6)
+
+
+def test_class_weights_of_soft_labels_count_shares() -> None:
+    weights = class_weights("balanced", np.array([[0.5, 0.5], [1.0, 0.0]]), 2)
+    assert weights == pytest.approx([2 / (2 * 1.5), 2 / (2 * 0.5)])
+
+
+def test_class_weights_class_that_never_occurs_weighs_nothing() -> None:
+    assert class_weights("balanced", np.array([0, 0, 2, 2]), 3) == pytest.approx([1, 0, 1])
+
+
+def test_class_weights_none_leaves_the_loss_alone() -> None:
+    assert class_weights("none", np.array([0, 1]), 2) is None
+
+
+def test_classification_loss_weighted_by_hand() -> None:
+    loss = classification_loss(LOGITS, torch.tensor([0, 0, 1]), torch.tensor([0.5, 2.0]))
+    by_hand = (0.5 * math.log(4 / 3) + 0.5 * math.log(2) + 2 * math.log(4)) / 3
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_classification_loss_weights_a_row_the_same_in_every_batch() -> None:
+    labels, weights = torch.tensor([0, 0, 1]), torch.tensor([0.5, 2.0])
+    alone = [classification_loss(LOGITS[i : i + 1], labels[i : i + 1], weights).item() for i in range(3)]
+    assert classification_loss(LOGITS, labels, weights).item() == pytest.approx(sum(alone) / 3, rel=1e-6)
+
+
+def test_classification_loss_weights_soft_rows_by_their_expected_weight() -> None:
+    loss = classification_loss(LOGITS[:1], torch.tensor([[0.25, 0.75]]), torch.tensor([0.5, 2.0]))
+    by_hand = (0.25 * 0.5 + 0.75 * 2) * (0.25 * math.log(4 / 3) + 0.75 * math.log(4))
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("weight", [None, 2.0])
+def test_classification_loss_smoothed_by_hand(weight: float | None) -> None:
+    weights = None if weight is None else torch.tensor([weight, 1.0])
+    loss = classification_loss(LOGITS[:1], torch.tensor([0]), weights, smoothing=0.2)
+    by_hand = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)  # 0.8 + 0.2/2 and 0.2/2
+    assert loss.item() == pytest.approx((weight or 1) * by_hand, rel=1e-6)

@@ -1,0 +1,53 @@
+"""What a classifier costs whoever serves it: milliseconds for one row, bytes of its weights."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bertft_core.training.batching import pad_batch
+from bertft_core.training.scoring import forward, padding
+
+if TYPE_CHECKING:
+    from bertft_core.data.tokenization import TokenArrays
+
+_ROWS = 32
+_WARM_UP = 3
+
+
+def one_row_milliseconds(model: nn.Module, arrays: TokenArrays, device: torch.device) -> float:
+    """Median milliseconds of answering one row at a time, over 32 rows spread evenly over the lengths.
+
+    Rule: eval mode, inference mode, the weights' own type (float32, as saved models are served), the threads that
+    torch has now; three rows go before uncounted. From token ids to logits: tokenizing is left out. Other work on
+    the same cores is measured with it. The model is left in eval mode.
+    """
+    rows = _spread(np.diff(arrays.offsets))
+    model.eval()
+    with torch.inference_mode():
+        for row in rows[-_WARM_UP:]:  # the longest: they reserve the memory that the others need
+            _seconds(model, arrays, row, device)
+        return 1000 * float(np.median([_seconds(model, arrays, row, device) for row in rows]))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers that a saved model holds; a tensor with two names counts once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}.values())
+
+
+def _spread(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Up to 32 row numbers, shortest row first, at even steps through the rows sorted by length."""
+    order = np.argsort(lengths, kind="stable")
+    return order[np.unique(np.linspace(0, len(order) - 1, _ROWS).round().astype(np.int64))]
+
+
+def _seconds(model: nn.Module, arrays: TokenArrays, row: np.int64, device: torch.device) -> float:
+    batch = pad_batch(arrays, np.array([row]), **padding(model))
+    begun = time.perf_counter()
+    forward(model, batch, device).cpu()  # waits for a GPU
+    return time.perf_counter() - begun

@@ -1,0 +1,248 @@
+"""The trials of a search: the study of a configuration, one slot from claim to answer, the winner."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertft_core.config import RunConfig
+from bertft_core.data.tokenization import check_max_length
+from bertft_core.errors import InputError, LeaseLost, SearchStopped, TrainerDied, TrialPruned
+from bertft_core.fitting import Prepared, fit_spec, prepare_for
+from bertft_core.model.pretrained import resolve_pretrained
+from bertft_core.search.confirm import Verdict, confirm_slots, finalists, judge
+from bertft_core.search.effect import longest_text, require_effect
+from bertft_core.search.front import choose
+from bertft_core.search.lease import Owner
+from bertft_core.search.results import TrialResult
+from bertft_core.search.storage import open_storage
+from bertft_core.search.study import SearchStudy, Slot, StudyPlan, slot_seed, study_name
+from bertft_core.search_config import values_of
+from bertft_core.state import hash_json
+from bertft_core.training.spec import FitSpec, MachineSettings
+
+if TYPE_CHECKING:
+    from bertft_core.training.client import Trainer
+
+_LOGGER = logging.getLogger(__name__)
+_CHECKPOINT_SECONDS = 5.0  # a killed worker loses that much; the loop spends at most 5 % of a fit on checkpoints
+_KILLED = 9
+_ENCODER, _LENGTH = "model.pretrained", "tokenization.max_length"
+
+OnProgress = Callable[[float, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every trial of one coordinator shares. deadline: time.monotonic() at which the search's time is spent."""
+
+    config: RunConfig
+    prepared: Prepared
+    settings: MachineSettings
+    home: Path
+    deadline: float = float("inf")
+    is_stopped: Callable[[], bool] = lambda: False
+
+
+def share(settings: MachineSettings, workers: int) -> MachineSettings:
+    """The settings of one of `workers` trainers: an equal share of the threads, at least one."""
+    return replace(settings, threads=max(1, settings.threads // workers))
+
+
+def open_study(
+    config: RunConfig, prepared: Prepared, home: Path, owner: Owner | None = None, storage: str | None = None,
+    must_exist: bool = False,
+) -> SearchStudy | None:  # fmt: skip
+    """The study of this configuration, or None where nothing is to be searched.
+
+    storage: a URL that wins over search.storage. must_exist: raise InputError where nobody has begun it.
+    """
+    if config.search is None or config.search.trials == 0:
+        return None
+    encoders = require_possible(config, prepared, home)
+    name = study_name(config, prepared.dataset.fingerprint, encoders)
+    return SearchStudy(open_storage(storage or config.search.storage, home), name, config, owner, must_exist=must_exist)
+
+
+def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
+    """The fingerprint of the searched encoders, each of which can be read and is long enough.
+
+    Also every knob changes something on these rows. Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
+    """
+    assert config.search is not None, "the caller checked that there is a search"
+    space = config.search.space
+    longest_cut = max(values_of(space[_LENGTH])) if _LENGTH in space else config.tokenization.max_length
+    longest, fingerprints = {}, []
+    for encoder in values_of(space[_ENCODER]) if _ENCODER in space else [config.model.pretrained]:
+        chosen = config.with_values({_ENCODER: encoder})
+        check_max_length(resolve_pretrained(chosen), longest_cut)
+        found = prepare_for(config, chosen, prepared, home)
+        longest[encoder] = longest_text(found.tokens)
+        fingerprints.append(found.encoder)
+    require_effect(config, longest, prepared.dataset.report.class_counts["train"])
+    return hash_json(fingerprints) if len(fingerprints) > 1 else fingerprints[0]
+
+
+def open_confirmation(study: SearchStudy, config: RunConfig) -> SearchStudy | None:
+    """The study that runs the best trials again with further seeds; None where search.confirm is off."""
+    assert config.search is not None, "a study has a search"
+    plan, chosen = config.search.confirm_plan, _chosen(study, config)
+    if plan is None or len(chosen) < 2:
+        return None
+    slots = confirm_slots(chosen, plan.seeds)
+    seeds = tuple(slot_seed(config.training.seed, f"confirm-{index}") for _, index in slots)
+    given = tuple(trial.params for trial, _ in slots)
+    name = f"{study.name}-confirm-{hash_json([given, seeds])[:8]}"
+    fits = StudyPlan(slots=len(slots), seeds=seeds, first=given, is_pruned=False)
+    return SearchStudy(study.storage, name, config, study.owner, plan=fits)
+
+
+def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | None) -> Verdict:
+    """The winner of a finished search. Raises InputError when no trial completed."""
+    assert config.search is not None, "a study has a search"
+    results, second = study.results(), config.search.second
+    chosen = finalists(results, 1)
+    if not chosen:
+        reasons = "; ".join(sorted({r.reason for r in results if r.reason})) or "none given"
+        raise InputError(f"no trial of study {study.name} completed (reasons: {reasons}): widen or lower search.space")
+    if second is not None:
+        best = choose(results, second.measure, second.within) or chosen[0]
+        return Verdict(best=best, how=f"lowest {second.measure} within {second.within:g} of the best score")
+    if confirmation is None:
+        return Verdict(best=chosen[0], how="the best single score")
+    assert config.search.confirm_plan is not None, "a confirmation has a plan"
+    return judge(_chosen(study, config), config.search.confirm_plan.seeds, confirmation.results())
+
+
+def shown_values(config: RunConfig, best: TrialResult | None) -> dict[str, Any]:
+    """The values that the final fit uses: the winner's, and the paper's four in any case."""
+    values = {name: getattr(config.training, name) for name in ("lr", "batch_size", "epochs", "alpha")}
+    return {**values, **(best.params if best else {})}
+
+
+def document(found: Verdict) -> dict[str, Any]:
+    """The `search` part of the result document."""
+    confirmed = [
+        {"trial": c.trial.slot, "score": c.trial.score, "scores": list(c.scores), "mean": c.mean if c.scores else None}
+        for c in found.confirmations
+    ]
+    best = {"trial": found.best.slot, "score": found.best.score, "chosen_by": found.how}
+    return {**best, "optimism": found.optimism, "confirmed": confirmed}
+
+
+def _chosen(study: SearchStudy, config: RunConfig) -> list[TrialResult]:
+    plan = config.search.confirm_plan if config.search and config.search.second is None else None
+    return finalists(study.results(), plan.top) if plan else []
+
+
+def run_trial(
+    study: SearchStudy, slot: Slot, bench: Bench, trainer: Trainer, on_progress: OnProgress | None = None
+) -> TrialResult | None:
+    """Run a claimed slot to its end; None when another coordinator took it over meanwhile.
+
+    Diverged, out of memory and timed out are answers: the trial is pruned with the reason. A trainer that dies is
+    started again from the checkpoint; when it dies twice without getting further the trial ends, as pruned where
+    signal 9 points to the out-of-memory killer, else as failed. Any other fault gives the slot back and is raised.
+    """
+    folder = bench.home / "search" / study.name / f"trial-{slot.slot}"
+    folder.mkdir(parents=True, exist_ok=True)
+    follow = _Follower(study=study, slot=slot.slot, bench=bench, trainer=trainer, on_progress=on_progress)
+    try:
+        result = _fit(study, slot, bench, folder, trainer, follow)
+        told = study.tell(slot.slot, {"depth": follow.depth, **result})
+    except LeaseLost as lost:
+        _LOGGER.warning("%s", lost)
+        return None
+    except BaseException:
+        study.release(slot.slot)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    return told
+
+
+def _fit(
+    study: SearchStudy, slot: Slot, bench: Bench, folder: Path, trainer: Trainer, follow: _Follower
+) -> dict[str, Any]:
+    """The training result as a mapping."""
+    spec = _spec(slot, bench, folder, follow)
+    begun = -1
+    while True:
+        follow.first_step = None
+        try:
+            return asdict(trainer.fit(spec, follow, lambda fraction, score: study.report(slot.slot, fraction, score)))
+        except TrialPruned as stop:
+            trainer.close()  # out of memory: the next trial gets a fresh process
+            return follow.ended("pruned", stop.reason)
+        except TrainerDied as death:
+            if not death.signal:  # it ended by itself: a defect, not an accident
+                raise
+            if (follow.first_step or 0) <= begun:
+                why = f"killed by signal {death.signal} twice without getting past step {follow.step}"
+                if death.signal == _KILLED:
+                    return follow.ended("pruned", f"oom: {why}, often the kernel's out-of-memory killer")
+                return follow.ended("fail", why)
+            begun = follow.first_step or 0
+            _LOGGER.warning("trial %d: the trainer was killed by signal %d; continued", slot.slot, death.signal)
+
+
+def _spec(slot: Slot, bench: Bench, folder: Path, follow: _Follower) -> FitSpec:
+    search = bench.config.search
+    assert search is not None, "a slot has a search"
+    config = bench.config.with_values(slot.params)
+    prepared = prepare_for(bench.config, config, bench.prepared, bench.home, lambda *_: follow(0.0, {}))
+    measured = search.second is not None and search.second.measure == "latency"
+    spec = fit_spec(
+        config, prepared, bench.settings, folder, seed=slot.seed, rows=search.rows, keep_model=False,
+        measure_latency=measured,
+    )  # fmt: skip
+    return replace(spec, checkpoint_seconds=_CHECKPOINT_SECONDS)
+
+
+@dataclass(kw_only=True)
+class _Follower:
+    """Listens to one fit: renews the lease, keeps the time limits, remembers how far it came."""
+
+    study: SearchStudy
+    slot: int
+    bench: Bench
+    trainer: Trainer
+    on_progress: OnProgress | None
+    first_step: int | None = None
+    step: int = 0
+    depth: int | None = None
+    seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def __call__(self, fraction: float, facts: dict[str, Any]) -> None:
+        if "step" in facts:
+            self.step, self.depth, self.seconds = facts["step"], facts["depth"], facts["seconds"]
+            self.first_step = self.step if self.first_step is None else self.first_step
+        if self.bench.is_stopped():
+            raise SearchStopped(f"trial {self.slot}: the search was stopped")
+        self._keep_time()
+        self.study.renew(self.slot, fraction=fraction, step=self.step, worker=self.trainer.pid)
+        if self.on_progress:
+            self.on_progress(fraction, facts)
+
+    def _keep_time(self) -> None:
+        search = self.bench.config.search
+        limit = search.trial_timeout if search else None
+        if limit is not None and max(self.seconds, time.monotonic() - self.began) > limit:
+            raise TrialPruned(f"timeout: search.trial_timeout of {limit:g} s passed at step {self.step}")
+        if time.monotonic() > self.bench.deadline:
+            raise TrialPruned(f"timeout: search.timeout passed at step {self.step}")
+
+    def ended(self, state: str, reason: str) -> dict[str, Any]:
+        """What is known of a fit that gave no result."""
+        return {"state": state, "reason": reason, "seconds": self.seconds}
+
+
+def sweep(study: SearchStudy, home: Path) -> None:
+    """Remove what finished trials left behind, such as those that another machine took over and ended."""
+    for result in study.results():
+        shutil.rmtree(home / "search" / study.name / f"trial-{result.slot}", ignore_errors=True)

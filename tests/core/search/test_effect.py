@@ -1,0 +1,79 @@
+"""A knob that changes nothing on these rows is an error; one that changes something anywhere is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bertft_core.config import RunConfig, parse_config
+from bertft_core.errors import ConfigError
+from bertft_core.search.effect import require_effect
+
+UNEVEN = {"a": 3, "b": 4}
+CUT = "tokenization.truncation: [head, tail]"
+
+
+def config(space: str, trials: int = 2) -> RunConfig:
+    search = {"trials": trials, "space": yaml.safe_load("{" + space + "}")}
+    return parse_config(
+        {
+            "name": "x",
+            "data": {"source": "a.csv"},
+            "model": {"pretrained": "m"},
+            "tokenization": {"max_length": 256},
+            "search": search,
+        },
+        Path("."),
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "longest", "wanted"),
+    [
+        (CUT, {"m": 256}, r"search\.space\.tokenization\.truncation has no effect: no text is longer than 256 tokens"),
+        ("tokenization.max_length: [128, 256]", {"m": 128}, r"max_length has no effect: no text is longer than 128"),
+        ("tokenization.max_length: {low: 64, high: 256}", {"m": 60}, r"no text is longer than 64 tokens"),
+        (f"{CUT}, model.pretrained: [a, b]", {"a": 200, "b": 256}, "the longest has 256"),
+        (
+            "tokenization.max_length: [64, 256], "
+            "tokenization.truncation: {values: [head, tail], when: {tokenization.max_length: 256}}",
+            {"m": 200},
+            "truncation has no effect: no text is longer than 256",
+        ),
+    ],
+)
+def test_knob_that_cuts_nothing_is_refused(space: str, longest: dict[str, int], wanted: str) -> None:
+    with pytest.raises(ConfigError, match=wanted):
+        require_effect(config(space), longest, UNEVEN)
+
+
+@pytest.mark.parametrize(
+    ("space", "longest"),
+    [
+        (CUT, {"m": 257}),
+        ("tokenization.max_length: [128, 256]", {"m": 129}),
+        (f"{CUT}, tokenization.max_length: [64, 512]", {"m": 65}),
+        (f"{CUT}, model.pretrained: [a, b]", {"a": 200, "b": 257}),
+        (
+            f"{CUT}, unfreezing: [gradual, none], "
+            "tokenization.max_length: {values: [512, 500], when: {unfreezing: none}}",
+            {"m": 501},  # 256 where it is not searched
+        ),
+        ("lr: [1.0e-5, 2.0e-5]", {"m": 5}),
+    ],
+)
+def test_knob_that_cuts_somewhere_is_accepted(space: str, longest: dict[str, int]) -> None:
+    require_effect(config(space), longest, UNEVEN)
+
+
+def test_class_weights_of_classes_of_one_size_are_refused() -> None:
+    space = config("class_weights: [none, balanced]")
+    require_effect(space, {"m": 5}, UNEVEN)
+    with pytest.raises(ConfigError, match=r"search\.space\.class_weights has no effect: every class has 3"):
+        require_effect(space, {"m": 5}, {"a": 3, "b": 3})
+
+
+def test_search_without_trials_is_not_looked_at() -> None:
+    require_effect(config(CUT, trials=0), {"m": 5}, UNEVEN)

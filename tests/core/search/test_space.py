@@ -1,0 +1,107 @@
+"""Asking a trial for its values, in memory, and telling values inside a space from those outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from bertft_core.config import SearchConfig, parse_config
+from bertft_core.search.space import defaults_inside, space_hash, suggest, values_inside
+
+TREE = """
+unfreezing: [gradual, none]
+alpha: {low: 0.7, high: 1.0, when: {unfreezing: gradual}}
+epochs: {values: [2, 3, 4], when: {unfreezing: [none]}}
+warmup_fraction: {low: 0.0, high: 0.2, when: {epochs: 4}}
+batch_size: {low: 8, high: 32, log: true}
+dropout: [null, 0.1]
+model.pretrained: [a, b]
+"""
+
+
+def search(space: str = TREE) -> SearchConfig:
+    return SearchConfig(space=yaml.safe_load(space))
+
+
+def asked(count: int, space: str = TREE) -> list[dict[str, Any]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    return [suggest(study.ask(), search(space)) for _ in range(count)]
+
+
+def test_suggest_leaves_out_knobs_whose_condition_does_not_hold() -> None:
+    found = asked(60)
+    assert all(("alpha" in v) == (v["unfreezing"] == "gradual") for v in found)
+    assert all(("epochs" in v) == (v["unfreezing"] == "none") for v in found)
+    assert all(("warmup_fraction" in v) == (v.get("epochs") == 4) for v in found)
+    assert {v.get("epochs") for v in found} == {None, 2, 3, 4}
+
+
+def test_suggest_gives_whole_numbers_for_whole_fields() -> None:
+    sizes = {v["batch_size"] for v in asked(60)}
+    assert all(type(size) is int and 8 <= size <= 32 for size in sizes) and len(sizes) > 5
+
+
+def test_suggest_and_values_inside_agree() -> None:
+    assert all(values_inside(search(), values) == values for values in asked(60))
+
+
+def test_suggest_takes_enqueued_values() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    wanted = {"unfreezing": "gradual", "alpha": 0.8, "batch_size": 9, "dropout": None, "model.pretrained": "b"}
+    study.enqueue_trial(wanted)
+    assert suggest(study.ask(), search()) == wanted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alpha": 0.6},
+        {"alpha": None},
+        {"batch_size": 33},
+        {"batch_size": 9.5},
+        {"batch_size": True},
+        {"dropout": 0.2},
+        {"unfreezing": "none"},  # then epochs counts, and is missing
+    ],
+)
+def test_values_outside_the_space_are_told(change: dict[str, Any]) -> None:
+    inside = {"unfreezing": "gradual", "alpha": 0.8, "batch_size": 9, "dropout": None, "model.pretrained": "b"}
+    assert values_inside(search(), inside) == inside
+    assert values_inside(search(), {**inside, **change}) is None
+
+
+def test_values_that_do_not_count_are_left_out() -> None:
+    given = {"unfreezing": "none", "epochs": 2, "alpha": 7, "batch_size": 9, "dropout": 0.1, "model.pretrained": "a"}
+    assert values_inside(search(), given) == {k: v for k, v in given.items() if k != "alpha"}
+
+
+def test_defaults_inside_reads_every_section() -> None:
+    tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "b"}, "training": {"alpha": 0.8}}
+    found = defaults_inside(search(), parse_config(tree, Path(".")))
+    assert found == {
+        "unfreezing": "gradual", "alpha": 0.8, "batch_size": 16, "dropout": None, "model.pretrained": "b",
+    }  # fmt: skip
+    assert defaults_inside(search(), parse_config({**tree, "model": {"pretrained": "c"}}, Path("."))) is None
+
+
+def test_space_hash_knows_a_knob_by_both_of_its_names() -> None:
+    one, two = (search(f"{name}: {{low: 1.0e-5, high: 2.0e-5}}") for name in ("lr", "training.lr"))
+    assert space_hash(one) == space_hash(two)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "{unfreezing: [gradual, none], alpha: {low: 0.7, high: 1}}",
+        "{unfreezing: [gradual, none], alpha: {low: 0.7, high: 1, when: {unfreezing: none}}}",
+        "{unfreezing: [gradual, none], alpha: {low: 0.8, high: 1, when: {unfreezing: gradual}}}",
+    ],
+)
+def test_space_hash_tells_other_spaces_apart(other: str) -> None:
+    assert space_hash(search(other)) != space_hash(
+        search("{unfreezing: [gradual, none], alpha: {low: 0.7, high: 1, when: {unfreezing: gradual}}}")
+    )

@@ -1,0 +1,197 @@
+"""Trials on a real trainer process: what ends one, what is continued, what stops the search."""
+
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bertft_core import fitting, recipe, trials
+from bertft_core.config import load_config
+from bertft_core.errors import BertftError, SearchStopped
+from bertft_core.search.results import TrialResult
+from bertft_core.search.study import SearchStudy
+from bertft_core.state import open_home
+from bertft_core.testing import tiny_encoder
+from bertft_core.training.client import Trainer
+from bertft_core.trials import Bench
+
+pytestmark = pytest.mark.slow
+_SEARCH = {"trials": 2, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}}
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    with Trainer() as process:
+        yield process
+
+
+Open = Callable[..., tuple[SearchStudy, Bench]]
+
+
+@pytest.fixture
+def opened(project: Callable[..., Path], tmp_path: Path, trainer: Trainer) -> Open:
+    """A study over the tiny project and the bench to run it on."""
+
+    def make(training: dict[str, Any] | None = None, **search: Any) -> tuple[SearchStudy, Bench]:
+        base = {"lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "precision": "float32"}
+        config = load_config(project(training={**base, **(training or {})}, search={**_SEARCH, **search}))
+        home = open_home(tmp_path / "home")
+        prepared = recipe.prepare(config, home)
+        run = recipe.identify(config, prepared, home)
+        settings = fitting.settle(config, prepared, run, home, trainer)
+        study = trials.open_study(config, prepared, home)
+        assert study is not None
+        return study, Bench(config=config, prepared=prepared, settings=settings, home=home)
+
+    return make
+
+
+def _run(study: SearchStudy, bench: Bench, trainer: Trainer, on_progress: Any = None) -> TrialResult:
+    slot = study.claim()
+    assert slot is not None
+    told = trials.run_trial(study, slot, bench, trainer, on_progress)
+    assert told is not None
+    return told
+
+
+def _killer(trainer: Trainer, at_steps: list[int]) -> Callable[[float, dict[str, Any]], None]:
+    """Kills the trainer with signal 9 as it reports at least the next of these steps."""
+
+    def follow(_: float, facts: dict[str, Any]) -> None:
+        if at_steps and facts.get("step", -1) >= at_steps[0]:
+            at_steps.pop(0)
+            pid = trainer.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+
+    return follow
+
+
+def test_trial_completes_with_what_the_pictures_need(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened()
+    told = _run(study, bench, trainer)
+    assert (told.slot, told.state, told.depth) == (0, "complete", 4)
+    assert [fraction for fraction, _ in told.rungs] == [0.25, 0.5, 0.75]
+    assert told.seconds > 0 and told.finished > told.started > 0 and told.seed
+    assert not (bench.home / "search" / study.name / "trial-0").exists()
+
+
+def test_diverged_trial_is_pruned_as_nonfinite_and_the_next_one_runs(
+    opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path
+) -> None:
+    wild = shutil.copytree(encoder, tmp_path / "wild")
+    weights = load_file(wild / "model.safetensors")
+    save_file({name: value * 1e30 for name, value in weights.items()}, wild / "model.safetensors", {"format": "pt"})
+    study, bench = opened(space={"model.pretrained": [str(encoder), str(wild)]}, trials=4)
+    told = [_run(study, bench, trainer) for _ in range(4)]
+    wild_ones = [t for t in told if t.params["model.pretrained"] == str(wild)]
+    assert wild_ones and all(t.state == "pruned" and t.reason.startswith("nonfinite") for t in wild_ones)
+    assert all(t.state == "complete" for t in told if t not in wild_ones)
+
+
+def test_trial_without_memory_is_pruned_as_oom_and_the_next_one_runs(
+    opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path
+) -> None:
+    large = tiny_encoder(tmp_path / "large", layers=4, hidden=1024)
+    study, bench = opened(space={"model.pretrained": [str(encoder), str(large)]}, trials=5)
+    first = _run(study, bench, trainer)  # the configured encoder; now the process has loaded everything
+    assert first.params["model.pretrained"] == str(encoder) and trainer.pid is not None
+    used = int(Path(f"/proc/{trainer.pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    told = []
+    while study.open_slots():
+        if trainer.pid is not None:
+            resource.prlimit(trainer.pid, resource.RLIMIT_AS, (used + 30_000_000, used + 30_000_000))
+        told.append(_run(study, bench, trainer))
+    starved = [t for t in told if t.params["model.pretrained"] == str(large)]
+    assert starved and all(t.state == "pruned" and t.reason.startswith("oom") for t in starved[:1])
+    assert all(t.state == "complete" for t in told if t not in starved)
+
+
+def test_killed_trainer_goes_on_from_the_checkpoint(
+    opened: Open, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)  # after every step
+    study, bench = opened({"batch_size": 1, "epochs": 4}, rows=100)
+    calm = _run(study, bench, trainer)
+    seen: list[int] = []
+    kill = _killer(trainer, [40, 90])
+
+    def follow(fraction: float, facts: dict[str, Any]) -> None:
+        if "step" in facts:
+            seen.append(facts["step"])
+        kill(fraction, facts)
+
+    told = _run(study, bench, trainer, follow)
+    restarts = [after for before, after in pairwise(seen) if after < before]
+    assert told.state == "complete" and calm.state == "complete"
+    assert all(step > 0 for step in restarts)
+
+
+def test_trainer_killed_twice_without_getting_further_ends_the_trial(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened()
+    told = _run(study, bench, trainer, _killer(trainer, [0, 0]))
+    assert told.state == "pruned" and told.reason.startswith("oom: killed by signal 9 twice")
+
+
+def test_defect_stops_the_search_and_gives_the_slot_back(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened()
+    slot = study.claim()
+    assert slot is not None
+    file = Path(bench.prepared.tokens.directory) / "train.arrow"
+    with pa.memory_map(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    broken = table.set_column(table.column_names.index("label"), "label", pa.array([99] * len(table), pa.int32()))
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, broken.schema) as writer:
+        writer.write_table(broken)
+    with pytest.raises(BertftError, match="Traceback"):
+        trials.run_trial(study, slot, bench, trainer)
+    assert not study.results() and study.open_slots() == [0, 1]
+    again = study.claim()
+    assert again is not None and again.params == slot.params
+
+
+def test_trial_over_its_time_is_pruned_as_timeout(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened({"batch_size": 1, "epochs": 200}, trial_timeout=3)
+    told = _run(study, bench, trainer)
+    assert told.state == "pruned" and told.reason.startswith("timeout: search.trial_timeout")
+
+
+def test_running_trial_ends_with_the_time_of_the_search(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened({"batch_size": 1, "epochs": 200})
+    told = _run(study, replace(bench, deadline=time.monotonic() + 3), trainer)
+    assert told.state == "pruned" and told.reason.startswith("timeout: search.timeout")
+
+
+def test_stopped_search_gives_the_running_slot_back(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened({"batch_size": 1, "epochs": 200})
+    stop = threading.Event()
+    with pytest.raises(SearchStopped):
+        _run(study, replace(bench, is_stopped=stop.is_set), trainer, lambda *_: stop.set())
+    assert study.open_slots() == [0, 1] and study.held() == {}
+
+
+def test_workers_share_the_threads(opened: Open) -> None:
+    _, bench = opened()
+    whole = replace(bench.settings, threads=8)
+    assert [trials.share(whole, workers).threads for workers in (1, 3, 16)] == [8, 2, 1]
+
+
+def test_searched_encoder_and_cut_reach_the_fit(opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path) -> None:
+    small = tiny_encoder(tmp_path / "small", layers=1, hidden=16)
+    space = {"model.pretrained": [str(encoder), str(small)], "tokenization.max_length": [8, 24]}
+    study, bench = opened(space=space, trials=4)
+    told = [_run(study, bench, trainer) for _ in range(4)]
+    depth = {str(encoder): 4, str(small): 2}  # head only is 0, the embeddings are the last
+    assert [t.depth for t in told] == [depth[t.params["model.pretrained"]] for t in told]
+    assert len(list((bench.home / "tokens").iterdir())) >= len({tuple(t.params.values()) for t in told})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,25 +114,31 @@ def write_search_report(
         results, metric, folder, log=log, importances=importances, measure=measure, front=front,
         chosen=None if chosen is None else chosen.slot,
     )  # fmt: skip
-    page = SearchPage(
-        title=title,
-        score=score_name(metric),
-        knobs=tuple(k.name for k in knobs_of(results)),
-        trials=_rows(results, measure),
+    page = replace(
+        _page(results, title, metric, measure),
         facts=_facts(results, trials, timeout),
         space=tuple((space if space is not None else space_facts(distributions)).items()),
-        states=tuple((_SHOWN.get(s, s), n) for s, n in sorted(Counter(r.state for r in results).items())),
-        reasons=_reasons(results),
         winner=None if chosen is None else _winner(results, chosen, how or _ONE_SEED, confirmed),
         notes=tuple(notes),
         pictures=tuple(_picture(path) for path in pictures),
         caution=caution(results) if importances else "",
-        measure=MEASURES[measure] if measure else "",
         dashboard=dashboard,
     )
     target = folder / PAGE
     target.write_text(search_html(page), encoding="utf-8")
     return SearchReport(page=target, pictures=pictures, summary=search_summary(page, where or str(target)))
+
+
+def _page(results: Sequence[TrialResult], title: str, metric: str, measure: str | None) -> SearchPage:
+    return SearchPage(
+        title=title,
+        score=score_name(metric),
+        knobs=tuple(k.name for k in knobs_of(results)),
+        trials=_rows(results, measure),
+        states=tuple((_SHOWN.get(s, s), n) for s, n in sorted(Counter(r.state for r in results).items())),
+        reasons=_reasons(results),
+        measure=MEASURES[measure] if measure else "",
+    )
 
 
 def _rows(results: Sequence[TrialResult], measure: str | None) -> tuple[TrialRow, ...]:

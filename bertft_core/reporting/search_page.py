@@ -14,6 +14,7 @@ from bertft_core.reporting.page import Facts
 _BEST = 10  # trials of the summary
 _COLUMNS = 12  # knobs of the summary
 _CELL = 40  # characters of a cell of the summary
+_BYTES = 16_000  # of the summary, without its last lines
 _LINES = 20  # reasons and notes of the summary
 
 
@@ -136,29 +137,48 @@ def search_summary(page: SearchPage, where: str = "") -> str:
     lines = [f"# Search: {_cell(page.title, 200)}", ""]
     lines += [f"- {_cell(note, 400)}" for note in page.notes[:_LINES]]
     lines += [f"- {_cell(name)}: {_cell(value, 200)}" for name, value in page.facts[:_LINES]]
-    if page.winner is not None:
-        best = page.winner
-        values = ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in best.values[:_COLUMNS])
-        lines += ["", f"**Chosen: trial {best.slot}**, {_cell(page.score)} {number(best.score)} ({values})", ""]
-        lines += [f"{_cell(text, 600)}" for text in (best.how, optimism_sentence(best)) if text]
-    shown = [t for t in ranked(page.trials)[:_BEST] if t.state == "complete"]
-    if shown:
-        names = page.knobs[:_COLUMNS]
-        head = ["trial", page.score, *([page.measure] if page.measure else []), *names]
-        lines += ["", f"## The best {len(shown)} of {len(page.trials)}", "", _row(head), _row(["---"] * len(head))]
-        for t in shown:
-            extra = [t.measure] if page.measure else []
-            lines.append(_row([str(t.slot), number(t.score), *extra, *t.values[:_COLUMNS]]))
-        if len(page.knobs) > len(names):
-            lines += ["", f"{len(page.knobs) - len(names)} more knobs are on the page."]
-    lines += ["", "## What became of the trials", ""]
+    lines += [*_chosen(page), *_best_table(page), "", "## What became of the trials", ""]
     lines += [f"- {n} {_cell(state)}" for state, n in page.states]
     lines += [f"    - {n} {_cell(state)}: {_cell(reason, 160)}" for state, reason, n in page.reasons[:_LINES]]
     if len(page.reasons) > _LINES:
         lines.append(f"    - {len(page.reasons) - _LINES} more reasons are on the page")
-    lines += [*(["", f"The whole report: {where}"] if where else [])]
-    lines += [*(["", f"Open the study: `{page.dashboard}`"] if page.dashboard else [])]
-    return "\n".join(lines) + "\n"
+    last = [*(["", f"The whole report: {where[: _CELL * 20]}"] if where else [])]
+    last += [*(["", f"Open the study: `{page.dashboard[: _CELL * 20]}`"] if page.dashboard else [])]
+    return "\n".join([*_within(lines, _BYTES), *last]) + "\n"
+
+
+def _chosen(page: SearchPage) -> list[str]:
+    best = page.winner
+    if best is None:
+        return ["", "**No trial was completed.**"]
+    values = ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in best.values[:_COLUMNS])
+    said = [_cell(text, 600) for text in (best.how, optimism_sentence(best)) if text]
+    return ["", f"**Chosen: trial {best.slot}**, {_cell(page.score)} {number(best.score)} ({values})", "", *said]
+
+
+def _best_table(page: SearchPage) -> list[str]:
+    shown = [t for t in ranked(page.trials)[:_BEST] if t.state == "complete"]
+    if not shown:
+        return []
+    head = ["trial", page.score, *([page.measure] if page.measure else []), *page.knobs[:_COLUMNS]]
+    lines = ["", f"## The best {len(shown)} of {len(page.trials)}", "", _row(head), _row(["---"] * len(head))]
+    for t in shown:
+        extra = [t.measure] if page.measure else []
+        lines.append(_row([str(t.slot), number(t.score), *extra, *t.values[:_COLUMNS]]))
+    more = len(page.knobs) - _COLUMNS
+    return [*lines, *(["", f"{more} more knobs are on the page."] if more > 0 else [])]
+
+
+def _within(lines: Sequence[str], most: int) -> list[str]:
+    """The first lines, as many as fit into so many bytes."""
+    room = most
+    kept: list[str] = []
+    for line in lines:
+        room -= len(line.encode()) + 1
+        if room < 0:
+            return [*kept, "", "Cut here: the rest is on the page."]
+        kept.append(line)
+    return kept
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -205,19 +205,23 @@ def slice_picture(
             facecolors="none",
             edgecolors=ORANGE,
             linewidths=1.8,
-            label="best",
+            label="best single score",
         )
     figure.suptitle(f"{x.name} and {y.name}")
-    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    axes.set_xlabel(x.name + (" (logarithmic)" if x.is_log and not x.choices else ""))
-    axes.set_ylabel(y.name + (" (logarithmic)" if y.is_log and not y.choices else ""))
-    axes.set_xticks(*_split(x.ticks()))
-    axes.set_yticks(*_split(y.ticks()))
+    _set_axes(axes, x, y)
     add_legend(figure, 3)
     if done:
         add_colour_bar(figure, axes, norm, metric)
     figure.savefig(path)
     return Path(path)
+
+
+def _set_axes(axes: Axes, x: Knob, y: Knob) -> None:
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    axes.set_xlabel(x.name + (" (logarithmic)" if x.is_log and not x.choices else ""))
+    axes.set_ylabel(y.name + (" (logarithmic)" if y.is_log and not y.choices else ""))
+    axes.set_xticks(*_split(x.ticks()))
+    axes.set_yticks(*_split(y.ticks()))
 
 
 def _split(ticks: Sequence[Place]) -> tuple[list[float], list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
@@ -214,7 +214,7 @@ def _table(rows: list[_Row], width: int) -> Table:
     shown = [(name, cell) for name, cell, least in columns if width >= least]
     for name, _ in shown:
         is_long = name == "parameters"
-        justify = "left" if name in ("parameters", "worker", "") else "right"
+        justify: Literal["left", "right"] = "left" if name in ("parameters", "worker", "") else "right"
         table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if is_long else None, justify=justify)
     for row in rows:
         table.add_row(*(cell(row) for _, cell in shown))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
-from bertft_core.errors import InputError
+from bertft_core.errors import ConfigError, InputError
 from bertft_core.fitting import Prepared, finetune, prepare_for, settle
 from bertft_core.measuring import evaluate
 from bertft_core.model.pretrained import resolve_pretrained
@@ -23,9 +23,9 @@ from bertft_core.state import encoder_fingerprint, open_home
 from bertft_core.trials import Bench, open_confirmation, open_study, run_trial, verdict
 
 if TYPE_CHECKING:
+    from bertft_core.evaluation.report import EvaluationReport
     from bertft_core.search.study import SearchStudy
     from bertft_core.training.client import Trainer
-    from bertft_core.evaluation.report import EvaluationReport
 
 Progress = Callable[[str, int], None]
 
@@ -83,6 +83,29 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
             prepared, config = prepare_for(config, chosen, prepared, root), chosen
         fit = finetune(config, prepared, current, root, trainer)
         return evaluate(config, prepared, current, fit, trainer, root)
+
+
+def search_report(config: RunConfig, home: Path, storage: str | None = None) -> dict[str, Any]:
+    """Write the report of the configuration's study as it stands; where it lies, and how far the search is.
+
+    Raises InputError when nothing was searched yet, ConfigError when the configuration has no search.
+    """
+    from bertft_core.searching_page import report_search
+
+    if config.search is None or not config.search.trials:
+        raise ConfigError("search.trials is 0: there is no search to report on")
+    prepared = prepare(config, home)
+    study = open_study(config, prepared, home, storage=storage, must_exist=True)
+    assert study is not None, "the configuration has a search"
+    results = study.results()
+    is_done = not study.open_slots() and any(r.state == "complete" for r in results)
+    found = verdict(study, config, open_confirmation(study, config)) if is_done else None
+    report = report_search(study, config, found, home / "search" / study.name / "report")
+    states = {state: sum(r.state == state for r in results) for state in ("complete", "pruned", "fail")}
+    return {
+        "name": config.name, "study": study.name, "finished": len(results), "trials": study.slots, **states,
+        "stopped": study.stopped or None, "report": str(report.page), "dashboard": study.storage.dashboard_command(),
+    }  # fmt: skip
 
 
 def _run_all(study: SearchStudy, bench: Bench, trainer: Trainer) -> None:

@@ -237,14 +237,14 @@ def _paper_space() -> dict[str, Choice]:
 class SearchConfig(Part):
     """Optuna search; the default space is the paper's (Sun et al. 2019).
 
-    storage: URL or file of the study, no part of what a run is. timeout: seconds of the whole search, summed over
-    interruptions; trial_timeout: seconds of one trial.
+    storage: URL or file of the study; workers: trainer processes. Both are no part of what a run is. timeout:
+    seconds of the whole search, summed over interruptions; trial_timeout: seconds of one trial.
     """
 
     trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
     rows: Annotated[Whole, Field(ge=10)] | None = None
     space: dict[str, _ReadChoice] = Field(default_factory=_paper_space)
-    workers: Annotated[Whole, Field(ge=1, le=256)] = 1
+    workers: Annotated[Whole, Field(ge=1, le=256)] = Field(default=1, exclude=True)
     storage: Annotated[str, Field(min_length=1), AfterValidator(_without_password)] | None = Field(
         default=None, exclude=True, repr=False
     )

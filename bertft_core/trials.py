@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.config import RunConfig
+from bertft_core.data.tokenization import check_max_length
 from bertft_core.errors import InputError, LeaseLost, SearchStopped, TrainerDied, TrialPruned
 from bertft_core.fitting import Prepared, fit_spec, prepare_for
+from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.search.confirm import Verdict, confirm_slots, finalists, judge
+from bertft_core.search.effect import longest_text, require_effect
 from bertft_core.search.front import choose
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy, Slot, StudyPlan, slot_seed, study_name
+from bertft_core.search_config import values_of
 from bertft_core.state import hash_json
 from bertft_core.training.spec import FitSpec, MachineSettings
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _CHECKPOINT_SECONDS = 5.0  # a killed worker loses that much; the loop spends at most 5 % of a fit on checkpoints
 _KILLED = 9
+_ENCODER, _LENGTH = "model.pretrained", "tokenization.max_length"
 
 OnProgress = Callable[[float, dict[str, Any]], None]
 
@@ -59,8 +64,28 @@ def open_study(
     """
     if config.search is None or config.search.trials == 0:
         return None
-    name = study_name(config, prepared.dataset.fingerprint, prepared.encoder)
+    encoders = require_possible(config, prepared, home)
+    name = study_name(config, prepared.dataset.fingerprint, encoders)
     return SearchStudy(open_storage(storage or config.search.storage, home), name, config, owner, must_exist=must_exist)
+
+
+def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
+    """The fingerprint of the searched encoders; each can be read and is long enough, and every knob has an effect.
+
+    Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
+    """
+    assert config.search is not None, "the caller checked that there is a search"
+    space = config.search.space
+    longest_cut = max(values_of(space[_LENGTH])) if _LENGTH in space else config.tokenization.max_length
+    longest, fingerprints = {}, []
+    for encoder in values_of(space[_ENCODER]) if _ENCODER in space else [config.model.pretrained]:
+        chosen = config.with_values({_ENCODER: encoder})
+        check_max_length(resolve_pretrained(chosen), longest_cut)
+        found = prepare_for(config, chosen, prepared, home)
+        longest[encoder] = longest_text(found.tokens)
+        fingerprints.append(found.encoder)
+    require_effect(config, longest, prepared.dataset.report.class_counts["train"])
+    return hash_json(fingerprints) if len(fingerprints) > 1 else fingerprints[0]
 
 
 def open_confirmation(study: SearchStudy, config: RunConfig) -> SearchStudy | None:
@@ -94,10 +119,10 @@ def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | N
     return judge(_chosen(study, config), config.search.confirm_plan.seeds, confirmation.results())
 
 
-def shown_values(config: RunConfig, found: Verdict | None) -> dict[str, Any]:
+def shown_values(config: RunConfig, best: TrialResult | None) -> dict[str, Any]:
     """The values that the final fit uses: the winner's, and the paper's four in any case."""
     values = {name: getattr(config.training, name) for name in ("lr", "batch_size", "epochs", "alpha")}
-    return {**values, **(found.best.params if found else {})}
+    return {**values, **(best.params if best else {})}
 
 
 def document(found: Verdict) -> dict[str, Any]:

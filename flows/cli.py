@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         _common(sub)
         if verb == "search":
             sub.add_argument("--join", action="store_true", help="work on a search that runs elsewhere, to its end")
-            sub.add_argument("--report", action="store_true", help="the report of the search as it stands; runs nothing")
+            sub.add_argument("--report", action="store_true", help="report on the search as it stands; trains nothing")
         if verb == "run":
             sub.add_argument("--again", action="store_true", help="run even if nothing changed since the last run")
     sub = verbs.add_parser("predict", help="score a file with a registered model")
@@ -202,14 +202,16 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.join and args.report:
         raise InputError("--join works, --report only looks: give one of them")
-    if args.report:
-        return _search_report(args)
-    if not args.join:
+    if not args.join and not args.report:
         return _flow(args, "search")
     from bertft_core.config import load_config
 
-    load_config(args.config, args.overrides)
-    home = _home(args)
+    config, home = load_config(args.config, args.overrides), _home(args)
+    if args.report:
+        from bertft_core.recipe import search_report
+        from flows.environment import study_storage
+
+        return search_report(config, home, study_storage())
     from flows.search import join
 
     return join(config_path=str(Path(args.config).resolve()), overrides=list(args.overrides), home=str(home))

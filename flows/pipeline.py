@@ -78,11 +78,10 @@ def _train_and_release(
         with report.stage("search"):
             found = search(config, prepared, run, root, trainer, tree)
         if found is not None:
-            result["search"] = trials.document(found)
-            chosen = config.with_values(found.best.params)
-            prepared = fitting.prepare_for(config, chosen, prepared, root)
-            config = chosen
-        result["best_params"] = trials.shown_values(config, found)
+            winner, result["search"] = found
+            chosen = config.with_values(winner.best.params)
+            config, prepared = chosen, fitting.prepare_for(config, chosen, prepared, root)
+        result["best_params"] = trials.shown_values(config, found and found[0].best)
         if last == "search":
             return {**result, "seconds": report.seconds}
         with report.stage("finetune"):

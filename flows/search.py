@@ -50,8 +50,8 @@ class Crew:
 
 def search(
     config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree
-) -> Verdict | None:  # fmt: skip
-    """The winner of the search, None where nothing is searched. Finished trials are never repeated."""
+) -> tuple[Verdict, dict[str, Any]] | None:
+    """The winner of the search and its part of the result document; None where nothing is searched."""
     owner = Owner(run=run.run_id, prefect=tree.prefect_run)
     study = trials.open_study(config, prepared, home, owner, study_storage())
     if study is None:
@@ -68,8 +68,11 @@ def search(
     found = trials.verdict(study, config, confirmation)
     study.crown(found.best.params)
     trials.sweep(study, home)
-    publish(study, confirmation, found, config, run, tree)
-    return found
+    report = publish(study, found, config, run, tree)
+    return found, {
+        **trials.document(found), "study": study.name, "stopped": study.stopped or None, "report": str(report.page),
+        "dashboard": study.storage.dashboard_command(),
+    }  # fmt: skip
 
 
 @flow(name="bertft-join", validate_parameters=False)
@@ -108,9 +111,7 @@ def help_search(config: RunConfig, prepared: Prepared, run: Run, home: Path) -> 
 
 
 @contextmanager
-def crew(
-    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer
-) -> Iterator[tuple[Bench, Crew]]:
+def crew(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer) -> Iterator[tuple[Bench, Crew]]:
     """search.workers trainers with their share of the threads, or one GPU each; all end with the block."""
     assert config.search is not None, "a crew works on a search"
     workers = config.search.workers

@@ -12,6 +12,8 @@ def render(verb: str, result: dict[str, Any]) -> str:
         "check": _plan, "promote": _release, "rollback": _release, "resume": _release, "history": _history,
         "compare": _comparison, "gc": _removals,
     }  # fmt: skip
+    if verb == "search" and "best_params" not in result:
+        return _lines(result)
     return tables.get(verb, _run)(result)
 
 
@@ -23,7 +25,10 @@ def _lines(result: dict[str, Any]) -> str:
 def _run(result: dict[str, Any]) -> str:
     lines = [f"{result['name']}  run {result['run_id']}"]
     if result.get("best_params"):
-        lines.append("parameters   " + ", ".join(f"{k} {v:.3g}" for k, v in result["best_params"].items()))
+        shown = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["best_params"].items())
+        lines.append("parameters   " + ", ".join(shown))
+    if "search" in result:
+        lines += _found(result["search"])
     if "test" in result:
         lines += _test(result["test"])
     if "version" in result:
@@ -33,6 +38,13 @@ def _run(result: dict[str, Any]) -> str:
     lines.append("seconds      " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()))
     lines += [f"look         {line}" for line in result.get("look", [])]
     return "\n".join(lines)
+
+
+def _found(search: dict[str, Any]) -> list[str]:
+    lines = [f"search       trial {search['trial']}, score {search['score']:.4f}: {search['chosen_by']}"]
+    if search["optimism"] is not None:
+        lines.append(f"             best single score less its mean of further seeds: {search['optimism']:+.4f}")
+    return [*lines, f"look         {search['report']}", f"look         {search['dashboard']}"]
 
 
 def _test(test: dict[str, Any]) -> list[str]:

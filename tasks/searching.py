@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from bertft_core import trials
+from bertft_core.config import RunConfig
+from bertft_core.runs import Run
+from bertft_core.search.confirm import Verdict
 from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy, Slot
+from bertft_core.searching_page import SearchReport, report_search
 from bertft_core.training.client import Trainer
 from bertft_core.trials import Bench
+from tasks.tree import Tree
 
 
 @task(name="trial", task_run_name="trial-{slot.slot}", cache_policy=NO_CACHE)
@@ -23,3 +29,12 @@ def run_trial(study: SearchStudy, slot: Slot, bench: Bench, trainer: Trainer, bo
     )
     board.done(result) if result is not None else board.drop(slot.slot)
     return result
+
+
+@task(name="report", task_run_name="search-report", cache_policy=NO_CACHE)
+def publish(study: SearchStudy, found: Verdict, config: RunConfig, run: Run, tree: Tree) -> SearchReport:
+    """Pictures and page of a finished search: on disk, on the MLflow search run, as a Prefect artifact."""
+    report = report_search(study, config, found, run.path / "search", tree.search_address)
+    create_markdown_artifact(key="bertft-search", markdown=report.summary, description=f"{config.name}: {study.name}")
+    tree.search_done(found, [report.page, *report.pictures])
+    return report

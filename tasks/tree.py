@@ -13,7 +13,7 @@ from bertft_core.mlflow_config import MlflowConfig
 from bertft_core.runs import Run
 from bertft_core.search.confirm import Verdict
 from bertft_core.search.results import TrialResult
-from bertft_core.state import write_json
+from bertft_core.state import mask_uri, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import lineage, tracking
 
@@ -52,6 +52,11 @@ class Tree:
         tags = {"bertft.study": study, "bertft.storage": storage}
         self._search = self._open("search", self.root, f"{self._config.name} search", tags)
 
+    @property
+    def search_address(self) -> str:
+        """Where the search run is, for people: its store, masked, and its id."""
+        return f"MLflow run {self._search} in {mask_uri(self.store.tracking_uri)}"
+
     def trials(self, results: Sequence[TrialResult]) -> None:
         """Mirror finished trials as children of the search run; Optuna's storage stays the truth."""
         self._mirror("trial", results)
@@ -61,7 +66,7 @@ class Tree:
         self._mirror("confirm", results)
 
     def _mirror(self, role: str, results: Sequence[TrialResult]) -> None:
-        """Those that MLflow does not hold as ended yet; a child is ended last, so that a killed one is written again."""
+        """Those that MLflow does not hold as ended yet; ending is the last write, so a torn one is written again."""
         if role not in self._mirrored:
             self._mirrored[role] = tracking.ended_slots(self.store, self._run.run_id, role)
         for result in results:

@@ -230,7 +230,7 @@ def _write_tokens(target: Path, raw: Path, sizes: Any, columns: list[Any], weigh
 
 
 def open_split(directory: Path | str, split: str) -> TokenArrays:
-    """Memory-map a tokenised split: read-only views. Raises ArtifactError when it is not there, MemoryError without memory."""
+    """Memory-map a tokenised split: read-only views. Raises ArtifactError when it is not there, MemoryError."""
     file = Path(directory) / f"{split}.arrow"
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(file)))

@@ -5,7 +5,7 @@ The verdict comes first, then how sure it is, then what is bad, then what it was
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from bertft_core.reporting.errors import errors_section, suspects_section
 from bertft_core.reporting.markup import Child, Markup, data, el, folded, join, pairs
@@ -29,22 +29,36 @@ def report_html(page: ReportPage) -> str:
     Everything from `page` is shown as text, whatever it contains.
     """
     parts = [(name, title, draw(page)) for name, title, draw in _SECTIONS]
-    shown = [(name, title, content) for name, title, content in parts if content]
-    sections = [
-        el("section", content, id=name, class_=_verdict_kind(page) if name == "verdict" else None)
-        for name, _, content in shown
-    ]
+    kinds = {"verdict": _verdict_kind(page)}
+    return document(f"{page.title[:_TITLE]} · evaluation", _header(page), parts, _footer(page), kinds=kinds)
+
+
+def document(
+    title: str,
+    header: Markup,
+    parts: Sequence[tuple[str, str, Markup | None]],
+    footer: Markup | None = None,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    style: str = "",
+    policy: str = _POLICY,
+) -> str:
+    """A whole document of sections (id, title, content), those without content left out, with links to them.
+
+    kinds: the class of a section. style: beyond the report's own. policy: what the page may load.
+    """
+    shown = [(name, heading, content) for name, heading, content in parts if content]
+    sections = [el("section", content, id=name, class_=(kinds or {}).get(name)) for name, _, content in shown]
     head = el(
         "head",
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        el("meta", http_equiv="Content-Security-Policy", content=policy),
         el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{page.title[:_TITLE]} · evaluation"),
-        el("style", Markup(STYLE)),
+        el("title", title),
+        el("style", Markup(STYLE + style)),
     )
-    links = [(name, title) for name, title, _ in shown]
-    body = el("body", _header(page), _contents(links), el("main", *sections), _footer(page))
+    body = el("body", header, _contents([(name, heading) for name, heading, _ in shown]), el("main", *sections), footer)
     return "<!DOCTYPE html>\n" + el("html", head, body, lang="en", xmlns="http://www.w3.org/1999/xhtml") + "\n"
 
 

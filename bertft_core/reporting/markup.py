@@ -8,7 +8,7 @@ from html import escape
 
 _NAME, _VALUE = 100, 300  # characters
 _ENTRIES = 60
-_VOID = {"meta", "br", "hr", "path", "line", "rect", "circle", "polyline"}
+_VOID = {"meta", "br", "hr", "img", "path", "line", "rect", "circle", "polyline"}
 # neither HTML nor XML may hold control characters and lone surrogates
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -29,7 +29,7 @@ class Confirmation:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Who won a search and why. optimism: first score minus confirmed mean of the single-seed best; None unconfirmed."""
+    """Who won a search and why. optimism: of the single-seed best, first score minus confirmed mean; else None."""
 
     best: TrialResult
     how: str
@@ -61,5 +61,7 @@ def judge(chosen: Sequence[TrialResult], seeds: int, fits: Sequence[TrialResult]
     best = max(found, key=lambda c: (c.mean, -chosen.index(c.trial)))
     first = found[0]
     optimism = (first.trial.score or 0.0) - first.mean if first.scores else None
-    how = f"highest mean of {len(best.scores)} further seeds among the {len(found)} best" if best.scores else "no confirming fit completed: the best single score"  # fmt: skip
+    how = "no confirming fit completed: the best single score"
+    if best.scores:
+        how = f"highest mean of {len(best.scores)} further seeds among the {len(found)} best"
     return Verdict(best=best.trial, how=how, confirmations=tuple(found), optimism=optimism)

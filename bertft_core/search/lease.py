@@ -50,7 +50,7 @@ class Watch:
         if lease.get("released"):
             return False
         if lease["host"] == self._owner.host:
-            return process_start(int(lease["pid"])) == lease["began"] != 0
+            return process_start(int(lease["pid"])) == int(lease["began"]) != 0
         at, first = self._seen.get(trial, (0.0, 0.0))
         now = time.monotonic()
         if at != lease["at"]:

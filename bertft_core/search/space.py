@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from bertft_core.config import Range, RunConfig, SearchConfig
 from bertft_core.fit_config import is_integer
@@ -22,12 +23,41 @@ def suggest(trial: optuna.Trial, search: SearchConfig) -> dict[str, Any]:
     return found
 
 
-def _ask(trial: optuna.Trial, key: str, choice: Choice) -> Any:
+def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
+    """What each knob is drawn from, conditions left aside."""
+    return {key: _distribution(key, choice) for key, choice in search.space.items()}
+
+
+def _distribution(key: str, choice: Choice) -> BaseDistribution:
     if not isinstance(choice, Range):
-        return trial.suggest_categorical(key, values_of(choice))
+        return CategoricalDistribution(values_of(choice))
     if is_integer(key):
-        return trial.suggest_int(key, int(choice.low), int(choice.high), log=choice.log)
-    return trial.suggest_float(key, choice.low, choice.high, log=choice.log)
+        return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
+    return FloatDistribution(choice.low, choice.high, log=choice.log)
+
+
+def in_words(search: SearchConfig) -> dict[str, str]:
+    """Each knob's choice as a reader would write it."""
+    found = {}
+    for key, choice in search.space.items():
+        if isinstance(choice, Range):
+            text = f"{choice.low:g} to {choice.high:g}{', log' if choice.log else ''}"
+        else:
+            text = ", ".join(map(str, values_of(choice)))
+        when = [f"{parent} is {' or '.join(map(str, allowed))}" for parent, allowed in conditions_of(choice).items()]
+        found[key] = f"{text} (when {' and '.join(when)})" if when else text
+    return found
+
+
+def _ask(trial: optuna.Trial, key: str, choice: Choice) -> Any:
+    # the public suggest_* of the distribution's kind; Optuna has no public call that takes a distribution
+    found = _distribution(key, choice)
+    if isinstance(found, CategoricalDistribution):
+        return trial.suggest_categorical(key, found.choices)
+    if isinstance(found, IntDistribution):
+        return trial.suggest_int(key, found.low, found.high, log=found.log)
+    assert isinstance(found, FloatDistribution), "a range is of floats where it is not of integers"
+    return trial.suggest_float(key, found.low, found.high, log=found.log)
 
 
 def _counts(choice: Choice, above: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -223,7 +223,7 @@ class SearchStudy:
                 f"no study {name} in {self.storage.shown}: start `bertft search` there first. Its name holds a hash of "
                 f"space, settings, rows and encoder, which must be equal on both sides; of this name: {', '.join(near)}"
             )
-        directions = ["maximize", "minimize"] if self._measure else ["maximize"]
+        directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"] if self._measure else ["maximize"]
         return optuna.create_study(
             storage=self.storage.optuna, study_name=name, load_if_exists=True, directions=directions,
             pruner=pruner_for(self._search.trials),
@@ -238,7 +238,9 @@ class SearchStudy:
             study.set_user_attr("name", self._config.name)
             study.set_user_attr("first", stored)
         trials = self._search.trials
-        return StudyPlan(slots=trials, seeds=tuple(slot_seed(self._seed, s) for s in range(trials)), first=stored)
+        return StudyPlan(
+            slots=trials, seeds=tuple(slot_seed(self._seed, s) for s in range(trials)), first=tuple(stored)
+        )
 
     def _last_winner(self, but: str) -> dict[str, Any] | None:
         summaries = optuna.get_all_study_summaries(storage=self.storage.optuna)

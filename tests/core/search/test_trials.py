@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_killed_trainer_goes_on_from_the_checkpoint(
         kill(fraction, facts)
 
     told = _run(study, bench, trainer, follow)
-    restarts = [b for a, b in zip(seen, seen[1:], strict=False) if b < a]
+    restarts = [after for before, after in pairwise(seen) if after < before]
     assert told.state == "complete" and calm.state == "complete"
     assert all(step > 0 for step in restarts)
 
@@ -186,9 +187,7 @@ def test_workers_share_the_threads(opened: Open) -> None:
     assert [trials.share(whole, workers).threads for workers in (1, 3, 16)] == [8, 2, 1]
 
 
-def test_searched_encoder_and_cut_reach_the_fit(
-    opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path
-) -> None:
+def test_searched_encoder_and_cut_reach_the_fit(opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path) -> None:
     small = tiny_encoder(tmp_path / "small", layers=1, hidden=16)
     space = {"model.pretrained": [str(encoder), str(small)], "tokenization.max_length": [8, 24]}
     study, bench = opened(space=space, trials=4)

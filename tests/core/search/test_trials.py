@@ -143,11 +143,13 @@ def test_lease_names_the_process_and_the_step_it_goes_on_from(
 ) -> None:
     monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)
     study, bench = opened({"batch_size": 1, "epochs": 4}, rows=100)
-    kill, leases = _killer(trainer, [40]), {}
+    kill, leases, stored = _killer(trainer, [40]), {}, study.storage.optuna
 
     def follow(fraction: float, facts: dict[str, Any]) -> None:
-        lease = study.storage.optuna.get_all_trials(0)[0].user_attrs["lease"]
-        leases[lease["worker"]] = lease["first_step"]
+        if "step" in facts:
+            (trial,) = stored.get_all_trials(stored.get_study_id_from_name(study.name))
+            lease = trial.user_attrs["lease"]
+            leases[lease["worker"]] = lease["first_step"]
         kill(fraction, facts)
 
     _run(study, bench, trainer, follow)

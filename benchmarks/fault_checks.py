@@ -120,7 +120,7 @@ def of_tree(store: Any, stored: Stored) -> Iterator[Check]:
     states = Counter(r.info.status for found in roles.values() for r in found)
     yield Check.of("every run is finished", set(states) == {"FINISHED"}, dict(states))
     unlike = [c.info.run_name for c in children if not _is_mirror(c, by_slot)]
-    yield Check.of("parameters, state and score of each child are Optuna's", not unlike, unlike or "none differs")
+    yield Check.of("parameters, state, score and time of each child are Optuna's", not unlike, unlike or "none differs")
 
 
 def of_refit(config: RunConfig, home: Path, strikes: Sequence[Strike], stored: Stored) -> Iterator[Check]:
@@ -160,7 +160,9 @@ def _is_mirror(child: Any, by_slot: dict[int, Any]) -> bool:
     params = {k: v if isinstance(v, str) else json.dumps(v) for k, v in trial.params.items()}
     is_told = trial.state.name != "COMPLETE" or trial.value == result["score"]
     is_same = data.params == params and data.metrics.get("score") == result.get("score")
-    return is_told and is_same and data.tags["bertft.state"] == trial.state.name.lower()
+    lasted, wanted = child.info.end_time - child.info.start_time, trial.duration.total_seconds()
+    is_timed = abs(lasted / 1000 - wanted) < 0.01
+    return is_told and is_same and is_timed and data.tags["bertft.state"] == trial.state.name.lower()
 
 
 def _refit(config: RunConfig, home: Path, trial: Any) -> dict[str, Any]:

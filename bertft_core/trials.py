@@ -187,7 +187,8 @@ def _fit(
                     return follow.ended("pruned", f"oom: {why}, often the kernel's out-of-memory killer")
                 return follow.ended("fail", why)
             begun = follow.first_step or 0
-            _LOGGER.warning("trial %d: the trainer was killed by signal %d; continued", slot.slot, death.signal)
+            what = "trial %d: the trainer was killed by signal %d at about step %d; the trial goes on"
+            _LOGGER.warning(what, slot.slot, death.signal, follow.step)
 
 
 def _spec(slot: Slot, bench: Bench, folder: Path, follow: _Follower) -> FitSpec:

@@ -62,8 +62,9 @@ class StudyStorage:
     def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`fn(*args, **kwargs)`, repeated for `patience_seconds` while the connection is lost or the file locked.
 
-        An operation whose answer was lost runs twice: `fn` must find what its first attempt left (after
-        `study.ask`, a RUNNING trial that nobody knows). Within `fn`, a further `call` does not repeat by itself.
+        An operation whose answer was lost runs twice, so `fn` must bear its own first attempt: `study.tell` needs
+        `skip_if_finished=True`, and `study.ask` may leave a RUNNING trial behind that nobody knows. Within `fn`, a
+        further `call` does not repeat by itself.
         Raises StorageError when patience ends, and at once whatever else `fn` raises.
         """
         if getattr(_THREAD, "is_calling", False):

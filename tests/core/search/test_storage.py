@@ -55,7 +55,7 @@ study = storage.call(load)
 for _ in range(20):
     trial = storage.call(study.ask)
     x = storage.call(trial.suggest_float, "x", 0, 1)
-    storage.call(study.tell, trial, x)
+    storage.call(study.tell, trial, x, skip_if_finished=True)
     print(trial.number)
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bertft_core import recipe
 from bertft_core.config import RunConfig
+from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
 from bertft_core.model.pretrained import layer_count
 from bertft_core.state import mask_uri
@@ -20,12 +21,11 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
 
     prepared = recipe.prepare(config, home)
     dataset, tokens = prepared.dataset, prepared.tokens
-    training, search = config.training, config.search
+    training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
-    trials = search.trials if search else 0
+    searched = _search(config, prepared, home, counts["train"])
     depth = layer_count(Path(prepared.pretrained))
     rates = rates_table(depth, training.lr, training.alpha, training.weight_decay, training.unfreezing)
-    sampled = min(search.rows or counts["train"], counts["train"]) if search else counts["train"]
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
@@ -36,8 +36,29 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         ],
         "layers": [asdict(row) for row in rates],
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
-        "search": f"{trials} trials on {sampled} rows each" if trials else "none: the training values are used",
+        "search": searched,
         "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }  # fmt: skip
+
+
+def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str:
+    """What would be searched. Raises what the search would raise before its first trial."""
+    search = config.search
+    if search is None or not search.trials:
+        return "none: the training values are used"
+    from bertft_core.search.pruning import HALVING_FROM
+    from bertft_core.search.space import in_words
+    from bertft_core.trials import require_possible
+
+    require_possible(config, prepared, home)
+    pruning = "successive halving" if search.trials >= HALVING_FROM else "the median rule"
+    parts = [
+        f"{search.trials} trials on {min(search.rows or rows, rows)} rows each by {search.workers} "
+        f"worker{'s' if search.workers > 1 else ''}, {'unpruned' if search.second else f'pruned by {pruning}'}",
+        *(f"{key} {choice}" for key, choice in in_words(search).items()),
+    ]
+    if search.confirm_plan and not search.second:
+        parts.append(f"then the {search.confirm_plan.top} best with {search.confirm_plan.seeds} further seeds each")
+    return "; ".join(parts)

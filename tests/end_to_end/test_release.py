@@ -133,26 +133,6 @@ def test_two_promotions_at_once_agree(home, clean_environment, history):
 # --- approval by a suspended flow ---
 
 
-def ask(url, body=None, method=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
-
-
-def wait_for(what, seconds=180.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if found := what():
-                return found
-        except OSError:
-            pass
-        time.sleep(0.5)
-    raise AssertionError(f"waited {seconds:g} s in vain")
-
-
 DEPLOY = """
 import json, sys
 from prefect.deployments.runner import EntrypointType
@@ -164,46 +144,11 @@ print(made.apply(work_pool_name="desk"))
 
 
 @pytest.fixture(scope="module")
-def prefect_api(tmp_path_factory, released, clean_environment):
-    """A real Prefect server with a process worker; yields its URL and a deployment of `promote`."""
-    folder = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **clean_environment(released / "home"), "PREFECT_HOME": str(folder), "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
-    }  # fmt: skip
-    prefect = [sys.executable, "-m", "prefect"]
-    log = open(folder / "log.txt", "w")  # noqa: SIM115
-    running = []
-
-    def launch(*arguments):
-        running.append(
-            subprocess.Popen(
-                [*prefect, *arguments], env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
-            )
-        )
-
-    try:
-        launch("server", "start", "--host", "127.0.0.1", "--port", str(port))
-        wait_for(lambda: ask(f"{url}/health"))
-        ask(f"{url}/work_pools/", {"name": "desk", "type": "process"})
-        launch("worker", "start", "--pool", "desk", "--type", "process")
-        asked = {"name": "tiny", "version": "2", "home": str(released / "home")}
-        asked["mlflow_file"] = str(released / "asking.yaml")
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", DEPLOY, json.dumps(asked)], env=environment, cwd=folder,
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        yield url, done.stdout.split()[-1]
-    finally:
-        for process in running:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
-        log.close()
+def prefect_api(released, prefect_worker):
+    """A deployment of `promote` on a real Prefect server with a process worker."""
+    asked = {"name": "tiny", "version": "2", "home": str(released / "home")}
+    asked["mlflow_file"] = str(released / "asking.yaml")
+    return prefect_worker(released / "home", DEPLOY, asked)
 
 
 @pytest.mark.parametrize(
@@ -211,21 +156,12 @@ def prefect_api(tmp_path_factory, released, clean_environment):
     [(None, "kept", "unnamed via Prefect", "1"), ({"approved": True, "by": "ann"}, "approved", "ann via Prefect", "2")],
     ids=["nothing", "yes"],
 )
-def test_deployed_promotion_asks_and_takes_nothing_for_no(
-    home, released, prefect_api, history, answer, outcome, by, champion
-):
-    url, deployment = prefect_api
-    run = ask(f"{url}/deployments/{deployment}/create_flow_run", {})["id"]
-
-    def state(*wanted):
-        found = ask(f"{url}/flow_runs/{run}")["state"]
-        assert found["name"] not in {"Failed", "Crashed"}, found
-        return found["name"] in wanted
-
-    wait_for(lambda: state("Suspended"))
+def test_deployed_promotion_asks_and_takes_nothing_for_no(home, prefect_api, history, answer, outcome, by, champion):
+    run = prefect_api.start()
+    prefect_api.wait_for(run, "Suspended")
     assert history()["entries"][-1]["action"] == "awaiting"
-    ask(f"{url}/flow_runs/{run}/resume", {} if answer is None else {"run_input": answer})
-    wait_for(lambda: state("Completed"))
+    prefect_api.ask(f"flow_runs/{run}/resume", {} if answer is None else {"run_input": answer})
+    prefect_api.wait_for(run, "Completed")
     shown = history()
     last = shown["entries"][-1]
     assert (last["action"], last["by"], shown["aliases"]["champion"]) == (outcome, by, champion)

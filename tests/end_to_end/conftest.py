@@ -1,0 +1,102 @@
+"""A real Prefect server with a process worker, and deployments on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """A deployment on a server at `url`."""
+
+    url: str
+    deployment: str
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """One call of the server's API; POST where there is a body."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def start(self) -> str:
+        """The id of a new flow run."""
+        return str(self.ask(f"deployments/{self.deployment}/create_flow_run", {})["id"])
+
+    def wait_for(self, run: str, *states: str, seconds: float = 180.0) -> None:
+        """Wait until the run is in one of these states; it must not fail before."""
+        deadline = time.monotonic() + seconds
+        while (found := self.ask(f"flow_runs/{run}")["state"])["name"] not in states:
+            assert found["name"] not in {"Failed", "Crashed"}, found
+            assert time.monotonic() < deadline, f"waited {seconds:g} s for {states}, found {found}"
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def prefect_worker(
+    tmp_path_factory: pytest.TempPathFactory, clean_environment: Callable[[Path], dict[str, str]]
+) -> Iterator[Callable[..., Deployed]]:
+    """Runs the code of a deployment (argument: its parameters as JSON; prints its id) against a server and worker."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    server = {
+        "PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
+    }  # fmt: skip
+    log = open(folder / "log.txt", "w")  # noqa: SIM115
+    running: list[subprocess.Popen[Any]] = []
+
+    def launch(*arguments: str) -> None:
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "prefect", *arguments], env={**clean_environment(folder / "home"), **server},
+                cwd=folder, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        )
+
+    def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, json.dumps(parameters)], env={**clean_environment(home), **server},
+            cwd=folder, capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        return Deployed(url=url, deployment=done.stdout.split()[-1])
+
+    try:
+        launch("server", "start", "--host", "127.0.0.1", "--port", str(port))
+        api, deadline = Deployed(url=url, deployment=""), time.monotonic() + 120
+        while not _answers(api):
+            assert time.monotonic() < deadline, (folder / "log.txt").read_text()
+            time.sleep(0.5)
+        api.ask("work_pools/", {"name": "desk", "type": "process"})
+        launch("worker", "start", "--pool", "desk", "--type", "process")
+        yield deploy
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+        log.close()
+
+
+def _answers(api: Deployed) -> bool:
+    try:
+        return bool(api.ask("health"))
+    except OSError:
+        return False

@@ -1,0 +1,112 @@
+"""Other coordinators on one study: from the command line, and as a flow run of a Prefect work pool."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+pytestmark = pytest.mark.slow
+MAIN = "import sys; from flows.cli import main; sys.exit(main())"
+SECTIONS = {
+    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 20, "threads": 1, "precision": "float32"},
+    "search": {"trials": 8, "rows": 100, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
+}
+JOIN = """
+import json, sys
+from prefect.deployments.runner import EntrypointType
+from flows.search import join
+asked = json.loads(sys.argv[1])
+variables = {"BERTFT_STORAGE": asked.pop("storage")}
+made = join.to_deployment("help", entrypoint_type=EntrypointType.MODULE_PATH, parameters=asked,
+                          job_variables={"env": variables})
+print(made.apply(work_pool_name="desk"))
+"""
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'shared.db'}"
+
+
+@pytest.fixture
+def coordinator(project, clean_environment, tmp_path, storage):
+    """A search at work, and its configuration."""
+    config, home = str(project(**SECTIONS)), tmp_path / "home"
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", MAIN, "search", config, "--json"], cwd=tmp_path, text=True,
+        env={**clean_environment(home), "BERTFT_STORAGE": storage}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not _trials(storage) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield process, config, home
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def _trials(storage: str) -> list[optuna.trial.FrozenTrial]:
+    if not Path(storage.removeprefix("sqlite:///")).exists():
+        return []
+    try:
+        names = optuna.get_all_study_names(storage=storage)
+        return optuna.load_study(study_name=names[0], storage=storage).trials if names else []
+    except Exception:  # the tables are being made
+        return []
+
+
+def _check(storage: str, home: Path) -> None:
+    """Eight finished trials by two owners, mirrored once each by the coordinator."""
+    import mlflow
+
+    trials = [t for t in _trials(storage) if "lease" in t.user_attrs]
+    assert sorted(t.user_attrs["slot"] for t in trials) == list(range(8))
+    assert len({t.user_attrs["lease"]["token"] for t in trials}) == 2
+    client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    ids = [e.experiment_id for e in client.search_experiments()]
+    children = client.search_runs(ids, "tags.`bertft.role` = 'trial'")
+    assert sorted(int(c.data.tags["bertft.slot"]) for c in children) == list(range(8))
+    assert {c.info.status for c in children} == {"FINISHED"}
+
+
+def test_join_shares_the_study_of_a_running_search(coordinator, clean_environment, storage, tmp_path, document) -> None:
+    process, config, home = coordinator
+    other = tmp_path / "elsewhere" / "home"
+    other.parent.mkdir()
+    joined = subprocess.run(
+        [sys.executable, "-P", "-c", MAIN, "search", config, "--join", "--json"], cwd=tmp_path, text=True,
+        env={**clean_environment(other), "BERTFT_STORAGE": storage}, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert document(joined)["trials"] == 8
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert json.loads(out)["search"]["trial"] in range(8)
+    _check(storage, home)
+    assert not (other / "mlflow.db").exists()
+
+
+def test_join_as_a_flow_run_of_a_work_pool(coordinator, prefect_worker, storage, tmp_path) -> None:
+    process, config, home = coordinator
+    other = tmp_path / "elsewhere" / "home"
+    other.parent.mkdir()
+    helper = prefect_worker(other, JOIN, {"config_path": config, "home": str(other), "storage": storage})
+    run = helper.start()
+    helper.wait_for(run, "Completed")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    _check(storage, home)
+    found = helper.ask("task_runs/filter", {"task_runs": {"tags": None}, "limit": 200})
+    assert any(t["name"].startswith("trial-") for t in found)
+
+
+def test_join_of_a_study_that_nobody_began_is_refused(project, command, tmp_path) -> None:
+    done = command(tmp_path / "home", "search", str(project(**SECTIONS)), "--join")
+    assert done.returncode == 2 and "no study tiny-" in done.stderr and os.sep in done.stderr

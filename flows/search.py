@@ -170,8 +170,10 @@ class Shift:
         try:
             while self.running or self.study.open_slots() or self.study.held():
                 self._submit()
+                self._mirror()
                 self._tell_waiting()
                 self._collect(_POLL_SECONDS)
+            self._mirror()
         except BaseException:
             self.team.is_stopped = True
             while self.running:
@@ -188,7 +190,7 @@ class Shift:
             self.running += 1
 
     def _collect(self, timeout: float) -> None:
-        """Wait for a trial to finish; account for the time, mirror what is new."""
+        """Wait for a trial to finish; account for the time."""
         try:
             future, trainer = self.finished.get(timeout=timeout)
         except queue.Empty:
@@ -204,6 +206,10 @@ class Shift:
                 self.since = now
                 if reason and future is not None:
                     self.board.say(f"no further trial: {reason}")
+
+    def _mirror(self) -> None:
+        """Write what is new to MLflow, after the next trial was begun: no trainer waits for it."""
+        if self.mirror is not None:
             self.mirror(self.study.results())
 
     def _tell_waiting(self) -> None:

@@ -40,8 +40,10 @@ STEPS = {
     "claim": "claim the next slot: sampler, lease",
     "task_start": "Prefect: task run starts",
     "spec": "folder and specification of the fit",
+    "rest": "coordinator: the rest (reads the study, waits for the bookkeeping of another trial)",
     "reports": "rung reports (inside the trial's own seconds)",
 }
+APART = ("mirror", "reports")
 
 
 class Timers:
@@ -72,6 +74,7 @@ def probe(file: Path, arguments: list[str]) -> int:
     from flows.environment import prepare_environment
 
     prepare_environment(open_home(os.environ["BERTFT_HOME"]))
+    import flows.pipeline
     import flows.search
     from bertft_core import trials
     from bertft_core.search.study import SearchStudy
@@ -80,6 +83,9 @@ def probe(file: Path, arguments: list[str]) -> int:
     from tasks.tree import Tree
 
     timers = Timers()
+    imported = time.monotonic()
+    timers.wrap(flows.pipeline, "load_config", "first line of the flow")
+    timers.wrap(Tree, "__init__", "open MLflow")
     timers.wrap(SearchStudy, "claim", "claim", lambda slot, *_: {"slot": slot.slot if slot else None})
     for name in ("tell", "spend", "report", "renew"):
         timers.wrap(SearchStudy, name, name)
@@ -90,7 +96,7 @@ def probe(file: Path, arguments: list[str]) -> int:
     timers.wrap(flows.search, "work", "work")
     timers.wrap(flows.search, "publish", "publish")
     code = bertft(arguments)
-    document = {"began": began, "ended": time.monotonic(), "events": timers.events}
+    document = {"began": began, "imported": imported, "events": timers.events}
     file.write_text(json.dumps(document), encoding="utf-8")
     return code
 
@@ -196,16 +202,22 @@ def steps(of: dict[str, list[Event]]) -> dict[str, float]:
 def paid_once(of: dict[str, list[Event]], timings: dict[str, Any], wall: float, stages: dict[str, float]) -> Any:
     """What a search pays once, in seconds."""
     firsts = [own[0] for own in by_worker(of["fit"]).values()]
+
+    def total(label: str) -> float:
+        return sum(e["ended"] - e["began"] for e in of[label])
+
     return {
-        "process start to the first claim (imports, Prefect server, rows, first trainer)": of["claim"][0]["began"]
-        - timings["began"],
-        "  of these, start of the first trainer": sum(e["ended"] - e["began"] for e in of["trainer start"]),
+        "imports": timings["imported"] - timings["began"],
+        "start of Prefect with its server": of["first line of the flow"][0]["began"] - timings["imported"],
+        "MLflow: the database with its tables, the pipeline's run": total("open MLflow"),
+        "start of the first trainer": total("trainer start"),
+        "process start to the first claim, these and the rows included": of["claim"][0]["began"] - timings["began"],
         "first fit of a worker, beyond its training (start of the further trainers)": statistics.fmean(
             f["ended"] - f["began"] - f["seconds"] for f in firsts
         ),
         "end of the last fit to the end of the study's flow": of["work"][0]["ended"]
         - max(f["ended"] for f in of["fit"]),
-        "report with its pictures": sum(e["ended"] - e["began"] for e in of["publish"]),
+        "report with its pictures": total("publish"),
         **{f"stage {name}, as the command shows it": seconds for name, seconds in stages.items()},
         "command in total": wall,
     }
@@ -217,7 +229,8 @@ def show(run: dict[str, Any]) -> None:
     print(f"  outside of training: mean {run['overhead_mean']:.3f} s per trial, median {run['overhead_median']:.3f}, "
           f"longest {run['overhead_max']:.3f}; first quarter {run['overhead_first_quarter']:.3f}, "
           f"last quarter {run['overhead_last_quarter']:.3f}")  # fmt: skip
-    for name, seconds in run["steps"].items():
+    inside = sum(seconds for name, seconds in run["steps"].items() if name not in APART)
+    for name, seconds in {**run["steps"], "rest": run["overhead_mean"] - inside}.items():
         print(f"    {seconds:7.3f} s  {STEPS[name]}")
     print("  once:")
     for text, seconds in run["once"].items():

@@ -172,8 +172,10 @@ class Shift:
         try:
             while self.running or self.study.open_slots() or self.study.held():
                 self._submit()
+                self._mirror()
                 self._tell_waiting()
                 self._collect(_POLL_SECONDS)
+            self._mirror()
         except BaseException:
             self.team.is_stopped = True
             while self.running:
@@ -191,7 +193,7 @@ class Shift:
             self.running += 1
 
     def _collect(self, timeout: float) -> None:
-        """Wait for a trial to finish; account for the time, mirror what is new."""
+        """Wait for a trial to finish; account for the time."""
         try:
             future, trainer = self.finished.get(timeout=timeout)
         except queue.Empty:
@@ -200,11 +202,8 @@ class Shift:
             self.running -= 1
             self.team.idle.append(trainer)
             future.result()
-        results = self.study.results()
-        self.board.seen(results)
         if self.mirror is not None:  # the coordinator that owns the tree also keeps the time
             self._keep_time(is_finished=future is not None)
-            self.mirror(results)
 
     def _keep_time(self, *, is_finished: bool) -> None:
         now = time.monotonic()
@@ -214,6 +213,13 @@ class Shift:
             if reason and not self.has_stopped:
                 self.has_stopped = True
                 self.board.say(f"no further trial: {reason}")
+
+    def _mirror(self) -> None:
+        """Write what is new to MLflow, after the next trial was begun: no trainer waits for it."""
+        results = self.study.results()
+        self.board.seen(results)
+        if self.mirror is not None:
+            self.mirror(results)
 
     def _tell_waiting(self) -> None:
         held = {} if self.running else self.study.held()

@@ -220,13 +220,15 @@ class _Follower:
     began: float = field(default_factory=time.monotonic)
 
     def __call__(self, fraction: float, facts: dict[str, Any]) -> None:
+        is_new = self.first_step is None and "step" in facts  # a process says where it begins, or goes on from
         if "step" in facts:
             self.step, self.depth, self.seconds = facts["step"], facts["depth"], facts["seconds"]
             self.first_step = self.step if self.first_step is None else self.first_step
         if self.bench.is_stopped():
             raise SearchStopped(f"trial {self.slot}: the search was stopped")
         self._keep_time()
-        self.study.renew(self.slot, fraction=fraction, step=self.step, worker=self.trainer.pid)
+        where = {"fraction": fraction, "step": self.step, "first_step": self.first_step, "seconds": self.seconds}
+        self.study.renew(self.slot, is_forced=is_new, worker=self.trainer.pid, **where)
         if self.on_progress:
             self.on_progress(fraction, facts)
 

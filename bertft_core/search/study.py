@@ -146,10 +146,10 @@ class SearchStudy:
         running = {s: t.user_attrs["lease"] for s, t in self._running().items() if self._is_held(t)}
         return {slot: f"process {lease['pid']} on {lease['host']}" for slot, lease in sorted(running.items())}
 
-    def renew(self, slot: int, **facts: Any) -> None:
-        """Renew the lease of a claimed slot, at most every 5 s. Raises LeaseLost when another owner took it over."""
+    def renew(self, slot: int, *, is_forced: bool = False, **facts: Any) -> None:
+        """Renew the lease of a claimed slot, at most every 5 s unless forced. Raises LeaseLost when it is another's."""
         trial, last = self._live[slot]
-        if time.monotonic() - last < LEASE_SECONDS:
+        if not is_forced and time.monotonic() - last < LEASE_SECONDS:
             return
         self._require_own(slot, trial)
         self.storage.call(trial.set_user_attr, "lease", self.owner.lease(**facts))

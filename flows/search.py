@@ -33,6 +33,7 @@ from tasks.searching import publish, run_trial
 from tasks.tree import Tree
 
 _POLL_SECONDS = 2.0
+_MIRROR_PAUSE_SECONDS = 60.0
 _ACCOUNT_SECONDS = 30.0  # time spent is written that often: a kill loses no more
 
 
@@ -166,6 +167,7 @@ class Shift:
     since: float = field(default_factory=time.monotonic)
     has_waited: bool = False
     has_stopped: bool = False
+    mirror_after: float = 0.0
 
     def run(self) -> None:
         """A fault of ours stops the other trials, gives their slots back, and is raised."""
@@ -175,7 +177,7 @@ class Shift:
                 self._mirror()
                 self._tell_waiting()
                 self._collect(_POLL_SECONDS)
-            self._mirror()
+            self._mirror(is_last=True)
         except BaseException:
             self.team.is_stopped = True
             while self.running:
@@ -214,12 +216,22 @@ class Shift:
                 self.has_stopped = True
                 self.board.say(f"no further trial: {reason}")
 
-    def _mirror(self) -> None:
-        """Write what is new to MLflow, after the next trial was begun: no trainer waits for it."""
+    def _mirror(self, *, is_last: bool = False) -> None:
+        """Write what is new to MLflow, after the next trial was begun: no trainer waits for it.
+
+        A store that is away costs no trial: the study is the truth, and what is missing is written later.
+        """
         results = self.study.results()
         self.board.seen(results)
-        if self.mirror is not None:
+        if self.mirror is None or (time.monotonic() < self.mirror_after and not is_last):
+            return
+        try:
             self.mirror(results)
+        except Exception as fault:  # whatever the store's client raises
+            if is_last:
+                raise
+            self.mirror_after = time.monotonic() + _MIRROR_PAUSE_SECONDS
+            self.board.say(f"MLflow is not written for now ({type(fault).__name__}: {str(fault)[:200]})")
 
     def _tell_waiting(self) -> None:
         held = {} if self.running else self.study.held()

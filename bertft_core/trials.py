@@ -170,11 +170,12 @@ def _fit(
 ) -> dict[str, Any]:
     """The training result as a mapping."""
     spec = _spec(slot, bench, folder, follow)
+    on_rung = (lambda fraction, score: study.report(slot.slot, fraction, score)) if study.is_pruned else None
     begun = -1
     while True:
         follow.first_step = None
         try:
-            return asdict(trainer.fit(spec, follow, lambda fraction, score: study.report(slot.slot, fraction, score)))
+            return asdict(trainer.fit(spec, follow, on_rung))
         except TrialPruned as stop:
             trainer.close()  # out of memory: the next trial gets a fresh process
             return follow.ended("pruned", stop.reason)

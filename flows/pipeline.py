@@ -78,7 +78,7 @@ def _train_and_release(
         trainer = stack.enter_context(Trainer())
         result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
         with report.stage("search"):
-            found = search(config, prepared, run, root, trainer, tree)
+            found = search(config, prepared, run, root, trainer, tree, report)
         if found is not None:
             winner, result["search"] = found
             chosen = config.with_values(winner.best.params)

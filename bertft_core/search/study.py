@@ -95,6 +95,11 @@ class SearchStudy:
         return self._plan.slots
 
     @property
+    def is_pruned(self) -> bool:
+        """Whether scores at the rungs count. Where they do not (confirming fits, `second`), none need be measured."""
+        return self._plan.is_pruned and not self._measure
+
+    @property
     def stopped(self) -> str:
         """Why the study ends before its last slot, "" while it goes on. A raised search.timeout lets it go on."""
         if not self._plan.is_pruned:  # confirming fits are few and decided on: they are run in any case
@@ -152,7 +157,7 @@ class SearchStudy:
 
     def report(self, slot: int, fraction: float, score: float) -> bool:
         """Report the validation score at progress `fraction`; True means: stop, the trial is pruned."""
-        if self._measure or not self._plan.is_pruned:
+        if not self.is_pruned:
             return False
         trial, _ = self._live[slot]
         self.storage.call(trial.report, score, step=round(100 * fraction))

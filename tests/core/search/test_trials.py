@@ -87,6 +87,12 @@ def test_trial_completes_with_what_the_pictures_need(opened: Open, trainer: Trai
     assert not (bench.home / "search" / study.name / "trial-0").exists()
 
 
+def test_trial_of_a_study_that_prunes_nothing_is_not_scored_at_the_rungs(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened(second={"measure": "latency"}, space={"tokenization.max_length": [16, 24]})
+    told = _run(study, bench, trainer)
+    assert (told.state, told.rungs) == ("complete", ())
+
+
 def test_diverged_trial_is_pruned_as_nonfinite_and_the_next_one_runs(
     opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ python benchmarks/fault_drill.py [--storage sqlite|journal|postgres] [--quick] [
 
 12 trials by 3 workers with real MiniLM weights on Rotten Tomatoes; whom and when to strike is drawn from the seed.
 postgres: a server of its own holds the study and MLflow. --quick: a tiny encoder, about a minute. Exit code 1 when
-a check fails. Five to ten minutes on 2 cores.
+a check fails. About five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Plan:
 
     kills: int = 5
     seed: int = 0
-    gap: tuple[float, float] = (1.0, 8.0)
+    gap: tuple[float, float] = (4.0, 25.0)
     fit_seconds: float = 10.0
     limit: float = 1800.0
 
@@ -305,7 +305,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = (args.home or Path(tempfile.mkdtemp(prefix="fault-drill-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    plan = Plan(seed=args.seed, fit_seconds=5.0 if args.quick else 10.0)
+    plan = Plan(seed=args.seed, gap=(1.0, 8.0), fit_seconds=5.0) if args.quick else Plan(seed=args.seed)
     with place(args.storage, folder) as env:
         drill = Drill(config=write_config(folder, quick=args.quick), home=folder / "home", plan=plan, env=env)
         checks = drill.run()

@@ -35,6 +35,7 @@ from bertft_core.search.storage import open_storage
 from bertft_core.state import open_home
 from bertft_core.testing import tiny_encoder
 from bertft_core.testing_postgres import LocalPostgres
+from flows import session
 from tasks import tracking
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,8 +91,8 @@ class Drill:
 
     def aftermath(self, before: list[Any], document: dict[str, Any]) -> Iterator[Check]:
         """The checks once the command has ended."""
-        left, folders = self.left(), [p.name for p in self.home.glob("search/*/trial-*")]
-        yield Check.of("no process of the command is left", not left, left or "none")
+        yield self.all_gone("the finished command")
+        folders = [p.name for p in self.home.glob("search/*/trial-*")]
         yield Check.of("no folder of a trial is left", not folders, folders or "none")
         stored, search = self.stored(), self.settings.search
         assert search is not None, "a drill has a search"
@@ -134,12 +135,13 @@ class Drill:
         leases = [{**kept["lease"], "slot": kept["slot"]} for kept in running]
         return [lease for lease in leases if lease.get("first_step") is not None]
 
-    def left(self) -> dict[int, str]:
-        """Processes of the home that are still there after the grace."""
-        until = time.monotonic() + GRACE_SECONDS
-        while (found := processes(self.home)) and time.monotonic() < until:
+    def all_gone(self, whose: str) -> Check:
+        """Waits for the processes of a command that has ended."""
+        began = time.monotonic()
+        while (left := processes(self.home)) and time.monotonic() - began < GRACE_SECONDS:
             time.sleep(POLL_SECONDS)
-        return found
+        found = left or f"gone after {time.monotonic() - began:.1f} s"
+        return Check.of(f"no process of {whose} is left after {GRACE_SECONDS:g} s", not left, found)
 
     def watch(self, process: subprocess.Popen[bytes], is_reached: Callable[[], Any]) -> bool:
         """Look at the study until `is_reached()` or the command ends; whether it was reached."""
@@ -202,11 +204,11 @@ class Drill:
         struck = [strike_of("coordinator", lease) for lease in self.leases()]
         process.kill()
         process.wait()
-        left = self.left()
+        gone = self.all_gone("the killed coordinator")
         for noted in struck:
             self.note(noted)
         yield Check.of("the coordinator was killed while trials ran", is_running and struck, f"{len(struck)} trials")
-        yield Check.of(f"no process of it is left after {GRACE_SECONDS:g} s", not left, left or "none")
+        yield gone
 
     def note(self, noted: Strike) -> None:
         """Keep a strike with the step that lies on disk: of a dead trainer, so it does not move any more."""
@@ -217,12 +219,13 @@ class Drill:
 
 
 def processes(home: Path) -> dict[int, str]:
-    """Living processes of commands on this home, and what they are."""
+    """Living processes of commands on this home and what they are, without the one that clears up after a command."""
     found, mark = {}, f"BERTFT_HOME={home}".encode()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):  # it ended meanwhile
-            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:80]
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") and session.TOKEN.encode() not in words:
+                found[int(pid)] = words.replace(b"\0", b" ").decode()[:80]
     return found
 
 

@@ -39,13 +39,12 @@ OnProgress = Callable[[float, dict[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What every trial of one coordinator shares. deadline: time.monotonic() at which the search's time is spent."""
+    """What every trial of one coordinator shares."""
 
     config: RunConfig
     prepared: Prepared
     settings: MachineSettings
     home: Path
-    deadline: float = float("inf")
     is_stopped: Callable[[], bool] = lambda: False
 
 
@@ -108,8 +107,11 @@ def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | N
     results, second = study.results(), config.search.second
     chosen = finalists(results, 1)
     if not chosen:
-        reasons = "; ".join(sorted({r.reason for r in results if r.reason})) or "none given"
-        raise InputError(f"no trial of study {study.name} completed (reasons: {reasons}): widen or lower search.space")
+        reasons = "; ".join(sorted({study.stopped, *(r.reason for r in results)} - {""})) or "none given"
+        raise InputError(
+            f"no trial of study {study.name} completed (reasons: {reasons}): "
+            "change search.space, or give more time where a timeout is the reason"
+        )
     if second is not None:
         best = choose(results, second.measure, second.within) or chosen[0]
         return Verdict(best=best, how=f"lowest {second.measure} within {second.within:g} of the best score")
@@ -143,11 +145,13 @@ def _chosen(study: SearchStudy, config: RunConfig) -> list[TrialResult]:
 def run_trial(
     study: SearchStudy, slot: Slot, bench: Bench, trainer: Trainer, on_progress: OnProgress | None = None
 ) -> TrialResult | None:
-    """Run a claimed slot to its end; None when another coordinator took it over meanwhile.
+    """Run a claimed slot to its end; None when another coordinator took it over meanwhile, or search.timeout passed.
 
-    Diverged, out of memory and timed out are answers: the trial is pruned with the reason. A trainer that dies is
-    started again from the checkpoint; when it dies twice without getting further the trial ends, as pruned where
-    signal 9 points to the out-of-memory killer, else as failed. Any other fault gives the slot back and is raised.
+    In the latter case it is given up and its checkpoint kept: more time continues it, and the sampler learns
+    nothing false from it. Diverged, out of memory and over its own time are answers: the trial is pruned with the
+    reason. A trainer that dies is started again from the checkpoint; when it dies twice without getting further the
+    trial ends, as pruned where signal 9 points to the out-of-memory killer, else as failed. Any other fault gives
+    the slot back and is raised.
     """
     folder = bench.home / "search" / study.name / f"trial-{slot.slot}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +161,9 @@ def run_trial(
         told = study.tell(slot.slot, {"depth": follow.depth, **result})
     except LeaseLost as lost:
         _LOGGER.warning("%s", lost)
+        return None
+    except _OutOfTime:
+        study.give_up(slot.slot)
         return None
     except BaseException:
         study.release(slot.slot)
@@ -169,11 +176,11 @@ def _fit(
     study: SearchStudy, slot: Slot, bench: Bench, folder: Path, trainer: Trainer, follow: _Follower
 ) -> dict[str, Any]:
     """The training result as a mapping."""
-    spec = _spec(slot, bench, folder, follow)
     begun = -1
     while True:
         follow.first_step = None
         try:
+            spec = _spec(slot, bench, folder, follow)  # may tokenize, and may take too long over it
             return asdict(trainer.fit(spec, follow, lambda fraction, score: study.report(slot.slot, fraction, score)))
         except TrialPruned as stop:
             trainer.close()  # out of memory: the next trial gets a fresh process
@@ -234,12 +241,18 @@ class _Follower:
         limit = search.trial_timeout if search else None
         if limit is not None and max(self.seconds, time.monotonic() - self.began) > limit:
             raise TrialPruned(f"timeout: search.trial_timeout of {limit:g} s passed at step {self.step}")
-        if time.monotonic() > self.bench.deadline:
-            raise TrialPruned(f"timeout: search.timeout passed at step {self.step}")
+        if self.study.is_out_of_time:
+            raise _OutOfTime
 
     def ended(self, state: str, reason: str) -> dict[str, Any]:
-        """What is known of a fit that gave no result."""
-        return {"state": state, "reason": reason, "seconds": self.seconds}
+        """What is known of a fit that gave no result; limit: the time limit that it passed."""
+        search = self.bench.config.search
+        limit = search.trial_timeout if search and reason.startswith("timeout") else None
+        return {"state": state, "reason": reason, "seconds": self.seconds, "limit": limit}
+
+
+class _OutOfTime(Exception):
+    """search.timeout passed while a trial ran."""
 
 
 def sweep(study: SearchStudy, home: Path) -> None:

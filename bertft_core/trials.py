@@ -16,13 +16,12 @@ from bertft_core.errors import InputError, LeaseLost, SearchStopped, TrainerDied
 from bertft_core.fitting import Prepared, fit_spec, prepare_for
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.search.confirm import Verdict, confirm_slots, finalists, judge
-from bertft_core.search.effect import longest_text, require_effect
+from bertft_core.search.effect import encoders, longest_cut, longest_text, require_effect
 from bertft_core.search.front import choose
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy, Slot, StudyPlan, slot_seed, study_name
-from bertft_core.search_config import values_of
 from bertft_core.state import hash_json
 from bertft_core.training.spec import FitSpec, MachineSettings
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _CHECKPOINT_SECONDS = 5.0  # a killed worker loses that much; the loop spends at most 5 % of a fit on checkpoints
 _KILLED = 9
-_ENCODER, _LENGTH = "model.pretrained", "tokenization.max_length"
+_ENCODER = "model.pretrained"
 
 OnProgress = Callable[[float, dict[str, Any]], None]
 
@@ -74,12 +73,10 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
     Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
     """
     assert config.search is not None, "the caller checked that there is a search"
-    space = config.search.space
-    longest_cut = max(values_of(space[_LENGTH])) if _LENGTH in space else config.tokenization.max_length
     longest, fingerprints = {}, []
-    for encoder in values_of(space[_ENCODER]) if _ENCODER in space else [config.model.pretrained]:
+    for encoder in encoders(config, config.search):
         chosen = config.with_values({_ENCODER: encoder})
-        check_max_length(resolve_pretrained(chosen), longest_cut)
+        check_max_length(resolve_pretrained(chosen), longest_cut(config, config.search, encoder))
         found = prepare_for(config, chosen, prepared, home)
         longest[encoder] = longest_text(found.tokens)
         fingerprints.append(found.encoder)

@@ -173,12 +173,13 @@ def _fit(
     study: SearchStudy, slot: Slot, bench: Bench, folder: Path, trainer: Trainer, follow: _Follower
 ) -> dict[str, Any]:
     """The training result as a mapping."""
+    on_rung = (lambda fraction, score: study.report(slot.slot, fraction, score)) if study.is_pruned else None
     begun = -1
     while True:
         follow.first_step = None
         try:
             spec = _spec(slot, bench, folder, follow)  # may tokenize, and may take too long over it
-            return asdict(trainer.fit(spec, follow, lambda fraction, score: study.report(slot.slot, fraction, score)))
+            return asdict(trainer.fit(spec, follow, on_rung))
         except TrialPruned as stop:
             trainer.close()  # out of memory: the next trial gets a fresh process
             return follow.ended("pruned", stop.reason)
@@ -223,13 +224,15 @@ class _Follower:
     began: float = field(default_factory=time.monotonic)
 
     def __call__(self, fraction: float, facts: dict[str, Any]) -> None:
+        is_new = self.first_step is None and "step" in facts  # a process says where it begins, or goes on from
         if "step" in facts:
             self.step, self.depth, self.seconds = facts["step"], facts["depth"], facts["seconds"]
             self.first_step = self.step if self.first_step is None else self.first_step
         if self.bench.is_stopped():
             raise SearchStopped(f"trial {self.slot}: the search was stopped")
         self._keep_time()
-        self.study.renew(self.slot, fraction=fraction, step=self.step, worker=self.trainer.pid)
+        where = {"fraction": fraction, "step": self.step, "first_step": self.first_step, "seconds": self.seconds}
+        self.study.renew(self.slot, is_forced=is_new, worker=self.trainer.pid, **where)
         if self.on_progress:
             self.on_progress(fraction, facts)
 

@@ -61,7 +61,9 @@ def pipeline(
         if last == "promote" and (standing := standing_release(store, config, run, root)):
             return unchanged(run, standing, report)
         tree = Tree(store, config, run, prepared, root, flow_run.id)
-        return _train_and_release(config, prepared, run, tree, root, report, last)
+        result = _train_and_release(config, prepared, run, tree, root, report, last)
+        tree.close()
+        return result
 
 
 def _wait_text(run: Run, config: RunConfig, holder: str) -> str:

@@ -33,6 +33,7 @@ from tasks.searching import publish, run_trial
 from tasks.tree import Tree
 
 _POLL_SECONDS = 2.0
+_MIRROR_PAUSE_SECONDS = 60.0
 _ACCOUNT_SECONDS = 30.0  # time spent is written that often: a kill loses no more
 
 
@@ -164,14 +165,17 @@ class Shift:
     since: float = field(default_factory=time.monotonic)
     has_waited: bool = False
     has_stopped: bool = False
+    mirror_after: float = 0.0
 
     def run(self) -> None:
         """A fault of ours stops the other trials, gives their slots back, and is raised."""
         try:
             while self.running or self.study.open_slots() or self.study.held():
                 self._submit()
+                self._mirror()
                 self._tell_waiting()
                 self._collect(_POLL_SECONDS)
+            self._mirror(is_last=True)
         except BaseException:
             self.team.is_stopped = True
             while self.running:
@@ -189,7 +193,7 @@ class Shift:
             self.running += 1
 
     def _collect(self, timeout: float) -> None:
-        """Wait for a trial to finish; account for the time, mirror what is new."""
+        """Wait for a trial to finish; account for the time."""
         try:
             future, trainer = self.finished.get(timeout=timeout)
         except queue.Empty:
@@ -198,11 +202,7 @@ class Shift:
             self.running -= 1
             self.team.idle.append(trainer)
             future.result()
-        results = self.study.results()
-        self.board.seen(results)
         self._keep_time(is_finished=future is not None)
-        if self.mirror is not None:
-            self.mirror(results)
 
     def _keep_time(self, *, is_finished: bool) -> None:
         now = time.monotonic()
@@ -212,6 +212,23 @@ class Shift:
             if reason and not self.has_stopped:
                 self.has_stopped = True
                 self.board.say(f"no further trial: {reason}")
+
+    def _mirror(self, *, is_last: bool = False) -> None:
+        """Write what is new to MLflow, after the next trial was begun: no trainer waits for it.
+
+        A store that is away costs no trial: the study is the truth, and what is missing is written later.
+        """
+        results = self.study.results()
+        self.board.seen(results)
+        if self.mirror is None or (time.monotonic() < self.mirror_after and not is_last):
+            return
+        try:
+            self.mirror(results)
+        except Exception as fault:  # whatever the store's client raises
+            if is_last:
+                raise
+            self.mirror_after = time.monotonic() + _MIRROR_PAUSE_SECONDS
+            self.board.say(f"MLflow is not written for now ({type(fault).__name__}: {str(fault)[:200]})")
 
     def _tell_waiting(self) -> None:
         held = {} if self.running else self.study.held()

@@ -130,11 +130,15 @@ class Tree:
         tracking.log_files(self.store, self.final, [folder / n for n in names if (folder / n).exists()], "evaluation")
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Close final and pipeline run."""
+        """Keep the result document; close final and pipeline run."""
         write_json(self._run.path / "result.json", result)
         tracking.log_files(self.store, self.root, [self._run.path / "result.json"])
-        tracking.finish_run(self.store, self.final)
-        tracking.finish_run(self.store, self.root)
+        self.close()
+
+    def close(self) -> None:
+        """End final and pipeline run: nothing of a command that ended well is left running, however far it went."""
+        for run_id in filter(None, (self.final, self.root)):
+            tracking.finish_run(self.store, run_id)
 
     def _open(self, role: str, parent: str | None, name: str, tags: dict[str, str], slot: int | None = None) -> str:
         return tracking.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot)

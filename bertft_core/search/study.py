@@ -98,6 +98,11 @@ class SearchStudy:
         return self._plan.slots
 
     @property
+    def is_pruned(self) -> bool:
+        """Whether scores at the rungs count. Where they do not (confirming fits, `second`), none need be measured."""
+        return self._plan.is_pruned and not self._measure
+
+    @property
     def stopped(self) -> str:
         """Why the study ends before its last slot, "" while it goes on. A raised search.timeout lets it go on."""
         if not self._plan.is_pruned:  # confirming fits are few and decided on: they are run in any case
@@ -146,10 +151,10 @@ class SearchStudy:
         running = {s: t.user_attrs["lease"] for s, t in found if s < self._plan.slots and self._is_held(t)}
         return {slot: f"process {lease['pid']} on {lease['host']}" for slot, lease in sorted(running.items())}
 
-    def renew(self, slot: int, **facts: Any) -> None:
-        """Renew the lease of a claimed slot, at most every 5 s. Raises LeaseLost when another owner took it over."""
+    def renew(self, slot: int, *, is_forced: bool = False, **facts: Any) -> None:
+        """Renew the lease of a claimed slot, at most every 5 s unless forced. Raises LeaseLost when it is another's."""
         trial, last = self._live[slot]
-        if time.monotonic() - last < LEASE_SECONDS:
+        if not is_forced and time.monotonic() - last < LEASE_SECONDS:
             return
         with self._own(slot, trial):
             self.storage.call(trial.set_user_attr, "lease", self.owner.lease(**facts))
@@ -160,7 +165,7 @@ class SearchStudy:
 
         Raises LeaseLost as `renew` does.
         """
-        if self._measure or not self._plan.is_pruned:
+        if not self.is_pruned:
             return False
         trial, _ = self._live[slot]
         with self._own(slot, trial):

@@ -86,6 +86,12 @@ def test_trial_completes_with_what_the_pictures_need(opened: Open, trainer: Trai
     assert not (bench.home / "search" / study.name / "trial-0").exists()
 
 
+def test_trial_of_a_study_that_prunes_nothing_is_not_scored_at_the_rungs(opened: Open, trainer: Trainer) -> None:
+    study, bench = opened(second={"measure": "latency"}, space={"tokenization.max_length": [16, 24]})
+    told = _run(study, bench, trainer)
+    assert (told.state, told.rungs) == ("complete", ())
+
+
 def test_diverged_trial_is_pruned_as_nonfinite_and_the_next_one_runs(
     opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +141,25 @@ def test_killed_trainer_goes_on_from_the_checkpoint(
     restarts = [after for before, after in pairwise(seen) if after < before]
     assert told.state == "complete" and calm.state == "complete"
     assert all(step > 0 for step in restarts)
+
+
+def test_lease_names_the_process_and_the_step_it_goes_on_from(
+    opened: Open, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)
+    study, bench = opened({"batch_size": 1, "epochs": 4}, rows=100)
+    kill, leases, stored = _killer(trainer, [40]), {}, study.storage.optuna
+
+    def follow(fraction: float, facts: dict[str, Any]) -> None:
+        if "step" in facts:
+            (trial,) = stored.get_all_trials(stored.get_study_id_from_name(study.name))
+            lease = trial.user_attrs["lease"]
+            leases[lease["worker"]] = lease["first_step"]
+        kill(fraction, facts)
+
+    _run(study, bench, trainer, follow)
+    first, second = leases.values()
+    assert first == 0 and second >= 40
 
 
 def test_trainer_killed_twice_without_getting_further_ends_the_trial(opened: Open, trainer: Trainer) -> None:

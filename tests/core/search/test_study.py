@@ -127,7 +127,7 @@ def test_trial_of_another_host_is_taken_over_when_its_lease_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.3)
-    far = _study(tmp_path, Owner(host="elsewhere", pid=1, began=1), trials=1)
+    far = _study(tmp_path, Owner(host="elsewhere", machine="elsewhere", pid=1, began=1), trials=1)
     _claim(far)
     here = _study(tmp_path, trials=1)
     assert here.claim() is None
@@ -137,7 +137,7 @@ def test_trial_of_another_host_is_taken_over_when_its_lease_stands_still(
 
 def test_owner_that_was_taken_over_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.0)
-    far = _study(tmp_path, Owner(host="elsewhere", pid=1, began=1), trials=1)
+    far = _study(tmp_path, Owner(host="elsewhere", machine="elsewhere", pid=1, began=1), trials=1)
     _claim(far)
     here = _study(tmp_path, trials=1)
     here.claim()
@@ -151,6 +151,12 @@ def test_pid_of_another_process_with_the_same_number_is_not_the_owner(tmp_path: 
     reused = Owner(pid=os.getpid(), began=1)
     _claim(_study(tmp_path, reused, trials=1))
     assert _claim(_study(tmp_path, trials=1)).is_adopted
+
+
+def test_machine_of_the_same_name_is_another_machine(tmp_path: Path) -> None:
+    _claim(_study(tmp_path, Owner(machine="another boot", pid=2**22 + 1), trials=1))
+    here = _study(tmp_path, trials=1)
+    assert here.claim() is None and list(here.held()) == [0]
 
 
 def test_trial_that_died_while_it_was_asked_for_leaves_its_slot_open(tmp_path: Path) -> None:
@@ -200,24 +206,6 @@ def test_spent_time_ends_the_study_and_a_raised_timeout_continues_it(tmp_path: P
     assert _study(tmp_path, timeout=60).open_slots() == [0, 1, 2, 3, 4, 5]
 
 
-def test_time_in_which_two_coordinators_work_counts_once(tmp_path: Path) -> None:
-    one, other = _study(tmp_path, timeout=60), _study(tmp_path, timeout=60)
-    _claim(one), _claim(other)
-    for study in (one, other, one, other):
-        time.sleep(0.1)
-        study.spend(rows=100)
-    assert 0.4 <= one._study.user_attrs["time"]["spent"] < 0.7
-
-
-def test_time_without_a_coordinator_does_not_count(tmp_path: Path) -> None:
-    first = _study(tmp_path, timeout=60)
-    _claim(first), first.spend(rows=100)
-    time.sleep(0.3)
-    second = _study(tmp_path, timeout=60)
-    _claim(second), second.spend(rows=100)
-    assert second._study.user_attrs["time"]["spent"] < 0.25
-
-
 def test_trial_given_up_leaves_its_slot_open_and_keeps_its_parameters(tmp_path: Path) -> None:
     study = _study(tmp_path)
     study.tell(_claim(study).slot, _result(0.5))
@@ -251,7 +239,7 @@ def test_score_that_is_no_number_ends_the_trial_as_nonfinite(tmp_path: Path, sco
 def _taken_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SearchStudy, SearchStudy]:
     """An owner that stood still, and the one that took its trial over."""
     monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.0)
-    far = _study(folder, Owner(host="elsewhere", pid=1, began=1), trials=1)
+    far = _study(folder, Owner(host="elsewhere", machine="elsewhere", pid=1, began=1), trials=1)
     _claim(far)
     here = _study(folder, trials=1)
     here.claim()

@@ -15,7 +15,7 @@ from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.errors import ConfigError, InputError
-from bertft_core.fitting import Prepared, finetune, prepare_for, settle
+from bertft_core.fitting import Prepared, finetune, fitted_config, prepare_for, settle
 from bertft_core.measuring import evaluate
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.runs import Run, latest_fitted, open_run, run_key
@@ -71,7 +71,8 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
     prepared = prepare(config, root)
     current = identify(config, prepared, root, again=again)
     with Trainer() as trainer:
-        study = open_study(config, prepared, root)
+        chosen = fitted_config(config, current)
+        study = open_study(config, prepared, root) if chosen is None else None
         if study is not None:
             settings = settle(config, prepared, current, root, trainer)
             bench = Bench(config=config, prepared=prepared, settings=settings, home=root)
@@ -80,7 +81,8 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
             if confirmation is not None:
                 _run_all(confirmation, bench, trainer)
             chosen = config.with_values(verdict(study, config, confirmation).best.params)
-            prepared, config = prepare_for(config, chosen, prepared, root), chosen
+        chosen = chosen or config
+        prepared, config = prepare_for(config, chosen, prepared, root), chosen
         fit = finetune(config, prepared, current, root, trainer)
         return evaluate(config, prepared, current, fit, trainer, root)
 

@@ -111,3 +111,4 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
 def _run_all(study: SearchStudy, bench: Bench, trainer: Trainer) -> None:
     while (slot := study.claim()) is not None:
         run_trial(study, slot, bench, trainer)
+        study.spend(bench.prepared.dataset.n_validation)

@@ -61,7 +61,9 @@ def pipeline(
         if last == "promote" and (standing := standing_release(store, config, run, root)):
             return unchanged(run, standing, report)
         tree = Tree(store, config, run, prepared, root, flow_run.id)
-        return _train_and_release(config, prepared, run, tree, root, report, last)
+        result = _train_and_release(config, prepared, run, tree, root, report, last)
+        tree.close()
+        return result
 
 
 def _wait_text(run: Run, config: RunConfig, holder: str) -> str:
@@ -76,7 +78,7 @@ def _train_and_release(
         trainer = stack.enter_context(Trainer())
         result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
         with report.stage("search"):
-            found = search(config, prepared, run, root, trainer, tree)
+            found = search(config, prepared, run, root, trainer, tree, report)
         if found is not None:
             winner, result["search"] = found
             chosen = config.with_values(winner.best.params)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bertft_core.search.results import TrialResult
+from flows.board import TrialBoard
 
 
 class Reporter:
@@ -39,10 +42,22 @@ class Reporter:
                 self._task = self._bar.add_task(name, total=1.0)
             yield self
         finally:
-            if self._bar:
-                self._bar.stop()
-                self._bar = None
+            self._end_bar()
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 2)
+
+    @contextmanager
+    def board(
+        self, total: int, metric: str, finished: Iterable[TrialResult] = (), workers: int = 1
+    ) -> Iterator[TrialBoard]:
+        """A board of trials in place of the current stage's bar, which does not come back; `say` goes above it."""
+        self._end_bar()
+        with TrialBoard(total, metric, finished, quiet=self._quiet, workers=workers, console=self._console) as board:
+            yield board
+
+    def _end_bar(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
 
     def fraction(self, done: float, text: str = "") -> None:
         """Move the bar of the current stage to `done` in [0, 1]."""

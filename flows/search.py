@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tasks.searching import publish, run_trial
 from tasks.tree import Tree
 
 _POLL_SECONDS = 2.0
+_MIRROR_PAUSE_SECONDS = 60.0
 _ACCOUNT_SECONDS = 30.0  # time spent is written that often: a kill loses no more
 
 
@@ -49,7 +50,7 @@ class Crew:
 
 
 def search(
-    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree
+    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree, report: Reporter
 ) -> tuple[Verdict, dict[str, Any]] | None:
     """The winner of the search and its part of the result document; None where nothing is searched."""
     owner = Owner(run=run.run_id, prefect=tree.prefect_run)
@@ -59,18 +60,16 @@ def search(
     run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
     with crew(config, prepared, run, home, trainer) as (bench, team):
-        limit = config.search.timeout if config.search else None
-        timed = bench if limit is None else replace(bench, deadline=time.monotonic() + limit - study.spent_seconds)
-        work(study, timed, team, tree.trials, "bertft-search")
+        work(study, bench, team, report, tree.trials, "bertft-search")
         confirmation = trials.open_confirmation(study, config)
         if confirmation is not None:
-            work(confirmation, bench, team, tree.confirmations, "bertft-confirm")
+            work(confirmation, bench, team, report, tree.confirmations, "bertft-confirm")
     found = trials.verdict(study, config, confirmation)
     study.crown(found.best.params)
     trials.sweep(study, home)
-    report = publish(study, found, config, run, tree)
+    published = publish(study, found, config, run, tree)
     return found, {
-        **trials.document(found), "study": study.name, "stopped": study.stopped or None, "report": str(report.page),
+        **trials.document(found), "study": study.name, "stopped": study.stopped or None, "report": str(published.page),
         "dashboard": study.storage.dashboard_command(),
     }  # fmt: skip
 
@@ -90,7 +89,7 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
         prepared = tokenize_rows(config, dataset, root, report)
     run = recipe.identify(config, prepared, root)
     with report.stage("search"):
-        study = help_search(config, prepared, run, root)
+        study = help_search(config, prepared, run, root, report)
     own = [r.slot for r in study.results() if r.host == study.owner.host]
     return {
         "name": config.name, "run_id": run.run_id, "study": study.name, "trials": len(study.results()),
@@ -98,15 +97,15 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
     }  # fmt: skip
 
 
-def help_search(config: RunConfig, prepared: Prepared, run: Run, home: Path) -> SearchStudy:
+def help_search(config: RunConfig, prepared: Prepared, run: Run, home: Path, report: Reporter) -> SearchStudy:
     """The study, worked on with this machine's trainers to its end."""
     study = trials.open_study(config, prepared, home, Owner(run=run.run_id), study_storage(), must_exist=True)
     assert study is not None, "the caller checked that there is a search"
     with Trainer() as trainer, crew(config, prepared, run, home, trainer) as (bench, team):
-        work(study, bench, team, None, "bertft-search")
+        work(study, bench, team, report, None, "bertft-search")
         confirmation = trials.open_confirmation(study, config)
         if confirmation is not None:
-            work(confirmation, bench, team, None, "bertft-confirm")
+            work(confirmation, bench, team, report, None, "bertft-confirm")
     return study
 
 
@@ -129,8 +128,9 @@ def crew(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: T
 
 
 def work(
-    study: SearchStudy, bench: Bench, team: Crew, mirror: Callable[[list[TrialResult]], None] | None, name: str
-) -> None:
+    study: SearchStudy, bench: Bench, team: Crew, report: Reporter,
+    mirror: Callable[[list[TrialResult]], None] | None, name: str,
+) -> None:  # fmt: skip
     """Run the study's open slots to their end, and wait for those that others hold. `mirror` gets the results."""
     done = study.results()
     if mirror:
@@ -143,7 +143,7 @@ def work(
         task_runner=ThreadPoolTaskRunner(max_workers=len(team.trainers)),
     )  # fmt: skip
     def run_slots() -> None:
-        with TrialBoard(study.slots, bench.config.evaluation.metric, done, workers=len(team.trainers)) as board:
+        with report.board(study.slots, bench.config.evaluation.metric, done, len(team.trainers)) as board:
             Shift(study=study, bench=bench, team=team, board=board, mirror=mirror).run()
 
     run_slots()
@@ -164,6 +164,8 @@ class Shift:
     )
     since: float = field(default_factory=time.monotonic)
     has_waited: bool = False
+    has_stopped: bool = False
+    mirror_after: float = 0.0
 
     def run(self) -> None:
         """A fault of ours stops the other trials, gives their slots back, and is raised."""
@@ -173,7 +175,7 @@ class Shift:
                 self._mirror()
                 self._tell_waiting()
                 self._collect(_POLL_SECONDS)
-            self._mirror()
+            self._mirror(is_last=True)
         except BaseException:
             self.team.is_stopped = True
             while self.running:
@@ -185,7 +187,8 @@ class Shift:
         """Give every idle trainer a slot, as far as there are any."""
         while self.team.idle and (slot := self.study.claim()) is not None:
             trainer = self.team.idle.pop()
-            future = run_trial.submit(self.study, slot, self.bench, trainer, self.board)
+            worker = f"trainer {self.team.trainers.index(trainer) + 1}"
+            future = run_trial.submit(self.study, slot, self.bench, trainer, self.board, worker)
             future.add_done_callback(lambda done, trainer=trainer: self.finished.put((done, trainer)))
             self.running += 1
 
@@ -199,18 +202,33 @@ class Shift:
             self.running -= 1
             self.team.idle.append(trainer)
             future.result()
-        if self.mirror is not None:  # the coordinator that owns the tree also keeps the time
-            now = time.monotonic()
-            if future is not None or now - self.since > _ACCOUNT_SECONDS:
-                reason = self.study.spend(now - self.since, self.bench.prepared.dataset.n_validation)
-                self.since = now
-                if reason and future is not None:
-                    self.board.say(f"no further trial: {reason}")
+        self._keep_time(is_finished=future is not None)
 
-    def _mirror(self) -> None:
-        """Write what is new to MLflow, after the next trial was begun: no trainer waits for it."""
-        if self.mirror is not None:
-            self.mirror(self.study.results())
+    def _keep_time(self, *, is_finished: bool) -> None:
+        now = time.monotonic()
+        if is_finished or now - self.since > _ACCOUNT_SECONDS:
+            reason = self.study.spend(self.bench.prepared.dataset.n_validation)
+            self.since = now
+            if reason and not self.has_stopped:
+                self.has_stopped = True
+                self.board.say(f"no further trial: {reason}")
+
+    def _mirror(self, *, is_last: bool = False) -> None:
+        """Write what is new to MLflow, after the next trial was begun: no trainer waits for it.
+
+        A store that is away costs no trial: the study is the truth, and what is missing is written later.
+        """
+        results = self.study.results()
+        self.board.seen(results)
+        if self.mirror is None or (time.monotonic() < self.mirror_after and not is_last):
+            return
+        try:
+            self.mirror(results)
+        except Exception as fault:  # whatever the store's client raises
+            if is_last:
+                raise
+            self.mirror_after = time.monotonic() + _MIRROR_PAUSE_SECONDS
+            self.board.say(f"MLflow is not written for now ({type(fault).__name__}: {str(fault)[:200]})")
 
     def _tell_waiting(self) -> None:
         held = {} if self.running else self.study.held()

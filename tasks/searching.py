@@ -21,13 +21,19 @@ from tasks.tree import Tree
 
 
 @task(name="trial", task_run_name="trial-{slot.slot}", cache_policy=NO_CACHE)
-def run_trial(study: SearchStudy, slot: Slot, bench: Bench, trainer: Trainer, board: Any) -> TrialResult | None:
+def run_trial(
+    study: SearchStudy, slot: Slot, bench: Bench, trainer: Trainer, board: Any, worker: str
+) -> TrialResult | None:
     """One claimed slot; None when another coordinator took it over."""
-    board.start(slot.slot, slot.params, f"trainer {bench.settings.threads}x")
-    result = trials.run_trial(
-        study, slot, bench, trainer, lambda fraction, facts: board.update(slot.slot, fraction, facts)
-    )
-    board.done(result) if result is not None else board.drop(slot.slot)
+    board.start(slot.slot, slot.params, worker)
+    try:
+        result = trials.run_trial(
+            study, slot, bench, trainer, lambda fraction, facts: board.update(slot.slot, fraction, facts)
+        )
+        if result is not None:
+            board.done(result)
+    finally:
+        board.drop(slot.slot)
     return result
 
 

@@ -97,11 +97,12 @@ def find_or_create_run(
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
     slot: int | None = None,
+    started: float | None = None,
 ) -> str:
     """The id of the run tagged (run_key, role, slot); made when missing, running again when it failed.
 
     The oldest match wins, so that a second call after a kill continues the first one's run. A finished run
-    stays so.
+    stays so. started: seconds since 1970, of what began before its run is made; None: now.
     """
     marks = {RUN_KEY: run_key, ROLE: role}
     if slot is not None:
@@ -119,7 +120,7 @@ def find_or_create_run(
             return run_id
         if parent_id is not None:
             marks[_PARENT] = parent_id
-        made = api.create_run(experiment, tags={**(tags or {}), **marks}, run_name=name)
+        made = api.create_run(experiment, _milliseconds(started), {**(tags or {}), **marks}, name)
         return str(made.info.run_id)
 
 
@@ -312,9 +313,13 @@ def is_finished(store: Store, run_id: str) -> bool:
     return bool(client(store).get_run(run_id).info.status == "FINISHED")
 
 
-def finish_run(store: Store, run_id: str, *, failed: bool = False) -> None:
-    """End a run as FINISHED or FAILED."""
-    client(store).set_terminated(run_id, status="FAILED" if failed else "FINISHED")
+def finish_run(store: Store, run_id: str, *, failed: bool = False, ended: float | None = None) -> None:
+    """End a run as FINISHED or FAILED. ended: seconds since 1970; None: now."""
+    client(store).set_terminated(run_id, "FAILED" if failed else "FINISHED", _milliseconds(ended))
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(1000 * seconds)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ class Tree:
             "bertft.trial_number": str(result.number),
             "bertft.seed": str(result.seed),
         }
-        run_id = self._open(role, self._search, f"{role} {result.slot}", tags, slot=result.slot)
+        run_id = self._open(role, self._search, f"{role} {result.slot}", tags, result.slot, result.started)
         tracking.log_params(self.store, run_id, result.params)
         numbers = {"seconds": result.seconds, "score": result.score, "log_loss": result.log_loss}
         numbers |= {"latency_ms": result.latency_ms, "size_bytes": result.size_bytes}
@@ -92,7 +92,7 @@ class Tree:
             tracking.MetricPoint(key="rung_score", value=score, step=round(100 * part)) for part, score in result.rungs
         ]
         tracking.log_metrics(self.store, run_id, [*points, *tracking.history_points(result.history)])
-        tracking.finish_run(self.store, run_id, failed=result.state == "fail")
+        tracking.finish_run(self.store, run_id, failed=result.state == "fail", ended=result.finished)
 
     def search_done(self, verdict: Verdict, files: Sequence[Path]) -> None:
         """Close the search run with its winner, pictures and page."""
@@ -130,14 +130,21 @@ class Tree:
         tracking.log_files(self.store, self.final, [folder / n for n in names if (folder / n).exists()], "evaluation")
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Close final and pipeline run."""
+        """Keep the result document; close final and pipeline run."""
         write_json(self._run.path / "result.json", result)
         tracking.log_files(self.store, self.root, [self._run.path / "result.json"])
-        tracking.finish_run(self.store, self.final)
-        tracking.finish_run(self.store, self.root)
+        self.close()
 
-    def _open(self, role: str, parent: str | None, name: str, tags: dict[str, str], slot: int | None = None) -> str:
-        return tracking.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot)
+    def close(self) -> None:
+        """End final and pipeline run: nothing of a command that ended well is left running, however far it went."""
+        for run_id in filter(None, (self.final, self.root)):
+            tracking.finish_run(self.store, run_id)
+
+    def _open(
+        self, role: str, parent: str | None, name: str, tags: dict[str, str], slot: int | None = None,
+        started: float | None = None,
+    ) -> str:  # fmt: skip
+        return tracking.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot, started)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from bertft_core.search.results import TrialResult
 
 Measure = Literal["latency", "size"]
 
-# Latencies this close, relative to the lower one, are one latency: equal models were timed up to 6 % apart.
+# Latencies this close, relative to the lower one, are one latency: one model was timed 7 % apart (training/cost.py).
 _NOISE: dict[Measure, float] = {"latency": 0.1, "size": 0.0}
 _ROUNDING = 1e-9
 

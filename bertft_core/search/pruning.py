@@ -23,8 +23,8 @@ class HalvingPruner(optuna.pruners.BasePruner):
         if rung is None:
             return False
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = study.get_trials(deepcopy=False, states=states)
-        others = [t.intermediate_values[rung] for t in trials if rung in t.intermediate_values and t != trial]
+        seen = [t for t in study.get_trials(deepcopy=False, states=states) if rung in t.intermediate_values]
+        others = [t.intermediate_values[rung] for t in seen if t.number != trial.number]
         own = trial.intermediate_values[rung]
         if len(others) < _STARTUP:
             return False

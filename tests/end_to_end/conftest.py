@@ -67,9 +67,13 @@ def prefect_worker(
     def launch(*arguments: str) -> None:
         running.append(
             subprocess.Popen(
-                [sys.executable, "-m", "prefect", *arguments], env={**clean_environment(folder / "home"), **server},
-                cwd=folder, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "prefect", *arguments],
+                env={**clean_environment(folder / "home"), **server},
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         )
 
     def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 import yaml

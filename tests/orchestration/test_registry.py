@@ -84,6 +84,13 @@ def test_finished_run_stays_finished_and_failed_run_runs_again(store):
     assert tracking.is_finished(store, run)
 
 
+def test_run_of_something_over_has_its_times(store):
+    run = tracking.find_or_create_run(store, "k", "trial", slot=0, started=1000.5)
+    tracking.finish_run(store, run, ended=1060.25)
+    found = tracking.client(store).get_run(run).info
+    assert (found.start_time, found.end_time) == (1000500, 1060250)
+
+
 def test_logging_twice_changes_nothing(store):
     run = tracking.find_or_create_run(store, "k", "final")
     history = [{"epoch": e, "step": 10 * e, "macro_f1": 0.5 + e / 10, "seconds": 1.0} for e in (1, 2)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +39,30 @@ def validation(tokens: Path) -> TokenArrays:
 def test_latency_of_twice_as_many_layers_is_higher(
     short_and_deep: tuple[PreTrainedModel, PreTrainedModel], validation: TokenArrays
 ) -> None:
-    with runtime(1):
-        short, deep = (min(one_row_milliseconds(m, validation, CPU) for _ in range(3)) for m in short_and_deep)
+    short, deep = (min(one_row_milliseconds(m, validation, CPU) for _ in range(3)) for m in short_and_deep)
     assert 1.3 * short < deep
+
+
+def test_latency_is_of_one_thread_and_leaves_the_threads_as_they_were(
+    short_and_deep: tuple[PreTrainedModel, PreTrainedModel], validation: TokenArrays
+) -> None:
+    seen: list[int] = []
+    model = short_and_deep[0]
+    handle = model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    with runtime(2):
+        one_row_milliseconds(model, validation, CPU)
+        assert torch.get_num_threads() == 2
+    handle.remove()
+    assert set(seen) == {1} and len(seen) == 3 + 32
+
+
+def test_latency_leaves_out_the_time_that_the_thread_waits(
+    short_and_deep: tuple[PreTrainedModel, PreTrainedModel], validation: TokenArrays
+) -> None:
+    model = short_and_deep[0]
+    handle = model.register_forward_hook(lambda *_: time.sleep(0.02))
+    assert one_row_milliseconds(model, validation, CPU) < 15
+    handle.remove()
 
 
 def test_size_of_twice_as_many_layers_is_larger_by_the_layers(

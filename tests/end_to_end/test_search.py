@@ -1,0 +1,33 @@
+"""A search whose trainers and coordinator are killed: the drill of benchmarks/fault_drill.py, in small."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytestmark = pytest.mark.slow
+SECTIONS = {
+    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 20, "threads": 1, "precision": "float32"},
+    "search": {"trials": 6, "rows": 60, "workers": 3, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
+}
+
+
+@pytest.fixture
+def fault_drill(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("fault_drill")
+
+
+@pytest.mark.parametrize("storage", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_killed_search_loses_and_doubles_nothing(
+    storage: str, fault_drill: ModuleType, project, tmp_path: Path
+) -> None:
+    plan = fault_drill.Plan(kills=2, gap=(0.2, 1.0), fit_seconds=1.0, limit=300.0)
+    with fault_drill.place(storage, tmp_path) as env:
+        drill = fault_drill.Drill(config=project(**SECTIONS), home=tmp_path / "home", plan=plan, env=env)
+        checks = drill.run()
+    assert len(checks) == 19
+    assert all(c.holds for c in checks), fault_drill.table(drill.strikes, checks)

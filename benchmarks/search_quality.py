@@ -27,8 +27,8 @@ What it can resolve, said beforehand. Rows: two fits that disagree on a fifth of
 error of sqrt(0.2 / 2500) = 0.9 points, about 0.6 averaged over 9 pairs that disagree on partly the same rows. Fits: at
 600 training rows one method's winners differ by 2 to 3 points between repetitions and seeds, which 3 x 3 fits bring to
 about 1.2. So differences below about 3 points are not told apart from none, and a bootstrap of 3 repetitions is itself
-too narrow by about sqrt(2/3). The best of this space lies near its corner (5e-5, 16, 4), which the grid contains and the
-configured defaults are next to: expect the methods close together. --repetitions 10 resolves about 1.5 points.
+too narrow by about sqrt(2/3). The best of this space lies near its corner (5e-5, 16, 4), which the grid contains and
+the configured defaults are next to: expect the methods close together. --repetitions 10 resolves about 1.5 points.
 
 About 45 minutes on 2 quiet cores; a second start with the same --out goes on with the next method.
 """
@@ -138,17 +138,17 @@ def repetition_seed(repetition: int) -> int:
     return 100 + repetition
 
 
-def run_bertft(place: Place, deadline: float, began: float) -> Iterator[dict[str, Any]]:
-    """The product's own search: the study's claims, `trials.run_trial`."""
+def run_bertft(place: Place, budget: float, began: float) -> Iterator[dict[str, Any]]:
+    """The product's own search with search.timeout: the study's claims, `trials.run_trial`."""
     shutil.rmtree(place.home / "search", ignore_errors=True)
-    study = trials.open_study(place.config, place.prepared, place.home)
+    assert place.config.search is not None, "there is a search"
+    config = place.config.model_copy(update={"search": place.config.search.model_copy(update={"timeout": budget})})
+    study = trials.open_study(config, place.prepared, place.home)
     assert study is not None, "there is a search"
-    bench = Bench(
-        config=place.config, prepared=place.prepared, settings=place.settings, home=place.home, deadline=deadline
-    )
-    while time.monotonic() < deadline and (slot := study.claim()) is not None:
+    bench = Bench(config=config, prepared=place.prepared, settings=place.settings, home=place.home)
+    while (slot := study.claim()) is not None:
         told = trials.run_trial(study, slot, bench, place.trainer)
-        if told is not None and not told.reason.startswith("timeout"):
+        if told is not None:  # None: search.timeout passed
             yield {**asdict(told), "history": [], "rungs": [], "at": time.monotonic() - began}
 
 
@@ -184,7 +184,7 @@ def run_method(place: Place, method: str, budget: float) -> dict[str, Any]:
     warm_up(place)
     began = time.monotonic()
     if method == "bertft":
-        found = list(run_bertft(place, began + budget, began))
+        found = list(run_bertft(place, budget, began))
     else:
         params = random_params(place) if method == "random" else grid_params(place)
         found = list(run_list(place, params, method, began + budget, began))
@@ -466,11 +466,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines file; a second start skips what it holds")
     parser.add_argument("--picture", type=Path, help="default: docs/search_quality.png; with --quick beside --out")
     parser.add_argument("--json", action="store_true", help="one JSON document")
-    parser.add_argument("--quick", action="store_true", help="2 repetitions of 15 s on few rows: does it work?")
+    parser.add_argument("--quick", action="store_true", help="2 repetitions of 25 s on few rows: does it work?")
     args = parser.parse_args()
     if args.quick:
-        args.repetitions, args.seeds, args.budget = 2, 2, args.budget or 15.0
-        args.train, args.validation, args.held_out = 48, 60, 200
+        args.repetitions, args.seeds, args.budget = 2, 2, args.budget or 25.0
+        args.train, args.validation, args.held_out = 32, 30, 100
     out = args.out or Path(tempfile.mkdtemp(prefix="search-quality-")) / "records.jsonl"
     documented = Path(__file__).resolve().parents[1] / "docs" / "search_quality.png"
     picture = args.picture or (out.with_suffix(".png") if args.quick else documented)

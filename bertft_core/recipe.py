@@ -24,6 +24,7 @@ from bertft_core.trials import Bench, open_confirmation, open_study, run_trial, 
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
+    from bertft_core.search.confirm import Verdict
     from bertft_core.search.study import SearchStudy
     from bertft_core.training.client import Trainer
 
@@ -100,14 +101,25 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
     study = open_study(config, prepared, home, storage=storage, must_exist=True)
     assert study is not None, "the configuration has a search"
     results = study.results()
-    is_done = not study.open_slots() and any(r.state == "complete" for r in results)
-    found = verdict(study, config, open_confirmation(study, config)) if is_done else None
+    found = _verdict_if_done(study, config)
     report = report_search(study, config, found, home / "search" / study.name / "report")
     states = {state: sum(r.state == state for r in results) for state in ("complete", "pruned", "fail")}
     return {
         "name": config.name, "study": study.name, "finished": len(results), "trials": study.slots, **states,
         "stopped": study.stopped or None, "report": str(report.page), "dashboard": study.storage.dashboard_command(),
     }  # fmt: skip
+
+
+def _verdict_if_done(study: SearchStudy, config: RunConfig) -> Verdict | None:
+    if study.open_slots() or study.held() or not any(r.state == "complete" for r in study.results()):
+        return None
+    try:
+        confirmation = open_confirmation(study, config, must_exist=True)
+    except InputError:  # nobody has begun it
+        return None
+    if confirmation is not None and confirmation.open_slots():
+        return None
+    return verdict(study, config, confirmation)
 
 
 def _run_all(study: SearchStudy, bench: Bench, trainer: Trainer) -> None:

@@ -15,7 +15,7 @@ from bertft_core.data.tokenization import check_max_length
 from bertft_core.errors import InputError, LeaseLost, SearchStopped, TrainerDied, TrialPruned
 from bertft_core.fitting import Prepared, fit_spec, prepare_for
 from bertft_core.model.pretrained import resolve_pretrained
-from bertft_core.search.confirm import Verdict, confirm_slots, finalists, judge
+from bertft_core.search.confirm import Verdict, confirm_slots, contenders, finalists, judge
 from bertft_core.search.effect import encoders, longest_cut, longest_text, require_effect
 from bertft_core.search.front import choose
 from bertft_core.search.lease import Owner
@@ -84,8 +84,11 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
     return hash_json(fingerprints) if len(fingerprints) > 1 else fingerprints[0]
 
 
-def open_confirmation(study: SearchStudy, config: RunConfig) -> SearchStudy | None:
-    """The study that runs the best trials again with further seeds; None where search.confirm is off."""
+def open_confirmation(study: SearchStudy, config: RunConfig, must_exist: bool = False) -> SearchStudy | None:
+    """The study that runs the best trials again with further seeds; None where search.confirm is off.
+
+    must_exist: raise InputError where nobody has begun it.
+    """
     assert config.search is not None, "a study has a search"
     plan, chosen = config.search.confirm_plan, _chosen(study, config)
     if plan is None or len(chosen) < 2:
@@ -95,7 +98,7 @@ def open_confirmation(study: SearchStudy, config: RunConfig) -> SearchStudy | No
     given = tuple(trial.params for trial, _ in slots)
     name = f"{study.name}-confirm-{hash_json([given, seeds])[:8]}"
     fits = StudyPlan(slots=len(slots), seeds=seeds, first=given, is_pruned=False)
-    return SearchStudy(study.storage, name, config, study.owner, plan=fits)
+    return SearchStudy(study.storage, name, config, study.owner, plan=fits, must_exist=must_exist)
 
 
 def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | None) -> Verdict:
@@ -114,8 +117,11 @@ def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | N
         return Verdict(best=best, how=f"lowest {second.measure} within {second.within:g} of the best score")
     if confirmation is None:
         return Verdict(best=chosen[0], how="the best single score")
-    assert config.search.confirm_plan is not None, "a confirmation has a plan"
-    return judge(_chosen(study, config), config.search.confirm_plan.seeds, confirmation.results())
+    # by their parameters, not by today's ranks: a trial of another coordinator may have ended since
+    confirmed = [p for i, p in enumerate(confirmation.given) if p not in confirmation.given[:i]]
+    of_all = contenders(results, len(results))
+    judged = [next(trial for trial in of_all if trial.params == params) for params in confirmed]
+    return judge(judged, confirmation.slots // len(judged), confirmation.results())
 
 
 def shown_values(config: RunConfig, best: TrialResult | None) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def document(found: Verdict) -> dict[str, Any]:
 
 def _chosen(study: SearchStudy, config: RunConfig) -> list[TrialResult]:
     plan = config.search.confirm_plan if config.search and config.search.second is None else None
-    return finalists(study.results(), plan.top) if plan else []
+    return contenders(study.results(), plan.top) if plan else []
 
 
 def run_trial(

@@ -103,6 +103,11 @@ class SearchStudy:
         return self._plan.is_pruned and not self._measure
 
     @property
+    def given(self) -> tuple[dict[str, Any], ...]:
+        """Parameters of the first slots, where they were decided on; of all slots of a confirmation."""
+        return tuple(dict(params) for params in self._plan.first)
+
+    @property
     def stopped(self) -> str:
         """Why the study ends before its last slot, "" while it goes on. A raised search.timeout lets it go on."""
         if not self._plan.is_pruned:  # confirming fits are few and decided on: they are run in any case

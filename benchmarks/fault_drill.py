@@ -171,12 +171,12 @@ class Drill:
         """kill -9 `count` trainers, each after a drawn pause and at a drawn part of its fit."""
         for _ in range(count):
             until = time.monotonic() + self.random.uniform(*self.plan.gap)
-            place, part = self.random.random(), self.random.uniform(0.05, 0.9)
+            place, part = self.random.random(), self.random.uniform(0.05, 0.85)
 
             def is_struck(until: float = until, place: float = place, part: float = part) -> bool:
                 found = self.victims() if time.monotonic() > until else []
-                lease = found[int(place * len(found))] if found else None
-                return lease is not None and reached(lease)[0] >= part and self.hit(lease)
+                there = [lease for lease in found if reached(lease)[0] >= part]
+                return bool(there) and self.hit(there[int(place * len(there))])
 
             if not self.watch(process, is_struck):
                 return
@@ -305,7 +305,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = (args.home or Path(tempfile.mkdtemp(prefix="fault-drill-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    plan = Plan(seed=args.seed, gap=(1.0, 8.0), fit_seconds=5.0) if args.quick else Plan(seed=args.seed)
+    plan = Plan(seed=args.seed, gap=(1.0, 5.0), fit_seconds=5.0) if args.quick else Plan(seed=args.seed)
     with place(args.storage, folder) as env:
         drill = Drill(config=write_config(folder, quick=args.quick), home=folder / "home", plan=plan, env=env)
         checks = drill.run()

@@ -9,7 +9,7 @@ alternate over the rounds, each with fresh trainers. `ready`: from the start of 
 taken its first training steps; `work`: from there until the last slot is told. Ratios are of medians over the rounds,
 two trainers over one: above 1, two trainers are faster. The slots divide evenly over two trainers; with an odd number
 the second would idle at the end. What the coordinator costs per trial is measured by search_overhead.py.
-About 12 minutes on 2 quiet cores; a second start with the same --out goes on.
+About 10 minutes on 2 quiet cores; a second start with the same --out goes on.
 """
 
 from __future__ import annotations

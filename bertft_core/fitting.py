@@ -14,6 +14,7 @@ from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.errors import InputError
+from bertft_core.fit_config import SEARCHED_SECTIONS
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.runs import Run
 from bertft_core.state import encoder_fingerprint, hash_json, read_json, write_json
@@ -108,7 +109,7 @@ def finetune(
 ) -> TrainingResult:
     """The final fit on all training rows, under run/fit; a finished one is read back. config: with the best values."""
     stored = run.state().get("fit")
-    if stored and (Path(stored["model_dir"]) / "model.safetensors").exists():
+    if stored and fitted_config(config, run) == config:
         return TrainingResult.from_json(stored)
     settings = settle(config, prepared, run, home, trainer)
     seed = config.training.seed
@@ -116,5 +117,16 @@ def finetune(
     result = trainer.fit(spec, on_progress, None)
     if result.state != "complete":
         raise InputError(f"the final fit ended early ({result.reason}): lower training.lr or training.batch_size")
-    run.update(fit=asdict(result))
+    run.update(fit=asdict(result), fitted={name: getattr(config, name).model_dump() for name in SEARCHED_SECTIONS})
     return result
+
+
+def fitted_config(config: RunConfig, run: Run) -> RunConfig | None:
+    """The configuration with the values of the run's finished fit, None where there is none.
+
+    What is judged and served afterwards must cut as that fit did: the study may name another winner by now.
+    """
+    state = run.state()
+    if "fitted" not in state or not (Path(state["fit"]["model_dir"]) / "model.safetensors").exists():
+        return None
+    return RunConfig(**{**dict(config), **state["fitted"]})

@@ -15,7 +15,7 @@ from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.errors import ConfigError, InputError
-from bertft_core.fitting import Prepared, finetune, prepare_for, settle
+from bertft_core.fitting import Prepared, finetune, fitted_config, prepare_for, settle
 from bertft_core.measuring import evaluate
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.runs import Run, latest_fitted, open_run, run_key
@@ -24,6 +24,7 @@ from bertft_core.trials import Bench, open_confirmation, open_study, run_trial, 
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
+    from bertft_core.search.confirm import Verdict
     from bertft_core.search.study import SearchStudy
     from bertft_core.training.client import Trainer
 
@@ -71,7 +72,8 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
     prepared = prepare(config, root)
     current = identify(config, prepared, root, again=again)
     with Trainer() as trainer:
-        study = open_study(config, prepared, root)
+        chosen = fitted_config(config, current)
+        study = open_study(config, prepared, root) if chosen is None else None
         if study is not None:
             settings = settle(config, prepared, current, root, trainer)
             bench = Bench(config=config, prepared=prepared, settings=settings, home=root)
@@ -80,7 +82,8 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
             if confirmation is not None:
                 _run_all(confirmation, bench, trainer)
             chosen = config.with_values(verdict(study, config, confirmation).best.params)
-            prepared, config = prepare_for(config, chosen, prepared, root), chosen
+        chosen = chosen or config
+        prepared, config = prepare_for(config, chosen, prepared, root), chosen
         fit = finetune(config, prepared, current, root, trainer)
         return evaluate(config, prepared, current, fit, trainer, root)
 
@@ -98,8 +101,7 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
     study = open_study(config, prepared, home, storage=storage, must_exist=True)
     assert study is not None, "the configuration has a search"
     results = study.results()
-    is_done = not study.open_slots() and any(r.state == "complete" for r in results)
-    found = verdict(study, config, open_confirmation(study, config)) if is_done else None
+    found = _verdict_if_done(study, config)
     report = report_search(study, config, found, home / "search" / study.name / "report")
     states = {state: sum(r.state == state for r in results) for state in ("complete", "pruned", "fail")}
     return {
@@ -108,6 +110,19 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
     }  # fmt: skip
 
 
+def _verdict_if_done(study: SearchStudy, config: RunConfig) -> Verdict | None:
+    if study.open_slots() or study.held() or not any(r.state == "complete" for r in study.results()):
+        return None
+    try:
+        confirmation = open_confirmation(study, config, must_exist=True)
+    except InputError:  # nobody has begun it
+        return None
+    if confirmation is not None and confirmation.open_slots():
+        return None
+    return verdict(study, config, confirmation)
+
+
 def _run_all(study: SearchStudy, bench: Bench, trainer: Trainer) -> None:
     while (slot := study.claim()) is not None:
         run_trial(study, slot, bench, trainer)
+        study.spend(bench.prepared.dataset.n_validation)

@@ -38,8 +38,10 @@ class Run:
         return dict(read_json(file)) if file.exists() else {}
 
     def update(self, **values: Any) -> None:
-        """Store further values, atomically."""
-        write_json(self.path / "run.json", {**self.state(), **values})
+        """Store further values, atomically; a joined coordinator in the same home may write others at that moment."""
+        with open(self.path / ".lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_json(self.path / "run.json", {**self.state(), **values})
 
     @property
     def policy(self) -> DecisionPolicy:

@@ -204,7 +204,7 @@ def _without_password(url: str) -> str:
 class ConfirmConfig(Part):
     """The `top` best trials run again with `seeds` further seeds each; the best mean wins."""
 
-    top: Annotated[Whole, Field(ge=1, le=100)] = 3
+    top: Annotated[Whole, Field(ge=2, le=100)] = 3
     seeds: Annotated[Whole, Field(ge=1, le=100)] = 2
 
 
@@ -286,6 +286,8 @@ class SearchConfig(Part):
         needed = _NEEDED_BY[self.second.measure] if self.second and self.trials else ()
         if needed and not set(needed) & set(self.space):
             raise ValueError(f"second is the same in every trial: search {' or '.join(needed)} too, or take it out")
+        if self.second and self.confirm:
+            raise ValueError("confirm has no effect beside second, whose rule names the winner: take one of them out")
         return self
 
     @property

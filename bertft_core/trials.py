@@ -15,14 +15,13 @@ from bertft_core.data.tokenization import check_max_length
 from bertft_core.errors import InputError, LeaseLost, SearchStopped, TrainerDied, TrialPruned
 from bertft_core.fitting import Prepared, fit_spec, prepare_for
 from bertft_core.model.pretrained import resolve_pretrained
-from bertft_core.search.confirm import Verdict, confirm_slots, finalists, judge
-from bertft_core.search.effect import longest_text, require_effect
+from bertft_core.search.confirm import Verdict, confirm_slots, contenders, finalists, judge
+from bertft_core.search.effect import encoders, longest_cut, longest_text, require_effect
 from bertft_core.search.front import choose
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy, Slot, StudyPlan, slot_seed, study_name
-from bertft_core.search_config import values_of
 from bertft_core.state import hash_json
 from bertft_core.training.spec import FitSpec, MachineSettings
 
@@ -32,20 +31,19 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _CHECKPOINT_SECONDS = 5.0  # a killed worker loses that much; the loop spends at most 5 % of a fit on checkpoints
 _KILLED = 9
-_ENCODER, _LENGTH = "model.pretrained", "tokenization.max_length"
+_ENCODER = "model.pretrained"
 
 OnProgress = Callable[[float, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What every trial of one coordinator shares. deadline: time.monotonic() at which the search's time is spent."""
+    """What every trial of one coordinator shares."""
 
     config: RunConfig
     prepared: Prepared
     settings: MachineSettings
     home: Path
-    deadline: float = float("inf")
     is_stopped: Callable[[], bool] = lambda: False
 
 
@@ -75,12 +73,10 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
     Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
     """
     assert config.search is not None, "the caller checked that there is a search"
-    space = config.search.space
-    longest_cut = max(values_of(space[_LENGTH])) if _LENGTH in space else config.tokenization.max_length
     longest, fingerprints = {}, []
-    for encoder in values_of(space[_ENCODER]) if _ENCODER in space else [config.model.pretrained]:
+    for encoder in encoders(config, config.search):
         chosen = config.with_values({_ENCODER: encoder})
-        check_max_length(resolve_pretrained(chosen), longest_cut)
+        check_max_length(resolve_pretrained(chosen), longest_cut(config, config.search, encoder))
         found = prepare_for(config, chosen, prepared, home)
         longest[encoder] = longest_text(found.tokens)
         fingerprints.append(found.encoder)
@@ -88,8 +84,11 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
     return hash_json(fingerprints) if len(fingerprints) > 1 else fingerprints[0]
 
 
-def open_confirmation(study: SearchStudy, config: RunConfig) -> SearchStudy | None:
-    """The study that runs the best trials again with further seeds; None where search.confirm is off."""
+def open_confirmation(study: SearchStudy, config: RunConfig, must_exist: bool = False) -> SearchStudy | None:
+    """The study that runs the best trials again with further seeds; None where search.confirm is off.
+
+    must_exist: raise InputError where nobody has begun it.
+    """
     assert config.search is not None, "a study has a search"
     plan, chosen = config.search.confirm_plan, _chosen(study, config)
     if plan is None or len(chosen) < 2:
@@ -99,7 +98,7 @@ def open_confirmation(study: SearchStudy, config: RunConfig) -> SearchStudy | No
     given = tuple(trial.params for trial, _ in slots)
     name = f"{study.name}-confirm-{hash_json([given, seeds])[:8]}"
     fits = StudyPlan(slots=len(slots), seeds=seeds, first=given, is_pruned=False)
-    return SearchStudy(study.storage, name, config, study.owner, plan=fits)
+    return SearchStudy(study.storage, name, config, study.owner, plan=fits, must_exist=must_exist)
 
 
 def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | None) -> Verdict:
@@ -108,15 +107,21 @@ def verdict(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | N
     results, second = study.results(), config.search.second
     chosen = finalists(results, 1)
     if not chosen:
-        reasons = "; ".join(sorted({r.reason for r in results if r.reason})) or "none given"
-        raise InputError(f"no trial of study {study.name} completed (reasons: {reasons}): widen or lower search.space")
+        reasons = "; ".join(sorted({study.stopped, *(r.reason for r in results)} - {""})) or "none given"
+        raise InputError(
+            f"no trial of study {study.name} completed (reasons: {reasons}): "
+            "change search.space, or give more time where a timeout is the reason"
+        )
     if second is not None:
         best = choose(results, second.measure, second.within) or chosen[0]
         return Verdict(best=best, how=f"lowest {second.measure} within {second.within:g} of the best score")
     if confirmation is None:
         return Verdict(best=chosen[0], how="the best single score")
-    assert config.search.confirm_plan is not None, "a confirmation has a plan"
-    return judge(_chosen(study, config), config.search.confirm_plan.seeds, confirmation.results())
+    # by their parameters, not by today's ranks: a trial of another coordinator may have ended since
+    confirmed = [p for i, p in enumerate(confirmation.given) if p not in confirmation.given[:i]]
+    of_all = contenders(results, len(results))
+    judged = [next(trial for trial in of_all if trial.params == params) for params in confirmed]
+    return judge(judged, confirmation.slots // len(judged), confirmation.results())
 
 
 def shown_values(config: RunConfig, best: TrialResult | None) -> dict[str, Any]:
@@ -137,17 +142,19 @@ def document(found: Verdict) -> dict[str, Any]:
 
 def _chosen(study: SearchStudy, config: RunConfig) -> list[TrialResult]:
     plan = config.search.confirm_plan if config.search and config.search.second is None else None
-    return finalists(study.results(), plan.top) if plan else []
+    return contenders(study.results(), plan.top) if plan else []
 
 
 def run_trial(
     study: SearchStudy, slot: Slot, bench: Bench, trainer: Trainer, on_progress: OnProgress | None = None
 ) -> TrialResult | None:
-    """Run a claimed slot to its end; None when another coordinator took it over meanwhile.
+    """Run a claimed slot to its end; None when another coordinator took it over meanwhile, or search.timeout passed.
 
-    Diverged, out of memory and timed out are answers: the trial is pruned with the reason. A trainer that dies is
-    started again from the checkpoint; when it dies twice without getting further the trial ends, as pruned where
-    signal 9 points to the out-of-memory killer, else as failed. Any other fault gives the slot back and is raised.
+    In the latter case it is given up and its checkpoint kept: more time continues it, and the sampler learns
+    nothing false from it. Diverged, out of memory and over its own time are answers: the trial is pruned with the
+    reason. A trainer that dies is started again from the checkpoint; when it dies twice without getting further the
+    trial ends, as pruned where signal 9 points to the out-of-memory killer, else as failed. Any other fault gives
+    the slot back and is raised.
     """
     folder = bench.home / "search" / study.name / f"trial-{slot.slot}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +164,9 @@ def run_trial(
         told = study.tell(slot.slot, {"depth": follow.depth, **result})
     except LeaseLost as lost:
         _LOGGER.warning("%s", lost)
+        return None
+    except _OutOfTime:
+        study.give_up(slot.slot)
         return None
     except BaseException:
         study.release(slot.slot)
@@ -169,12 +179,12 @@ def _fit(
     study: SearchStudy, slot: Slot, bench: Bench, folder: Path, trainer: Trainer, follow: _Follower
 ) -> dict[str, Any]:
     """The training result as a mapping."""
-    spec = _spec(slot, bench, folder, follow)
     on_rung = (lambda fraction, score: study.report(slot.slot, fraction, score)) if study.is_pruned else None
     begun = -1
     while True:
         follow.first_step = None
         try:
+            spec = _spec(slot, bench, folder, follow)  # may tokenize, and may take too long over it
             return asdict(trainer.fit(spec, follow, on_rung))
         except TrialPruned as stop:
             trainer.close()  # out of memory: the next trial gets a fresh process
@@ -238,12 +248,18 @@ class _Follower:
         limit = search.trial_timeout if search else None
         if limit is not None and max(self.seconds, time.monotonic() - self.began) > limit:
             raise TrialPruned(f"timeout: search.trial_timeout of {limit:g} s passed at step {self.step}")
-        if time.monotonic() > self.bench.deadline:
-            raise TrialPruned(f"timeout: search.timeout passed at step {self.step}")
+        if self.study.is_out_of_time:
+            raise _OutOfTime
 
     def ended(self, state: str, reason: str) -> dict[str, Any]:
-        """What is known of a fit that gave no result."""
-        return {"state": state, "reason": reason, "seconds": self.seconds}
+        """What is known of a fit that gave no result; limit: the time limit that it passed."""
+        search = self.bench.config.search
+        limit = search.trial_timeout if search and reason.startswith("timeout") else None
+        return {"state": state, "reason": reason, "seconds": self.seconds, "limit": limit}
+
+
+class _OutOfTime(Exception):
+    """search.timeout passed while a trial ran."""
 
 
 def sweep(study: SearchStudy, home: Path) -> None:

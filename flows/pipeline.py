@@ -78,12 +78,9 @@ def _train_and_release(
         trainer = stack.enter_context(Trainer())
         result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
         with report.stage("search"):
-            found = search(config, prepared, run, root, trainer, tree, report)
-        if found is not None:
-            winner, result["search"] = found
-            chosen = config.with_values(winner.best.params)
+            chosen, told = _chosen(config, prepared, run, root, trainer, tree, report, last)
             config, prepared = chosen, fitting.prepare_for(config, chosen, prepared, root)
-        result["best_params"] = trials.shown_values(config, found and found[0].best)
+        result |= told
         if last == "search":
             return {**result, "seconds": report.seconds}
         with report.stage("finetune"):
@@ -107,6 +104,26 @@ def _train_and_release(
         tree.finish(result)
         run.update(result=result)
     return {**result, "seconds": report.seconds}
+
+
+def _chosen(
+    config: RunConfig, prepared: Prepared, run: Run, root: Path, trainer: Trainer, tree: Tree, report: Reporter,
+    last: str,
+) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
+    """The configuration with the winner's values, and what the result document says of the choice.
+
+    Of a run whose final fit is finished, the values of that fit: the study may name another winner by now.
+    """
+    fitted = fitting.fitted_config(config, run)
+    if fitted is not None and last != "search":
+        return fitted, run.state().get("chosen", {"best_params": trials.shown_values(fitted, None)})
+    found = search(config, prepared, run, root, trainer, tree, report)
+    told: dict[str, Any] = {"best_params": trials.shown_values(config, found and found[0].best)}
+    if found is not None:
+        told = {"search": found[1], **told}
+    if last != "search":
+        run.update(chosen=told)
+    return (config.with_values(found[0].best.params) if found else config), told
 
 
 def test_document(evaluation: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,7 @@ def search(
     run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
     with crew(config, prepared, run, home, trainer) as (bench, team):
-        limit = config.search.timeout if config.search else None
-        timed = bench if limit is None else replace(bench, deadline=time.monotonic() + limit - study.spent_seconds)
-        work(study, timed, team, report, tree.trials, "bertft-search")
+        work(study, bench, team, report, tree.trials, "bertft-search")
         confirmation = trials.open_confirmation(study, config)
         if confirmation is not None:
             work(confirmation, bench, team, report, tree.confirmations, "bertft-confirm")
@@ -204,13 +202,12 @@ class Shift:
             self.running -= 1
             self.team.idle.append(trainer)
             future.result()
-        if self.mirror is not None:  # the coordinator that owns the tree also keeps the time
-            self._keep_time(is_finished=future is not None)
+        self._keep_time(is_finished=future is not None)
 
     def _keep_time(self, *, is_finished: bool) -> None:
         now = time.monotonic()
         if is_finished or now - self.since > _ACCOUNT_SECONDS:
-            reason = self.study.spend(now - self.since, self.bench.prepared.dataset.n_validation)
+            reason = self.study.spend(self.bench.prepared.dataset.n_validation)
             self.since = now
             if reason and not self.has_stopped:
                 self.has_stopped = True

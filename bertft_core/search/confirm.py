@@ -43,6 +43,15 @@ def finalists(results: Sequence[TrialResult], top: int) -> list[TrialResult]:
     return sorted(done, key=lambda r: (-(r.score or 0.0), r.log_loss or 0.0, r.slot))[:top]
 
 
+def contenders(results: Sequence[TrialResult], top: int) -> list[TrialResult]:
+    """The best completed trial of each of the `top` best sets of parameters: a set needs no second confirmation."""
+    found: list[TrialResult] = []
+    for trial in finalists(results, len(results)):
+        if all(trial.params != other.params for other in found):
+            found.append(trial)
+    return found[:top]
+
+
 def confirm_slots(finalists_: Sequence[TrialResult], seeds: int) -> list[tuple[TrialResult, int]]:
     """(trial, index of the further seed) per slot of the confirming study: every finalist gets the same seeds."""
     return [(trial, index) for trial in finalists_ for index in range(seeds)]

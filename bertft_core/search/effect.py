@@ -48,6 +48,25 @@ def _length_fault(config: RunConfig, search: SearchConfig, key: str, longest: Ma
     return f"{key} has no effect: no text is longer than {shortest:g} tokens (the longest has {text}); take it out"
 
 
+def encoders(config: RunConfig, search: SearchConfig) -> list[str]:
+    """Every encoder that a trial may have; the configured one too where model.pretrained does not always count."""
+    if _ENCODER not in search.space:
+        return [config.model.pretrained]
+    choice = search.space[_ENCODER]
+    unasked = [config.model.pretrained] if conditions_of(choice) else []
+    return list(dict.fromkeys([*values_of(choice), *unasked]))
+
+
+def longest_cut(config: RunConfig, search: SearchConfig, encoder: str) -> int:
+    """The largest tokenization.max_length that a trial with this encoder may have."""
+    if _LENGTH not in search.space:
+        return config.tokenization.max_length
+    choice, wanted = search.space[_LENGTH], requirements(search.space, _LENGTH).get(_ENCODER, [encoder])
+    asked = values_of(choice) if encoder in wanted else []
+    unasked = [config.tokenization.max_length] if conditions_of(choice) else []
+    return int(max([*asked, *unasked]))
+
+
 def _possible(config: RunConfig, search: SearchConfig, key: str, other: str) -> list[Any]:
     """Values (of a range: its ends) that `other` can have in trials in which `key` counts."""
     if other not in search.space:

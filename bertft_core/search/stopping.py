@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.terminator import RegretBoundEvaluator
@@ -20,6 +23,50 @@ def noise(score: float, rows: int) -> float:
 def spent(seconds: float, timeout: float | None) -> str:
     """Why the search ends, "" while there is time."""
     return f"search.timeout: {timeout:g} s are spent" if timeout is not None and seconds >= timeout else ""
+
+
+@dataclass(kw_only=True)
+class Clock:
+    """One coordinator's view of a study's time, which is stored as {"spent": seconds, "at": time of the last entry}.
+
+    Time in which several coordinators work counts once: each adds what passed since the last entry of anybody, or
+    since its own start. limit: seconds, or None.
+    """
+
+    limit: float | None
+    _since: tuple[float, float] | None = None  # monotonic and wall clock of the start or the last entry
+    _deadline: float = math.inf
+
+    def start(self, stored: Mapping[str, Any]) -> None:
+        """Begin to count, once."""
+        if self._since is None:
+            self._mark(float(stored.get("spent", 0.0)))
+
+    def entry(self, stored: Mapping[str, Any]) -> dict[str, float]:
+        """What to store now, in place of `stored`."""
+        self.start(stored)
+        spent_now, last = self.spent(stored), float(stored.get("at", 0.0))
+        self._mark(spent_now)
+        return {"spent": spent_now, "at": max(time.time(), last)}
+
+    def spent(self, stored: Mapping[str, Any]) -> float:
+        """Seconds up to this moment."""
+        before = float(stored.get("spent", 0.0))
+        if self._since is None:
+            return before
+        began, began_wall = self._since
+        passed = time.time() - max(float(stored.get("at", 0.0)), began_wall)
+        return before + min(max(passed, 0.0), time.monotonic() - began)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the limit has passed, by the last entry and the time since; reads no storage."""
+        return time.monotonic() >= self._deadline
+
+    def _mark(self, spent_now: float) -> None:
+        self._since = (time.monotonic(), time.time())
+        if self.limit is not None:
+            self._deadline = self._since[0] + self.limit - spent_now
 
 
 def exhausted(completed: Sequence[FrozenTrial], rows: int, seed: int) -> str:

@@ -7,10 +7,12 @@ left RUNNING by a dead owner is adopted with its parameters, and its fit continu
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +25,7 @@ from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
 from bertft_core.search.pruning import pruner_for
 from bertft_core.search.results import TrialResult
 from bertft_core.search.space import defaults_inside, space_hash, suggest, values_inside
-from bertft_core.search.stopping import exhausted, spent
+from bertft_core.search.stopping import Clock, exhausted, spent
 from bertft_core.search.storage import StudyStorage
 from bertft_core.state import hash_json
 
@@ -80,6 +82,7 @@ class SearchStudy:
         self._config, self._search = config, config.search or SearchConfig(trials=0)
         self._seed, self._measure = config.training.seed, self._search.second and self._search.second.measure
         self._study, self._plan = storage.call(self._locked_open, name, plan, must_exist)
+        self._clock = Clock(limit=self._search.timeout if self._plan.is_pruned else None)
         self._watch = Watch(self.owner)
         self._live: dict[int, tuple[optuna.Trial, float]] = {}
         self._guard = threading.RLock()
@@ -100,23 +103,28 @@ class SearchStudy:
         return self._plan.is_pruned and not self._measure
 
     @property
+    def given(self) -> tuple[dict[str, Any], ...]:
+        """Parameters of the first slots, where they were decided on; of all slots of a confirmation."""
+        return tuple(dict(params) for params in self._plan.first)
+
+    @property
     def stopped(self) -> str:
         """Why the study ends before its last slot, "" while it goes on. A raised search.timeout lets it go on."""
         if not self._plan.is_pruned:  # confirming fits are few and decided on: they are run in any case
             return ""
         stored = self._attributes()
         early = str(stored.get("stopped", "")) if self._search.stop_early else ""
-        return early or spent(float(stored.get("spent", 0.0)), self._search.timeout)
+        return early or spent(self._clock.spent(stored.get("time", {})), self._search.timeout)
 
     @property
-    def spent_seconds(self) -> float:
-        """Seconds that searches of this study took so far, over all interruptions."""
-        return float(self._attributes().get("spent", 0.0))
+    def is_out_of_time(self) -> bool:
+        """Whether search.timeout has passed; reads no storage."""
+        return self._clock.is_over
 
     def results(self) -> list[TrialResult]:
         """Finished trials of the plan's slots, by slot."""
-        found = [self._result(t) for t in self._trials() if _is_finished(t)]
-        return sorted((r for r in found if r.slot < self._plan.slots), key=lambda r: r.slot)
+        found = {int(t.user_attrs["slot"]): t for t in self._trials() if self._is_finished(t)}
+        return [self._result(trial) for slot, trial in sorted(found.items()) if slot < self._plan.slots]
 
     def open_slots(self) -> list[int]:
         """Slots that still owe a finished trial; none once the search was stopped early."""
@@ -131,6 +139,7 @@ class SearchStudy:
 
     def _claim(self) -> Slot | None:
         with self._guard, self.storage.lock(self.name):
+            self._clock.start(self._attributes().get("time", {}))
             self._bury()
             running = self._running()
             for slot in self.open_slots():
@@ -142,8 +151,9 @@ class SearchStudy:
         return None
 
     def held(self) -> dict[int, str]:
-        """Slots that a living owner works on, and who."""
-        running = {s: t.user_attrs["lease"] for s, t in self._running().items() if self._is_held(t)}
+        """Slots of the plan that a living owner works on, and who."""
+        found = self._running().items()
+        running = {s: t.user_attrs["lease"] for s, t in found if s < self._plan.slots and self._is_held(t)}
         return {slot: f"process {lease['pid']} on {lease['host']}" for slot, lease in sorted(running.items())}
 
     def renew(self, slot: int, *, is_forced: bool = False, **facts: Any) -> None:
@@ -151,31 +161,38 @@ class SearchStudy:
         trial, last = self._live[slot]
         if not is_forced and time.monotonic() - last < LEASE_SECONDS:
             return
-        self._require_own(slot, trial)
-        self.storage.call(trial.set_user_attr, "lease", self.owner.lease(**facts))
+        with self._own(slot, trial):
+            self.storage.call(trial.set_user_attr, "lease", self.owner.lease(**facts))
         self._live[slot] = (trial, time.monotonic())
 
     def report(self, slot: int, fraction: float, score: float) -> bool:
-        """Report the validation score at progress `fraction`; True means: stop, the trial is pruned."""
+        """Report the validation score at progress `fraction`; True means: stop, the trial is pruned.
+
+        Raises LeaseLost as `renew` does.
+        """
         if not self.is_pruned:
             return False
         trial, _ = self._live[slot]
-        self.storage.call(trial.report, score, step=round(100 * fraction))
-        return bool(self.storage.call(trial.should_prune))
+        with self._own(slot, trial):
+            self.storage.call(trial.report, score, step=round(100 * fraction))
+            return bool(self.storage.call(trial.should_prune))
 
     def tell(self, slot: int, result: Mapping[str, Any]) -> TrialResult:
         """Finish a claimed slot with a training result (`TrainingResult` as a mapping, state also "fail").
 
-        Raises LeaseLost when another owner took the slot over.
+        A score that is no number ends it as pruned. Raises LeaseLost when another owner took the slot over.
         """
-        self.storage.call(self._tell, slot, result)
-        return next(r for r in self.results() if r.slot == slot)
+        self.storage.call(self._tell, slot, _with_a_number(result))
+        told = next((r for r in self.results() if r.slot == slot), None)
+        if told is None:
+            raise LeaseLost(f"trial {slot} was ended by another process")
+        return told
 
     def _tell(self, slot: int, result: Mapping[str, Any]) -> None:
         with self._guard, self.storage.lock(self.name):
             trial, _ = self._live[slot]
             now = self._require_own(slot, trial)
-            if now.state == TrialState.RUNNING:  # else an earlier attempt was told and its answer was lost
+            if not now.state.is_finished():  # else an earlier attempt was told and its answer was lost
                 trial.set_user_attr("result", dict(result))
                 if result["state"] == "complete":
                     values = [result["score"], result[_FIELDS[self._measure]]] if self._measure else result["score"]
@@ -187,20 +204,32 @@ class SearchStudy:
             del self._live[slot]
 
     def release(self, slot: int) -> None:
-        """Give a claimed slot back unfinished: whoever claims it next continues it."""
+        """Give a claimed slot back unfinished: whoever claims it next continues it. Another owner's stays as it is."""
         trial, _ = self._live.pop(slot)
-        self.storage.call(trial.set_user_attr, "lease", self.owner.lease(released=True))
+        with contextlib.suppress(LeaseLost), self._own(slot, trial):
+            self.storage.call(trial.set_user_attr, "lease", self.owner.lease(released=True))
 
-    def spend(self, seconds: float, rows: int) -> str:
-        """Add time spent; stop the study when there is no time or nothing left to gain. The reason, "" to go on.
+    def give_up(self, slot: int) -> None:
+        """End a claimed slot's trial without a result. The slot stays open, with its parameters and its checkpoint."""
+        self.storage.call(self._give_up, slot)
 
-        rows: validation rows, for the noise of a score.
+    def _give_up(self, slot: int) -> None:
+        with self._guard, self.storage.lock(self.name), contextlib.suppress(LeaseLost):
+            trial, _ = self._live[slot]
+            with self._own(slot, trial):
+                self.storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            del self._live[slot]
+
+    def spend(self, rows: int) -> str:
+        """Write down the time spent; stop the study when there is no time or nothing left to gain.
+
+        The reason, "" to go on. rows: validation rows, for the noise of a score.
         """
-        return self.storage.call(self._spend, seconds, rows)
+        return self.storage.call(self._spend, rows)
 
-    def _spend(self, seconds: float, rows: int) -> str:
+    def _spend(self, rows: int) -> str:
         with self._guard, self.storage.lock(self.name):
-            self._study.set_user_attr("spent", self.spent_seconds + seconds)
+            self._study.set_user_attr("time", self._clock.entry(self._attributes().get("time", {})))
             if not self.stopped and self._may_stop_early():
                 completed = [t for t in self._trials() if t.state == TrialState.COMPLETE]
                 if reason := exhausted(completed, rows, self._seed):
@@ -213,7 +242,8 @@ class SearchStudy:
 
     def _may_stop_early(self) -> bool:
         metric = self._config.evaluation.metric
-        return self._search.stop_early and not self._measure and metric != "log_loss" and len(self.open_slots()) > 0
+        is_asked = self._plan.is_pruned and self._search.stop_early and not self._measure and metric != "log_loss"
+        return is_asked and len(self.open_slots()) > 0
 
     def _locked_open(self, name: str, plan: StudyPlan | None, must_exist: bool) -> tuple[optuna.Study, StudyPlan]:
         with self.storage.lock(name):
@@ -258,7 +288,7 @@ class SearchStudy:
 
     def _fresh(self, slot: int) -> optuna.Trial:
         """A new trial with its parameters; the lease, written last, tells a complete one from one that died here."""
-        given = self._plan.first[slot] if slot < len(self._plan.first) else None
+        given = self._earlier(slot) or (self._plan.first[slot] if slot < len(self._plan.first) else None)
         if given is not None:
             self._study.enqueue_trial(dict(given), user_attrs={"slot": slot})
         with warnings.catch_warnings():
@@ -269,6 +299,11 @@ class SearchStudy:
         suggest(trial, self._search)
         trial.set_user_attr("slot", slot)
         return trial
+
+    def _earlier(self, slot: int) -> dict[str, Any] | None:
+        """Parameters of a trial of this slot that was begun and ended unfinished: a retry keeps them."""
+        own = [t for t in self._trials() if t.user_attrs.get("slot") == slot and "lease" in t.user_attrs]
+        return dict(own[-1].params) if own else None
 
     def _begin(self, slot: int, trial: optuna.Trial, *, is_adopted: bool) -> Slot:
         trial.set_user_attr("lease", self.owner.lease(fraction=0.0))
@@ -306,6 +341,16 @@ class SearchStudy:
             raise LeaseLost(f"trial {slot} was taken over by process {lease['pid']} on {lease['host']}")
         return now
 
+    @contextlib.contextmanager
+    def _own(self, slot: int, trial: optuna.Trial) -> Iterator[None]:
+        """Around a write to a trial. Raises LeaseLost when its lease is another owner's, or others ended it."""
+        self._require_own(slot, trial)
+        try:
+            yield
+        except optuna.exceptions.UpdateFinishedTrialError as fault:
+            self._live.pop(slot, None)
+            raise LeaseLost(f"trial {slot} was ended by another process") from fault
+
     def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
         found: list[FrozenTrial] = self.storage.call(self._study.get_trials, deepcopy=False, states=states or None)
         return found
@@ -313,6 +358,15 @@ class SearchStudy:
     def _attributes(self) -> dict[str, Any]:
         found: dict[str, Any] = self.storage.call(lambda: self._study.user_attrs)
         return found
+
+    def _is_finished(self, trial: FrozenTrial) -> bool:
+        """A trial that passed a limit lower than today's is not: nothing is known of its parameters."""
+        if "slot" not in trial.user_attrs:
+            return False
+        if trial.state == TrialState.FAIL:
+            return "reason" in trial.user_attrs
+        limit = trial.user_attrs.get("result", {}).get("limit")
+        return trial.state in _DONE and not (limit and limit < (self._search.trial_timeout or math.inf))
 
     def _result(self, trial: FrozenTrial) -> TrialResult:
         stored, slot = trial.user_attrs.get("result", {}), int(trial.user_attrs["slot"])
@@ -341,7 +395,8 @@ class SearchStudy:
 _FIELDS = {"latency": "latency_ms", "size": "size_bytes"}
 
 
-def _is_finished(trial: FrozenTrial) -> bool:
-    if "slot" not in trial.user_attrs:
-        return False
-    return trial.state in _DONE or (trial.state == TrialState.FAIL and "reason" in trial.user_attrs)
+def _with_a_number(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The result, as pruned when its score is no number: Optuna would neither store nor learn from it."""
+    if result["state"] != "complete" or math.isfinite(result["score"]):
+        return result
+    return {**result, "state": "pruned", "reason": f"nonfinite: the validation score is {result['score']}"}

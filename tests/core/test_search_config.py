@@ -58,6 +58,8 @@ def section(search: str) -> SearchConfig:
         ),
         ("space: {lr: [1e-5, 2e-5], epochs: {values: [1, 2], when: {lr: 3e-5}}}", "never 3e-05"),
         ("confirm: true", r"search\.confirm: wanted \{top, seeds\}, or false"),
+        ("confirm: {top: 1}", r"search\.confirm\.top: .*greater than or equal to 2"),
+        ("space: {model.pretrained: [a, b]}, second: {measure: size}, confirm: {top: 2}", "confirm has no effect"),
         ("confirm: {seed: 3}", r"did you mean search\.confirm\.seeds\?"),
         ("second: {measure: size}", r"the same in every trial: search model\.pretrained too"),
         ("workers: 0", r"search\.workers"),

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertft_core.errors import BusyError, ConfigError, InputError
-from bertft_core.runs import latest_fitted, open_run
+from bertft_core.runs import Run, latest_fitted, open_run
 from bertft_core.state import (
     encoder_fingerprint,
     exclusive,
@@ -109,3 +110,19 @@ def test_latest_fitted_passes_over_an_attempt_without_a_fit(tmp_path: Path) -> N
     first.update(fit={}, result={})
     assert open_run(tmp_path, "k" * 64, again=True).attempt == 2
     assert latest_fitted(tmp_path, "k" * 64) == first
+
+
+def test_values_that_two_processes_store_at_once_are_all_kept(tmp_path: Path) -> None:
+    run = open_run(tmp_path, "k" * 64, again=False)
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_store_fifty, args=(run, name)) for name in ("one", "other")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(run.state()) == 100
+
+
+def _store_fifty(run: Run, name: str) -> None:
+    for i in range(50):
+        run.update(**{f"{name}{i}": i})

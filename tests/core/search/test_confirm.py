@@ -1,18 +1,23 @@
 import pytest
 
-from bertft_core.search.confirm import confirm_slots, finalists, judge
+from bertft_core.search.confirm import confirm_slots, contenders, finalists, judge
 from bertft_core.search.results import TrialResult
 
 
-def _trial(slot: int, score: float | None, log_loss: float = 0.5, state: str = "complete") -> TrialResult:
+def _trial(slot: int, score: float | None, log_loss: float = 0.5, state: str = "complete", **params) -> TrialResult:
     return TrialResult(
-        slot=slot, number=slot, state=state, reason="", params={}, score=score, log_loss=log_loss, seconds=1.0
+        slot=slot, number=slot, state=state, reason="", params=params, score=score, log_loss=log_loss, seconds=1.0
     )
 
 
 def test_finalists_are_the_best_by_score_then_log_loss_then_slot() -> None:
     trials = [_trial(0, 0.8), _trial(1, 0.9, 0.4), _trial(2, 0.9, 0.3), _trial(3, 0.95, state="pruned"), _trial(4, 0.8)]
     assert [t.slot for t in finalists(trials, 3)] == [2, 1, 0]
+
+
+def test_parameters_that_were_tried_twice_are_confirmed_once() -> None:
+    trials = [_trial(0, 0.8, lr=1), _trial(1, 0.9, lr=2), _trial(2, 0.95, lr=2), _trial(3, 0.7, lr=3)]
+    assert [t.slot for t in contenders(trials, 2)] == [2, 0]
 
 
 def test_every_finalist_gets_the_same_further_seeds() -> None:

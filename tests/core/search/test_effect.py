@@ -9,7 +9,7 @@ import yaml
 
 from bertft_core.config import RunConfig, parse_config
 from bertft_core.errors import ConfigError
-from bertft_core.search.effect import require_effect
+from bertft_core.search.effect import encoders, longest_cut, require_effect
 
 UNEVEN = {"a": 3, "b": 4}
 CUT = "tokenization.truncation: [head, tail]"
@@ -77,3 +77,27 @@ def test_class_weights_of_classes_of_one_size_are_refused() -> None:
 
 def test_search_without_trials_is_not_looked_at() -> None:
     require_effect(config(CUT, trials=0), {"m": 5}, UNEVEN)
+
+
+LENGTH_OF_A = "model.pretrained: [a, b], tokenization.max_length: {values: [300, 500], when: {model.pretrained: a}}"
+
+
+@pytest.mark.parametrize(
+    ("space", "wanted"),
+    [
+        (LENGTH_OF_A, {"a": 500, "b": 256}),  # b never sees 500, which it may be too short for
+        ("model.pretrained: [a, b], tokenization.max_length: {low: 64, high: 128}", {"a": 128, "b": 128}),
+        ("lr: [0.001, 0.002]", {"m": 256}),
+    ],
+)
+def test_longest_cut_is_the_one_that_an_encoder_can_meet(space: str, wanted: dict[str, int]) -> None:
+    found = config(space)
+    assert found.search is not None
+    assert {name: longest_cut(found, found.search, name) for name in encoders(found, found.search)} == wanted
+
+
+def test_configured_encoder_counts_where_another_is_searched_on_a_condition() -> None:
+    found = config(f"{CUT}, model.pretrained: {{values: [a, b], when: {{tokenization.truncation: tail}}}}")
+    assert found.search is not None
+    assert encoders(found, found.search) == ["a", "b", "m"]
+    require_effect(found, {"a": 300, "b": 300, "m": 300}, UNEVEN)

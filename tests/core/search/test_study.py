@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from bertft_core.config import RunConfig, parse_config
 from bertft_core.errors import InputError, LeaseLost
@@ -126,7 +127,7 @@ def test_trial_of_another_host_is_taken_over_when_its_lease_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.3)
-    far = _study(tmp_path, Owner(host="elsewhere", pid=1, began=1), trials=1)
+    far = _study(tmp_path, Owner(host="elsewhere", machine="elsewhere", pid=1, began=1), trials=1)
     _claim(far)
     here = _study(tmp_path, trials=1)
     assert here.claim() is None
@@ -136,7 +137,7 @@ def test_trial_of_another_host_is_taken_over_when_its_lease_stands_still(
 
 def test_owner_that_was_taken_over_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.0)
-    far = _study(tmp_path, Owner(host="elsewhere", pid=1, began=1), trials=1)
+    far = _study(tmp_path, Owner(host="elsewhere", machine="elsewhere", pid=1, began=1), trials=1)
     _claim(far)
     here = _study(tmp_path, trials=1)
     here.claim()
@@ -150,6 +151,12 @@ def test_pid_of_another_process_with_the_same_number_is_not_the_owner(tmp_path: 
     reused = Owner(pid=os.getpid(), began=1)
     _claim(_study(tmp_path, reused, trials=1))
     assert _claim(_study(tmp_path, trials=1)).is_adopted
+
+
+def test_machine_of_the_same_name_is_another_machine(tmp_path: Path) -> None:
+    _claim(_study(tmp_path, Owner(machine="another boot", pid=2**22 + 1), trials=1))
+    here = _study(tmp_path, trials=1)
+    assert here.claim() is None and list(here.held()) == [0]
 
 
 def test_trial_that_died_while_it_was_asked_for_leaves_its_slot_open(tmp_path: Path) -> None:
@@ -189,11 +196,85 @@ def test_more_trials_continue_the_study(tmp_path: Path) -> None:
 
 
 def test_spent_time_ends_the_study_and_a_raised_timeout_continues_it(tmp_path: Path) -> None:
-    study = _study(tmp_path, timeout=10)
-    assert study.spend(4, rows=100) == ""
-    assert study.spend(7, rows=100).startswith("search.timeout")
-    assert study.open_slots() == [] and study.claim() is None
+    study = _study(tmp_path, timeout=0.5)
+    _claim(study)
+    assert study.spend(rows=100) == "" and not study.is_out_of_time
+    time.sleep(0.5)
+    assert study.is_out_of_time and study.claim() is None  # without waiting for the next entry
+    assert study.spend(rows=100).startswith("search.timeout")
+    assert _study(tmp_path, timeout=0.5).open_slots() == []
     assert _study(tmp_path, timeout=60).open_slots() == [0, 1, 2, 3, 4, 5]
+
+
+def test_trial_given_up_leaves_its_slot_open_and_keeps_its_parameters(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    study.tell(_claim(study).slot, _result(0.5))
+    params = _claim(study).params
+    study.give_up(1)
+    assert [r.slot for r in study.results()] == [0] and study.held() == {}
+    again = _claim(_study(tmp_path))
+    assert (again.slot, again.params) == (1, params)
+
+
+def test_trial_over_its_time_is_open_again_under_a_raised_limit(tmp_path: Path) -> None:
+    study = _study(tmp_path, trial_timeout=5)
+    params = _claim(study).params
+    study.tell(0, {"state": "pruned", "reason": "timeout: 5 s", "limit": 5.0})
+    assert study.open_slots() == [1, 2, 3, 4, 5]
+    raised = _study(tmp_path, trial_timeout=6)
+    assert raised.open_slots() == [0, 1, 2, 3, 4, 5]
+    again = _claim(raised)
+    assert (again.slot, again.params) == (0, params)
+    assert raised.tell(0, _result(0.5)).state == "complete"
+    assert [(r.slot, r.state) for r in _study(tmp_path, trial_timeout=5).results()] == [(0, "complete")]
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf")])
+def test_score_that_is_no_number_ends_the_trial_as_nonfinite(tmp_path: Path, score: float) -> None:
+    study = _study(tmp_path)
+    told = study.tell(_claim(study).slot, _result(score))
+    assert told.state == "pruned" and told.reason.startswith("nonfinite") and 0 not in study.open_slots()
+
+
+def _taken_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SearchStudy, SearchStudy]:
+    """An owner that stood still, and the one that took its trial over."""
+    monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.0)
+    far = _study(folder, Owner(host="elsewhere", machine="elsewhere", pid=1, began=1), trials=1)
+    _claim(far)
+    here = _study(folder, trials=1)
+    here.claim()
+    assert _claim(here).is_adopted
+    return far, here
+
+
+def test_owner_that_was_taken_over_cannot_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far, here = _taken_over(tmp_path, monkeypatch)
+    here.tell(0, _result(0.9))
+    with pytest.raises(LeaseLost):
+        far.report(0, 0.5, 0.1)
+
+
+def test_owner_that_was_taken_over_gives_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far, here = _taken_over(tmp_path, monkeypatch)
+    far.release(0)
+    assert list(here.held()) == [0]
+    assert here.tell(0, _result(0.9)).score == 0.9
+
+
+def test_trial_that_others_ended_is_lost(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    _claim(study)
+    study.storage.optuna.set_trial_state_values(study._study.trials[0]._trial_id, TrialState.FAIL)
+    with pytest.raises(LeaseLost):
+        study.report(0, 0.5, 0.1)
+
+
+def test_slots_beyond_the_plan_are_not_waited_for(tmp_path: Path) -> None:
+    longer, shorter = _study(tmp_path, trials=3), _study(tmp_path, trials=1)
+    for _ in range(3):
+        _claim(longer)
+    longer.tell(0, _result(0.5))
+    assert not shorter.open_slots() and shorter.held() == {}
 
 
 def test_joining_a_study_that_nobody_began_names_those_there_are(tmp_path: Path) -> None:

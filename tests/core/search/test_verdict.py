@@ -1,0 +1,87 @@
+"""Who won: the finalists that were confirmed, not those that lead by now; nobody before the confirmation has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertft_core import recipe, trials
+from bertft_core.config import RunConfig, parse_config
+from bertft_core.errors import InputError
+from bertft_core.search.storage import open_storage
+from bertft_core.search.study import SearchStudy
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    search = {"trials": 3, "space": {"lr": {"low": 1e-5, "high": 1e-3}}, "confirm": {"top": 2, "seeds": 1}}
+    tree = {"name": "n", "data": {"source": "x.csv"}, "model": {"pretrained": "m"}, "search": search}
+    return parse_config(tree, Path("."))
+
+
+def _tell(study: SearchStudy, *scores: float) -> None:
+    for score in scores:
+        slot = study.claim()
+        assert slot is not None
+        study.tell(slot.slot, {"state": "complete", "score": score, "log_loss": 0.5, "seconds": 1.0})
+
+
+def _opened(config: RunConfig, folder: Path) -> SearchStudy:
+    return SearchStudy(open_storage(None, folder), "n-study", config)
+
+
+def _confirmation(study: SearchStudy, config: RunConfig) -> SearchStudy:
+    found = trials.open_confirmation(study, config)
+    assert found is not None
+    return found
+
+
+def test_trial_that_ends_after_the_confirmation_began_changes_no_finalist(config: RunConfig, tmp_path: Path) -> None:
+    study = _opened(config, tmp_path)
+    _tell(study, 0.7, 0.8)
+    confirmation = _confirmation(study, config)
+    _tell(confirmation, 0.5, 0.6)  # of trials 1 and 0
+    _tell(study, 0.9)
+    found = trials.verdict(study, config, confirmation)
+    assert [(c.trial.slot, c.scores) for c in found.confirmations] == [(1, (0.5,)), (0, (0.6,))]
+    assert found.best.slot == 0
+
+
+@pytest.mark.parametrize("confirmed", [(), (0.5,)])
+def test_nobody_has_won_before_the_confirmation_has_ended(
+    config: RunConfig, tmp_path: Path, confirmed: tuple[float, ...]
+) -> None:
+    study = _opened(config, tmp_path)
+    _tell(study, 0.7, 0.8, 0.6)
+    if confirmed:
+        _tell(_confirmation(study, config), *confirmed)
+    assert recipe._verdict_if_done(study, config) is None
+
+
+def test_looking_for_a_verdict_begins_no_confirmation(config: RunConfig, tmp_path: Path) -> None:
+    import optuna
+
+    study = _opened(config, tmp_path)
+    _tell(study, 0.7, 0.8, 0.6)
+    recipe._verdict_if_done(study, config)
+    assert optuna.get_all_study_names(storage=study.storage.optuna) == ["n-study"]
+
+
+def test_winner_is_named_once_the_confirmation_has_ended(config: RunConfig, tmp_path: Path) -> None:
+    study = _opened(config, tmp_path)
+    _tell(study, 0.7, 0.8, 0.6)
+    _tell(_confirmation(study, config), 0.5, 0.6)
+    found = recipe._verdict_if_done(study, config)
+    assert found is not None and found.best.slot == 0
+
+
+def test_search_in_which_nothing_completed_names_the_reasons(config: RunConfig, tmp_path: Path) -> None:
+    study = _opened(config, tmp_path)
+    slot = study.claim()
+    assert slot is not None
+    reason: dict[str, Any] = {"state": "pruned", "reason": "oom: no memory left"}
+    study.tell(slot.slot, reason)
+    with pytest.raises(InputError, match="no trial of study n-study completed .*oom: no memory left"):
+        trials.verdict(study, config, None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from bertft_core import fitting, recipe, trials
 from bertft_core.config import RunConfig
-from bertft_core.search.study import slot_seed
+from bertft_core.search.slots import slot_seed
 from bertft_core.training.client import Trainer
 from tasks import tracking
 

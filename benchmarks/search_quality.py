@@ -60,8 +60,8 @@ from bertft_core.errors import TrialPruned
 from bertft_core.fitting import Prepared, fit_spec
 from bertft_core.search.confirm import confirm_slots, finalists, judge
 from bertft_core.search.results import TrialResult
+from bertft_core.search.slots import slot_seed
 from bertft_core.search.space import suggest
-from bertft_core.search.study import slot_seed
 from bertft_core.training.client import Trainer
 from bertft_core.training.spec import MachineSettings, TrainingResult
 from bertft_core.trials import Bench

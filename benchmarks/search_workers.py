@@ -33,8 +33,9 @@ from bertft_core import recipe, trials
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared, fit_spec
 from bertft_core.search.results import TrialResult
+from bertft_core.search.slots import StudyPlan, slot_seed
 from bertft_core.search.storage import open_storage
-from bertft_core.search.study import SearchStudy, StudyPlan, slot_seed
+from bertft_core.search.study import SearchStudy
 from bertft_core.training.client import Trainer
 from bertft_core.training.spec import MachineSettings
 from bertft_core.trials import Bench

@@ -20,8 +20,9 @@ from bertft_core.search.effect import encoders, longest_cut, longest_text, requi
 from bertft_core.search.front import choose
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
+from bertft_core.search.slots import Slot, StudyPlan, slot_seed, study_name
 from bertft_core.search.storage import open_storage
-from bertft_core.search.study import SearchStudy, Slot, StudyPlan, slot_seed, study_name
+from bertft_core.search.study import SearchStudy
 from bertft_core.state import hash_json
 from bertft_core.training.spec import FitSpec, MachineSettings
 

@@ -13,7 +13,8 @@ from bertft_core.config import RunConfig
 from bertft_core.runs import Run
 from bertft_core.search.confirm import Verdict
 from bertft_core.search.results import TrialResult
-from bertft_core.search.study import SearchStudy, Slot
+from bertft_core.search.slots import Slot
+from bertft_core.search.study import SearchStudy
 from bertft_core.searching_page import SearchReport, report_search
 from bertft_core.training.client import Trainer
 from bertft_core.trials import Bench

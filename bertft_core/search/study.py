@@ -13,7 +13,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
@@ -24,47 +23,12 @@ from bertft_core.errors import InputError, LeaseLost
 from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
 from bertft_core.search.pruning import pruner_for
 from bertft_core.search.results import TrialResult
-from bertft_core.search.space import defaults_inside, space_hash, suggest, values_inside
+from bertft_core.search.slots import Slot, StudyPlan, slot_seed
+from bertft_core.search.space import defaults_inside, suggest, values_inside
 from bertft_core.search.stopping import Clock, exhausted, spent
 from bertft_core.search.storage import StudyStorage
-from bertft_core.state import hash_json
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """A trial about to run: its slot, Optuna number, parameters, fit seed, and whether somebody began it before."""
-
-    slot: int
-    number: int
-    params: dict[str, Any]
-    seed: int
-    is_adopted: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyPlan:
-    """What a study runs: its slots, and the parameters of the first ones where they are given (`first`)."""
-
-    slots: int
-    seeds: tuple[int, ...]
-    first: tuple[Mapping[str, Any], ...] = ()
-    is_pruned: bool = True
-
-
-def study_name(config: RunConfig, rows: str, encoder: str) -> str:
-    """Name with a hash of space, data, encoder and every setting that changes a trial's value."""
-    resolved = config.resolved()
-    parts = [resolved["training"], resolved["tokenization"], resolved["evaluation"]["metric"], rows, encoder]
-    search = config.search or SearchConfig(trials=0)
-    second = search.second.measure if search.second else ""
-    return f"{config.name}-{space_hash(search)}-{hash_json([*parts, search.rows, second])[:12]}"
-
-
-def slot_seed(base: int, slot: int | str) -> int:
-    """Seed of a slot's sampler and fit: a pure function of (base seed, slot), below 2**31."""
-    return int(hash_json([base, slot])[:8], 16) & 0x7FFFFFFF
 
 
 class SearchStudy:

@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 from bertft_core.config import RunConfig, parse_config
 from bertft_core.errors import InputError, LeaseLost
 from bertft_core.search.lease import Owner
+from bertft_core.search.slots import Slot, slot_seed
 from bertft_core.search.storage import open_storage
-from bertft_core.search.study import SearchStudy, Slot, slot_seed
+from bertft_core.search.study import SearchStudy
 from bertft_core.training.spec import TrainingResult
 
 

@@ -65,7 +65,8 @@ class StudyStorage:
         An operation whose answer was lost runs twice, so `fn` must bear its own first attempt: `study.tell` needs
         `skip_if_finished=True`, and `study.ask` may leave a RUNNING trial behind that nobody knows. Within `fn`, a
         further `call` does not repeat by itself.
-        Raises StorageError when patience ends, and at once whatever else `fn` raises.
+        Raises StorageError when patience ends and when the database refuses, such as on a full disk; at once
+        whatever else `fn` raises.
         """
         if getattr(_THREAD, "is_calling", False):
             return fn(*args, **kwargs)
@@ -82,6 +83,11 @@ class StudyStorage:
                 return fn()
             except Exception as fault:
                 if not is_passing(fault):
+                    if isinstance(fault, SQLAlchemyError | optuna.exceptions.StorageInternalError):
+                        raise StorageError(
+                            f"{self.shown} refused ({short_reason(fault)}): check free space and rights of it; "
+                            "the same command goes on with the finished trials that it holds"
+                        ) from fault
                     raise
                 if time.monotonic() - started + wait > self.patience_seconds:
                     raise StorageError(

@@ -249,6 +249,13 @@ def test_other_faults_are_raised_at_once(storage: StudyStorage) -> None:
     assert len(attempts) == 1
 
 
+def test_a_database_that_refuses_is_named_with_its_own_reason(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'studies.db'}", tmp_path)
+    (tmp_path / "studies.db").write_bytes(b"rubbish" * 10_000)
+    with pytest.raises(StorageError, match=r"studies\.db refused \(file is not a database\): check free space"):
+        storage.call(storage.optuna.get_all_studies)
+
+
 def test_a_busy_lock_within_a_call_is_not_tried_again(storage: StudyStorage) -> None:
     attempts = []
 

@@ -19,7 +19,18 @@ from pydantic import (
     model_validator,
 )
 
-from bertft_core.fit_config import Number, Part, Whole, canonical, is_integer, is_number, key_fault, place, read_value
+from bertft_core.fit_config import (
+    SEARCHED_SECTIONS,
+    Number,
+    Part,
+    Whole,
+    canonical,
+    is_integer,
+    is_number,
+    key_fault,
+    place,
+    read_value,
+)
 
 CONFIRM_FROM = 15  # trials; with fewer, the luckiest of them is not yet far above its own mean
 _NEEDED_BY = {"size": ("model.pretrained",), "latency": ("model.pretrained", "tokenization.max_length")}
@@ -105,10 +116,20 @@ def conditions_of(choice: Choice) -> dict[str, list[Any]]:
     return {} if isinstance(choice, list) else choice.when
 
 
+def _flat_sections(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """Knobs below a section, as the override search.space.tokenization.truncation=[...] writes them, by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        is_section = key in SEARCHED_SECTIONS and isinstance(value, Mapping)
+        found |= {f"{key}.{field}": choice for field, choice in value.items()} if is_section else {str(key): value}
+    return found
+
+
 def _canonical_keys(tree: Any) -> Any:
     """Knobs by their one name. Raises ValueError for a knob under both of its names, an unknown or a refused one."""
     if not isinstance(tree, Mapping):
         return tree
+    tree = _flat_sections(tree)
     faults = [f"space.{key}: {fault}" for key in tree if (fault := key_fault(str(key)))]
     names = [canonical(str(key)) for key in tree]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -192,12 +213,14 @@ def _satisfiable(key: str, space: Mapping[str, Choice]) -> Choice:
     return space[key]
 
 
-def _without_password(url: str) -> str:
+def _storage_url(url: str) -> str:
     if "://" in url and (urlsplit(url).password is not None or re.search(r"[?&][^=&]*password=", url)):
         raise ValueError(
             "must not hold a password: give the whole URL as BERTFT_STORAGE, "
             "or keep the password in PGPASSWORD or .pgpass"
         )
+    if not url.startswith(("sqlite:///", "journal:///", "postgresql+psycopg://")):
+        raise ValueError("wanted sqlite:///FILE, journal:///FILE or postgresql+psycopg://USER@HOST/DATABASE")
     return url
 
 
@@ -245,7 +268,7 @@ class SearchConfig(Part):
     rows: Annotated[Whole, Field(ge=10)] | None = None
     space: dict[str, _ReadChoice] = Field(default_factory=_paper_space)
     workers: Annotated[Whole, Field(ge=1, le=256)] = Field(default=1, exclude=True)
-    storage: Annotated[str, Field(min_length=1), AfterValidator(_without_password)] | None = Field(
+    storage: Annotated[str, Field(min_length=1), AfterValidator(_storage_url)] | None = Field(
         default=None, exclude=True, repr=False
     )
     timeout: Annotated[Number, Field(gt=0)] | None = None

@@ -58,6 +58,8 @@ def section(search: str) -> SearchConfig:
         ),
         ("space: {lr: [1e-5, 2e-5], epochs: {values: [1, 2], when: {lr: 3e-5}}}", "never 3e-05"),
         ("confirm: true", r"search\.confirm: wanted \{top, seeds\}, or false"),
+        ("storage: 'mysql://x'", r"search\.storage: wanted sqlite:///FILE, .* was 'mysql://x'"),
+        ("space: {tokenization: {cut: [a, b]}}", r"search\.space\.tokenization\.cut: unknown key"),
         ("confirm: {top: 1}", r"search\.confirm\.top: .*greater than or equal to 2"),
         ("space: {model.pretrained: [a, b]}, second: {measure: size}, confirm: {top: 2}", "confirm has no effect"),
         ("confirm: {seed: 3}", r"did you mean search\.confirm\.seeds\?"),
@@ -95,6 +97,11 @@ def test_names_and_values_of_a_space_are_brought_to_one_form() -> None:
     assert isinstance(space["batch_size"], list) and type(space["batch_size"][0]) is int
 
 
+def test_knobs_below_their_section_are_read_by_dotted_name() -> None:
+    nested = section("space: {tokenization: {truncation: [head, tail]}, training: {lr: [0.001, 0.002]}}")
+    assert nested == section("space: {tokenization.truncation: [head, tail], lr: [0.001, 0.002]}")
+
+
 def test_knobs_are_ordered_behind_those_they_depend_on() -> None:
     search = section("space: {alpha: {low: 0.7, high: 1, when: {batch_size: 8}}, TREE}")
     assert search.order == ("unfreezing", "batch_size", "alpha")
@@ -120,7 +127,7 @@ def test_confirm_plan(search: str, plan: tuple[int, int] | None) -> None:
 
 
 def test_with_values_puts_a_trial_in_place() -> None:
-    before = config("storage: kept.db")
+    before = config("storage: 'sqlite:///kept.db'")
     after = before.with_values({"lr": 1e-4, "model.pretrained": "b", "tokenization.truncation": "tail"})
     assert (after.training.lr, after.model.pretrained, after.tokenization.truncation) == (1e-4, "b", "tail")
     assert after.search == before.search and after.base_dir == before.base_dir and before.training.lr == 5e-5

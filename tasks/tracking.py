@@ -102,7 +102,8 @@ def find_or_create_run(
     """The id of the run tagged (run_key, role, slot); made when missing, running again when it failed.
 
     The oldest match wins, so that a second call after a kill continues the first one's run. A finished run
-    stays so. started: seconds since 1970, of what began before its run is made; None: now.
+    stays so. started: seconds since 1970, of what began before its run is made; None: now. A run that started at
+    another time mirrors something else (a trial of another storage) and is deleted.
     """
     marks = {RUN_KEY: run_key, ROLE: role}
     if slot is not None:
@@ -111,6 +112,9 @@ def find_or_create_run(
     api = client(store)
     with store_lock(store):
         found = _matching(api, experiment, marks)
+        if found is not None and started and found.info.start_time != _milliseconds(started):
+            api.delete_run(found.info.run_id)
+            found = None
         if found is not None:
             run_id = str(found.info.run_id)
             if found.info.status in {"FAILED", "KILLED"}:
@@ -124,18 +128,18 @@ def find_or_create_run(
         return str(made.info.run_id)
 
 
-def ended_slots(store: Store, run_key: str, role: str) -> set[int]:
-    """Slots whose run (run_key, role, slot) has ended, well or not."""
+def ended_slots(store: Store, run_key: str, role: str) -> dict[int, float]:
+    """Slots whose run (run_key, role, slot) has ended, well or not, and when it started (seconds since 1970)."""
     from mlflow.exceptions import MlflowException
 
     experiment, api = ensure_store(store), client(store)
     query = f"tags.`{RUN_KEY}` = '{run_key}' and tags.`{ROLE}` = '{role}' and attributes.status != 'RUNNING'"
-    found: set[int] = set()
+    found: dict[int, float] = {}
     token: str | None = None
     try:
         while True:
             page = api.search_runs([experiment], query, max_results=_BATCH, page_token=token)
-            found |= {int(run.data.tags[SLOT]) for run in page}
+            found |= {int(run.data.tags[SLOT]): run.info.start_time / 1000 for run in page}
             token = page.token
             if not token:
                 return found
@@ -164,7 +168,8 @@ def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
 def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | Sequence[MetricPoint]) -> None:
     """Log points (a mapping: at step 0) in batches; undefined (None) and infinite values are left out.
 
-    A (key, step) that the run already holds is skipped, so that resuming doubles nothing.
+    A (key, step) that the run already holds with this value is skipped, so that resuming doubles nothing; of two
+    values the later one counts.
     """
     from mlflow.entities import Metric
 
@@ -175,16 +180,21 @@ def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | 
         by_key[point.key][point.step] = point.value
     api = client(store)
     known = set(api.get_run(run_id).data.metrics) & set(by_key)
-    stored = {(key, m.step) for key in known for m in api.get_metric_history(run_id, key)}
+    history = sorted((m for key in known for m in api.get_metric_history(run_id, key)), key=lambda m: m.timestamp)
+    stored = {(m.key, m.step): m.value for m in history}
     now = int(time.time() * 1000)
     fresh = [
         Metric(key, float(value), now, step)
         for key, steps in by_key.items()
         for step, value in steps.items()
-        if (key, step) not in stored and not math.isinf(value)
+        if not math.isinf(value) and not _is_same(stored.get((key, step)), float(value))
     ]
     for start in range(0, len(fresh), _BATCH):
         api.log_batch(run_id, metrics=fresh[start : start + _BATCH])
+
+
+def _is_same(stored: float | None, value: float) -> bool:
+    return stored == value or (stored is not None and math.isnan(stored) and math.isnan(value))
 
 
 def log_history(store: Store, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:

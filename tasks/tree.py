@@ -17,6 +17,8 @@ from bertft_core.state import mask_uri, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import lineage, tracking
 
+_MILLISECOND = 0.001
+
 
 class Tree:
     """Every method is idempotent: runs are found again by their tags, so a resumed command adds nothing twice."""
@@ -44,7 +46,7 @@ class Tree:
         (run.path / "environment.txt").write_text(lineage.environment_text(), encoding="utf-8")
         tracking.log_files(self.store, self.root, [run.path / "config.json", run.path / "environment.txt"])
         self._search: str | None = None
-        self._mirrored: dict[str, set[int]] = {}
+        self._mirrored: dict[str, dict[int, float]] = {}
         self.final = ""
 
     def search_run(self, study: str, storage: str) -> None:
@@ -66,13 +68,16 @@ class Tree:
         self._mirror("confirm", results)
 
     def _mirror(self, role: str, results: Sequence[TrialResult]) -> None:
-        """Those that MLflow does not hold as ended yet; ending is the last write, so a torn one is written again."""
+        """Those that MLflow does not hold as ended yet; ending is the last write, so a torn one is written again.
+
+        A slot's trial is known by its start: with another storage (which is no part of what a run is) it is another.
+        """
         if role not in self._mirrored:
             self._mirrored[role] = tracking.ended_slots(self.store, self._run.run_id, role)
         for result in results:
-            if result.slot not in self._mirrored[role]:
+            if abs(self._mirrored[role].get(result.slot, -1.0) - result.started) > _MILLISECOND:
                 self._child(role, result)
-                self._mirrored[role].add(result.slot)
+                self._mirrored[role][result.slot] = result.started
 
     def _child(self, role: str, result: TrialResult) -> None:
         tags = {

@@ -91,6 +91,26 @@ def test_run_of_something_over_has_its_times(store):
     assert (found.start_time, found.end_time) == (1000500, 1060250)
 
 
+def test_run_of_another_trial_in_the_same_slot_is_replaced(store):
+    old = tracking.find_or_create_run(store, "k", "trial", slot=0, started=1000.5)
+    tracking.log_params(store, old, {"lr": 1})
+    assert tracking.find_or_create_run(store, "k", "trial", slot=0, started=1000.5) == old
+    new = tracking.find_or_create_run(store, "k", "trial", slot=0, started=2000.5)
+    tracking.log_params(store, new, {"lr": 2})
+    tracking.finish_run(store, new)
+    assert tracking.ended_slots(store, "k", "trial") == {0: 2000.5}
+    assert tracking.client(store).get_run(old).info.lifecycle_stage == "deleted"
+
+
+def test_changed_value_of_a_metric_counts(store):
+    run = tracking.find_or_create_run(store, "k", "search")
+    for value in (0.5, 0.7, float("nan"), float("nan"), 0.6):
+        tracking.log_metrics(store, run, {"best_score": value})
+        time.sleep(0.002)  # MLflow tells two values of a step by their millisecond
+    assert tracking.client(store).get_run(run).data.metrics["best_score"] == 0.6
+    assert len(tracking.client(store).get_metric_history(run, "best_score")) == 4
+
+
 def test_logging_twice_changes_nothing(store):
     run = tracking.find_or_create_run(store, "k", "final")
     history = [{"epoch": e, "step": 10 * e, "macro_f1": 0.5 + e / 10, "seconds": 1.0} for e in (1, 2)]

@@ -8,7 +8,6 @@ left RUNNING by a dead owner is adopted with its parameters, and its fit continu
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 import warnings
@@ -22,13 +21,12 @@ from bertft_core.config import RunConfig, SearchConfig
 from bertft_core.errors import InputError, LeaseLost
 from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
 from bertft_core.search.pruning import pruner_for
+from bertft_core.search.records import is_finished, result_of, with_a_number
 from bertft_core.search.results import TrialResult
 from bertft_core.search.slots import Slot, StudyPlan, slot_seed
 from bertft_core.search.space import defaults_inside, suggest, values_inside
 from bertft_core.search.stopping import Clock, exhausted, spent
 from bertft_core.search.storage import StudyStorage
-
-_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class SearchStudy:
@@ -87,8 +85,8 @@ class SearchStudy:
 
     def results(self) -> list[TrialResult]:
         """Finished trials of the plan's slots, by slot."""
-        found = {int(t.user_attrs["slot"]): t for t in self._trials() if self._is_finished(t)}
-        return [self._result(trial) for slot, trial in sorted(found.items()) if slot < self._plan.slots]
+        found = {int(t.user_attrs["slot"]): t for t in self._trials() if is_finished(t, self._search.trial_timeout)}
+        return [result_of(found[s], self._plan.seeds[s]) for s in sorted(found) if s < self._plan.slots]
 
     def open_slots(self) -> list[int]:
         """Slots that still owe a finished trial; none once the search was stopped early."""
@@ -146,7 +144,7 @@ class SearchStudy:
 
         A score that is no number ends it as pruned. Raises LeaseLost when another owner took the slot over.
         """
-        self.storage.call(self._tell, slot, _with_a_number(result))
+        self.storage.call(self._tell, slot, with_a_number(result))
         told = next((r for r in self.results() if r.slot == slot), None)
         if told is None:
             raise LeaseLost(f"trial {slot} was ended by another process")
@@ -323,44 +321,5 @@ class SearchStudy:
         found: dict[str, Any] = self.storage.call(lambda: self._study.user_attrs)
         return found
 
-    def _is_finished(self, trial: FrozenTrial) -> bool:
-        """A trial that passed a limit lower than today's is not: nothing is known of its parameters."""
-        if "slot" not in trial.user_attrs:
-            return False
-        if trial.state == TrialState.FAIL:
-            return "reason" in trial.user_attrs
-        limit = trial.user_attrs.get("result", {}).get("limit")
-        return trial.state in _DONE and not (limit and limit < (self._search.trial_timeout or math.inf))
-
-    def _result(self, trial: FrozenTrial) -> TrialResult:
-        stored, slot = trial.user_attrs.get("result", {}), int(trial.user_attrs["slot"])
-        began, ended = trial.datetime_start, trial.datetime_complete
-        return TrialResult(
-            slot=slot,
-            number=trial.number,
-            state=trial.state.name.lower(),
-            reason=trial.user_attrs.get("reason", ""),
-            params=dict(trial.params),
-            score=stored.get("score"),
-            log_loss=stored.get("log_loss"),
-            seconds=float(stored.get("seconds") or 0.0),
-            history=tuple(stored.get("history", ())),
-            rungs=tuple((float(f), float(v)) for f, v in stored.get("rungs", ())),
-            depth=stored.get("depth"),
-            seed=self._plan.seeds[slot] if slot < self._plan.slots else 0,
-            host=trial.user_attrs.get("lease", {}).get("host", ""),
-            started=began.timestamp() if began else 0.0,
-            finished=ended.timestamp() if ended else 0.0,
-            latency_ms=stored.get("latency_ms"),
-            size_bytes=stored.get("size_bytes"),
-        )
-
 
 _FIELDS = {"latency": "latency_ms", "size": "size_bytes"}
-
-
-def _with_a_number(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The result, as pruned when its score is no number: Optuna would neither store nor learn from it."""
-    if result["state"] != "complete" or math.isfinite(result["score"]):
-        return result
-    return {**result, "state": "pruned", "reason": f"nonfinite: the validation score is {result['score']}"}

@@ -44,7 +44,7 @@ def coordinator(project, clean_environment, tmp_path, storage):
         env={**clean_environment(home), "BERTFT_STORAGE": storage}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not _trials(storage) and process.poll() is None:
+    while not any(t.state.is_finished() for t in _trials(storage)) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     yield process, config, home
@@ -93,15 +93,21 @@ def test_join_shares_the_study_of_a_running_search(coordinator, clean_environmen
     assert not (other / "mlflow.db").exists()
 
 
-def test_join_as_a_flow_run_of_a_work_pool(coordinator, prefect_worker, storage, tmp_path) -> None:
+def test_flow_run_of_a_work_pool_finishes_the_search_of_a_killed_coordinator(
+    coordinator, prefect_worker, clean_environment, storage, tmp_path, document
+) -> None:
     process, config, home = coordinator
+    process.kill()
     other = tmp_path / "elsewhere" / "home"
     other.parent.mkdir()
     helper = prefect_worker(other, JOIN, {"config_path": config, "home": str(other), "storage": storage})
     run = helper.start()
     helper.wait_for(run, "Completed")
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    again = subprocess.run(
+        [sys.executable, "-P", "-c", MAIN, "search", config, "--json"], cwd=tmp_path, text=True,
+        env={**clean_environment(home), "BERTFT_STORAGE": storage}, capture_output=True, timeout=300,
+    )  # fmt: skip
+    document(again)
     _check(storage, home)
     found = helper.ask("task_runs/filter", {"task_runs": {"tags": None}, "limit": 200})
     assert any(t["name"].startswith("trial-") for t in found)

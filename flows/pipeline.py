@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,12 @@ def pipeline(
         if last == "promote" and (standing := standing_release(store, config, run, root)):
             return unchanged(run, standing, report)
         tree = Tree(store, config, run, prepared, root, flow_run.id)
-        result = _train_and_release(config, prepared, run, tree, root, report, last)
+        try:
+            result = _train_and_release(config, prepared, run, tree, root, report, last)
+        except Exception:
+            with suppress(Exception):  # a store that is away is not worth hiding the fault
+                tree.fail()
+            raise
         tree.close()
         return result
 

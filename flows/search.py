@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,8 @@ class Shift:
             while self.running:
                 self.finished.get()
                 self.running -= 1
+            with suppress(Exception):  # what ended before the fault; the next command writes the rest
+                self._mirror()
             raise
 
     def _submit(self) -> None:

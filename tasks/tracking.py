@@ -323,6 +323,11 @@ def is_finished(store: Store, run_id: str) -> bool:
     return bool(client(store).get_run(run_id).info.status == "FINISHED")
 
 
+def is_running(store: Store, run_id: str) -> bool:
+    """Whether the run has not ended yet."""
+    return bool(client(store).get_run(run_id).info.status == "RUNNING")
+
+
 def finish_run(store: Store, run_id: str, *, failed: bool = False, ended: float | None = None) -> None:
     """End a run as FINISHED or FAILED. ended: seconds since 1970; None: now."""
     client(store).set_terminated(run_id, "FAILED" if failed else "FINISHED", _milliseconds(ended))

@@ -145,6 +145,12 @@ class Tree:
         for run_id in filter(None, (self.final, self.root)):
             tracking.finish_run(self.store, run_id)
 
+    def fail(self) -> None:
+        """End as failed what still runs: the command stopped for a fault. The same command takes it up again."""
+        for run_id in filter(None, (self._search, self.final, self.root)):
+            if tracking.is_running(self.store, run_id):
+                tracking.finish_run(self.store, run_id, failed=True)
+
     def _open(
         self, role: str, parent: str | None, name: str, tags: dict[str, str], slot: int | None = None,
         started: float | None = None,

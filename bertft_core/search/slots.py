@@ -33,9 +33,13 @@ class StudyPlan:
 
 
 def study_name(config: RunConfig, rows: str, encoder: str) -> str:
-    """Name with a hash of space, data, encoder and every setting that changes a trial's value."""
+    """Name with a hash of space, data, encoder and every setting that changes a trial's value.
+
+    Threads and device are left out: a machine that joins may have others.
+    """
     resolved = config.resolved()
-    parts = [resolved["training"], resolved["tokenization"], resolved["evaluation"]["metric"], rows, encoder]
+    training = {name: value for name, value in resolved["training"].items() if name not in ("threads", "device")}
+    parts = [training, resolved["tokenization"], resolved["evaluation"]["metric"], rows, encoder]
     search = config.search or SearchConfig(trials=0)
     second = search.second.measure if search.second else ""
     return f"{config.name}-{space_hash(search)}-{hash_json([*parts, search.rows, second])[:12]}"

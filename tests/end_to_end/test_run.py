@@ -120,3 +120,17 @@ def test_kill_at_every_stage_ends_like_an_undisturbed_run(
     digests = [json.loads(next((h / "runs").glob("*/run.json")).read_text())["fit"]["weights_digest"]
                for h in (home, tmp_path / "calm" / "home")]  # fmt: skip
     assert digests[0] == digests[1]
+
+
+def test_command_that_fails_leaves_no_mlflow_run_running(project, command, tmp_path: Path) -> None:
+    import sqlite3
+
+    def states() -> list[str]:
+        with sqlite3.connect(tmp_path / "home" / "mlflow.db") as store:
+            return sorted({str(status) for (status,) in store.execute("select status from runs")})
+
+    config, home = str(project()), tmp_path / "home"
+    failed = command(home, "search", config, f"search.storage=sqlite:///{tmp_path}")  # a folder
+    assert failed.returncode == 1 and "cannot be used" in failed.stderr and states() == ["FAILED"]
+    assert command(home, "search", config).returncode == 0  # the storage is no part of what the run is
+    assert states() == ["FINISHED"]

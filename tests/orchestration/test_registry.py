@@ -84,6 +84,13 @@ def test_finished_run_stays_finished_and_failed_run_runs_again(store):
     assert tracking.is_finished(store, run)
 
 
+def test_run_counts_as_running_until_it_ends(store):
+    run = tracking.find_or_create_run(store, "k", "search")
+    before = tracking.is_running(store, run)
+    tracking.finish_run(store, run, failed=True)
+    assert before and not tracking.is_running(store, run)
+
+
 def test_run_of_something_over_has_its_times(store):
     run = tracking.find_or_create_run(store, "k", "trial", slot=0, started=1000.5)
     tracking.finish_run(store, run, ended=1060.25)

@@ -75,3 +75,19 @@ def test_store_that_is_still_away_at_the_end_is_an_error(study: SearchStudy) -> 
     shift, _ = _shift(study, Store())
     with pytest.raises(ConnectionError):
         shift._mirror(is_last=True)
+
+
+def test_what_ended_before_a_fault_is_written(study: SearchStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    store.is_away = False
+    shift, _ = _shift(study, store)
+    shift.running = 1
+    shift.finished.put((None, None))  # type: ignore[arg-type]
+
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(shift, "_submit", defect)
+    with pytest.raises(ZeroDivisionError):
+        shift.run()
+    assert store.written == [0] and shift.team.is_stopped

@@ -12,6 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from bertft_core.search.storage import open_storage
+
 pytestmark = pytest.mark.slow
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 SECTIONS = {
@@ -49,7 +51,8 @@ def coordinator(project, clean_environment, tmp_path, storage):
         )  # fmt: skip
         started.append(process)
         deadline = time.monotonic() + 120
-        while not any(t.state.is_finished() for t in _trials(storage)) and process.poll() is None:
+        while not any(t.state.is_finished() for t in _trials(storage)):
+            assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.2)
         return process, asked, home
@@ -62,13 +65,13 @@ def coordinator(project, clean_environment, tmp_path, storage):
 
 
 def _trials(storage: str) -> list[optuna.trial.FrozenTrial]:
-    if not Path(storage.removeprefix("sqlite:///")).exists():
+    """Through our own storage: its lock keeps two first users from making the tables twice."""
+    file = Path(storage.removeprefix("sqlite:///"))
+    if not file.exists():
         return []
-    try:
-        names = optuna.get_all_study_names(storage=storage)
-        return optuna.load_study(study_name=names[0], storage=storage).trials if names else []
-    except Exception:  # the tables are being made
-        return []
+    opened = open_storage(storage, file.parent).optuna
+    names = optuna.get_all_study_names(storage=opened)
+    return optuna.load_study(study_name=names[0], storage=opened).trials if names else []
 
 
 def _check(storage: str, home: Path, count: int) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from bertft_core.search.storage import open_storage
+
 pytestmark = pytest.mark.slow
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 SECTIONS = {
@@ -37,78 +39,89 @@ def storage(tmp_path: Path) -> str:
 
 @pytest.fixture
 def coordinator(project, clean_environment, tmp_path, storage):
-    """A search at work, and its configuration."""
-    config, home = str(project(**SECTIONS)), tmp_path / "home"
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", MAIN, "search", config, "--json"], cwd=tmp_path, text=True,
-        env={**clean_environment(home), "BERTFT_STORAGE": storage}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not any(t.state.is_finished() for t in _trials(storage)) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    yield process, config, home
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
+    """Starts a search and waits for its first finished trial; yields process, configuration and home."""
+    started = []
+
+    def start(trials: int):
+        config, home = str(project(**SECTIONS)), tmp_path / "home"
+        asked = [config, f"search.trials={trials}"]
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"], cwd=tmp_path, text=True,
+            env={**clean_environment(home), "BERTFT_STORAGE": storage}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        deadline = time.monotonic() + 120
+        while not any(t.state.is_finished() for t in _trials(storage)):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return process, asked, home
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 def _trials(storage: str) -> list[optuna.trial.FrozenTrial]:
-    if not Path(storage.removeprefix("sqlite:///")).exists():
+    """Through our own storage: its lock keeps two first users from making the tables twice."""
+    file = Path(storage.removeprefix("sqlite:///"))
+    if not file.exists():
         return []
-    try:
-        names = optuna.get_all_study_names(storage=storage)
-        return optuna.load_study(study_name=names[0], storage=storage).trials if names else []
-    except Exception:  # the tables are being made
-        return []
+    opened = open_storage(storage, file.parent).optuna
+    names = optuna.get_all_study_names(storage=opened)
+    return optuna.load_study(study_name=names[0], storage=opened).trials if names else []
 
 
-def _check(storage: str, home: Path) -> None:
-    """Eight finished trials by two owners, mirrored once each by the coordinator."""
+def _check(storage: str, home: Path, count: int) -> None:
+    """So many finished trials by two owners, mirrored once each by the coordinator."""
     import mlflow
 
     trials = [t for t in _trials(storage) if "lease" in t.user_attrs]
-    assert sorted(t.user_attrs["slot"] for t in trials) == list(range(8))
+    assert sorted(t.user_attrs["slot"] for t in trials) == list(range(count))
     assert len({t.user_attrs["lease"]["token"] for t in trials}) == 2
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     ids = [e.experiment_id for e in client.search_experiments()]
     children = client.search_runs(ids, "tags.`bertft.role` = 'trial'")
-    assert sorted(int(c.data.tags["bertft.slot"]) for c in children) == list(range(8))
+    assert sorted(int(c.data.tags["bertft.slot"]) for c in children) == list(range(count))
     assert {c.info.status for c in children} == {"FINISHED"}
 
 
 def test_join_shares_the_study_of_a_running_search(coordinator, clean_environment, storage, tmp_path, document) -> None:
-    process, config, home = coordinator
+    process, asked, home = coordinator(8)
     other = tmp_path / "elsewhere" / "home"
     other.parent.mkdir()
     joined = subprocess.run(
-        [sys.executable, "-P", "-c", MAIN, "search", config, "--join", "--json"], cwd=tmp_path, text=True,
+        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--join", "--json"], cwd=tmp_path, text=True,
         env={**clean_environment(other), "BERTFT_STORAGE": storage}, capture_output=True, timeout=300,
     )  # fmt: skip
     assert document(joined)["trials"] == 8
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert json.loads(out)["search"]["trial"] in range(8)
-    _check(storage, home)
+    _check(storage, home, 8)
     assert not (other / "mlflow.db").exists()
 
 
 def test_flow_run_of_a_work_pool_finishes_the_search_of_a_killed_coordinator(
     coordinator, prefect_worker, clean_environment, storage, tmp_path, document
 ) -> None:
-    process, config, home = coordinator
+    process, asked, home = coordinator(3)
     process.kill()
     other = tmp_path / "elsewhere" / "home"
     other.parent.mkdir()
-    helper = prefect_worker(other, JOIN, {"config_path": config, "home": str(other), "storage": storage})
+    helper = prefect_worker(
+        other, JOIN, {"config_path": asked[0], "overrides": asked[1:], "home": str(other), "storage": storage}
+    )
     run = helper.start()
     helper.wait_for(run, "Completed")
     again = subprocess.run(
-        [sys.executable, "-P", "-c", MAIN, "search", config, "--json"], cwd=tmp_path, text=True,
+        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"], cwd=tmp_path, text=True,
         env={**clean_environment(home), "BERTFT_STORAGE": storage}, capture_output=True, timeout=300,
     )  # fmt: skip
     document(again)
-    _check(storage, home)
+    _check(storage, home, 3)
     found = helper.ask("task_runs/filter", {"task_runs": {"tags": None}, "limit": 200})
     assert any(t["name"].startswith("trial-") for t in found)
 

@@ -28,7 +28,8 @@ def result_of(trial: FrozenTrial, seed: int) -> TrialResult:
         slot=int(trial.user_attrs["slot"]),
         number=trial.number,
         state=trial.state.name.lower(),
-        reason=trial.user_attrs.get("reason", ""),
+        # an owner that died between reason and state leaves one behind, on a trial that may complete later
+        reason="" if trial.state == TrialState.COMPLETE else trial.user_attrs.get("reason", ""),
         params=dict(trial.params),
         score=stored.get("score"),
         log_loss=stored.get("log_loss"),

@@ -102,6 +102,13 @@ def test_failed_trial_is_finished_with_its_reason(tmp_path: Path) -> None:
     assert 0 not in study.open_slots()
 
 
+def test_reason_that_a_dead_owner_left_is_not_told_of_a_completed_trial(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    slot = _claim(study).slot
+    study._live[slot][0].set_user_attr("reason", "killed by signal 9")
+    assert study.tell(slot, _result(0.5)).reason == ""
+
+
 def test_released_slot_is_continued_with_its_parameters(tmp_path: Path) -> None:
     study = _study(tmp_path)
     study.tell(_claim(study).slot, _result(0.5))

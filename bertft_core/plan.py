@@ -59,6 +59,6 @@ def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str
         f"worker{'s' if search.workers > 1 else ''}, {'unpruned' if search.second else f'pruned by {pruning}'}",
         *(f"{key} {choice}" for key, choice in in_words(search).items()),
     ]
-    if search.confirm_plan and not search.second:
+    if search.confirm_plan:
         parts.append(f"then the {search.confirm_plan.top} best with {search.confirm_plan.seeds} further seeds each")
     return "; ".join(parts)

@@ -320,7 +320,9 @@ class SearchConfig(Part):
 
     @property
     def confirm_plan(self) -> ConfirmConfig | None:
-        """How the best trials are confirmed; None where they are not."""
+        """How the best trials are confirmed; None where they are not, and beside `second`, which names the winner."""
+        if self.second is not None:
+            return None
         if self.confirm is None:
             return ConfirmConfig() if self.trials >= CONFIRM_FROM else None
         return self.confirm or None

@@ -63,8 +63,7 @@ def open_study(
     """
     if config.search is None or config.search.trials == 0:
         return None
-    encoders = require_possible(config, prepared, home)
-    name = study_name(config, prepared.dataset.fingerprint, encoders)
+    name = study_name(config, prepared.dataset.fingerprint, require_possible(config, prepared, home))
     return SearchStudy(open_storage(storage or config.search.storage, home), name, config, owner, must_exist=must_exist)
 
 
@@ -91,7 +90,8 @@ def open_confirmation(study: SearchStudy, config: RunConfig, must_exist: bool = 
     must_exist: raise InputError where nobody has begun it.
     """
     assert config.search is not None, "a study has a search"
-    plan, chosen = config.search.confirm_plan, _chosen(study, config)
+    plan = config.search.confirm_plan
+    chosen = contenders(study.results(), plan.top) if plan else []
     if plan is None or len(chosen) < 2:
         return None
     slots = confirm_slots(chosen, plan.seeds)
@@ -139,11 +139,6 @@ def document(found: Verdict) -> dict[str, Any]:
     ]
     best = {"trial": found.best.slot, "score": found.best.score, "chosen_by": found.how}
     return {**best, "optimism": found.optimism, "confirmed": confirmed}
-
-
-def _chosen(study: SearchStudy, config: RunConfig) -> list[TrialResult]:
-    plan = config.search.confirm_plan if config.search and config.search.second is None else None
-    return contenders(study.results(), plan.top) if plan else []
 
 
 def run_trial(

@@ -43,7 +43,7 @@ class Crew:
 
     trainers: list[Trainer]
     is_stopped: bool = False
-    idle: list[Trainer] = field(default_factory=list)
+    idle: list[Trainer] = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle = list(self.trainers)
@@ -60,10 +60,7 @@ def search(
     run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
     with crew(config, prepared, run, home, trainer) as (bench, team):
-        work(study, bench, team, report, tree.trials, "bertft-search")
-        confirmation = trials.open_confirmation(study, config)
-        if confirmation is not None:
-            work(confirmation, bench, team, report, tree.confirmations, "bertft-confirm")
+        confirmation = work_through(study, bench, team, report, tree)
     found = trials.verdict(study, config, confirmation)
     study.crown(found.best.params)
     trials.sweep(study, home)
@@ -102,10 +99,7 @@ def help_search(config: RunConfig, prepared: Prepared, run: Run, home: Path, rep
     study = trials.open_study(config, prepared, home, Owner(run=run.run_id), study_storage(), must_exist=True)
     assert study is not None, "the caller checked that there is a search"
     with Trainer() as trainer, crew(config, prepared, run, home, trainer) as (bench, team):
-        work(study, bench, team, report, None, "bertft-search")
-        confirmation = trials.open_confirmation(study, config)
-        if confirmation is not None:
-            work(confirmation, bench, team, report, None, "bertft-confirm")
+        work_through(study, bench, team, report, None)
     return study
 
 
@@ -125,6 +119,17 @@ def crew(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: T
             ),
             team,
         )  # fmt: skip
+
+
+def work_through(
+    study: SearchStudy, bench: Bench, team: Crew, report: Reporter, tree: Tree | None
+) -> SearchStudy | None:
+    """The trials, then the confirming fits; the study of the latter, where there are any. tree: None for a helper."""
+    work(study, bench, team, report, tree and tree.trials, "bertft-search")
+    confirmation = trials.open_confirmation(study, bench.config)
+    if confirmation is not None:
+        work(confirmation, bench, team, report, tree and tree.confirmations, "bertft-confirm")
+    return confirmation
 
 
 def work(

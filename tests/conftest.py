@@ -23,6 +23,46 @@ _WORDS = {
     "tech": ["chip", "code", "phone", "data"],
     "food": ["soup", "bread", "salt", "oven"],
 }
+# Processes on one study storage (arguments: its URL, their home; count: also the counter's file and the rounds).
+_STORAGE_SCRIPTS = {
+    "count": """
+import sys, threading
+from pathlib import Path
+from bertft_core.search.storage import open_storage
+url, home, counter, rounds = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+storage = open_storage(url, home)
+def count():
+    for _ in range(rounds):
+        with storage.lock("counter"):
+            value = int(counter.read_text())
+            counter.write_text(str(value + 1))
+threads = [threading.Thread(target=count) for _ in range(2)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+""",
+    "hold": """
+import sys, time
+from pathlib import Path
+from bertft_core.search.storage import open_storage
+with open_storage(sys.argv[1], Path(sys.argv[2])).lock("held"):
+    print("held", flush=True)
+    time.sleep(60)
+""",
+    "ask and tell": """
+import sys, optuna
+from pathlib import Path
+from bertft_core.search.storage import open_storage
+storage = open_storage(sys.argv[1], Path(sys.argv[2]))
+def load():
+    return optuna.create_study(storage=storage.optuna, study_name="s", load_if_exists=True, direction="maximize")
+study = storage.call(load)
+for _ in range(20):
+    trial = storage.call(study.ask)
+    x = storage.call(trial.suggest_float, "x", 0, 1)
+    storage.call(study.tell, trial, x, skip_if_finished=True)
+    print(trial.number, flush=True)
+""",
+}
 _FILLER = ["the", "a", "was", "of", "new", "old", "very", "on", "in", "and"]
 _connect = socket.socket.connect
 
@@ -166,3 +206,21 @@ def launch(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         )  # fmt: skip
 
     return start
+
+
+@pytest.fixture(scope="session")
+def scripts() -> dict[str, str]:
+    """Code for `launch` that locks, or asks and tells, on a study storage."""
+    return _STORAGE_SCRIPTS
+
+
+@pytest.fixture(scope="session")
+def finished() -> Callable[..., list[str]]:
+    """The outputs of processes, after all have ended well."""
+
+    def wait(*processes: subprocess.Popen[str]) -> list[str]:
+        outputs = [p.communicate(timeout=120) for p in processes]
+        assert not [e for p, (_, e) in zip(processes, outputs, strict=True) if p.returncode], outputs
+        return [out for out, _ in outputs]
+
+    return wait

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bertft_core.search.results import TrialResult
+from bertft_core.search.results import TrialResult, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,14 @@ class Verdict:
 
 
 def finalists(results: Sequence[TrialResult], top: int) -> list[TrialResult]:
-    """The `top` best completed trials: by score, then lower log loss, then slot."""
-    done = [r for r in results if r.state == "complete" and r.score is not None]
-    return sorted(done, key=lambda r: (-(r.score or 0.0), r.log_loss or 0.0, r.slot))[:top]
+    """The `top` best completed trials, by the order of `ranked`."""
+    return ranked(results)[:top]
 
 
 def contenders(results: Sequence[TrialResult], top: int) -> list[TrialResult]:
     """The best completed trial of each of the `top` best sets of parameters: a set needs no second confirmation."""
     found: list[TrialResult] = []
-    for trial in finalists(results, len(results)):
+    for trial in ranked(results):
         if all(trial.params != other.params for other in found):
             found.append(trial)
     return found[:top]

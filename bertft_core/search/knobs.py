@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertft_core.search.results import TrialResult
+from bertft_core.search.results import TrialResult, ranked
 
 BLUE, ORANGE, GREY = "#1f6feb", "#d9480f", "#888888"
 ORDERED = 8  # whole numbers up to this many values stand at equal distances
@@ -115,9 +115,8 @@ def scored(results: Sequence[TrialResult], state: str) -> list[tuple[TrialResult
 
 
 def best_of(results: Sequence[TrialResult]) -> TrialResult | None:
-    """The complete trial with the highest score; ties by lower log loss, then by lower slot."""
-    done = scored(results, "complete")
-    return max(done, key=lambda d: (d[1], -(d[0].log_loss or 0.0), -d[0].slot))[0] if done else None
+    """The first of `ranked`, None when no trial completed."""
+    return next(iter(ranked(results)), None)
 
 
 def score_limits(scores: Sequence[float]) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,3 +40,9 @@ class TrialResult:
         shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.params.items())
         value = "no score" if self.score is None else f"score {self.score:.4f}"
         return f"trial {self.slot}: {self.state}, {value} ({shown})" + (f": {self.reason}" if self.reason else "")
+
+
+def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
+    """The complete trials with a finite score, best first: by score, then lower log loss, then slot."""
+    done = [(r.score, r) for r in results if r.state == "complete" and r.score is not None and math.isfinite(r.score)]
+    return [r for _, r in sorted(done, key=lambda pair: (-pair[0], pair[1].log_loss or 0.0, pair[1].slot))]

@@ -21,44 +21,8 @@ from tasks import tracking
 
 pytestmark = [pytest.mark.postgres, pytest.mark.orchestration]
 Launch = Callable[..., "subprocess.Popen[str]"]
+Finished = Callable[..., list[str]]
 
-COUNT = """
-import sys, threading
-from pathlib import Path
-from bertft_core.search.storage import open_storage
-url, home, counter = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-storage = open_storage(url, home)
-def count():
-    for _ in range(12):
-        with storage.lock("counter"):
-            value = int(counter.read_text())
-            counter.write_text(str(value + 1))
-threads = [threading.Thread(target=count) for _ in range(2)]
-[t.start() for t in threads]
-[t.join() for t in threads]
-"""
-HOLD = """
-import sys, time
-from pathlib import Path
-from bertft_core.search.storage import open_storage
-with open_storage(sys.argv[1], Path(sys.argv[2])).lock("held"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-ASK_AND_TELL = """
-import sys, optuna
-from pathlib import Path
-from bertft_core.search.storage import open_storage
-storage = open_storage(sys.argv[1], Path(sys.argv[2]))
-def load():
-    return optuna.create_study(storage=storage.optuna, study_name="s", load_if_exists=True, direction="maximize")
-study = storage.call(load)
-for _ in range(20):
-    trial = storage.call(study.ask)
-    x = storage.call(trial.suggest_float, "x", 0, 1)
-    storage.call(study.tell, trial, x, skip_if_finished=True)
-    print(trial.number, flush=True)
-"""
 ENSURE = """
 import sys
 from pathlib import Path
@@ -71,26 +35,28 @@ print(tracking.find_or_create_run(store, "key", "search"))
 """
 
 
-def finished(*processes: subprocess.Popen[str]) -> list[str]:
-    """Their outputs, after all have ended well."""
-    outputs = [p.communicate(timeout=120) for p in processes]
-    assert not [e for p, (_, e) in zip(processes, outputs, strict=True) if p.returncode], outputs
-    return [out for out, _ in outputs]
-
-
 @pytest.fixture
 def storage(database_url: str, tmp_path: Path) -> StudyStorage:
     return open_storage(database_url, tmp_path)
 
 
-def test_the_lock_excludes_threads_processes_and_homes(storage: StudyStorage, tmp_path: Path, launch: Launch) -> None:
+def test_the_lock_excludes_threads_processes_and_homes(
+    storage: StudyStorage, tmp_path: Path, launch: Launch, scripts: dict[str, str], finished: Finished
+) -> None:
     (tmp_path / "counter").write_text("0")
-    finished(*(launch(COUNT, storage.url, str(tmp_path / f"{i}"), str(tmp_path / "counter")) for i in range(4)))
+    finished(
+        *(
+            launch(scripts["count"], storage.url, str(tmp_path / f"{i}"), str(tmp_path / "counter"), "12")
+            for i in range(4)
+        )
+    )
     assert (tmp_path / "counter").read_text() == str(4 * 2 * 12)
 
 
-def test_a_held_lock_names_its_holder(storage: StudyStorage, tmp_path: Path, launch: Launch) -> None:
-    holder = launch(HOLD, storage.url, str(tmp_path))
+def test_a_held_lock_names_its_holder(
+    storage: StudyStorage, tmp_path: Path, launch: Launch, scripts: dict[str, str]
+) -> None:
+    holder = launch(scripts["hold"], storage.url, str(tmp_path))
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with pytest.raises(BusyError, match=rf"bertft {holder.pid} on .*: wait") as fault, storage.lock("held", 0.1):
         pass
@@ -99,8 +65,10 @@ def test_a_held_lock_names_its_holder(storage: StudyStorage, tmp_path: Path, lau
     holder.communicate()
 
 
-def test_a_killed_holder_frees_the_lock_at_once(storage: StudyStorage, tmp_path: Path, launch: Launch) -> None:
-    holder = launch(HOLD, storage.url, str(tmp_path))
+def test_a_killed_holder_frees_the_lock_at_once(
+    storage: StudyStorage, tmp_path: Path, launch: Launch, scripts: dict[str, str]
+) -> None:
+    holder = launch(scripts["hold"], storage.url, str(tmp_path))
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
@@ -117,16 +85,18 @@ def test_locks_of_different_names_and_databases_do_not_meet(
         pass
 
 
-def test_four_processes_ask_for_eighty_different_trials(database_url: str, tmp_path: Path, launch: Launch) -> None:
+def test_four_processes_ask_for_eighty_different_trials(
+    database_url: str, tmp_path: Path, launch: Launch, scripts: dict[str, str], finished: Finished
+) -> None:
     """All four start on an empty database: they make the tables at the same time, too."""
-    outputs = finished(*(launch(ASK_AND_TELL, database_url, str(tmp_path)) for _ in range(4)))
+    outputs = finished(*(launch(scripts["ask and tell"], database_url, str(tmp_path)) for _ in range(4)))
     assert sorted(int(n) for out in outputs for n in out.split()) == list(range(80))
 
 
 def test_a_study_survives_restarts_of_the_server(
-    database_url: str, postgres: LocalPostgres, tmp_path: Path, launch: Launch
+    database_url: str, postgres: LocalPostgres, tmp_path: Path, launch: Launch, scripts: dict[str, str]
 ) -> None:
-    worker = launch(ASK_AND_TELL, database_url, str(tmp_path))
+    worker = launch(scripts["ask and tell"], database_url, str(tmp_path))
     assert worker.stdout is not None
     for _ in range(3):
         assert worker.stdout.readline()
@@ -204,7 +174,7 @@ def test_a_unix_socket_is_a_storage_and_its_command_complete(postgres: LocalPost
 
 @pytest.mark.parametrize("over_socket", [False, True])
 def test_machines_without_a_common_file_share_one_mlflow_run(
-    over_socket: bool, postgres: LocalPostgres, tmp_path: Path, launch: Launch
+    over_socket: bool, postgres: LocalPostgres, tmp_path: Path, launch: Launch, finished: Finished
 ) -> None:
     """Three first users of an empty database at once; without the server's lock MLflow's migrations collide."""
     uri = postgres.url(postgres.create_database(), over_socket=over_socket)

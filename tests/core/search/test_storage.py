@@ -19,52 +19,8 @@ from bertft_core.errors import BusyError, ConfigError, StorageError
 from bertft_core.search.storage import StudyStorage, open_storage
 
 Launch = Callable[..., "subprocess.Popen[str]"]
+Finished = Callable[..., list[str]]
 FILES = ["sqlite:///studies.db", "journal:///studies.jsonl"]
-
-COUNT = """
-import sys, threading
-from pathlib import Path
-from bertft_core.search.storage import open_storage
-url, home, counter, rounds = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-storage = open_storage(url, home)
-def count():
-    for _ in range(rounds):
-        with storage.lock("counter"):
-            value = int(counter.read_text())
-            counter.write_text(str(value + 1))
-threads = [threading.Thread(target=count) for _ in range(2)]
-[t.start() for t in threads]
-[t.join() for t in threads]
-"""
-HOLD = """
-import sys, time
-from pathlib import Path
-from bertft_core.search.storage import open_storage
-with open_storage(sys.argv[1], Path(sys.argv[2])).lock("held"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-ASK_AND_TELL = """
-import sys, optuna
-from pathlib import Path
-from bertft_core.search.storage import open_storage
-storage = open_storage(sys.argv[1], Path(sys.argv[2]))
-def load():
-    return optuna.create_study(storage=storage.optuna, study_name="s", load_if_exists=True, direction="maximize")
-study = storage.call(load)
-for _ in range(20):
-    trial = storage.call(study.ask)
-    x = storage.call(trial.suggest_float, "x", 0, 1)
-    storage.call(study.tell, trial, x, skip_if_finished=True)
-    print(trial.number)
-"""
-
-
-def finished(*processes: subprocess.Popen[str]) -> list[str]:
-    """Their outputs, after all have ended well."""
-    outputs = [p.communicate(timeout=120) for p in processes]
-    assert not [e for p, (_, e) in zip(processes, outputs, strict=True) if p.returncode], outputs
-    return [out for out, _ in outputs]
 
 
 @pytest.fixture(params=FILES)
@@ -128,15 +84,19 @@ def test_a_file_of_something_else_is_refused_in_one_line(url: str, tmp_path: Pat
     assert "\n" not in str(fault.value)
 
 
-def test_the_lock_excludes_threads_and_processes(storage: StudyStorage, tmp_path: Path, launch: Launch) -> None:
+def test_the_lock_excludes_threads_and_processes(
+    storage: StudyStorage, tmp_path: Path, launch: Launch, scripts: dict[str, str], finished: Finished
+) -> None:
     (tmp_path / "counter").write_text("0")
     arguments = (storage.url, str(tmp_path), str(tmp_path / "counter"), "12")
-    finished(*(launch(COUNT, *arguments) for _ in range(4)))
+    finished(*(launch(scripts["count"], *arguments) for _ in range(4)))
     assert (tmp_path / "counter").read_text() == str(4 * 2 * 12)
 
 
-def test_a_held_lock_names_its_holder(storage: StudyStorage, tmp_path: Path, launch: Launch) -> None:
-    holder = launch(HOLD, storage.url, str(tmp_path))
+def test_a_held_lock_names_its_holder(
+    storage: StudyStorage, tmp_path: Path, launch: Launch, scripts: dict[str, str]
+) -> None:
+    holder = launch(scripts["hold"], storage.url, str(tmp_path))
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with pytest.raises(BusyError, match=str(holder.pid)), storage.lock("held", timeout_seconds=0.1):
         pass
@@ -144,8 +104,10 @@ def test_a_held_lock_names_its_holder(storage: StudyStorage, tmp_path: Path, lau
     holder.communicate()
 
 
-def test_a_killed_holder_frees_the_lock_at_once(storage: StudyStorage, tmp_path: Path, launch: Launch) -> None:
-    holder = launch(HOLD, storage.url, str(tmp_path))
+def test_a_killed_holder_frees_the_lock_at_once(
+    storage: StudyStorage, tmp_path: Path, launch: Launch, scripts: dict[str, str]
+) -> None:
+    holder = launch(scripts["hold"], storage.url, str(tmp_path))
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
@@ -160,8 +122,10 @@ def test_locks_of_different_names_do_not_meet(storage: StudyStorage) -> None:
 
 
 @pytest.mark.parametrize("url", FILES)
-def test_four_processes_ask_for_eighty_different_trials(url: str, tmp_path: Path, launch: Launch) -> None:
-    outputs = finished(*(launch(ASK_AND_TELL, url, str(tmp_path)) for _ in range(4)))
+def test_four_processes_ask_for_eighty_different_trials(
+    url: str, tmp_path: Path, launch: Launch, scripts: dict[str, str], finished: Finished
+) -> None:
+    outputs = finished(*(launch(scripts["ask and tell"], url, str(tmp_path)) for _ in range(4)))
     assert sorted(int(n) for out in outputs for n in out.split()) == list(range(80))
 
 

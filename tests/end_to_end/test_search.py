@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 SECTIONS = {
-    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 20, "threads": 1, "precision": "float32"},
+    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 100, "threads": 1, "precision": "float32"},
     "search": {"trials": 5, "rows": 50, "workers": 3, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
 }
 

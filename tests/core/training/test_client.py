@@ -123,7 +123,7 @@ def test_trainer_killed_mid_fit_is_reported_and_resumes(spec: Build, tmp_path: P
             trainer.fit(long, kill)
         steps: list[int] = []
         resumed = trainer.fit(long, lambda fraction, facts: steps.append(facts.get("step", 0)))
-    assert min(step for step in steps if step) >= 60
+    assert min(step for step in steps if step) >= 59  # a step is told before its checkpoint is written
     assert resumed.weights_digest == fit(spec(epochs=30, output=str(tmp_path / "whole"))).weights_digest
 
 

@@ -92,7 +92,7 @@ class Place:
         folder = self.home / "fit"
         shutil.rmtree(folder, ignore_errors=True)
         chosen = self.config.with_values(dict(params))
-        spec = fit_spec(chosen, self.prepared, self.settings, folder, seed=seed, rows=None, keep_model=keep)
+        spec = fit_spec(chosen, self.prepared, self.settings, self.home, folder, seed=seed, rows=None, keep_model=keep)
 
         def follow(*_: Any) -> None:
             if time.monotonic() > deadline:
@@ -195,7 +195,7 @@ def run_method(place: Place, method: str, budget: float) -> dict[str, Any]:
 def warm_up(place: Place) -> None:
     """A short fit: the trainer process runs, its threads and memory are there."""
     folder = place.home / "warm"
-    spec = fit_spec(place.config, place.prepared, place.settings, folder, seed=1, rows=16, keep_model=False)
+    spec = fit_spec(place.config, place.prepared, place.settings, place.home, folder, seed=1, rows=16, keep_model=False)
     place.trainer.fit(replace(spec, epochs=1))
     shutil.rmtree(folder)
 

@@ -104,7 +104,7 @@ def run_side(config: RunConfig, prepared: Prepared, settings: MachineSettings, h
 def warm_up(bench: Bench, index: int, trainer: Trainer) -> None:
     """A fit of a few steps: imports, threads and memory are there when it ends."""
     folder = bench.home / f"warm-{index}"
-    spec = fit_spec(bench.config, bench.prepared, bench.settings, folder, seed=1, rows=16, keep_model=False)
+    spec = fit_spec(bench.config, bench.prepared, bench.settings, bench.home, folder, seed=1, rows=16, keep_model=False)
     trainer.fit(replace(spec, epochs=1))
     shutil.rmtree(folder)
 

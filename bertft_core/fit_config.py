@@ -43,6 +43,8 @@ class TrainingConfig(Part):
 
     class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
     (balanced) or to its root (sqrt). label_smoothing: share of each target spread evenly over all classes.
+    prefix_cache: number type in which the hidden states below the trained layers are kept on disk for all fits, at most
+    prefix_cache_gb (10^9 bytes) of them.
     """
 
     lr: Annotated[Number, Field(gt=0, le=0.01)] = 5e-5
@@ -51,7 +53,7 @@ class TrainingConfig(Part):
     alpha: Annotated[Number, Field(gt=0, le=1)] = 0.95
     warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
-    unfreezing: Literal["gradual", "none"] = "gradual"
+    unfreezing: Literal["gradual", "fast", "none"] = "gradual"
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 13
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
@@ -61,6 +63,8 @@ class TrainingConfig(Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    prefix_cache: Literal["auto", "float32", "float16", "off"] = "auto"
+    prefix_cache_gb: Annotated[Number, Field(gt=0, le=100_000)] = 20.0
 
 
 SEARCHED_SECTIONS: dict[str, type[Part]] = {
@@ -74,6 +78,8 @@ NOT_SEARCHED = {
     "precision": _PER_MACHINE,
     "threads": _PER_MACHINE,
     "device": _PER_MACHINE,
+    "prefix_cache": _PER_MACHINE,
+    "prefix_cache_gb": _PER_MACHINE,
 }
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits
-from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
+from bertft_core.data.tokenization import TokenizedSplits, open_split, tokenize_splits
 from bertft_core.errors import InputError
 from bertft_core.fit_config import SEARCHED_SECTIONS
-from bertft_core.model.pretrained import resolve_pretrained
+from bertft_core.model.pretrained import hidden_size, layer_count, resolve_pretrained
 from bertft_core.runs import Run
 from bertft_core.state import encoder_fingerprint, hash_json, read_json, write_json
-from bertft_core.training.spec import FitSpec, MachineSettings, TrainingResult
+from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings, TrainingResult
+from bertft_core.training.unfreezing import UnfreezeSchedule
 
 if TYPE_CHECKING:
     from bertft_core.training.client import Trainer
@@ -62,6 +63,7 @@ def fit_spec(
     config: RunConfig,
     prepared: Prepared,
     settings: MachineSettings,
+    home: Path,
     output: Path,
     *,
     seed: int,
@@ -72,6 +74,7 @@ def fit_spec(
     """One fit as the trainer process reads it."""
     values = {**config.training.model_dump(), "seed": seed}
     values |= {"precision": settings.precision, "threads": settings.threads, "device": settings.device}
+    values["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
     return FitSpec(
         pretrained=prepared.pretrained,
         tokens=prepared.tokens.directory,
@@ -81,8 +84,55 @@ def fit_spec(
         rows=rows,
         keep_model=keep_model,
         measure_latency=measure_latency,
+        prefix_root=str(home / "prefix"),
         **values,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixPlan:
+    """What a fit does about the layers below those that train. mode: FitSpec's prefix_cache; why: for people."""
+
+    mode: str
+    why: str
+
+    def __str__(self) -> str:
+        kept = "prefix cache off" if self.mode == "off" else f"prefix cache {self.mode}"
+        return f"{kept}: {self.why}"
+
+
+def prefix_plan(config: RunConfig, prepared: Prepared, precision: str, rows: int | None) -> PrefixPlan:
+    """Whether keeping the hidden states of the frozen layers pays, by the configuration and the rows alone.
+
+    A number type in training.prefix_cache is taken as it is. auto: off where nothing is frozen, where each row is read
+    once (one epoch, no search), and above training.prefix_cache_gb; else float16 beside bfloat16 products, which are
+    coarser, and float32 beside float32.
+    """
+    training, pretrained = config.training, Path(prepared.pretrained)
+    cuts = UnfreezeSchedule.named(training.unfreezing, layer_count(pretrained)).cuts()
+    if not cuts:
+        return PrefixPlan(mode="off", why=f"training.unfreezing {training.unfreezing} freezes no layers")
+    if training.prefix_cache == "off":
+        return PrefixPlan(mode="off", why="training.prefix_cache says so")
+    if training.prefix_cache != "auto":
+        return PrefixPlan(mode=training.prefix_cache, why="training.prefix_cache says so")
+    trials = config.search.trials if config.search else 0
+    if training.epochs == 1 and trials < 2:
+        return PrefixPlan(mode="off", why="one epoch of one fit reads each row at most once")
+    mode = "float16" if precision == "bfloat16" else "float32"
+    gigabytes = _tokens_read(prepared, rows) * hidden_size(pretrained) * len(cuts) * PREFIX_BYTES[mode] / 1e9
+    where = f"{gigabytes:.1f} GB at {len(cuts)} cuts"
+    if gigabytes > training.prefix_cache_gb:
+        limit = f"above training.prefix_cache_gb {training.prefix_cache_gb:g}"
+        return PrefixPlan(mode="off", why=f"{where} would be {limit}: frozen layers are computed in every step")
+    return PrefixPlan(mode=mode, why=where)
+
+
+def _tokens_read(prepared: Prepared, rows: int | None) -> int:
+    """Tokens of the training rows that are used (about, where `rows` are sampled) and of the validation rows."""
+    totals = {s: int(open_split(prepared.tokens.path, s).offsets[-1]) for s in ("train", "validation")}
+    share = min(1.0, rows / prepared.tokens.n_train) if rows else 1.0
+    return round(totals["train"] * share) + totals["validation"]
 
 
 def prepare_for(
@@ -113,7 +163,7 @@ def finetune(
         return TrainingResult.from_json(stored)
     settings = settle(config, prepared, run, home, trainer)
     seed = config.training.seed
-    spec = fit_spec(config, prepared, settings, run.path / "fit", seed=seed, rows=None, keep_model=True)
+    spec = fit_spec(config, prepared, settings, home, run.path / "fit", seed=seed, rows=None, keep_model=True)
     result = trainer.fit(spec, on_progress, None)
     if result.state != "complete":
         raise InputError(f"the final fit ended early ({result.reason}): lower training.lr or training.batch_size")

@@ -205,7 +205,7 @@ def _spec(slot: Slot, bench: Bench, folder: Path, follow: _Follower) -> FitSpec:
     prepared = prepare_for(bench.config, config, bench.prepared, bench.home, lambda *_: follow(0.0, {}))
     measured = search.second is not None and search.second.measure == "latency"
     spec = fit_spec(
-        config, prepared, bench.settings, folder, seed=slot.seed, rows=search.rows, keep_model=False,
+        config, prepared, bench.settings, bench.home, folder, seed=slot.seed, rows=search.rows, keep_model=False,
         measure_latency=measured,
     )  # fmt: skip
     return replace(spec, checkpoint_seconds=_CHECKPOINT_SECONDS)

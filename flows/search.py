@@ -60,6 +60,7 @@ def search(
     run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
     with crew(config, prepared, run, home, trainer) as (bench, team):
+        report.say(f"  {fitting.prefix_plan(config, prepared, bench.settings.precision, config.search.rows)}")
         confirmation = work_through(study, bench, team, report, tree)
     found = trials.verdict(study, config, confirmation)
     study.crown(found.best.params)

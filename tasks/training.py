@@ -32,6 +32,8 @@ def finetune_model(
             told.add(facts["epoch"])
             progress.say(f"  epoch {facts['epoch']}: validation score {facts['score']:.4f}, {facts['seconds']:.0f} s")
 
+    settings = fitting.settle(config, prepared, run, home, trainer)
+    progress.say(f"  {fitting.prefix_plan(config, prepared, settings.precision, None)}")
     result = fitting.finetune(config, prepared, run, home, trainer, show)
     rows = [asdict(epoch) for epoch in result.history]
     create_table_artifact(key="bertft-epochs", table=rows, description=f"{config.name}: {result}")

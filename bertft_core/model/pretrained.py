@@ -36,11 +36,20 @@ def resolve_pretrained(config: RunConfig) -> Path:
 
 def layer_count(pretrained: Path) -> int:
     """Layers of an encoder, from its config.json. Raises ModelError when it does not say."""
+    return _number(pretrained, ("num_hidden_layers", "n_layers"))
+
+
+def hidden_size(pretrained: Path) -> int:
+    """Numbers of an encoder's hidden state, from its config.json. Raises ModelError when it does not say."""
+    return _number(pretrained, ("hidden_size", "dim"))
+
+
+def _number(pretrained: Path, keys: tuple[str, ...]) -> int:
     config = read_json(pretrained / "config.json")
-    for key in ("num_hidden_layers", "n_layers"):
+    for key in keys:
         if isinstance(config.get(key), int):
             return int(config[key])
-    raise ModelError(f"{pretrained / 'config.json'}: no num_hidden_layers; wanted a BERT-like encoder")
+    raise ModelError(f"{pretrained / 'config.json'}: no {keys[0]}; wanted a BERT-like encoder")
 
 
 def _from_hub(name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,13 @@ class Predictor:
     """A classifier ready to answer. Build it with `Predictor.load(folder)`; it holds no other state."""
 
     def __init__(self, card: ArtifactCard, model: Any, tokenizer: Any, layout: Any) -> None:
+        from bertft_core.model.encoder_pass import logits_of
+
         self.card = card
         self._model = model
         self._tokenizer = tokenizer
         self._layout = layout
-        takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-        self._has_types = takes_types and getattr(model.config, "type_vocab_size", 0) > 1
+        self._logits = logits_of(model)
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu") -> Predictor:
@@ -162,6 +162,7 @@ class Predictor:
         import torch
 
         from bertft_core.data.encoding import encode_texts
+        from bertft_core.model.encoder_pass import inference_tokens
 
         card = self.card
         ids, pair_starts, _ = encode_texts(
@@ -175,16 +176,16 @@ class Predictor:
         lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
         result = np.empty((len(ids), len(card.classes)), dtype=np.float32)
         with torch.inference_mode():
-            for rows in _batches(lengths, batch_size, card.token_budget):
-                inputs = self._pad(ids, pair_starts, rows, int(lengths[rows].max()))
-                logits = self._model(**inputs).logits.float()
+            budget = min(card.token_budget, inference_tokens(self._model.device))
+            for rows in _batches(lengths, batch_size, budget):
+                logits = self._logits(self._pad(ids, pair_starts, rows, int(lengths[rows].max()))).float()
                 result[rows] = torch.softmax(logits, dim=-1).cpu().numpy()
         return result
 
     def _pad(
         self, ids: Sequence[np.ndarray], pair_starts: Sequence[int], rows: np.ndarray, width: int
     ) -> dict[str, Any]:
-        import torch
+        from bertft_core.model.encoder_pass import batch_tensors
 
         pad_id = getattr(self._model.config, "pad_token_id", None) or 0
         tokens = np.full((len(rows), width), pad_id, dtype=np.int64)
@@ -195,10 +196,7 @@ class Predictor:
             tokens[place, :length] = ids[row]
             mask[place, :length] = 1
             types[place, pair_starts[row] : length] = 1
-        arrays = {"input_ids": tokens, "attention_mask": mask}
-        if self._has_types:
-            arrays["token_type_ids"] = types
-        return {name: torch.from_numpy(a).to(self._model.device) for name, a in arrays.items()}
+        return batch_tensors(self._model, tokens, mask, types)
 
 
 def _as_frame(rows: Any) -> pd.DataFrame:

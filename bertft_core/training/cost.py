@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedModel
 
+from bertft_core.model.encoder_pass import Batch, batch_tensors, logits_of
 from bertft_core.training.batching import pad_batch
-from bertft_core.training.scoring import forward, padding, runtime
+from bertft_core.training.forwarding import padding
+from bertft_core.training.scoring import runtime
 
 if TYPE_CHECKING:
     from bertft_core.data.tokenization import TokenArrays
@@ -21,7 +24,7 @@ _ROWS = 32
 _WARM_UP = 3
 
 
-def one_row_milliseconds(model: nn.Module, arrays: TokenArrays, device: torch.device) -> float:
+def one_row_milliseconds(model: PreTrainedModel, arrays: TokenArrays, device: torch.device) -> float:
     """Median milliseconds of answering one row at a time, over 32 rows spread evenly over the lengths.
 
     Rule: eval mode, inference mode, the weights' own type (float32, as saved models are served); three rows go
@@ -31,11 +34,14 @@ def one_row_milliseconds(model: nn.Module, arrays: TokenArrays, device: torch.de
     """
     rows = _spread(np.diff(arrays.offsets))
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    settings = padding(model)
+    batches = [batch_tensors(model, *pad_batch(arrays, np.array([row]), **settings)[:3]) for row in rows]
     with runtime(1), torch.inference_mode():
-        for row in rows[-_WARM_UP:]:  # the longest: they reserve the memory that the others need
-            _seconds(model, arrays, row, device, clock)
-        return 1000 * float(np.median([_seconds(model, arrays, row, device, clock) for row in rows]))
+        answer = logits_of(model)
+        for batch in batches[-_WARM_UP:]:  # the longest: they reserve the memory that the others need
+            _seconds(answer, batch, clock)
+        return 1000 * float(np.median([_seconds(answer, batch, clock) for batch in batches]))
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -49,10 +55,7 @@ def _spread(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
     return order[np.unique(np.linspace(0, len(order) - 1, _ROWS).round().astype(np.int64))]
 
 
-def _seconds(
-    model: nn.Module, arrays: TokenArrays, row: np.int64, device: torch.device, clock: Callable[[], float]
-) -> float:
-    batch = pad_batch(arrays, np.array([row]), **padding(model))
+def _seconds(answer: Callable[[Batch], torch.Tensor], batch: Batch, clock: Callable[[], float]) -> float:
     begun = clock()
-    forward(model, batch, device).cpu()  # waits for a GPU
+    answer(batch).cpu()  # waits for a GPU
     return clock() - begun

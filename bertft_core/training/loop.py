@@ -21,9 +21,10 @@ from transformers import PreTrainedModel
 
 from bertft_core.errors import DataError, ModelError, TrialPruned
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
+from bertft_core.model.encoder_pass import EncoderPass
 from bertft_core.model.layers import LayerMap, layer_rates, layer_table, set_depth
 from bertft_core.state import read_json, write_json
-from bertft_core.training.batching import epoch_batches, pad_batch, sample_rows
+from bertft_core.training.batching import epoch_batches, sample_rows
 from bertft_core.training.checkpoint import (
     FitState,
     load_checkpoint,
@@ -32,9 +33,12 @@ from bertft_core.training.checkpoint import (
     save_tensors,
 )
 from bertft_core.training.cost import one_row_milliseconds, weight_bytes
+from bertft_core.training.forwarding import Forward, padding
 from bertft_core.training.losses import ValidationScores, class_weights, classification_loss, validation_scores
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
-from bertft_core.training.scoring import forward, padding, pick_device, predict_logits, runtime, score
+from bertft_core.training.prefix import FrozenPrefix, PrefixFigures, figures, prefix_keys
+from bertft_core.training.prefix_cache import PrefixCache
+from bertft_core.training.scoring import pick_device, runtime, score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
 from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule
 
@@ -56,7 +60,7 @@ class _Fit:
     spec: FitSpec
     key: str
     output: Path
-    device: torch.device
+    forward: Forward
     model: PreTrainedModel
     layers: LayerMap
     optimizer: torch.optim.AdamW
@@ -67,7 +71,6 @@ class _Fit:
     class_weights: torch.Tensor | None
     on_progress: OnProgress | None
     on_rung: OnRung | None
-    padding: dict[str, Any]
     state: FitState = field(default_factory=FitState)
     started: float = field(default_factory=time.monotonic)
     last_beat: float = 0.0
@@ -104,6 +107,7 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
     with _memory_faults(), runtime(spec.threads, [0] if spec.device == "cuda" else None):
         run = _prepare(spec, key, on_progress, on_rung)
         _beat(run, {}, is_forced=True)  # says where it goes on from
+        _build_prefixes(run)
         reason = _train(run)
         result = _finish(run, reason)
     write_json(output / "result.json", {"key": key, "result": result.to_json()})
@@ -157,7 +161,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         spec=spec,
         key=key,
         output=Path(spec.output),
-        device=device,
+        forward=_forward(spec, model, device),
         model=model,
         layers=layers,
         optimizer=optimizer,
@@ -168,7 +172,6 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         class_weights=_class_weights(spec, train, rows, device),
         on_progress=on_progress,
         on_rung=on_rung,
-        padding=padding(model),
     )
     restored = load_checkpoint(run.output, key, model, optimizer)
     if restored is not None:
@@ -176,6 +179,31 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         set_depth(model, layers, restored.depth)
     run.next_checkpoint = time.monotonic() + spec.checkpoint_seconds
     return run
+
+
+def _forward(spec: FitSpec, model: PreTrainedModel, device: torch.device) -> Forward:
+    passes = EncoderPass.of(model)
+    return Forward(model=model, passes=passes, device=device, precision=spec.precision, padding=padding(model))
+
+
+def _build_prefixes(run: _Fit) -> None:
+    """Have the hidden states ready at every cut that a phase still to come reads."""
+    spec, passes = run.spec, run.forward.passes
+    deepest = len(run.layers.layers) - max(run.state.depth, 0)
+    cuts = [cut for cut in run.schedule.cuts() if cut <= deepest]
+    if spec.prefix_cache == "off" or passes is None or not cuts:
+        return  # stock modules have no cut to go on from
+    run.model.eval()  # type: ignore[no-untyped-call]
+    device, cache = run.forward.device, PrefixCache(Path(spec.prefix_root), int(spec.prefix_cache_gb * 1e9))
+    name, keys = prefix_keys(passes, run.layers, cuts, spec.precision, spec.prefix_cache, device)
+    for arrays, rows in ((run.train, run.rows), (run.validation, np.arange(len(run.validation.labels)))):
+        prefix = FrozenPrefix(
+            passes=passes, arrays=arrays, rows=rows, name=name, keys=keys, dtype=spec.prefix_cache,
+            precision=spec.precision, device=device, padding=run.forward.padding, cache=cache,
+        )  # fmt: skip
+        prefix.build(lambda fraction: _beat(run, {"prefix": fraction}))
+        run.forward.prefixes[id(arrays)] = prefix
+    set_depth(run.model, run.layers, run.state.depth)
 
 
 def _class_weights(
@@ -210,10 +238,7 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     warmup = round(spec.warmup_fraction * run.total)
     set_rates(run.optimizer, state.step, run.total, warmup, run.schedule.thaw_steps(run.total))
     torch.manual_seed((spec.seed << 32) + state.step)
-    batch = pad_batch(run.train, rows, **run.padding)
-    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
-        logits = forward(run.model, batch, run.device)
-    targets = torch.from_numpy(np.array(batch[3])).to(run.device)
+    logits, targets = run.forward.logits(run.train, rows, state.depth)
     loss = classification_loss(logits, targets, run.class_weights, spec.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -274,7 +299,7 @@ def _validate(run: _Fit) -> ValidationScores:
     def beat(fraction: float) -> None:
         _beat(run, {"validating": fraction})
 
-    logits = predict_logits(run.model, run.validation, run.device, run.spec.precision, beat)
+    logits = run.forward.predict(run.validation, run.state.depth, beat)
     set_depth(run.model, run.layers, run.state.depth)
     return validation_scores(logits, run.validation.labels, run.validation.weights)
 
@@ -336,7 +361,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
     if run.spec.keep_model and not reason:
         run.model.load_state_dict(load_file(run.output / "best.safetensors"))
         folder = str(save_classifier(run.model, run.spec.pretrained, run.output / "model", run.spec.classes))
-    latency = one_row_milliseconds(run.model, run.validation, run.device) if run.spec.measure_latency else None
+    latency = one_row_milliseconds(run.model, run.validation, run.forward.device) if run.spec.measure_latency else None
     return TrainingResult(
         state="pruned" if reason else "complete",
         reason=reason,
@@ -351,4 +376,13 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         seconds=run.seconds(),
         latency_ms=latency,
         size_bytes=weight_bytes(run.model),
+        prefix=_prefix_figures(run),
     )
+
+
+def _prefix_figures(run: _Fit) -> dict[str, Any] | None:
+    if run.spec.prefix_cache != "off" and run.schedule.cuts() and run.forward.passes is None:
+        return figures(
+            [PrefixFigures(reason=f"{type(run.model).__name__} has layers of another structure than BERT's")]
+        )
+    return figures([prefix.figures for prefix in run.forward.prefixes.values()])

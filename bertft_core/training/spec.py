@@ -11,6 +11,8 @@ from bertft_core.errors import ConfigError
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 
 Metric = Literal["macro_f1", "accuracy", "log_loss"]
+UNFREEZING = ("gradual", "fast", "none")
+PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
 METRICS = ("macro_f1", "accuracy", "log_loss")
 
 
@@ -20,7 +22,9 @@ class FitSpec:
 
     ``rows`` trains on that many rows (stratified, by content hash); ``keep_model`` leaves output/model.
     ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
-    at the end. Raises ConfigError on impossible values.
+    at the end. ``prefix_cache`` off, or the number type in which hidden states below the trained layers are kept
+    in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on impossible
+    values.
     """
 
     pretrained: str
@@ -48,10 +52,14 @@ class FitSpec:
     keep_model: bool = True
     checkpoint_seconds: float = 20.0
     measure_latency: bool = False
+    prefix_cache: str = "off"
+    prefix_root: str = ""
+    prefix_cache_gb: float = 20.0
 
     def __post_init__(self) -> None:
         choices = (
-            ("training.unfreezing", self.unfreezing, ("gradual", "none")),
+            ("training.unfreezing", self.unfreezing, UNFREEZING),
+            ("training.prefix_cache", self.prefix_cache, ("off", *PREFIX_BYTES)),
             ("training.class_weights", self.class_weights, ("none", "balanced", "sqrt")),
             ("training.precision", self.precision, ("float32", "bfloat16")),
             ("training.device", self.device, ("cpu", "cuda")),
@@ -88,7 +96,15 @@ class FitSpec:
     def key(self) -> str:
         """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
         value = self.to_json()
-        for name in ("output", "checkpoint_seconds", "measure_latency", "tokens", "pretrained"):
+        for name in (
+            "output",
+            "checkpoint_seconds",
+            "measure_latency",
+            "tokens",
+            "pretrained",
+            "prefix_root",
+            "prefix_cache_gb",
+        ):
             value.pop(name)
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
@@ -147,7 +163,8 @@ class TrainingResult:
     ``score`` (higher is better) and ``log_loss`` are the best epoch's on validation; of a pruned fit without
     a finished epoch, the last rung's. ``rungs`` holds (fraction, score). ``model_dir`` is "" without a kept
     model. ``latency_ms`` (`cost.one_row_milliseconds`) is None where it was not asked for, ``size_bytes``
-    (`cost.weight_bytes`) only in results of older versions.
+    (`cost.weight_bytes`) only in results of older versions. ``prefix``: `prefix.PrefixFigures` of the frozen prefix,
+    None where none was kept.
     """
 
     state: str
@@ -163,6 +180,7 @@ class TrainingResult:
     seconds: float
     latency_ms: float | None = None
     size_bytes: int | None = None
+    prefix: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         where = f"epoch {self.best_epoch}, {self.steps} steps, {self.seconds:.0f} s"

@@ -45,16 +45,27 @@ class UnfreezeSchedule:
         return cls(n_layers=n_layers, starts=tuple(kept))
 
     @classmethod
+    def fast(cls, n_layers: int) -> Self:
+        """Depth 1, from progress 1/4 on ceil(L/3): the lower two thirds of the layers and embeddings never train."""
+        top = max(1, math.ceil(n_layers / 3))
+        return cls(n_layers=n_layers, starts=((0.0, 1), (0.25, top)) if top > 1 else ((0.0, 1),))
+
+    @classmethod
     def none(cls, n_layers: int) -> Self:
         """Everything trains from the first step."""
         return cls(n_layers=n_layers, starts=((0.0, n_layers + 1),))
 
     @classmethod
     def named(cls, name: str, n_layers: int) -> Self:
-        """Schedule by its configuration value, gradual or none. Raises ConfigError otherwise."""
-        if name not in ("gradual", "none"):
-            raise ConfigError(f"training.unfreezing must be gradual or none, was {name!r}")
-        return cls.gradual(n_layers) if name == "gradual" else cls.none(n_layers)
+        """Schedule by its configuration value: gradual, fast or none. Raises ConfigError otherwise."""
+        schedules = {"gradual": cls.gradual, "fast": cls.fast, "none": cls.none}
+        if name not in schedules:
+            raise ConfigError(f"training.unfreezing must be one of {', '.join(schedules)}, was {name!r}")
+        return schedules[name](n_layers)
+
+    def cuts(self) -> tuple[int, ...]:
+        """Layers whose input comes from frozen layers, in some phase, rising: L - depth, of the depths 1 .. L-1."""
+        return tuple(sorted(self.n_layers - depth for _, depth in self.starts if 1 <= depth < self.n_layers))
 
     def depth_at(self, progress: float) -> int:
         """Depth at ``progress`` (steps done / steps in total)."""

@@ -48,12 +48,12 @@ def test_latency_is_of_one_thread_and_leaves_the_threads_as_they_were(
 ) -> None:
     seen: list[int] = []
     model = short_and_deep[0]
-    handle = model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    handle = model.classifier.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
     with runtime(2):
         one_row_milliseconds(model, validation, CPU)
         assert torch.get_num_threads() == 2
     handle.remove()
-    assert set(seen) == {1} and len(seen) == 3 + 32
+    assert set(seen) == {1} and len(seen) >= 3 + 32
 
 
 def test_latency_leaves_out_the_time_that_the_thread_waits(

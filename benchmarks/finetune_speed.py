@@ -1,0 +1,508 @@
+"""How fast does the product fine-tune, against transformers' Trainer on the same rows and the same machine?
+
+python benchmarks/finetune_speed.py [--cases plain_256,gradual,...] [--rounds N] [--out FILE] [--json] [--quick]
+
+MiniLM (6 layers), batches of 16 rows, texts cut to the first 256 (512) tokens on both sides, the same token ids. Cases:
+  plain_256, plain_512   all layers, BBC News          mixed_256   all layers, IMDb and Rotten Tomatoes, 3 to 1
+  gradual, fast          three epochs of the unfreezing schedule on BBC News at 256 tokens, prefix cache cold and warm
+  quality                accuracy over seeds of gradual, fast and the peer's whole fine-tuning on the same rows
+  peak_share             the step's floating-point work over the machine's matmul peak (machine_limit.py)
+  ablation               what each trick is worth: one off at a time, and what a user could set instead
+Peer: `default`, a Trainer as its users write it (attention dropout 0.1, random batches); `best`, attention dropout 0,
+fused AdamW, grouped by length; `best_bf16`, that with bf16=True. vs_best is against the faster of the two best.
+Ours: `bertft_core.training.client.Trainer().fit`, precision as `auto` resolves here (`ours`), and float32 beside it.
+
+A side runs in a fresh process with the same number of threads; a few warm-up steps come first. A plain case counts one
+epoch of an exact number of steps, so that both sides read the same rows once, whatever their order. Peer: from the
+first batch to the end of the last step, nothing else. Ours: all of the fit from its first step on, with checksums of
+the weights, the 8 validation rows and the checkpoint of each epoch: against us. Neither saves a model. `gradual` and
+`fast` compare rows a second (epochs x rows over seconds, building the prefix cache included where it is cold) with the
+peer's in plain_256. Sides alternate over the rounds; ratios are of medians.
+
+Quality: seeds 1 to 5, both sides keep the best epoch by accuracy on 100 validation rows, both with lr {LR:g} unless
+--lr or --peer-lr say otherwise; the peer is `best_bf16` unless --quality-peer says otherwise.
+
+Minutes on 2 quiet cores (3 rounds, 5 seeds): plain_256 5, plain_512 6, mixed_256 5, gradual and fast 4, peak_share 2,
+quality 11, ablation 6; --quick, one round of few steps, about 6 in all. A second start with the same --out goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine_limit import measure  # noqa: F401 (called by name in a child)
+from paired import accuracy_difference
+from peers import VARIANTS, in_child, require_accelerate
+from records import Records
+from workloads import Workload, prepare
+
+from bertft_core.data.tokenization import open_split
+from bertft_core.fitting import fit_spec
+from bertft_core.state import read_json
+from bertft_core.training.client import Trainer
+from bertft_core.training.spec import FitSpec, MachineSettings
+
+BATCH = 16
+LR = 5e-5
+WARM_ROWS = 3 * BATCH
+EPOCHS = 3
+PLAIN = {"plain_256": ("bbc", 256), "plain_512": ("bbc", 512), "mixed_256": ("reviews", 256)}
+SCHEDULES = ("gradual", "fast")
+CASES = (*PLAIN, *SCHEDULES, "peak_share", "quality", "ablation")
+ABLATIONS = {
+    "attention": "attention in chunks (bfloat16)",
+    "dropout": "cheap random numbers for dropout",
+    "first_only": "last layer at [CLS] alone",
+    "grouping": "batches grouped by length",
+    "fused": "fused AdamW",
+    "attention_dropout": "no dropout of attention probabilities (off: 0.1)",
+    "bfloat16": "bfloat16 products (off: float32)",
+}
+CACHE_ABLATION = "prefix_cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is measured: counted steps of the plain cases, rows of the schedules' fits, seeds and rows of quality."""
+
+    steps: dict[str, int]
+    fit_rows: int = 400
+    seeds: int = 5
+    validation_rows: int = 100
+    test_rows: int = 600
+
+
+FULL = Sizes(steps={"plain_256": 10, "plain_512": 5, "mixed_256": 24, "peak_share": 8})
+QUICK = Sizes(
+    steps={"plain_256": 4, "plain_512": 2, "mixed_256": 6, "peak_share": 4},
+    fit_rows=64, seeds=2, validation_rows=20, test_rows=60,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every part needs. settings: the machine's, as `auto` resolves."""
+
+    sizes: Sizes
+    rounds: int
+    records: Records
+    home: Path
+    settings: MachineSettings
+    rates: dict[str, float]  # learning rate: ours, theirs
+    quality_peer: str
+
+    def kept(self, key: str, measured: Any) -> dict[str, Any]:
+        """The record, measured now where it is missing, and told."""
+        if self.records.get(key) is None:
+            found = self.records.add(key, measured())
+            told = f", {found['rows'] / found['seconds']:.1f} rows/s" if "seconds" in found else ""
+            print(f"{key}{told}", file=sys.stderr, flush=True)
+        return self.records.get(key) or {}
+
+
+def plain_load(bench: Bench, case: str) -> Workload:
+    """Rows of a plain case: one epoch of them is the wanted number of steps."""
+    source, max_length = PLAIN[case]
+    return Workload(source=source, max_length=max_length, train=bench.sizes.steps[case] * BATCH)
+
+
+def quality_load(bench: Bench) -> Workload:
+    """Rows of the quality comparison."""
+    s = bench.sizes
+    return Workload(
+        source="bbc", max_length=256, train=s.fit_rows, validation=s.validation_rows, test=s.test_rows
+    )  # fmt: skip
+
+
+def specs(bench: Bench, load: Workload, precision: str, folder: Path, **training: Any) -> tuple[FitSpec, FitSpec]:
+    """(warm-up fit of a few rows, the fit) with folders and a prefix cache of their own."""
+    wanted = {"lr": bench.rates["ours"], "batch_size": BATCH, "epochs": 1, "seed": 1, **training}
+    config, prepared = prepare(load, bench.home, wanted)
+    settings = replace(bench.settings, precision=precision)
+    made = [
+        fit_spec(config, prepared, settings, folder / name, folder / name / "fit", seed=wanted["seed"], rows=rows,
+                 keep_model=False)
+        for name, rows in (("warm", WARM_ROWS), ("counted", None))
+    ]  # fmt: skip
+    warm, counted = (replace(spec, checkpoint_seconds=3600.0) for spec in made)
+    return warm, counted
+
+
+def run_ours(bench: Bench, load: Workload, precision: str, **training: Any) -> dict[str, Any]:
+    """A fit of the product in a fresh trainer process."""
+    with tempfile.TemporaryDirectory(dir=bench.home) as folder, Trainer() as trainer:
+        warm, spec = specs(bench, load, precision, Path(folder), **training)
+        trainer.fit(warm)
+        return told(trainer.fit(spec), spec, load)
+
+
+def told(result: Any, spec: FitSpec, load: Workload) -> dict[str, Any]:
+    """What is kept of a fit of the product."""
+    last = result.history[-1]
+    found = {"seconds": last.seconds, "steps": last.step, "rows": load.train * spec.epochs}
+    return {**found, "precision": spec.precision, "prefix_cache": spec.prefix_cache, "prefix": result.prefix}
+
+
+def run_schedule(bench: Bench, schedule: str) -> dict[str, Any]:
+    """Three epochs twice over one prefix cache: empty at first, then full (another seed, so another fit)."""
+    load = Workload(source="bbc", max_length=256, train=bench.sizes.fit_rows)
+    with tempfile.TemporaryDirectory(dir=bench.home) as folder, Trainer() as trainer:
+        wanted = {"unfreezing": schedule, "epochs": EPOCHS}
+        warm, spec = specs(bench, load, bench.settings.precision, Path(folder), **wanted)
+        trainer.fit(warm)
+        cold = told(trainer.fit(spec), spec, load)
+        again = replace(spec, seed=2, output=f"{spec.output}-2")
+        hot = told(trainer.fit(again), again, load)
+    return {"cold": cold, "warm": hot}
+
+
+def run_peer(bench: Bench, load: Workload, variant: str, **job: Any) -> dict[str, Any]:
+    """The Trainer of transformers in a fresh process."""
+    require_accelerate()
+    _, prepared = prepare(load, bench.home, {})
+    common = {
+        "encoder": prepared.pretrained, "tokens": prepared.tokens.directory, "classes": len(prepared.dataset.classes),
+        "variant": variant, "batch_size": BATCH, "epochs": 1, "lr": bench.rates["theirs"], "seed": 1,
+        "warm_rows": WARM_ROWS, "answers": False,
+    }  # fmt: skip
+    found = in_child("peers:train", common | job, bench.settings.threads)
+    assert job.get("answers") or found["steps"] * BATCH == found["rows"], "the steps that both sides count"
+    return dict(found)
+
+
+def plain_round(bench: Bench, case: str, number: int) -> None:
+    """All sides of a plain case, in an order that turns round with every round."""
+    load = plain_load(bench, case)
+    sides: dict[str, Any] = {v: lambda v=v: run_peer(bench, load, v) for v in VARIANTS}
+    for side, precision in our_precisions(bench).items():
+        sides[side] = lambda p=precision: run_ours(bench, load, p, unfreezing="none")
+    for side in sorted(sides, reverse=bool(number % 2)):
+        bench.kept(f"{case}, round {number}, {side}", sides[side])
+
+
+def our_precisions(bench: Bench) -> dict[str, str]:
+    """Our sides: as `auto` resolves, and float32 beside it where that is another."""
+    auto = bench.settings.precision
+    return {"ours": auto} if auto == "float32" else {"ours": auto, "ours_float32": "float32"}
+
+
+def schedule_round(bench: Bench, case: str, number: int) -> None:
+    """One schedule, and the peer's steps at 256 tokens where plain_256 has not taken them in this round."""
+    ours = (f"{case}, round {number}", lambda: run_schedule(bench, case))
+    load = plain_load(bench, "plain_256")
+    theirs = [(f"plain_256, round {number}, {v}", lambda v=v: run_peer(bench, load, v)) for v in VARIANTS]
+    for key, measured in [*theirs, ours] if number % 2 else [ours, *theirs]:
+        bench.kept(key, measured)
+
+
+def peak_round(bench: Bench, case: str, number: int) -> None:
+    """The share of the peak in float32 and bfloat16, all rows at full length."""
+    bench.kept(f"{case}, round {number}", lambda: run_peak(bench))
+
+
+def run_peak(bench: Bench) -> dict[str, Any]:
+    """`machine_limit.measure` in a fresh process."""
+    load = Workload(
+        source="bbc", max_length=256, train=bench.sizes.steps["peak_share"] * BATCH, is_full_length=True
+    )  # fmt: skip
+    _, prepared = prepare(load, bench.home, {})
+    lengths = open_split(prepared.tokens.directory, "train").lengths
+    assert lengths.min() == lengths.max() == load.max_length, "every token is counted as real"
+    encoder = read_json(Path(prepared.pretrained) / "config.json")
+    sizes = {"layers": "num_hidden_layers", "width": "hidden_size", "inner": "intermediate_size"}
+    config = {name: encoder[key] for name, key in sizes.items()} | {"classes": len(prepared.dataset.classes)}
+    with tempfile.TemporaryDirectory(dir=bench.home) as folder:
+        pairs = {
+            precision: [s.to_json() for s in specs(bench, load, precision, Path(folder) / precision, unfreezing="none")]
+            for precision in ("float32", "bfloat16")
+        }
+        job = {"specs": pairs, "config": config, "batch_size": BATCH, "tokens": load.max_length}
+        return dict(in_child("machine_limit:measure", job, bench.settings.threads))
+
+
+def ablation_round(bench: Bench, case: str, number: int) -> None:
+    """Each trick off alone, and everything on; the mixed rows, since grouping matters there."""
+    load = plain_load(bench, "mixed_256")
+    off = [name for name in ABLATIONS if name != "bfloat16" or bench.settings.precision == "bfloat16"]
+    parts: dict[str, Any] = {name: lambda n=name: run_without(bench, load, n) for name in ("nothing", *off)}
+    fit_load = Workload(source="bbc", max_length=256, train=bench.sizes.fit_rows)
+    parts[CACHE_ABLATION] = lambda: run_ours(
+        bench, fit_load, bench.settings.precision, unfreezing="gradual", epochs=EPOCHS, prefix_cache="off"
+    )
+    for name in sorted(parts, reverse=bool(number % 2)):
+        bench.kept(f"{case}, round {number}, without {name}", parts[name])
+
+
+def run_without(bench: Bench, load: Workload, name: str) -> dict[str, Any]:
+    """A plain fit with one trick off, in a fresh process (`ablated`)."""
+    precision = "float32" if name == "bfloat16" else bench.settings.precision
+    dropout = 0.1 if name == "attention_dropout" else 0.0
+    with tempfile.TemporaryDirectory(dir=bench.home) as folder:
+        pair = specs(bench, load, precision, Path(folder), unfreezing="none", attention_dropout=dropout)
+        job = {"specs": [spec.to_json() for spec in pair], "without": name}
+        last = in_child("finetune_speed:ablated", job, bench.settings.threads, {"GOMP_SPINCOUNT": "10000"})
+    return {"seconds": last["seconds"], "steps": last["step"], "rows": load.train}
+
+
+def ablated(job: dict[str, Any]) -> dict[str, Any]:
+    """Last epoch of the second of two fits in this process, with one trick replaced by what it stands in for."""
+    import torch
+
+    from bertft_core.model import encoder_pass
+    from bertft_core.training import loop
+
+    name = job["without"]
+    if name in asdict(encoder_pass.TRICKS):
+        encoder_pass.TRICKS = replace(encoder_pass.TRICKS, **{name: False})
+    elif name == "grouping":
+        loop.epoch_batches = _random_batches
+    elif name == "fused":
+        loop.build_optimizer = lambda groups: torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    results = [loop.fit(FitSpec.from_json(spec)) for spec in job["specs"]]
+    return asdict(results[-1].history[-1])
+
+
+def _random_batches(lengths: Any, batch_size: int, seed: int, epoch: int) -> list[Any]:
+    order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def measure_quality(bench: Bench) -> None:
+    """Answers on the test rows of every seed of every side."""
+    load = quality_load(bench)
+    for seed in range(1, bench.sizes.seeds + 1):
+        for schedule in SCHEDULES:
+            bench.kept(f"quality, {schedule}, seed {seed}", lambda s=schedule, n=seed: quality_ours(bench, load, s, n))
+        wanted = {"epochs": EPOCHS, "seed": seed, "warm_rows": 0, "answers": True}
+        bench.kept(f"quality, peer, seed {seed}", lambda w=wanted: run_peer(bench, load, bench.quality_peer, **w))
+
+
+def quality_ours(bench: Bench, load: Workload, schedule: str, seed: int) -> dict[str, Any]:
+    """Seconds and answers on the test rows of one fit of the product; all seeds share a prefix cache, as a search's."""
+    with tempfile.TemporaryDirectory(dir=bench.home) as folder, Trainer() as trainer:
+        wanted = {"unfreezing": schedule, "epochs": EPOCHS, "seed": seed}
+        _, spec = specs(bench, load, bench.settings.precision, Path(folder), **wanted)
+        spec = replace(spec, keep_model=True, metric="accuracy", prefix_root=str(bench.home / "prefix"))
+        result = trainer.fit(spec)
+        file = trainer.score(result.model_dir, spec.tokens, "test", Path(folder) / "test.npy", threads=spec.threads)
+        return {**told(result, spec, load), "answers": np.load(file).argmax(axis=1).tolist()}
+
+
+ROUNDS = {
+    **dict.fromkeys(PLAIN, plain_round),
+    **dict.fromkeys(SCHEDULES, schedule_round),
+    "peak_share": peak_round,
+    "ablation": ablation_round,
+}
+
+
+def rate(bench: Bench, key: str, part: str | None = None) -> float:
+    """Rows a second, median over the rounds. key: with {} for the round."""
+    found = [bench.records.get(key.format(number)) or {} for number in range(bench.rounds)]
+    runs = [run[part] if part else run for run in found]
+    return statistics.median(run["rows"] / run["seconds"] for run in runs)
+
+
+def peer_rates(bench: Bench, case: str) -> dict[str, float]:
+    """Rows a second of the peer's variants."""
+    return {v: rate(bench, f"{case}, round {{}}, {v}") for v in VARIANTS}
+
+
+def over_peers(ours: float, theirs: dict[str, float], prefix: str = "") -> dict[str, float]:
+    """Ratios of rows a second against the defaults and the faster of the best settings."""
+    best = max(theirs["best"], theirs["best_bf16"])
+    return {f"{prefix}vs_default": ours / theirs["default"], f"{prefix}vs_best": ours / best}
+
+
+def plain_ratios(bench: Bench, case: str) -> dict[str, Any]:
+    """One plain case."""
+    theirs = peer_rates(bench, case)
+    ours = {side: rate(bench, f"{case}, round {{}}, {side}") for side in our_precisions(bench)}
+    found: dict[str, Any] = over_peers(ours["ours"], theirs)
+    if "ours_float32" in ours:
+        found |= over_peers(ours["ours_float32"], theirs, "float32_")
+    return {**found, "rows_per_second": {**ours, **theirs}, "precision": bench.settings.precision}
+
+
+def schedule_ratios(bench: Bench, case: str) -> dict[str, Any]:
+    """One schedule: vs_* with a warm cache, cold_vs_* with the building of it."""
+    theirs = peer_rates(bench, "plain_256")
+    ours = {part: rate(bench, f"{case}, round {{}}", part) for part in ("warm", "cold")}
+    last = bench.records.get(f"{case}, round {bench.rounds - 1}") or {}
+    facts = {"prefix_cache": last["warm"]["prefix_cache"], "prefix": last["warm"]["prefix"]}
+    ratios = over_peers(ours["warm"], theirs) | over_peers(ours["cold"], theirs, "cold_")
+    return {**ratios, "rows_per_second": {**ours, **theirs}, **facts}
+
+
+def peak_shares(bench: Bench, case: str) -> dict[str, Any]:
+    """Medians over the rounds, by precision."""
+    runs = [bench.records.get(f"{case}, round {number}") or {} for number in range(bench.rounds)]
+    return {p: {name: statistics.median(run[p][name] for run in runs) for name in runs[0][p]} for p in runs[0]}
+
+
+def ablation_rates(bench: Bench, case: str) -> dict[str, Any]:
+    """Rows a second with each trick off, and what it is worth: all on over it off."""
+    names = ["nothing", *(n for n in ABLATIONS if bench.records.get(f"{case}, round 0, without {n}"))]
+    rates = {name: rate(bench, f"{case}, round {{}}, without {name}") for name in names}
+    rows = {name: {"rows_per_second": rates[name], "worth": rates["nothing"] / rates[name]} for name in names}
+    without_cache = rate(bench, f"{case}, round {{}}, without {CACHE_ABLATION}")
+    rows[CACHE_ABLATION] = {"rows_per_second": without_cache}
+    if bench.records.get(f"gradual, round {bench.rounds - 1}"):
+        rows[CACHE_ABLATION]["worth"] = rate(bench, "gradual, round {}", "warm") / without_cache
+    return rows
+
+
+def quality_table(bench: Bench) -> dict[str, Any]:
+    """Paired differences to the peer, by schedule."""
+    _, prepared = prepare(quality_load(bench), bench.home, {})
+    labels = open_split(prepared.tokens.directory, "test").labels
+    seeds = range(1, bench.sizes.seeds + 1)
+
+    def answers(side: str) -> list[list[int]]:
+        return [(bench.records.get(f"quality, {side}, seed {seed}") or {})["answers"] for seed in seeds]
+
+    theirs = answers("peer")
+    facts = {"peer": bench.quality_peer, "lr": bench.rates, "train_rows": bench.sizes.fit_rows}
+    return {s: {**accuracy_difference(answers(s), theirs, labels), **facts} for s in SCHEDULES}
+
+
+def document(bench: Bench, cases: list[str]) -> dict[str, Any]:
+    """One JSON document, ratios by the names of the cases; peak_share is that of the precision `auto` chose."""
+    found: dict[str, Any] = {"settings": asdict(bench.settings), "rounds": bench.rounds, "sizes": asdict(bench.sizes)}
+    for case in cases:
+        if case in PLAIN:
+            found[case] = plain_ratios(bench, case)
+        elif case in SCHEDULES:
+            found[case] = schedule_ratios(bench, case)
+        elif case == "peak_share":
+            shares = peak_shares(bench, case)
+            found |= {case: shares[bench.settings.precision]["share"], "peak_share_by_precision": shares}
+        elif case == "ablation":
+            found[case] = ablation_rates(bench, case)
+    if "quality" in cases:
+        for schedule, quality in quality_table(bench).items():
+            found.setdefault(schedule, {})["accuracy"] = quality
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Tables for people."""
+    print(f"{MachineSettings.from_json(found['settings'])}; {found['rounds']} rounds; rows a second:")
+    columns = ("ours", "ours_float32", "cold", *VARIANTS)
+    heads = ("ours", "ours f32", "ours cold", "default", "best", "best bf16", "vs default", "vs best")
+    print(f"{'case':<12}" + "".join(f"{head:>11}" for head in heads))
+    for case in (*PLAIN, *SCHEDULES):
+        if "rows_per_second" not in found.get(case, {}):
+            continue
+        rates = found[case]["rows_per_second"]
+        rates = {**rates, "ours": rates.get("ours", rates.get("warm"))}
+        cells = [f"{rates[c]:>11.1f}" if c in rates else f"{'':>11}" for c in columns]
+        print(f"{case:<12}" + "".join(cells) + "".join(f"{found[case][k]:>10.2f}x" for k in ("vs_default", "vs_best")))
+        if "cold_vs_default" in found[case]:
+            cold = "".join(f"{found[case][f'cold_{k}']:>10.2f}x" for k in ("vs_default", "vs_best"))
+            print(f"{'  cold cache':<12}" + " " * 11 * len(columns) + cold)
+    for precision, own in found.get("peak_share_by_precision", {}).items():
+        print(
+            f"share of the peak, {precision}: {own['share']:.1%} ({own['step_gflops']:.0f} of "
+            f"{own['peak_gflops']:.0f} GFLOP/s; {own['share_with_recomputation']:.1%} with recomputation)"
+        )
+    show_quality(found)
+    if "ablation" in found:
+        show_ablation(found["ablation"])
+
+
+def show_quality(found: dict[str, Any]) -> None:
+    """Accuracy of the schedules beside the peer's."""
+    for schedule in SCHEDULES:
+        own = found.get(schedule, {}).get("accuracy")
+        if own is None:
+            continue
+        spans = [", ".join(f"{100 * v:+.2f}" for v in own[f"interval_{name}"]) for name in ("seeds", "rows_and_seeds")]
+        print(
+            f"accuracy of {schedule}: {own['ours']:.4f} against {own['theirs']:.4f} of the peer ({own['peer']}), "
+            f"{100 * own['difference']:+.2f} points [{spans[0]}] over {own['seeds']} seeds, "
+            f"[{spans[1]}] over {own['rows']} rows and seeds"
+        )
+
+
+def show_ablation(rows: dict[str, Any]) -> None:
+    """What each trick is worth."""
+    print(f"{'without':<52}{'rows/s':>9}{'worth':>9}")
+    names = {"nothing": "nothing (all on)", **ABLATIONS, CACHE_ABLATION: "prefix cache (gradual, three epochs)"}
+    for name, own in rows.items():
+        worth = f"{own['worth']:>8.2f}x" if "worth" in own else ""
+        print(f"{names[name]:<52}{own['rows_per_second']:>9.1f}{worth}")
+
+
+def settle(records: Records, home: Path, precision: str, threads: int) -> MachineSettings:
+    """The machine's settings, resolved once for all rounds as the product does."""
+    known = records.get("settings of the machine")
+    if known is None:
+        _, prepared = prepare(Workload(source="bbc", max_length=256, train=48), home, {})
+        with Trainer() as trainer:
+            known = asdict(trainer.resolve(prepared.pretrained, precision, "cpu", threads))
+        records.add("settings of the machine", known)
+    return MachineSettings.from_json(known)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    text = (__doc__ or "").replace("{LR:g}", f"{LR:g}")
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default=",".join(CASES), help=f"of {','.join(CASES)}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="auto", help="of our side: auto, float32 or bfloat16")
+    parser.add_argument("--lr", type=float, default=LR, help="ours")
+    parser.add_argument("--peer-lr", type=float, default=LR)
+    parser.add_argument("--quality-peer", default="best_bf16", choices=VARIANTS)
+    parser.add_argument("--out", type=Path, help="JSON lines file; a second start skips what it holds")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--quick", action="store_true", help="one round of few steps: does it work?")
+    args = parser.parse_args()
+    args.cases = args.cases.split(",")
+    if unknown := set(args.cases) - set(CASES):
+        parser.error(f"--cases: {', '.join(sorted(unknown))}: known are {', '.join(CASES)}")
+    return args
+
+
+def main() -> None:
+    """Measure round by round, print the ratios."""
+    args = parse()
+    sizes, rounds = (QUICK, 1) if args.quick else (FULL, args.rounds)
+    out = args.out or Path(tempfile.mkdtemp(prefix="finetune-speed-")) / "records.jsonl"
+    kept = {k: getattr(args, k) for k in ("threads", "precision", "lr", "peer_lr", "quality_peer")}
+    records = Records(out, {**kept, **asdict(sizes)})
+    home = Path(tempfile.mkdtemp(prefix="finetune-speed-home-"))
+    try:
+        bench = Bench(
+            sizes=sizes, rounds=rounds, records=records, home=home, quality_peer=args.quality_peer,
+            settings=settle(records, home, args.precision, args.threads),
+            rates={"ours": args.lr, "theirs": args.peer_lr},
+        )  # fmt: skip
+        for number in range(rounds):
+            for case in (c for c in CASES if c in args.cases and c in ROUNDS):
+                ROUNDS[case](bench, case, number)
+        if "quality" in args.cases:
+            measure_quality(bench)
+        found = document(bench, [c for c in CASES if c in args.cases])
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    show(found)
+    print(f"measurements: {out}")
+
+
+if __name__ == "__main__":
+    main()

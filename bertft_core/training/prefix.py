@@ -106,8 +106,9 @@ class FrozenPrefix:
         begun = time.monotonic()
         for cut, key in self.keys.items():
             self._views[cut] = self.cache.view(key, self._row_keys, self._lengths, self.passes.width, self.dtype)
-        self.figures.stored_before = len(self.rows) - len(self._missing())
-        if len(self._missing()):
+        missing = np.unique(np.concatenate([view.missing for view in self._views.values()]))
+        self.figures.stored_before = len(self.rows) - len(missing)
+        if len(missing):
             with self.cache.building(self.name, (lambda: on_beat(0.0)) if on_beat else None):
                 for view in self._views.values():
                     view.refresh()

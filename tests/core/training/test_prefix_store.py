@@ -195,6 +195,8 @@ def on_small_disk(folder: Path, code: str, environment: dict[str, str]) -> list[
 
 
 def may_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
     return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
 
 

@@ -117,6 +117,8 @@ def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
     for cache in _CACHES:
         for path in () if is_busy else _old(home / cache, policy):
             yield _folder("cache", path, f"older than the policy; {cache} are made again when needed")
+    for path in () if is_busy else _unread(home / "prefix", policy):
+        yield _folder("cache", path, "hidden states that no fit has read of late; computed again when needed")
 
 
 def _versions(store: Store, found: list[RegisteredVersion], policy: _Policy) -> Iterator[Removal]:
@@ -168,6 +170,11 @@ def _search_folders(home: Path, runs: list[tuple[Path, dict[str, Any]]], policy:
 
 def _old(folder: Path, policy: _Policy) -> list[Path]:
     return [p for p in sorted(folder.glob("[!.]*")) if _age(p) < policy.oldest]
+
+
+def _unread(folder: Path, policy: _Policy) -> list[Path]:
+    """Folders of the prefix cache; a segment's time is when it was last read."""
+    return [p for p in sorted(folder.glob("[!.]*/")) if max(map(_age, [p, *p.iterdir()])) < policy.oldest]
 
 
 def _age(path: Path) -> float:

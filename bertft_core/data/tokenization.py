@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pyarrow as pa
 from bertft_core.config import TokenizationConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.encoding import SpecialLayout, encode_rows, load_tokenizer
+from bertft_core.data.known_tokens import KEY_BYTES, MANNER, Keys, KnownRows, known_rows, row_keys
 from bertft_core.data.splits import SPLITS
 from bertft_core.errors import ArtifactError, ConfigError, ModelError
 from bertft_core.state import hash_file, hash_json, is_complete, read_json, staged_folder, write_json
 
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
     "merges.txt", "spiece.model", "sentencepiece.bpe.model", "config.json",
@@ -129,20 +131,22 @@ def tokenize_splits(
 ) -> TokenizedSplits:
     """Tokenise every split into root/<key>; the key covers rows, classes, tokenizer files and settings.
 
+    Rows that a folder under `root` holds already are copied from there; the files are the same bit for bit.
+
     Raises ConfigError when max_length exceeds the encoder's positions, ModelError without a tokenizer.
     """
     check_max_length(pretrained, config.max_length)
     files = {n: hash_file(pretrained / n) for n in _TOKENIZER_FILES if (pretrained / n).is_file()}
-    key = hash_json([TOKENS_VERSION, dataset.fingerprint, files, config.model_dump(mode="json")])[:32]
+    manner = hash_json([TOKENS_VERSION, version("tokenizers"), files, config.model_dump(mode="json")])[:32]
+    key = hash_json([manner, dataset.fingerprint])[:32]
     folder = Path(root).resolve() / key
     if not is_complete(folder):
         tokenizer = load_tokenizer(pretrained)
-        layout = SpecialLayout.of(tokenizer)
+        keys = {split: _split_keys(dataset, split) for split in SPLITS}
+        known = known_rows(folder.parent, manner, np.concatenate(list(keys.values())))
+        encoder = _Encoder(tokenizer=tokenizer, layout=SpecialLayout.of(tokenizer), config=config, known=known)
         with staged_folder(folder) as staging:
-            facts = {
-                split: _tokenize_split(dataset, split, tokenizer, layout, config, staging, on_progress)
-                for split in SPLITS
-            }
+            facts = {s: _tokenize_split(dataset, s, encoder, keys[s], manner, staging, on_progress) for s in SPLITS}
             summary = TokenizedSplits(
                 directory="", fingerprint=key, max_length=config.max_length, n_train=dataset.n_train,
                 n_validation=dataset.n_validation, n_test=dataset.n_test, has_pair=dataset.has_pair,
@@ -162,12 +166,62 @@ def load_tokenized_splits(directory: Path | str) -> TokenizedSplits:
     return TokenizedSplits(**{**fields, "directory": str(directory)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Encoder:
+    """Rows to ids; rows that an earlier night tokenised in this manner are looked up."""
+
+    tokenizer: Any
+    layout: SpecialLayout
+    config: TokenizationConfig
+    known: KnownRows
+
+    def encode(
+        self, batch: pa.RecordBatch, keys: Keys, has_pair: bool
+    ) -> tuple[list[Any], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """(ids of each row, pair_start, uncut length with special tokens)."""
+        ids: list[Any] = [None] * batch.num_rows
+        starts, uncut = np.zeros(batch.num_rows, dtype=np.int32), np.zeros(batch.num_rows, dtype=np.int32)
+        parts, rows = self.known.find(keys)
+        for number, part in enumerate(self.known.parts):
+            where = np.flatnonzero(parts == number)
+            found = rows[where]
+            starts[where], uncut[where] = part.pair_start[found], part.uncut[found]
+            spans = zip(where.tolist(), part.offsets[found].tolist(), part.offsets[found + 1].tolist(), strict=True)
+            for i, begin, end in spans:
+                ids[i] = part.ids[begin:end]
+        new = np.flatnonzero(parts < 0)
+        if not new.size:
+            return ids, starts, uncut
+        texts = batch["text"].take(pa.array(new)).to_pylist()
+        pairs = batch["text_pair"].take(pa.array(new)).to_pylist() if has_pair else None
+        encoded, first, lengths = encode_rows(
+            self.tokenizer, self.layout, texts, pairs, self.config.max_length, self.config.truncation
+        )
+        starts[new], uncut[new] = first, lengths
+        for i, row in zip(new.tolist(), encoded, strict=True):
+            ids[i] = np.array(row, dtype=np.int32)
+        return ids, starts, uncut
+
+
+def _batches(dataset: DatasetSplits, split: str) -> Iterator[pa.RecordBatch]:
+    with pa.OSFile(str(dataset.path / f"{split}.arrow")) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+def _split_keys(dataset: DatasetSplits, split: str) -> Keys:
+    pairs = (lambda b: b["text_pair"]) if dataset.has_pair else (lambda b: None)
+    keys = [row_keys(batch["text"], pairs(batch)) for batch in _batches(dataset, split)]
+    return np.concatenate(keys) if keys else np.zeros((0, 2), dtype=np.uint64)
+
+
 def _tokenize_split(
     dataset: DatasetSplits,
     split: str,
-    tokenizer: Any,
-    layout: SpecialLayout,
-    config: TokenizationConfig,
+    encoder: _Encoder,
+    keys: Keys,
+    manner: str,
     staging: Path,
     on_progress: Callable[[str, int], None] | None,
 ) -> tuple[int, dict[str, int]]:
@@ -175,30 +229,25 @@ def _tokenize_split(
     raw = staging / f"{split}.ids"
     sizes, starts, uncut, labels, weights = [], [], [], [], []
     done = 0
-    with open(raw, "wb") as out, pa.OSFile(str(dataset.path / f"{split}.arrow")) as source:
-        reader = pa.ipc.open_file(source)
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            pairs = batch["text_pair"].to_pylist() if dataset.has_pair else None
-            ids, first, lengths = encode_rows(
-                tokenizer, layout, batch["text"].to_pylist(), pairs, config.max_length, config.truncation
-            )
-            out.write(np.concatenate([np.array(r, dtype=np.int32) for r in ids]).tobytes())
+    with open(raw, "wb") as out:
+        for batch in _batches(dataset, split):
+            ids, first, lengths = encoder.encode(batch, keys[done : done + batch.num_rows], dataset.has_pair)
+            out.write(np.concatenate(ids).tobytes())
             sizes.append(np.array([len(r) for r in ids], dtype=np.int64))
-            starts.append(np.array(first, dtype=np.int32))
-            uncut.append(np.array(lengths, dtype=np.int64))
+            starts.append(first)
+            uncut.append(lengths)
             labels.append(batch["label"].to_numpy())
             if dataset.is_soft:
                 weights.append(batch["weights"].values.to_numpy())
             done += batch.num_rows
             if on_progress is not None:
                 on_progress(f"{split} rows tokenised", done)
-    columns = [_joined(starts, np.int32), _joined(labels, np.int32)]
+    lengths_all = _joined(uncut, np.int32)
+    columns = {"pair_start": _joined(starts, np.int32), "label": _joined(labels, np.int32), "uncut": lengths_all}
     soft = _joined(weights, np.float32) if dataset.is_soft else None
-    _write_tokens(staging / f"{split}.arrow", raw, _joined(sizes, np.int64), columns, soft)
+    _write_tokens(staging / f"{split}.arrow", raw, _joined(sizes, np.int64), columns, keys, soft, manner)
     raw.unlink()
-    lengths_all = _joined(uncut, np.int64)
-    return int((lengths_all > config.max_length).sum()), _percentiles(lengths_all)
+    return int((lengths_all > encoder.config.max_length).sum()), _percentiles(lengths_all)
 
 
 def _joined(parts: list[Any], dtype: Any) -> Any:
@@ -212,19 +261,21 @@ def _percentiles(lengths: npt.NDArray[np.int64]) -> dict[str, int]:
     return {**{f"p{p}": int(v) for p, v in zip(_PERCENTILES, values, strict=True)}, "max": int(lengths.max())}
 
 
-def _write_tokens(target: Path, raw: Path, sizes: Any, columns: list[Any], weights: Any) -> None:
+def _write_tokens(
+    target: Path, raw: Path, sizes: Any, columns: dict[str, Any], keys: Keys, weights: Any, manner: str
+) -> None:
     """One record batch, so that every column is one buffer; the ids come from a memory map."""
     n = len(sizes)
     offsets = np.zeros(n + 1, dtype=np.int64)
     np.cumsum(sizes, out=offsets[1:])
     flat = np.memmap(raw, dtype=np.int32, mode="r") if offsets[-1] else np.zeros(0, dtype=np.int32)
-    ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
-    arrays, names = [ids, pa.array(columns[0]), pa.array(columns[1])], ["input_ids", "pair_start", "label"]
+    arrays = {"input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))}
+    arrays |= {name: pa.array(values) for name, values in columns.items()}
+    arrays["key"] = pa.Array.from_buffers(pa.binary(KEY_BYTES), n, [None, pa.py_buffer(keys.tobytes())])
     if weights is not None:
         width = weights.size // n if n else 0
-        arrays.append(pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1) * width), pa.array(weights)))
-        names.append("weights")
-    batch = pa.record_batch(arrays, names=names)
+        arrays["weights"] = pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1) * width), pa.array(weights))
+    batch = pa.record_batch(list(arrays.values()), names=list(arrays), metadata={MANNER: manner.encode()})
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 

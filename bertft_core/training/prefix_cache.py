@@ -1,363 +1,297 @@
-"""Hidden states of token rows on disk: immutable segments, memory-mapped, shared by processes, runs and nights.
+"""Activations of frozen layers, kept on disk across runs: found by content, verified when read, evicted by age.
 
-A segment is one file: index (row keys, lengths, a checksum a row), then the states of its rows, flat and unpadded. It
-is written under a temporary name and renamed, so that it is whole or not there. Segments are added and evicted, never
-changed.
+In gradual unfreezing the layers below the cut are the pretrained ones, so that what goes into the cut is a pure
+function of weights and token ids (science.md 3.5; AutoFreeze, arXiv 2102.01386, keeps it for one run). A key
+names what all rows of a folder have in common, 16 bytes name a row. A fit does::
+
+    view = cache.view(key, row_keys, lengths, width, "float16")
+    with cache.building(name), cache.writer([key], width, "float16") as writer:
+        view.refresh()  # another process may have built it meanwhile
+        ...             # writer.add(...) for the rows of view.missing, until writer.is_full
+    view.refresh()
+    hidden, bad = view.read(rows, longest)
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
-import os
-import re
-import shutil
-import uuid
-import zlib
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft_core.errors import InputError
-from bertft_core.state import exclusive
+from bertft_core.errors import BusyError, InputError
+from bertft_core.training.prefix_segments import Ints, Keys, Pending, Segment, checked_rows, find_rows, stored_dtype
+from bertft_core.training.prefix_store import PrefixStore, checked_key, checked_name
 
-FORMAT = 1
-_SUFFIX = ".states"
-_MAGIC = b"bertft-prefix\n"
-_SEGMENT_BYTES = 64_000_000
-_ALIGN = 64
-_KEY = re.compile(r"[0-9a-f]{16,64}")
-_PART = re.compile(r"\.(\d+)-[0-9a-f]+\.part")
-_LEAST_FREE, _FREE_SHARE = 1_000_000_000, 0.02  # of the disk: what others on it need to go on
+SEGMENT_BYTES = 64 << 20  # a kill loses at most this much work per key; larger files make eviction coarse
+_OPEN_FILES = 512  # half of the usual limit of 1024; further segments are opened for each read
+_TOUCH_SECONDS = 60.0  # eviction looks at ages of hours
+_POLL_SECONDS = 1.0  # between two calls of on_wait
 
-Ints = NDArray[np.int64]
-Keys = NDArray[np.uint64]
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Segment:
-    """One file, its index read. ``starts``: first token of each row; ``sums``: crc32 of its bytes."""
+@dataclass(frozen=True, kw_only=True)
+class CacheFigures:
+    """What a cache did so far.
 
-    path: Path
-    keys: Keys
-    lengths: Ints
-    sums: NDArray[np.uint32]
-    states: NDArray[Any]
+    hits and misses are rows that a view found or did not find when it was opened; damaged counts files dropped,
+    unstorable rows with a number that the stored type cannot hold; bytes are those of rows, or of whole files.
+    """
 
-    @property
-    def starts(self) -> Ints:
-        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+    hits: int = 0
+    misses: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    evicted_bytes: int = 0
+    damaged: int = 0
+    unstorable: int = 0
+    seconds_building: float = 0.0
+    seconds_waiting: float = 0.0
 
-    @classmethod
-    def open(cls, path: Path, width: int, dtype: str) -> Self | None:
-        """The file's index and mapped states; None when it is gone, damaged, or of another format, width or type."""
-        try:
-            with open(path, "rb") as handle:
-                head = _read_head(handle)
-                if head is None or (head["format"], head["width"], head["dtype"]) != (FORMAT, width, dtype):
-                    return None
-                index = handle.read(head["rows"] * 28)
-            tokens, offset = head["tokens"], head["offset"]
-            size = offset + tokens * width * np.dtype(dtype).itemsize
-            if zlib.crc32(index) != head["index_sum"] or os.path.getsize(path) != size:
-                return None
-            states = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(tokens, width))
-        except (OSError, ValueError, KeyError):
-            return None
-        n = head["rows"]
-        return cls(
-            path=path, states=states, keys=np.frombuffer(index, np.uint64, 2 * n).reshape(n, 2),
-            lengths=np.frombuffer(index, np.int64, n, 16 * n), sums=np.frombuffer(index, np.uint32, n, 24 * n),
-        )  # fmt: skip
-
-
-def _read_head(handle: IO[bytes]) -> dict[str, Any] | None:
-    if handle.read(len(_MAGIC)) != _MAGIC:
-        return None
-    head = json.loads(handle.readline(4096))
-    return head if isinstance(head, dict) else None
-
-
-def _write_segment(path: Path, keys: Keys, lengths: Ints, states: NDArray[Any]) -> None:
-    """Write the whole file under a temporary name, flush it to the disk, rename it."""
-    states = np.ascontiguousarray(states)
-    ends = np.cumsum(lengths)
-    sums = np.array([zlib.crc32(states[e - n : e].data) for e, n in zip(ends, lengths, strict=True)], dtype=np.uint32)
-    index = keys.astype(np.uint64).tobytes() + lengths.astype(np.int64).tobytes() + sums.tobytes()
-    head: dict[str, Any] = {
-        "format": FORMAT, "width": states.shape[1], "dtype": str(states.dtype), "rows": len(keys),
-        "tokens": len(states), "index_sum": zlib.crc32(index), "offset": 0,
-    }  # fmt: skip
-    length = len(_MAGIC) + len(json.dumps(head)) + 12 + len(index)  # 12: digits of the offset itself, and the newline
-    head["offset"] = -(-length // _ALIGN) * _ALIGN
-    part = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.part")
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-            handle.write(_MAGIC + json.dumps(head).encode() + b"\n" + index)
-            handle.write(b"\0" * (head["offset"] - handle.tell()))
-            handle.write(states.data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.rename(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    def __str__(self) -> str:
+        return (
+            f"prefix cache: {self.hits} rows found, {self.misses} not; {self.bytes_read / 1e6:.0f} MB read, "
+            f"{self.bytes_written / 1e6:.0f} MB written, {self.evicted_bytes / 1e6:.0f} MB evicted; {self.damaged} "
+            f"files damaged, {self.unstorable} rows not storable; built in {self.seconds_building:.1f} s"
+        )
 
 
 class PrefixCache:
-    """All segments under ``root``: a folder per key (what the states depend on besides the row), at most
-    ``budget_bytes`` together. Several processes may use it at once."""
+    """The cache below `root`, of at most `budget_bytes`; one object per fit, which never evicts what it uses."""
 
     def __init__(self, root: Path, budget_bytes: int) -> None:
-        self.root = root
-        self.budget_bytes = budget_bytes
-        self._in_use: set[Path] = set()
+        self.store = PrefixStore(Path(root), budget_bytes)
+        self._counts: dict[str, Any] = {}
+        self._segments: dict[Path, Segment] = {}
+        self._open = 0
 
-    def folder(self, key: str) -> Path:
-        """Where the segments of a key lie. Raises InputError unless the key is hexadecimal."""
-        if not _KEY.fullmatch(key):
-            raise InputError(f"a prefix key is 16 to 64 hexadecimal digits, was {key!r}")
-        return self.root / key
+    @property
+    def figures(self) -> CacheFigures:
+        """What happened through this object so far."""
+        return CacheFigures(**self._counts, evicted_bytes=self.store.evicted_bytes)
 
-    def view(self, key: str, row_keys: Keys, lengths: Ints, width: int, dtype: str) -> PrefixView:
-        """The rows with these keys [n, 2] and lengths [n], as far as they are stored under ``key``."""
-        view = PrefixView(cache=self, key=key, row_keys=row_keys, lengths=lengths, width=width, dtype=dtype)
-        view.refresh()
-        return view
+    def count(self, **more: float) -> None:
+        """Add to the figures."""
+        for name, value in more.items():
+            self._counts[name] = self._counts.get(name, 0) + value
+
+    def view(
+        self, key: str, row_keys: NDArray[np.uint64], lengths: NDArray[np.int64], width: int, dtype: str
+    ) -> PrefixView:
+        """The rows of one data set under `key`: uint64 [n, 2] and their token counts [n]. Raises InputError."""
+        return PrefixView(self, checked_key(key), *checked_rows(row_keys, lengths), width, stored_dtype(dtype))
+
+    def writer(self, keys: Sequence[str], width: int, dtype: str) -> PrefixWriter:
+        """A context in which rows are added under all `keys` at once. Raises InputError."""
+        return PrefixWriter(self, [checked_key(k) for k in keys], width, stored_dtype(dtype))
 
     @contextlib.contextmanager
     def building(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """One process at a time: a second waits, after on_wait(), until the first ends or dies."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = exclusive(
-                self.folder(name).with_suffix(".lock"), "building of the prefix cache", float("inf"),
-                (lambda holder: on_wait()) if on_wait else None,
-            )  # fmt: skip
-            lock.__enter__()
-        except OSError:  # a folder that cannot be written: the writer says so
-            yield
-            return
-        try:
-            yield
-        finally:
-            lock.__exit__(None, None, None)
+        """Let one process at a time build `name` (hex); on_wait is called about once a second meanwhile.
 
-    def writer(self, keys: Sequence[str], width: int, dtype: str) -> PrefixWriter:
-        """A context manager that adds rows under several keys at once, one for each cut."""
-        return PrefixWriter(cache=self, keys=tuple(keys), width=width, dtype=dtype)
-
-    def hold(self, path: Path) -> None:
-        """Keep a segment from this process's own evictions, and mark it as used now."""
-        self._in_use.add(path)
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        The lock dies with its holder. Where no lock can be made nothing can be written either: none is held.
+        """
+        begin = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            try:
+                while not self.store.try_lock(stack, checked_name(name), _POLL_SECONDS):
+                    if on_wait is not None:
+                        on_wait()
+            except OSError as fault:
+                _log.warning("the prefix cache %s takes no lock: %s", self.store.root, fault)
+            start = time.monotonic()
+            self.count(seconds_waiting=start - begin)
+            try:
+                yield
+            finally:
+                self.count(seconds_building=time.monotonic() - start)
 
     def used_bytes(self) -> int:
-        """Bytes of all segments."""
-        return sum(size for _, size, _ in self._segments())
-
-    def _segments(self) -> list[tuple[float, int, Path]]:
-        """(last use, bytes, path) of every segment, least recently used first."""
-        found = []
-        for path in self.root.glob(f"*/*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):  # another process evicted it
-                facts = path.stat()
-                found.append((facts.st_mtime, facts.st_size, path))
-        return sorted(found)
-
-    def make_room(self, size: int) -> str:
-        """Evict what was used least recently until ``size`` more bytes fit; "" or why they do not."""
-        segments = self._segments()
-        used = sum(s for _, s, _ in segments)
-        for _, bytes_of, path in segments:
-            if used + size <= self.budget_bytes:
-                break
-            if path not in self._in_use:
-                path.unlink(missing_ok=True)
-                used -= bytes_of
-        if used + size > self.budget_bytes:
-            return f"training.prefix_cache_gb ({self.budget_bytes / 1e9:g}) is too small for this fit"
-        disk = shutil.disk_usage(self.root)
-        kept = max(_LEAST_FREE, int(_FREE_SHARE * disk.total))
-        if disk.free - size < kept:
-            return f"{self.root} has {disk.free / 1e9:.1f} GB free, {kept / 1e9:.1f} of which are left to others"
-        return ""
+        """Bytes of all files of all keys, those being written included at their final size."""
+        return self.store.used_bytes()
 
     def sweep(self) -> None:
-        """Remove what processes that died while writing left behind."""
-        for path in self.root.glob("*/.*.part"):
-            found = _PART.fullmatch(path.name)
-            if found and not _is_alive(int(found[1])):
-                path.unlink(missing_ok=True)
+        """Remove unfinished files of dead processes, files of older formats and empty folders."""
+        self.store.sweep()
+
+    def segments(self, key: str, known: set[Path]) -> list[Segment]:
+        """Whole segments of `key` that are not `known`, the newest first; damaged files are dropped."""
+        new = [path for path in self.store.paths(key) if path not in known]
+        return [s for s in (self._segment(path, key) for path in new) if s is not None]
+
+    def _segment(self, path: Path, key: str) -> Segment | None:
+        try:
+            if path not in self._segments:
+                self._segments[path] = Segment(path, key)
+        except InputError as fault:
+            self.drop(path, str(fault))
+        except OSError:  # evicted meanwhile, or unreadable: its rows are missing
+            return None
+        return self._segments.get(path)
+
+    def use(self, segment: Segment) -> None:
+        """Spare a segment from eviction, and keep it open."""
+        if self._open < _OPEN_FILES:
+            with contextlib.suppress(OSError):  # reading it tries again
+                self._open += segment.hold()
+        self.store.spare(segment.path)
+
+    def drop(self, path: Path, reason: str) -> None:
+        """Delete a file that does not hold what it should: the next run computes its rows again."""
+        _log.warning("the prefix cache drops %s: %s", path, reason)
+        self.count(damaged=1)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-@dataclass(kw_only=True, eq=False)
 class PrefixView:
-    """The stored states of the rows that one fit reads of one split, under one key."""
+    """The rows of one data set under one key: where they are stored, or that they are missing."""
 
-    cache: PrefixCache
-    key: str
-    row_keys: Keys
-    lengths: Ints
-    width: int
-    dtype: str
-    _segments: list[_Segment] = field(default_factory=list)
-    _known: set[Path] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        n = len(self.row_keys)
-        self._segment_of = np.full(n, -1, dtype=np.int64)
-        self._start_of = np.zeros(n, dtype=np.int64)
-        self._sum_of = np.zeros(n, dtype=np.uint32)
-        self._is_checked = np.zeros(n, dtype=np.bool_)
-        self._order = np.argsort(self.row_keys[:, 0], kind="stable")
+    def __init__(
+        self, cache: PrefixCache, key: str, row_keys: Keys, lengths: Ints, width: int, dtype: np.dtype[Any]
+    ) -> None:
+        self._cache, self._key, self._width, self._dtype = cache, key, width, dtype
+        self._row_keys, self._lengths = row_keys, lengths
+        self._segments: list[Segment] = []
+        self._known: set[Path] = set()
+        self._segment = np.full(len(lengths), -1, dtype=np.int64)
+        self._row = np.zeros(len(lengths), dtype=np.int64)
+        self._touched = time.monotonic()
+        self.refresh()
+        misses = len(self.missing)
+        cache.count(hits=len(lengths) - misses, misses=misses)
 
     @property
     def missing(self) -> Ints:
-        """Positions of the rows that are not stored, or were found damaged."""
-        return np.flatnonzero(self._segment_of < 0)
+        """Positions of the rows that are not stored, or were found damaged. int64, ascending."""
+        return np.flatnonzero(self._segment < 0)
 
     def refresh(self) -> None:
-        """Take in the segments that appeared since."""
-        for path in sorted(self.cache.folder(self.key).glob(f"*{_SUFFIX}")):
-            if path in self._known:
-                continue
-            self._known.add(path)
-            segment = _Segment.open(path, self.width, self.dtype)
-            if segment is None:
-                path.unlink(missing_ok=True)  # no reader can use it: make room for its rows
-            elif self._take(segment):
-                self.cache.hold(path)
+        """Look for missing rows in segments that appeared since the last look."""
+        missing = self.missing
+        new = self._cache.segments(self._key, self._known)
+        self._known.update(s.path for s in new)
+        new = [s for s in new if (s.width, s.dtype) == (self._width, self._dtype)]
+        if not new or not len(missing):
+            return
+        stored, lengths = np.concatenate([s.keys for s in new]), np.concatenate([s.readable_lengths for s in new])
+        found = find_rows(stored, lengths, self._row_keys[missing], self._lengths[missing])
+        missing, found = missing[found >= 0], found[found >= 0]
+        begins = np.cumsum([0] + [len(s.keys) for s in new])
+        owner = np.searchsorted(begins, found, side="right") - 1
+        for number in np.unique(owner):
+            self._cache.use(new[number])
+        self._row[missing] = found - begins[owner]
+        self._segment[missing] = owner + len(self._segments)
+        self._segments += new
 
-    def _take(self, segment: _Segment) -> bool:
-        """Point rows that are still missing at this segment; whether any was."""
-        places, members = self._matches(segment.keys)
-        fits = (self._segment_of[places] < 0) & (self.lengths[places] == segment.lengths[members])
-        places, members = places[fits], members[fits]
-        if not len(places):
-            return False
-        self._segments.append(segment)
-        self._segment_of[places] = len(self._segments) - 1
-        self._start_of[places] = segment.starts[members]
-        self._sum_of[places] = segment.sums[members]
-        self._is_checked[places] = False
-        return True
+    def read(self, rows: NDArray[np.integer], width_tokens: int) -> tuple[NDArray[np.float32], Ints]:
+        """Activations float32 [k, width_tokens, width] of positions `rows` [k], and the places in `rows` that failed.
 
-    def _matches(self, keys: Keys) -> tuple[Ints, Ints]:
-        """(positions of this view's rows, rows of the segment) that have equal keys."""
-        order = np.argsort(keys[:, 0], kind="stable")
-        at = np.searchsorted(keys[order, 0], self.row_keys[:, 0])
-        at = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(self.row_keys), dtype=np.int64)
-        equal = (keys[at] == self.row_keys).all(axis=1) if len(order) else np.zeros(len(self.row_keys), dtype=np.bool_)
-        places = np.flatnonzero(equal)
-        return places, at[places]
-
-    def read(self, rows: Ints, width_tokens: int) -> tuple[NDArray[np.float32], Ints]:
-        """States [k, width_tokens, H] float32 of these positions, zero at padding; and the places in ``rows`` without.
-
-        A row's checksum is compared when it is first read. A damaged row counts as missing from then on, and its
-        segment is removed, so that the next build writes it anew.
+        Zero beyond a row's tokens, and for rows that failed. A row is verified when this process first reads it; one
+        that fails is missing from then on. Raises InputError when a row has more than `width_tokens` tokens.
         """
-        found = np.zeros((len(rows), width_tokens, self.width), dtype=np.float32)
-        bad = []
-        for i, row in enumerate(rows):
-            if self._segment_of[row] < 0:
-                bad.append(i)
-                continue
-            start, segment = self._start_of[row], self._segments[self._segment_of[row]]
-            states = segment.states[start : start + self.lengths[row]]
-            if not self._is_checked[row]:
-                if zlib.crc32(states.data) != self._sum_of[row]:
-                    self._segment_of[row] = -1
-                    segment.path.unlink(missing_ok=True)
-                    bad.append(i)
-                    continue
-                self._is_checked[row] = True
-            found[i, : len(states)] = states
-        return found, np.array(bad, dtype=np.int64)
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths, owner = self._lengths[rows], self._segment[rows]
+        if len(rows) and lengths.max() > width_tokens:
+            raise InputError(f"wanted rows of at most {width_tokens} tokens, found one of {lengths.max()}")
+        out = np.empty((len(rows), width_tokens, self._width), dtype=np.float32)
+        for place, length in enumerate(lengths.tolist()):
+            out[place, length:] = 0.0
+        is_bad = owner < 0
+        for number in np.unique(owner[~is_bad]).tolist():
+            places = np.flatnonzero(owner == number)
+            is_bad[self._read_segment(number, self._row[rows[places]], out, places)] = True
+        out[is_bad] = 0.0
+        self._cache.count(bytes_read=int(lengths[~is_bad].sum()) * self._width * self._dtype.itemsize)
+        self._touch()
+        return out, np.flatnonzero(is_bad)
+
+    def _read_segment(self, number: int, rows: Ints, out: NDArray[np.float32], places: Ints) -> list[int]:
+        segment = self._segments[number]
+        failed, is_damaged = segment.read(rows.tolist(), out, places.tolist())
+        if is_damaged:
+            self._cache.drop(segment.path, "a row fails its checksum")
+        if failed:
+            lost = rows[np.isin(places, failed)]
+            self._segment[(self._segment == number) & np.isin(self._row, lost)] = -1
+        return failed
+
+    def _touch(self) -> None:
+        if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            self._touched = time.monotonic()
+            for number in np.unique(self._segment[self._segment >= 0]):
+                self._cache.use(self._segments[number])
 
 
-@dataclass(kw_only=True, eq=False)
 class PrefixWriter:
-    """Adds rows under several keys. ``reason`` says why nothing more is stored, "" while there is room."""
+    """Collects rows and writes a segment per key whenever one is full; stops for good when there is no room."""
 
-    cache: PrefixCache
-    keys: tuple[str, ...]
-    width: int
-    dtype: str
-    reason: str = ""
-    bytes_written: int = 0
-    _held: list[tuple[Keys, Ints, Mapping[str, NDArray[Any]]]] = field(default_factory=list)
-    _held_bytes: int = 0
+    def __init__(self, cache: PrefixCache, keys: list[str], width: int, dtype: np.dtype[Any]) -> None:
+        self._cache, self._width, self._dtype = cache, width, dtype
+        self._pending = {key: Pending() for key in keys}
+        self.reason = ""
+        for key in keys:  # says at once that nothing can be stored, not after the first 64 MB
+            self._write(key)
 
     @property
     def is_full(self) -> bool:
-        """Whether later rows are not stored any more."""
+        """Whether nothing more can be stored; `reason` says why."""
         return bool(self.reason)
 
-    def __enter__(self) -> Self:
-        self.cache.sweep()
+    def __enter__(self) -> PrefixWriter:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush()
+        # rows added before an exception are whole: the next attempt need not compute them again
+        for key, pending in self._pending.items():
+            if pending.entries:
+                self._write(key)
 
-    def add(self, row_keys: Keys, lengths: Ints, values: Mapping[str, NDArray[Any]]) -> None:
-        """Keep rows with the states of each key, flat [sum(lengths), width] of the writer's type."""
-        for key in self.keys:
-            expected = (int(lengths.sum()), self.width)
-            if values[key].shape != expected or str(values[key].dtype) != self.dtype:
-                raise ValueError(
-                    f"states must be {expected} {self.dtype}, were {values[key].shape} {values[key].dtype}"
-                )
+    def add(self, row_keys: NDArray[np.uint64], lengths: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
+        """Store rows: keys uint64 [k, 2], token counts [k], and for each key the activations [sum(lengths), width].
+
+        A row with a number that the stored type cannot hold is left out under that key. Raises InputError.
+        """
+        keys, counts = checked_rows(row_keys, lengths)
+        if values.keys() != self._pending.keys():
+            raise InputError(f"wanted activations of {sorted(self._pending)}, found {sorted(values)}")
+        for value in values.values():
+            if value.shape != (counts.sum(), self._width) or value.dtype not in (np.float32, self._dtype):
+                wanted = f"{self._dtype} or float32 [{counts.sum()}, {self._width}]"
+                raise InputError(f"wanted activations {wanted}, found {value.dtype} {list(value.shape)}")
+        for key, value in values.items():
+            if len(counts) and not self.is_full:
+                self._add(key, keys, counts, value)
+
+    def _add(self, key: str, keys: Keys, lengths: Ints, value: NDArray[Any]) -> None:
+        with np.errstate(over="ignore"):
+            stored = value.astype(self._dtype, order="C")
+        is_whole = np.logical_and.reduceat(np.isfinite(stored).all(axis=1), np.cumsum(lengths) - lengths)
+        if not is_whole.all():
+            self._cache.count(unstorable=int((~is_whole).sum()))
+            stored, keys, lengths = stored[np.repeat(is_whole, lengths)], keys[is_whole], lengths[is_whole]
+        self._pending[key].add(keys, lengths, stored)
+        if self._pending[key].nbytes >= SEGMENT_BYTES:
+            self._write(key)
+
+    def _write(self, key: str) -> None:
+        rows, self._pending[key] = self._pending[key], Pending()
         if self.is_full:
             return
-        self._held.append((row_keys, lengths, values))
-        self._held_bytes += values[self.keys[0]].nbytes
-        if self._held_bytes >= _SEGMENT_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        held, self._held, self._held_bytes = self._held, [], 0
-        if not held or self.is_full:
-            return
-        row_keys, lengths = (np.concatenate([part[i] for part in held]) for i in (0, 1))
         try:
-            for key in self.keys:
-                states = np.concatenate([values[key] for _, _, values in held])
-                self.reason = self.reason or self._write(key, row_keys, lengths, states)
-        except OSError as fault:
-            what = "the disk is full" if fault.errno == errno.ENOSPC else str(fault.strerror)
-            self.reason = f"{self.cache.root}: {what}"
-
-    def _write(self, key: str, row_keys: Keys, lengths: Ints, states: NDArray[Any]) -> str:
-        folder = self.cache.folder(key)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        size = states.nbytes + 28 * len(row_keys) + 4096
-        if reason := self.cache.make_room(size):
-            return reason
-        path = folder / f"{uuid.uuid4().hex}{_SUFFIX}"
-        _write_segment(path, row_keys, lengths, states)
-        self.cache.hold(path)
-        self.bytes_written += states.nbytes
-        return ""
+            self._cache.store.write(key, rows)
+            self._cache.count(bytes_written=rows.nbytes if rows.entries else 0)
+        except (OSError, BusyError, InputError) as fault:
+            self.reason = str(fault)
+            _log.warning("the prefix cache takes no more rows: %s", self.reason)

@@ -23,8 +23,8 @@ class FitSpec:
     ``rows`` trains on that many rows (stratified, by content hash); ``keep_model`` leaves output/model.
     ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
     at the end. ``prefix_cache`` off, or the number type in which hidden states below the trained layers are kept
-    in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on impossible
-    values.
+    in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on
+    impossible values.
     """
 
     pretrained: str

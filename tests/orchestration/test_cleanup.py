@@ -212,6 +212,17 @@ def test_old_caches_go_only_while_no_run_is_open(store):
     assert removed(store, days=1.0) == []
 
 
+def test_hidden_states_go_once_no_fit_has_read_them_of_late(store):
+    folders = [Path(store.home) / "prefix" / name for name in ("unread", "read")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "segment").write_bytes(b"states")
+        aged(folder / "segment")
+        aged(folder)
+    os.utime(folders[1] / "segment")
+    assert removed(store, days=1.0) == [("cache", "unread")]
+
+
 def test_killed_removal_of_a_folder_is_finished_by_the_next(store, monkeypatch):
     run = a_run(Path(store.home), "old", result={})
 

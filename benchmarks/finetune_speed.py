@@ -9,7 +9,8 @@ MiniLM (6 layers), batches of 16 rows, texts cut to the first 256 (512) tokens o
   peak_share             the step's floating-point work over the machine's matmul peak (machine_limit.py)
   ablation               what each trick is worth: one off at a time, and what a user could set instead
 Peer: `default`, a Trainer as its users write it (attention dropout 0.1, random batches); `best`, attention dropout 0,
-fused AdamW, grouped by length; `best_bf16`, that with bf16=True. vs_best is against the faster of the two best.
+fused AdamW (which transformers 5 takes anyway), grouped by length; `best_bf16`, that with bf16=True. vs_best is against
+the faster of the two best.
 Ours: `bertft_core.training.client.Trainer().fit`, precision as `auto` resolves here (`ours`), and float32 beside it.
 
 A side runs in a fresh process with the same number of threads; a few warm-up steps come first. A plain case counts one
@@ -32,30 +33,37 @@ import argparse
 import json
 import shutil
 import statistics
-import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from machine_limit import measure  # noqa: F401 (called by name in a child)
+from finetune_sides import (
+    EPOCHS,
+    FULL,
+    PLAIN,
+    QUICK,
+    Bench,
+    our_precisions,
+    plain_load,
+    quality_load,
+    quality_ours,
+    run_ours,
+    run_peak,
+    run_peer,
+    run_schedule,
+    run_without,
+)
 from paired import accuracy_difference
-from peers import VARIANTS, in_child, require_accelerate
+from peers import VARIANTS
 from records import Records
 from workloads import Workload, prepare
 
 from bertft_core.data.tokenization import open_split
-from bertft_core.fitting import fit_spec
-from bertft_core.state import read_json
 from bertft_core.training.client import Trainer
-from bertft_core.training.spec import FitSpec, MachineSettings
+from bertft_core.training.spec import MachineSettings
 
-BATCH = 16
 LR = 5e-5
-WARM_ROWS = 3 * BATCH
-EPOCHS = 3
-PLAIN = {"plain_256": ("bbc", 256), "plain_512": ("bbc", 512), "mixed_256": ("reviews", 256)}
 SCHEDULES = ("gradual", "fast")
 CASES = (*PLAIN, *SCHEDULES, "peak_share", "quality", "ablation")
 ABLATIONS = {
@@ -70,115 +78,6 @@ ABLATIONS = {
 CACHE_ABLATION = "prefix_cache"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How much is measured: counted steps of the plain cases, rows of the schedules' fits, seeds and rows of quality."""
-
-    steps: dict[str, int]
-    fit_rows: int = 400
-    seeds: int = 5
-    validation_rows: int = 100
-    test_rows: int = 600
-
-
-FULL = Sizes(steps={"plain_256": 10, "plain_512": 5, "mixed_256": 24, "peak_share": 8})
-QUICK = Sizes(
-    steps={"plain_256": 4, "plain_512": 2, "mixed_256": 6, "peak_share": 4},
-    fit_rows=64, seeds=2, validation_rows=20, test_rows=60,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What every part needs. settings: the machine's, as `auto` resolves."""
-
-    sizes: Sizes
-    rounds: int
-    records: Records
-    home: Path
-    settings: MachineSettings
-    rates: dict[str, float]  # learning rate: ours, theirs
-    quality_peer: str
-
-    def kept(self, key: str, measured: Any) -> dict[str, Any]:
-        """The record, measured now where it is missing, and told."""
-        if self.records.get(key) is None:
-            found = self.records.add(key, measured())
-            told = f", {found['rows'] / found['seconds']:.1f} rows/s" if "seconds" in found else ""
-            print(f"{key}{told}", file=sys.stderr, flush=True)
-        return self.records.get(key) or {}
-
-
-def plain_load(bench: Bench, case: str) -> Workload:
-    """Rows of a plain case: one epoch of them is the wanted number of steps."""
-    source, max_length = PLAIN[case]
-    return Workload(source=source, max_length=max_length, train=bench.sizes.steps[case] * BATCH)
-
-
-def quality_load(bench: Bench) -> Workload:
-    """Rows of the quality comparison."""
-    s = bench.sizes
-    return Workload(
-        source="bbc", max_length=256, train=s.fit_rows, validation=s.validation_rows, test=s.test_rows
-    )  # fmt: skip
-
-
-def specs(bench: Bench, load: Workload, precision: str, folder: Path, **training: Any) -> tuple[FitSpec, FitSpec]:
-    """(warm-up fit of a few rows, the fit) with folders and a prefix cache of their own."""
-    wanted = {"lr": bench.rates["ours"], "batch_size": BATCH, "epochs": 1, "seed": 1, **training}
-    config, prepared = prepare(load, bench.home, wanted)
-    settings = replace(bench.settings, precision=precision)
-    made = [
-        fit_spec(config, prepared, settings, folder / name, folder / name / "fit", seed=wanted["seed"], rows=rows,
-                 keep_model=False)
-        for name, rows in (("warm", WARM_ROWS), ("counted", None))
-    ]  # fmt: skip
-    warm, counted = (replace(spec, checkpoint_seconds=3600.0) for spec in made)
-    return warm, counted
-
-
-def run_ours(bench: Bench, load: Workload, precision: str, **training: Any) -> dict[str, Any]:
-    """A fit of the product in a fresh trainer process."""
-    with tempfile.TemporaryDirectory(dir=bench.home) as folder, Trainer() as trainer:
-        warm, spec = specs(bench, load, precision, Path(folder), **training)
-        trainer.fit(warm)
-        return told(trainer.fit(spec), spec, load)
-
-
-def told(result: Any, spec: FitSpec, load: Workload) -> dict[str, Any]:
-    """What is kept of a fit of the product."""
-    last = result.history[-1]
-    found = {"seconds": last.seconds, "steps": last.step, "rows": load.train * spec.epochs}
-    return {**found, "precision": spec.precision, "prefix_cache": spec.prefix_cache, "prefix": result.prefix}
-
-
-def run_schedule(bench: Bench, schedule: str) -> dict[str, Any]:
-    """Three epochs twice over one prefix cache: empty at first, then full (another seed, so another fit)."""
-    load = Workload(source="bbc", max_length=256, train=bench.sizes.fit_rows)
-    with tempfile.TemporaryDirectory(dir=bench.home) as folder, Trainer() as trainer:
-        wanted = {"unfreezing": schedule, "epochs": EPOCHS}
-        warm, spec = specs(bench, load, bench.settings.precision, Path(folder), **wanted)
-        trainer.fit(warm)
-        cold = told(trainer.fit(spec), spec, load)
-        again = replace(spec, seed=2, output=f"{spec.output}-2")
-        hot = told(trainer.fit(again), again, load)
-    return {"cold": cold, "warm": hot}
-
-
-def run_peer(bench: Bench, load: Workload, variant: str, **job: Any) -> dict[str, Any]:
-    """The Trainer of transformers in a fresh process."""
-    require_accelerate()
-    _, prepared = prepare(load, bench.home, {})
-    common = {
-        "encoder": prepared.pretrained, "tokens": prepared.tokens.directory, "classes": len(prepared.dataset.classes),
-        "variant": variant, "batch_size": BATCH, "epochs": 1, "lr": bench.rates["theirs"], "seed": 1,
-        "warm_rows": WARM_ROWS, "answers": False,
-    }  # fmt: skip
-    found = in_child("peers:train", common | job, bench.settings.threads)
-    assert job.get("answers") or found["steps"] * BATCH == found["rows"], "the steps that both sides count"
-    return dict(found)
-
-
 def plain_round(bench: Bench, case: str, number: int) -> None:
     """All sides of a plain case, in an order that turns round with every round."""
     load = plain_load(bench, case)
@@ -187,12 +86,6 @@ def plain_round(bench: Bench, case: str, number: int) -> None:
         sides[side] = lambda p=precision: run_ours(bench, load, p, unfreezing="none")
     for side in sorted(sides, reverse=bool(number % 2)):
         bench.kept(f"{case}, round {number}, {side}", sides[side])
-
-
-def our_precisions(bench: Bench) -> dict[str, str]:
-    """Our sides: as `auto` resolves, and float32 beside it where that is another."""
-    auto = bench.settings.precision
-    return {"ours": auto} if auto == "float32" else {"ours": auto, "ours_float32": "float32"}
 
 
 def schedule_round(bench: Bench, case: str, number: int) -> None:
@@ -209,26 +102,6 @@ def peak_round(bench: Bench, case: str, number: int) -> None:
     bench.kept(f"{case}, round {number}", lambda: run_peak(bench))
 
 
-def run_peak(bench: Bench) -> dict[str, Any]:
-    """`machine_limit.measure` in a fresh process."""
-    load = Workload(
-        source="bbc", max_length=256, train=bench.sizes.steps["peak_share"] * BATCH, is_full_length=True
-    )  # fmt: skip
-    _, prepared = prepare(load, bench.home, {})
-    lengths = open_split(prepared.tokens.directory, "train").lengths
-    assert lengths.min() == lengths.max() == load.max_length, "every token is counted as real"
-    encoder = read_json(Path(prepared.pretrained) / "config.json")
-    sizes = {"layers": "num_hidden_layers", "width": "hidden_size", "inner": "intermediate_size"}
-    config = {name: encoder[key] for name, key in sizes.items()} | {"classes": len(prepared.dataset.classes)}
-    with tempfile.TemporaryDirectory(dir=bench.home) as folder:
-        pairs = {
-            precision: [s.to_json() for s in specs(bench, load, precision, Path(folder) / precision, unfreezing="none")]
-            for precision in ("float32", "bfloat16")
-        }
-        job = {"specs": pairs, "config": config, "batch_size": BATCH, "tokens": load.max_length}
-        return dict(in_child("machine_limit:measure", job, bench.settings.threads))
-
-
 def ablation_round(bench: Bench, case: str, number: int) -> None:
     """Each trick off alone, and everything on; the mixed rows, since grouping matters there."""
     load = plain_load(bench, "mixed_256")
@@ -242,40 +115,6 @@ def ablation_round(bench: Bench, case: str, number: int) -> None:
         bench.kept(f"{case}, round {number}, without {name}", parts[name])
 
 
-def run_without(bench: Bench, load: Workload, name: str) -> dict[str, Any]:
-    """A plain fit with one trick off, in a fresh process (`ablated`)."""
-    precision = "float32" if name == "bfloat16" else bench.settings.precision
-    dropout = 0.1 if name == "attention_dropout" else 0.0
-    with tempfile.TemporaryDirectory(dir=bench.home) as folder:
-        pair = specs(bench, load, precision, Path(folder), unfreezing="none", attention_dropout=dropout)
-        job = {"specs": [spec.to_json() for spec in pair], "without": name}
-        last = in_child("finetune_speed:ablated", job, bench.settings.threads, {"GOMP_SPINCOUNT": "10000"})
-    return {"seconds": last["seconds"], "steps": last["step"], "rows": load.train}
-
-
-def ablated(job: dict[str, Any]) -> dict[str, Any]:
-    """Last epoch of the second of two fits in this process, with one trick replaced by what it stands in for."""
-    import torch
-
-    from bertft_core.model import encoder_pass
-    from bertft_core.training import loop
-
-    name = job["without"]
-    if name in asdict(encoder_pass.TRICKS):
-        encoder_pass.TRICKS = replace(encoder_pass.TRICKS, **{name: False})
-    elif name == "grouping":
-        loop.epoch_batches = _random_batches
-    elif name == "fused":
-        loop.build_optimizer = lambda groups: torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
-    results = [loop.fit(FitSpec.from_json(spec)) for spec in job["specs"]]
-    return asdict(results[-1].history[-1])
-
-
-def _random_batches(lengths: Any, batch_size: int, seed: int, epoch: int) -> list[Any]:
-    order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
 def measure_quality(bench: Bench) -> None:
     """Answers on the test rows of every seed of every side."""
     load = quality_load(bench)
@@ -284,17 +123,6 @@ def measure_quality(bench: Bench) -> None:
             bench.kept(f"quality, {schedule}, seed {seed}", lambda s=schedule, n=seed: quality_ours(bench, load, s, n))
         wanted = {"epochs": EPOCHS, "seed": seed, "warm_rows": 0, "answers": True}
         bench.kept(f"quality, peer, seed {seed}", lambda w=wanted: run_peer(bench, load, bench.quality_peer, **w))
-
-
-def quality_ours(bench: Bench, load: Workload, schedule: str, seed: int) -> dict[str, Any]:
-    """Seconds and answers on the test rows of one fit of the product; all seeds share a prefix cache, as a search's."""
-    with tempfile.TemporaryDirectory(dir=bench.home) as folder, Trainer() as trainer:
-        wanted = {"unfreezing": schedule, "epochs": EPOCHS, "seed": seed}
-        _, spec = specs(bench, load, bench.settings.precision, Path(folder), **wanted)
-        spec = replace(spec, keep_model=True, metric="accuracy", prefix_root=str(bench.home / "prefix"))
-        result = trainer.fit(spec)
-        file = trainer.score(result.model_dir, spec.tokens, "test", Path(folder) / "test.npy", threads=spec.threads)
-        return {**told(result, spec, load), "answers": np.load(file).argmax(axis=1).tolist()}
 
 
 ROUNDS = {
@@ -330,7 +158,11 @@ def plain_ratios(bench: Bench, case: str) -> dict[str, Any]:
     found: dict[str, Any] = over_peers(ours["ours"], theirs)
     if "ours_float32" in ours:
         found |= over_peers(ours["ours_float32"], theirs, "float32_")
-    return {**found, "rows_per_second": {**ours, **theirs}, "precision": bench.settings.precision}
+    facts = {
+        "precision": bench.settings.precision,
+        "padding": (bench.records.get(f"{case}, round 0, ours") or {})["padding"],
+    }
+    return {**found, "rows_per_second": {**ours, **theirs}, **facts}
 
 
 def schedule_ratios(bench: Bench, case: str) -> dict[str, Any]:
@@ -396,20 +228,8 @@ def document(bench: Bench, cases: list[str]) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Tables for people."""
-    print(f"{MachineSettings.from_json(found['settings'])}; {found['rounds']} rounds; rows a second:")
-    columns = ("ours", "ours_float32", "cold", *VARIANTS)
-    heads = ("ours", "ours f32", "ours cold", "default", "best", "best bf16", "vs default", "vs best")
-    print(f"{'case':<12}" + "".join(f"{head:>11}" for head in heads))
-    for case in (*PLAIN, *SCHEDULES):
-        if "rows_per_second" not in found.get(case, {}):
-            continue
-        rates = found[case]["rows_per_second"]
-        rates = {**rates, "ours": rates.get("ours", rates.get("warm"))}
-        cells = [f"{rates[c]:>11.1f}" if c in rates else f"{'':>11}" for c in columns]
-        print(f"{case:<12}" + "".join(cells) + "".join(f"{found[case][k]:>10.2f}x" for k in ("vs_default", "vs_best")))
-        if "cold_vs_default" in found[case]:
-            cold = "".join(f"{found[case][f'cold_{k}']:>10.2f}x" for k in ("vs_default", "vs_best"))
-            print(f"{'  cold cache':<12}" + " " * 11 * len(columns) + cold)
+    print(f"{MachineSettings.from_json(found['settings'])}; {found['rounds']} rounds")
+    show_speeds({c: found[c] for c in (*PLAIN, *SCHEDULES) if "rows_per_second" in found.get(c, {})})
     for precision, own in found.get("peak_share_by_precision", {}).items():
         print(
             f"share of the peak, {precision}: {own['share']:.1%} ({own['step_gflops']:.0f} of "
@@ -418,6 +238,24 @@ def show(found: dict[str, Any]) -> None:
     show_quality(found)
     if "ablation" in found:
         show_ablation(found["ablation"])
+
+
+def show_speeds(cases: dict[str, Any]) -> None:
+    """Rows a second of every side, and the two ratios; a schedule has a second line for the cold cache."""
+    columns = ("ours", "ours_float32", "cold", *VARIANTS)
+    heads = ("ours", "ours f32", "ours cold", "default", "best", "best bf16", "vs default", "vs best")
+    if cases:
+        print(f"{'rows a second':<14}" + "".join(f"{head:>11}" for head in heads))
+    for case, own in cases.items():
+        rates = {"ours": own["rows_per_second"].get("warm"), **own["rows_per_second"]}
+        cells = "".join(f"{rates[c]:>11.1f}" if c in rates else f"{'':>11}" for c in columns)
+        print(f"{case:<14}{cells}" + _ratios(own, ""))
+        if "cold_vs_default" in own:
+            print(f"{'  cold cache':<14}" + " " * 11 * len(columns) + _ratios(own, "cold_"))
+
+
+def _ratios(own: dict[str, Any], prefix: str) -> str:
+    return "".join(f"{own[f'{prefix}{name}']:>10.2f}x" for name in ("vs_default", "vs_best"))
 
 
 def show_quality(found: dict[str, Any]) -> None:

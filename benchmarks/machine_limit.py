@@ -7,7 +7,7 @@ Work of one step on B rows of T tokens, all real, with L layers of width H and i
   attention   scores and values: 4 T H a query forward, 8 T H backward. The last layer has one query a row.
               Kernels that compute the scores again in the backward pass do another 2 T H; `with_recomputation`.
   head        pooler H^2 and classifier H C weights, once a row.
-Not counted: embeddings, norms, activations, softmax, dropout, the optimizer. They take time and are no part of the peak.
+Not counted: embeddings, norms, activations, softmax, dropout, the optimizer: they take time alone.
 The peak is the fastest of several matrix shapes in this very process, before and after the steps.
 """
 

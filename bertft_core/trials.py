@@ -224,6 +224,7 @@ class _Follower:
     step: int = 0
     depth: int | None = None
     seconds: float = 0.0
+    is_told: bool = False
     began: float = field(default_factory=time.monotonic)
 
     def __call__(self, fraction: float, facts: dict[str, Any]) -> None:
@@ -233,6 +234,9 @@ class _Follower:
             self.first_step = self.step if self.first_step is None else self.first_step
         if self.bench.is_stopped():
             raise SearchStopped(f"trial {self.slot}: the search was stopped")
+        if "prefix_reason" in facts and not self.is_told:  # progress is repeated while nothing new happens
+            self.is_told = True
+            _LOGGER.warning("trial %d: the prefix cache is not filled: %s", self.slot, facts["prefix_reason"])
         self._keep_time()
         where = {"fraction": fraction, "step": self.step, "first_step": self.first_step, "seconds": self.seconds}
         self.study.renew(self.slot, is_forced=is_new, worker=self.trainer.pid, **where)

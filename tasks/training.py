@@ -35,6 +35,8 @@ def finetune_model(
     settings = fitting.settle(config, prepared, run, home, trainer)
     progress.say(f"  {fitting.prefix_plan(config, prepared, settings.precision, None)}")
     result = fitting.finetune(config, prepared, run, home, trainer, show)
+    if result.prefix and result.prefix["reason"]:
+        progress.say(f"  the prefix cache is not used for all rows: {result.prefix['reason']}")
     rows = [asdict(epoch) for epoch in result.history]
     create_table_artifact(key="bertft-epochs", table=rows, description=f"{config.name}: {result}")
     return result

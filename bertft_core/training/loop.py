@@ -203,6 +203,8 @@ def _build_prefixes(run: _Fit) -> None:
         )  # fmt: skip
         prefix.build(lambda fraction: _beat(run, {"prefix": fraction}))
         run.forward.prefixes[id(arrays)] = prefix
+        if prefix.figures.reason:
+            _beat(run, {"prefix_reason": prefix.figures.reason}, is_forced=True)
     set_depth(run.model, run.layers, run.state.depth)
 
 

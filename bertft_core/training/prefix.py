@@ -167,7 +167,7 @@ class FrozenPrefix:
         return rounded
 
     def _compute(self, places: Ints, cuts: Sequence[int]) -> dict[int, NDArray[Any]]:
-        """States [n, T, H] in the stored type at each cut, by one pass in the canonical shape."""
+        """States float32 [n, T, H], rounded to the stored type, at each cut, by one pass in the canonical shape."""
         width = int(self._widths(places)[0])
         filled = np.concatenate([places, np.repeat(places[:1], _rows_of(width) - len(places))])
         ids, mask, types, _ = pad_batch(self.arrays, self.rows[filled], **{**self.padding, "multiple": _MULTIPLE})
@@ -179,8 +179,15 @@ class FrozenPrefix:
             for start, stop in itertools.pairwise((0, *sorted(cuts))):
                 hidden = self.passes.run(hidden, bias, start, stop)
                 states = hidden[: len(places)].to(torch.float32).cpu().numpy()
-                found[stop] = states.astype(np.float16) if self.dtype == "float16" else states
+                found[stop] = _rounded(states) if self.dtype == "float16" else states
         return found
+
+
+def _rounded(states: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To float16 and back; what float16 cannot hold stays (the cache does not store such a row)."""
+    with np.errstate(over="ignore"):
+        half = states.astype(np.float16).astype(np.float32)
+    return np.where(np.isfinite(half), half, states)
 
 
 def _rows_of(width: int) -> int:

@@ -84,18 +84,16 @@ class Pending:
     chunks: list[NDArray[Any]] = field(default_factory=list)
     entries: list[NDArray[Any]] = field(default_factory=list)
 
-    def add(self, row_keys: Keys, lengths: Ints, values: NDArray[Any]) -> int:
-        """Copy rows in, with their checksums; bytes taken. `values` [sum(lengths), width] has the stored type."""
-        ends = np.cumsum(lengths)
+    def add(self, row_keys: Keys, lengths: Ints, values: NDArray[Any]) -> None:
+        """Take rows over, with their checksums. `values` [sum(lengths), width], C order, is not copied."""
+        if not len(lengths):
+            return
         entries = np.zeros(len(lengths), dtype=_INDEX)
         entries["key"], entries["length"] = row_keys, lengths
-        data = np.array(values, order="C")
-        entries["crc"] = [
-            zlib.crc32(data[e - n : e].data) for e, n in zip(ends.tolist(), lengths.tolist(), strict=True)
-        ]
-        self.chunks.append(data)
+        ends = np.cumsum(lengths).tolist()
+        entries["crc"] = [zlib.crc32(values[e - n : e].data) for e, n in zip(ends, lengths.tolist(), strict=True)]
+        self.chunks.append(values)
         self.entries.append(entries)
-        return data.nbytes
 
     @property
     def nbytes(self) -> int:
@@ -156,11 +154,13 @@ class Segment:
         """Tokens of each row; -1 for a row that was found damaged."""
         return np.where(self._states == _DAMAGED, -1, self.lengths)
 
-    def hold(self) -> None:
-        """Keep the file open, so that its rows stay readable when another process evicts it."""
-        if self._held is None:
-            self._held = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._held)
+    def hold(self) -> bool:
+        """Keep the file open, so that its rows stay readable when another process evicts it; False if it was."""
+        if self._held is not None:
+            return False
+        self._held = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._held)
+        return True
 
     def read(self, rows: Sequence[int], out: NDArray[np.float32], places: Sequence[int]) -> tuple[list[int], bool]:
         """Copy rows to out[place, :length]; the places that failed, and whether the file is damaged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,18 @@ def test_fit_in_float16_is_near(cached: Build) -> None:
     one, two = weights(fit(cached("half", prefix_cache="float16"))), weights(fit(cached("whole")))
     difference = max((one[name] - two[name]).abs().max().item() for name in one)
     assert 0 < difference < 1e-4
+
+
+def test_fit_with_states_beyond_float16_computes_those_rows_each_time(cached: Build, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "large"
+    shutil.copytree(cached().pretrained, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.0.output.LayerNorm.bias"][0] = 1e5  # the largest float16 is 65,504
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    found = fit(cached("fit", pretrained=str(folder), prefix_cache="float16", epochs=1))
+    assert found.state == "complete" and found.prefix is not None and found.prefix["recomputed"] > 0
 
 
 def test_rungs_are_judged_from_the_cache_too(cached: Build) -> None:

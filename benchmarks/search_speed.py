@@ -304,11 +304,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, help="folder for the peers' packages (installed there once)")
     parser.add_argument("--out", type=Path, help="JSON lines file; a second start skips what it holds")
     parser.add_argument("--json", action="store_true", help="one JSON document")
-    parser.add_argument("--quick", action="store_true", help="3 trials of 1 or 2 epochs on 48 rows, 1 refit")
+    parser.add_argument("--quick", action="store_true", help="2 trials of 1 or 2 epochs on 40 rows, 1 refit")
     args = parser.parse_args()
     args.lr, args.epochs, args.seed = [5e-5, 5e-4], [1, 2, 3], 21
     if args.quick:
-        args.trials, args.seeds, args.train, args.validation, args.test = 3, 1, 48, 24, 48
+        args.trials, args.seeds, args.train, args.validation, args.test = 2, 1, 40, 20, 40
         args.epochs, args.rounds = [1, 2], 1
     args.sides = args.sides.split(",")
     if unknown := set(args.sides) - {*OURS, *THEIRS}:

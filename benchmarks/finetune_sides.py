@@ -21,7 +21,7 @@ from bertft_core.training.client import Trainer
 from bertft_core.training.spec import FitSpec, MachineSettings
 
 BATCH = 16
-WARM_ROWS = 3 * BATCH
+WARM_ROWS = 2 * BATCH
 EPOCHS = 3
 PLAIN = {"plain_256": ("bbc", 256), "plain_512": ("bbc", 512), "mixed_256": ("reviews", 256)}
 PRODUCT = {"GOMP_SPINCOUNT": "10000"}  # as training.client starts the trainer process
@@ -38,7 +38,7 @@ class Sizes:
     test_rows: int = 600
 
 
-FULL = Sizes(steps={"plain_256": 10, "plain_512": 5, "mixed_256": 24, "peak_share": 8})
+FULL = Sizes(steps={"plain_256": 9, "plain_512": 4, "mixed_256": 16, "peak_share": 8})
 QUICK = Sizes(
     steps={"plain_256": 4, "plain_512": 2, "mixed_256": 6, "peak_share": 4},
     fit_rows=64, seeds=2, validation_rows=20, test_rows=60,

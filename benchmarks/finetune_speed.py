@@ -16,15 +16,16 @@ Ours: `bertft_core.training.client.Trainer().fit`, precision as `auto` resolves 
 A side runs in a fresh process with the same number of threads; a few warm-up steps come first. A plain case counts one
 epoch of an exact number of steps, so that both sides read the same rows once, whatever their order. Peer: from the
 first batch to the end of the last step, nothing else. Ours: all of the fit from its first step on, with checksums of
-the weights, the 8 validation rows and the checkpoint of each epoch: against us. Neither saves a model. `gradual` and
+the weights, the 2 validation rows and the checkpoint of each epoch: against us. Neither saves a model. `gradual` and
 `fast` compare rows a second (epochs x rows over seconds, building the prefix cache included where it is cold) with the
 peer's in plain_256. Sides alternate over the rounds; ratios are of medians.
 
 Quality: seeds 1 to 5, both sides keep the best epoch by accuracy on 100 validation rows, both with lr {LR:g} unless
 --lr or --peer-lr say otherwise; the peer is `best_bf16` unless --quality-peer says otherwise.
 
-Minutes on 2 quiet cores (3 rounds, 5 seeds): plain_256 5, plain_512 6, mixed_256 5, gradual and fast 4, peak_share 2,
-quality 11, ablation 6; --quick, one round of few steps, about 6 in all. A second start with the same --out goes on.
+Minutes on 2 quiet cores (3 rounds, 5 seeds; estimates): plain_256 5, plain_512 6, mixed_256 5, gradual and fast 4,
+peak_share 2, quality 11, ablation 6; --quick, one round of few steps, 9 in all. A second start with the same --out goes
+on.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Workload:
     source: str
     max_length: int
     train: int
-    validation: int = 8
+    validation: int = 2
     test: int = 0
     is_full_length: bool = False  # only rows that fill max_length
 

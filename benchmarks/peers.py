@@ -32,6 +32,7 @@ def in_child(function: str, job: dict[str, Any], threads: int, environment: dict
     with tempfile.TemporaryDirectory(prefix="bench-child-") as folder:
         asked, answered = Path(folder) / "job.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps(job), encoding="utf-8")
+        own["TMPDIR"] = folder  # what a library leaves behind goes with it
         command = [sys.executable, str(Path(__file__)), function, str(asked), str(answered), str(threads)]
         done = subprocess.run(
             command, env={**os.environ, **own, **(environment or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -93,10 +93,19 @@ def prefect_worker(
         launch("worker", "start", "--pool", "desk", "--type", "process")
         yield deploy
     finally:
-        for process in running:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
+        for process in reversed(running):  # a worker whose server is gone waits for it
+            _end(process)
         log.close()
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """SIGTERM to the process and its children, SIGKILL to those that are still there after 20 s."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _answers(api: Deployed) -> bool:

@@ -31,7 +31,6 @@ on.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -57,7 +56,7 @@ from finetune_sides import (
 )
 from paired import accuracy_difference
 from peers import VARIANTS
-from records import Records
+from records import Records, conclude
 from workloads import Workload, prepare
 
 from bertft_core.data.tokenization import open_split
@@ -336,11 +335,7 @@ def main() -> None:
         found = document(bench, [c for c in CASES if c in args.cases])
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return
-    show(found)
-    print(f"measurements: {out}")
+    conclude(found, show, out, is_json=args.json)
 
 
 if __name__ == "__main__":

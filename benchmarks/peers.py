@@ -95,6 +95,14 @@ def read_rows(tokens: str, split: str) -> list[dict[str, Any]]:
     return [{"input_ids": row, "attention_mask": [1] * len(row), "labels": label} for row, label in ids]
 
 
+def variant_settings(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(changes of the encoder's configuration, training arguments) of a variant of the Trainer."""
+    if variant == "default":
+        return {}, {}
+    arguments = {"optim": "adamw_torch_fused", "train_sampling_strategy": "group_by_length"}
+    return {"attention_probs_dropout_prob": 0.0}, arguments | ({"bf16": True} if variant == "best_bf16" else {})
+
+
 def _trainer(job: dict[str, Any], rows: list[Any], validation: list[Any] | None, *, epochs: int) -> Any:
     from transformers import (
         AutoModelForSequenceClassification,
@@ -104,13 +112,7 @@ def _trainer(job: dict[str, Any], rows: list[Any], validation: list[Any] | None,
         TrainingArguments,
     )
 
-    chosen: dict[str, Any] = {}
-    changes: dict[str, Any] = {}
-    if job["variant"] != "default":
-        changes = {"attention_probs_dropout_prob": 0.0}
-        chosen |= {"optim": "adamw_torch_fused", "train_sampling_strategy": "group_by_length"}
-    if job["variant"] == "best_bf16":
-        chosen |= {"bf16": True}
+    changes, chosen = variant_settings(job["variant"])
     if validation is not None:
         chosen |= {"eval_strategy": "epoch", "save_only_model": True, "save_total_limit": 1}
         chosen |= {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True}
@@ -125,11 +127,11 @@ def _trainer(job: dict[str, Any], rows: list[Any], validation: list[Any] | None,
     )  # fmt: skip
     return Trainer(
         model=model, args=arguments, train_dataset=rows, eval_dataset=validation, processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=_accuracy,
+        data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=accuracy,
     )  # fmt: skip
 
 
-def _accuracy(found: Any) -> dict[str, float]:
+def accuracy(found: Any) -> dict[str, float]:
     return {"accuracy": float((found.predictions.argmax(axis=1) == found.label_ids).mean())}
 
 

@@ -20,7 +20,6 @@ on with the next part. A size's first and second night are one part: they share 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import resource
@@ -34,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import in_child
-from records import Records
+from records import Records, conclude
 from workloads import ENCODER, read_corpus, write_csv
 
 from bertft_core import recipe
@@ -80,14 +79,13 @@ def configuration(job: dict[str, Any]) -> RunConfig:
 def build_prefix(config: RunConfig, prepared: Prepared, home: Path, job: dict[str, Any]) -> dict[str, Any]:
     """The states of training and validation rows, as a fit of the product has them built before its first step."""
     import numpy as np
-    import torch
 
     from bertft_core.data.tokenization import open_split
     from bertft_core.model.classifier import load_classifier
     from bertft_core.model.encoder_pass import EncoderPass
     from bertft_core.model.layers import layer_table
     from bertft_core.training.forwarding import padding
-    from bertft_core.training.prefix import FrozenPrefix, prefix_keys
+    from bertft_core.training.prefix import open_prefixes
     from bertft_core.training.prefix_cache import PrefixCache
     from bertft_core.training.scoring import runtime
     from bertft_core.training.unfreezing import UnfreezeSchedule
@@ -99,17 +97,12 @@ def build_prefix(config: RunConfig, prepared: Prepared, home: Path, job: dict[st
         layers, passes = layer_table(model), EncoderPass.of(model)
         assert passes is not None, "the encoder has BERT-shaped layers"
         cuts = UnfreezeSchedule.named(config.training.unfreezing, len(layers.layers)).cuts()
-        cache, device = PrefixCache(home / "prefix", int(config.training.prefix_cache_gb * 1e9)), torch.device("cpu")
-        name, keys = prefix_keys(passes, layers, cuts, job["precision"], mode, device)
-        prefixes = []
-        for split in ("train", "validation"):
-            arrays = open_split(prepared.tokens.path, split)
-            prefix = FrozenPrefix(
-                passes=passes, arrays=arrays, rows=np.arange(len(arrays.labels)), name=name, keys=keys, dtype=mode,
-                precision=job["precision"], device=device, padding=padding(model), cache=cache,
-            )  # fmt: skip
+        cache = PrefixCache(home / "prefix", int(config.training.prefix_cache_gb * 1e9))
+        opened = [open_split(prepared.tokens.path, split) for split in ("train", "validation")]
+        splits = [(arrays, np.arange(len(arrays.labels))) for arrays in opened]
+        prefixes = open_prefixes(passes, layers, cuts, splits, cache, padding(model), job["precision"], mode)
+        for prefix in prefixes:
             prefix.build()
-            prefixes.append(prefix)
     rows = sum(len(prefix.rows) for prefix in prefixes)
     return {
         "rows": rows,
@@ -131,7 +124,7 @@ def read_back(prefixes: list[Any]) -> dict[str, float]:
 
     prefix = prefixes[0]
     rows = np.random.default_rng(0).permutation(prefix.rows)[:READ_ROWS]
-    before, begun = prefix.figures.bytes_read, time.monotonic()
+    before, begun = prefix.cache.figures.bytes_read, time.monotonic()
     for cut in prefix.keys:
         for start in range(0, len(rows), READ_BATCH):
             chosen = rows[start : start + READ_BATCH]
@@ -139,7 +132,7 @@ def read_back(prefixes: list[Any]) -> dict[str, float]:
     seconds = time.monotonic() - begun
     return {
         "rows_per_second": len(rows) * len(prefix.keys) / seconds,
-        "bytes_per_second": (prefix.figures.bytes_read - before) / seconds,
+        "bytes_per_second": (prefix.cache.figures.bytes_read - before) / seconds,
         "recomputed": prefix.figures.recomputed,
     }
 
@@ -285,11 +278,7 @@ def main() -> None:
     records = Records(out, {"unfreezing": args.unfreezing, "threads": args.threads, "largest": max(args.sizes)})
     measure(args, records)
     found = summary(args, records)
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return
-    show(found)
-    print(f"measurements: {out}")
+    conclude(found, show, out, is_json=args.json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,12 @@ class Records:
             handle.write(text + "\n")
         self._found[key] = json.loads(text)["value"]
         return self._found[key]
+
+
+def conclude(found: Any, show: Callable[[Any], None], out: Path, *, is_json: bool) -> None:
+    """The end of a benchmark: one JSON document, or the tables and where the measurements lie."""
+    if is_json:
+        print(json.dumps(found, indent=1))
+        return
+    show(found)
+    print(f"measurements: {out}")

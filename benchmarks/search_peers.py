@@ -42,7 +42,7 @@ def trainer_search(job: dict[str, Any]) -> dict[str, Any]:
     its last evaluation, as the Trainer has it; nothing is saved.
     """
     import optuna
-    from peers import read_rows
+    from peers import accuracy, read_rows, variant_settings
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -51,13 +51,7 @@ def trainer_search(job: dict[str, Any]) -> dict[str, Any]:
         TrainingArguments,
     )
 
-    chosen: dict[str, Any] = {}
-    changes: dict[str, Any] = {}
-    if job["variant"] != "default":
-        changes = {"attention_probs_dropout_prob": 0.0}
-        chosen = {"optim": "adamw_torch_fused", "train_sampling_strategy": "group_by_length"}
-    if job["variant"] == "best_bf16":
-        chosen |= {"bf16": True}
+    changes, chosen = variant_settings(job["variant"])
 
     def model_init(trial: Any = None) -> Any:
         return AutoModelForSequenceClassification.from_pretrained(job["encoder"], num_labels=job["classes"], **changes)
@@ -81,7 +75,7 @@ def trainer_search(job: dict[str, Any]) -> dict[str, Any]:
     trainer = Trainer(
         model_init=model_init, args=arguments, train_dataset=read_rows(job["tokens"], "train"),
         eval_dataset=read_rows(job["tokens"], "validation"), processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=_accuracy,
+        data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=accuracy,
     )  # fmt: skip
     storage = optuna.storages.InMemoryStorage()  # the Trainer's default too; named here to read the trials afterwards
     best = trainer.hyperparameter_search(
@@ -100,10 +94,6 @@ def trainer_search(job: dict[str, Any]) -> dict[str, Any]:
         "states": _counted([trial.state.name.lower() for trial in trials]),
         "epochs": sum(len(trial.intermediate_values) for trial in trials),
     }  # fmt: skip
-
-
-def _accuracy(found: Any) -> dict[str, float]:
-    return {"accuracy": float((found.predictions.argmax(axis=1) == found.label_ids).mean())}
 
 
 def _counted(states: list[str]) -> dict[str, int]:

@@ -44,7 +44,7 @@ import numpy as np
 import yaml
 from paired import accuracy_difference
 from peers import in_child
-from records import Records
+from records import Records, conclude
 from search_peers import site_folder
 from workloads import ENCODER, Workload, prepare
 
@@ -333,11 +333,7 @@ def main() -> None:
         place = Place(args=args, records=records, home=home, config=config, prepared=prepared, peers=peers)
         measure(place)
         found = summary(place)
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return
-    show(found)
-    print(f"measurements: {out}")
+    conclude(found, show, out, is_json=args.json)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class PostNormLayer:
         query, key, value = (self._heads(m(x)) for m, x in ((self.query, asking), (self.key, low), (self.value, low)))
         p = self.attention_dropout if self.module.training else 0.0
         bias = None if bias is None else bias.to(query.dtype)
-        kernel = attention if TRICKS.attention else _stock_attention
+        kernel = attention if TRICKS.attention else functional.scaled_dot_product_attention
         found = kernel(query, key, value, bias, p)
         return found.transpose(1, 2).reshape(asking.shape)
 
@@ -106,12 +106,6 @@ def _low(hidden: torch.Tensor) -> torch.Tensor:
 
 def _add(hidden: torch.Tensor, residual: torch.Tensor, p: float) -> torch.Tensor:
     return dropout_add(hidden, residual, p) if TRICKS.dropout else functional.dropout(hidden, p) + residual
-
-
-def _stock_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, p: float
-) -> torch.Tensor:
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from bertft_core.training.cost import one_row_milliseconds, weight_bytes
 from bertft_core.training.forwarding import Forward, padding
 from bertft_core.training.losses import ValidationScores, class_weights, classification_loss, validation_scores
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
-from bertft_core.training.prefix import FrozenPrefix, PrefixFigures, figures, prefix_keys
+from bertft_core.training.prefix import PrefixFigures, figures, open_prefixes
 from bertft_core.training.prefix_cache import PrefixCache
 from bertft_core.training.scoring import pick_device, runtime, score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
@@ -194,15 +194,12 @@ def _build_prefixes(run: _Fit) -> None:
     if spec.prefix_cache == "off" or passes is None or not cuts:
         return  # stock modules have no cut to go on from
     run.model.eval()  # type: ignore[no-untyped-call]
-    device, cache = run.forward.device, PrefixCache(Path(spec.prefix_root), int(spec.prefix_cache_gb * 1e9))
-    name, keys = prefix_keys(passes, run.layers, cuts, spec.precision, spec.prefix_cache, device)
-    for arrays, rows in ((run.train, run.rows), (run.validation, np.arange(len(run.validation.labels)))):
-        prefix = FrozenPrefix(
-            passes=passes, arrays=arrays, rows=rows, name=name, keys=keys, dtype=spec.prefix_cache,
-            precision=spec.precision, device=device, padding=run.forward.padding, cache=cache,
-        )  # fmt: skip
+    cache = PrefixCache(Path(spec.prefix_root), int(spec.prefix_cache_gb * 1e9))
+    splits = [(run.train, run.rows), (run.validation, np.arange(len(run.validation.labels)))]
+    settings = (run.forward.padding, spec.precision, spec.prefix_cache)
+    for prefix in open_prefixes(passes, run.layers, cuts, splits, cache, *settings):
         prefix.build(lambda fraction: _beat(run, {"prefix": fraction}))
-        run.forward.prefixes[id(arrays)] = prefix
+        run.forward.prefixes[id(prefix.arrays)] = prefix
         if prefix.figures.reason:
             _beat(run, {"prefix_reason": prefix.figures.reason}, is_forced=True)
     set_depth(run.model, run.layers, run.state.depth)
@@ -384,7 +381,5 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
 
 def _prefix_figures(run: _Fit) -> dict[str, Any] | None:
     if run.spec.prefix_cache != "off" and run.schedule.cuts() and run.forward.passes is None:
-        return figures(
-            [PrefixFigures(reason=f"{type(run.model).__name__} has layers of another structure than BERT's")]
-        )
-    return figures([prefix.figures for prefix in run.forward.prefixes.values()])
+        return asdict(PrefixFigures(reason=f"{type(run.model).__name__} has layers of another structure than BERT's"))
+    return figures(list(run.forward.prefixes.values()))

@@ -27,7 +27,6 @@ from bertft_core.model.layers import LayerMap
 from bertft_core.state import hash_json
 from bertft_core.training.batching import pad_batch
 from bertft_core.training.prefix_cache import PrefixCache, PrefixView
-from bertft_core.training.spec import PREFIX_BYTES
 
 if TYPE_CHECKING:
     from bertft_core.data.tokenization import TokenArrays
@@ -58,19 +57,18 @@ class PrefixFigures:
     stored_before: int = 0
     built: int = 0
     recomputed: int = 0
-    bytes_read: int = 0
     build_seconds: float = 0.0
     reason: str = ""
 
 
-def figures(parts: Sequence[PrefixFigures]) -> dict[str, Any] | None:
-    """The sums over the splits of a fit, None where there are none."""
-    if not parts:
+def figures(prefixes: Sequence[FrozenPrefix]) -> dict[str, Any] | None:
+    """The sums over the splits of a fit, which share one cache; None where there are none."""
+    if not prefixes:
         return None
-    found: dict[str, Any] = asdict(parts[0])
-    for name, value in ((name, value) for part in parts[1:] for name, value in asdict(part).items()):
-        found[name] = found[name] or value if isinstance(value, str) else found[name] + value
-    return found
+    first, *others = (asdict(prefix.figures) for prefix in prefixes)
+    for name, value in ((name, value) for part in others for name, value in part.items()):
+        first[name] = first[name] or value if isinstance(value, str) else first[name] + value
+    return {**first, "bytes_read": prefixes[0].cache.figures.bytes_read}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,18 +104,22 @@ class FrozenPrefix:
         begun = time.monotonic()
         for cut, key in self.keys.items():
             self._views[cut] = self.cache.view(key, self._row_keys, self._lengths, self.passes.width, self.dtype)
-        missing = np.unique(np.concatenate([view.missing for view in self._views.values()]))
-        self.figures.stored_before = len(self.rows) - len(missing)
-        if len(missing):
+        absent = self._absent()
+        self.figures.stored_before = len(self.rows) - len(absent)
+        if len(absent):
             with self.cache.building(self.name, (lambda: on_beat(0.0)) if on_beat else None):
                 for view in self._views.values():
                     view.refresh()
                 self._store(self._missing(), on_beat)
         self.figures.build_seconds += time.monotonic() - begun
 
+    def _absent(self) -> Ints:
+        """Places of the rows that are not stored at every cut."""
+        return np.unique(np.concatenate([view.missing for view in self._views.values()]))
+
     def _missing(self) -> Ints:
-        """Places of the rows that are not stored at every cut; of rows with equal tokens one."""
-        places = np.unique(np.concatenate([view.missing for view in self._views.values()]))
+        """Places of the rows to compute: of absent rows with equal tokens one."""
+        places = self._absent()
         return places[np.unique(self._row_keys[places], axis=0, return_index=True)[1]]
 
     def _store(self, places: Ints, on_beat: Beat | None) -> None:
@@ -144,7 +146,6 @@ class FrozenPrefix:
         """Hidden states into layer ``cut`` of these rows, float32 [B, width, H] on the device."""
         places = self._place[rows]
         values, bad = self._views[cut].read(places, width)
-        self.figures.bytes_read += int(self._lengths[places].sum()) * self.passes.width * PREFIX_BYTES[self.dtype]
         for chosen in self._batches(places[bad]) if len(bad) else ():
             found = self._compute(chosen, (cut,))[cut]
             self.figures.recomputed += len(chosen)
@@ -192,6 +193,22 @@ def _rounded(states: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _rows_of(width: int) -> int:
     return max(1, _TOKENS // width)
+
+
+def open_prefixes(
+    passes: EncoderPass, layers: LayerMap, cuts: Sequence[int], splits: Sequence[tuple[TokenArrays, Ints]],
+    cache: PrefixCache, padding: Mapping[str, Any], precision: str, dtype: str,
+) -> list[FrozenPrefix]:  # fmt: skip
+    """A prefix for each (split, rows that will be asked for), not built yet; layers below the cuts are pretrained."""
+    device = passes.model.device
+    name, keys = prefix_keys(passes, layers, cuts, precision, dtype, device)
+    return [
+        FrozenPrefix(
+            passes=passes, arrays=arrays, rows=rows, name=name, keys=keys, dtype=dtype, precision=precision,
+            device=device, padding=padding, cache=cache,
+        )
+        for arrays, rows in splits
+    ]  # fmt: skip
 
 
 def row_keys(arrays: TokenArrays, rows: Ints) -> NDArray[np.uint64]:

@@ -12,6 +12,7 @@ import pytest
 
 from bertft_core.state import staged_folder
 from bertft_core.testing import tiny_encoder
+from bertft_core.training.prefix_cache import PrefixCache
 from bertft_core.training.spec import FitSpec
 
 
@@ -78,3 +79,13 @@ def spec(encoder: Path, tokens: Path, tmp_path: Path) -> Callable[..., FitSpec]:
         return FitSpec(**values)
 
     return build
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "prefix"
+
+
+@pytest.fixture
+def cache(root: Path) -> PrefixCache:
+    return PrefixCache(root, 10**9)

@@ -25,16 +25,23 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def runtime(threads: int | None, seedable_devices: list[int] | None = None) -> Iterator[None]:
-    """Run with ``threads`` torch threads and deterministic kernels; puts back what it changed."""
+    """Run with ``threads`` torch threads and deterministic kernels; puts back what it changed.
+
+    In that mode torch would fill every new tensor with NaN before its kernel writes it (4 % of a step): not here.
+    """
     before, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    was_filling = memory.fill_uninitialized_memory
     torch.set_num_threads(threads or before)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False
     try:
         with torch.random.fork_rng(devices=seedable_devices or []):
             yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(was_deterministic)
+        memory.fill_uninitialized_memory = was_filling
 
 
 def pick_device(name: str) -> torch.device:

@@ -42,9 +42,8 @@ class Row(NamedTuple):
 
 def chance(repeats: int) -> None:
     """Print the share of intervals that hold 0.5, and of false alarms."""
-    print(
-        f"equal distributions, {repeats} repeats\n   old   new  features  holds 0.5              one split  false alarms"
-    )
+    print(f"equal distributions, {repeats} repeats")
+    print("   old   new  features  holds 0.5              one split  false alarms")
     for n, m, width in SHAPES:
         held = plain = alarms = 0
         reach = 1.96 * math.sqrt((n + m + 1) / (12 * n * m))

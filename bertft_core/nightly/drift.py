@@ -7,16 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bertft_core.gate.checks import plain
 from bertft_core.nightly.domain_shift import DomainShift, domain_shift
-from bertft_core.nightly.label_shift import LabelShift, label_shift
+from bertft_core.nightly.label_shift import ClassShare, LabelShift, label_shift
 from bertft_core.nightly.text_figures import TextFigures, WordChange, text_figures
 
-__all__ = ["DomainShift", "DriftReport", "LabelShift", "TextFigures", "domain_shift", "label_shift", "text_figures"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_SHOWN = 8  # classes named in the table, those that changed most
+__all__ = [
+    "DomainShift",
+    "DriftReport",
+    "LabelShift",
+    "TextFigures",
+    "domain_shift",
+    "draw_drift",
+    "label_shift",
+    "text_figures",
+]
+
+_SHOWN = 8  # classes named, those that changed most
+_LONGEST = 24  # characters of a class name in the picture
+_OLD, _NEW = "#888888", "#1f6feb"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +55,44 @@ class DriftReport:
         return "\n".join(lines) + "\n\n" + "\n\n".join(words) + "\n"
 
 
+def draw_drift(report: DriftReport) -> Figure:
+    """Class shares before and after as paired bars, and the lengths of the texts: median and 5 to 95 %."""
+    from matplotlib.figure import Figure
+
+    shown = _changed(report.label)
+    figure = Figure(figsize=(6.8, 2.6 + 0.4 * len(shown)), dpi=120, layout="constrained")
+    shares, lengths = figure.subplots(2, 1, height_ratios=(len(shown) + 1, 2))
+    at = np.arange(len(shown))
+    shares.barh(at - 0.2, [c.before for c in shown], 0.38, color=_OLD, label=f"{report.label.n_old} old rows")
+    shares.barh(at + 0.2, [c.after for c in shown], 0.38, color=_NEW, label=f"{report.label.n_new} new rows")
+    shares.set_yticks(at, [c.name[:_LONGEST] for c in shown], parse_math=False)
+    shares.invert_yaxis()
+    shares.set(xlabel="share of the rows", title="Classes that changed most")
+    shares.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for place, (found, colour) in enumerate(((report.text.lengths_old, _OLD), (report.text.lengths_new, _NEW))):
+        lengths.plot([found.low, found.high], [place, place], color=colour, linewidth=4, solid_capstyle="butt")
+        lengths.plot([found.median], [place], "o", color=colour, markersize=9)
+    lengths.set_yticks([0, 1], ["old", "new"])
+    lengths.set(ylim=(1.6, -0.6), xlabel="words a text", title="Lengths: median, 5 to 95 %")
+    return figure
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
+def _changed(found: LabelShift) -> list[ClassShare]:
+    """The classes whose share changed most."""
+    return sorted(found.classes, key=lambda c: (-abs(c.after - c.before), c.name))[:_SHOWN]
+
+
 def _label_lines(found: LabelShift) -> list[str]:
-    changed = sorted(found.classes, key=lambda c: (-abs(c.after - c.before), c.name))
     difference = f"total variation {found.total_variation:.3f}, p {found.p_value:.2g} ({found.test})"
     return [
         f"| labelled rows | {found.n_old} | {found.n_new} | {difference} |",
         *(
             f"| class {plain(c.name)} | {c.before:.1%} | {c.after:.1%} | {100 * (c.after - c.before):+.1f} points |"
-            for c in changed[:_SHOWN]
+            for c in _changed(found)
         ),
     ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertft_core.errors import ArtifactError, DataError
-from bertft_core.nightly.drift import DomainShift, DriftReport, domain_shift, label_shift, text_figures
+from bertft_core.nightly.drift import DomainShift, DriftReport, domain_shift, draw_drift, label_shift, text_figures
 
 
 def normal(rows: int, width: int, seed: int, mean: float = 0.0) -> np.ndarray:
@@ -269,3 +269,10 @@ def test_report_table_shows_every_measure() -> None:
 def test_report_table_says_why_there_is_no_auroc() -> None:
     domain = DomainShift(n_old=40, n_new=5, auroc=None, low=None, high=None, reason="too few rows")
     assert "| distinct rows compared | 40 | 5 | too few rows |" in report(domain).to_markdown()
+
+
+def test_picture_draws_the_shares_and_the_lengths() -> None:
+    domain = DomainShift(n_old=40, n_new=5, auroc=None, low=None, high=None, reason="too few rows")
+    shares, lengths = draw_drift(report(domain)).axes
+    assert sorted(round(bar.get_width(), 2) for bar in shares.patches) == [0.4, 0.5, 0.5, 0.6]
+    assert [dot.get_xdata()[0] for dot in lengths.lines[1::2]] == [2, 2.5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from bertft_core.fit_config import (
     no_bool,
     place,
 )
+from bertft_core.nightly_config import NightlyConfig
 from bertft_core.search_config import Range, SearchConfig, Values
 from bertft_core.state import mask_uri
 from bertft_core.yaml_files import read_yaml
@@ -34,6 +36,7 @@ __all__ = [
     "DecisionConfig",
     "EvaluationConfig",
     "ModelConfig",
+    "NightlyConfig",
     "Range",
     "RunConfig",
     "SearchConfig",
@@ -75,8 +78,21 @@ class SplitConfig(Part):
         return self
 
 
+def _iso_date(value: Any) -> Any:
+    text = value.isoformat() if isinstance(value, dt.date) else value  # YAML reads 2026-01-31 as a date
+    try:
+        dt.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError("is no ISO 8601 date such as 2026-01-31") from None
+    return text
+
+
 class DataConfig(Part):
-    """Where labelled text comes from, which columns matter, how it is split and gated."""
+    """Where labelled text comes from, which columns matter, how it is split and gated.
+
+    until: rows of a later data.date are left out; a date without a time counts to its end. unknown_class: what a row is
+    whose label is not in data.classes, faulty or left out.
+    """
 
     source: str | None = None
     train: str | None = None
@@ -91,6 +107,8 @@ class DataConfig(Part):
     group: str | None = None
     classes: list[Annotated[str | int, BeforeValidator(no_bool)]] | None = None
     date: str | None = None
+    until: Annotated[str, BeforeValidator(_iso_date)] | None = None
+    unknown_class: Literal["faulty", "drop"] = "faulty"
     slices: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     encoding: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
@@ -113,6 +131,8 @@ class DataConfig(Part):
             raise ValueError(f"give either source or files of their own, found source and {', '.join(files)}")
         if not self.source and len(files) != 3:
             raise ValueError("give source, or all three of train, validation, test")
+        if self.until and not self.date:
+            raise ValueError("until needs data.date, the column that holds each row's date")
         return self
 
 
@@ -172,11 +192,18 @@ class RunConfig(Part):
     search: SearchConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     decision: DecisionConfig = DecisionConfig()
+    nightly: NightlyConfig = NightlyConfig()
     base_dir: Path = Field(default=Path("."), exclude=True, repr=False)
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values, without the folder it came from."""
         return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """What a run is, besides its rows: not when it is repeated, nor up to which date rows were taken."""
+        tree = self.resolved()
+        del tree["nightly"], tree["data"]["until"]
+        return tree
 
     def value_of(self, knob: str) -> Any:
         """The configured value of a knob, by its name in search.space."""

@@ -56,8 +56,8 @@ class Run:
 
 
 def run_key(config: RunConfig, rows: str, encoder: str) -> str:
-    """Hash of the resolved configuration, row fingerprint, encoder fingerprint and code fingerprint."""
-    return hash_json([config.resolved(), rows, encoder, code_fingerprint()])
+    """Hash of the configuration, row fingerprint, encoder fingerprint and code fingerprint."""
+    return hash_json([config.identity(), rows, encoder, code_fingerprint()])
 
 
 def open_run(runs: Path, key: str, *, again: bool) -> Run:

@@ -14,115 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-_CONFIG_VERBS = {
-    "check": "print the plan and train nothing: rows, token lengths, rates and phases per layer, what goes where",
-    "run": "the whole chain: labelled text to a registered and, if better, promoted model",
-    "search": "search the hyperparameters up to search.trials finished trials",
-    "finetune": "the final fit with the best parameters (searches first where trials are missing)",
-    "evaluate": "evaluate the latest finished fit of this configuration on the test split",
-}
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line as argparse sees it."""
-    parser = argparse.ArgumentParser(
-        prog="bertft", description="Search, fine-tune, judge and release BERT-style text classifiers."
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, text in _CONFIG_VERBS.items():
-        sub = verbs.add_parser(verb, help=text, description=text)
-        sub.add_argument("config", metavar="CONFIG", help="YAML file, see examples/")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.lr=3e-5")
-        _common(sub)
-        if verb == "search":
-            sub.add_argument("--join", action="store_true", help="work on a search that runs elsewhere, to its end")
-            sub.add_argument("--report", action="store_true", help="report on the search as it stands; trains nothing")
-        if verb == "run":
-            sub.add_argument("--again", action="store_true", help="run even if nothing changed since the last run")
-    sub = verbs.add_parser("predict", help="score a file with a registered model")
-    sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
-    sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")
-    sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write")
-    sub.add_argument("--text", help="text column, where it differs from the training column")
-    sub.add_argument("--text-pair", help="second text column")
-    _common(sub)
-    _registry_verbs(verbs)
-    return parser
-
-
-def _registry_verbs(verbs: Any) -> None:
-    def named(verb: str, text: str) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = verbs.add_parser(verb, help=text, description=text)
-        if verb != "gc":
-            sub.add_argument("name", metavar="NAME", help="registered model")
-        _common(sub)
-        return sub
-
-    sub = named("promote", "run the gate for a registered version; move champion if the rule holds")
-    sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
-    sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
-    sub.add_argument("--force", action="store_true", help="past gate and hold; the version must still load and answer")
-    sub.add_argument("--reason", help="why --force is right; kept in the ledger")
-    sub = named("rollback", "return to an earlier champion and hold further promotions until `resume`")
-    sub.add_argument("--to", metavar="VERSION", help="default: the last champion that was never rolled back")
-    sub.add_argument("--reason", required=True, help="kept in the ledger; the same reason again changes nothing")
-    sub = named("resume", "lift the hold that a rollback set")
-    sub.add_argument("--reason", required=True, help="kept in the ledger")
-    named("history", "every decision on a model: when, who, from which version to which, why")
-    sub = named("compare", "two versions on a labelled file that neither was trained on")
-    sub.add_argument("first", metavar="V1", help="version, the one compared with")
-    sub.add_argument("second", metavar="V2", help="version")
-    sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
-    sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
-    sub = verbs.add_parser("report", help="where the HTML report of a run lies, and its verdict")
-    sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
-    _common(sub)
-    sub = named("gc", "list old runs, downloads, caches and versions that nobody needs; --apply removes them")
-    sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
-    sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
-    sub.add_argument("--apply", action="store_true", help="remove what is listed; safe to kill and repeat")
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, was {text!r}")
-    return int(text)
-
-
-def _days(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = -1.0
-    if not 0 <= days < 1e6:
-        raise argparse.ArgumentTypeError(f"must be a number of days, 0 or more, was {text!r}")
-    return days
-
-
-def _common(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    sub.add_argument("--mlflow", metavar="FILE", help="mlflow.yaml to use")
-    sub.add_argument("--debug", action="store_true", help="show tracebacks")
+from flows.arguments import parse
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 1 anything else."""
-    args = _parse(argv)
+    args = parse(argv)
     out = _own_stdout()
     code = _guarded(args, out)
     out.close()
     return code
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse, with key=value overrides allowed after options too (argparse alone refuses them there)."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    if rest and (not hasattr(args, "overrides") or any(r.startswith("-") or "=" not in r for r in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides = [*args.overrides, *rest]
-    return args
 
 
 def _guarded(args: argparse.Namespace, out: IO[str]) -> int:
@@ -134,6 +35,9 @@ def _guarded(args: argparse.Namespace, out: IO[str]) -> int:
         out.write("\n")
         return 0
     except BertftError as fault:
+        document = getattr(fault, "document", None)  # a night ends in one, however it ends
+        if document and args.json:
+            out.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
         if args.debug:
             raise
         print(f"bertft {args.verb}: {fault}", file=sys.stderr)
@@ -166,7 +70,9 @@ def _home(args: argparse.Namespace) -> Path:
     from flows.environment import prepare_environment
     from flows.session import watch_over
 
-    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"), 0 if args.verb == "gc" else LEAST_FREE)
+    # a night writes down that the disk is full; gc makes room
+    least = 0 if args.verb in ("gc", "nightly", "nights") else LEAST_FREE
+    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"), least)
     watch_over(args.verb, is_served=prepare_environment(home))
     return home
 
@@ -195,6 +101,56 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
         config_path=str(Path(args.config).resolve()), overrides=list(args.overrides), home=str(home),
         mlflow_file=args.mlflow and str(Path(args.mlflow).resolve()), again=getattr(args, "again", False), last=last,
     )  # fmt: skip
+
+
+def _nightly(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.config import load_config
+    from bertft_core.errors import InputError
+
+    if args.live and not args.as_of:
+        raise InputError("--live goes with --as-of: a night of today is live")
+    config, home = load_config(args.config, args.overrides), _home(args)
+    from flows.nightly import BadNight, nightly, not_begun
+
+    try:
+        return nightly(
+            config_path=str(Path(args.config).resolve()), overrides=list(args.overrides), home=str(home),
+            mlflow_file=args.mlflow and str(Path(args.mlflow).resolve()), as_of=args.as_of, force=args.force,
+            live=args.live,
+        )  # fmt: skip
+    except BadNight:
+        raise
+    except Exception as fault:
+        raise not_begun(home, config.name, args.as_of, fault) from fault
+
+
+def _deployed(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.config import load_config
+    from bertft_core.state import open_home
+    from flows.environment import prepare_environment
+
+    load_config(args.config, args.overrides)
+    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"))
+    is_served = prepare_environment(home)
+    from flows import deployments
+
+    deployments.require_server(is_served)
+    plan = deployments.Plan(
+        config_path=Path(args.config).resolve(), overrides=tuple(args.overrides), home=home,
+        mlflow_file=Path(args.mlflow).resolve() if args.mlflow else None, cron=args.cron, timezone=args.timezone,
+        collision=args.collision, is_paused=args.paused,
+    )  # fmt: skip
+    if args.verb == "deploy":
+        return deployments.deploy(plan, args.pool)
+    deployments.serve_here(plan)
+    return {"name": plan.config_path.stem, "served": False}
+
+
+def _nights(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.nightly.log import NightLog
+
+    nights = NightLog(_home(args), args.name).nights()
+    return {"name": args.name, "nights": [asdict(night) for night in nights]}
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -320,6 +276,10 @@ _VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "finetune": lambda args: _flow(args, "finetune"),
     "evaluate": lambda args: _flow(args, "evaluate"),
     "predict": _predict,
+    "nightly": _nightly,
+    "nights": _nights,
+    "deploy": _deployed,
+    "serve": _deployed,
     "promote": _promote,
     "report": _report,
     "rollback": _rollback,

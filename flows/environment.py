@@ -7,7 +7,7 @@ import tomllib
 import warnings
 from pathlib import Path
 
-_QUIET = {
+QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -34,7 +34,7 @@ def prepare_environment(home: Path) -> bool:
 
     Call before prefect or mlflow is imported.
     """
-    for name, value in _QUIET.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
     is_served = bool(os.environ.get("PREFECT_API_URL") or _profile_url())

@@ -10,7 +10,8 @@ def render(verb: str, result: dict[str, Any]) -> str:
     tables = {
         "predict": _lines, "report": _lines,
         "check": _plan, "promote": _release, "rollback": _release, "resume": _release, "history": _history,
-        "compare": _comparison, "gc": _removals,
+        "compare": _comparison, "gc": _removals, "nightly": _night, "nights": _nights,
+        "deploy": _deployments, "serve": _lines,
     }  # fmt: skip
     if verb == "search" and "best_params" not in result:
         return _lines(result)
@@ -20,6 +21,33 @@ def render(verb: str, result: dict[str, Any]) -> str:
 def _lines(result: dict[str, Any]) -> str:
     shown = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in result.items()}
     return "\n".join(f"{key.replace('_', ' '):<16} {value}" for key, value in shown.items() if value is not None)
+
+
+def _night(result: dict[str, Any]) -> str:
+    lines = [f"{result['name']}  night {result['night']}: {result['outcome']}", f"reason       {result['reason']}"]
+    if result["run_id"]:
+        lines.append(f"run          {result['run_id']}, version {result['version']}")
+    facts = {k: v for k, v in result["facts"].items() if not k.startswith("seconds_")}
+    lines.append("rows         " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items()))
+    return "\n".join([*lines, f"seconds      {result['seconds']:.0f}"])
+
+
+def _deployments(result: dict[str, Any]) -> str:
+    lines = [f"{one['name']:<40}{one['id']}" for one in result["deployments"]]
+    nights = f"{result['cron']} ({result['timezone']}); one at a time, collision: {result['collision']}"
+    return "\n".join([*lines, f"nights       {nights}", f"worker       {result['worker']}"])
+
+
+def _nights(result: dict[str, Any]) -> str:
+    if not result["nights"]:
+        return f"{result['name']}: no night yet"
+    lines = [f"{'night':<11}{'outcome':<19}{'version':>8}{'rows':>8}{'new':>7}{'seconds':>9}  reason"]
+    for night in result["nights"]:
+        facts = night["facts"]
+        numbers = f"{night['version'] or '-':>8}{facts.get('rows', '-'):>8}{facts.get('new', '-'):>7}"
+        reason = " ".join(night["reason"].split())[:110]
+        lines.append(f"{night['night']:<11}{night['outcome']:<19}{numbers}{night['seconds']:>9.0f}  {reason}")
+    return "\n".join(lines)
 
 
 def _run(result: dict[str, Any]) -> str:

@@ -24,6 +24,10 @@ class FaultyRow(Exception):
     """One row cannot be used; the text is the reason, a category before an optional colon and detail."""
 
 
+class UnknownLabel(FaultyRow):
+    """A label that data.classes does not hold."""
+
+
 def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, float]:
     """A class name, or {class: weight} with weights that sum to 1.
 
@@ -153,7 +157,7 @@ class LabelColumn:
         if code is not None:
             return code
         if self.fixed is not None:
-            raise FaultyRow(f"unknown label: {name[:80]!r} is not in data.classes")
+            raise UnknownLabel(f"unknown label: {name[:80]!r} is not in data.classes")
         if len(self.names) >= MAX_CLASSES:
             raise DataError(
                 f"data.label: more than {MAX_CLASSES} distinct labels, such as {name[:80]!r}; "

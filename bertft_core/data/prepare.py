@@ -178,6 +178,10 @@ def _nothing_usable(
     if n_rows:
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
         return DataError(f"data: none of {n_rows} rows can be used: {counts}")
+    if filtered and not config.where:
+        cuts = [f"data.until {config.until}"] if config.until else []
+        cuts += ["data.classes with data.unknown_class: drop"] if config.unknown_class == "drop" else []
+        return DataError(f"{' and '.join(cuts)}: none of {filtered} rows is left; wanted rows that pass")
     if filtered:
         return DataError(f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}")
     where = config.source or ", ".join(filter(None, (config.train, config.validation, config.test)))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.config import DataConfig
-from bertft_core.data.labels import FaultyRow, LabelColumn
+from bertft_core.data.labels import FaultyRow, LabelColumn, UnknownLabel
 from bertft_core.data.readers import RowBatch, RowFault
 from bertft_core.data.splits import SPLITS, key_digest, row_key
 from bertft_core.errors import DataError
@@ -47,9 +47,10 @@ class RowChecker:
         self._config = config
         self._labels = labels
         self._seen: dict[str, Counter[str]] = {column: Counter() for column in config.where}
+        self._end = None if config.until is None else end_of(config.until)
 
     def check(self, batch: RowBatch) -> CheckedBatch:
-        """Rows that can be used, the faults of the others, the number that data.where leaves out."""
+        """Rows that can be used, the faults of the others, the number that the configuration leaves out."""
         out = CheckedBatch(faults=list(batch.faults))
         config, columns = self._config, batch.columns
         empty = [None] * len(batch.rows)
@@ -62,8 +63,13 @@ class RowChecker:
                 out.filtered += 1
                 continue
             try:
-                self._add(out, text, pair, label, group, date)
+                if not self._add(out, text, pair, label, group, date):
+                    out.filtered += 1
+                    continue
             except FaultyRow as fault:
+                if isinstance(fault, UnknownLabel) and config.unknown_class == "drop":
+                    out.filtered += 1
+                    continue
                 shown = text[:200] if isinstance(text, str) else "" if text is None else str(text)[:200]
                 shown = shown.encode("utf-8", "replace").decode("utf-8")
                 out.faults.append(RowFault(file=batch.files[i], row=batch.rows[i], reason=str(fault), text=shown))
@@ -73,13 +79,16 @@ class RowChecker:
             out.rows.append(batch.rows[i])
         return out
 
-    def _add(self, out: CheckedBatch, text: Any, pair: Any, label: Any, group: Any, date: Any) -> None:
+    def _add(self, out: CheckedBatch, text: Any, pair: Any, label: Any, group: Any, date: Any) -> bool:
+        """False for a row that data.until leaves out."""
+        moment = parse_date(date) if self._config.date else 0
+        if self._end is not None and moment >= self._end:
+            return False
         text = _as_text(text, "text")
         if not text or text.isspace():
             raise FaultyRow("empty text")
         pair = _as_text(pair, "text_pair") or None
         code = self._labels.parse(label)
-        moment = parse_date(date) if self._config.date else 0
         try:
             digest = key_digest(row_key(text, pair))
             group_digest = b"" if self._config.group is None else _group_digest(group, digest)
@@ -91,6 +100,7 @@ class RowChecker:
         out.dates.append(moment)
         out.digests += digest
         out.group_digests += group_digest
+        return True
 
     def _matches(self, columns: dict[str, list[Any]], i: int) -> bool:
         for column, wanted in self._config.where.items():
@@ -161,6 +171,12 @@ def parse_date(value: Any) -> int:
         return int(float(value) * 1e6)
     except (TypeError, ValueError, OverflowError):
         raise FaultyRow(f"unreadable date: {str(value)[:60]!r}, wanted ISO 8601 such as 2026-01-31") from None
+
+
+def end_of(until: str) -> int:
+    """Microseconds since 1970 of the first moment after `until`: a date counts to its end, a time includes itself."""
+    day = len(until) == len("2026-01-31")
+    return parse_date(until) + (86_400_000_000 if day else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

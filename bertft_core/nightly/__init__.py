@@ -1,1 +1,1 @@
-"""Every night: how new rows differ from those the champion was trained on."""
+"""What a night needs to know: what changed since the last training, drift, whether to train, what has happened."""

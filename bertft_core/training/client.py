@@ -108,15 +108,17 @@ class Trainer:
         device: str = "cpu",
         threads: int | None = None,
         on_progress: OnProgress | None = None,
+        places: list[int] | None = None,
     ) -> Path:
         """Write the pretrained encoder's mean-pooled features [n, H] float32 of one split to ``output_npy``.
 
-        ``rows``: of about that many rows, those of `batching.sample_rows`; None: of all.
+        ``rows``: of about that many rows, those of `batching.sample_rows`; None: of all. ``places``: of these rows.
         """
         message = {
             "cmd": "features",
             "pretrained": str(pretrained),
             "rows": rows,
+            "places": places,
             "precision": precision,
             "tokens_dir": str(tokens_dir),
             "split": split,

@@ -94,11 +94,12 @@ def features(
     device: str = "cpu",
     threads: int | None = None,
     on_beat: Beat | None = None,
+    places: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """Mean over each row's tokens of the pretrained encoder's last hidden states, [n, H] float32, in order.
 
-    ``rows``: only those of `batching.sample_rows`. Special tokens count, padding does not, as in
-    sentence-transformers' mean pooling.
+    ``rows``: only those of `batching.sample_rows`; ``places``: only these, in their order. Special tokens count,
+    padding does not, as in sentence-transformers' mean pooling.
 
     Raises: ModelError if ``pretrained`` holds no encoder; ConfigError if the device is missing.
     """
@@ -109,7 +110,7 @@ def features(
         encoder = load_encoder(pretrained)
         encoder.to(target)  # type: ignore[arg-type]
         arrays, width = open_split(Path(tokens_dir), split), int(encoder.config.hidden_size)
-        chosen, settings = sample_rows(arrays, rows), padding(encoder)
+        chosen, settings = sample_rows(arrays, rows) if places is None else places, padding(encoder)
 
         def answer(places: NDArray[np.int64]) -> torch.Tensor:
             return _mean_pooled(encoder, pad_batch(arrays, chosen[places], **settings))

@@ -128,10 +128,13 @@ def _run_score(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_features(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+
     from bertft_core.training.scoring import features
 
     beat = _beat(wire, {"features": message["split"]})
-    settings = (message["rows"], message["precision"], message["device"], message["threads"], beat)
+    places = None if message["places"] is None else np.array(message["places"], dtype=np.int64)
+    settings = (message["rows"], message["precision"], message["device"], message["threads"], beat, places)
     found = features(message["pretrained"], message["tokens_dir"], message["split"], *settings)
     return _save_array(message["output"], found)
 

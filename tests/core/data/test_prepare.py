@@ -348,3 +348,35 @@ def test_missing_slice_column_is_named(tmp_path: Path) -> None:
     table(tmp_path / "a.csv", plain())
     with pytest.raises(DataError, match=r"data\.slices: there is no column 'shop'"):
         prepare(tmp_path, slices=["shop"])
+
+
+DATED = [(f"text number {i}", "ab"[i % 2], f"2026-01-{1 + i // 10:02}T12:00:00") for i in range(60)]
+
+
+def dated(folder: Path, until: str | None) -> DatasetSplits:
+    table(folder / "d.csv", DATED, ("text", "label", "day"))
+    return prepare(folder, "d.csv", date="day", until=until)
+
+
+def test_until_a_date_keeps_that_whole_day(tmp_path: Path) -> None:
+    found = dated(tmp_path, "2026-01-03")
+    assert (found.report.rows_used, found.report.rows_filtered) == (30, 30)
+    assert dated(tmp_path, "2026-01-03T11:59:59").report.rows_used == 20
+    assert dated(tmp_path, "2026-01-03T12:00:00").report.rows_used == 30
+
+
+def test_until_after_the_last_row_changes_nothing(tmp_path: Path) -> None:
+    assert dated(tmp_path, "2026-02-01").fingerprint == dated(tmp_path, None).fingerprint
+
+
+def test_until_before_the_first_row_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.until 2025-12-31: none of 60 rows is left"):
+        dated(tmp_path, "2025-12-31")
+
+
+def test_unknown_classes_are_left_out_where_dropped(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", [*plain(), *[(f"other {i}", "c") for i in range(9)]])
+    found = prepare(tmp_path, classes=["a", "b"], unknown_class="drop")
+    assert (found.report.rows_filtered, found.report.rows_quarantined, found.classes) == (9, 0, ("a", "b"))
+    with pytest.raises(DataError, match="9 unknown label"):
+        prepare(tmp_path, classes=["a", "b"])

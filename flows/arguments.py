@@ -1,0 +1,129 @@
+"""The command line as argparse sees it: verbs, options, help. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+_CONFIG_VERBS = {
+    "check": "print the plan and train nothing: rows, token lengths, rates and phases per layer, what goes where",
+    "run": "the whole chain: labelled text to a registered and, if better, promoted model",
+    "search": "search the hyperparameters up to search.trials finished trials",
+    "finetune": "the final fit with the best parameters (searches first where trials are missing)",
+    "evaluate": "evaluate the latest finished fit of this configuration on the test split",
+    "nightly": "what a schedule calls: train and release if there is reason to, say why if not",
+    "deploy": "create or update the Prefect deployments: nights on a schedule; search, promote, predict by hand",
+    "serve": "the same deployments, served by this process until Ctrl-C instead of by a worker",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line as argparse sees it."""
+    parser = argparse.ArgumentParser(
+        prog="bertft", description="Search, fine-tune, judge and release BERT-style text classifiers."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in _CONFIG_VERBS.items():
+        sub = verbs.add_parser(verb, help=text, description=text)
+        sub.add_argument("config", metavar="CONFIG", help="YAML file, see examples/")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.lr=3e-5")
+        _common(sub)
+        if verb == "search":
+            sub.add_argument("--join", action="store_true", help="work on a search that runs elsewhere, to its end")
+            sub.add_argument("--report", action="store_true", help="report on the search as it stands; trains nothing")
+        if verb == "run":
+            sub.add_argument("--again", action="store_true", help="run even if nothing changed since the last run")
+        if verb == "nightly":
+            sub.add_argument("--force", action="store_true", help="train whatever the triggers say")
+            sub.add_argument("--as-of", metavar="DATE", help="replay the night of DATE on rows up to it (data.date)")
+            sub.add_argument("--live", action="store_true", help="let a replay move the live aliases")
+        if verb in ("deploy", "serve"):
+            _schedule_options(sub, verb)
+    sub = verbs.add_parser("predict", help="score a file with a registered model")
+    sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
+    sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")
+    sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write")
+    sub.add_argument("--text", help="text column, where it differs from the training column")
+    sub.add_argument("--text-pair", help="second text column")
+    _common(sub)
+    _registry_verbs(verbs)
+    return parser
+
+
+def _schedule_options(sub: argparse.ArgumentParser, verb: str) -> None:
+    sub.add_argument("--cron", default="30 2 * * *", help="when a night begins (default: %(default)s)")
+    sub.add_argument("--timezone", default="UTC", metavar="ZONE", help="of --cron, such as Europe/Berlin (default UTC)")
+    sub.add_argument(
+        "--collision", choices=("skip", "queue"), default="skip",
+        help="a night that comes due while another is at work is left out, or waits (default skip)",
+    )  # fmt: skip
+    sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
+    if verb == "deploy":
+        sub.add_argument("--pool", default="bertft", help="process work pool, made when missing (default bertft)")
+
+
+def _registry_verbs(verbs: Any) -> None:
+    def named(verb: str, text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = verbs.add_parser(verb, help=text, description=text)
+        if verb != "gc":
+            sub.add_argument("name", metavar="NAME", help="registered model")
+        _common(sub)
+        return sub
+
+    sub = named("promote", "run the gate for a registered version; move champion if the rule holds")
+    sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
+    sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
+    sub.add_argument("--force", action="store_true", help="past gate and hold; the version must still load and answer")
+    sub.add_argument("--reason", help="why --force is right; kept in the ledger")
+    sub = named("rollback", "return to an earlier champion and hold further promotions until `resume`")
+    sub.add_argument("--to", metavar="VERSION", help="default: the last champion that was never rolled back")
+    sub.add_argument("--reason", required=True, help="kept in the ledger; the same reason again changes nothing")
+    sub = named("resume", "lift the hold that a rollback set")
+    sub.add_argument("--reason", required=True, help="kept in the ledger")
+    named("nights", "how every night ended, and why")
+    named("history", "every decision on a model: when, who, from which version to which, why")
+    sub = named("compare", "two versions on a labelled file that neither was trained on")
+    sub.add_argument("first", metavar="V1", help="version, the one compared with")
+    sub.add_argument("second", metavar="V2", help="version")
+    sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
+    sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
+    sub = verbs.add_parser("report", help="where the HTML report of a run lies, and its verdict")
+    sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
+    _common(sub)
+    sub = named("gc", "list old runs, downloads, caches and versions that nobody needs; --apply removes them")
+    sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
+    sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
+    sub.add_argument("--apply", action="store_true", help="remove what is listed; safe to kill and repeat")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, was {text!r}")
+    return int(text)
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number of days, 0 or more, was {text!r}")
+    return days
+
+
+def _common(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    sub.add_argument("--mlflow", metavar="FILE", help="mlflow.yaml to use")
+    sub.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse, with key=value overrides allowed after options too (argparse alone refuses them there)."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(r.startswith("-") or "=" not in r for r in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args

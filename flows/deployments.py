@@ -1,0 +1,133 @@
+"""The flows of one configuration as Prefect deployments: on a work pool, or served by this process."""
+
+from __future__ import annotations
+
+import os
+import zoneinfo
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, serve
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.schedules import Cron, Schedule
+
+from bertft_core.config import load_config
+from bertft_core.errors import ConfigError, InputError
+from bertft_core.mlflow_config import load_mlflow_config
+from flows.environment import QUIET
+from flows.nightly import nightly
+from flows.pipeline import pipeline
+from flows.release import promote
+from flows.scoring import predict
+from flows.search import join
+
+POOL = "bertft"
+# What happens to a run of a night that comes due while another is at work
+COLLISIONS = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}
+_PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL", "BERTFT_USER", "BERTFT_STORAGE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is deployed; all paths absolute. collision: skip or queue."""
+
+    config_path: Path
+    overrides: tuple[str, ...]
+    home: Path
+    mlflow_file: Path | None
+    cron: str
+    timezone: str
+    collision: str = "skip"
+    is_paused: bool = False
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the nights. Raises ConfigError for a cron line or time zone that does not exist."""
+        if self.timezone not in zoneinfo.available_timezones():
+            raise ConfigError(f"--timezone {self.timezone!r}: no such time zone; wanted an IANA name, Europe/Berlin")
+        try:
+            return Cron(self.cron, timezone=self.timezone, active=not self.is_paused, slug="nightly")
+        except ValueError as fault:
+            raise ConfigError(f"--cron {self.cron!r}: {fault}; wanted five fields, such as '30 2 * * *'") from None
+
+
+def deployments(plan: Plan) -> list[RunnerDeployment]:
+    """nightly on its schedule; search, join, promote and predict by hand. The same names again update what is there."""
+    config = load_config(plan.config_path, plan.overrides)
+    store = load_mlflow_config(plan.mlflow_file, config.base_dir, Path.cwd())
+    model = store.model_name(config.name)
+    files = {"home": str(plan.home), "mlflow_file": None if plan.mlflow_file is None else str(plan.mlflow_file)}
+    asked = {"config_path": str(plan.config_path), "overrides": list(plan.overrides), **files}
+    alone = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISIONS[plan.collision])
+    made = [
+        _deployment(
+            nightly, config.name, asked, schedule=plan.schedule, concurrency_limit=alone, paused=plan.is_paused
+        ),
+        _deployment(promote, config.name, {"name": model, **files}),
+        _deployment(predict, config.name, {"model": f"models:/{model}@{store.aliases.champion}", **files}),
+    ]
+    if config.search is not None and config.search.trials:
+        joined = {name: asked[name] for name in ("config_path", "overrides", "home")}
+        made += [
+            _deployment(pipeline, f"{config.name}-search", {**asked, "last": "search"}, concurrency_limit=alone),
+            _deployment(join, config.name, joined),
+        ]
+    return made
+
+
+def _deployment(flow: Flow[..., Any], name: str, parameters: dict[str, Any], **more: Any) -> RunnerDeployment:
+    home = parameters["home"]
+    deployed: Any = flow.to_deployment(
+        name, parameters=parameters, entrypoint_type=EntrypointType.MODULE_PATH, tags=["bertft"],
+        job_variables={"env": _environment(home), "working_dir": home}, **more,
+    )  # fmt: skip
+    return deployed  # type: ignore[no-any-return]
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Of a run; what may hold a password stays in the worker's environment, since the server shows this one."""
+    given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    open_ones = {name: value for name, value in given.items() if "@" not in value}
+    return {**QUIET, "BERTFT_HOME": home, **open_ones}
+
+
+def deploy(plan: Plan, pool: str) -> dict[str, Any]:
+    """Create or update the deployments on a process work pool, which is made when it is missing."""
+    made = deployments(plan)
+    _require_pool(pool)
+    found = [{"name": d.full_name, "id": str(d.apply(work_pool_name=pool))} for d in made]
+    return {
+        "name": made[0].name, "pool": pool, "cron": plan.cron, "timezone": plan.timezone, "collision": plan.collision,
+        "deployments": found, "worker": f"prefect worker start --pool {pool}",
+    }  # fmt: skip
+
+
+def _require_pool(name: str) -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+        except ObjectAlreadyExists:
+            found = client.read_work_pool(name)
+            if found.type != "process":
+                raise InputError(
+                    f"--pool {name}: the work pool is of type {found.type!r}; wanted process: a worker must see the "
+                    "configuration and BERTFT_HOME as files"
+                ) from None
+
+
+def serve_here(plan: Plan) -> None:
+    """Serve the deployments from this process until it is interrupted; runs are its child processes."""
+    serve(*deployments(plan), print_starting_message=True)
+
+
+def require_server(is_served: bool) -> None:
+    """Raises InputError where no Prefect server is configured: an embedded one ends with its command."""
+    if not is_served:
+        raise InputError(
+            "no Prefect server: `bertft up` starts one; then set PREFECT_API_URL, as it prints, or a Prefect profile"
+        )

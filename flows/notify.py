@@ -1,0 +1,37 @@
+"""Tell people of a bad night: a Prefect notification block, or a webhook whose URL lies in an environment variable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import httpx
+from prefect.blocks.core import Block
+
+from bertft_core.state import mask_uri
+
+_SECONDS = 15.0
+
+
+def notify(targets: Sequence[str], subject: str, text: str) -> list[str]:
+    """Send to each of nightly.notify; returns what went wrong, in words without secrets."""
+    faults = []
+    for target in targets:
+        try:
+            _send(target, subject, text)
+        except Exception as fault:  # whatever a block of the user's or the network raises
+            faults.append(f"{target}: {type(fault).__name__}: {mask_uri(str(fault))[:200]}")
+    return faults
+
+
+def _send(target: str, subject: str, text: str) -> None:
+    if not target.startswith("env:"):
+        Block.load(target).notify(body=text, subject=subject)  # type: ignore[attr-defined]
+        return
+    name = target.removeprefix("env:")
+    url = os.environ.get(name)
+    if not url:
+        raise LookupError(f"the environment variable {name} is not set")
+    answer = httpx.post(url, json={"subject": subject, "text": f"{subject}: {text}"}, timeout=_SECONDS)
+    if answer.is_error:  # its own message would show the URL
+        raise ConnectionError(f"the webhook answered {answer.status_code}")

@@ -1,0 +1,26 @@
+"""Scoring a file as a flow: what the command runs plainly, and a deployment on a schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from bertft_core.mlflow_config import load_mlflow_config
+from flows.progress import Reporter
+from tasks.scoring import predict_file
+
+
+@flow(name="bertft-predict")
+def predict(
+    model: str, input: str, output: str, home: str = ".bertft", mlflow_file: str | None = None,
+    text: str | None = None, text_pair: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths."""
+    store, report = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), Reporter()
+    with report.stage("predict"):
+        return predict_file(
+            model, Path(input), Path(output), store, Path(home), text=text, text_pair=text_pair,
+            on_rows=lambda count: report.rows("scored", count),
+        )  # fmt: skip

@@ -1,0 +1,149 @@
+"""Prefect tasks of a night: drift of its rows, the champion's answers on the new ones, what is written down."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from bertft_core.config import RunConfig
+from bertft_core.data.splits import SPLITS
+from bertft_core.errors import ArtifactError, InputError
+from bertft_core.fitting import Prepared
+from bertft_core.mlflow_config import Store
+from bertft_core.nightly.domain_shift import DomainShift, domain_shift
+from bertft_core.nightly.log import FAILED, REJECTED, Night
+from bertft_core.nightly.rows import Rows
+from bertft_core.nightly.triggers import FreshScore
+from bertft_core.state import hash_json
+from bertft_core.training.client import Trainer
+from tasks import aliases, artifacts, tracking
+
+MOST_ROWS = 1_000  # on either side of a comparison: features cost an encoder pass a row
+_TRAIN = SPLITS.index("train")
+
+
+@task(name="drift", cache_policy=NO_CACHE)
+def text_drift(config: RunConfig, prepared: Prepared, last: Path, home: Path) -> DomainShift:
+    """Whether the new training texts can be told from those of the last training, by the pretrained encoder's features.
+
+    last: folder of the last training's run. At most 1,000 rows a side, smallest hash first: from night to night the
+    same ones, whose features are kept.
+    """
+    before, now = Rows.require(last), Rows.of(prepared.dataset)
+    is_known, in_train = now.is_in(before), now.splits == _TRAIN
+    sides = [now.hashes[in_train & known][:MOST_ROWS] for known in (is_known, ~is_known)]
+    found = _features(config, prepared, np.concatenate(sides), home)
+    old, new = found[: len(sides[0])], found[len(sides[0]) :]
+    return domain_shift(old, new, seed=config.training.seed)
+
+
+def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) -> Any:
+    """[n, H] of training rows by the hash of their text; what is not in the store is computed and added."""
+    manner = hash_json([prepared.encoder, config.tokenization.model_dump()])[:16]
+    file = home / "features" / f"{config.name}-{manner}.npz"
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            known = dict(zip(stored["hashes"].tolist(), stored["values"], strict=True))
+    except (OSError, ValueError, KeyError):
+        known = {}
+    missing = [h for h in hashes.tolist() if h not in known]
+    if missing:
+        known |= dict(zip(missing, _computed(config, prepared, missing, home), strict=True))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.part")
+        with open(part, "wb") as handle:
+            np.savez(handle, hashes=hashes, values=np.stack([known[h] for h in hashes.tolist()]))
+        part.replace(file)
+    return np.stack([known[h] for h in hashes.tolist()])
+
+
+def _computed(config: RunConfig, prepared: Prepared, hashes: list[bytes], home: Path) -> Any:
+    table = prepared.dataset.table("train")
+    # numpy leaves the zero bytes at the end of a fixed-length string away
+    places = {h.rstrip(b"\0"): place for place, h in enumerate(table["fingerprint"].to_pylist())}
+    chosen = [places[h] for h in hashes]
+    with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as folder, Trainer() as trainer:
+        file = Path(folder) / "features.npy"
+        trainer.features(
+            prepared.pretrained,
+            prepared.tokens.directory,
+            "train",
+            file,
+            threads=config.training.threads,
+            places=chosen,
+        )
+        return np.load(file, allow_pickle=False)
+
+
+@task(name="champion on new rows", cache_policy=NO_CACHE)
+def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: Store, home: Path) -> FreshScore | None:
+    """Today's champion on rows that came after the last training (its run's folder), none of them test rows.
+
+    None where there is no champion that answers; the release says then what is wrong with it.
+    """
+    import pandas as pd
+
+    name = store.config.model_name(config.name)
+    version = aliases.champion(store, name)
+    if version is None:
+        return None
+    before, now = Rows.require(last), Rows.of(prepared.dataset)
+    texts, labels = _new_rows(prepared, now.hashes[~now.is_in(before)])
+    if not texts["text"]:
+        return None
+    with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as scratch:
+        folder = Path(scratch)
+        pd.DataFrame({k: v for k, v in texts.items() if v}).to_parquet(folder / "rows.parquet")
+        try:
+            found = artifacts.score_in_fresh_process(
+                f"models:/{name}/{version}", folder / "rows.parquet", folder / "answers.npz", 0, store
+            )
+        except (ArtifactError, InputError):
+            return None
+        told = np.array(found.classes, dtype=object)[found.predicted(found.classes)]
+    right = int((told == np.array(labels, dtype=object)).sum())
+    return FreshScore(right=right, rows=len(labels))
+
+
+def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], list[str]]:
+    wanted = set(hashes.tolist())
+    texts: dict[str, list[str]] = {"text": [], "text_pair": []}
+    labels: list[str] = []
+    for split in ("train", "validation"):
+        table = prepared.dataset.table(split)
+        places = [i for i, h in enumerate(table["fingerprint"].to_pylist()) if h.rstrip(b"\0") in wanted][:MOST_ROWS]
+        part = table.take(places)
+        texts["text"] += part["text"].to_pylist()
+        if prepared.dataset.has_pair:
+            texts["text_pair"] += part["text_pair"].to_pylist()
+        labels += [str(prepared.dataset.classes[label]) for label in part["label"].to_pylist()]
+    return texts, labels
+
+
+@task(name="record", cache_policy=NO_CACHE)
+def record(night: Night, name: str, store: Store, prefect_run: str) -> None:
+    """One MLflow run a night, with outcome, reason and numbers, and the Prefect artifact."""
+    create_markdown_artifact(key="bertft-night", markdown=as_markdown(night))
+    tags = {
+        "bertft.name": name, "bertft.night": night.night, "bertft.outcome": night.outcome,
+        "bertft.reason": night.reason[:5000], "bertft.pipeline_run": night.run_id or "",
+        "bertft.version": night.version or "", "prefect.flow_run_id": prefect_run,
+    }  # fmt: skip
+    key = f"{name} {night.started}"
+    run_id = tracking.find_or_create_run(store, key, "night", name=f"{name} night {night.night}", tags=tags)
+    numbers = {k: float(v) for k, v in night.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    tracking.log_metrics(store, run_id, {"seconds": night.seconds, **numbers})
+    tracking.finish_run(store, run_id, failed=night.outcome in (FAILED, REJECTED))
+
+
+def as_markdown(night: Night) -> str:
+    """What a person reads in Prefect."""
+    rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in night.facts.items())
+    head = f"**{night.outcome}** — {night.reason}\n\n"
+    return head + (f"| | |\n|---|---|\n{rows}" if rows else "")

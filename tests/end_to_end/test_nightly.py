@@ -1,0 +1,133 @@
+"""Nights from the command line on tiny data: one outcome and a reason each, whatever happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+MAIN = "import sys; from flows.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def nights(project, command, tmp_path):
+    """Runs `nightly` and gives its document; extra keyword arguments are sections of the configuration."""
+
+    class Nights:
+        home = tmp_path / "home"
+        config = project(search={"trials": 0}, nightly={"new_rows": 20})
+
+        def add(self, rows, file="rows.csv"):
+            with open(tmp_path / file, "a", newline="", encoding="utf-8") as handle:
+                csv.writer(handle).writerows(rows)
+
+        def run(self, *arguments, code=0):
+            done = command(self.home, "nightly", str(self.config), *arguments, "--json")
+            assert done.returncode == code, done.stderr[-3000:]
+            return json.loads(done.stdout)
+
+        def log(self):
+            done = command(self.home, "nights", "tiny", "--json")
+            return json.loads(done.stdout)["nights"]
+
+    return Nights()
+
+
+def test_nights_train_only_where_there_is_reason(nights, rows) -> None:
+    more = rows(260)
+    first = nights.run()
+    assert (first["outcome"], first["version"]) == ("promoted", "1")
+    quiet = nights.run()
+    assert (quiet["outcome"], quiet["reason"], quiet["run_id"]) == ("skipped", "unchanged", None)
+    assert quiet["seconds"] < 15
+    nights.add(more[150:160])
+    few = nights.run()
+    assert few["outcome"] == "skipped" and "no trigger fired" in few["reason"]
+    nights.add(more[160:200])
+    trained = nights.run()
+    assert trained["outcome"] in {"promoted", "kept champion"} and "50 new rows" in trained["reason"]
+    nights.add([("a third kind of text", "third")] * 2 + [(f"third kind {i}", "third") for i in range(30)])
+    refused = nights.run(code=2)
+    assert refused["outcome"] == "data rejected" and "nightly.new_class: fail" in refused["reason"]
+    told = nights.run("nightly.new_class=warn")
+    assert told["outcome"] == "skipped", told["reason"]
+    log = nights.log()
+    assert [n["outcome"] for n in log] == [
+        "promoted", "skipped", "skipped", trained["outcome"], "data rejected", "skipped",
+    ]  # fmt: skip
+    assert _mlflow_nights(nights.home) == [n["outcome"] for n in log]
+
+
+def _mlflow_nights(home: Path) -> list[str]:
+    import mlflow
+
+    api = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in api.search_experiments()]
+    found = api.search_runs(experiments, "tags.`bertft.role` = 'night'", order_by=["attributes.start_time ASC"])
+    return [run.data.tags["bertft.outcome"] for run in found]
+
+
+def test_forced_night_trains_on_the_same_rows(nights) -> None:
+    nights.run()
+    forced = nights.run("--force")
+    assert forced["version"] == "2" and "same model" in forced["reason"]
+
+
+def test_killed_night_is_told_and_gone_on_with(nights, clean_environment, tmp_path) -> None:
+    slow = ["training.epochs=40", "training.batch_size=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", MAIN, "nightly", str(nights.config), *slow], cwd=tmp_path,
+        env=clean_environment(nights.home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(nights.home.glob("runs/*/fit/checkpoint.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    after = nights.run(*slow)
+    assert after["outcome"] == "promoted"
+    assert [(n["outcome"], "killed" in n["reason"]) for n in nights.log()] == [("failed", True), ("promoted", False)]
+
+
+def test_time_limit_ends_a_night_and_the_next_goes_on(nights) -> None:
+    slow = ["training.epochs=60", "training.batch_size=1"]
+    late = nights.run(*slow, "nightly.timeout=12", code=1)
+    assert late["outcome"] == "failed" and "nightly.timeout of 12 s passed" in late["reason"]
+    assert _children(nights.home) == []
+    assert nights.run(*slow)["outcome"] == "promoted"
+
+
+def _children(home: Path) -> list[str]:
+    """Command lines of processes that carry this home in their environment."""
+    mark, found = f"BERTFT_HOME={home}".encode(), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if int(pid) != os.getpid() and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:80])
+        except OSError:
+            continue
+    return [line for line in found if "sleep" not in line and "sys.stdin.buffer.read" not in line]
+
+
+def test_replay_of_a_past_night_leaves_the_live_model_alone(project, command, rows, tmp_path) -> None:
+    config = project(search={"trials": 0}, data={"source": "dated.csv", "date": "day"})
+    dated = [(t, y, f"2026-01-{1 + i // 15:02}") for i, (t, y) in enumerate(rows(300))]
+    with open(tmp_path / "dated.csv", "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("text", "label", "day"), *dated])
+    home = tmp_path / "home"
+    live = json.loads(command(home, "nightly", str(config), "--json").stdout)
+    assert (live["outcome"], live["facts"]["rows"]) == ("promoted", 300)
+    done = command(home, "nightly", str(config), "--as-of", "2026-01-12", "--json")
+    past = json.loads(done.stdout)
+    assert (past["outcome"], past["facts"]["rows"], past["name"]) == ("promoted", 180, "tiny-replay")
+    history = json.loads(command(home, "history", "tiny", "--json").stdout)
+    assert history["aliases"]["champion"] == "1" and len(history["entries"]) == 1

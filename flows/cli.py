@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--text-pair", help="second text column")
     _common(sub)
     _registry_verbs(verbs)
+    _stack_verb(verbs)
     return parser
 
 
@@ -81,6 +83,15 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
     sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
     sub.add_argument("--apply", action="store_true", help="remove what is listed; safe to kill and repeat")
+
+
+def _stack_verb(verbs: Any) -> None:
+    text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
+    sub = verbs.add_parser("up", help=text, description=text)
+    for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
+        sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
+    sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
+    _common(sub)
 
 
 def _at_least_one(text: str) -> int:
@@ -129,9 +140,9 @@ def _guarded(args: argparse.Namespace, out: IO[str]) -> int:
     from bertft_core.errors import BertftError
 
     try:
-        result = _VERBS[args.verb](args)
-        out.write(json.dumps(result, ensure_ascii=False, indent=1) if args.json else _render(args.verb, result))
-        out.write("\n")
+        args.tell = partial(_tell, args, out)
+        if (result := _VERBS[args.verb](args)) is not None:
+            args.tell(result)
         return 0
     except BertftError as fault:
         if args.debug:
@@ -152,6 +163,12 @@ def _guarded(args: argparse.Namespace, out: IO[str]) -> int:
             raise
         print(f"bertft {args.verb}: {type(fault).__name__}: {fault} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _tell(args: argparse.Namespace, out: IO[str], result: dict[str, Any]) -> None:
+    out.write(json.dumps(result, ensure_ascii=False, indent=1) if args.json else _render(args.verb, result))
+    out.write("\n")
+    out.flush()
 
 
 def _own_stdout() -> IO[str]:
@@ -307,13 +324,28 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     return report_of(_home(args) / "runs", args.run)
 
 
+def _up(args: argparse.Namespace) -> None:
+    from bertft_core.state import open_home
+    from flows.progress import Reporter
+    from flows.session import watch_over
+    from flows.stack import Ports, own_store, up
+
+    ports = Ports(
+        prefect=args.prefect_port, mlflow=args.mlflow_port, dashboard=args.dashboard_port if args.dashboard else None
+    )
+    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"))
+    store = own_store(args.mlflow, home, ports)
+    watch_over("up", is_served=True)
+    up(home, store, ports, args.tell, Reporter().say)
+
+
 def _render(verb: str, result: dict[str, Any]) -> str:
     from flows.tables import render
 
     return render(verb, result)
 
 
-_VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+_VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "check": _check,
     "run": lambda args: _flow(args, "promote"),
     "search": _search,
@@ -327,6 +359,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "history": _history,
     "compare": _compare,
     "gc": _gc,
+    "up": _up,
 }
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ BertftError                  exit code 1
 ├── ArtifactError            an artefact is missing, damaged or answers differently
 ├── RegistryError            the MLflow store refused or contradicts itself
 ├── StorageError             a study's or MLflow's database does not answer, or is of no use
+├── StackError               a service of `bertft up` did not come up, or ended
 └── BusyError                another process holds this run
 """
 
@@ -68,6 +69,10 @@ class RegistryError(BertftError):
 
 class StorageError(BertftError):
     """A database does not answer, lost the connection for too long, or holds something else."""
+
+
+class StackError(BertftError):
+    """A service of the local stack did not come up or ended; the message ends with its log."""
 
 
 class BusyError(BertftError):

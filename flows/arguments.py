@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--text-pair", help="second text column")
     _common(sub)
     _registry_verbs(verbs)
+    _stack_verb(verbs)
     return parser
 
 
@@ -94,6 +95,15 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
     sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
     sub.add_argument("--apply", action="store_true", help="remove what is listed; safe to kill and repeat")
+
+
+def _stack_verb(verbs: Any) -> None:
+    text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
+    sub = verbs.add_parser("up", help=text, description=text)
+    for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
+        sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
+    sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
+    _common(sub)
 
 
 def _at_least_one(text: str) -> int:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,9 +31,9 @@ def _guarded(args: argparse.Namespace, out: IO[str]) -> int:
     from bertft_core.errors import BertftError
 
     try:
-        result = _VERBS[args.verb](args)
-        out.write(json.dumps(result, ensure_ascii=False, indent=1) if args.json else _render(args.verb, result))
-        out.write("\n")
+        args.tell = partial(_tell, args, out)
+        if (result := _VERBS[args.verb](args)) is not None:
+            args.tell(result)
         return 0
     except BertftError as fault:
         document = getattr(fault, "document", None)  # a night ends in one, however it ends
@@ -56,6 +57,12 @@ def _guarded(args: argparse.Namespace, out: IO[str]) -> int:
             raise
         print(f"bertft {args.verb}: {type(fault).__name__}: {fault} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _tell(args: argparse.Namespace, out: IO[str], result: dict[str, Any]) -> None:
+    out.write(json.dumps(result, ensure_ascii=False, indent=1) if args.json else _render(args.verb, result))
+    out.write("\n")
+    out.flush()
 
 
 def _own_stdout() -> IO[str]:
@@ -263,13 +270,28 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     return report_of(_home(args) / "runs", args.run)
 
 
+def _up(args: argparse.Namespace) -> None:
+    from bertft_core.state import open_home
+    from flows.progress import Reporter
+    from flows.session import watch_over
+    from flows.stack import Ports, own_store, up
+
+    ports = Ports(
+        prefect=args.prefect_port, mlflow=args.mlflow_port, dashboard=args.dashboard_port if args.dashboard else None
+    )
+    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"))
+    store = own_store(args.mlflow, home, ports)
+    watch_over("up", is_served=True)
+    up(home, store, ports, args.tell, Reporter().say)
+
+
 def _render(verb: str, result: dict[str, Any]) -> str:
     from flows.tables import render
 
     return render(verb, result)
 
 
-_VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+_VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "check": _check,
     "run": lambda args: _flow(args, "promote"),
     "search": _search,
@@ -287,6 +309,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "history": _history,
     "compare": _compare,
     "gc": _gc,
+    "up": _up,
 }
 
 if __name__ == "__main__":

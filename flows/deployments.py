@@ -26,7 +26,6 @@ from flows.release import promote
 from flows.scoring import predict
 from flows.search import join
 
-POOL = "bertft"
 # What happens to a run of a night that comes due while another is at work
 COLLISIONS = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL", "BERTFT_USER", "BERTFT_STORAGE")
@@ -93,7 +92,7 @@ def _environment(home: str) -> dict[str, str]:
     """Of a run; what may hold a password stays in the worker's environment, since the server shows this one."""
     given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     open_ones = {name: value for name, value in given.items() if "@" not in value}
-    return {**QUIET, "BERTFT_HOME": home, **open_ones}
+    return {**QUIET, "PREFECT_LOGGING_LEVEL": "INFO", "BERTFT_HOME": home, **open_ones}
 
 
 def deploy(plan: Plan, pool: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The process environment of a run: quiet third parties, and Prefect's home where the user has chosen none."""
+"""The process environment of a run or a service: quiet third parties, and Prefect's home where the user chose none."""
 
 from __future__ import annotations
 
 import os
 import tomllib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 QUIET = {
@@ -27,6 +28,9 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PYTHONWARNINGS": "ignore",
 }
+# A service writes to a log of its own, and what a worker's flow runs say goes to the server.
+_SERVICE = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+_ELSEWHERE = ("PREFECT_PROFILE", "PREFECT_API_KEY")  # of a Prefect server of the user's own
 
 
 def prepare_environment(home: Path) -> bool:
@@ -42,6 +46,19 @@ def prepare_environment(home: Path) -> bool:
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     return is_served
+
+
+def service_environment(user: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a service: `user`'s, which wins, without telemetry, and without a proxy before this machine.
+
+    PYTHONPATH becomes absolute, since a service works in a folder of its own.
+    """
+    kept = {name: value for name, value in user.items() if name not in _ELSEWHERE}
+    if kept.get("PYTHONPATH"):
+        kept["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in kept["PYTHONPATH"].split(os.pathsep))
+    proxied = [name for name in ("NO_PROXY", "no_proxy") if kept.get(name)]
+    direct = ",".join([*(kept[name] for name in proxied[:1]), "127.0.0.1", "localhost"])
+    return {**QUIET, **_SERVICE, **kept, "NO_PROXY": direct, "no_proxy": direct}
 
 
 def study_storage() -> str | None:

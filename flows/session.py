@@ -27,12 +27,14 @@ def left():
         except OSError:
             pass
 for number in (signal.SIGTERM, signal.SIGKILL):
-    for pid in left():
+    found = list(left())
+    for pid in found:
         try:
             os.kill(pid, number)
         except OSError:
             pass
-    time.sleep(2)
+    if found:
+        time.sleep(2)
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 
@@ -11,7 +12,7 @@ def render(verb: str, result: dict[str, Any]) -> str:
         "predict": _lines, "report": _lines,
         "check": _plan, "promote": _release, "rollback": _release, "resume": _release, "history": _history,
         "compare": _comparison, "gc": _removals, "nightly": _night, "nights": _nights,
-        "deploy": _deployments, "serve": _lines,
+        "deploy": _deployments, "serve": _lines, "up": _stack,
     }  # fmt: skip
     if verb == "search" and "best_params" not in result:
         return _lines(result)
@@ -154,6 +155,13 @@ def _removals(result: dict[str, Any]) -> str:
     total = f"{len(result['removals'])} things, {_bytes(result['bytes'])}, {done}"
     policy = f"kept: {result['keep']} past champions, all younger than {result['days']:g} days"
     return "\n".join([*lines, f"{total} ({policy})"])
+
+
+def _stack(result: dict[str, Any]) -> str:
+    lines = [f"{s['name']:<12} {s['address']:<28} pid {s['pid']:<8} {s['seconds']:>5.1f} s" for s in result["services"]]
+    lines += [f"store        {result['store']}", f"logs         {result['home']}/logs"]
+    lines += [f"all healthy after {result['seconds']:.1f} s; Ctrl-C here stops all. In another shell:"]
+    return "\n".join([*lines, *(f"export {k}={shlex.quote(v)}" for k, v in result["environment"].items())])
 
 
 def _bytes(size: int | None) -> str:

@@ -1,0 +1,69 @@
+"""Artefacts in a bucket: moto's server speaks S3 on 127.0.0.1."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pandas as pd
+import pytest
+from moto.server import ThreadedMotoServer
+
+from bertft_core.mlflow_config import Store, load_mlflow_config
+from bertft_core.serving.predictor import Predictor
+from tasks import aliases, artifacts, registry, tracking
+
+pytestmark = pytest.mark.orchestration
+TEXTS = ["a short one", "the quick brown fox jumps over " * 12, "hello there"]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket `models`; the environment leads MLflow to it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    settings = {
+        "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true", "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    made = boto3.resource("s3", endpoint_url=settings["MLFLOW_S3_ENDPOINT_URL"]).create_bucket(Bucket="models")
+    yield made
+    server.stop()
+
+
+@pytest.fixture
+def store(blank: Path, tmp_path: Path) -> Store:
+    shutil.copytree(blank, tmp_path / "home")
+    (tmp_path / "mlflow.yaml").write_text("{artifact_root: 's3://models/desk', experiment: own}\n")
+    return tracking.open_store(load_mlflow_config(tmp_path / "mlflow.yaml", environ={}), tmp_path / "home")
+
+
+def test_a_version_in_a_bucket_answers_from_there_as_the_folder_it_came_from(
+    bucket: Any, store: Store, served: list[Path], tmp_path: Path
+) -> None:
+    run = tracking.find_or_create_run(store, "k", "final")
+    version = registry.register(store, run, served[0], "letters", {"bertft.run_id": "k"})
+    aliases.set_alias(store, "letters", "champion", version.version)
+    keys = [found.key for found in bucket.objects.all()]
+    assert any(key.startswith("desk/") and key.endswith("model.safetensors") for key in keys), keys
+    assert not list((tmp_path / "home").glob("artifacts/*"))
+    pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
+    answers = artifacts.score_in_fresh_process(
+        "models:/letters@champion", tmp_path / "rows.parquet", tmp_path / "answers.npz", 0, store
+    )
+    expected = Predictor.load(served[0]).probabilities(TEXTS)
+    np.testing.assert_allclose(answers.probabilities(("ham", "spam")), expected, atol=1e-6)
+
+
+def test_a_file_of_a_run_goes_to_the_bucket(bucket: Any, store: Store) -> None:
+    run = tracking.find_or_create_run(store, "k", "final")
+    tracking.log_text(store, run, "all is well", "notes.txt")
+    (found,) = bucket.objects.all()
+    assert found.key == f"desk/{run}/artifacts/notes.txt" and found.get()["Body"].read() == b"all is well"

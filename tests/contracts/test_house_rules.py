@@ -27,8 +27,8 @@ FLOWS_OF = {
 MLFLOW_FILES = {"tasks/tracking.py", "tasks/registry.py", "bertft_core/serving/model_file.py"}
 # Which rooms of bertft_core a room may enter. Files in bertft_core/ that every room may use: "base".
 BASE = {
-    "errors", "state", "config", "fit_config", "search_config", "mlflow_config", "policy", "postgres", "yaml_files",
-    "bertft_core",
+    "errors", "state", "config", "fit_config", "search_config", "mlflow_config", "policy", "postgres", "presets",
+    "yaml_files", "bertft_core",
 }  # fmt: skip
 ROOMS = {
     "base": set(),

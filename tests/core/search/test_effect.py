@@ -88,7 +88,10 @@ TRIANGLE = "schedule: [linear, slanted_triangular]"
             f"{TRIANGLE}, warmup_fraction: [0.0, 0.1]",
             r"warmup_fraction .* schedule is slanted_triangular: add `when: {schedule: \[linear\]}`",
         ),
-        ("phase_restart: [true, false], unfreezing: [none, gradual]", r"unfreezing is none: add .*\[gradual\]"),
+        (
+            "phase_restart: [true, false], unfreezing: [none, gradual]",
+            r"phase_restart .* is none: add .*\[gradual\]",
+        ),
         ("unfreezing: [none, ulmfit], epochs: {values: [1, 2], when: {unfreezing: none}}", None),
     ],
 )

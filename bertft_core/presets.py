@@ -33,7 +33,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "sun2019": Preset(
-            source="Sun et al. 2019, arXiv 1905.05583, hyperparameters, long texts and layer-wise rates; weight decay from its code",
+            source="Sun et al. 2019, arXiv 1905.05583: hyperparameters and best strategies; weight decay from its code",
             values={
                 "training.lr": 2e-5,
                 "training.batch_size": 24,

@@ -96,7 +96,8 @@ def build_prefix(config: RunConfig, prepared: Prepared, home: Path, job: dict[st
         model = load_classifier(prepared.pretrained, prepared.dataset.classes, config.training.seed)
         layers, passes = layer_table(model), EncoderPass.of(model)
         assert passes is not None, "the encoder has BERT-shaped layers"
-        cuts = UnfreezeSchedule.named(config.training.unfreezing, len(layers.layers)).cuts()
+        training = config.training
+        cuts = UnfreezeSchedule.of(training.unfreezing, len(layers.layers), training.epochs).cuts()
         cache = PrefixCache(home / "prefix", int(config.training.prefix_cache_gb * 1e9))
         opened = [open_split(prepared.tokens.path, split) for split in ("train", "validation")]
         splits = [(arrays, np.arange(len(arrays.labels))) for arrays in opened]

@@ -21,12 +21,14 @@ from bertft_core.fit_config import (
     TokenizationConfig,
     TrainingConfig,
     Whole,
+    idle_key,
     key_fault,
     no_bool,
     place,
 )
 from bertft_core.nightly_config import NightlyConfig
-from bertft_core.search_config import Range, SearchConfig, Values
+from bertft_core.presets import PresetName, with_preset
+from bertft_core.search_config import Range, SearchConfig, Values, values_of
 from bertft_core.state import mask_uri
 from bertft_core.yaml_files import read_yaml
 
@@ -182,9 +184,13 @@ class DecisionConfig(Part):
 
 
 class RunConfig(Part):
-    """One run. `base_dir` is the folder of the file; relative paths start there."""
+    """One run. `base_dir` is the folder of the file; relative paths start there.
+
+    preset: values of `presets` below those that are written; resolved on construction, its name is no part of a run.
+    """
 
     name: Annotated[str, BeforeValidator(_valid_name)]
+    preset: PresetName | None = Field(default=None, exclude=True)
     data: DataConfig
     model: ModelConfig
     tokenization: TokenizationConfig = TokenizationConfig()
@@ -195,8 +201,24 @@ class RunConfig(Part):
     nightly: NightlyConfig = NightlyConfig()
     base_dir: Path = Field(default=Path("."), exclude=True, repr=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below(cls, tree: Any) -> Any:
+        return with_preset(tree) if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _no_idle_key(self) -> RunConfig:
+        searched = self.search.space.get("schedule", []) if self.search else []
+        if key := idle_key(self.training, [self.training.schedule, *values_of(searched)]):
+            value, schedule = getattr(self.training, key), self.training.schedule
+            raise ValueError(
+                f"training.{key}: has no effect under training.schedule {schedule}: take it out, or set "
+                f"training.schedule to slanted_triangular, was {value!r}"
+            )
+        return self
+
     def resolved(self) -> dict[str, Any]:
-        """The configuration as plain JSON values, without the folder it came from."""
+        """The configuration as plain JSON values, without the folder it came from and the name of its preset."""
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
@@ -257,6 +279,8 @@ def _describe(fault: Any) -> list[str]:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         return [f"{key}: required key is missing"]
+    if not key:  # of the whole: the message names its keys itself
+        return [message]
     if message.startswith("space."):
         return [f"{key.removesuffix('.space')}.{line}" for line in message.splitlines()]
     return [f"{key}: {message[0].lower()}{message[1:]}, was {_short(fault['input'])}"]

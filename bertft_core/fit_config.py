@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, get_args
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -17,6 +19,43 @@ def no_bool(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(no_bool)]
+
+
+UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
+Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
+SLANTED = "slanted_triangular"
+Phases = tuple[tuple[float, int], ...]
+
+
+def phases_fault(phases: Sequence[tuple[float, int]]) -> str:
+    """What keeps (start, depth) pairs from being a schedule of unfreezing; "" for none. The encoder is not known."""
+    starts, depths = [start for start, _ in phases], [depth for _, depth in phases]
+    if not phases or starts[0] != 0:
+        return f"must start at 0, starts at {starts[0]:g}" if phases else "must hold a [start, depth] pair"
+    if not all(a < b for a, b in itertools.pairwise([*starts, 1.0])):
+        return "must have starts that rise and stay below 1"
+    if depths[0] < 0 or not all(a < b for a, b in itertools.pairwise(depths)):
+        return "must have depths that rise, from 0 (the head alone) on: nothing is frozen again"
+    return ""
+
+
+def read_unfreezing(value: Any) -> str | Phases:
+    """The name of a schedule, or its phases as (start, depth) pairs. Raises ValueError for anything else."""
+    wanted = f"must be one of {', '.join(UNFREEZING)}, or [start, depth] pairs such as [[0.0, 1], [0.5, 7]]"
+    if isinstance(value, str) and value in UNFREEZING:
+        return value
+    if not isinstance(value, list | tuple) or not all(_is_phase(pair) for pair in value):
+        raise ValueError(wanted)
+    phases = tuple((float(start), int(depth)) for start, depth in value)
+    if fault := phases_fault(phases):
+        raise ValueError(fault)
+    return phases
+
+
+def _is_phase(pair: Any) -> bool:
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or any(isinstance(v, bool) for v in pair):
+        return False
+    return isinstance(pair[0], int | float) and isinstance(pair[1], int)
 
 
 class Part(BaseModel):
@@ -43,6 +82,8 @@ class TrainingConfig(Part):
 
     class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
     (balanced) or to its root (sqrt). label_smoothing: share of each target spread evenly over all classes.
+    cut_fraction, ratio: of schedule slanted_triangular, which takes no warmup_fraction. phase_restart: every phase
+    of unfreezing runs through the schedule anew.
     prefix_cache: number type in which the hidden states below the trained layers are kept on disk for all fits, at most
     prefix_cache_gb (10^9 bytes) of them.
     """
@@ -53,7 +94,11 @@ class TrainingConfig(Part):
     alpha: Annotated[Number, Field(gt=0, le=1)] = 0.95
     warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
-    unfreezing: Literal["gradual", "fast", "none"] = "gradual"
+    unfreezing: Annotated[str | Phases, BeforeValidator(read_unfreezing)] = "gradual"
+    schedule: Schedule = "linear"
+    cut_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    ratio: Annotated[Number, Field(gt=1)] = 32.0
+    phase_restart: bool = False
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 13
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
@@ -100,7 +145,15 @@ def searchable() -> tuple[str, ...]:
     return tuple(name for name in names if name not in NOT_SEARCHED)
 
 
+def idle_key(training: TrainingConfig, schedules: Sequence[str]) -> str:
+    """A key that somebody set although none of these schedules reads it; "" when there is none."""
+    shape = () if SLANTED in schedules else ("cut_fraction", "ratio")
+    return next((key for key in shape if getattr(training, key) != TrainingConfig.model_fields[key].default), "")
+
+
 def _kinds(annotation: Any) -> set[Any]:
+    if get_origin(annotation) is tuple:
+        return {tuple}  # the numbers in a list of phases make it no number
     return {annotation}.union(*(_kinds(inner) for inner in get_args(annotation))) if annotation else set()
 
 

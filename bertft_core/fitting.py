@@ -109,7 +109,7 @@ def prefix_plan(config: RunConfig, prepared: Prepared, precision: str, rows: int
     coarser, and float32 beside float32.
     """
     training, pretrained = config.training, Path(prepared.pretrained)
-    cuts = UnfreezeSchedule.named(training.unfreezing, layer_count(pretrained)).cuts()
+    cuts = UnfreezeSchedule.of(training.unfreezing, layer_count(pretrained), training.epochs).cuts()
     if not cuts:
         return PrefixPlan(mode="off", why=f"training.unfreezing {training.unfreezing} freezes no layers")
     if training.prefix_cache == "off":

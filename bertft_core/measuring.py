@@ -106,7 +106,8 @@ def phases(config: RunConfig, prepared: Prepared) -> tuple[tuple[float, float, i
     """(start, end, depth) of each unfreezing phase of the fit, as fractions of it."""
     from bertft_core.training.unfreezing import UnfreezeSchedule
 
-    return UnfreezeSchedule.named(config.training.unfreezing, layer_count(Path(prepared.pretrained))).phases()
+    layers, training = layer_count(Path(prepared.pretrained)), config.training
+    return UnfreezeSchedule.of(training.unfreezing, layers, training.epochs).phases()
 
 
 def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:

@@ -12,20 +12,20 @@ from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
 from bertft_core.model.pretrained import layer_count
+from bertft_core.presets import PRESETS
 from bertft_core.state import mask_uri
 
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
-    from bertft_core.training.unfreezing import rates_table
+    from bertft_core.training.unfreezing import UnfreezeSchedule, rates_table
 
     prepared = recipe.prepare(config, home)
     dataset, tokens = prepared.dataset, prepared.tokens
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
-    depth = layer_count(Path(prepared.pretrained))
-    rates = rates_table(depth, training.lr, training.alpha, training.weight_decay, training.unfreezing)
+    schedule = UnfreezeSchedule.of(training.unfreezing, layer_count(Path(prepared.pretrained)), training.epochs)
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
@@ -34,13 +34,31 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "splits": [
             {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
         ],
-        "layers": [asdict(row) for row in rates],
+        "preset": _preset(config),
+        "layers": [asdict(row) for row in rates_table(schedule, training.lr, training.alpha, training.weight_decay)],
+        "rates": _rates(config),
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
         "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }  # fmt: skip
+
+
+def _preset(config: RunConfig) -> dict[str, Any] | None:
+    """The preset in full, and which of its values the configuration replaces."""
+    if config.preset is None:
+        return None
+    preset = PRESETS[config.preset]
+    replaced = {key: config.value_of(key) for key, value in preset.values.items() if config.value_of(key) != value}
+    return {"name": config.preset, "source": preset.source, "values": dict(preset.values), "replaced": replaced}
+
+
+def _rates(config: RunConfig) -> str:
+    from bertft_core.training.rates import RateCurve
+
+    kept = {name: getattr(config.training, name) for name in ("schedule", "warmup_fraction", "cut_fraction", "ratio")}
+    return f"{RateCurve(**kept)}, {'anew in each phase' if config.training.phase_restart else 'once over the fit'}"
 
 
 def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str:

@@ -14,7 +14,7 @@ from bertft_core.config import RunConfig
 from bertft_core.data.tokenization import check_max_length
 from bertft_core.errors import InputError, LeaseLost, SearchStopped, TrainerDied, TrialPruned
 from bertft_core.fitting import Prepared, fit_spec, prepare_for
-from bertft_core.model.pretrained import resolve_pretrained
+from bertft_core.model.pretrained import layer_count, resolve_pretrained
 from bertft_core.search.confirm import Verdict, confirm_slots, contenders, finalists, judge
 from bertft_core.search.effect import encoders, longest_cut, longest_text, require_effect
 from bertft_core.search.front import choose
@@ -25,6 +25,7 @@ from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
 from bertft_core.state import hash_json
 from bertft_core.training.spec import FitSpec, MachineSettings
+from bertft_core.training.unfreezing import UnfreezeSchedule
 
 if TYPE_CHECKING:
     from bertft_core.training.client import Trainer
@@ -68,15 +69,17 @@ def open_study(
 
 
 def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
-    """The fingerprint of the searched encoders; each can be read and is long enough, and every knob has an effect.
+    """The fingerprint of the searched encoders, which can be read and are long and deep enough.
 
-    Raises ConfigError and ModelError before the first trial. Tokenizes the rows for each further encoder.
+    Every knob has an effect, too. Raises ConfigError and ModelError before the first trial. Tokenizes the rows for
+    each further encoder.
     """
     assert config.search is not None, "the caller checked that there is a search"
     longest, fingerprints = {}, []
     for encoder in encoders(config, config.search):
         chosen = config.with_values({_ENCODER: encoder})
         check_max_length(resolve_pretrained(chosen), longest_cut(config, config.search, encoder))
+        UnfreezeSchedule.of(config.training.unfreezing, layer_count(resolve_pretrained(chosen)), config.training.epochs)
         found = prepare_for(config, chosen, prepared, home)
         longest[encoder] = longest_text(found.tokens)
         fingerprints.append(found.encoder)

@@ -95,12 +95,26 @@ def _plan(plan: dict[str, Any]) -> str:
     for row in plan["splits"]:
         cells = "".join(f"{row[k]:>7}" for k in ("rows", "cut", "p50", "p90", "p99", "max"))
         lines.append(f"{row['split']:<10}{cells}")
+    lines += _preset(plan["preset"]) if plan["preset"] else []
     lines += ["", f"{'layer':<12}{'lr':>11}{'decay':>8}{'thaws at':>10}"]
     for row in plan["layers"]:
         lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{_share(row['thaws_at']):>10}")
-    lines += ["", f"steps        {plan['steps']}", f"search       {plan['search']}"]
+    lines += ["", f"rates        {plan['rates']}", f"steps        {plan['steps']}", f"search       {plan['search']}"]
     lines += [f"register     {plan['register']}", *[f"warning      {w}" for w in plan["warnings"]]]
     return "\n".join(lines)
+
+
+def _preset(preset: dict[str, Any]) -> list[str]:
+    lines = ["", f"preset       {preset['name']}: {preset['source']}"]
+    lines += [f"  {key:<29}{_short(value)}" for key, value in preset["values"].items()]
+    replaced = ", ".join(f"{key} {_short(value)}" for key, value in preset["replaced"].items())
+    return [*lines, f"  replaced by the configuration: {replaced}"] if replaced else lines
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _share(value: float | None) -> str:

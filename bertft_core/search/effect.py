@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bertft_core.config import RunConfig, SearchConfig
 from bertft_core.data.tokenization import TokenizedSplits
 from bertft_core.errors import ConfigError
+from bertft_core.fit_config import SLANTED
 from bertft_core.search_config import conditions_of, requirements, values_of
+from bertft_core.training.unfreezing import UnfreezeSchedule
 
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
+# knob: the field that decides whether it is read, and for which values of that field it is not
+_IDLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "cut_fraction": ("schedule", lambda value: value != SLANTED),
+    "ratio": ("schedule", lambda value: value != SLANTED),
+    "warmup_fraction": ("schedule", lambda value: value == SLANTED),
+    "phase_restart": ("unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
+}
+_ANY_DEPTH = 12  # layers: schedules that differ on one encoder differ on another
 
 
 def longest_text(tokens: TokenizedSplits) -> int:
@@ -25,12 +35,15 @@ def require_effect(config: RunConfig, longest: Mapping[str, int], class_rows: Ma
     it is not searched). ``class_rows``: training rows by class.
 
     Raises: ConfigError naming tokenization.truncation or tokenization.max_length when no text is ever cut where
-    it counts, class_weights when all classes are of one size.
+    it counts, class_weights when all classes are of one size, keys of a schedule in trials that have another one.
     """
     search = config.search
     if search is None or not search.trials:
         return
     faults = [_length_fault(config, search, key, longest) for key in (_CUT, _LENGTH) if key in search.space]
+    faults += [_idle_fault(config, search, key) for key in _IDLE if key in search.space]
+    if "unfreezing" in search.space:
+        faults.append(_unfreezing_fault(config, search))
     if "class_weights" in search.space and len(set(class_rows.values())) == 1:
         rows = next(iter(class_rows.values()))
         faults.append(f"class_weights has no effect: every class has {rows} training rows; take it out")
@@ -46,6 +59,27 @@ def _length_fault(config: RunConfig, search: SearchConfig, key: str, longest: Ma
     if text > shortest:
         return ""
     return f"{key} has no effect: no text is longer than {shortest:g} tokens (the longest has {text}); take it out"
+
+
+def _idle_fault(config: RunConfig, search: SearchConfig, key: str) -> str:
+    """Why some trials would search a knob that their fits do not read, or ""."""
+    other, is_idle = _IDLE[key]
+    possible = _possible(config, search, key, other)
+    idle = [value for value in possible if is_idle(value)]
+    if not idle:
+        return ""
+    read = [value for value in possible if not is_idle(value)]
+    remedy = f"add `when: {{{other}: [{', '.join(map(str, read))}]}}`" if read else f"take it out, or change {other}"
+    return f"{key} has no effect while {other} is {idle[0]}: {remedy}"
+
+
+def _unfreezing_fault(config: RunConfig, search: SearchConfig) -> str:
+    """Why all searched schedules of unfreezing are one and the same, or "": `ulmfit` in one epoch is `none`."""
+    names = values_of(search.space["unfreezing"])
+    for epochs in _possible(config, search, "unfreezing", "epochs"):
+        if len({UnfreezeSchedule.of(name, _ANY_DEPTH, int(epochs)).starts for name in names}) > 1:
+            return ""
+    return f"unfreezing has no effect: with one epoch {' and '.join(names)} are the same; take it out"
 
 
 def encoders(config: RunConfig, search: SearchConfig) -> list[str]:

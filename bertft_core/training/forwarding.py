@@ -78,7 +78,7 @@ class Forward:
         passes, tensors = self.passes, batch_tensors(self.model, *batch[:3])
         if passes is None:
             return self.model(**tensors).logits  # type: ignore[no-any-return]
-        cut = len(passes.layers) - depth
+        cut = len(passes.layers) - max(depth, 1)  # with the head alone the top layer still runs, at [CLS] only
         if cut < 0:
             return passes.logits(tensors)
         bias, prefix = mask_bias(tensors["attention_mask"]), self.prefixes.get(id(arrays))

@@ -38,6 +38,7 @@ from bertft_core.training.losses import ValidationScores, class_weights, classif
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
 from bertft_core.training.prefix import PrefixFigures, figures, open_prefixes
 from bertft_core.training.prefix_cache import PrefixCache
+from bertft_core.training.rates import RatePlan
 from bertft_core.training.scoring import pick_device, runtime, score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
 from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule
@@ -83,6 +84,11 @@ class _Fit:
     @property
     def total(self) -> int:
         return self.steps_per_epoch * self.spec.epochs
+
+    @property
+    def rates(self) -> RatePlan:
+        spec = self.spec
+        return RatePlan(curve=spec.curve, unfreezing=self.schedule, total=self.total, phase_restart=spec.phase_restart)
 
     def seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.started
@@ -155,7 +161,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     layers = layer_table(model)
     rates = layer_rates(len(layers.layers), spec.lr, spec.alpha)
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
-    schedule = UnfreezeSchedule.named(spec.unfreezing, len(layers.layers))
+    schedule = UnfreezeSchedule.of(spec.unfreezing, len(layers.layers), spec.epochs)
     rows = sample_rows(train, spec.rows)
     run = _Fit(
         spec=spec,
@@ -234,8 +240,7 @@ def _train(run: _Fit) -> str:
 def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     """One update on exactly these rows."""
     spec, state = run.spec, run.state
-    warmup = round(spec.warmup_fraction * run.total)
-    set_rates(run.optimizer, state.step, run.total, warmup, run.schedule.thaw_steps(run.total))
+    set_rates(run.optimizer, run.rates.factors(state.step))
     torch.manual_seed((spec.seed << 32) + state.step)
     logits, targets = run.forward.logits(run.train, rows, state.depth)
     loss = classification_loss(logits, targets, run.class_weights, spec.label_smoothing)

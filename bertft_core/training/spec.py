@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from bertft_core.errors import ConfigError
+from bertft_core.fit_config import Phases, read_unfreezing
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
+from bertft_core.training.rates import RateCurve
 
 Metric = Literal["macro_f1", "accuracy", "log_loss"]
-UNFREEZING = ("gradual", "fast", "none")
 PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
 METRICS = ("macro_f1", "accuracy", "log_loss")
 
@@ -37,7 +38,11 @@ class FitSpec:
     alpha: float = 0.95
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
-    unfreezing: str = "gradual"
+    unfreezing: str | Phases = "gradual"
+    schedule: str = "linear"
+    cut_fraction: float = 0.1
+    ratio: float = 32.0
+    phase_restart: bool = False
     seed: int = 13
     max_grad_norm: float = 1.0
     dropout: float | None = None
@@ -58,7 +63,6 @@ class FitSpec:
 
     def __post_init__(self) -> None:
         choices = (
-            ("training.unfreezing", self.unfreezing, UNFREEZING),
             ("training.prefix_cache", self.prefix_cache, ("off", *PREFIX_BYTES)),
             ("training.class_weights", self.class_weights, ("none", "balanced", "sqrt")),
             ("training.precision", self.precision, ("float32", "bfloat16")),
@@ -73,8 +77,7 @@ class FitSpec:
                 faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
         if not self.lr > 0 or not 0 < self.alpha <= 1:
             faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
-        if not 0 <= self.warmup_fraction < 1:
-            faults.append(f"training.warmup_fraction must lie in [0, 1), was {self.warmup_fraction}")
+        faults += self._schedule_faults()
         if not 0 <= self.label_smoothing < 1:
             faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         if not self.max_grad_norm > 0:
@@ -83,6 +86,29 @@ class FitSpec:
             faults.append(f"two or more different classes are needed, found {self.classes}")
         if faults:
             raise ConfigError("; ".join(faults))
+
+    def _schedule_faults(self) -> list[str]:
+        """Faults of unfreezing and rates; phases that came as lists (from JSON) become tuples."""
+        faults = []
+        try:
+            object.__setattr__(self, "unfreezing", read_unfreezing(self.unfreezing))
+        except ValueError as fault:
+            faults.append(f"training.unfreezing {fault}, was {self.unfreezing!r}")
+        try:
+            _ = self.curve
+        except ConfigError as fault:
+            faults.append(str(fault))
+        return faults
+
+    @property
+    def curve(self) -> RateCurve:
+        """The rate over the fit, or over each phase. Raises ConfigError on impossible values."""
+        return RateCurve(
+            schedule=self.schedule,
+            warmup_fraction=self.warmup_fraction,
+            cut_fraction=self.cut_fraction,
+            ratio=self.ratio,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Self
 
 from bertft_core.errors import ConfigError
+from bertft_core.fit_config import UNFREEZING, Phases, phases_fault
 from bertft_core.model.layers import layer_rates, level_names
 
 RUNGS = (0.25, 0.5, 0.75)  # contracts.md, Rates and phases: search rungs sit at these fractions of a fit
@@ -17,19 +17,19 @@ RUNGS = (0.25, 0.5, 0.75)  # contracts.md, Rates and phases: search rungs sit at
 class UnfreezeSchedule:
     """Depth as a function of progress in [0, 1): (start, depth) pairs, the first at 0, both rising.
 
-    Depth is counted from the head: 0 head only, 1 head and top layer, L all layers, L+1 embeddings too.
+    Depth is counted from the head: 0 head only, 1 head and top layer, L all layers, L+1 embeddings too. Raises
+    ConfigError for pairs that do not rise, and for a depth that the encoder does not have.
     """
 
     n_layers: int
-    starts: tuple[tuple[float, int], ...]
+    starts: Phases
 
     def __post_init__(self) -> None:
-        fractions, depths = [s for s, _ in self.starts], [d for _, d in self.starts]
-        rises = all(a < b for a, b in itertools.pairwise(self.starts))
-        if not self.starts or fractions[0] != 0 or fractions != sorted(set(fractions)) or not rises:
-            raise ConfigError(f"an unfreezing schedule starts at 0 and rises, was {self.starts}")
-        if depths != sorted(set(depths)) or not 0 <= depths[0] <= depths[-1] <= self.n_layers + 1:
-            raise ConfigError(f"depths must rise within 0..{self.n_layers + 1}, were {depths}")
+        fault, deepest = phases_fault(self.starts), self.n_layers + 1
+        if not fault and self.starts[-1][1] > deepest:
+            fault = f"must not go deeper than {deepest} (the embeddings too) with {self.n_layers} layers"
+        if fault:
+            raise ConfigError(f"training.unfreezing {fault}, was {[list(pair) for pair in self.starts]}")
 
     @classmethod
     def gradual(cls, n_layers: int) -> Self:
@@ -56,16 +56,49 @@ class UnfreezeSchedule:
         return cls(n_layers=n_layers, starts=((0.0, n_layers + 1),))
 
     @classmethod
-    def named(cls, name: str, n_layers: int) -> Self:
-        """Schedule by its configuration value: gradual, fast or none. Raises ConfigError otherwise."""
-        schedules = {"gradual": cls.gradual, "fast": cls.fast, "none": cls.none}
-        if name not in schedules:
-            raise ConfigError(f"training.unfreezing must be one of {', '.join(schedules)}, was {name!r}")
-        return schedules[name](n_layers)
+    def head_first(cls, n_layers: int) -> Self:
+        """The head alone for the first quarter, then everything (linear probing, then fine-tuning: arXiv 2202.10054).
+
+        The paper trains the head to its end first. A quarter is ours: one epoch of four, as fastai's fine_tune gives
+        the head one epoch; there `gradual` and `fast` thaw for the first time too, and the first rung judges.
+        """
+        return cls(n_layers=n_layers, starts=((0.0, 0), (0.25, n_layers + 1)))
+
+    @classmethod
+    def ulmfit(cls, n_layers: int, epochs: int) -> Self:
+        """The head alone in the first epoch, one level more in each further one; the last trains everything.
+
+        ULMFiT (arXiv 1801.06146 §3.3) begins with the last layer, which in its code is the new head, adds the next
+        lower one every epoch, and trains all layers in the last stage: however few the epochs, ours does that too.
+
+        >>> UnfreezeSchedule.ulmfit(6, 4).starts
+        ((0.0, 0), (0.25, 1), (0.5, 2), (0.75, 7))
+        """
+        depths = [*range(min(epochs - 1, n_layers + 1)), n_layers + 1]
+        return cls(n_layers=n_layers, starts=tuple((i / epochs, depth) for i, depth in enumerate(depths)))
+
+    @classmethod
+    def of(cls, unfreezing: str | Phases, n_layers: int, epochs: int) -> Self:
+        """The schedule of a configuration's training.unfreezing and training.epochs, for an encoder of so many layers.
+
+        Raises ConfigError for an unknown name and for phases that the encoder cannot have.
+        """
+        if not isinstance(unfreezing, str):
+            return cls(n_layers=n_layers, starts=unfreezing)
+        if unfreezing == "ulmfit":
+            return cls.ulmfit(n_layers, epochs)
+        named = {"gradual": cls.gradual, "fast": cls.fast, "none": cls.none, "head_first": cls.head_first}
+        if unfreezing not in named:
+            raise ConfigError(f"training.unfreezing must be one of {', '.join(UNFREEZING)}, was {unfreezing!r}")
+        return named[unfreezing](n_layers)
 
     def cuts(self) -> tuple[int, ...]:
-        """Layers whose input comes from frozen layers, in some phase, rising: L - depth, of the depths 1 .. L-1."""
-        return tuple(sorted(self.n_layers - depth for _, depth in self.starts if 1 <= depth < self.n_layers))
+        """Layers whose input comes from frozen layers, in some phase, rising; 0, the embeddings' output, is none.
+
+        Depth d reads layer L - d's input. Depth 0 (the head alone) reads the top layer's, as depth 1 does: the top
+        layer is then computed at [CLS] alone, and nothing is stored that depth 1 would not store.
+        """
+        return tuple(sorted({self.n_layers - max(depth, 1) for _, depth in self.starts if depth < self.n_layers} - {0}))
 
     def depth_at(self, progress: float) -> int:
         """Depth at ``progress`` (steps done / steps in total)."""
@@ -81,8 +114,21 @@ class UnfreezeSchedule:
         steps: list[int | None] = []
         for level in range(self.n_layers + 2):
             starts = [start for start, depth in self.starts if depth >= level]
-            steps.append(math.ceil(starts[0] * total) if starts else None)
+            steps.append(first_step(starts[0], total) if starts else None)
         return tuple(steps)
+
+    def span(self, step: int, total: int) -> tuple[int, int]:
+        """(first step, step after the last) of the phase in which ``step`` of ``total`` lies."""
+        firsts = [first_step(start, total) for start, _ in self.starts]
+        return max(first for first in firsts if first <= step), min((f for f in firsts if f > step), default=total)
+
+
+def first_step(start: float, total: int) -> int:
+    """The first step at or after progress ``start``, by the comparison that `depth_at` makes (7 / 100 >= 0.07)."""
+    step = max(0, math.ceil(start * total) - 1)  # the product may be rounded up: 0.07 * 100 > 7
+    while step / total < start:
+        step += 1
+    return step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +141,17 @@ class RateRow:
     thaws_at: float | None
 
 
-def rates_table(
-    n_layers: int, lr: float, alpha: float, weight_decay: float, unfreezing: str = "gradual"
-) -> tuple[RateRow, ...]:
+def rates_table(schedule: UnfreezeSchedule, lr: float, alpha: float, weight_decay: float) -> tuple[RateRow, ...]:
     """Rows (name, peak lr, weight decay of its matrices, phase start) from the head down to the embeddings.
 
-    Biases and norm weights have no weight decay. Raises ConfigError as `layer_rates` and
-    `UnfreezeSchedule.named`.
+    Biases and norm weights have no weight decay. Raises ConfigError as `layer_rates`.
 
-    >>> [row.name for row in rates_table(1, 1e-4, 0.9, 0.01)]
+    >>> [row.name for row in rates_table(UnfreezeSchedule.gradual(1), 1e-4, 0.9, 0.01)]
     ['head', 'layer 0', 'embeddings']
     """
-    rates = layer_rates(n_layers, lr, alpha).by_level()
-    schedule = UnfreezeSchedule.named(unfreezing, n_layers)
+    rates = layer_rates(schedule.n_layers, lr, alpha).by_level()
     rows = []
-    for level, (name, rate) in enumerate(zip(level_names(n_layers), rates, strict=True)):
+    for level, (name, rate) in enumerate(zip(level_names(schedule.n_layers), rates, strict=True)):
         start = next((s for s, depth in schedule.starts if depth >= level), None)
         rows.append(RateRow(name=name, lr=rate, weight_decay=weight_decay, thaws_at=start))
     return tuple(rows)

@@ -28,7 +28,7 @@ MLFLOW_FILES = {"tasks/tracking.py", "tasks/registry.py", "bertft_core/serving/m
 # Which rooms of bertft_core a room may enter. Files in bertft_core/ that every room may use: "base".
 BASE = {
     "errors", "state", "config", "fit_config", "nightly_config", "search_config", "mlflow_config", "policy", "postgres",
-    "yaml_files", "bertft_core",
+    "presets", "yaml_files", "bertft_core",
 }  # fmt: skip
 ROOMS = {
     "base": set(),

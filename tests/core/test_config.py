@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bertft_core.config import ConfigError, DecisionConfig, load_config, parse_config
 
@@ -89,6 +90,43 @@ def test_files_of_the_splits_may_stand_below_split(tmp_path: Path) -> None:
     files = {"train": "a.csv", "validation": "b.csv", "test": "c.csv"}
     found = parse_config({**GOOD, "data": {"split": files}}, tmp_path).data
     assert (found.train, found.validation, found.test, found.source) == ("a.csv", "b.csv", "c.csv", None)
+
+
+@pytest.mark.parametrize("phases", ["[[0.0, 1], [0.5, 7]]", "[[0, 0]]"])
+def test_unfreezing_may_be_a_list_of_phases(tmp_path: Path, phases: str) -> None:
+    (tmp_path / "c.yaml").write_text("name: x\ndata: {source: a.csv}\nmodel: {pretrained: m}\n")
+    found = load_config(tmp_path / "c.yaml", [f"training.unfreezing={phases}"])
+    assert found.resolved()["training"]["unfreezing"] == yaml.safe_load(phases)
+    assert parse_config(found.resolved(), tmp_path).training == found.training
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("slow", "must be one of gradual, fast, none, ulmfit, head_first, or .start, depth. pairs.*, was 'slow'"),
+        ([[0.0, 1.5]], "must be one of"),
+        ([[0.0, True]], "must be one of"),
+        ([[0.2, 1]], "must start at 0, starts at 0.2"),
+        ([[0.0, 1], [0.5, 1]], "depths that rise"),
+        ([[0.0, 1], [1.5, 2]], "stay below 1"),
+    ],
+)
+def test_impossible_unfreezing_is_named(tmp_path: Path, value: object, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.unfreezing: .*{wanted}"):
+        parse_config({**GOOD, "training": {"unfreezing": value}}, tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("cut_fraction", 0.2), ("ratio", 16)])
+def test_key_of_another_schedule_is_refused(tmp_path: Path, key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{key}: has no effect under training\.schedule linear"):
+        parse_config({**GOOD, "training": {key: value}}, tmp_path)
+    parse_config({**GOOD, "training": {key: value, "schedule": "slanted_triangular"}}, tmp_path)
+
+
+def test_key_of_a_schedule_that_is_searched_is_accepted(tmp_path: Path) -> None:
+    search = {"space": {"schedule": ["linear", "slanted_triangular"]}}
+    found = parse_config({**GOOD, "training": {"ratio": 16}, "search": search}, tmp_path)
+    assert found.with_values({"schedule": "linear"}).training.ratio == 16
 
 
 def test_slice_that_is_no_regular_expression_is_named(tmp_path: Path) -> None:

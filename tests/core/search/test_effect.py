@@ -75,6 +75,55 @@ def test_class_weights_of_classes_of_one_size_are_refused() -> None:
         require_effect(space, {"m": 5}, {"a": 3, "b": 3})
 
 
+TRIANGLE = "schedule: [linear, slanted_triangular]"
+
+
+@pytest.mark.parametrize(
+    ("space", "wanted"),
+    [
+        ("cut_fraction: [0.1, 0.2]", "cut_fraction has no effect while schedule is linear: take it out, or change"),
+        ("ratio: {low: 8, high: 64}", "ratio has no effect while schedule is linear: take it out"),
+        (f"{TRIANGLE}, ratio: [8, 32]", r"ratio .* schedule is linear: add `when: {schedule: \[slanted_triangular\]}`"),
+        (
+            f"{TRIANGLE}, warmup_fraction: [0.0, 0.1]",
+            r"warmup_fraction .* schedule is slanted_triangular: add `when: {schedule: \[linear\]}`",
+        ),
+        (
+            "phase_restart: [true, false], unfreezing: [none, gradual]",
+            r"phase_restart .* is none: add .*\[gradual\]",
+        ),
+        ("unfreezing: [none, ulmfit], epochs: {values: [1, 2], when: {unfreezing: none}}", None),
+    ],
+)
+def test_key_of_another_schedule_is_refused(space: str, wanted: str | None) -> None:
+    found = config(space)
+    if wanted is None:  # the configured epochs are 3
+        require_effect(found, {"m": 5}, UNEVEN)
+        return
+    with pytest.raises(ConfigError, match=rf"^search\.space\.{wanted}"):
+        require_effect(found, {"m": 5}, UNEVEN)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        f"{TRIANGLE}, ratio: {{values: [8, 32], when: {{schedule: slanted_triangular}}}}",
+        f"{TRIANGLE}, cut_fraction: {{low: 0.05, high: 0.3, when: {{schedule: slanted_triangular}}}}",
+        "warmup_fraction: [0.0, 0.1], schedule: [linear, cosine, constant]",
+        "phase_restart: [true, false]",
+    ],
+)
+def test_key_of_its_own_schedule_is_accepted(space: str) -> None:
+    require_effect(config(space), {"m": 5}, UNEVEN)
+
+
+def test_ulmfit_beside_none_in_one_epoch_is_refused() -> None:
+    found = config("unfreezing: [none, ulmfit]").with_values({"epochs": 1})
+    with pytest.raises(ConfigError, match="unfreezing has no effect: with one epoch none and ulmfit are the same"):
+        require_effect(found, {"m": 5}, UNEVEN)
+    require_effect(found.with_values({"epochs": 2}), {"m": 5}, UNEVEN)
+
+
 def test_search_without_trials_is_not_looked_at() -> None:
     require_effect(config(CUT, trials=0), {"m": 5}, UNEVEN)
 

@@ -28,6 +28,10 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "warmup_fraction": (0.0, 0.5),
     "weight_decay": (0.0, 0.5),
     "unfreezing": ("gradual", "none"),
+    "schedule": ("linear", "cosine"),
+    "cut_fraction": (0.1, 0.5),
+    "ratio": (8.0, 32.0),
+    "phase_restart": (False, True),
     "max_grad_norm": (0.1, 10.0),
     "dropout": (None, 0.5),
     "attention_dropout": (0.0, 0.5),
@@ -37,7 +41,19 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "tokenization.truncation": ("head", "tail"),
     "model.pretrained": ("one", "two"),
 }
-MORE = [("class_weights", ("balanced", "sqrt")), ("tokenization.truncation", ("head", "head+tail"))]
+MORE = [
+    ("class_weights", ("balanced", "sqrt")),
+    ("tokenization.truncation", ("head", "head+tail")),
+    ("unfreezing", ("none", "fast")),
+    ("unfreezing", ("none", "head_first")),
+    ("unfreezing", ("head_first", "ulmfit")),
+    ("schedule", ("constant", "slanted_triangular")),
+    ("schedule", ("linear", "constant")),
+]
+BESIDE: dict[str, dict[str, Any]] = {  # without which the knob is not read
+    "cut_fraction": {"schedule": "slanted_triangular"},
+    "ratio": {"schedule": "slanted_triangular"},
+}
 WORDS = {"sport": ["goal", "match", "team"], "tech": ["chip", "phone", "software"]}
 
 
@@ -117,7 +133,7 @@ def test_every_searchable_field_has_an_entry() -> None:
 
 @pytest.mark.parametrize(("key", "values"), [*KNOBS.items(), *MORE], ids=lambda v: v if isinstance(v, str) else "")
 def test_knob_changes_the_weights(key: str, values: tuple[Any, Any], fitted: Fit) -> None:
-    first, second = (fitted({key: value}) for value in values)
+    first, second = (fitted({**BESIDE.get(key, {}), key: value}) for value in values)
     assert first.weights_digest != second.weights_digest
 
 

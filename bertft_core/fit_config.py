@@ -189,6 +189,6 @@ def key_fault(key: str) -> str:
         return ""
     if name in NOT_SEARCHED:
         return NOT_SEARCHED[name]
-    near = difflib.get_close_matches(name, searchable(), n=1, cutoff=0.5)
-    near = near or [k for k in searchable() if k.endswith(f".{name}")]
+    near = [k for k in searchable() if k.endswith(f".{name}")]
+    near = near or difflib.get_close_matches(name, searchable(), n=1, cutoff=0.5)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(searchable())}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(name, value)
     made = boto3.resource("s3", endpoint_url=settings["MLFLOW_S3_ENDPOINT_URL"]).create_bucket(Bucket="models")
     yield made
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/reset", b"").close()  # its buckets outlive the server
     server.stop()
 
 
@@ -45,6 +47,7 @@ def store(blank: Path, tmp_path: Path) -> Store:
     return tracking.open_store(load_mlflow_config(tmp_path / "mlflow.yaml", environ={}), tmp_path / "home")
 
 
+@pytest.mark.slow
 def test_a_version_in_a_bucket_answers_from_there_as_the_folder_it_came_from(
     bucket: Any, store: Store, served: list[Path], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from bertft_core.errors import ConfigError, InputError
 from bertft_core.mlflow_config import load_mlflow_config
 from flows.environment import service_environment
 from flows.stack import POOL, Ports, own_store, refuse_taken, services
+from tasks import tracking
 
 pytestmark = pytest.mark.orchestration
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
@@ -109,6 +110,34 @@ def end(up: Up) -> None:
         up.process.wait()
 
 
+DEPLOY = """
+import json, sys
+from prefect.deployments.runner import EntrypointType
+from flows.pipeline import pipeline
+from flows.stack import POOL
+made = pipeline.to_deployment("test", entrypoint_type=EntrypointType.MODULE_PATH, parameters=json.loads(sys.argv[1]))
+print(made.apply(work_pool_name=POOL))
+"""
+
+
+def start_chain(up: Up, config: Path, environment: dict[str, str]) -> str:
+    """The id of a flow run of the chain on the stack's pool."""
+    asked = json.dumps({"config_path": str(config), "home": str(up.home)})
+    made = subprocess.run(
+        [sys.executable, "-P", "-c", DEPLOY, asked], env={**environment, **up.document["environment"]},
+        cwd=up.home.parent, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    api = up.document["environment"]["PREFECT_API_URL"]
+    return str(ask(f"{api}/deployments/{made.stdout.split()[-1]}/create_flow_run", {})["id"])
+
+
+def wait_for(up: Up, run: str, name: str, seconds: float = 240.0) -> None:
+    deadline = time.monotonic() + seconds
+    while (state := ask(f"{up.document['environment']['PREFECT_API_URL']}/flow_runs/{run}")["state"])["name"] != name:
+        assert state["name"] not in {"Failed", "Crashed"} and time.monotonic() < deadline, state
+        time.sleep(0.5)
+
+
 @pytest.fixture(scope="module")
 def stack(
     tmp_path_factory: pytest.TempPathFactory, clean_environment: Callable[[Path], dict[str, str]]
@@ -184,7 +213,13 @@ def test_a_taken_port_is_refused_by_name_before_anything_starts(
 
 
 @pytest.mark.slow
-def test_interrupt_ends_all_within_ten_seconds(own_stack: Up) -> None:
+def test_interrupt_ends_all_and_a_run_of_the_worker_within_ten_seconds(
+    own_stack: Up, project: Callable[..., Path], clean_environment: Callable[[Path], dict[str, str]]
+) -> None:
+    config = project(search={"trials": 0}, training={"epochs": 500, "batch_size": 8, "threads": 1})
+    wait_for(own_stack, start_chain(own_stack, config, clean_environment(own_stack.home)), "Running")
+    while not any("bertft_core.training" in line for line in own_stack.left()):
+        time.sleep(0.2)
     begun = time.monotonic()
     os.killpg(own_stack.process.pid, signal.SIGINT)  # as a terminal does
     assert own_stack.process.wait(timeout=30) == 0, own_stack.said()
@@ -207,16 +242,6 @@ def test_a_killed_up_takes_its_services_along(own_stack: Up) -> None:
     assert own_stack.leaves_nothing()
 
 
-DEPLOY = """
-import json, sys
-from prefect.deployments.runner import EntrypointType
-from flows.pipeline import pipeline
-from flows.stack import POOL
-made = pipeline.to_deployment("test", entrypoint_type=EntrypointType.MODULE_PATH, parameters=json.loads(sys.argv[1]))
-print(made.apply(work_pool_name=POOL))
-"""
-
-
 @pytest.mark.slow
 def test_the_worker_runs_the_chain_and_the_same_home_goes_on_without_a_server(
     stack: Up,
@@ -226,22 +251,27 @@ def test_the_worker_runs_the_chain_and_the_same_home_goes_on_without_a_server(
     document: Callable[[subprocess.CompletedProcess[str]], dict[str, Any]],
 ) -> None:
     config = project(search={"trials": 0})
-    asked = {"config_path": str(config), "home": str(stack.home)}
-    environment = {**clean_environment(stack.home), **stack.document["environment"]}
-    made = subprocess.run(
-        [sys.executable, "-P", "-c", DEPLOY, json.dumps(asked)], env=environment, cwd=stack.home.parent,
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    api = stack.document["environment"]["PREFECT_API_URL"]
-    run = ask(f"{api}/deployments/{made.stdout.split()[-1]}/create_flow_run", {})["id"]
-    deadline = time.monotonic() + 240
-    while (state := ask(f"{api}/flow_runs/{run}")["state"])["name"] != "Completed":
-        assert state["name"] not in {"Failed", "Crashed"} and time.monotonic() < deadline, state
-        time.sleep(0.5)
+    wait_for(stack, start_chain(stack, config, clean_environment(stack.home)), "Completed")
     shown = document(command(stack.home, "history", "tiny", "--json"))
-    assert shown["aliases"] == {"challenger": "1", "champion": "1"}
+    assert shown["aliases"]["champion"] == "1"
     again = document(command(stack.home, "run", str(config), "--json"))
     assert again["reason"].startswith("unchanged since version 1")
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_mlflow_stands_on_postgresql_and_shows_no_password(
+    database_url: str, tmp_path: Path, clean_environment: Callable[[Path], dict[str, str]]
+) -> None:
+    folder = tmp_path / "own"
+    up = bring_up(folder, {**clean_environment(folder / "home"), "MLFLOW_TRACKING_URI": database_url})
+    seen = up.left()
+    end(up)
+    store = load_mlflow_config(environ={"MLFLOW_TRACKING_URI": database_url}).store(folder / "home")
+    found = tracking.client(store).get_experiment_by_name("bertft")
+    assert found.artifact_location == str(folder / "home" / "artifacts")
+    logs = [log.read_text() for log in (folder / "home" / "logs").iterdir()]
+    assert not [text for text in [json.dumps(up.document), up.said(), *seen, *logs] if "hunter2" in text]
 
 
 def test_equal_ports_are_refused_naming_both_options() -> None:

@@ -78,7 +78,7 @@ def test_label_shift_without_rows_or_with_negative_counts_is_refused(old: dict[s
 
 def test_domain_interval_holds_one_half_at_about_the_nominal_rate() -> None:
     """More features than rows a side: the hardest case, where the plain interval holds it far too seldom."""
-    repeats = 200
+    repeats = 120
     found = [domain_shift(normal(40, 60, 2 * i), normal(40, 60, 2 * i + 1), seed=0) for i in range(repeats)]
     held = sum(f.low < 0.5 < f.high for f in found)
     assert 0.91 * repeats <= held <= 0.995 * repeats
@@ -91,8 +91,9 @@ def test_domain_shift_is_found_where_the_means_differ() -> None:
 
 def test_domain_auroc_is_that_of_the_best_direction() -> None:
     """Two normals whose means lie 1 apart along one of four directions: AUROC = Phi(1 / sqrt 2) = 0.760."""
-    new = normal(4000, 4, 2) + np.array([1, 0, 0, 0], dtype=np.float32)
-    assert domain_shift(normal(4000, 4, 1), new, seed=0).auroc == pytest.approx(0.760, abs=0.02)
+    step = np.array([1, 0, 0, 0], dtype=np.float32)
+    found = [domain_shift(normal(2000, 4, 2 * i), normal(2000, 4, 2 * i + 1) + step, seed=0).auroc for i in range(6)]
+    assert np.mean(found) == pytest.approx(0.760, abs=0.01)
 
 
 def test_domain_auroc_is_one_half_for_the_same_rows_on_both_sides() -> None:

@@ -111,5 +111,5 @@ def _text_lines(found: TextFigures) -> list[str]:
 
 
 def _word_line(verb: str, changes: Sequence[WordChange]) -> str:
-    named = ", ".join(f"{plain(c.word)} ({c.before:.2%} → {c.after:.2%}, z {c.z:+.1f})" for c in changes)
-    return f"Words that {verb} most: {named or 'none'}"
+    named = ", ".join(f"{plain(c.word)} ({c.before:.1%} → {c.after:.1%}, z {c.z:+.1f})" for c in changes)
+    return f"Words that {verb} most (share of the texts): {named or 'none'}"

@@ -31,7 +31,7 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class WordChange:
-    """A word's share of all words before and after, in [0, 1], and the z-score of its log-odds ratio."""
+    """The share of the texts that hold a word, before and after, in [0, 1], and the z-score of its log-odds ratio."""
 
     word: str
     before: float
@@ -65,7 +65,8 @@ def text_figures(old: Sequence[str], new: Sequence[str]) -> TextFigures:
 
     Lengths count what whitespace separates. Words are runs of letters and digits of the normalised text. Changes are
     log-odds ratios with an informative Dirichlet prior (Monroe, Colaresi & Quinn 2008, Political Analysis 16:372,
-    eq. 16-22): the words of both sides together, weighing as much as the smaller side.
+    eq. 16-22): the words of both sides together, weighing as much as the smaller side. There a word counts once a
+    text: a text that is about something repeats its words (Church & Gale 1995), and would pass for a change.
 
     Raises DataError for a side without texts.
     """
@@ -76,8 +77,8 @@ def text_figures(old: Sequence[str], new: Sequence[str]) -> TextFigures:
     lengths = [np.array([len(text.split()) for text in side], dtype=np.int64) for side in (old, new)]
     # the limit distribution fails for two texts, the exact one may give up on large sides
     test = ks_2samp(*lengths, method="exact" if len(old) + len(new) <= _EXACT else "asymp")
-    (before, only_once), (after, _) = _count(old), _count(new)
-    risen, fallen = _changes(before, after)
+    (before, old_holders), (after, new_holders) = _count(old), _count(new)
+    risen, fallen = _changes(old_holders, new_holders, len(old), len(new))
     return TextFigures(
         n_old=len(old),
         n_new=len(new),
@@ -86,7 +87,7 @@ def text_figures(old: Sequence[str], new: Sequence[str]) -> TextFigures:
         ks=float(test.statistic),
         ks_p=float(test.pvalue),
         unseen=_share(sum(n for word, n in after.items() if word not in before), after.total()),
-        usual_unseen=_share(sum(before[word] for word in only_once), before.total()),
+        usual_unseen=_share(sum(before[word] for word, n in old_holders.items() if n == 1), before.total()),
         risen=risen,
         fallen=fallen,
     )
@@ -101,19 +102,21 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _count(texts: Iterable[str]) -> tuple[Counter[str], list[str]]:
-    """Occurrences of each word, and the words that one text alone has (as Good 1953 estimates the unseen)."""
+def _count(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
+    """Occurrences of each word, and texts that hold it (words of one text foretell the unseen, as in Good 1953)."""
     words: Counter[str] = Counter()
     holders: Counter[str] = Counter()
     for text in texts:
         own = Counter(_WORD.findall(normalise(text)))
         words.update(own)
         holders.update(own.keys())
-    return words, [word for word, n in holders.items() if n == 1]
+    return words, holders
 
 
-def _changes(old: Counter[str], new: Counter[str]) -> tuple[tuple[WordChange, ...], tuple[WordChange, ...]]:
-    """The words that rose and that fell, surest first; equal z-scores by word."""
+def _changes(
+    old: Counter[str], new: Counter[str], n_old: int, n_new: int
+) -> tuple[tuple[WordChange, ...], tuple[WordChange, ...]]:
+    """The words that rose and that fell by the texts that hold them, surest first; equal z-scores by word."""
     vocabulary = sorted(old.keys() | new.keys())
     if len(vocabulary) < 2 or not (old and new):
         return (), ()
@@ -122,11 +125,14 @@ def _changes(old: Counter[str], new: Counter[str]) -> tuple[tuple[WordChange, ..
     prior = y.sum(axis=0) * totals.min() / totals.sum()
     odds = np.log((y + prior) / (totals + totals.min() - y - prior))
     z = (odds[1] - odds[0]) / np.sqrt((1 / (y + prior)).sum(axis=0))
-    before, after = y / totals
 
     def named(places: Ints) -> tuple[WordChange, ...]:
-        rows = ((vocabulary[i], before[i], after[i], z[i]) for i in places.tolist())
-        return tuple(WordChange(word=w, before=float(b), after=float(a), z=float(s)) for w, b, a, s in rows)
+        words = [vocabulary[i] for i in places.tolist()]
+        scores = z[places].tolist()
+        return tuple(
+            WordChange(word=word, before=old[word] / n_old, after=new[word] / n_new, z=score)
+            for word, score in zip(words, scores, strict=True)
+        )
 
     rising, falling = (np.argsort(sign * z, kind="stable")[:_CHANGES] for sign in (-1, 1))
     return named(rising[z[rising] > 0]), named(falling[z[falling] < 0])

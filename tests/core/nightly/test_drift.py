@@ -194,8 +194,8 @@ def test_words_are_the_same_in_any_case_and_punctuation() -> None:
 
 
 def test_word_changes_are_log_odds_with_the_prior_by_hand() -> None:
-    """Prior: a 5/8, b 3/8 of 4 words. a: log(5.5/2.5) - log(4.5/3.5) over sqrt(1/4.5 + 1/5.5)."""
-    found = text_figures(["a a b b"], ["a a a b"])
+    """A word counts once a text. Prior: a 5/8, b 3/8 of 4. a: log(5.5/2.5) - log(4.5/3.5) over sqrt(1/4.5 + 1/5.5)."""
+    found = text_figures(["a a", "a", "b", "b"], ["a", "a", "a", "b"])
     (rose,), (fell,) = found.risen, found.fallen
     step = math.log(5.5 / 2.5) - math.log(4.5 / 3.5)
     assert (rose.word, rose.before, rose.after) == ("a", 0.5, 0.75)
@@ -264,7 +264,7 @@ def test_report_table_shows_every_measure() -> None:
     assert "| class a\\|b | 50.0% | 60.0% | +10.0 points |" in lines
     assert "| distinct rows compared | 40 | 50 | AUROC 0.612 [0.500, 0.700]; 0.5: alike |" in lines
     assert "| words no other old row has | 50.0% | 50.0% | |" in lines
-    assert lines[-1].startswith("Words that fell most: film (50.00% → 0.00%")
+    assert lines[-1].startswith("Words that fell most (share of the texts): film (100.0% → 0.0%, z -1.2)")
 
 
 def test_report_table_says_why_there_is_no_auroc() -> None:

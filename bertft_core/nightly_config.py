@@ -40,7 +40,7 @@ class NightlyConfig(Part):
 
     new_rows: Annotated[Number, Field(gt=0)] | None = 0.01
     label_shift: Annotated[Number, Field(gt=0, le=1)] | None = 0.1
-    text_drift: Annotated[Number, Field(ge=0.5, lt=1)] | None = 0.6
+    text_drift: Annotated[Number, Field(ge=0.5, lt=1)] | None = 0.55
     score_drop: Annotated[Number, Field(ge=0, lt=1)] | None = 0.03
     max_age_days: Annotated[Number, Field(gt=0)] | None = 30.0
     search_every_days: Annotated[Number, Field(ge=0)] = 7.0

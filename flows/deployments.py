@@ -19,6 +19,7 @@ from prefect.schedules import Cron, Schedule
 from bertft_core.config import load_config
 from bertft_core.errors import ConfigError, InputError
 from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.state import open_home
 from flows.environment import QUIET
 from flows.nightly import nightly
 from flows.pipeline import pipeline
@@ -98,6 +99,7 @@ def _environment(home: str) -> dict[str, str]:
 def deploy(plan: Plan, pool: str) -> dict[str, Any]:
     """Create or update the deployments on a process work pool, which is made when it is missing."""
     made = deployments(plan)
+    open_home(plan.home)  # a run's process starts in it
     _require_pool(pool)
     found = [{"name": d.full_name, "id": str(d.apply(work_pool_name=pool))} for d in made]
     return {

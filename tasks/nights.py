@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -118,7 +119,7 @@ def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], li
     for split in ("train", "validation"):
         table = prepared.dataset.table(split)
         places = [i for i, h in enumerate(table["fingerprint"].to_pylist()) if h.rstrip(b"\0") in wanted][:MOST_ROWS]
-        part = table.take(places)
+        part = table.take(pa.array(places, type=pa.int64()))
         texts["text"] += part["text"].to_pylist()
         if prepared.dataset.has_pair:
             texts["text_pair"] += part["text_pair"].to_pylist()

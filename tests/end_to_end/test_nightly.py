@@ -75,12 +75,6 @@ def _mlflow_nights(home: Path) -> list[str]:
     return [run.data.tags["bertft.outcome"] for run in found]
 
 
-def test_forced_night_trains_on_the_same_rows(nights) -> None:
-    nights.run()
-    forced = nights.run("--force")
-    assert forced["version"] == "2" and "same model" in forced["reason"]
-
-
 def test_killed_night_is_told_and_gone_on_with(nights, clean_environment, tmp_path) -> None:
     slow = ["training.epochs=40", "training.batch_size=1"]
     process = subprocess.Popen(
@@ -98,12 +92,11 @@ def test_killed_night_is_told_and_gone_on_with(nights, clean_environment, tmp_pa
     assert [(n["outcome"], "killed" in n["reason"]) for n in nights.log()] == [("failed", True), ("promoted", False)]
 
 
-def test_time_limit_ends_a_night_and_the_next_goes_on(nights) -> None:
+def test_time_limit_ends_a_night_with_all_its_processes(nights) -> None:
     slow = ["training.epochs=60", "training.batch_size=1"]
     late = nights.run(*slow, "nightly.timeout=12", code=1)
     assert late["outcome"] == "failed" and "nightly.timeout of 12 s passed" in late["reason"]
     assert _children(nights.home) == []
-    assert nights.run(*slow)["outcome"] == "promoted"
 
 
 def _children(home: Path) -> list[str]:
@@ -124,10 +117,7 @@ def test_replay_of_a_past_night_leaves_the_live_model_alone(project, command, ro
     with open(tmp_path / "dated.csv", "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([("text", "label", "day"), *dated])
     home = tmp_path / "home"
-    live = json.loads(command(home, "nightly", str(config), "--json").stdout)
-    assert (live["outcome"], live["facts"]["rows"]) == ("promoted", 300)
-    done = command(home, "nightly", str(config), "--as-of", "2026-01-12", "--json")
-    past = json.loads(done.stdout)
+    past = json.loads(command(home, "nightly", str(config), "--as-of", "2026-01-12", "--json").stdout)
     assert (past["outcome"], past["facts"]["rows"], past["name"]) == ("promoted", 180, "tiny-replay")
-    history = json.loads(command(home, "history", "tiny", "--json").stdout)
-    assert history["aliases"]["champion"] == "1" and len(history["entries"]) == 1
+    live = command(home, "history", "tiny", "--json")
+    assert live.returncode == 2 and "tiny" in live.stderr  # no such registered model

@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from bertft_core.config import RunConfig
+from bertft_core.data.dataset import take_rows
 from bertft_core.fitting import Prepared, settle
 from bertft_core.measuring import floor_probabilities, phases
 from bertft_core.runs import Run
@@ -47,8 +46,7 @@ def review(
     folder, settings = run.path / "evaluation", settle(config, prepared, run, home, trainer)
     table = prepared.dataset.table("test").select(["text", "text_pair"])
     explained = report.worst_errors[:_EXPLAINED]
-    # typed: without a single error the list is empty, and an untyped empty one takes nothing from no column
-    worst = table.take(pa.array([e.row for e in explained], type=pa.int64())).to_pylist()
+    worst = take_rows(table, [e.row for e in explained]).to_pylist()
     asked = [{**row, "class": e.predicted} for row, e in zip(worst, explained, strict=True)]
     write_json(folder / "worst_errors.json", asked)
     trainer.explain(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from flows.environment import POOL
+
 _CONFIG_VERBS = {
     "check": "print the plan and train nothing: rows, token lengths, rates and phases per layer, what goes where",
     "run": "the whole chain: labelled text to a registered and, if better, promoted model",
@@ -60,7 +62,7 @@ def _schedule_options(sub: argparse.ArgumentParser, verb: str) -> None:
     )  # fmt: skip
     sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
     if verb == "deploy":
-        sub.add_argument("--pool", default="bertft", help="process work pool, made when missing (default bertft)")
+        sub.add_argument("--pool", default=POOL, help="process work pool, made when missing (default %(default)s)")
 
 
 def _registry_verbs(verbs: Any) -> None:

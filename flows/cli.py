@@ -72,16 +72,30 @@ def _own_stdout() -> IO[str]:
     return out
 
 
-def _home(args: argparse.Namespace) -> Path:
+def _open_home(args: argparse.Namespace) -> Path:
     from bertft_core.state import LEAST_FREE, open_home
-    from flows.environment import prepare_environment
-    from flows.session import watch_over
 
     # a night writes down that the disk is full; gc makes room
     least = 0 if args.verb in ("gc", "nightly", "nights") else LEAST_FREE
-    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"), least)
+    return open_home(os.environ.get("BERTFT_HOME", ".bertft"), least)
+
+
+def _home(args: argparse.Namespace) -> Path:
+    from flows.environment import prepare_environment
+    from flows.session import watch_over
+
+    home = _open_home(args)
     watch_over(args.verb, is_served=prepare_environment(home))
     return home
+
+
+def _asked(args: argparse.Namespace, home: Path) -> dict[str, Any]:
+    """What every flow over a configuration is told."""
+    return {"config_path": str(Path(args.config).resolve()), "overrides": list(args.overrides), "home": str(home)}
+
+
+def _mlflow_file(args: argparse.Namespace) -> str | None:
+    return str(Path(args.mlflow).resolve()) if args.mlflow else None
 
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
@@ -104,10 +118,8 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     home = _home(args)
     from flows.pipeline import pipeline
 
-    return pipeline(
-        config_path=str(Path(args.config).resolve()), overrides=list(args.overrides), home=str(home),
-        mlflow_file=args.mlflow and str(Path(args.mlflow).resolve()), again=getattr(args, "again", False), last=last,
-    )  # fmt: skip
+    again = getattr(args, "again", False)
+    return pipeline(**_asked(args, home), mlflow_file=_mlflow_file(args), again=again, last=last)
 
 
 def _nightly(args: argparse.Namespace) -> dict[str, Any]:
@@ -120,11 +132,8 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     from flows.nightly import BadNight, nightly, not_begun
 
     try:
-        return nightly(
-            config_path=str(Path(args.config).resolve()), overrides=list(args.overrides), home=str(home),
-            mlflow_file=args.mlflow and str(Path(args.mlflow).resolve()), as_of=args.as_of, force=args.force,
-            live=args.live,
-        )  # fmt: skip
+        chosen = {"as_of": args.as_of, "force": args.force, "live": args.live}
+        return nightly(**_asked(args, home), mlflow_file=_mlflow_file(args), **chosen)
     except BadNight:
         raise
     except Exception as fault:
@@ -133,11 +142,10 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
 
 def _deployed(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.config import load_config
-    from bertft_core.state import open_home
     from flows.environment import prepare_environment
 
     load_config(args.config, args.overrides)
-    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"))
+    home = _open_home(args)
     is_served = prepare_environment(home)
     from flows import deployments
 
@@ -177,7 +185,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         return search_report(config, home, study_storage())
     from flows.search import join
 
-    return join(config_path=str(Path(args.config).resolve()), overrides=list(args.overrides), home=str(home))
+    return join(**_asked(args, home))
 
 
 def _predict(args: argparse.Namespace) -> dict[str, Any]:
@@ -271,7 +279,6 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _up(args: argparse.Namespace) -> None:
-    from bertft_core.state import open_home
     from flows.progress import Reporter
     from flows.session import watch_over
     from flows.stack import Ports, own_store, up
@@ -279,7 +286,7 @@ def _up(args: argparse.Namespace) -> None:
     ports = Ports(
         prefect=args.prefect_port, mlflow=args.mlflow_port, dashboard=args.dashboard_port if args.dashboard else None
     )
-    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"))
+    home = _open_home(args)
     store = own_store(args.mlflow, home, ports)
     watch_over("up", is_served=True)
     up(home, store, ports, args.tell, Reporter().say)

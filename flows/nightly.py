@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from prefect import flow
@@ -20,7 +15,6 @@ from prefect.runtime import deployment, flow_run
 from bertft_core.config import RunConfig, load_config
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.errors import BertftError, BusyError, ConfigError, DataError
-from bertft_core.fit_config import place
 from bertft_core.mlflow_config import MlflowConfig, load_mlflow_config
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.nightly import triggers
@@ -36,19 +30,20 @@ from bertft_core.nightly.log import (
     Night,
     NightLog,
 )
+from bertft_core.nightly.plan import Plan, make_plan
 from bertft_core.nightly.rows import Changes, Rows, changes
 from bertft_core.nightly.triggers import Decision
 from bertft_core.state import code_fingerprint, encoder_fingerprint, exclusive, hash_json, open_home
 from flows.notify import notify
 from flows.pipeline import pipeline
 from flows.progress import Reporter
+from flows.time_limit import time_limit
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.nights import champion_on_new, record, text_drift
 from tasks.tracking import open_store
 
 _OUTCOMES = {"promoted": PROMOTED, "awaiting approval": AWAITING, "unchanged": SKIPPED}  # of a release; else: kept
 REPLAY = "-replay"  # the name of a model that `--as-of` trains
-_AGAIN_SECONDS = 30.0
 
 
 class BadNight(BertftError):
@@ -158,14 +153,12 @@ class _Night:
         try:
             with exclusive(lock, f"a night of {self.config.name}"):
                 try:
-                    with _time_limit(self.config.nightly.timeout):
+                    with time_limit("nightly.timeout", self.config.nightly.timeout):
                         ended = self._work()
-                except DataError as fault:
-                    ended, self.exit_code = self._ended(REJECTED, str(fault)), fault.exit_code
-                except BertftError as fault:
-                    ended, self.exit_code = self._ended(FAILED, str(fault)), fault.exit_code
                 except Exception as fault:
-                    ended, self.exit_code = self._ended(FAILED, f"{type(fault).__name__}: {fault}"), 1
+                    said = str(fault) if isinstance(fault, BertftError) else f"{type(fault).__name__}: {fault}"
+                    ended = self._ended(REJECTED if isinstance(fault, DataError) else FAILED, said)
+                    self.exit_code = getattr(fault, "exit_code", 1)
                 self.log.end(ended)
         except BusyError as busy:
             ended = self._ended(SKIPPED, str(busy))
@@ -190,20 +183,21 @@ class _Night:
             self.report.say(f"the night of {left.get('night')} was killed; this one goes on from what it left")
         basis = log.basis
         log.begin(night=self.night, started=self._now(), plan=(left or {}).get("plan"))
-        self._fix_classes(basis)
+        before = Rows.load(Path(basis.run)) if basis else None
+        self._fix_classes(before)
         with self.report.stage("ingest"):
             dataset = ingest_rows(self.config, self.home, self.report)
         asked = self._asked()
-        found, now = self._compare(basis, dataset)
+        found, now = self._compare(before, dataset)
         decision = self._decide(basis, asked, dataset, found)
         if not decision.trains:
             return self._ended(SKIPPED, decision.reason)
         self.report.say(f"training: {decision.reason}")
-        kept = (left or {}).get("plan") or {}
+        kept = Plan(**left["plan"]) if left and left["plan"] else None
         # a killed night's plan goes on while it stands for the same rows: its trials and its fit are resumed
-        is_same = kept.get("rows") == dataset.fingerprint and kept.get("asked") == asked
-        plan = kept if is_same else self._plan(basis, asked, dataset.fingerprint)
-        log.begin(night=self.night, started=self._now(), plan=plan)
+        is_same = kept is not None and (kept.rows, kept.asked) == (dataset.fingerprint, asked)
+        plan = kept if is_same else make_plan(self.config, basis, dataset.fingerprint, asked, self._moment)
+        log.begin(night=self.night, started=self._now(), plan=asdict(plan))
         result = self._train(plan, again=self.is_forced and not is_same)
         self._remember(basis, plan, now, result)
         reason = f"{result['reason']} (trained: {decision.reason})"
@@ -220,9 +214,8 @@ class _Night:
     def _now(self) -> str:
         return self.started.isoformat(timespec="seconds")
 
-    def _fix_classes(self, basis: Basis | None) -> None:
+    def _fix_classes(self, known: Rows | None) -> None:
         """nightly.new_class: warn leaves rows of a class out that the last training did not know."""
-        known = Rows.load(Path(basis.run)) if basis else None
         if self.config.nightly.new_class == "warn" and known is not None and self.config.data.classes is None:
             names = json.dumps(known.classes)  # JSON is YAML
             self.overrides = [*self.overrides, f"data.classes={names}", "data.unknown_class=drop"]
@@ -235,10 +228,9 @@ class _Night:
             del tree["data"][key]
         return hash_json([tree, encoder_fingerprint(resolve_pretrained(self.config)), code_fingerprint()])
 
-    def _compare(self, basis: Basis | None, dataset: DatasetSplits) -> tuple[Changes | None, Rows]:
+    def _compare(self, before: Rows | None, dataset: DatasetSplits) -> tuple[Changes | None, Rows]:
         """What changed since the last training; None before the first. Raises DataError by the nightly section."""
         now = Rows.of(dataset)
-        before = Rows.load(Path(basis.run)) if basis else None
         self.facts |= {"rows": len(now.hashes), "rows_left_out": dataset.report.rows_filtered}
         self.facts["rows_faulty"] = dataset.report.rows_quarantined
         if before is None:
@@ -275,16 +267,16 @@ class _Night:
             self.facts |= {} if drift.auroc is None else {"text_auroc": round(drift.auroc, 4)}
             store = open_store(self.settings, self.home)
             score = champion_on_new(self.config, prepared, Path(basis.run), store, self.home)
-        both = [triggers.drift_trigger(drift.low, drift.high, nightly)]
+        both = [triggers.drift_trigger(drift, nightly)]
         if score is not None:
             self.facts["champion_on_new"] = round(score.right / score.rows, 4)
             both.append(triggers.drop_trigger(score, basis.accuracy, nightly))
         return [text for text in both if text]
 
-    def _train(self, plan: dict[str, Any], *, again: bool) -> dict[str, Any]:
+    def _train(self, plan: Plan, *, again: bool) -> dict[str, Any]:
         """The chain's result document."""
         result: dict[str, Any] = pipeline(
-            config_path=self.config_path, overrides=[*self.overrides, *plan["overrides"]], home=str(self.home),
+            config_path=self.config_path, overrides=[*self.overrides, *plan.overrides], home=str(self.home),
             mlflow_file=self.mlflow_file, again=again, last="promote",
         )  # fmt: skip
         for stage, value in result["seconds"].items():
@@ -292,31 +284,15 @@ class _Night:
         self.facts |= {"accuracy": result["test"]["accuracy"]} if "test" in result else {}
         return result
 
-    def _plan(self, basis: Basis | None, asked: str, rows: str) -> dict[str, Any]:
-        """Search, or the parameters found last as overrides."""
-        nightly, search = self.config.nightly, self.config.search
-        plan: dict[str, Any] = {"rows": rows, "asked": asked, "is_searched": bool(search and search.trials)}
-        is_recent = basis is not None and basis.asked == asked and (
-            basis.search_age_days(self._moment) < nightly.search_every_days
-        )  # fmt: skip
-        if search is None or not search.trials:
-            plan["overrides"] = []
-        elif is_recent and basis is not None:
-            values = [f"{'.'.join(place(knob))}={value}" for knob, value in basis.params.items()]
-            plan |= {"overrides": ["search.trials=0", *values], "is_searched": False}
-        else:
-            plan["overrides"] = [f"search.trials={nightly.trials}"] if nightly.trials and basis else []
-        return plan
-
-    def _remember(self, basis: Basis | None, plan: dict[str, Any], now: Rows, result: dict[str, Any]) -> None:
+    def _remember(self, basis: Basis | None, plan: Plan, now: Rows, result: dict[str, Any]) -> None:
         """What the next nights are compared with."""
         folder = self.home / "runs" / result["run_id"]
         now.save(folder)
         at, test = self._moment.isoformat(timespec="seconds"), result.get("test", {})
         self.log.train_on(Basis(
-            rows=plan["rows"], asked=plan["asked"], run=str(folder), run_id=result["run_id"],
+            rows=plan.rows, asked=plan.asked, run=str(folder), run_id=result["run_id"],
             version=result["version"], params=result.get("best_params", {}), trained=at,
-            searched=at if plan["is_searched"] or basis is None else basis.searched,
+            searched=at if plan.is_searched or basis is None else basis.searched,
             accuracy=test.get("accuracy"), test_rows=test.get("n", 0),
         ))  # fmt: skip
 
@@ -332,30 +308,9 @@ class _Night:
                 self.report.say(f"not notified: {fault}")
 
 
-@contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Interrupt the main thread, wherever it waits, after so long; trainers die with their command."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise BertftError(f"nightly.timeout of {seconds:g} s passed: the next night goes on from the checkpoints")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)  # again, should a library swallow the first
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def _killed(left: dict[str, Any]) -> Night:
     """The line of a night that never wrote its own."""
-    with suppress(KeyError):
-        return Night(
-            night=left["night"], started=left["started"], outcome=FAILED, seconds=0.0,
-            reason="its process was killed; the next night goes on from what it left",
-        )  # fmt: skip
-    return Night(night="unknown", started="", outcome=FAILED, reason="its process was killed", seconds=0.0)
+    return Night(
+        night=left["night"], started=left["started"], outcome=FAILED, seconds=0.0,
+        reason="its process was killed; the next night goes on from what it left",
+    )  # fmt: skip

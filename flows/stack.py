@@ -26,11 +26,10 @@ from urllib.parse import urlencode
 from bertft_core.errors import ConfigError, InputError, StackError
 from bertft_core.mlflow_config import Store, load_mlflow_config
 from bertft_core.state import exclusive, mask_uri
-from flows.environment import service_environment
+from flows.environment import POOL, service_environment
 from flows.services import Service, Stack
 from tasks.tracking import store_lock
 
-POOL = "bertft"  # the work pool of the stack's worker; deployments name it
 HOST = "127.0.0.1"
 _ANSWER_SECONDS = 3.0  # a server that is up answers its health endpoint in milliseconds
 # Storages of every kind, made under their lock, without a password on the command line (optuna-dashboard 0.21).

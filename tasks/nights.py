@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from bertft_core.config import RunConfig
+from bertft_core.data.dataset import take_rows
 from bertft_core.data.splits import SPLITS
 from bertft_core.errors import ArtifactError, InputError
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import Store
+from bertft_core.nightly.arrays import load_arrays, save_arrays
 from bertft_core.nightly.domain_shift import DomainShift, domain_shift
 from bertft_core.nightly.log import FAILED, REJECTED, Night
 from bertft_core.nightly.rows import Rows
@@ -48,20 +49,15 @@ def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) ->
     """[n, H] of training rows by the hash of their text; what is not in the store is computed and added."""
     manner = hash_json([prepared.encoder, config.tokenization.model_dump()])[:16]
     file = home / "features" / f"{config.name}-{manner}.npz"
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            known = dict(zip(stored["hashes"].tolist(), stored["values"], strict=True))
-    except (OSError, ValueError, KeyError):
-        known = {}
+    stored = load_arrays(file, "hashes", "values") or {"hashes": np.array([], dtype="S16"), "values": ()}
+    known = dict(zip(stored["hashes"].tolist(), stored["values"], strict=True))
     missing = [h for h in hashes.tolist() if h not in known]
     if missing:
         known |= dict(zip(missing, _computed(config, prepared, missing, home), strict=True))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.part")
-        with open(part, "wb") as handle:
-            np.savez(handle, hashes=hashes, values=np.stack([known[h] for h in hashes.tolist()]))
-        part.replace(file)
-    return np.stack([known[h] for h in hashes.tolist()])
+    values = np.stack([known[h] for h in hashes.tolist()])
+    if missing:
+        save_arrays(file, hashes=hashes, values=values)
+    return values
 
 
 def _computed(config: RunConfig, prepared: Prepared, hashes: list[bytes], home: Path) -> Any:
@@ -119,7 +115,7 @@ def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], li
     for split in ("train", "validation"):
         table = prepared.dataset.table(split)
         places = [i for i, h in enumerate(table["fingerprint"].to_pylist()) if h.rstrip(b"\0") in wanted][:MOST_ROWS]
-        part = table.take(pa.array(places, type=pa.int64()))
+        part = take_rows(table, places)
         texts["text"] += part["text"].to_pylist()
         if prepared.dataset.has_pair:
             texts["text_pair"] += part["text_pair"].to_pylist()

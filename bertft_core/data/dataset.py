@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,11 @@ def load_dataset_splits(directory: Path | str) -> DatasetSplits:
         raise ArtifactError(f"{directory} holds no prepared splits: {fault}") from None
     fixed = {"directory": str(directory), "classes": tuple(fields["classes"]), "report": report}
     return DatasetSplits(**{**fields, **fixed})
+
+
+def take_rows(table: pa.Table, places: Sequence[int]) -> pa.Table:
+    """The rows at `places`, also where there are none: pyarrow refuses an empty list, whose type it cannot tell."""
+    return table.take(pa.array(places, type=pa.int64()))
 
 
 class SplitContent:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy.typing as npt
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
 from bertft_core.errors import ArtifactError
+from bertft_core.nightly.arrays import load_arrays, save_arrays
 
 _FILE = "rows.npz"
 Strings = npt.NDArray[np.bytes_]
@@ -46,23 +45,15 @@ class Rows:
 
     def save(self, folder: Path) -> Path:
         """Write folder/rows.npz, whole or not at all."""
-        file, part = folder / _FILE, folder / f".{_FILE}.part"
-        with open(part, "wb") as handle:
-            np.savez(handle, hashes=self.hashes, labels=self.labels, splits=self.splits, classes=np.array(self.classes))
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(part, file)
+        file, classes = folder / _FILE, np.array(self.classes)
+        save_arrays(file, hashes=self.hashes, labels=self.labels, splits=self.splits, classes=classes)
         return file
 
     @classmethod
     def load(cls, folder: Path) -> Rows | None:
         """What `save` left there; None where there is nothing, or nothing that can be read."""
-        try:
-            with np.load(folder / _FILE, allow_pickle=False) as stored:
-                classes = tuple(str(name) for name in stored["classes"])
-                return cls(hashes=stored["hashes"], labels=stored["labels"], splits=stored["splits"], classes=classes)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
+        stored = load_arrays(folder / _FILE, "hashes", "labels", "splits", "classes")
+        return None if stored is None else cls(**{**stored, "classes": tuple(map(str, stored["classes"]))})
 
     @classmethod
     def require(cls, folder: Path) -> Rows:
@@ -114,8 +105,8 @@ def changes(before: Rows, now: Rows) -> Changes:
     """What came, went and changed. moved: rows in another split than before, which must be 0 unless shares changed."""
     is_known = now.is_in(before)
     common, mine, theirs = np.intersect1d(now.hashes, before.hashes, assume_unique=True, return_indices=True)
-    names_now = np.array(now.classes, dtype=object)[now.labels[mine]] if len(common) else np.array([], dtype=object)
-    names_then = np.array(before.classes, dtype=object)[before.labels[theirs]] if len(common) else names_now
+    names_now = np.array(now.classes, dtype=object)[now.labels[mine]]
+    names_then = np.array(before.classes, dtype=object)[before.labels[theirs]]
     present, past = _present(now), _present(before)
     return Changes(
         before=len(before.hashes), now=len(now.hashes), new=int((~is_known).sum()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bertft_core.errors import DataError
 from bertft_core.evaluation.intervals import wilson
+from bertft_core.nightly.domain_shift import DomainShift
 from bertft_core.nightly.label_shift import LabelShift
 from bertft_core.nightly.rows import Changes
 from bertft_core.nightly_config import NightlyConfig
@@ -90,11 +91,11 @@ def _wanted(share_or_count: float | None, before: int) -> float:
     return share_or_count * before if share_or_count < 1 else share_or_count
 
 
-def drift_trigger(low: float | None, high: float | None, config: NightlyConfig) -> str | None:
-    """Why the new texts speak for training, or None. low, high: interval of the domain classifier's AUROC."""
-    if config.text_drift is None or low is None or low <= config.text_drift:
+def drift_trigger(shift: DomainShift, config: NightlyConfig) -> str | None:
+    """Why the new texts speak for training, or None."""
+    if config.text_drift is None or not shift.is_shifted(config.text_drift):
         return None
-    found = f"AUROC [{low:.2f}, {high:.2f}]"
+    found = f"AUROC [{shift.low:.2f}, {shift.high:.2f}]"
     return f"new texts can be told from old ones, {found} (nightly.text_drift: {config.text_drift:g})"
 
 

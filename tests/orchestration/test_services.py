@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import pytest
 from bertft_core.errors import StackError
 from flows import services
 from flows.services import Service, Stack, rotate
+
+from .processes import is_gone
 
 pytestmark = pytest.mark.orchestration
 # a service works in the folder of the logs; what stands in `ready` it does before it is healthy
@@ -117,18 +118,6 @@ def test_stop_kills_what_ignores_it_and_its_children(
     stubborn.start(seconds=20)
     stubborn.stop()
     assert is_gone(pid_of(stubborn, "a")) and is_gone(int((tmp_path / "child").read_text()))
-
-
-def is_gone(pid: int, seconds: float = 5) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_long_log_is_moved_while_its_program_goes_on_writing(tmp_path: Path) -> None:

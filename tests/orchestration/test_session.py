@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from .processes import is_gone
 
 pytestmark = pytest.mark.orchestration
 # the child ignores SIGINT and SIGTERM is its default: it stands for Prefect's embedded server
@@ -39,28 +40,16 @@ def start(tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
     return process, int(process.stdout.readline())
 
 
-def is_gone(pid: int, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def test_interrupt_ends_at_once_with_one_line_and_takes_the_children_along(tmp_path: Path) -> None:
     process, child = start(tmp_path)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=5)
     assert process.returncode == 1 and said == "bertft run: interrupted; the same command continues\n"
-    assert is_gone(child)
+    assert is_gone(child, seconds=10)
 
 
 def test_killed_command_takes_its_children_along(tmp_path: Path) -> None:
     process, child = start(tmp_path)
     process.kill()
     process.wait()
-    assert is_gone(child)
+    assert is_gone(child, seconds=10)

@@ -19,8 +19,8 @@ import pytest
 
 from bertft_core.errors import ConfigError, InputError
 from bertft_core.mlflow_config import load_mlflow_config
-from flows.environment import service_environment
-from flows.stack import POOL, Ports, own_store, refuse_taken, services
+from flows.environment import POOL, service_environment
+from flows.stack import Ports, own_store, refuse_taken, services
 from tasks import tracking
 
 pytestmark = pytest.mark.orchestration
@@ -114,7 +114,7 @@ DEPLOY = """
 import json, sys
 from prefect.deployments.runner import EntrypointType
 from flows.pipeline import pipeline
-from flows.stack import POOL
+from flows.environment import POOL
 made = pipeline.to_deployment("test", entrypoint_type=EntrypointType.MODULE_PATH, parameters=json.loads(sys.argv[1]))
 print(made.apply(work_pool_name=POOL))
 """

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bertft_core.errors import DataError
+from bertft_core.nightly.domain_shift import DomainShift
 from bertft_core.nightly.label_shift import LabelShift, label_shift
 from bertft_core.nightly.rows import Changes
 from bertft_core.nightly.triggers import FreshScore, cheap_triggers, decide, drift_trigger, drop_trigger, require_sound
@@ -54,7 +55,11 @@ def test_changed_configuration_fires() -> None:
 
 @pytest.mark.parametrize(("low", "fires"), [(0.71, True), (0.7, False), (None, False)])
 def test_text_drift_fires_where_the_whole_interval_is_above_the_limit(low: float | None, fires: bool) -> None:
-    assert (drift_trigger(low, 0.9, NightlyConfig(text_drift=0.7)) is not None) is fires
+    known = (
+        {"auroc": 0.8, "low": low, "high": 0.9} if low else {"auroc": None, "low": None, "high": None, "reason": "few"}
+    )
+    shift = DomainShift(n_old=50, n_new=50, **known)
+    assert (drift_trigger(shift, NightlyConfig(text_drift=0.7)) is not None) is fires
 
 
 def test_lost_accuracy_fires_only_where_the_interval_excludes_less() -> None:

@@ -18,24 +18,14 @@ from bertft_core.training.loop import fit
 from bertft_core.training.scoring import score
 from bertft_core.training.spec import FitSpec, TrainingResult
 
+from .kills import Killed, killer
+
 Build = Callable[..., FitSpec]
 
 
 def facts(result: TrainingResult) -> TrainingResult:
     """The result without what depends on clock and place."""
     return replace(result, seconds=0.0, model_dir="", history=tuple(replace(h, seconds=0.0) for h in result.history))
-
-
-class Killed(BaseException):
-    pass
-
-
-def killer(at_step: int) -> Callable[[float, dict[str, Any]], None]:
-    def on_progress(fraction: float, facts: dict[str, Any]) -> None:
-        if facts["step"] >= at_step:
-            raise Killed
-
-    return on_progress
 
 
 def test_fit_learns_and_keeps_the_best_epoch(spec: Build) -> None:

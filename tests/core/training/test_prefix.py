@@ -24,6 +24,7 @@ from bertft_core.training.prefix_cache import PrefixCache
 from bertft_core.training.spec import FitSpec, TrainingResult
 
 from .conftest import write_tokens
+from .kills import Killed, killer
 
 Build = Callable[..., FitSpec]
 
@@ -70,22 +71,13 @@ def test_fast_reads_cuts_that_gradual_stored(cached: Build) -> None:
     assert found is not None and found["built"] == 0
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("at_step", [3, 8, 14, 20])
 def test_resumed_fit_equals_an_undisturbed_one(cached: Build, monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
     whole = fit(cached("whole", prefix_root=str(Path(cached().output).parent / "another")))
     monkeypatch.setattr("bertft_core.training.loop._BEAT_SECONDS", 0)
-
-    def kill(fraction: float, facts: dict[str, Any]) -> None:
-        if facts["step"] >= at_step:
-            raise Killed
-
     broken = cached("broken", checkpoint_seconds=0)
     with pytest.raises(Killed):
-        fit(broken, kill)
+        fit(broken, killer(at_step))
     assert fit(broken).weights_digest == whole.weights_digest
 
 

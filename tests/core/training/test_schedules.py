@@ -16,19 +16,9 @@ from bertft_core.training import loop
 from bertft_core.training.loop import fit
 from bertft_core.training.spec import FitSpec, TrainingResult
 
+from .kills import Killed, killer
+
 Build = Callable[..., FitSpec]
-
-
-class Killed(BaseException):
-    pass
-
-
-def killer(at_step: int) -> Callable[[float, dict[str, Any]], None]:
-    def on_progress(fraction: float, facts: dict[str, Any]) -> None:
-        if facts["step"] >= at_step:
-            raise Killed
-
-    return on_progress
 
 
 def numbers(result: TrainingResult) -> TrainingResult:

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import (
+    CHUNKS,
+    READ_UNDER,
     SEARCHED_SECTIONS,
     ModelConfig,
     Number,
@@ -22,9 +24,12 @@ from bertft_core.fit_config import (
     TrainingConfig,
     Whole,
     idle_key,
+    is_one_layer,
     key_fault,
     no_bool,
     place,
+    set_key,
+    without_idle,
 )
 from bertft_core.nightly_config import NightlyConfig
 from bertft_core.presets import PresetName, with_preset
@@ -215,7 +220,36 @@ class RunConfig(Part):
                 f"training.{key}: has no effect under training.schedule {schedule}: take it out, or set "
                 f"training.schedule to slanted_triangular, was {value!r}"
             )
+        for (section, key, value), read in READ_UNDER.items():
+            part = getattr(self, section)
+            if value not in self.possible(f"{section}.{key}") and (idle := set_key(part, read)):
+                raise ValueError(
+                    f"{section}.{idle}: has no effect under {section}.{key} {getattr(part, key)}: take it out, or set "
+                    f"{section}.{key} to {value}, was {getattr(part, idle)!r}"
+                )
+        if set_key(self.model, ("combine",)) and all(is_one_layer(layers) for layers in self.possible("model.layers")):
+            raise ValueError(f"model.combine: has no effect on one layer: take it out, was {self.model.combine!r}")
         return self
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> RunConfig:
+        if CHUNKS not in self.possible("tokenization.truncation"):
+            return self
+        if self.data.text_pair:
+            raise ValueError(
+                "tokenization.truncation: chunks are for single texts, data.text_pair is "
+                f"{self.data.text_pair!r}: use head, tail or head+tail"
+            )
+        overlap, length = (f"tokenization.{name}" for name in ("chunk_overlap", "max_length"))
+        most, least = max(self.possible(overlap)), min(self.possible(length))
+        if most > least // 2:
+            raise ValueError(f"{overlap}: must be at most half of {length}, {least // 2:g}, was {most:g}")
+        return self
+
+    def possible(self, knob: str) -> list[Any]:
+        """The configured value of a knob, and those (of a range: its ends) that a search may take."""
+        searched = self.search.space.get(knob, []) if self.search else []
+        return [self.value_of(knob), *values_of(searched)]
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values, without the folder it came from and the name of its preset."""
@@ -223,7 +257,7 @@ class RunConfig(Part):
 
     def identity(self) -> dict[str, Any]:
         """What a run is, besides its rows: not when it is repeated, nor up to which date rows were taken."""
-        tree = self.resolved()
+        tree = without_idle(self.resolved())
         del tree["nightly"], tree["data"]["until"]
         return tree
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -24,6 +25,7 @@ Whole = Annotated[int, BeforeValidator(no_bool)]
 UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
+CHUNKS = "chunks"
 Phases = tuple[tuple[float, int], ...]
 
 
@@ -58,6 +60,27 @@ def _is_phase(pair: Any) -> bool:
     return isinstance(pair[0], int | float) and isinstance(pair[1], int)
 
 
+_NAMED_LAYERS = re.compile(r"all|(first|last)_[1-9][0-9]*")
+
+
+def read_layers(value: Any) -> str | int | tuple[int, ...]:
+    """One layer, a list of different ones, or their name. Raises ValueError for anything else."""
+    wanted = "must be a layer (0 the lowest, -1 the top), a list of layers, all, first_N or last_N"
+    if isinstance(value, str) and _NAMED_LAYERS.fullmatch(value):
+        return value
+    given = value if isinstance(value, list | tuple) else [value]
+    if not given or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in given):
+        raise ValueError(wanted)
+    if len(set(given)) < len(given):
+        raise ValueError("must name each layer once")
+    return tuple(given) if isinstance(value, list | tuple) else given[0]
+
+
+def is_one_layer(layers: str | int | Sequence[int]) -> bool:
+    """Whether a value of model.layers names a single layer of every encoder."""
+    return layers in ("first_1", "last_1") if isinstance(layers, str) else isinstance(layers, int) or len(layers) == 1
+
+
 class Part(BaseModel):
     """A section: unknown keys are faults, values do not change."""
 
@@ -65,16 +88,35 @@ class Part(BaseModel):
 
 
 class ModelConfig(Part):
-    """The pretrained encoder: package://NAME/path, a local directory, or a hub id."""
+    """The pretrained encoder: package://NAME/path, a local directory, or a hub id; and what the head reads of it.
+
+    pooling: cls, the top layer's [CLS] through the trained pooler; layers, the raw [CLS] of `layers`, joined by
+    `combine`; mean, the mean of the top layer's tokens.
+    """
 
     pretrained: Annotated[str, Field(min_length=1)]
+    pooling: Literal["cls", "mean", "layers"] = "cls"
+    layers: Annotated[int | str | tuple[int, ...], BeforeValidator(read_layers)] = "last_4"
+    combine: Literal["concat", "mean", "max"] = "concat"
 
 
 class TokenizationConfig(Part):
-    """How long texts are cut (Sun et al. 2019, section 5.3.1)."""
+    """How long texts are cut (Sun et al. 2019, section 5.3.1).
+
+    chunks: every chunk of at most max_length tokens goes through the encoder, and what the head reads is the
+    chunk_pooling over them. chunk_overlap: tokens of a chunk that the one before has too. max_chunks: None for all.
+    """
 
     max_length: Annotated[Whole, Field(ge=8, le=8192)] = 256
-    truncation: Literal["head", "tail", "head+tail"] = "head+tail"
+    truncation: Literal["head", "tail", "head+tail", "chunks"] = "head+tail"
+    chunk_overlap: Annotated[Whole, Field(ge=0)] = 0
+    max_chunks: Annotated[Whole, Field(ge=1)] | None = 8
+    chunk_pooling: Literal["mean", "max", "attention"] = "mean"
+
+    def cut(self) -> dict[str, Any]:
+        """The fields that decide which ids a text becomes."""
+        chunks = ("chunk_overlap", "max_chunks") if self.truncation == CHUNKS else ()
+        return {name: getattr(self, name) for name in ("max_length", "truncation", *chunks)}
 
 
 class TrainingConfig(Part):
@@ -147,8 +189,30 @@ def searchable() -> tuple[str, ...]:
 
 def idle_key(training: TrainingConfig, schedules: Sequence[str]) -> str:
     """A key that somebody set although none of these schedules reads it; "" when there is none."""
-    shape = () if SLANTED in schedules else ("cut_fraction", "ratio")
-    return next((key for key in shape if getattr(training, key) != TrainingConfig.model_fields[key].default), "")
+    return "" if SLANTED in schedules else set_key(training, ("cut_fraction", "ratio"))
+
+
+def set_key(part: Part, keys: Sequence[str]) -> str:
+    """The first of these keys of a section that differs from its default; "" when there is none."""
+    return next((key for key in keys if getattr(part, key) != type(part).model_fields[key].default), "")
+
+
+# keys that are read under one value of another key alone: (section, key, value): what it reads
+READ_UNDER: dict[tuple[str, str, str], tuple[str, ...]] = {
+    ("model", "pooling", "layers"): ("layers", "combine"),
+    ("tokenization", "truncation", CHUNKS): ("chunk_overlap", "max_chunks", "chunk_pooling"),
+}
+
+
+def without_idle(tree: dict[str, Any]) -> dict[str, Any]:
+    """A resolved configuration without the keys of `model` and `tokenization` that its other values leave unread."""
+    kept = {name: dict(part) if name in ("model", "tokenization") else part for name, part in tree.items()}
+    for (section, key, value), read in READ_UNDER.items():
+        for name in read if kept[section][key] != value else ():
+            del kept[section][name]
+    if kept["model"]["pooling"] == "cls":  # what every run was before there was a choice
+        del kept["model"]["pooling"]
+    return kept
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -14,7 +14,7 @@ from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.features import FeatureClassifier
 
 PLAN = "bertft_head.json"
-WEIGHTS = "bertft_head.weights"  # safetensors; by another suffix, so that nobody takes it for a shard of the encoder
+WEIGHTS = "bertft_head.safetensors"
 FORMAT = 1
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.fit_config import CHUNKS, ModelConfig, TokenizationConfig
-from bertft_core.model.pretrained import layer_count
 
 POOLINGS = ("cls", "mean", "layers")
 COMBINES = ("concat", "mean", "max")
@@ -79,7 +77,9 @@ def resolve_layers(layers: str | int | tuple[int, ...], n_layers: int) -> tuple[
         given = layers if isinstance(layers, tuple) else (layers,)
         found = tuple(layer + n_layers if layer < 0 else layer for layer in given)
     if not all(0 <= layer < n_layers for layer in found):
-        raise ConfigError(f"model.layers: the encoder has {n_layers} layers (0 or -{n_layers} the lowest), was {layers!r}")
+        raise ConfigError(
+            f"model.layers: the encoder has {n_layers} layers (0 or -{n_layers} the lowest), was {layers!r}"
+        )
     if len(set(found)) < len(found):
         raise ConfigError(f"model.layers: names a layer twice in an encoder of {n_layers} layers, was {list(found)}")
     return found
@@ -94,10 +94,3 @@ def feature_plan(model: ModelConfig, tokenization: TokenizationConfig, n_layers:
     layers = resolve_layers(model.layers, n_layers)
     combine = model.combine if len(layers) > 1 else "concat"  # one layer: the three are the same
     return FeaturePlan(pooling="layers", layers=layers, combine=combine, chunk_pooling=chunk_pooling)
-
-
-def layers_computed(model: ModelConfig, tokenization: TokenizationConfig, pretrained: Path) -> int:
-    """How many layers of this encoder a fit computes and can train. Raises ConfigError as `feature_plan`."""
-    count = layer_count(pretrained)
-    plan = feature_plan(model, tokenization, count)
-    return (plan.depth_used if plan else None) or count

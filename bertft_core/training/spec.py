@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import Phases, read_unfreezing
+from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
@@ -24,7 +25,8 @@ class FitSpec:
     ``rows`` trains on that many rows (stratified, by content hash); ``keep_model`` leaves output/model.
     ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
     at the end. ``prefix_cache`` off, or the number type in which hidden states below the trained layers are kept
-    in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on
+    in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). ``features``:
+    what the head reads, None for the stock head on texts in one piece. Raises ConfigError on
     impossible values.
     """
 
@@ -60,6 +62,7 @@ class FitSpec:
     prefix_cache: str = "off"
     prefix_root: str = ""
     prefix_cache_gb: float = 20.0
+    features: FeaturePlan | None = None
 
     def __post_init__(self) -> None:
         choices = (
@@ -112,12 +115,14 @@ class FitSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "classes": list(self.classes)}
+        plan = self.features.to_json() if self.features else None
+        return {**asdict(self), "classes": list(self.classes), "features": plan}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`."""
-        return cls(**{**value, "classes": tuple(value["classes"])})
+        plan = FeaturePlan.from_json(value["features"]) if value.get("features") else None
+        return cls(**{**value, "classes": tuple(value["classes"]), "features": plan})
 
     def key(self) -> str:
         """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
@@ -132,6 +137,8 @@ class FitSpec:
             "prefix_cache_gb",
         ):
             value.pop(name)
+        if self.features is None:  # then the fit is what it was before there was a choice
+            del value["features"]
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
         value["pretrained"] = encoder_fingerprint(self.pretrained) if is_folder else self.pretrained

@@ -63,6 +63,7 @@ class FeatureClassifier(nn.Module):
         self._draw()
         self.eval()
         self._stock_head = stock_head(backbone) if plan.pooling == "cls" else None
+        self.passes: EncoderPass | None = None
         self.passes = self._find_passes()
 
     @property
@@ -147,7 +148,7 @@ class FeatureClassifier(nn.Module):
         """[sum(counts), F] to [n, F]."""
         if all(count == 1 for count in counts):
             return vectors  # of one chunk its mean, its maximum and what attention makes of it
-        padded = nn.utils.rnn.pad_sequence(torch.split(vectors, list(counts)), batch_first=True)  # type: ignore[no-untyped-call]
+        padded = nn.utils.rnn.pad_sequence(list(torch.split(vectors, list(counts))), batch_first=True)
         number = torch.tensor(list(counts), device=vectors.device)
         is_chunk = torch.arange(padded.shape[1], device=vectors.device) < number[:, None]
         if self.plan.chunk_pooling == "max":
@@ -188,7 +189,7 @@ class FeatureClassifier(nn.Module):
             names = layer_table(self).layer_modules
             layers = tuple(PostNormLayer.of(self.get_submodule(name), self.config) for name in names)
             model: Any = self
-            self.passes: EncoderPass | None = EncoderPass(
+            self.passes = EncoderPass(
                 model=model, layers=layers, head=self.answer_first, width=int(self.config.hidden_size)
             )
             batch = probe(self.backbone)

@@ -88,7 +88,11 @@ def unit_rows(arrays: TokenArrays, rows: NDArray[np.integer]) -> Ints:
 
 def targets_of(arrays: TokenArrays, rows: NDArray[np.integer]) -> NDArray[np.int64] | NDArray[np.float32]:
     """Labels int64 [n], or weights float32 [n, C] if soft."""
-    return arrays.labels[rows].astype(np.int64) if arrays.weights is None else arrays.weights[rows]
+    if arrays.weights is not None:
+        weights: NDArray[np.float32] = arrays.weights[rows]
+        return weights
+    labels: Ints = arrays.labels[rows].astype(np.int64)
+    return labels
 
 
 def sample_rows(arrays: TokenArrays, rows: int | None) -> Ints:

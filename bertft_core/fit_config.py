@@ -239,8 +239,10 @@ def is_integer(key: str) -> bool:
 def read_value(key: str, value: Any) -> Any:
     """`value` as its section reads it (16.0 becomes 16). Raises ValueError when the section refuses it."""
     section, field = place(key)
+    part = SEARCHED_SECTIONS[section]
+    required = {name: "any" for name, known in part.model_fields.items() if known.is_required()}
     try:
-        return getattr(SEARCHED_SECTIONS[section].model_validate({field: value}), field)
+        return getattr(part.model_validate({**required, field: value}), field)
     except ValidationError as fault:
         message = fault.errors()[0]["msg"].removeprefix("Value error, ")
         raise ValueError(f"{message[0].lower()}{message[1:]}, was {value!r}") from None

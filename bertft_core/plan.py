@@ -53,7 +53,7 @@ def _features(config: RunConfig, prepared: Prepared) -> str | None:
     if plan is None:
         return None
     used = plan.depth_used or count
-    return str(plan) + (f"; layers {used} to {count - 1} are neither computed nor trained" if used < count else "")
+    return str(plan) + (f"; layers from {used} on are neither computed nor trained" if used < count else "")
 
 
 def _preset(config: RunConfig) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from bertft_core.config import DataConfig, TokenizationConfig, parse_config
 from bertft_core.data.encoding import Cutting, SpecialLayout, encode_texts, load_tokenizer, pack_chunks, raw_ids
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
-from bertft_core.data.tokenization import TokenArrays, TokenizedSplits, open_split, tokenize_splits
+from bertft_core.data.tokenization import TokenArrays, TokenizedSplits, check_max_length, open_split, tokenize_splits
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.testing import tiny_encoder
 from bertft_core.training.batching import unit_rows
@@ -29,7 +30,7 @@ def chunked(tokens: int, overlap: int = 0, most: int | None = None) -> list[list
         weights=None, chunk=N + 2,
     )  # fmt: skip
     starts = arrays.units.offsets
-    return [ids[a:b].tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [ids[a:b].tolist() for a, b in itertools.pairwise(starts)]
 
 
 @pytest.mark.parametrize(
@@ -143,3 +144,11 @@ def test_pairs_in_chunks_are_refused(encoder: Path, tmp_path: Path) -> None:
     searched = {"trials": 2, "space": {"tokenization.truncation": ["head", "chunks"]}}
     with pytest.raises(ConfigError, match="chunks are for single texts"):
         parse_config({**tree, "search": searched}, tmp_path)
+
+
+def test_a_long_encoder_goes_to_its_own_limit(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "modernbert", "max_position_embeddings": 8192}')
+    check_max_length(tmp_path, TokenizationConfig(max_length=8192).max_length)
+    (tmp_path / "config.json").write_text('{"model_type": "modernbert", "max_position_embeddings": 4096}')
+    with pytest.raises(ConfigError, match="must not exceed 4096"):
+        check_max_length(tmp_path, 4097)

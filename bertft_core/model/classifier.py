@@ -139,9 +139,7 @@ def load_saved(folder: Path | str) -> Classifier:
     return found.eval()
 
 
-def save_classifier(
-    model: Classifier, tokenizer_src: Path | str, folder: Path | str, classes: Sequence[str]
-) -> Path:
+def save_classifier(model: Classifier, tokenizer_src: Path | str, folder: Path | str, classes: Sequence[str]) -> Path:
     """Write a transformers folder (safetensors, id2label, tokenizer; mode 0644), whole or not at all.
 
     With a head of our own the folder holds the encoder it stands on, and the head beside it (`feature_files`).

@@ -88,7 +88,7 @@ def numbers(result: TrainingResult) -> Any:
     return result.weights_digest, result.score, [h.train_loss for h in result.history], result.steps
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", ["layers", "chunks", "layers of chunks"])
 def test_resumed_equals_uninterrupted_bit_for_bit(spec: Build, name: str, tmp_path: Path) -> None:
     plain = fit(spec(PLANS[name], output=str(tmp_path / "plain")))
     with pytest.raises(Killed):
@@ -106,7 +106,7 @@ def test_a_fit_learns_from_what_comes_late_in_its_chunks(spec: Build) -> None:
     assert losses[0] > 0.5 and losses[-1] < 0.3
 
 
-@pytest.mark.parametrize("name", ["layers", "mean", "chunks", "layers of chunks"])
+@pytest.mark.parametrize("name", ["mean", "layers of chunks"])
 def test_the_prefix_cache_changes_rounding_only(spec: Build, name: str, tmp_path: Path) -> None:
     plain = fit(spec(PLANS[name], output=str(tmp_path / "plain")))
     cached = fit(spec(PLANS[name], prefix_cache="float32"))
@@ -166,7 +166,7 @@ def test_a_training_step_holds_one_part_of_the_chunks_at_a_time(
     assert kept[16] < activations
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", ["mean", "chunks", "layers of chunks"])
 def test_evaluation_and_the_served_model_agree(
     spec: Build, dataset: DatasetSplits, folders: dict[bool, Path], name: str, tmp_path: Path
 ) -> None:

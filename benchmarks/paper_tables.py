@@ -48,8 +48,8 @@ QUICK = {"train": 32, "validation": 16, "test": 40}
 PILOT = {  # (table, arm): seeds
     ("table2", "head+tail"): (1, 2),
     ("table2", "tail"): (1,),
-    ("table4", "lr 0.0001, alpha 0.8"): (1,),
-    ("unfreezing", "lr 0.0001, fast"): (1,),
+    ("table4", "lr 1e-4, alpha 0.8"): (1,),
+    ("unfreezing", "lr 1e-4, fast"): (1,),
     ("table3", "layer 2"): (1,),
 }
 DOCS = Path(__file__).parent.parent / "docs" / "techniques"

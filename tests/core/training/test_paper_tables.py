@@ -43,12 +43,13 @@ def test_verdict_needs_both_intervals_to_leave_out_zero(seeds: list[float], rows
     assert word in load("paper_page").verdict({"interval_seeds": seeds, "interval_rows_and_seeds": rows})
 
 
-def test_sentence_without_a_difference_says_how_large_an_effect_may_hide() -> None:
+def test_sentence_without_a_difference_says_what_effect_may_hide() -> None:
     arm = load("paper_arms").Arm(table="table2", name="tail", technique="Reading the end")
     found = {"difference": 0.004, "interval_seeds": [-0.002, 0.01], "interval_rows_and_seeds": [-0.004, 0.0123]}
     text = load("paper_page").sentence(arm, found)
     assert (
-        text.startswith("Reading the end makes no measurable difference at this size (+0.40 points") and "1.2" in text
+        text.startswith("Reading the end makes no measurable difference at this size (+0.40 points")
+        and "from -0.4 to +1.2" in text
     )
 
 

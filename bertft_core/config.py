@@ -21,7 +21,7 @@ from bertft_core.fit_config import (
     TokenizationConfig,
     TrainingConfig,
     Whole,
-    idle_key,
+    idle_fault,
     key_fault,
     no_bool,
     place,
@@ -208,13 +208,9 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _no_idle_key(self) -> RunConfig:
-        searched = self.search.space.get("schedule", []) if self.search else []
-        if key := idle_key(self.training, [self.training.schedule, *values_of(searched)]):
-            value, schedule = getattr(self.training, key), self.training.schedule
-            raise ValueError(
-                f"training.{key}: has no effect under training.schedule {schedule}: take it out, or set "
-                f"training.schedule to slanted_triangular, was {value!r}"
-            )
+        space = self.search.space if self.search else {}
+        if fault := idle_fault(self.training, {key: values_of(choice) for key, choice in space.items()}):
+            raise ValueError(fault)
         return self
 
     def resolved(self) -> dict[str, Any]:

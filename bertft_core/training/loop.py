@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from bertft_core.errors import DataError, ModelError, TrialPruned
+from bertft_core.fit_config import ADJUSTED, FOCAL
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
 from bertft_core.model.encoder_pass import EncoderPass
 from bertft_core.model.layers import LayerMap, layer_rates, layer_table, set_depth
@@ -34,7 +35,7 @@ from bertft_core.training.checkpoint import (
 )
 from bertft_core.training.cost import one_row_milliseconds, weight_bytes
 from bertft_core.training.forwarding import Forward, padding
-from bertft_core.training.losses import ValidationScores, class_weights, classification_loss, validation_scores
+from bertft_core.training.losses import TrainingLoss, ValidationScores, class_weights, log_priors, validation_scores
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
 from bertft_core.training.prefix import PrefixFigures, figures, open_prefixes
 from bertft_core.training.prefix_cache import PrefixCache
@@ -69,7 +70,7 @@ class _Fit:
     train: TokenArrays
     validation: TokenArrays
     rows: np.ndarray[Any, Any]
-    class_weights: torch.Tensor | None
+    loss: TrainingLoss
     on_progress: OnProgress | None
     on_rung: OnRung | None
     state: FitState = field(default_factory=FitState)
@@ -175,7 +176,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         train=train,
         validation=validation,
         rows=rows,
-        class_weights=_class_weights(spec, train, rows, device),
+        loss=_loss(spec, train, rows, device),
         on_progress=on_progress,
         on_rung=on_rung,
     )
@@ -211,12 +212,18 @@ def _build_prefixes(run: _Fit) -> None:
     set_depth(run.model, run.layers, run.state.depth)
 
 
-def _class_weights(
-    spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device
-) -> torch.Tensor | None:
-    targets = train.labels if train.weights is None else train.weights
-    weights = class_weights(spec.class_weights, targets[rows], len(spec.classes))
-    return None if weights is None else torch.from_numpy(weights).to(device)
+def _loss(spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device) -> TrainingLoss:
+    targets, n_classes = (train.labels if train.weights is None else train.weights)[rows], len(spec.classes)
+    given = spec.class_weights
+    mode = given if isinstance(given, str) else [given.get(name, 1.0) for name in spec.classes]
+    weights = class_weights(mode, targets, n_classes)
+    adjustment = spec.tau * log_priors(targets, n_classes) if spec.loss == ADJUSTED else None
+    return TrainingLoss(
+        weights=None if weights is None else torch.from_numpy(weights).to(device),
+        smoothing=spec.label_smoothing,
+        gamma=spec.focal_gamma if spec.loss == FOCAL else None,
+        adjustment=None if adjustment is None else torch.from_numpy(adjustment).to(device),
+    )
 
 
 def _train(run: _Fit) -> str:
@@ -232,9 +239,21 @@ def _train(run: _Fit) -> str:
             scores = _end_epoch(run) if is_epoch_end else None
             if _should_stop(run, scores):
                 return f"stopped at {run.state.rungs[-1][0]:.0%} of the fit"
+            if is_epoch_end and _is_stale(run):
+                _check_phase(run)
+                return ""
             _checkpoint(run, is_forced=is_epoch_end)
     _check_phase(run)
     return ""
+
+
+def _is_stale(run: _Fit) -> bool:
+    """Whether training.patience epochs of the last phase passed without a better score; earlier ones count not."""
+    patience, deepest = run.spec.patience, run.schedule.starts[-1][1]
+    if patience is None or run.state.best is None:
+        return False
+    since = [h.epoch for h in run.state.history if h.depth == deepest and h.epoch > run.state.best[0]]
+    return len(since) >= patience
 
 
 def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
@@ -243,7 +262,7 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     set_rates(run.optimizer, run.rates.factors(state.step))
     torch.manual_seed((spec.seed << 32) + state.step)
     logits, targets = run.forward.logits(run.train, rows, state.depth)
-    loss = classification_loss(logits, targets, run.class_weights, spec.label_smoothing)
+    loss = run.loss(logits, targets)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,37 +12,87 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 
-def class_weights(mode: str, targets: NDArray[Any], n_classes: int) -> NDArray[np.float32] | None:
+def class_weights(mode: str | Sequence[float], targets: NDArray[Any], n_classes: int) -> NDArray[np.float32] | None:
     """Weight [C] of each class in the loss, None for mode none; their mean over the rows of ``targets`` is 1.
 
-    balanced: n / (C * n_c), n_c rows of class c of the C classes that occur; sqrt: its root, scaled. ``targets``
-    are labels [n] or shares [n, C] (soft: n_c is the sum of the shares). A class that never occurs weighs 0.
+    balanced: n / (C * n_c), n_c rows of class c of the C classes that occur; sqrt: its root, scaled; numbers [C]:
+    themselves, scaled. ``targets`` are labels [n] or shares [n, C] (soft: n_c is the sum of the shares). A class that
+    never occurs weighs 0 by a rule.
 
     >>> class_weights("balanced", np.array([0, 0, 0, 1]), 2).round(3).tolist()
     [0.667, 2.0]
     """
     if mode == "none":
         return None
-    counts = np.bincount(targets, minlength=n_classes) if targets.ndim == 1 else targets.sum(axis=0, dtype=np.float64)
+    counts = _counts(targets, n_classes)
     inverse = np.divide(1.0, counts, out=np.zeros(n_classes), where=counts > 0)
-    raw = np.sqrt(inverse) if mode == "sqrt" else inverse
+    if not isinstance(mode, str):
+        raw = np.asarray(mode, dtype=np.float64)
+    else:
+        raw = np.sqrt(inverse) if mode == "sqrt" else inverse
     scaled: NDArray[np.float32] = (raw * counts.sum() / (raw * counts).sum()).astype(np.float32)
     return scaled
 
 
-def classification_loss(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
-) -> torch.Tensor:
-    """Mean cross entropy in nats, in float32: targets are labels [n] or class weights [n, C] (soft).
+def log_priors(targets: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
+    """Logarithm [C] of each class's share of the training rows; a class without a row counts as half a one.
+
+    ``targets`` as in `class_weights`.
+
+    >>> np.exp(log_priors(np.array([0, 0, 0, 1]), 2)).round(3).tolist()
+    [0.75, 0.25]
+    """
+    counts = np.maximum(_counts(targets, n_classes), 0.5)
+    shares: NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
+    return shares
+
+
+def _counts(targets: NDArray[Any], n_classes: int) -> NDArray[Any]:
+    return np.bincount(targets, minlength=n_classes) if targets.ndim == 1 else targets.sum(axis=0, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingLoss:
+    """The loss of a fit, in nats and float32: the mean over the rows of a batch.
+
+    cross_entropy; ``gamma``: focal (Lin et al. 2017, arXiv 1708.02002, equation 4); ``adjustment`` [C], tau * log
+    prior: added to the logits (Menon et al. 2021, arXiv 2007.07314, equation 10), in training only. Targets are labels
+    [n] or class weights [n, C] (soft), and every loss is then the expected one over a label drawn from them.
 
     ``weights`` [C] weigh each row by its class (soft: by the mean under its target). The sum is divided by the rows,
     not by the batch's own weights as torch does, so that a row counts the same in every batch. ``smoothing`` e makes
     the target (1 - e) * target + e / C (Szegedy et al. 2016, arXiv 1512.00567 section 7).
     """
-    if weights is None:
-        return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-    rows = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
-    return (rows * (weights[targets] if targets.ndim == 1 else targets @ weights)).mean()
+
+    weights: torch.Tensor | None = None
+    smoothing: float = 0.0
+    gamma: float | None = None
+    adjustment: torch.Tensor | None = None
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss of logits [n, C]."""
+        logits = logits.float()
+        if self.adjustment is not None:
+            logits = logits + self.adjustment
+        if self.gamma is None and self.weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        if self.gamma is None:
+            rows = functional.cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="none")
+        else:
+            rows = _focal_rows(logits, targets, self.gamma, self.smoothing)
+        if self.weights is None:
+            return rows.mean()
+        return (rows * (self.weights[targets] if targets.ndim == 1 else targets @ self.weights)).mean()
+
+
+def _focal_rows(logits: torch.Tensor, targets: torch.Tensor, gamma: float, smoothing: float) -> torch.Tensor:
+    """-sum_c q_c (1 - p_c)^gamma log p_c of each row, [n]; q is the smoothed target."""
+    n_classes = logits.shape[1]
+    q = functional.one_hot(targets, n_classes).float() if targets.ndim == 1 else targets
+    q = (1 - smoothing) * q + smoothing / n_classes
+    log_p = functional.log_softmax(logits, dim=1)
+    # 1 - p >= 1e-12: the derivative of (1 - p)^gamma at p = 1 is infinite for gamma < 1
+    return -(q * (1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p).sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from bertft_core.errors import ConfigError
-from bertft_core.fit_config import Phases, read_unfreezing
+from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
@@ -47,8 +48,12 @@ class FitSpec:
     max_grad_norm: float = 1.0
     dropout: float | None = None
     attention_dropout: float = 0.0
-    class_weights: str = "none"
+    loss: str = "cross_entropy"
+    focal_gamma: float = 2.0
+    tau: float = 1.0
+    class_weights: str | dict[str, float] = "none"
     label_smoothing: float = 0.0
+    patience: int | None = None
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -64,7 +69,7 @@ class FitSpec:
     def __post_init__(self) -> None:
         choices = (
             ("training.prefix_cache", self.prefix_cache, ("off", *PREFIX_BYTES)),
-            ("training.class_weights", self.class_weights, ("none", "balanced", "sqrt")),
+            ("training.loss", self.loss, get_args(Loss)),
             ("training.precision", self.precision, ("float32", "bfloat16")),
             ("training.device", self.device, ("cpu", "cuda")),
             ("evaluation.metric", self.metric, METRICS),
@@ -75,17 +80,31 @@ class FitSpec:
         for key, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
             if not isinstance(value, int) or value < 1:
                 faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
+        faults += self._loss_faults()
         if not self.lr > 0 or not 0 < self.alpha <= 1:
             faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
         faults += self._schedule_faults()
-        if not 0 <= self.label_smoothing < 1:
-            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         if not self.max_grad_norm > 0:
             faults.append(f"training.max_grad_norm must be above 0, was {self.max_grad_norm}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             faults.append(f"two or more different classes are needed, found {self.classes}")
         if faults:
             raise ConfigError("; ".join(faults))
+
+    def _loss_faults(self) -> list[str]:
+        faults, weights = [], self.class_weights
+        if not 0 <= self.label_smoothing < 1:
+            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
+        for key in ("focal_gamma", "tau"):
+            if not 0 < getattr(self, key) < math.inf:
+                faults.append(f"training.{key} must be above 0, was {getattr(self, key)}")
+        if isinstance(weights, str) and weights not in WEIGHTINGS:
+            faults.append(f"training.class_weights must be one of {WEIGHTINGS} or by class, was {weights!r}")
+        elif not isinstance(weights, str):
+            faults += class_weight_faults(weights, self.classes)
+        if self.patience is not None and self.patience < 1:
+            faults.append(f"training.patience must be 1 or more, was {self.patience}")
+        return faults
 
     def _schedule_faults(self) -> list[str]:
         """Faults of unfreezing and rates; phases that came as lists (from JSON) become tuples."""

@@ -223,3 +223,45 @@ def test_fit_validation_loss_is_neither_weighted_nor_smoothed(spec: Build, token
 def test_fit_spec_impossible_loss_is_named(spec: Build, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"training.{key}"):
         spec(**{key: value})
+
+
+def end_of(history: tuple[Any, ...], patience: int, deepest: int) -> int:
+    """The epoch after which a fit with this history ends, by the rule in words."""
+    for epoch in range(1, len(history) + 1):
+        seen = [(h.accuracy, -h.validation_loss) for h in history[:epoch]]
+        best = seen.index(max(seen)) + 1
+        if sum(h.depth == deepest for h in history[best:epoch]) >= patience:
+            return epoch
+    return len(history)
+
+
+@pytest.mark.parametrize(("unfreezing", "patience"), [("none", 1), (((0.0, 1), (0.5, 4)), 2)])
+def test_fit_ends_after_epochs_of_the_last_phase_without_a_better_score(
+    spec: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unfreezing: Any, patience: int
+) -> None:
+    wild = {"lr": 0.03, "epochs": 10, "metric": "accuracy", "unfreezing": unfreezing}
+    whole = fit(spec(**wild, output=str(tmp_path / "whole")))
+    last = end_of(whole.history, patience, 4)
+    ended = fit(spec(**wild, patience=patience))
+    assert last < 10 and ended.state == "complete"
+    assert facts(ended).history == facts(whole).history[:last]
+    monkeypatch.setattr("bertft_core.training.loop._BEAT_SECONDS", 0)
+    broken = spec(**wild, patience=patience, output=str(tmp_path / "broken"), checkpoint_seconds=0)
+    with pytest.raises(Killed):
+        fit(broken, killer(6 * last - 1))
+    assert facts(fit(broken)) == facts(ended)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "hinge"}, "training.loss must be one of"),
+        ({"class_weights": {"a": 2.0, "c": 1.0}}, "training.class_weights: no class 'c' in the data; classes: a, b"),
+        ({"class_weights": {"a": 0.0}}, "training.class_weights must be numbers above 0, was a 0.0"),
+        ({"tau": 0.0}, "training.tau must be above 0"),
+        ({"patience": 0}, "training.patience must be 1 or more"),
+    ],
+)
+def test_spec_refuses_a_loss_that_cannot_be(spec: Build, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec(**changes)

@@ -83,6 +83,20 @@ def class_weight_faults(weights: Mapping[str, float], classes: Sequence[str]) ->
     return faults + [f"training.class_weights must be numbers above 0, was {fault}" for fault in low]
 
 
+def target_faults(loss: str, weights: Any, metric: str, is_multi: bool) -> list[str]:
+    """Settings that do not go with rows of several labels (multi-label), or with rows of one."""
+    if not is_multi:
+        return ["evaluation.metric micro_f1 is accuracy where a row has one label: write accuracy"] * (
+            metric == "micro_f1"
+        )
+    faults = []
+    if loss == ADJUSTED:
+        faults.append(f"training.loss {ADJUSTED} wants one class per row, this data is multi-label: cross_entropy, focal")
+    if weights != "none":
+        faults.append("training.class_weights want one class per row, this data is multi-label: leave them out")
+    return faults
+
+
 def _is_phase(pair: Any) -> bool:
     if not isinstance(pair, list | tuple) or len(pair) != 2 or any(isinstance(v, bool) for v in pair):
         return False

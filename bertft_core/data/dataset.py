@@ -55,6 +55,12 @@ class DatasetSplits:
     is_soft: bool
     has_pair: bool
     report: DataReport
+    is_multi: bool = False
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether rows hold `weights`, a number for each class: soft weights, or 0 and 1 (multi-label)."""
+        return self.is_soft or self.is_multi
 
     @property
     def path(self) -> Path:
@@ -62,7 +68,10 @@ class DatasetSplits:
         return Path(self.directory)
 
     def table(self, split: str) -> pa.Table:
-        """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights (if soft)."""
+        """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights.
+
+        weights [C]: of soft rows, and 0 or 1 of multi-label ones, whose `label` is their rarest one, -1 without any.
+        """
         return pa.ipc.open_file(pa.memory_map(str(self.path / f"{split}.arrow"))).read_all()
 
     def sources(self, split: str) -> list[str]:

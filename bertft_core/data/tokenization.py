@@ -237,14 +237,14 @@ def _tokenize_split(
             starts.append(first)
             uncut.append(lengths)
             labels.append(batch["label"].to_numpy())
-            if dataset.is_soft:
+            if dataset.is_dense:
                 weights.append(batch["weights"].values.to_numpy())
             done += batch.num_rows
             if on_progress is not None:
                 on_progress(f"{split} rows tokenised", done)
     lengths_all = _joined(uncut, np.int32)
     columns = {"pair_start": _joined(starts, np.int32), "label": _joined(labels, np.int32), "uncut": lengths_all}
-    soft = _joined(weights, np.float32) if dataset.is_soft else None
+    soft = _joined(weights, np.float32) if dataset.is_dense else None
     _write_tokens(staging / f"{split}.arrow", raw, _joined(sizes, np.int64), columns, keys, soft, manner)
     raw.unlink()
     return int((lengths_all > encoder.config.max_length).sum()), _percentiles(lengths_all)

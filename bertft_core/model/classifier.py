@@ -25,6 +25,7 @@ _DROPOUT = (
     "embedding_dropout",
     "mlp_dropout",
 )
+MULTI_LABEL = "multi_label_classification"  # what transformers calls it in config.json
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -45,10 +46,12 @@ def load_classifier(
     seed: int,
     dropout: float | None = None,
     attention_dropout: float = 0.0,
+    multi_label: bool = False,
 ) -> PreTrainedModel:
     """Load an encoder (float32, safetensors) under a fresh head for ``classes``, initialised by ``seed``.
 
-    A folder is read without the network. ``dropout`` None keeps the encoder's own. The caller's random state
+    A folder is read without the network. ``dropout`` None keeps the encoder's own. ``multi_label``: the head's outputs
+    are logits of independent classes. The caller's random state
     is left as it was. The model is returned in eval mode.
 
     Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on
@@ -60,6 +63,7 @@ def load_classifier(
         try:
             config = AutoConfig.from_pretrained(str(pretrained), local_files_only=is_folder)
             _set_labels(config, classes)
+            config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
             _set_dropout(config, dropout, attention_dropout)
             model = AutoModelForSequenceClassification.from_pretrained(
                 str(pretrained),
@@ -160,7 +164,6 @@ def _set_labels(config: Any, classes: Sequence[str]) -> None:
     config.num_labels = len(classes)
     config.id2label = {i: str(name) for i, name in enumerate(classes)}
     config.label2id = {str(name): i for i, name in enumerate(classes)}
-    config.problem_type = "single_label_classification"
 
 
 def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -> None:

@@ -62,16 +62,22 @@ class TrainingLoss:
     ``weights`` [C] weigh each row by its class (soft: by the mean under its target). The sum is divided by the rows,
     not by the batch's own weights as torch does, so that a row counts the same in every batch. ``smoothing`` e makes
     the target (1 - e) * target + e / C (Szegedy et al. 2016, arXiv 1512.00567 section 7).
+
+    ``is_multi``: targets are 0 and 1 [n, C], each class is a question of its own: binary cross entropy of sigmoids, or
+    its focal form, the mean over rows and classes; smoothing moves a target towards 1/2.
     """
 
     weights: torch.Tensor | None = None
     smoothing: float = 0.0
     gamma: float | None = None
     adjustment: torch.Tensor | None = None
+    is_multi: bool = False
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of logits [n, C]."""
         logits = logits.float()
+        if self.is_multi:
+            return _set_loss(logits, targets, self.gamma, self.smoothing)
         if self.adjustment is not None:
             logits = logits + self.adjustment
         if self.gamma is None and self.weights is None:
@@ -95,17 +101,27 @@ def _focal_rows(logits: torch.Tensor, targets: torch.Tensor, gamma: float, smoot
     return -(q * (1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p).sum(dim=1)
 
 
+def _set_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float | None, smoothing: float) -> torch.Tensor:
+    q = (1 - smoothing) * targets + smoothing / 2
+    if gamma is None:
+        return functional.binary_cross_entropy_with_logits(logits, q)
+    yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    missed = [(1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p for log_p in (yes, no)]
+    return -(q * missed[0] + (1 - q) * missed[1]).mean()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValidationScores:
-    """Scores on one split: log loss in nats, accuracy and macro F1 in [0, 1]."""
+    """Scores on one split: log loss in nats, accuracy, macro and micro F1 (multi-label only) in [0, 1]."""
 
     log_loss: float
     accuracy: float
     macro_f1: float
+    micro_f1: float | None = None
 
     def by_metric(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.log_loss}[metric]
+        return -self.log_loss if metric == "log_loss" else float(getattr(self, metric))
 
 
 def validation_scores(
@@ -130,4 +146,23 @@ def validation_scores(
         log_loss=float(log_loss),
         accuracy=float((predicted == labels).mean()),
         macro_f1=float(f1[support > 0].mean()),
+    )
+
+
+def set_scores(logits: NDArray[np.float32], targets: NDArray[np.float32]) -> ValidationScores:
+    """Scores of logits [n, C] against 0 and 1 [n, C] (multi-label); a class is predicted from probability 1/2 on.
+
+    log_loss: binary cross entropy, mean over rows and classes. accuracy: rows whose whole set is right. macro_f1: mean
+    over the classes that occur in ``targets``; micro_f1: of all classes' counts together.
+    """
+    values, is_true = logits.astype(np.float64), targets > 0.5
+    log_loss = np.logaddexp(0.0, np.where(is_true, -values, values)).mean()
+    guess = values >= 0
+    hits, support, predicted = ((m).sum(axis=0) for m in (is_true & guess, is_true, guess))
+    f1 = 2 * hits / np.maximum(1, support + predicted)
+    return ValidationScores(
+        log_loss=float(log_loss),
+        accuracy=float((guess == is_true).all(axis=1).mean()),
+        macro_f1=float(f1[support > 0].mean()) if support.any() else 0.0,
+        micro_f1=float(2 * hits.sum() / max(1, support.sum() + predicted.sum())),
     )

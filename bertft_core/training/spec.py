@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from bertft_core.errors import ConfigError
-from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing
+from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing, target_faults
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
-Metric = Literal["macro_f1", "accuracy", "log_loss"]
+Metric = Literal["macro_f1", "micro_f1", "accuracy", "log_loss"]
 PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
-METRICS = ("macro_f1", "accuracy", "log_loss")
+METRICS = get_args(Metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class FitSpec:
     ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
     at the end. ``prefix_cache`` off, or the number type in which hidden states below the trained layers are kept
     in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on
-    impossible values.
+    impossible values. ``multi_label``: a row may have any number of the classes.
     """
 
     pretrained: str
@@ -65,6 +65,7 @@ class FitSpec:
     prefix_cache: str = "off"
     prefix_root: str = ""
     prefix_cache_gb: float = 20.0
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         choices = (
@@ -92,7 +93,7 @@ class FitSpec:
             raise ConfigError("; ".join(faults))
 
     def _loss_faults(self) -> list[str]:
-        faults, weights = [], self.class_weights
+        faults, weights = target_faults(self.loss, self.class_weights, self.metric, self.multi_label), self.class_weights
         if not 0 <= self.label_smoothing < 1:
             faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         for key in ("focal_gamma", "tau"):
@@ -185,7 +186,10 @@ class MachineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """One epoch (counted from 1): scores on the whole validation split after ``step`` updates."""
+    """One epoch (counted from 1): scores on the whole validation split after ``step`` updates.
+
+    ``micro_batch``: rows that went through the model at a time as it ended, where memory did not hold a whole batch.
+    """
 
     epoch: int
     step: int
@@ -195,10 +199,12 @@ class EpochResult:
     macro_f1: float
     depth: int
     seconds: float
+    micro_batch: int | None = None
+    micro_f1: float | None = None
 
     def score(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.validation_loss}[metric]
+        return -self.validation_loss if metric == "log_loss" else float(getattr(self, metric))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,3 +248,9 @@ class TrainingResult:
         known["history"] = tuple(EpochResult(**h) for h in value["history"])
         known["rungs"] = tuple((float(a), float(b)) for a, b in value["rungs"])
         return cls(**known)
+
+
+def micro_batch_line(facts: Mapping[str, Any]) -> str:
+    """What a fit's progress says about memory, for people. ``facts``: micro_batch and batch, rows."""
+    rows, whole = facts["micro_batch"], facts["batch"]
+    return f"memory does not hold {whole} rows together: {rows} at a time, gradients are summed over the same batch"

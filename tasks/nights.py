@@ -103,7 +103,7 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
             )
         except (ArtifactError, InputError):
             return None
-        told = np.array(found.classes, dtype=object)[found.predicted(found.classes)]
+        told = found.told()
     right = int((told == np.array(labels, dtype=object)).sum())
     return FreshScore(right=right, rows=len(labels))
 
@@ -119,7 +119,7 @@ def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], li
         texts["text"] += part["text"].to_pylist()
         if prepared.dataset.has_pair:
             texts["text_pair"] += part["text_pair"].to_pylist()
-        labels += [str(prepared.dataset.classes[label]) for label in part["label"].to_pylist()]
+        labels += prepared.dataset.label_texts(part)
     return texts, labels
 
 

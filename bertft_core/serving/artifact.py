@@ -26,7 +26,8 @@ class ArtifactCard:
 
     max_length: tokens per row, special tokens included. truncation: head, tail or head+tail.
     classes: names in the order of the head's outputs. text, text_pair, label: the training columns.
-    policy: how probabilities become an answer, fitted on validation.
+    policy: how probabilities become an answer, fitted on validation. multi_label: a row's answer is a set, every
+    class decided by its own probability.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
     """
@@ -39,6 +40,7 @@ class ArtifactCard:
     label: str = "label"
     policy: DecisionPolicy = field(default_factory=DecisionPolicy)
     token_budget: int = TOKEN_BUDGET
+    multi_label: bool = False
     version: str = __version__
     format: int = CARD_FORMAT
 

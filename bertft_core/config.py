@@ -93,8 +93,8 @@ class DataConfig(Part):
     """Where labelled text comes from, which columns matter, how it is split and gated.
 
     label: a column of classes, weights or lists of strings (multi-label), or two or more columns of 0 and 1, which are
-    then the classes. until: rows of a later data.date are left out; a date without a time counts to its end. unknown_class: what a row is
-    whose label is not in data.classes, faulty or left out.
+    then the classes. until: rows of a later data.date are left out; a date without a time counts to its end.
+    unknown_class: what a row is whose label is not in data.classes, faulty or left out.
     """
 
     source: str | None = None

@@ -91,7 +91,9 @@ def target_faults(loss: str, weights: Any, metric: str, is_multi: bool) -> list[
         )
     faults = []
     if loss == ADJUSTED:
-        faults.append(f"training.loss {ADJUSTED} wants one class per row, this data is multi-label: cross_entropy, focal")
+        faults.append(
+            f"training.loss {ADJUSTED} wants one class per row, this data is multi-label: cross_entropy, focal"
+        )
     if weights != "none":
         faults.append("training.class_weights want one class per row, this data is multi-label: leave them out")
     return faults

@@ -51,7 +51,7 @@ def build_model_folder(
         classes=tuple(prepared.dataset.classes),
         text=config.data.text,
         text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
-        label=config.data.label if isinstance(config.data.label, str) else "label",
+        label=config.data.label if isinstance(config.data.label, str) else tuple(config.data.label),
         policy=policy,
         multi_label=prepared.dataset.is_multi,
     )

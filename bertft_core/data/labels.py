@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -45,7 +46,7 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
             if isinstance(parsed, dict | list):
                 return parse_label(parsed, classes)
             if text.startswith("['") and text.endswith("']"):
-                raise DataError(f"data.label: found {text[:80]!r}, a list that is no JSON; write [\"a\", \"b\"]")
+                raise DataError(f'data.label: found {text[:80]!r}, a list that is no JSON; write ["a", "b"]')
         if text:
             return text
         raise FaultyRow("missing label")
@@ -179,9 +180,9 @@ class LabelColumn:
         if self._is_multi is None:
             self._is_multi = is_multi
         if self._is_multi is not is_multi:
-            first, found = ("a set", "none") if self._is_multi else ("one class or weights", "a set")
+            first, found = ("a set", "one class") if self._is_multi else ("one class or weights", "a set")
             raise DataError(
-                f"data.label: the first rows hold {first} of labels, a later one {found}: {str(value)[:80]!r}; "
+                f"data.label: the first rows hold {first}, a later one {found}: {str(value)[:80]!r}; "
                 'wanted lists of strings in all rows (["a", "b"], [] for none), or in no row'
             )
 
@@ -262,7 +263,7 @@ class Labels:
         order = np.lexsort((self._codes, self._rows))
         ends = np.searchsorted(self._rows[order], np.arange(len(self.top) + 1))
         codes, known = self._codes[order], dict[bytes, int]()
-        sets = (codes[start:stop].tobytes() for start, stop in zip(ends, ends[1:], strict=False))
+        sets = (codes[start:stop].tobytes() for start, stop in itertools.pairwise(ends))
         return np.array([known.setdefault(key, len(known)) for key in sets], dtype=np.int32)
 
     def counts(self, used: npt.NDArray[np.bool_], sides: Any) -> npt.NDArray[np.int64]:

@@ -89,7 +89,11 @@ class RowChecker:
             raise FaultyRow("empty text")
         pair = _as_text(pair, "text_pair") or None
         code: Label
-        code = parse_flags(label, self._config.label) if isinstance(self._config.label, list) else self._labels.parse(label)
+        code = (
+            parse_flags(label, self._config.label)
+            if isinstance(self._config.label, list)
+            else self._labels.parse(label)
+        )
         try:
             digest = key_digest(row_key(text, pair))
             group_digest = b"" if self._config.group is None else _group_digest(group, digest)
@@ -257,7 +261,7 @@ def gate_classes(
     classes: Sequence[str], counts: npt.NDArray[np.int64], rows: Sequence[int], in_train: Bools, config: DataConfig,
     is_soft: bool,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Check counts [3 splits, C] of classes and rows [3 splits]; returns warnings for classes absent from validation or test.
+    """Check counts [3 splits, C] and rows [3 splits]; warnings for classes absent from validation or test.
 
     Raises DataError for fewer than two classes, empty splits, a class absent from train (`in_train` [C]) or
     with fewer than data.min_class_rows rows, naming each class and its count.

@@ -32,7 +32,6 @@ from bertft_core.evaluation.resampling import (
     resampled_sums,
     swapped_counts,
 )
-
 from bertft_core.evaluation.sets import (
     are_sets,
     check_sets,
@@ -134,7 +133,9 @@ def paired_difference(
 ) -> PairedDifference:
     """score(a) - score(b) on the same rows, with its paired, stratified bootstrap interval.
 
-    labels [n] class indices (multi-label: 0 and 1 [n, C]), p_a and p_b [n, C]; level in (0, 1). Positive: a is better, log loss included.
+    labels [n] class indices, p_a and p_b [n, C]; level in (0, 1). Positive: a is better, log loss included. Of
+    multi-label rows labels and decisions are 0 and 1 [n, C]; a row is right where its whole set is, and the bootstrap
+    is not stratified.
     predicted_a and predicted_b [n]: decisions that are not simply the most probable class.
 
     Raises DataError or ArtifactError as `metrics.scores` does.

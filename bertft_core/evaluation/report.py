@@ -33,7 +33,18 @@ WORST_ERRORS = 10
 _SNIPPET = 200  # characters of a text shown in a report
 _FEW_ROWS = 100  # at 95 % accuracy the 95 % interval is then 9 points wide
 
-_SHOWN_OF_SETS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "ranking", "average_precision", "auroc", "log_loss", "brier", "ece")
+_SHOWN_OF_SETS = (
+    "accuracy",
+    "macro_f1",
+    "micro_f1",
+    "weighted_f1",
+    "ranking",
+    "average_precision",
+    "auroc",
+    "log_loss",
+    "brier",
+    "ece",
+)
 _SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "mcc", "log_loss", "brier", "ece", "auroc")
 
 Interval = tuple[float, float]
@@ -161,7 +172,8 @@ def evaluate(
     `predicted` [n]: the decisions, where they are not the most probable class. Intervals are those of
     `intervals.headline_intervals`; the difference to the floor has a paired one. Soft labels: `labels` holds each
     row's largest class, `weights` [n, C] enters log loss. Multi-label: `labels` and `predicted` are 0 and 1 [n, C], a
-    row is right where its whole set is, scores as in `sets.set_scores`. `warnings` (the data gate's) come before those found here.
+    row is right where its whole set is, scores as in `sets.set_scores`. `warnings` (the data gate's) come before those
+    found here.
 
     Raises DataError for no rows or an unknown label, ArtifactError for rows that are no distribution.
     """

@@ -52,11 +52,12 @@ def _candidates(
     except ValueError:  # "empty vocabulary": no text holds a word
         return []
     others = [vectorizer.transform(texts_val), vectorizer.transform(texts_test)]
-    return [
-        ({"model": "tfidf", "C": strength}, *(np.stack(parts, axis=1) for parts in zip(*columns, strict=True)))
-        for strength in STRENGTHS
-        for columns in [[_column(x, y[:, c], others, strength) for c in range(y.shape[1])]]
-    ]
+    found = []
+    for strength in STRENGTHS:
+        columns = [_column(x, y[:, c], others, strength) for c in range(y.shape[1])]
+        p_val, p_test = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
+        found.append(({"model": "tfidf", "C": strength}, p_val, p_test))
+    return found
 
 
 def _column(x: Any, own: Any, others: Sequence[Any], strength: float) -> list[Floats]:

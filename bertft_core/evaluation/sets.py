@@ -169,12 +169,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 # ---- resampling
 
+
 def row_values(metric: str, y: Flags, p: Floats, guess: Flags) -> Floats:
     """What each row adds to the sums that `metric` is made of, [n, K]."""
     if check_metric(metric) == "log_loss":
-        return -row_set_losses(y, p)[:, None]
+        return np.asarray(-row_set_losses(y, p)[:, None])
     if metric == "accuracy":
-        return (guess == y).all(axis=1).astype(np.float64)[:, None]
+        return np.asarray((guess == y).all(axis=1)[:, None], dtype=np.float64)
     return np.hstack([y & guess, guess, y]).astype(np.float64)
 
 

@@ -65,8 +65,8 @@ def groups_of(
     gained, lost = right & ~champion_right, champion_right & ~right
     if y.ndim == 2:  # multi-label: a class's rows are those that have it, a slice's row is right as a whole
         parts = [("class", str(name), y[:, i] == 1, gained[:, i], lost[:, i]) for i, name in enumerate(classes)]
-        all_right, all_champion = right.all(axis=1), champion_right.all(axis=1)
-        gained, lost = all_right & ~all_champion, all_champion & ~all_right
+        rows, champion_rows = np.asarray(right.all(axis=1)), np.asarray(champion_right.all(axis=1))
+        gained, lost = rows & ~champion_rows, champion_rows & ~rows
     else:
         parts = [("class", str(name), y == i, gained, lost) for i, name in enumerate(classes)]
     for name, given in slices.items():

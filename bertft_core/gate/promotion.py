@@ -120,9 +120,10 @@ def decide(
 ) -> PromotionDecision:
     """Judge a challenger against the champion on the same test rows.
 
-    labels [n] class indices, probabilities [n, C] in the order of `classes`; `predicted_*` [n] class indices (of
-    multi-label rows labels and `predicted_*` are 0 and 1 [n, C], and a row is right where its whole set is), given where a model's decisions are not the argmax. `p_champion` None: no champion yet, or, with `champion_fault`
-    saying why, one that could not be scored. `p_anchor`: the last version promoted by superiority;
+    labels [n] class indices, probabilities [n, C] in the order of `classes`; `predicted_*` [n] class indices
+    where a model's decisions are not the argmax. Of multi-label rows labels and `predicted_*` are 0 and 1 [n, C], and a
+    row is right where its whole set is. `p_champion` None: no champion yet, or, with `champion_fault` saying why, one
+    that could not be scored. `p_anchor`: the last version promoted by superiority;
     non_inferiority must hold against it too, so that small losses cannot add up; superiority ignores it.
     `same_weights`: they are one model, never promoted. `weights` [n, C] (soft labels) enter log loss. `slices`:
     name -> mask [n]. `spent`: decisions of the running period whose `has_spent` is true. `given`: the
@@ -139,7 +140,14 @@ def decide(
         return _unopposed(rule, ours, own, champion_name, champion_fault, spent)
     champion = Model(name=champion_name, p=p_champion, predicted=predicted_champion, is_multi=multi)
     anchor = Model(name=anchor_name, p=p_anchor, predicted=predicted_anchor, is_multi=multi)
-    case = Case(rule=rule, rows=rows, challenger=challenger, champion=champion, anchor=None if p_anchor is None else anchor, spent=spent)
+    case = Case(
+        rule=rule,
+        rows=rows,
+        challenger=challenger,
+        champion=champion,
+        anchor=None if p_anchor is None else anchor,
+        spent=spent,
+    )
     return _judge(case, ours, own, same_weights, slices or {})
 
 

@@ -69,7 +69,9 @@ class PromotionRule:
     def _score_faults(self) -> list[str]:
         valid = ", ".join(SET_METRICS)
         faults = [
-            f"promotion.min_score.{name} is no metric; valid: {valid}" for name in self.min_score if name not in SET_METRICS
+            f"promotion.min_score.{name} is no metric; valid: {valid}"
+            for name in self.min_score
+            if name not in SET_METRICS
         ]
         if self.metric not in SET_METRICS:
             faults.append(f"promotion.metric must be one of {valid}, was {self.metric!r}")

@@ -15,7 +15,7 @@ from bertft_core.training.unfreezing import UnfreezeSchedule
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
 # knob: the field that decides whether it is read, and for which values of that field it is not
 _IDLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **{key: (other, lambda value, wanted=wanted: value != wanted) for key, (other, wanted) in READ_WITH.items()},
+    **{key: (other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()},
     "warmup_fraction": ("schedule", lambda value: value == SLANTED),
     "phase_restart": ("unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
 }
@@ -34,7 +34,8 @@ def require_effect(config: RunConfig, longest: Mapping[str, int], class_rows: Ma
     it is not searched). ``class_rows``: training rows by class.
 
     Raises: ConfigError naming tokenization.truncation or tokenization.max_length when no text is ever cut where
-    it counts, class_weights (loss, tau) when all classes are of one size, keys of a schedule or loss in trials that have another one.
+    it counts, class_weights (loss, tau) when all classes are of one size, keys of a schedule or loss in trials that
+    have another one.
     """
     search = config.search
     if search is None or not search.trials:

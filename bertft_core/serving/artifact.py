@@ -37,7 +37,7 @@ class ArtifactCard:
     classes: tuple[str, ...]
     text: str = "text"
     text_pair: str | None = None
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
     policy: DecisionPolicy = field(default_factory=DecisionPolicy)
     token_budget: int = TOKEN_BUDGET
     multi_label: bool = False
@@ -96,6 +96,8 @@ def read_card(folder: Path | str) -> ArtifactCard:
         found = read_json(path)
         known = {f.name for f in fields(ArtifactCard)}
         values = {k: v for k, v in found.items() if k in known}
+        label = values.get("label", "label")
+        values["label"] = label if isinstance(label, str) else tuple(label)
         fixed = {"classes": tuple(found["classes"]), "policy": DecisionPolicy.from_json(found["policy"])}
         return ArtifactCard(**{**values, **fixed})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:

@@ -37,7 +37,14 @@ from bertft_core.training.checkpoint import (
 )
 from bertft_core.training.cost import one_row_milliseconds, weight_bytes
 from bertft_core.training.forwarding import Forward, padding
-from bertft_core.training.losses import TrainingLoss, ValidationScores, class_weights, log_priors, set_scores, validation_scores
+from bertft_core.training.losses import (
+    TrainingLoss,
+    ValidationScores,
+    class_weights,
+    log_priors,
+    set_scores,
+    validation_scores,
+)
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
 from bertft_core.training.prefix import PrefixFigures, figures, open_prefixes
 from bertft_core.training.prefix_cache import PrefixCache

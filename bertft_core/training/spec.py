@@ -93,7 +93,8 @@ class FitSpec:
             raise ConfigError("; ".join(faults))
 
     def _loss_faults(self) -> list[str]:
-        faults, weights = target_faults(self.loss, self.class_weights, self.metric, self.multi_label), self.class_weights
+        weights = self.class_weights
+        faults = target_faults(self.loss, weights, self.metric, self.multi_label)
         if not 0 <= self.label_smoothing < 1:
             faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         for key in ("focal_gamma", "tau"):

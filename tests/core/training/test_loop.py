@@ -265,3 +265,32 @@ def test_fit_ends_after_epochs_of_the_last_phase_without_a_better_score(
 def test_spec_refuses_a_loss_that_cannot_be(spec: Build, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         spec(**changes)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
+def test_fit_of_sets_learns_each_label_and_leaves_a_standard_folder(spec: Build, set_tokens: Path, loss: str) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    sets = {"tokens": str(set_tokens), "multi_label": True, "loss": loss, "metric": "micro_f1", "unfreezing": "none"}
+    result = fit(spec(**sets, lr=5e-3, epochs=15))
+    last = result.history[-1]
+    assert result.score > 0.85 and last.micro_f1 is not None and 0 <= last.accuracy <= last.micro_f1
+    model = AutoModelForSequenceClassification.from_pretrained(result.model_dir)
+    assert model.config.problem_type == "multi_label_classification"
+    arrays = open_split(set_tokens, "test")
+    ids, mask, types, targets = (torch.from_numpy(np.array(a)) for a in pad_batch(arrays, np.arange(8), 0))
+    answer = model(input_ids=ids, attention_mask=mask, token_type_ids=types, labels=targets)
+    found = score(result.model_dir, set_tokens, "test")[:8]
+    assert np.abs(torch.sigmoid(answer.logits).detach().numpy() - found).max() < 1e-5
+    assert torch.isfinite(answer.loss)  # transformers takes the same 0 and 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"loss": "logit_adjusted"}, "wants one class per row"), ({"class_weights": "sqrt"}, "want one class per row")],
+)
+def test_spec_of_sets_refuses_what_wants_one_class(spec: Build, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec(multi_label=True, **changes)
+    with pytest.raises(ConfigError, match="micro_f1 is accuracy"):
+        spec(metric="micro_f1")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, validation_scores
+from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, set_scores, validation_scores
 
 
 def classification_loss(
@@ -161,3 +161,36 @@ def test_logit_adjusted_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(math.log(1 + 27), rel=1e-6)  # p of class 1 is 1 / (1 + 3 * 9)
     soft = TrainingLoss(adjustment=adjustment)(LOGITS[:1], torch.tensor([[0.5, 0.5]]))
     assert soft.item() == pytest.approx((math.log(28 / 27) + math.log(28)) / 2, rel=1e-5)
+
+
+SETS = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+CHANCES = torch.tensor([[math.log(3.0), 0.0], [-math.log(3.0), math.log(3.0)]])  # p: 3/4 1/2, 1/4 3/4
+
+
+def test_multi_label_loss_by_hand() -> None:
+    loss = TrainingLoss(is_multi=True)(CHANCES, SETS)
+    by_hand = (math.log(4 / 3) + math.log(2) + math.log(4) + math.log(4 / 3)) / 4
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_multi_label_focal_loss_by_hand() -> None:
+    loss = TrainingLoss(is_multi=True, gamma=2.0)(CHANCES, SETS)
+    by_hand = (2 * (1 / 4) ** 2 * math.log(4 / 3) + (1 / 2) ** 2 * math.log(2) + (3 / 4) ** 2 * math.log(4)) / 4
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [None, 1e-7])
+def test_multi_label_smoothing_moves_targets_towards_one_half(gamma: float | None) -> None:
+    loss = TrainingLoss(is_multi=True, smoothing=0.2, gamma=gamma)(CHANCES[:1, :1], SETS[:1, :1])
+    assert loss.item() == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4), rel=1e-5)
+
+
+def test_set_scores_agree_with_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(200, 4)).astype(np.float32), (rng.random((200, 4)) < 0.3).astype(np.float32)
+    found, guess = set_scores(logits, targets), logits >= 0
+    assert found.macro_f1 == pytest.approx(f1_score(targets, guess, average="macro"))
+    assert found.micro_f1 == pytest.approx(f1_score(targets, guess, average="micro"))
+    assert found.accuracy == pytest.approx((guess == targets).all(axis=1).mean())
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert found.log_loss == pytest.approx(-np.log(np.where(targets > 0, p, 1 - p)).mean())

@@ -25,7 +25,8 @@ class ArtifactCard:
     """What serving must know beside the weights.
 
     max_length: tokens per row, special tokens included. truncation: head, tail or head+tail.
-    classes: names in the order of the head's outputs. text, text_pair, label: the training columns.
+    classes: names in the order of the head's outputs. text, text_pair, label: the training columns (label: all of
+    them, where each class had its own).
     policy: how probabilities become an answer, fitted on validation. multi_label: a row's answer is a set, every
     class decided by its own probability.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.

@@ -19,16 +19,21 @@ from bertft_core.training.spec import FitSpec
 def write_tokens(
     folder: Path, n: int = 96, *, classes: int = 2, soft: bool = False, sets: bool = False, seed: int = 0
 ) -> Path:
-    """Rows whose label (sets: each of whose labels) is which of the ids 100.. occurs in them: learnable from the tokens alone."""
+    """Rows whose label is which of the ids 100.. occurs in them (sets: all that do): learnable from the tokens alone."""
     rng = np.random.default_rng(seed)
     with staged_folder(folder) as staging:
         for split, count in (("train", n), ("validation", n // 3), ("test", n // 3)):
             labels = rng.integers(0, classes, count)
-            ids, flags = [], (rng.random((count, classes)) < 0.5).astype(float)
+            ids, flags = [], np.zeros((count, classes))
+            if sets:
+                flags[:] = rng.random(flags.shape) < 0.5
             for label, flag in zip(labels, flags, strict=True):
                 body = rng.integers(60, 90, int(rng.integers(4, 20)))
-                for marked in np.flatnonzero(flag) if sets else [label]:
-                    body[rng.integers(0, len(body), 2)] = 100 + marked
+                if sets:  # every fourth token tells one label
+                    for marked in np.flatnonzero(flag):
+                        body[marked::4] = 100 + marked
+                else:
+                    body[rng.integers(0, len(body), 2)] = 100 + label
                 ids.append([2, *body.tolist(), 3])
             columns: dict[str, Any] = {
                 "input_ids": pa.array(ids, pa.list_(pa.int32())),

@@ -19,7 +19,7 @@ from bertft_core.training.spec import FitSpec
 def write_tokens(
     folder: Path, n: int = 96, *, classes: int = 2, soft: bool = False, sets: bool = False, seed: int = 0
 ) -> Path:
-    """Rows whose label is which of the ids 100.. occurs in them (sets: all that do): learnable from the tokens alone."""
+    """Rows whose label is which of the ids 100.. occurs in them (sets: all that do): learnable from tokens alone."""
     rng = np.random.default_rng(seed)
     with staged_folder(folder) as staging:
         for split, count in (("train", n), ("validation", n // 3), ("test", n // 3)):

@@ -143,11 +143,8 @@ def write_page(
     from bertft_core.reporting.html import report_html
 
     folder = run.path / "evaluation"
-    floor = any_scores(
-        target_labels(prepared.dataset, "test"),
-        np.load(floor_probabilities(config, prepared.dataset, home), allow_pickle=False),
-        report.classes,
-    )
+    p_floor = np.load(floor_probabilities(config, prepared.dataset, home), allow_pickle=False)
+    floor = any_scores(target_labels(prepared.dataset, "test"), p_floor, report.classes)
     page = page_of(
         report,
         title=config.name,

@@ -69,11 +69,10 @@ def compare(
     decided_* are 0 and 1 [n, C], and a row is right where its whole set is.
     Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
     """
-    is_multi = are_sets(labels)
-    check, decide = (check_sets, decided_sets) if is_multi else (check_rows, decisions)
-    metrics = SET_METRICS if is_multi else METRICS
-    guess_one = decide(check(labels, p_first, classes)[1], decided_first)
-    guess_two = decide(check(labels, p_second, classes)[1], decided_second)
+    metrics = SET_METRICS if are_sets(labels) else METRICS
+    guess_one, guess_two = (
+        _guess(labels, p, classes, said) for p, said in ((p_first, decided_first), (p_second, decided_second))
+    )
     one, two = (
         any_scores(labels, p, classes, weights, guess, ranking=False)
         for p, guess in ((p_first, guess_one), (p_second, guess_two))
@@ -84,8 +83,7 @@ def compare(
         )
         for metric in metrics
     }
-    differs = guess_one != guess_two
-    rows = np.flatnonzero(differs.any(axis=1) if is_multi else differs)
+    rows = np.unique(np.nonzero(guess_one != guess_two)[0])
     paired, answers = differences["accuracy"], {"label": labels, "first": guess_one, "second": guess_two}
     return Comparison(
         n=one.n,
@@ -102,6 +100,12 @@ def compare(
             for r in rows[:SHOWN]
         ),
     )
+
+
+def _guess(labels: Any, probabilities: Any, classes: Sequence[str], decided: Any) -> Any:
+    if are_sets(labels):
+        return decided_sets(check_sets(labels, probabilities, classes)[1], decided)
+    return decisions(check_rows(labels, probabilities, classes)[1], decided)
 
 
 def _name(answer: Any, classes: Sequence[str]) -> str:

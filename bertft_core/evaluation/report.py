@@ -19,12 +19,12 @@ from bertft_core.evaluation.metrics import (
     decisions,
     reliability,
 )
+from bertft_core.evaluation.set_intervals import set_intervals
 from bertft_core.evaluation.sets import (
     any_scores,
     are_sets,
     check_sets,
     decided_sets,
-    set_intervals,
     set_reliability,
 )
 from bertft_core.policy import set_text
@@ -171,23 +171,16 @@ def evaluate(
 
     `predicted` [n]: the decisions, where they are not the most probable class. Intervals are those of
     `intervals.headline_intervals`; the difference to the floor has a paired one. Soft labels: `labels` holds each
-    row's largest class, `weights` [n, C] enters log loss. Multi-label: `labels` and `predicted` are 0 and 1 [n, C], a
-    row is right where its whole set is, scores as in `sets.set_scores`. `warnings` (the data gate's) come before those
-    found here.
+    row's largest class, `weights` [n, C] enters log loss. Multi-label: `labels` and `predicted` are 0 and 1 [n, C],
+    scores as in `sets.set_scores`. `warnings` (the data gate's) come before those found here.
 
     Raises DataError for no rows or an unknown label, ArtifactError for rows that are no distribution.
     """
-    is_multi = are_sets(labels)
-    y, p = (check_sets if is_multi else check_rows)(labels, probabilities, classes)
-    guess = decided_sets(p, predicted) if is_multi else decisions(p, predicted)
+    y, p, guess = _checked(labels, probabilities, classes, predicted)
     found = any_scores(y, p, classes, weights, guess)
-    spread = (
-        set_intervals(y, p, classes, level, resamples, seed, guess)
-        if is_multi
-        else headline_intervals(
-            y, p, classes, level=level, resamples=resamples, seed=seed, weights=weights, predicted=guess
-        )
-    )
+    settings: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed, "predicted": guess}
+    is_multi = are_sets(y)
+    spread = (set_intervals if is_multi else headline_intervals)(y, p, classes, weights=weights, **settings)
     floor, paired = None, None
     if floor_probabilities is not None:
         floor = any_scores(y, floor_probabilities, classes, weights)
@@ -208,6 +201,15 @@ def evaluate(
         floor_difference_interval=(paired.low, paired.high) if paired else None,
         warnings=(*warnings, *_warnings(found, paired)),
     )
+
+
+def _checked(labels: Any, probabilities: Any, classes: Sequence[str], predicted: Any) -> tuple[Any, Floats, Any]:
+    """Labels, probabilities and decisions of rows with one label, or of multi-label ones."""
+    if are_sets(labels):
+        y, p = check_sets(labels, probabilities, classes)
+        return y, p, decided_sets(p, predicted)
+    one, p = check_rows(labels, probabilities, classes)
+    return one, p, decisions(p, predicted)
 
 
 def interval_text(interval: Interval | None, form: str = ".4f") -> str:

@@ -211,24 +211,6 @@ def exchange_p_value(metric: str, a: Floats, b: Floats, permutations: int, seed:
     return float((1 + (drawn >= observed - _ROUNDING).sum()) / (1 + permutations))
 
 
-def set_intervals(
-    labels: Any, probabilities: Any, classes: Sequence[str], level: float, resamples: int, seed: int, predicted: Any
-) -> dict[str, Interval | None]:
-    """Percentile bootstrap intervals of the scores that may decide, Wilson for accuracy; log loss in its own sense."""
-    from bertft_core.evaluation.intervals import wilson
-
-    y, p = check_sets(labels, probabilities, classes)
-    guess = decided_sets(p, predicted)
-    found: dict[str, Interval | None] = {}
-    for metric in ("macro_f1", "micro_f1", "log_loss"):
-        draws = resampled_scores(metric, row_values(metric, y, p, guess), resamples, seed)
-        draws = -draws if metric == "log_loss" else draws
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        found[metric] = (float(low), float(high)) if high - low > _ROUNDING else None
-    right = (guess == y).all(axis=1)
-    return {**found, "accuracy": wilson(int(right.sum()), len(y), level)}
-
-
 def any_scores(
     labels: Any, probabilities: Any, classes: Sequence[str], weights: Any = None, predicted: Any = None, *,
     ranking: bool = True,

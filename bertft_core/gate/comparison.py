@@ -41,6 +41,10 @@ class Rows:
         """Whether the rows are multi-label."""
         return are_sets(self.labels)
 
+    def model(self, name: str, p: Any, predicted: Any) -> Model:
+        """A model with its answers to these rows."""
+        return Model(name=name, p=p, predicted=predicted, is_multi=self.are_sets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:

@@ -26,7 +26,6 @@ from bertft_core.gate.checks import (
 from bertft_core.gate.comparison import (
     WORDS,
     Case,
-    Model,
     Rows,
     compare,
     judge_anchor,
@@ -132,22 +131,14 @@ def decide(
     Raises DataError for no rows or a faulty slice, ArtifactError for probabilities that are no distributions.
     """
     rows = Rows(labels=np.asarray(labels), classes=classes, weights=weights)
-    multi = rows.are_sets
-    challenger = Model(name=challenger_name, p=p_challenger, predicted=predicted_challenger, is_multi=multi)
+    challenger = rows.model(challenger_name, p_challenger, predicted_challenger)
     ours = score_model(rows, challenger)
     own = (*given, *_unmeasured(rule, given), *_minima(rule, ours))
     if p_champion is None or champion_fault is not None:
         return _unopposed(rule, ours, own, champion_name, champion_fault, spent)
-    champion = Model(name=champion_name, p=p_champion, predicted=predicted_champion, is_multi=multi)
-    anchor = Model(name=anchor_name, p=p_anchor, predicted=predicted_anchor, is_multi=multi)
-    case = Case(
-        rule=rule,
-        rows=rows,
-        challenger=challenger,
-        champion=champion,
-        anchor=None if p_anchor is None else anchor,
-        spent=spent,
-    )
+    champion = rows.model(champion_name, p_champion, predicted_champion)
+    anchor = None if p_anchor is None else rows.model(anchor_name, p_anchor, predicted_anchor)
+    case = Case(rule=rule, rows=rows, challenger=challenger, champion=champion, anchor=anchor, spent=spent)
     return _judge(case, ours, own, same_weights, slices or {})
 
 

@@ -115,13 +115,13 @@ def again_after_gc(world: World, date: str) -> str:
     """The same rows again, and meanwhile all that nobody needs has been removed."""
     again(world, date)
     before, after = world.clean_up()
-    return f"gc: {before:.0f} to {after:.0f} MB"
+    return f"gc: {before:.1f} to {after:.1f} MB"
 
 
 def clean_up(world: World, _: Any) -> str:
     """What an operator lets run once a week."""
     before, after = world.clean_up()
-    return f"gc: {before:.0f} to {after:.0f} MB"
+    return f"gc: {before:.1f} to {after:.1f} MB"
 
 
 def fill_disk(world: World, date: str) -> Path:

@@ -24,6 +24,7 @@ import argparse
 import csv
 import datetime as dt
 import json
+import resource
 import shutil
 import sys
 import tempfile
@@ -119,9 +120,22 @@ def check(world: World, told: list[dict[str, Any]]) -> dict[str, bool]:
         "every killed night is told": sum("killed" in entry.reason for entry in lines) == len(STAGES),
         "a killed night goes on with its run": all("; 1 run" in n for n in kills),
         "a second night is refused": all("skipped, exit 0: a night of" in n for n in doubles) and bool(doubles),
+        "drift was measured, and is kept": drift_kept(world),
         **rows_checked(world, log),
         **ledger_checked(world, [n for n in lines if n.version]),
     }
+
+
+def drift_kept(world: World) -> bool:
+    """Whether a night that trained because its texts drifted has the report in its MLflow run."""
+    from mlflow import MlflowClient
+
+    api = MlflowClient(f"sqlite:///{world.home / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in api.search_experiments()]
+    nights = api.search_runs(experiments, "tags.`bertft.role` = 'night'")
+    drifted = [run for run in nights if "new texts can be told from old ones" in run.data.tags["bertft.reason"]]
+    files = [{f.path for f in api.list_artifacts(run.info.run_id, "drift")} for run in drifted]
+    return bool(files) and all({"drift/drift.json", "drift/drift.md", "drift/drift.png"} <= found for found in files)
 
 
 def rows_checked(world: World, log: NightLog) -> dict[str, bool]:
@@ -281,7 +295,7 @@ def show(found: dict[str, Any]) -> None:
     numbers = {k: v for k, v in found.get("numbers", {}).items() if k != "scores"}
     print(json.dumps(numbers, ensure_ascii=False, indent=1))
     print(json.dumps(found.get("golden", {}), ensure_ascii=False)[:1500])
-    print(f"{found['minutes']:.1f} minutes")
+    print(f"{found['minutes']:.1f} minutes; {found['cpu_minutes']:.1f} of all processors together")
 
 
 def through(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -331,7 +345,8 @@ def main() -> int:
     finally:
         if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
-    found["minutes"] = (time.monotonic() - begun) / 60
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found |= {"minutes": (time.monotonic() - begun) / 60, "cpu_minutes": (used.ru_utime + used.ru_stime) / 60}
     if args.picture:
         draw(found["nights"], found["numbers"]["scores"], args.picture)
     print(json.dumps(found, indent=1)) if args.json else show(found)

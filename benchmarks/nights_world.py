@@ -81,11 +81,10 @@ class World:
         return {**kept, **own, "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api", "DO_NOT_TRACK": "true"}
 
     def prepare(self) -> None:
-        """Folders, configuration, and a server that answers."""
+        """Folders and configuration."""
         self.rows.mkdir(parents=True, exist_ok=True)
         self.home.mkdir(exist_ok=True)
         self.config.write_text(yaml.safe_dump({"name": NAME, **self.tree}), encoding="utf-8")
-        self.start_server()
 
     def start_server(self) -> None:
         """Start Prefect's server; wait until it answers."""

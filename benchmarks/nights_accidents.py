@@ -163,6 +163,16 @@ def two_at_once(world: World, date: str) -> Lived:
     return Lived(document=first.document, code=first.code, seconds=first.seconds, told=told)
 
 
+def server_dies(world: World, date: str) -> Lived:
+    """The Prefect server goes away while the night trains."""
+    known, begun = runs(world), world.begin(date)
+    finetune = next(stage for stage in STAGES if stage.name == "finetune")
+    while begun.process.poll() is None and not finetune.has_begun(world, begun, known):
+        time.sleep(0.01)
+    world.stop_server()
+    return world.wait(begun)
+
+
 def artefact_deleted(world: World, date: str) -> tuple[Path, Path]:
     """The champion's files are gone from the store."""
     version = world.bertft("history", NAME)["aliases"]["champion"]
@@ -231,7 +241,8 @@ def plans(case: Accidents, *, is_tiny: bool, is_mounted: bool) -> list[Plan]:
         Plan(what="its other half", expected=TRAINS, before=case.batch),
         Plan(what="the same batch again", expected=("skipped",), before=again),
         Plan(what="30 % of labels flipped", expected=TRAINS, before=case.flipped),
-        weekly, third, usual,
+        weekly, third,
+        Plan(what="server dies in the night", expected=(*TRAINS, "failed"), before=case.batch, live=server_dies),
         Plan(what="texts of another kind", expected=TRAINS, before=case.drifted), disk, weekly, down, usual,
         *(
             Plan(what=f"kill -9 in {name}", expected=TRAINS, before=case.batch, live=killed_in(name))

@@ -5,9 +5,10 @@ python benchmarks/thirty_nights.py [--tiny] [--folder DIR] [--nights N] [--pictu
 Rows of Rotten Tomatoes arrive night by night; each night is `bertft nightly CONFIG --as-of DATE --live` in a fresh
 process against one Prefect server. On set nights: nothing new, a corrupt file, half a file, the same batch again, 30 %
 of the new labels flipped, a new class, texts of another kind (long IMDb reviews, few enough that only the drift
-trigger can fire), a nearly full disk (where a loop device may be mounted: root), the server gone, kill -9 of the night
-in each stage (the same night is then begun again), two nights at once, the champion's artefact deleted, `bertft gc`.
-Dates and row times cross the change to summer time; the machine's own clock is left alone.
+trigger can fire), a nearly full disk (where a loop device may be mounted: root), the server gone, the server going in
+the night, kill -9 of the night in each stage (the same night is then begun again), two nights at once, the champion's
+artefact deleted, `bertft gc`. Dates and row times cross the change to summer time; the machine's own clock is left
+alone.
 
 At the end: every night has an outcome and a reason, each as expected; every training row in the split that its text
 says and none lost; no test row of any night was trained on in another; the ledger is complete and agrees with the
@@ -118,6 +119,9 @@ def check(world: World, told: list[dict[str, Any]], entries: list[dict[str, Any]
         "every night as expected": all(n["is_right"] for n in told),
         "every night has its line, with a reason": all(
             last.get(n["night"]) == n["outcome"] and n["reason"] for n in told
+        ),
+        "a server that dies leaves a night one end": all(
+            sum(entry.night == n["night"] for entry in lines) == 1 for n in told if "server" in n["what"]
         ),
         "every kill met a night at work": not missed and len(strikes) == len(STAGES),
         "every killed night is told": sum("killed" in entry.reason for entry in lines) == len(STAGES),

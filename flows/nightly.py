@@ -44,6 +44,7 @@ from tasks.nights import champion_on_new, measure_drift, record
 from tasks.tracking import open_store
 
 _OUTCOMES = {"promoted": PROMOTED, "awaiting approval": AWAITING, "unchanged": SKIPPED}  # of a release; else: kept
+_told: list[tuple[dict[str, Any], int]] = []  # documents and exit codes of this process's nights
 REPLAY = "-replay"  # the name of a model that `--as-of` trains
 
 
@@ -90,12 +91,26 @@ def nightly(
     )  # fmt: skip
     ended = work.through()
     document = {**asdict(ended), "name": config.name}
+    _told.append((document, work.exit_code))
     if ended.outcome in (REJECTED, FAILED):
         raise BadNight(document, work.exit_code)
     return document
 
 
-def not_begun(home: Path, name: str, night: str | None, fault: Exception) -> BadNight:
+def what_ended(home: Path, name: str, night: str | None, fault: Exception) -> dict[str, Any]:
+    """The night of this process where Prefect failed with `fault`: as it was written down, else as not begun.
+
+    A server that goes away in the night raises its own fault after the night has ended. Raises BadNight.
+    """
+    if not _told:
+        raise _not_begun(home, name, night, fault) from fault
+    document, exit_code = _told[-1]
+    if document["outcome"] in (REJECTED, FAILED):
+        raise BadNight(document, exit_code) from fault
+    return document
+
+
+def _not_begun(home: Path, name: str, night: str | None, fault: Exception) -> BadNight:
     """Write down a night that Prefect could not even begin (its server is away, say); what to raise."""
     now = dt.datetime.now(dt.UTC)
     ended = Night(

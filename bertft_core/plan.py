@@ -11,6 +11,7 @@ from bertft_core import recipe
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
+from bertft_core.model.layers import layer_rates
 from bertft_core.model.pretrained import layer_count
 from bertft_core.presets import PRESETS
 from bertft_core.state import mask_uri
@@ -26,6 +27,10 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
     schedule = UnfreezeSchedule.of(training.unfreezing, layer_count(Path(prepared.pretrained)), training.epochs)
+    peaks = layer_rates(
+        schedule.n_layers, training.lr, training.alpha, embedding_rate=training.embedding_rate,
+        head_multiplier=training.head_multiplier,
+    )  # fmt: skip
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
@@ -35,7 +40,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
             {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
         ],
         "preset": _preset(config),
-        "layers": [asdict(row) for row in rates_table(schedule, training.lr, training.alpha, training.weight_decay)],
+        "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": _rates(config),
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": searched,

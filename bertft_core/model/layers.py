@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bertft_core.errors import ConfigError, ModelError
+from bertft_core.errors import ConfigError
+from bertft_core.model.structures import Layers, find_layers, unknown_structure
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,15 +18,15 @@ if TYPE_CHECKING:
 class LayerMap:
     """Parameter names of an encoder classifier: every parameter sits in exactly one place.
 
-    ``layers`` is counted from the embeddings (0 .. L-1). ``embedding_modules`` and ``layer_modules`` name the
-    modules that own them, for switching to eval mode.
+    ``layers`` is counted from the embeddings (0 .. L-1); a group of shared weights (ALBERT) is one layer.
+    ``embedding_modules`` and ``layer_modules`` name the modules that hold nothing else, for switching to eval mode.
     """
 
     embeddings: tuple[str, ...]
     layers: tuple[tuple[str, ...], ...]
     head: tuple[str, ...]
     embedding_modules: tuple[str, ...]
-    layer_modules: tuple[str, ...]
+    layer_modules: tuple[tuple[str, ...], ...]
 
     def __str__(self) -> str:
         return f"{len(self.layers)} layers, {len(self.head)} head and {len(self.embeddings)} embedding tensors"
@@ -36,7 +38,7 @@ class LayerMap:
 
     def modules_by_level(self) -> list[tuple[str, ...]]:
         """Module names that a frozen level switches to eval mode; the head (level 0) is never frozen."""
-        return [(), *((name,) for name in reversed(self.layer_modules)), self.embedding_modules]
+        return [(), *reversed(self.layer_modules), self.embedding_modules]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class LayerRates:
 
     def __post_init__(self) -> None:
         ladder = [self.embeddings, *self.layers, self.head]
-        assert all(low <= high for low, high in itertools.pairwise(ladder)), ladder
+        if any(low > high for low, high in itertools.pairwise(ladder)):
+            raise ConfigError(f"rates must not fall from the embeddings up to the head, were {ladder}")
 
     def by_level(self) -> tuple[float, ...]:
         """Rates from the head (level 0) over the top layer (1) down to the embeddings (L+1)."""
@@ -81,32 +84,33 @@ def layer_rates(n_layers: int, lr: float, alpha: float) -> LayerRates:
 
 
 def layer_table(model: nn.Module) -> LayerMap:
-    """Sort every parameter of an encoder classifier into embeddings, layers or head by the module tree.
+    """Sort every parameter of an encoder classifier into embeddings, layers or head.
 
-    The layers are the longest ModuleList of equal modules; embeddings are what lies in a module whose name
-    contains "embeddings"; everything else (pooler, final norm, classifier) is head.
+    The layers are `structures.find_layers`; the rest goes by what the forward pass does with it. Read above the last
+    layer alone: head. Read by one layer alone: that layer (DeBERTa's convolution). Everything else, so what lies below
+    the layers and what several of them read (MPNet's and DeBERTa's relative positions), is embeddings: a frozen layer
+    stays as it is only while that is frozen too.
 
-    Raises: ModelError if there is no such list, if layers share weights, or if there are no embeddings.
+    Raises: ModelError for a structure that is not known (`structures.unknown_structure`).
     """
-    stack = _find_stack(model)
-    count = len(model.get_submodule(stack))  # type: ignore[arg-type]
-    embedding_modules = _find_embeddings(model, stack)
-    names = [name for name, _ in model.named_parameters()]
-    layers = tuple(tuple(n for n in names if n.startswith(f"{stack}.{i}.")) for i in range(count))
-    inside = {n for layer in layers for n in layer}
-    embeddings = tuple(n for n in names if n not in inside and any(n.startswith(f"{m}.") for m in embedding_modules))
-    head = tuple(n for n in names if n not in inside and n not in set(embeddings))
-    if not embeddings or not head or not all(layers):
-        raise ModelError(
-            f"{type(model).__name__}: need embeddings, layers, head; found {len(embeddings)}, {len(inside)} "
-            f"and {len(head)} tensors in them; use a BERT-style encoder"
-        )
+    from bertft_core.model.flow import segments_read
+
+    modules = find_layers(model)
+    reads = segments_read(model, modules)
+    homes = {name: _home(name, segments, modules) for name, segments in reads.items()}
+    for name, home in homes.items():
+        if 0 < home <= len(modules) and min(reads[name], default=home) < home:
+            raise unknown_structure(model, f"{name}, in layer {home - 1}, is read below that layer")
+    by_home = [tuple(n for n, home in homes.items() if home == place) for place in range(len(modules) + 2)]
+    if not all(by_home):
+        raise unknown_structure(model, f"no weights of their own in {_place_name(by_home.index(()), len(modules))}")
+    owners = [_owners(model, homes, place) for place in range(len(modules) + 1)]
     return LayerMap(
-        embeddings=embeddings,
-        layers=layers,
-        head=head,
-        embedding_modules=embedding_modules,
-        layer_modules=tuple(f"{stack}.{i}" for i in range(count)),
+        embeddings=by_home[0],
+        layers=tuple(by_home[1:-1]),
+        head=by_home[-1],
+        embedding_modules=owners[0],
+        layer_modules=tuple(owners[1:]),
     )
 
 
@@ -122,33 +126,23 @@ def set_depth(model: nn.Module, layers: LayerMap, depth: int) -> None:
             model.get_submodule(module).eval()
 
 
-def _find_stack(model: nn.Module) -> str:
-    from torch import nn
-
-    stacks = [
-        (len(module), name)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and len({type(m) for m in module}) == 1
-    ]
-    if not stacks:
-        raise ModelError(f"{type(model).__name__} has no list of layers: use a BERT-style encoder")
-    stack: str
-    count, stack = max(stacks, key=lambda found: found[0])
-    expected = getattr(getattr(model, "config", None), "num_hidden_layers", count)
-    if expected != count:
-        raise ModelError(
-            f"{type(model).__name__} says {expected} layers but holds {count} in {stack}: encoders whose "
-            "layers share weights (such as ALBERT) have no rate per layer; use a BERT-style encoder"
-        )
-    return stack
+def _home(name: str, segments: Collection[int], modules: Layers) -> int:
+    """0 embeddings, i + 1 layer i, L + 1 head."""
+    for i, names in enumerate(modules):
+        if any(name.startswith(f"{module}.") for module in names):
+            return i + 1
+    return next(iter(segments)) if len(segments) == 1 else 0
 
 
-def _find_embeddings(model: nn.Module, stack: str) -> tuple[str, ...]:
+def _place_name(home: int, n_layers: int) -> str:
+    return [*reversed(level_names(n_layers))][home]
+
+
+def _owners(model: nn.Module, homes: Mapping[str, int], home: int) -> tuple[str, ...]:
+    """Outermost modules whose parameters all live at ``home``: their dropout is silent while that is frozen."""
     found: list[str] = []
-    for name, _ in model.named_modules():
-        is_nested = any(name.startswith(f"{outer}.") for outer in found)
-        if "embeddings" in name.rpartition(".")[2] and not is_nested and not name.startswith(f"{stack}."):
+    for name, module in model.named_modules():
+        inside = {homes.get(f"{name}.{n}") for n, _ in module.named_parameters()}
+        if inside == {home} and not any(name.startswith(f"{outer}.") for outer in found):
             found.append(name)
-    if not found:
-        raise ModelError(f"{type(model).__name__} has no embeddings module: use a BERT-style encoder")
     return tuple(found)

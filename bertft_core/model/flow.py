@@ -6,7 +6,6 @@ The pass is cut at the input of each layer; a parameter is read in the segments 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,13 +23,18 @@ def segments_read(model: nn.Module, layers: Layers) -> dict[str, frozenset[int]]
     is left alone. Raises ModelError when the pass cannot be run, or does not go through the layers in their order.
     """
     fault: Exception | None = None
-    for twin, inputs in _twins(model):
+    for device, has_mask in (("meta", False), ("meta", True), ("cpu", True)):  # by model, the mask must or cannot be
         try:
-            return _Trace(twin, layers).read(inputs)
-        except _OutOfOrder as found:
-            raise unknown_structure(model, str(found)) from None
-        except Exception as found:  # somebody else's forward pass
-            fault = found
+            found = _Trace(*_twin(model, device), layers).read(has_mask)
+        except _OutOfOrder as what:
+            raise unknown_structure(model, str(what)) from None
+        except Exception as what:  # somebody else's forward pass
+            fault = what
+        else:
+            odd = sorted(set(found) ^ {name for name, _ in model.named_parameters()})
+            if odd:
+                raise unknown_structure(model, f"its weights are not those of its configuration ({odd[0]})")
+            return found
     raise unknown_structure(model, f"its forward pass could not be followed ({fault!r})")
 
 
@@ -38,25 +42,22 @@ class _OutOfOrder(Exception):
     """The layers do not run one after the other."""
 
 
-def _twins(model: Any) -> Iterator[tuple[nn.Module, dict[str, torch.Tensor]]]:
-    """Twins and inputs to try: transformers looks into the mask's numbers, or asks for one, by model."""
-    for device, has_mask in (("meta", False), ("meta", True), ("cpu", True)):
-        with torch.device(device), torch.random.fork_rng(devices=[]):
-            twin = type(model)(copy.deepcopy(model.config))
-            ids = torch.arange(_ROWS * _TOKENS).reshape(_ROWS, _TOKENS) % model.config.vocab_size
-            inputs = {"input_ids": ids, **({"attention_mask": torch.ones_like(ids)} if has_mask else {})}
-        yield twin.eval(), inputs
+def _twin(model: Any, device: str) -> tuple[nn.Module, torch.Tensor]:
+    """A model like this one with weights of its own, and token ids for it."""
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        twin = type(model)(copy.deepcopy(model.config)).eval()
+        return twin, torch.arange(_ROWS * _TOKENS).reshape(_ROWS, _TOKENS) % model.config.vocab_size
 
 
 class _Trace:
     """One forward pass, detached at the input of each layer and at the output of the last."""
 
-    def __init__(self, model: nn.Module, layers: Layers) -> None:
-        self._model, self._layers = model, layers
+    def __init__(self, model: nn.Module, ids: torch.Tensor, layers: Layers) -> None:
+        self._model, self._ids, self._layers = model, ids, layers
         self._ends: list[tuple[int, torch.Tensor]] = []
         self._at = -1
 
-    def read(self, inputs: dict[str, torch.Tensor]) -> dict[str, frozenset[int]]:
+    def read(self, has_mask: bool) -> dict[str, frozenset[int]]:
         handles = [
             self._model.get_submodule(names[0]).register_forward_pre_hook(self._enter(i), with_kwargs=True)
             for i, names in enumerate(self._layers)
@@ -65,7 +66,8 @@ class _Trace:
         parameters = {name: p.requires_grad_(True) for name, p in self._model.named_parameters()}
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                logits = self._model(**inputs).logits
+                mask = {"attention_mask": torch.ones_like(self._ids)} if has_mask else {}
+                logits = self._model(input_ids=self._ids, **mask).logits
         finally:
             for handle in handles:
                 handle.remove()

@@ -126,6 +126,7 @@ def check_structure(pretrained: Path | str, tolerance: float = 1e-5) -> LayerMap
     from bertft_core.model.layers import layer_rates, layer_table
     from bertft_core.model.pretrained import layer_count
     from bertft_core.training.optimization import parameter_groups
+    from bertft_core.training.scoring import runtime
 
     folder = Path(pretrained)
     model = load_classifier(folder, ("a", "b", "c"), seed=0, attention_dropout=0.2)
@@ -133,10 +134,11 @@ def check_structure(pretrained: Path | str, tolerance: float = 1e-5) -> LayerMap
     if layer_count(folder) != len(layers.layers):
         raise ModelError(f"{folder}: config.json gives {layer_count(folder)} layers, the modules {len(layers.layers)}")
     parameter_groups(model, layers, layer_rates(len(layers.layers), 1e-3, 0.9), 0.01)
-    _check_logits(model, folder, tolerance)
-    for depth in range(len(layers.layers) + 2):
-        _check_depth(model, layers, depth)
-    _check_saved(model, folder)
+    with runtime(1):
+        _check_logits(model, folder, tolerance)
+        for depth in range(len(layers.layers) + 2):
+            _check_depth(model, layers, depth)
+        _check_saved(model, folder)
     return layers
 
 

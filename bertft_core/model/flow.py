@@ -89,7 +89,7 @@ class _Trace:
             hidden = args[0] if args else kwargs["hidden_states"]
             self._ends.append((self._at + 1, hidden))
             self._at = layer
-            cut = hidden.detach().requires_grad_(True)
+            cut = hidden.detach().clone()  # some layers add to it in place
             return ((cut, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": cut})
 
         return hook
@@ -97,5 +97,5 @@ class _Trace:
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         hidden = output if isinstance(output, torch.Tensor) else output[0]
         self._ends.append((len(self._layers), hidden))
-        cut = hidden.detach().requires_grad_(True)
+        cut = hidden.detach().clone()
         return cut if isinstance(output, torch.Tensor) else (cut, *output[1:])

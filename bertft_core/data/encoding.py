@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,13 +164,19 @@ def _converted(folder: Path | str) -> Any:
             f"{folder}: no tokenizer (wanted tokenizer.json, vocab.txt, vocab.json with merges.txt, or a sentencepiece "
             f"model; found {', '.join(found) or 'none of them'}): copy the encoder's tokenizer files into it"
         )
+    pieces = next((name for name in found if name.endswith(".model")), None)
+    if pieces and find_spec("sentencepiece") is None:
+        raise ModelError(
+            f"{folder}: {pieces} can be read only with the package sentencepiece, which is missing: `pip install "
+            "sentencepiece`, or put the encoder's tokenizer.json beside it"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
     except Exception as fault:  # transformers raises unrelated types for what it cannot convert
         reason = " ".join(str(fault).split())[:200]
         raise ModelError(
             f"{folder}: no tokenizer.json, and none could be made of {', '.join(found)} ({type(fault).__name__}: "
-            f"{reason}): `pip install sentencepiece` and save the encoder's AutoTokenizer, which writes tokenizer.json"
+            f"{reason}): put the encoder's tokenizer.json beside them"
         ) from None
 
 

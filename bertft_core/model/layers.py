@@ -19,14 +19,11 @@ class LayerMap:
     """Parameter names of an encoder classifier: every parameter sits in exactly one place.
 
     ``layers`` is counted from the embeddings (0 .. L-1); a group of shared weights (ALBERT) is one layer.
-    ``embedding_modules`` and ``layer_modules`` name the modules that hold nothing else, for switching to eval mode.
     """
 
     embeddings: tuple[str, ...]
     layers: tuple[tuple[str, ...], ...]
     head: tuple[str, ...]
-    embedding_modules: tuple[str, ...]
-    layer_modules: tuple[tuple[str, ...], ...]
 
     def __str__(self) -> str:
         return f"{len(self.layers)} layers, {len(self.head)} head and {len(self.embeddings)} embedding tensors"
@@ -35,10 +32,6 @@ class LayerMap:
         """(name, parameter names) from the head (level 0) over the top layer (1) to the embeddings (L+1)."""
         names = level_names(len(self.layers))
         return list(zip(names, [self.head, *reversed(self.layers), self.embeddings], strict=True))
-
-    def modules_by_level(self) -> list[tuple[str, ...]]:
-        """Module names that a frozen level switches to eval mode; the head (level 0) is never frozen."""
-        return [(), *reversed(self.layer_modules), self.embedding_modules]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,26 +97,32 @@ def layer_table(model: nn.Module) -> LayerMap:
     by_home = [tuple(n for n, home in homes.items() if home == place) for place in range(len(modules) + 2)]
     if not all(by_home):
         raise unknown_structure(model, f"no weights of their own in {_place_name(by_home.index(()), len(modules))}")
-    owners = [_owners(model, homes, place) for place in range(len(modules) + 1)]
-    return LayerMap(
-        embeddings=by_home[0],
-        layers=tuple(by_home[1:-1]),
-        head=by_home[-1],
-        embedding_modules=owners[0],
-        layer_modules=tuple(owners[1:]),
-    )
+    return LayerMap(embeddings=by_home[0], layers=tuple(by_home[1:-1]), head=by_home[-1])
 
 
 def set_depth(model: nn.Module, layers: LayerMap, depth: int) -> None:
     """Let levels 0..depth train; the others get no gradient and go to eval mode (no dropout)."""
-    parameters = dict(model.named_parameters())
-    model.train()
-    owners = layers.modules_by_level()
-    for level, ((_, names), modules) in enumerate(zip(layers.by_level(), owners, strict=True)):
-        for name in names:
-            parameters[name].requires_grad_(level <= depth)
-        for module in modules if level > depth else ():
-            model.get_submodule(module).eval()
+    levels = {name: level for level, (_, names) in enumerate(layers.by_level()) for name in names}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(levels[name] <= depth)
+    for module, level in _deepest_levels(model, levels):
+        module.training = level <= depth
+
+
+def _deepest_levels(model: nn.Module, levels: Mapping[str, int]) -> list[tuple[nn.Module, int]]:
+    """Every module with the deepest level that it takes part in: what runs for a frozen level too is frozen with it.
+
+    A module without parameters goes with the one around it; what lies outside the encoder is head.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    base = prefix if prefix and hasattr(model, prefix) else None
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        inside = [levels[f"{name}.{n}" if name else n] for n, _ in module.named_parameters()]
+        is_encoder = base is None or name == base or name.startswith(f"{base}.")
+        around = found.get(name.rpartition(".")[0], 0)
+        found[name] = max(inside, default=around) if is_encoder else 0
+    return [(module, found[name]) for name, module in model.named_modules()]
 
 
 def _home(name: str, segments: Collection[int], modules: Layers) -> int:
@@ -136,13 +135,3 @@ def _home(name: str, segments: Collection[int], modules: Layers) -> int:
 
 def _place_name(home: int, n_layers: int) -> str:
     return [*reversed(level_names(n_layers))][home]
-
-
-def _owners(model: nn.Module, homes: Mapping[str, int], home: int) -> tuple[str, ...]:
-    """Outermost modules whose parameters all live at ``home``: their dropout is silent while that is frozen."""
-    found: list[str] = []
-    for name, module in model.named_modules():
-        inside = {homes.get(f"{name}.{n}") for n, _ in module.named_parameters()}
-        if inside == {home} and not any(name.startswith(f"{outer}.") for outer in found):
-            found.append(name)
-    return tuple(found)

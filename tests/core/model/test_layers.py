@@ -19,7 +19,7 @@ from transformers import (
 
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.model.classifier import weights_digest
-from bertft_core.model.layers import LayerRates, layer_rates, layer_table
+from bertft_core.model.layers import LayerRates, layer_rates, layer_table, set_depth
 from bertft_core.model.structures import describe
 
 CONFIGS = [BertConfig, RobertaConfig, ElectraConfig, ModernBertConfig, DistilBertConfig, DebertaV2Config]
@@ -42,8 +42,7 @@ def test_layer_table_gives_every_parameter_one_home(kind: type) -> None:
 
 def test_layer_table_bert_pooler_is_head() -> None:
     table = layer_table(meta_model(BertConfig(num_hidden_layers=2, vocab_size=50)))
-    assert "bert.pooler.dense.weight" in table.head and table.embedding_modules == ("bert.embeddings",)
-    assert table.layer_modules == (("bert.encoder.layer.0",), ("bert.encoder.layer.1",))
+    assert "bert.pooler.dense.weight" in table.head
 
 
 def test_layer_table_eleven_layers_are_not_confused_by_prefix() -> None:
@@ -74,12 +73,11 @@ def test_layer_table_relative_positions_of_all_layers_are_embeddings() -> None:
 def test_layer_table_what_one_layer_reads_is_that_layers() -> None:
     table = layer_table(meta_model(DebertaV2Config(num_hidden_layers=3, conv_kernel_size=3)))
     assert "deberta.encoder.conv.conv.weight" in table.layers[0]
-    assert table.layer_modules[0] == ("deberta.encoder.layer.0", "deberta.encoder.conv")
 
 
 @pytest.mark.parametrize("kind", [ModernBertConfig, MegatronBertConfig], ids=lambda kind: kind.__name__)
 def test_layer_table_the_norm_above_the_layers_is_head(kind: type) -> None:
-    table = layer_table(meta_model(kind(num_hidden_layers=2, vocab_size=50)))
+    table = layer_table(meta_model(kind(num_hidden_layers=2)))
     assert any(n.endswith(("final_norm.weight", "encoder.ln.weight")) for n in table.head)
 
 
@@ -114,6 +112,25 @@ def test_layer_table_leaves_the_model_alone() -> None:
     layer_table(model)
     assert weights_digest(model) == before and torch.equal(torch.get_rng_state(), state)
     assert all(m.training for m in model.modules()) and all(p.grad is None for p in model.parameters())
+
+
+def test_set_depth_what_runs_for_a_frozen_level_too_is_silent() -> None:
+    model = meta_model(DebertaV2Config(num_hidden_layers=3, vocab_size=50, conv_kernel_size=3))
+    layers = layer_table(model)
+    found = {}
+    for depth in range(5):
+        set_depth(model, layers, depth)
+        modules = (model, model.deberta, model.deberta.encoder, model.deberta.encoder.conv.dropout, model.dropout)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert trained == {name for _, names in layers.by_level()[: depth + 1] for name in names}
+        found[depth] = [m.training for m in (*modules, model.deberta.encoder.layer[2].output.dropout)]
+    assert found == {
+        0: [True, False, False, False, True, False],
+        1: [True, False, False, False, True, True],
+        2: [True, False, False, False, True, True],
+        3: [True, False, True, True, True, True],
+        4: [True] * 6,
+    }
 
 
 def test_inverted_rates_fail() -> None:

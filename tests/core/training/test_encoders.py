@@ -19,7 +19,7 @@ from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import open_split, tokenize_splits
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.mlflow_config import load_mlflow_config
-from bertft_core.model.classifier import load_saved
+from bertft_core.model.classifier import load_classifier, load_saved
 from bertft_core.model.encoder_pass import EncoderPass
 from bertft_core.model.pretrained import layer_count
 from bertft_core.plan import plan
@@ -34,7 +34,7 @@ from bertft_core.training.spec import FitSpec
 from .families import CONFIGS, LAYERS, UNKNOWN, WITHOUT_OWN_PASS, write_family
 from .kills import Killed, killer
 
-TEXTS = [f"{word} {'soup' if i % 2 else 'goal'} {i} " * (1 + i % 3) for i, word in enumerate(["the", "new"] * 35)]
+TEXTS = [f"{word} {'soup' if i % 2 else 'goal'} {i} " * (1 + i % 3) for i, word in enumerate(["the", "new"] * 24)]
 PAIRS = [f"and {'bread' if i % 2 else 'team'} {i}" for i in range(len(TEXTS))]
 LENGTH = 40
 
@@ -122,6 +122,7 @@ def test_trains_resumes_saves_and_serves(family: Family, tmp_path: Path, monkeyp
     assert (own_pass is None) is (family.name in WITHOUT_OWN_PASS)
 
 
+@pytest.mark.parametrize("family", WITHOUT_OWN_PASS, indirect=True)
 def test_trains_in_bfloat16(family: Family, tmp_path: Path) -> None:
     result = fit(family.spec(tmp_path / "fit", precision="bfloat16", epochs=1, keep_model=False))
     assert result.state == "complete" and np.isfinite(result.log_loss) and result.history[0].depth > LAYERS[family.name]
@@ -156,6 +157,27 @@ def test_check_prints_rate_decay_and_phase_of_each_layer(family: Family, table: 
     assert {row["weight_decay"] for row in found["layers"]} == {0.1}
     shared = " of shared weights, run 3 times" if "albert" in family.name else ""
     assert found["encoder"].endswith(f"layer{'s' if LAYERS[family.name] > 1 else ''}{shared}")
+
+
+def test_contract_padding_that_is_read_is_found(
+    dataset: DatasetSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bert = make("bert", CONFIGS["bert"], dataset, tmp_path)
+    pooler = type(load_classifier(bert.folder, ("a", "b"), 0).bert.pooler)
+    monkeypatch.setattr(pooler, "forward", lambda self, hidden: self.activation(self.dense(hidden.mean(1))))
+    with pytest.raises(ModelError, match="logits differ by .* from those of the rows without padding"):
+        check_structure(bert.folder)
+
+
+def test_contract_a_level_that_never_trains_is_found(
+    dataset: DatasetSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bert = make("bert", CONFIGS["bert"], dataset, tmp_path)
+    layer = type(load_classifier(bert.folder, ("a", "b"), 0).bert.encoder.layer[0])
+    stock = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda self, hidden, *args, **kwargs: stock(self, hidden.detach(), *args))
+    with pytest.raises(ModelError, match="layer 1 stays where it should train, at depth 2"):
+        check_structure(bert.folder)
 
 
 def test_rows_beyond_the_positions_are_refused(dataset: DatasetSplits, tmp_path: Path) -> None:

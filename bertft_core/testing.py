@@ -115,10 +115,10 @@ def _write_tokenizer(target: Path, vocabulary: list[str], max_positions: int) ->
 def check_structure(pretrained: Path | str, tolerance: float = 1e-5) -> LayerMap:
     """Hold an encoder's folder against what training, scoring and serving rely on; its layers, if all of it holds.
 
-    Every weight sits in one level and rates fall with depth; logits are those of the stock classifier, padded and
-    alone, within ``tolerance`` (of the largest logit, where that is above 1), up to the encoder's longest input; at each depth nothing that trains acts below the
-    trained layers, and one step moves every thawed level and no frozen one; a saved model answers bit for bit. Takes
-    a few forward and backward passes of 3 short rows.
+    Every weight sits in one level, and rates fall with depth. Logits are those of the stock classifier, padded and
+    alone, within ``tolerance`` (of the largest logit, where that is above 1), up to the encoder's longest input. At
+    each depth nothing that trains acts below the trained layers; one step moves every thawed level and no frozen one.
+    A saved model answers bit for bit. Takes a few forward and backward passes of 3 short rows.
 
     Raises: ModelError that names the first promise that does not hold.
     """
@@ -190,7 +190,8 @@ def _check_depth(model: Any, layers: LayerMap, depth: int) -> None:
     before, below = level_digests(model, layers), _below(model, layers, depth)
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     batch = _rows(model, (9, 6, 3), 16)
-    torch.nn.functional.cross_entropy(model(**batch).logits, torch.tensor([0, 1, 2], device=model.device)).backward()
+    loss = torch.nn.functional.cross_entropy(model(**batch).logits, torch.tensor([0, 1, 2], device=model.device))
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if below is not None and not torch.equal(below, _below(model, layers, depth)):

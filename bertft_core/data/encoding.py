@@ -23,8 +23,8 @@ HEAD_REFERENCE, BUDGET_REFERENCE = (
     510,
 )  # head+tail keeps 128 of 510 tokens (Sun et al. 2019, section 5.3.1)
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
-    "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 _CHARS_AT_ONCE = 1_000_000  # of text in one call: an Encoding costs about 150 bytes per token
 

@@ -75,7 +75,7 @@ def meta_classifier(pretrained: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(str(pretrained), local_files_only=True)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
+            return AutoModelForSequenceClassification.from_config(config)  # type: ignore
     except (OSError, ValueError, KeyError, RuntimeError) as fault:
         raise ModelError(f"model.pretrained {pretrained}: transformers has no classifier for it ({fault})") from fault
 
@@ -109,10 +109,10 @@ def _stacks(model: nn.Module) -> dict[str, int]:
 
     found: dict[str, int] = {}
     for name, module in model.named_modules():
-        is_inner = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and not is_inner and len({type(m) for m in module}) == 1:
-            if next(module.parameters(), None) is not None:
-                found[name] = len(module)
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{outer}.") for outer in found):
+            continue
+        if len({type(m) for m in module}) == 1 and next(module.parameters(), None) is not None:
+            found[name] = len(module)
     return found
 
 

@@ -137,7 +137,10 @@ def test_folder_without_tokenizer_is_a_model_error(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
     (tmp_path / "spm.model").write_bytes(b"no sentencepiece")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
-    with pytest.raises(ModelError, match=r"spm\.model can be read only with the package sentencepiece|none could be made of .*spm\.model"):
+    with pytest.raises(
+        ModelError,
+        match=r"spm\.model can be read only with the package sentencepiece|none could be made of .*spm\.model",
+    ):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="not readable"):

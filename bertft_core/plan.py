@@ -11,7 +11,7 @@ from bertft_core import recipe
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
-from bertft_core.model.layers import layer_table
+from bertft_core.model.layers import layer_rates, layer_table
 from bertft_core.model.structures import describe, meta_classifier
 from bertft_core.presets import PRESETS
 from bertft_core.state import mask_uri
@@ -28,6 +28,10 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     searched = _search(config, prepared, home, counts["train"])
     encoder = meta_classifier(Path(prepared.pretrained))
     schedule = UnfreezeSchedule.of(training.unfreezing, len(layer_table(encoder).layers), training.epochs)
+    peaks = layer_rates(
+        schedule.n_layers, training.lr, training.alpha, embedding_rate=training.embedding_rate,
+        head_multiplier=training.head_multiplier,
+    )  # fmt: skip
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
@@ -38,7 +42,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         ],
         "preset": _preset(config),
         "encoder": describe(encoder),
-        "layers": [asdict(row) for row in rates_table(schedule, training.lr, training.alpha, training.weight_decay)],
+        "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": _rates(config),
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": searched,

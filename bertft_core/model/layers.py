@@ -13,6 +13,8 @@ from bertft_core.model.structures import Layers, find_layers, unknown_structure
 if TYPE_CHECKING:
     from torch import nn
 
+EMBEDDING_RATES = ("layerwise", "paper_code")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMap:
@@ -36,16 +38,16 @@ class LayerMap:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRates:
-    """Peak learning rate of the head, of each layer (0 .. L-1) and of the embeddings."""
+    """Peak rate of the head, of each layer (0 .. L-1) and of the embeddings; from layer 0 up it never falls."""
 
     head: float
     layers: tuple[float, ...]
     embeddings: float
 
     def __post_init__(self) -> None:
-        ladder = [self.embeddings, *self.layers, self.head]
+        ladder = [*self.layers, self.head]
         if any(low > high for low, high in itertools.pairwise(ladder)):
-            raise ConfigError(f"rates must not fall from the embeddings up to the head, were {ladder}")
+            raise ConfigError(f"rates must not fall from layer 0 up to the head, were {ladder}")
 
     def by_level(self) -> tuple[float, ...]:
         """Rates from the head (level 0) over the top layer (1) down to the embeddings (L+1)."""
@@ -57,13 +59,16 @@ def level_names(n_layers: int) -> list[str]:
     return ["head", *(f"layer {i}" for i in reversed(range(n_layers))), "embeddings"]
 
 
-def layer_rates(n_layers: int, lr: float, alpha: float) -> LayerRates:
-    """Layer-wise rates: head, pooler and top layer take ``lr``, each layer below ``alpha`` of the one above.
+def layer_rates(
+    n_layers: int, lr: float, alpha: float, *, embedding_rate: str = "layerwise", head_multiplier: float = 1.0
+) -> LayerRates:
+    """Layer-wise rates: pooler and top layer take ``lr``, each layer below ``alpha`` of the one above.
 
-    Layer i gets lr * alpha**(L-1-i), the embeddings lr * alpha**L (Sun et al. 2019 §5.4.3, arXiv 1905.05583,
-    where alpha is xi; embeddings by the same rule, which their code leaves at lr).
+    Layer i gets lr * alpha**(L-1-i) (Sun et al. 2019 §5.4.3, arXiv 1905.05583, where alpha is xi), the head
+    lr * ``head_multiplier``. The embeddings continue the row, lr * alpha**L (``layerwise``), or take ``lr`` as in
+    the paper's released code (``paper_code``).
 
-    Raises: ConfigError unless lr > 0 and 0 < alpha <= 1.
+    Raises: ConfigError unless lr > 0, 0 < alpha <= 1, head_multiplier >= 1 and embedding_rate is one of the two.
 
     >>> layer_rates(2, 1.0, 0.5)
     LayerRates(head=1.0, layers=(0.5, 1.0), embeddings=0.25)
@@ -72,8 +77,13 @@ def layer_rates(n_layers: int, lr: float, alpha: float) -> LayerRates:
         raise ConfigError(f"training.alpha must lie in (0, 1], was {alpha}")
     if not lr > 0:
         raise ConfigError(f"training.lr must be above 0, was {lr}")
+    if not head_multiplier >= 1:
+        raise ConfigError(f"training.head_multiplier must be 1 or more, was {head_multiplier}")
+    if embedding_rate not in EMBEDDING_RATES:
+        raise ConfigError(f"training.embedding_rate must be one of {EMBEDDING_RATES}, was {embedding_rate!r}")
     layers = tuple(lr * alpha ** (n_layers - 1 - i) for i in range(n_layers))
-    return LayerRates(head=lr, layers=layers, embeddings=lr * alpha**n_layers)
+    embeddings = lr * alpha**n_layers if embedding_rate == "layerwise" else lr
+    return LayerRates(head=lr * head_multiplier, layers=layers, embeddings=embeddings)
 
 
 def layer_table(model: nn.Module) -> LayerMap:
@@ -118,7 +128,7 @@ def _deepest_levels(model: nn.Module, levels: Mapping[str, int]) -> list[tuple[n
     base = prefix if prefix and hasattr(model, prefix) else None
     found: dict[str, int] = {}
     for name, module in model.named_modules():
-        inside = [levels[f"{name}.{n}" if name else n] for n, _ in module.named_parameters()]
+        inside = [levels[full] for n, _ in module.named_parameters() if (full := f"{name}.{n}") in levels]
         is_encoder = base is None or name == base or name.startswith(f"{base}.")
         around = found.get(name.rpartition(".")[0], 0)
         found[name] = max(inside, default=around) if is_encoder else 0

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import Phases, read_unfreezing
+from bertft_core.model.layers import LayerRates, layer_rates
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
@@ -36,6 +37,8 @@ class FitSpec:
     batch_size: int
     epochs: int
     alpha: float = 0.95
+    embedding_rate: str = "layerwise"
+    head_multiplier: float = 1.0
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     unfreezing: str | Phases = "gradual"
@@ -75,9 +78,7 @@ class FitSpec:
         for key, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
             if not isinstance(value, int) or value < 1:
                 faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
-        if not self.lr > 0 or not 0 < self.alpha <= 1:
-            faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
-        faults += self._schedule_faults()
+        faults += self._rate_faults()
         if not 0 <= self.label_smoothing < 1:
             faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         if not self.max_grad_norm > 0:
@@ -87,18 +88,25 @@ class FitSpec:
         if faults:
             raise ConfigError("; ".join(faults))
 
-    def _schedule_faults(self) -> list[str]:
-        """Faults of unfreezing and rates; phases that came as lists (from JSON) become tuples."""
+    def _rate_faults(self) -> list[str]:
+        """Faults of unfreezing, curve and rates; phases that came as lists (from JSON) become tuples."""
         faults = []
         try:
             object.__setattr__(self, "unfreezing", read_unfreezing(self.unfreezing))
         except ValueError as fault:
             faults.append(f"training.unfreezing {fault}, was {self.unfreezing!r}")
-        try:
-            _ = self.curve
-        except ConfigError as fault:
-            faults.append(str(fault))
+        for part in (lambda: self.curve, lambda: self.layer_rates(1)):
+            try:
+                part()
+            except ConfigError as fault:
+                faults.append(str(fault))
         return faults
+
+    def layer_rates(self, n_layers: int) -> LayerRates:
+        """Peak rate of each level of an encoder of so many layers. Raises ConfigError on impossible values."""
+        return layer_rates(
+            n_layers, self.lr, self.alpha, embedding_rate=self.embedding_rate, head_multiplier=self.head_multiplier
+        )
 
     @property
     def curve(self) -> RateCurve:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import (
@@ -133,16 +135,34 @@ def test_set_depth_what_runs_for_a_frozen_level_too_is_silent() -> None:
     }
 
 
-def test_inverted_rates_fail() -> None:
-    with pytest.raises(ConfigError, match="must not fall"):
-        LayerRates(head=1e-5, layers=(2e-5, 1e-5), embeddings=1e-6)
-
-
 def test_layer_rates_hand_computed() -> None:
     rates = layer_rates(6, 2e-5, 0.95)
     assert rates.layers[5] == rates.head == 2e-5
     assert rates.layers[0] / 2e-5 == pytest.approx(0.7737809375)
     assert rates.embeddings / 2e-5 == pytest.approx(0.735091890625)
+
+
+def test_paper_code_rates_leave_embeddings_at_the_base_rate() -> None:
+    rates = layer_rates(6, 2e-5, 0.95, embedding_rate="paper_code")
+    assert rates.embeddings == rates.layers[5] == rates.head == 2e-5
+    assert rates.layers == layer_rates(6, 2e-5, 0.95).layers
+
+
+def test_head_multiplier_moves_the_head_alone() -> None:
+    rates, plain = layer_rates(6, 2e-5, 0.95, head_multiplier=5), layer_rates(6, 2e-5, 0.95)
+    assert rates.head == pytest.approx(1e-4)
+    assert (rates.layers, rates.embeddings) == (plain.layers, plain.embeddings)
+
+
+def test_rates_that_fall_towards_the_head_cannot_be_made() -> None:
+    with pytest.raises(ConfigError, match="must not fall from layer 0 up to the head"):
+        LayerRates(head=1.0, layers=(1.0, 0.95), embeddings=0.9)
+
+
+@pytest.mark.parametrize("wanted", [{"head_multiplier": 0.5}, {"embedding_rate": "inverted"}])
+def test_impossible_rate_options_are_refused_by_key(wanted: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{next(iter(wanted))} must be"):
+        layer_rates(6, 1e-4, 0.9, **wanted)
 
 
 @pytest.mark.parametrize("alpha", [0, 1.3])

@@ -127,6 +127,8 @@ class TokenizationConfig(Part):
 class TrainingConfig(Part):
     """Fine-tuning settings. alpha is the ratio of a layer's rate to the rate of the layer above, in (0, 1].
 
+    embedding_rate: the embeddings go on below layer 0 with alpha, or take lr (paper_code: Sun et al.'s released code).
+    head_multiplier: rate of the head over lr.
     loss: cross_entropy, focal (Lin et al. 2017, with focal_gamma) or logit_adjusted (Menon et al. 2021, with tau).
     class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
     (balanced) or to its root (sqrt), or {class: weight}, 1 for a class left out; in every case scaled to a mean of 1
@@ -142,6 +144,8 @@ class TrainingConfig(Part):
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 16
     epochs: Annotated[Whole, Field(ge=1, le=1000)] = 3
     alpha: Annotated[Number, Field(gt=0, le=1)] = 0.95
+    embedding_rate: Literal["layerwise", "paper_code"] = "layerwise"
+    head_multiplier: Annotated[Number, Field(ge=1, le=1000)] = 1.0
     warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
     unfreezing: Annotated[str | Phases, BeforeValidator(read_unfreezing)] = "gradual"

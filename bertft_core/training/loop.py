@@ -24,7 +24,7 @@ from bertft_core.errors import DataError, ModelError, TrialPruned
 from bertft_core.fit_config import ADJUSTED, FOCAL
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
 from bertft_core.model.encoder_pass import EncoderPass
-from bertft_core.model.layers import LayerMap, layer_rates, layer_table, set_depth
+from bertft_core.model.layers import LayerMap, layer_table, set_depth
 from bertft_core.state import read_json, write_json
 from bertft_core.training.accumulation import accumulate, is_memory_fault
 from bertft_core.training.batching import epoch_batches, sample_rows
@@ -171,7 +171,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     model = load_classifier(spec.pretrained, spec.classes, *settings)
     model.to(device)  # type: ignore[arg-type]
     layers = layer_table(model)
-    rates = layer_rates(len(layers.layers), spec.lr, spec.alpha)
+    rates = spec.layer_rates(len(layers.layers))
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
     schedule = UnfreezeSchedule.of(spec.unfreezing, len(layers.layers), spec.epochs)
     rows = sample_rows(train, spec.rows)

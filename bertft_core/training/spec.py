@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing, target_faults
+from bertft_core.model.layers import LayerRates, layer_rates
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
@@ -37,6 +38,8 @@ class FitSpec:
     batch_size: int
     epochs: int
     alpha: float = 0.95
+    embedding_rate: str = "layerwise"
+    head_multiplier: float = 1.0
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     unfreezing: str | Phases = "gradual"
@@ -82,9 +85,7 @@ class FitSpec:
             if not isinstance(value, int) or value < 1:
                 faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
         faults += self._loss_faults()
-        if not self.lr > 0 or not 0 < self.alpha <= 1:
-            faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
-        faults += self._schedule_faults()
+        faults += self._rate_faults()
         if not self.max_grad_norm > 0:
             faults.append(f"training.max_grad_norm must be above 0, was {self.max_grad_norm}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -108,18 +109,25 @@ class FitSpec:
             faults.append(f"training.patience must be 1 or more, was {self.patience}")
         return faults
 
-    def _schedule_faults(self) -> list[str]:
-        """Faults of unfreezing and rates; phases that came as lists (from JSON) become tuples."""
+    def _rate_faults(self) -> list[str]:
+        """Faults of unfreezing, curve and rates; phases that came as lists (from JSON) become tuples."""
         faults = []
         try:
             object.__setattr__(self, "unfreezing", read_unfreezing(self.unfreezing))
         except ValueError as fault:
             faults.append(f"training.unfreezing {fault}, was {self.unfreezing!r}")
-        try:
-            _ = self.curve
-        except ConfigError as fault:
-            faults.append(str(fault))
+        for part in (lambda: self.curve, lambda: self.layer_rates(1)):
+            try:
+                part()
+            except ConfigError as fault:
+                faults.append(str(fault))
         return faults
+
+    def layer_rates(self, n_layers: int) -> LayerRates:
+        """Peak rate of each level of an encoder of so many layers. Raises ConfigError on impossible values."""
+        return layer_rates(
+            n_layers, self.lr, self.alpha, embedding_rate=self.embedding_rate, head_multiplier=self.head_multiplier
+        )
 
     @property
     def curve(self) -> RateCurve:

@@ -25,6 +25,8 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "batch_size": (8, 16),
     "epochs": (1, 2),
     "alpha": (0.7, 1.0),
+    "embedding_rate": ("layerwise", "paper_code"),
+    "head_multiplier": (1.0, 5.0),
     "warmup_fraction": (0.0, 0.5),
     "weight_decay": (0.0, 0.5),
     "unfreezing": ("gradual", "none"),

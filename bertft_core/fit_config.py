@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,6 +24,17 @@ Whole = Annotated[int, BeforeValidator(no_bool)]
 UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
+Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
+FOCAL, ADJUSTED = "focal", "logit_adjusted"
+WEIGHTINGS = ("none", "balanced", "sqrt")
+Positive = Annotated[Number, Field(gt=0)]
+# key: the key that decides whether it is read, and the one value of it with which it is
+READ_WITH = {
+    "cut_fraction": ("schedule", SLANTED),
+    "ratio": ("schedule", SLANTED),
+    "focal_gamma": ("loss", FOCAL),
+    "tau": ("loss", ADJUSTED),
+}
 Phases = tuple[tuple[float, int], ...]
 
 
@@ -50,6 +61,42 @@ def read_unfreezing(value: Any) -> str | Phases:
     if fault := phases_fault(phases):
         raise ValueError(fault)
     return phases
+
+
+def read_class_weights(value: Any) -> Any:
+    """The name of a rule, or {class: weight} with its classes as text. Raises ValueError for anything else."""
+    if isinstance(value, str) and value in WEIGHTINGS:
+        return value
+    if isinstance(value, dict) and value:
+        return {str(no_bool(name)): weight for name, weight in value.items()}
+    raise ValueError(f"must be one of {', '.join(WEIGHTINGS)}, or weights by class such as {{spam: 2.0}}")
+
+
+def class_weight_faults(weights: Mapping[str, float], classes: Sequence[str]) -> list[str]:
+    """What is wrong with weights by class, in words; empty where each is a number above 0 of a known class."""
+    faults = [
+        f"training.class_weights: no class {name!r} in the data; classes: {', '.join(classes)}"
+        for name in weights
+        if name not in classes
+    ]
+    low = [f"{name} {value!r}" for name, value in weights.items() if not 0 < value < float("inf")]
+    return faults + [f"training.class_weights must be numbers above 0, was {fault}" for fault in low]
+
+
+def target_faults(loss: str, weights: Any, metric: str, is_multi: bool) -> list[str]:
+    """Settings that do not go with rows of several labels (multi-label), or with rows of one."""
+    if not is_multi:
+        return ["evaluation.metric micro_f1 is accuracy where a row has one label: write accuracy"] * (
+            metric == "micro_f1"
+        )
+    faults = []
+    if loss == ADJUSTED:
+        faults.append(
+            f"training.loss {ADJUSTED} wants one class per row, this data is multi-label: cross_entropy, focal"
+        )
+    if weights != "none":
+        faults.append("training.class_weights want one class per row, this data is multi-label: leave them out")
+    return faults
 
 
 def _is_phase(pair: Any) -> bool:
@@ -82,8 +129,11 @@ class TrainingConfig(Part):
 
     embedding_rate: the embeddings go on below layer 0 with alpha, or take lr (paper_code: Sun et al.'s released code).
     head_multiplier: rate of the head over lr.
+    loss: cross_entropy, focal (Lin et al. 2017, with focal_gamma) or logit_adjusted (Menon et al. 2021, with tau).
     class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
-    (balanced) or to its root (sqrt). label_smoothing: share of each target spread evenly over all classes.
+    (balanced) or to its root (sqrt), or {class: weight}, 1 for a class left out; in every case scaled to a mean of 1
+    over the training rows. label_smoothing: share of each target spread evenly over all classes.
+    patience: epochs of the last phase of unfreezing without a better validation score that end the fit; None: none do.
     cut_fraction, ratio: of schedule slanted_triangular, which takes no warmup_fraction. phase_restart: every phase
     of unfreezing runs through the schedule anew.
     prefix_cache: number type in which the hidden states below the trained layers are kept on disk for all fits, at most
@@ -107,8 +157,12 @@ class TrainingConfig(Part):
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
     attention_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    loss: Loss = "cross_entropy"
+    focal_gamma: Annotated[Number, Field(gt=0, le=10)] = 2.0
+    tau: Annotated[Number, Field(gt=0, le=10)] = 1.0
+    class_weights: Annotated[str | dict[str, Positive], BeforeValidator(read_class_weights)] = "none"
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    patience: Annotated[Whole, Field(ge=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -123,6 +177,7 @@ SEARCHED_SECTIONS: dict[str, type[Part]] = {
 }
 _PER_MACHINE = "cannot be searched, it is settled once per machine and does not change what is learnt"
 NOT_SEARCHED = {
+    "patience": "cannot be searched: it ends a fit early and makes none better",
     "seed": "cannot be searched, that would find the luckiest seed: search.confirm repeats the best trials",
     "precision": _PER_MACHINE,
     "threads": _PER_MACHINE,
@@ -149,15 +204,24 @@ def searchable() -> tuple[str, ...]:
     return tuple(name for name in names if name not in NOT_SEARCHED)
 
 
-def idle_key(training: TrainingConfig, schedules: Sequence[str]) -> str:
-    """A key that somebody set although none of these schedules reads it; "" when there is none."""
-    shape = () if SLANTED in schedules else ("cut_fraction", "ratio")
-    return next((key for key in shape if getattr(training, key) != TrainingConfig.model_fields[key].default), "")
+def idle_fault(training: TrainingConfig, searched: Mapping[str, Sequence[Any]]) -> str:
+    """What is wrong with a key that somebody set although no fit reads it; "" when there is none.
+
+    ``searched``: the values that a search gives to further keys, by name.
+    """
+    for key, (other, wanted) in READ_WITH.items():
+        value, found = getattr(training, key), getattr(training, other)
+        if value != TrainingConfig.model_fields[key].default and wanted not in (found, *searched.get(other, ())):
+            return (
+                f"training.{key}: has no effect under training.{other} {found}: take it out, or set "
+                f"training.{other} to {wanted}, was {value!r}"
+            )
+    return ""
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    if get_origin(annotation) is tuple:
-        return {tuple}  # the numbers in a list of phases make it no number
+    if get_origin(annotation) in (tuple, dict):
+        return {get_origin(annotation)}  # the numbers in a list of phases make it no number
     return {annotation}.union(*(_kinds(inner) for inner in get_args(annotation))) if annotation else set()
 
 

@@ -85,6 +85,7 @@ def fit_spec(
         keep_model=keep_model,
         measure_latency=measure_latency,
         prefix_root=str(home / "prefix"),
+        multi_label=prepared.dataset.is_multi,
         **values,
     )
 

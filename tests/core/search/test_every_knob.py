@@ -37,6 +37,9 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "max_grad_norm": (0.1, 10.0),
     "dropout": (None, 0.5),
     "attention_dropout": (0.0, 0.5),
+    "loss": ("cross_entropy", "focal"),
+    "focal_gamma": (1.0, 2.0),
+    "tau": (0.5, 1.0),
     "class_weights": ("none", "balanced"),
     "label_smoothing": (0.0, 0.2),
     "tokenization.max_length": (12, 24),
@@ -45,6 +48,7 @@ KNOBS: dict[str, tuple[Any, Any]] = {
 }
 MORE = [
     ("class_weights", ("balanced", "sqrt")),
+    ("loss", ("cross_entropy", "logit_adjusted")),
     ("tokenization.truncation", ("head", "head+tail")),
     ("unfreezing", ("none", "fast")),
     ("unfreezing", ("none", "head_first")),
@@ -55,6 +59,8 @@ MORE = [
 BESIDE: dict[str, dict[str, Any]] = {  # without which the knob is not read
     "cut_fraction": {"schedule": "slanted_triangular"},
     "ratio": {"schedule": "slanted_triangular"},
+    "focal_gamma": {"loss": "focal"},
+    "tau": {"loss": "logit_adjusted"},
 }
 WORDS = {"sport": ["goal", "match", "team"], "tech": ["chip", "phone", "software"]}
 

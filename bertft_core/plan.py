@@ -11,8 +11,8 @@ from bertft_core import recipe
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import MlflowConfig
-from bertft_core.model.layers import layer_rates
-from bertft_core.model.pretrained import layer_count
+from bertft_core.model.layers import layer_rates, layer_table
+from bertft_core.model.structures import describe, meta_classifier
 from bertft_core.presets import PRESETS
 from bertft_core.state import mask_uri
 
@@ -26,7 +26,8 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
-    schedule = UnfreezeSchedule.of(training.unfreezing, layer_count(Path(prepared.pretrained)), training.epochs)
+    encoder = meta_classifier(Path(prepared.pretrained))
+    schedule = UnfreezeSchedule.of(training.unfreezing, len(layer_table(encoder).layers), training.epochs)
     peaks = layer_rates(
         schedule.n_layers, training.lr, training.alpha, embedding_rate=training.embedding_rate,
         head_multiplier=training.head_multiplier,
@@ -40,6 +41,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
             {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
         ],
         "preset": _preset(config),
+        "encoder": describe(encoder),
         "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": _rates(config),
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),

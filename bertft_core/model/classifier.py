@@ -10,33 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from bertft_core.data.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.model.layers import LayerMap
 
-# config names of hidden and attention-probability dropout in the BERT family, DistilBERT and ModernBERT
+# config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT
 _DROPOUT = (
-    "hidden_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "seq_classif_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
+    "hidden_dropout_prob", "classifier_dropout", "classifier_dropout_prob", "dropout", "seq_classif_dropout",
+    "embedding_dropout", "mlp_dropout", "pooler_dropout", "cls_dropout",
+)  # fmt: skip
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spm.model",
-    "sentencepiece.bpe.model",
-)
 
 
 def load_classifier(
@@ -177,17 +163,12 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -
 def _copy_tokenizer(source: Path | str, target: Path) -> None:
     root = Path(source)
     if (root / "tokenizer.json").is_file():
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (root / name).is_file():
                 shutil.copyfile(root / name, target / name)
         return
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=root.is_dir())
-    except (OSError, ValueError) as fault:
-        raise ModelError(f"{source} holds no tokenizer ({fault})") from fault
-    tokenizer.save_pretrained(target)
+    load_tokenizer(root)
+    AutoTokenizer.from_pretrained(str(root), local_files_only=True).save_pretrained(target)
 
 
 class _quiet:

@@ -1,4 +1,4 @@
-"""Where the pretrained encoder lies: a package, a local folder, or the Hugging Face hub. Needs no torch."""
+"""Where the pretrained encoder lies: a package, a local folder, or the Hugging Face hub. Loads no torch by itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from bertft_core.config import RunConfig
 from bertft_core.data.sources import resolve_package
 from bertft_core.errors import ConfigError, ModelError
+from bertft_core.model.structures import find_adaptor, find_layers, meta_classifier, weight_groups
 from bertft_core.state import read_json
 
 
@@ -35,21 +36,27 @@ def resolve_pretrained(config: RunConfig) -> Path:
 
 
 def layer_count(pretrained: Path) -> int:
-    """Layers of an encoder, from its config.json. Raises ModelError when it does not say."""
-    return _number(pretrained, ("num_hidden_layers", "n_layers"))
+    """Layers of an encoder with weights of their own (ALBERT: groups of weights): what a depth counts.
+
+    From its config.json, without torch; from the module tree where an adaptor is installed for it. Raises ModelError
+    when neither says.
+    """
+    config = read_json(pretrained / "config.json")
+    count = weight_groups(config)
+    if find_adaptor(str(config.get("model_type") or "")) is not None:
+        count = len(find_layers(meta_classifier(pretrained)))
+    if count is None:
+        raise ModelError(f"{pretrained / 'config.json'}: no num_hidden_layers; wanted a BERT-like encoder")
+    return count
 
 
 def hidden_size(pretrained: Path) -> int:
     """Numbers of an encoder's hidden state, from its config.json. Raises ModelError when it does not say."""
-    return _number(pretrained, ("hidden_size", "dim"))
-
-
-def _number(pretrained: Path, keys: tuple[str, ...]) -> int:
     config = read_json(pretrained / "config.json")
-    for key in keys:
+    for key in ("hidden_size", "dim"):
         if isinstance(config.get(key), int):
             return int(config[key])
-    raise ModelError(f"{pretrained / 'config.json'}: no {keys[0]}; wanted a BERT-like encoder")
+    raise ModelError(f"{pretrained / 'config.json'}: no hidden_size; wanted a BERT-like encoder")
 
 
 def _from_hub(name: str) -> Path:

@@ -136,7 +136,7 @@ def table4() -> list[Arm]:
         arms.append(Arm(
             table="table4", name=f"lr {short(lr)}, alpha 0.95, paper_code", against=f"lr {short(lr)}, alpha 0.95",
             values={"lr": lr, "alpha": 0.95, "embedding_rate": "paper_code"},
-            technique=f"Embeddings at the full rate (`paper_code`) instead of below layer 0, alpha 0.95, lr {short(lr)}",
+            technique=f"Embeddings at lr {short(lr)} itself (`paper_code`) instead of below layer 0, alpha 0.95",
         ))  # fmt: skip
     return arms
 

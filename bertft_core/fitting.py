@@ -86,6 +86,7 @@ def fit_spec(
         measure_latency=measure_latency,
         prefix_root=str(home / "prefix"),
         features=features_of(config, Path(prepared.pretrained)),
+        multi_label=prepared.dataset.is_multi,
         **values,
     )
 

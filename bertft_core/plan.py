@@ -11,8 +11,9 @@ from bertft_core import recipe
 from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared, schedule_of
 from bertft_core.mlflow_config import MlflowConfig
-from bertft_core.model.layers import layer_rates
+from bertft_core.model.layers import layer_rates, layer_table
 from bertft_core.model.pretrained import features_of, layer_count
+from bertft_core.model.structures import describe, meta_classifier
 from bertft_core.presets import PRESETS
 from bertft_core.state import mask_uri
 
@@ -26,6 +27,8 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
+    encoder = meta_classifier(Path(prepared.pretrained))
+    layer_table(encoder)  # a structure that is not known ends here
     schedule = schedule_of(config, Path(prepared.pretrained))
     peaks = layer_rates(
         schedule.n_layers, training.lr, training.alpha, embedding_rate=training.embedding_rate,
@@ -41,6 +44,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         ],
         "preset": _preset(config),
         "features": _features(config, prepared),
+        "encoder": describe(encoder),
         "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": _rates(config),
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),

@@ -25,7 +25,7 @@ from bertft_core.search.slots import Slot, StudyPlan, slot_seed, study_name
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
 from bertft_core.state import hash_json
-from bertft_core.training.spec import FitSpec, MachineSettings
+from bertft_core.training.spec import FitSpec, MachineSettings, micro_batch_line
 
 if TYPE_CHECKING:
     from bertft_core.training.client import Trainer
@@ -231,6 +231,7 @@ class _Follower:
     depth: int | None = None
     seconds: float = 0.0
     is_told: bool = False
+    micro_batch: int | None = None
     began: float = field(default_factory=time.monotonic)
 
     def __call__(self, fraction: float, facts: dict[str, Any]) -> None:
@@ -243,6 +244,9 @@ class _Follower:
         if "prefix_reason" in facts and not self.is_told:  # progress is repeated while nothing new happens
             self.is_told = True
             _LOGGER.warning("trial %d: the prefix cache is not filled: %s", self.slot, facts["prefix_reason"])
+        if facts.get("micro_batch", self.micro_batch) != self.micro_batch:
+            self.micro_batch = facts["micro_batch"]
+            _LOGGER.warning("trial %d: %s", self.slot, micro_batch_line(facts))
         self._keep_time()
         where = {"fraction": fraction, "step": self.step, "first_step": self.first_step, "seconds": self.seconds}
         self.study.renew(self.slot, is_forced=is_new, worker=self.trainer.pid, **where)

@@ -51,8 +51,9 @@ def build_model_folder(
         classes=tuple(prepared.dataset.classes),
         text=config.data.text,
         text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
-        label=config.data.label,
+        label=config.data.label if isinstance(config.data.label, str) else tuple(config.data.label),
         policy=policy,
+        multi_label=prepared.dataset.is_multi,
     )
     return build_artifact(model_dir, folder, card)
 

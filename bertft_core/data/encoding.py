@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,10 @@ HEAD_REFERENCE, BUDGET_REFERENCE = (
     128,
     510,
 )  # head+tail keeps 128 of 510 tokens (Sun et al. 2019, section 5.3.1)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 _CHARS_AT_ONCE = 1_000_000  # of text in one call: an Encoding costs about 150 bytes per token
 
 
@@ -183,7 +188,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     file = Path(folder) / "tokenizer.json"
-    tokenizer: Tokenizer = _read_tokenizer(Backend, file) if file.is_file() else _slow_tokenizer(folder)
+    tokenizer: Tokenizer = _read_tokenizer(Backend, file) if file.is_file() else _converted(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -196,14 +201,29 @@ def _read_tokenizer(kind: Any, file: Path) -> Any:
         raise ModelError(f"{file}: not readable as a tokenizer: {str(fault)[:200]}") from None
 
 
-def _slow_tokenizer(folder: Path | str) -> Any:
+def _converted(folder: Path | str) -> Any:
+    """Of a folder without tokenizer.json: transformers converts vocab.txt, vocab.json or a sentencepiece model."""
     from transformers import AutoTokenizer
 
+    found = [name for name in TOKENIZER_FILES if (Path(folder) / name).is_file()]
+    if not set(found) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}:
+        raise ModelError(
+            f"{folder}: no tokenizer (wanted tokenizer.json, vocab.txt, vocab.json with merges.txt, or a sentencepiece "
+            f"model; found {', '.join(found) or 'none of them'}): copy the encoder's tokenizer files into it"
+        )
+    pieces = next((name for name in found if name.endswith(".model")), None)
+    if pieces and find_spec("sentencepiece") is None:
+        raise ModelError(
+            f"{folder}: {pieces} can be read only with the package sentencepiece, which is missing: `pip install "
+            "sentencepiece`, or put the encoder's tokenizer.json beside it"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
-    except Exception as fault:  # transformers raises unrelated types for an incomplete folder
+    except Exception as fault:  # transformers raises unrelated types for what it cannot convert
+        reason = " ".join(str(fault).split())[:200]
         raise ModelError(
-            f"{folder}: no usable tokenizer (wanted tokenizer.json or vocab.txt): {type(fault).__name__}"
+            f"{folder}: no tokenizer.json, and none could be made of {', '.join(found)} ({type(fault).__name__}: "
+            f"{reason}): put the encoder's tokenizer.json beside them"
         ) from None
 
 

@@ -15,18 +15,25 @@ import pyarrow as pa
 
 from bertft_core.config import TokenizationConfig
 from bertft_core.data.dataset import DatasetSplits
-from bertft_core.data.encoding import Cutting, SpecialLayout, chunk_counts, encode_rows, load_tokenizer
+from bertft_core.data.encoding import (
+    TOKENIZER_FILES,
+    Cutting,
+    SpecialLayout,
+    chunk_counts,
+    encode_rows,
+    load_tokenizer,
+)
 from bertft_core.data.known_tokens import KEY_BYTES, MANNER, Keys, KnownRows, known_rows, row_keys
 from bertft_core.data.splits import SPLITS
 from bertft_core.errors import ArtifactError, ConfigError, ModelError
 from bertft_core.state import hash_file, hash_json, is_complete, read_json, staged_folder, write_json
 
 TOKENS_VERSION = 2
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
-    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "config.json",
+# model_type of encoders whose positions begin above pad_token_id: config.json alone does not say it
+_OFFSET_POSITIONS = (
+    "roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "xmod", "ibert",
+    "mpnet", "longformer",
 )  # fmt: skip
-_OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "mpnet", "longformer", "xlm-roberta-xl")
 _PERCENTILES = (50, 90, 95, 99)
 _CHUNK = b"bertft-chunk"  # in the metadata of a split: ids of a whole chunk, where its rows are chunks
 
@@ -122,7 +129,8 @@ def longest_input(pretrained: Path) -> int | None:
     if not isinstance(limit, int) or limit <= 0:
         return None
     if config.get("model_type") in _OFFSET_POSITIONS:
-        limit -= int(config.get("pad_token_id") or 1) + 1
+        pad = config.get("pad_token_id")
+        limit -= (pad if isinstance(pad, int) else 1) + 1
     return limit
 
 
@@ -161,7 +169,7 @@ def tokenize_splits(
     Raises ConfigError when max_length exceeds the encoder's positions, ModelError without a tokenizer.
     """
     check_max_length(pretrained, config.max_length)
-    files = {n: hash_file(pretrained / n) for n in _TOKENIZER_FILES if (pretrained / n).is_file()}
+    files = {n: hash_file(pretrained / n) for n in (*TOKENIZER_FILES, "config.json") if (pretrained / n).is_file()}
     manner = hash_json([TOKENS_VERSION, version("tokenizers"), files, config.cut()])[:32]
     key = hash_json([manner, dataset.fingerprint])[:32]
     folder = Path(root).resolve() / key
@@ -261,14 +269,14 @@ def _tokenize_split(
             starts.append(first)
             uncut.append(lengths)
             labels.append(batch["label"].to_numpy())
-            if dataset.is_soft:
+            if dataset.is_dense:
                 weights.append(batch["weights"].values.to_numpy())
             done += batch.num_rows
             if on_progress is not None:
                 on_progress(f"{split} rows tokenised", done)
     lengths_all = _joined(uncut, np.int32)
     columns = {"pair_start": _joined(starts, np.int32), "label": _joined(labels, np.int32), "uncut": lengths_all}
-    soft = _joined(weights, np.float32) if dataset.is_soft else None
+    soft = _joined(weights, np.float32) if dataset.is_dense else None
     cutting = encoder.cutting
     facts = {MANNER: manner.encode()}
     if cutting.truncation == "chunks":

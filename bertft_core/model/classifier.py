@@ -10,36 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from bertft_core.data.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.model.feature_files import read_plan, read_weights, write_head
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.features import Classifier, FeatureClassifier
 from bertft_core.model.layers import LayerMap
 
-# config names of hidden and attention-probability dropout in the BERT family, DistilBERT and ModernBERT
+# config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT
 _DROPOUT = (
-    "hidden_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "seq_classif_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
+    "hidden_dropout_prob", "classifier_dropout", "classifier_dropout_prob", "dropout", "seq_classif_dropout",
+    "embedding_dropout", "mlp_dropout", "pooler_dropout", "cls_dropout",
+)  # fmt: skip
+MULTI_LABEL = "multi_label_classification"  # what transformers calls it in config.json
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spm.model",
-    "sentencepiece.bpe.model",
-)
 
 
 def load_classifier(
@@ -48,11 +35,13 @@ def load_classifier(
     seed: int,
     dropout: float | None = None,
     attention_dropout: float = 0.0,
+    multi_label: bool = False,
     plan: FeaturePlan | None = None,
 ) -> Classifier:
     """Load an encoder (float32, safetensors) under a fresh head for ``classes``, initialised by ``seed``.
 
-    A folder is read without the network. ``dropout`` None keeps the encoder's own. The caller's random state
+    A folder is read without the network. ``dropout`` None keeps the encoder's own. ``multi_label``: the head's outputs
+    are logits of independent classes. The caller's random state
     is left as it was. The model is returned in eval mode.
 
     Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on
@@ -64,6 +53,7 @@ def load_classifier(
         try:
             config = AutoConfig.from_pretrained(str(pretrained), local_files_only=is_folder)
             _set_labels(config, classes)
+            config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
             _set_dropout(config, dropout, attention_dropout)
             _set_layers(config, plan.depth_used if plan else None)
             model = AutoModelForSequenceClassification.from_pretrained(
@@ -190,7 +180,6 @@ def _set_labels(config: Any, classes: Sequence[str]) -> None:
     config.num_labels = len(classes)
     config.id2label = {i: str(name) for i, name in enumerate(classes)}
     config.label2id = {str(name): i for i, name in enumerate(classes)}
-    config.problem_type = "single_label_classification"
 
 
 def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -> None:
@@ -216,17 +205,12 @@ def _set_layers(config: Any, count: int | None) -> None:
 def _copy_tokenizer(source: Path | str, target: Path) -> None:
     root = Path(source)
     if (root / "tokenizer.json").is_file():
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (root / name).is_file():
                 shutil.copyfile(root / name, target / name)
         return
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=root.is_dir())
-    except (OSError, ValueError) as fault:
-        raise ModelError(f"{source} holds no tokenizer ({fault})") from fault
-    tokenizer.save_pretrained(target)
+    load_tokenizer(root)
+    AutoTokenizer.from_pretrained(str(root), local_files_only=True).save_pretrained(target)
 
 
 class _quiet:

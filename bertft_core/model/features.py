@@ -19,7 +19,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from bertft_core.errors import ModelError
 from bertft_core.model.encoder_pass import TRICKS, Batch, EncoderPass, PostNormLayer, logits_of, mask_bias
 from bertft_core.model.feature_plan import FeaturePlan
-from bertft_core.model.layers import layer_table
+from bertft_core.model.layers import LayerMap, layer_table
+from bertft_core.model.structures import find_layers, meta_twin
 
 _AGREEMENT = 1e-4  # largest difference of a number from the stock modules', in float32
 _ANSWERED = 4_096  # units, padding included, that `answer_all` answers from at a time
@@ -75,6 +76,11 @@ class FeatureClassifier(nn.Module):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.backbone.device
+
+    @property
+    def base_model_prefix(self) -> str:
+        """Name of the bare encoder among the modules, as transformers' classifiers have it."""
+        return f"backbone.{self.backbone.base_model_prefix}" if self.plan.pooling == "cls" else "backbone"
 
     @property
     def base_model(self) -> Any:
@@ -186,8 +192,8 @@ class FeatureClassifier(nn.Module):
     def _find_passes(self) -> EncoderPass | None:
         """The encoder in pieces, None where its features of a small batch are not those of the stock modules."""
         try:
-            names = layer_table(self).layer_modules
-            layers = tuple(PostNormLayer.of(self.get_submodule(name), self.config) for name in names)
+            names = find_layers(self)
+            layers = tuple(PostNormLayer.of(self.get_submodule(name), self.config) for (name,) in names)
             model: Any = self
             self.passes = EncoderPass(
                 model=model, layers=layers, head=self.answer_first, width=int(self.config.hidden_size)
@@ -196,7 +202,7 @@ class FeatureClassifier(nn.Module):
             with torch.inference_mode():
                 difference = (self.vectors(batch) - self._stock_vectors(batch)).abs().max().item()
             return self.passes if difference < _AGREEMENT else None
-        except (AttributeError, ModelError, RuntimeError, TypeError):
+        except (AttributeError, ModelError, RuntimeError, TypeError, ValueError):
             return None
 
     def answer_first(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -205,6 +211,25 @@ class FeatureClassifier(nn.Module):
 
 
 Classifier = PreTrainedModel | FeatureClassifier
+
+
+def level_map(model: Classifier) -> LayerMap:
+    """`layers.layer_table`, also of a classifier on features: layers and embeddings are those of the stock classifier.
+
+    What that has above the layers, and what is ours, is head. Raises ModelError as `layer_table`.
+    """
+    if not isinstance(model, FeatureClassifier):
+        return layer_table(model)
+    is_whole = model.plan.pooling == "cls"
+    stock = model.backbone if is_whole else meta_twin(model.config)
+    inside, table = "" if is_whole else f"{stock.base_model_prefix}.", layer_table(stock)
+
+    def ours(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"backbone.{name.removeprefix(inside)}" for name in names)
+
+    below = {*ours(table.embeddings), *(name for layer in table.layers for name in ours(layer))}
+    head = tuple(name for name, _ in model.named_parameters() if name not in below)
+    return LayerMap(embeddings=ours(table.embeddings), layers=tuple(map(ours, table.layers)), head=head)
 
 
 def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Where the pretrained encoder lies: a package, a local folder, or the Hugging Face hub. Needs no torch."""
+"""Where the pretrained encoder lies: a package, a local folder, or the Hugging Face hub. Loads no torch by itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bertft_core.config import RunConfig
 from bertft_core.data.sources import resolve_package
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.model.feature_plan import FeaturePlan, feature_plan
+from bertft_core.model.structures import find_adaptor, find_layers, meta_classifier, weight_groups
 from bertft_core.state import read_json
 
 
@@ -40,7 +41,19 @@ def features_of(config: RunConfig, pretrained: Path) -> FeaturePlan | None:
 
     Raises ConfigError for layers that the encoder does not have, ModelError when it does not say how many it has.
     """
-    return feature_plan(config.model, config.tokenization, layer_count(pretrained))
+    count = layer_count(pretrained)
+    if config.model.pooling == "layers" and _runs(pretrained) != count:
+        raise ConfigError(
+            f"model.pooling: layers wants an encoder whose layers are num_hidden_layers of their own, but {pretrained} "
+            f"has {count} for {_runs(pretrained)} runs: use cls or mean"
+        )
+    return feature_plan(config.model, config.tokenization, count)
+
+
+def _runs(pretrained: Path) -> int | None:
+    """How often the hidden states go through a layer, by config.json; None where it does not say."""
+    config = read_json(pretrained / "config.json")
+    return weight_groups({key: value for key, value in config.items() if key != "num_hidden_groups"})
 
 
 def layers_computed(config: RunConfig, pretrained: Path) -> int:
@@ -50,21 +63,27 @@ def layers_computed(config: RunConfig, pretrained: Path) -> int:
 
 
 def layer_count(pretrained: Path) -> int:
-    """Layers of an encoder, from its config.json. Raises ModelError when it does not say."""
-    return _number(pretrained, ("num_hidden_layers", "n_layers"))
+    """Layers of an encoder with weights of their own (ALBERT: groups of weights): what a depth counts.
+
+    From its config.json, without torch; from the module tree where an adaptor is installed for it. Raises ModelError
+    when neither says.
+    """
+    config = read_json(pretrained / "config.json")
+    count = weight_groups(config)
+    if find_adaptor(str(config.get("model_type") or "")) is not None:
+        count = len(find_layers(meta_classifier(pretrained)))
+    if count is None:
+        raise ModelError(f"{pretrained / 'config.json'}: no num_hidden_layers; wanted a BERT-like encoder")
+    return count
 
 
 def hidden_size(pretrained: Path) -> int:
     """Numbers of an encoder's hidden state, from its config.json. Raises ModelError when it does not say."""
-    return _number(pretrained, ("hidden_size", "dim"))
-
-
-def _number(pretrained: Path, keys: tuple[str, ...]) -> int:
     config = read_json(pretrained / "config.json")
-    for key in keys:
+    for key in ("hidden_size", "dim"):
         if isinstance(config.get(key), int):
             return int(config[key])
-    raise ModelError(f"{pretrained / 'config.json'}: no {keys[0]}; wanted a BERT-like encoder")
+    raise ModelError(f"{pretrained / 'config.json'}: no hidden_size; wanted a BERT-like encoder")
 
 
 def _from_hub(name: str) -> Path:

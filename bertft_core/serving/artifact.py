@@ -27,8 +27,10 @@ class ArtifactCard:
 
     max_length: tokens per row or chunk, special tokens included. truncation: head, tail, head+tail or chunks.
     chunk_overlap, max_chunks: of chunks (`data.encoding.Cutting`).
-    classes: names in the order of the head's outputs. text, text_pair, label: the training columns.
-    policy: how probabilities become an answer, fitted on validation.
+    classes: names in the order of the head's outputs. text, text_pair, label: the training columns (label: all of
+    them, where each class had its own).
+    policy: how probabilities become an answer, fitted on validation. multi_label: a row's answer is a set, every
+    class decided by its own probability.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
     """
@@ -38,9 +40,10 @@ class ArtifactCard:
     classes: tuple[str, ...]
     text: str = "text"
     text_pair: str | None = None
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
     policy: DecisionPolicy = field(default_factory=DecisionPolicy)
     token_budget: int = TOKEN_BUDGET
+    multi_label: bool = False
     version: str = __version__
     format: int = CARD_FORMAT
     chunk_overlap: int = 0
@@ -106,6 +109,8 @@ def read_card(folder: Path | str) -> ArtifactCard:
         found = read_json(path)
         known = {f.name for f in fields(ArtifactCard)}
         values = {k: v for k, v in found.items() if k in known}
+        label = values.get("label", "label")
+        values["label"] = label if isinstance(label, str) else tuple(label)
         fixed = {"classes": tuple(found["classes"]), "policy": DecisionPolicy.from_json(found["policy"])}
         return ArtifactCard(**{**values, **fixed})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:

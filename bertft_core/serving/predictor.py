@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.errors import ArtifactError, InputError, ModelError
+from bertft_core.policy import SET_THRESHOLD, set_text
 from bertft_core.serving.artifact import ArtifactCard, read_card
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Predictor:
         """label, confidence, abstain, probability_<class> of each row of a frame, `{"text": [...]}` or list of dicts.
 
         The artefact's policy is applied: probabilities after its temperature, label by its thresholds or costs,
-        confidence = the label's probability, abstain = leave this row to a person.
+        confidence = the label's probability, abstain = leave this row to a person. Of a multi-label model label is the
+        JSON list of the classes of probability 1/2 or more, confidence the product of its decisions' probabilities.
 
         Columns are `text` and `text_pair`, else the training columns; the arguments override both. The index
         of a frame is kept, and named where a text is missing. Raises InputError when a column or a text is missing.
@@ -112,15 +114,29 @@ class Predictor:
         elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
             raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
         self._require_texts(texts, pairs, frame.index, (name, pair_name))
-        decided = self.card.policy.apply(self._probabilities(texts, pairs, batch_size))
+        raw = self._probabilities(texts, pairs, batch_size)
+        table, columns = self._sets(raw) if self.card.multi_label else self._best(raw)
+        columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
+        return pd.DataFrame(columns, index=frame.index)
+
+    def _best(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Probabilities [n, C] by the policy, and the columns beside them."""
+        decided = self.card.policy.apply(raw)
         best, table = decided.predicted, decided.probabilities
-        columns: dict[str, Any] = {
+        return table, {
             "label": [self.classes[i] for i in best],
             "confidence": table[np.arange(len(best)), best],
             "abstain": decided.abstain,
         }
-        columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
-        return pd.DataFrame(columns, index=frame.index)
+
+    def _sets(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        table = raw.astype(np.float64)
+        chosen = table >= SET_THRESHOLD
+        return table, {
+            "label": [set_text(row, self.classes) for row in chosen],
+            "confidence": np.maximum(table, 1 - table).prod(axis=1),
+            "abstain": ~np.isfinite(table).all(axis=1),
+        }
 
     def _column(self, frame: pd.DataFrame, given: str | None, standard: str, trained: str) -> str:
         candidates = (given,) if given is not None else (standard, trained)
@@ -186,9 +202,9 @@ class Predictor:
                 for k in range(n)
             ]
             pair_starts = [len(chunk) for chunk in ids]
-        found = self._through(ids, pair_starts, batch_size)
-        logits = self._features.answer_all(found, counts) if self._features else found
-        return torch.softmax(torch.from_numpy(logits), dim=-1).numpy()
+        read = self._through(ids, pair_starts, batch_size)
+        logits = torch.from_numpy(self._features.answer_all(read, counts) if self._features else read)
+        return (torch.sigmoid(logits) if card.multi_label else torch.softmax(logits, dim=-1)).numpy()
 
     def _through(
         self, ids: Sequence[np.ndarray], pair_starts: Sequence[int], batch_size: int | None

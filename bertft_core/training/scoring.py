@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from bertft_core.errors import ConfigError
-from bertft_core.model.classifier import load_encoder, load_saved
+from bertft_core.model.classifier import MULTI_LABEL, load_encoder, load_saved
 from bertft_core.model.encoder_pass import batch_tensors
 from bertft_core.model.features import Classifier, masked_mean
 from bertft_core.training.batching import pad_batch, sample_rows, unit_rows
@@ -70,6 +70,8 @@ def score(
 ) -> NDArray[np.float32]:
     """Probabilities [n, C] float32 of a saved classifier on one split, in the split's order.
 
+    Rows sum to 1; of a multi-label classifier each number stands for itself.
+
     Raises: ModelError if ``model_dir`` is no trained classifier; ConfigError if the device is missing.
     """
     from bertft_core.data.tokenization import open_split
@@ -79,6 +81,8 @@ def score(
         model = load_saved(model_dir)
         model.to(target)  # type: ignore[arg-type]
         logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat).astype(np.float64)
+    if model.config.problem_type == MULTI_LABEL:
+        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities

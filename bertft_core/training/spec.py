@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from bertft_core.errors import ConfigError
-from bertft_core.fit_config import Phases, read_unfreezing
+from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing, target_faults
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, layer_rates
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
-Metric = Literal["macro_f1", "accuracy", "log_loss"]
+Metric = Literal["macro_f1", "micro_f1", "accuracy", "log_loss"]
 PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
-METRICS = ("macro_f1", "accuracy", "log_loss")
+METRICS = get_args(Metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,9 @@ class FitSpec:
     ``rows`` trains on that many rows (stratified, by content hash); ``keep_model`` leaves output/model.
     ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
     at the end. ``prefix_cache`` off, or the number type in which hidden states below the trained layers are kept
-    in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). ``features``:
-    what the head reads, None for the stock head on texts in one piece. Raises ConfigError on
-    impossible values.
+    in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on
+    impossible values. ``multi_label``: a row may have any number of the classes. ``features``: what the head reads,
+    None for the stock head on texts in one piece.
     """
 
     pretrained: str
@@ -52,8 +53,12 @@ class FitSpec:
     max_grad_norm: float = 1.0
     dropout: float | None = None
     attention_dropout: float = 0.0
-    class_weights: str = "none"
+    loss: str = "cross_entropy"
+    focal_gamma: float = 2.0
+    tau: float = 1.0
+    class_weights: str | dict[str, float] = "none"
     label_smoothing: float = 0.0
+    patience: int | None = None
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -66,11 +71,12 @@ class FitSpec:
     prefix_root: str = ""
     prefix_cache_gb: float = 20.0
     features: FeaturePlan | None = None
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         choices = (
             ("training.prefix_cache", self.prefix_cache, ("off", *PREFIX_BYTES)),
-            ("training.class_weights", self.class_weights, ("none", "balanced", "sqrt")),
+            ("training.loss", self.loss, get_args(Loss)),
             ("training.precision", self.precision, ("float32", "bfloat16")),
             ("training.device", self.device, ("cpu", "cuda")),
             ("evaluation.metric", self.metric, METRICS),
@@ -81,15 +87,30 @@ class FitSpec:
         for key, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
             if not isinstance(value, int) or value < 1:
                 faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
+        faults += self._loss_faults()
         faults += self._rate_faults()
-        if not 0 <= self.label_smoothing < 1:
-            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         if not self.max_grad_norm > 0:
             faults.append(f"training.max_grad_norm must be above 0, was {self.max_grad_norm}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             faults.append(f"two or more different classes are needed, found {self.classes}")
         if faults:
             raise ConfigError("; ".join(faults))
+
+    def _loss_faults(self) -> list[str]:
+        weights = self.class_weights
+        faults = target_faults(self.loss, weights, self.metric, self.multi_label)
+        if not 0 <= self.label_smoothing < 1:
+            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
+        for key in ("focal_gamma", "tau"):
+            if not 0 < getattr(self, key) < math.inf:
+                faults.append(f"training.{key} must be above 0, was {getattr(self, key)}")
+        if isinstance(weights, str) and weights not in WEIGHTINGS:
+            faults.append(f"training.class_weights must be one of {WEIGHTINGS} or by class, was {weights!r}")
+        elif not isinstance(weights, str):
+            faults += class_weight_faults(weights, self.classes)
+        if self.patience is not None and self.patience < 1:
+            faults.append(f"training.patience must be 1 or more, was {self.patience}")
+        return faults
 
     def _rate_faults(self) -> list[str]:
         """Faults of unfreezing, curve and rates; phases that came as lists (from JSON) become tuples."""
@@ -181,7 +202,10 @@ class MachineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """One epoch (counted from 1): scores on the whole validation split after ``step`` updates."""
+    """One epoch (counted from 1): scores on the whole validation split after ``step`` updates.
+
+    ``micro_batch``: rows that went through the model at a time as it ended, where memory did not hold a whole batch.
+    """
 
     epoch: int
     step: int
@@ -191,10 +215,12 @@ class EpochResult:
     macro_f1: float
     depth: int
     seconds: float
+    micro_batch: int | None = None
+    micro_f1: float | None = None
 
     def score(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.validation_loss}[metric]
+        return -self.validation_loss if metric == "log_loss" else float(getattr(self, metric))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,3 +264,9 @@ class TrainingResult:
         known["history"] = tuple(EpochResult(**h) for h in value["history"])
         known["rungs"] = tuple((float(a), float(b)) for a, b in value["rungs"])
         return cls(**known)
+
+
+def micro_batch_line(facts: Mapping[str, Any]) -> str:
+    """What a fit's progress says about memory, for people. ``facts``: micro_batch and batch, rows."""
+    rows, whole = facts["micro_batch"], facts["batch"]
+    return f"memory does not hold {whole} rows together: {rows} at a time, gradients are summed over the same batch"

@@ -123,6 +123,27 @@ def test_key_of_another_schedule_is_refused(tmp_path: Path, key: str, value: flo
     parse_config({**GOOD, "training": {key: value, "schedule": "slanted_triangular"}}, tmp_path)
 
 
+@pytest.mark.parametrize(("key", "loss"), [("focal_gamma", "focal"), ("tau", "logit_adjusted")])
+def test_key_of_another_loss_is_refused(tmp_path: Path, key: str, loss: str) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{key}: has no effect under training\.loss cross_entropy"):
+        parse_config({**GOOD, "training": {key: 0.5}}, tmp_path)
+    parse_config({**GOOD, "training": {key: 0.5, "loss": loss}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [("heavy", "must be one of none, balanced, sqrt, or weights by class"), ({"a": 0}, "greater than 0"), ({}, "must")],
+)
+def test_impossible_class_weights_are_named(tmp_path: Path, value: object, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.class_weights.*{wanted}"):
+        parse_config({**GOOD, "training": {"class_weights": value}}, tmp_path)
+
+
+def test_class_weights_by_class_take_numbers_as_names(tmp_path: Path) -> None:
+    found = parse_config({**GOOD, "training": {"class_weights": {1: 2, "b": 0.5}}}, tmp_path)
+    assert found.training.class_weights == {"1": 2.0, "b": 0.5}
+
+
 def test_key_of_a_schedule_that_is_searched_is_accepted(tmp_path: Path) -> None:
     search = {"space": {"schedule": ["linear", "slanted_triangular"]}}
     found = parse_config({**GOOD, "training": {"ratio": 16}, "search": search}, tmp_path)

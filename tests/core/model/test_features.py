@@ -12,11 +12,13 @@ import torch
 from scipy.special import erf
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from bertft_core.config import parse_config
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.model.classifier import load_classifier, load_saved, save_classifier, weights_digest
 from bertft_core.model.feature_plan import FeaturePlan, resolve_layers
-from bertft_core.model.features import FeatureClassifier
-from bertft_core.model.layers import layer_table
+from bertft_core.model.features import FeatureClassifier, level_map
+from bertft_core.model.layers import set_depth
+from bertft_core.model.pretrained import features_of
 from bertft_core.testing import tiny_encoder
 from bertft_core.training.scoring import runtime
 
@@ -152,8 +154,22 @@ def test_a_text_of_one_chunk_has_the_stock_heads_logits(encoder: Path, how: str)
 
 def test_layers_above_the_highest_used_are_not_there(encoder: Path) -> None:
     model = load_classifier(encoder, CLASSES, 3, plan=PLANS["lower"])
-    assert len(layer_table(model).layers) == 1 and model.config.num_hidden_layers == 1
+    assert len(level_map(model).layers) == 1 and model.config.num_hidden_layers == 1
     assert not [name for name, _ in model.named_parameters() if "layer.1." in name or "pooler" in name]
+
+
+@pytest.mark.parametrize("plan", [PLANS["mean"], FeaturePlan(chunk_pooling="attention")], ids=str)
+def test_the_head_drops_out_while_layers_are_frozen(encoder: Path, plan: FeaturePlan) -> None:
+    model = load_classifier(encoder, CLASSES, 3, plan=plan)
+    layers = level_map(model)
+    assert sorted(n for _, names in layers.by_level() for n in names) == sorted(n for n, _ in model.named_parameters())
+    set_depth(model, layers, 1)
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trains == {*layers.head, *layers.layers[1]}
+    head = model.dropout if plan.pooling == "mean" else model.backbone.dropout
+    frozen, thawed = model.base_model.encoder.layer
+    assert head.training and thawed.output.dropout.training and not frozen.output.dropout.training
+    assert not model.base_model.embeddings.dropout.training
 
 
 def test_equal_seeds_give_equal_heads(encoder: Path) -> None:
@@ -205,6 +221,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "intermediate_size": 32, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0,
         "pooler_hidden_size": 16,
     },
+    "albert": {"intermediate_size": 32, "embedding_size": 8},
     "modernbert": {"intermediate_size": 32, "pad_token_id": 0},
 }  # fmt: skip
 
@@ -240,11 +257,13 @@ def test_features_over_the_families(family: Callable[[str], Path], name: str) ->
         stock = load_classifier(family(name), CLASSES, 3)(**inputs).logits
     rows = [output.last_hidden_state[i, : n.item()].mean(0).numpy() for i, n in enumerate(MASK.sum(1))]
     np.testing.assert_allclose(mean, np.stack(rows), atol=1e-5)
+    np.testing.assert_allclose(logits, stock, atol=1e-5)
+    if name == "albert":  # one layer of weights, run three times: refused where a configuration asks for layers
+        return
     if name != "modernbert":  # whose top layer, here layer 1, is followed by a norm of its own
         wanted = torch.cat([output.hidden_states[2][:, 0], output.hidden_states[1][:, 0]], dim=-1)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert len(layer_table(low).layers) == 2
-    np.testing.assert_allclose(logits, stock, atol=1e-5)
+    assert len(level_map(low).layers) == 2
 
 
 def test_a_cut_modernbert_comes_back(family: Callable[[str], Path], tmp_path: Path) -> None:
@@ -260,6 +279,14 @@ def test_a_cut_modernbert_comes_back(family: Callable[[str], Path], tmp_path: Pa
 )
 def test_layers_by_name_and_number(layers: Any, expected: tuple[int, ...]) -> None:
     assert resolve_layers(layers, 6) == expected
+
+
+def test_layers_of_shared_weights_are_refused(family: Callable[[str], Path]) -> None:
+    tree = {"name": "x", "data": {"source": "x.csv"}, "model": {"pretrained": "m", "pooling": "layers", "layers": 0}}
+    config = parse_config(tree, Path("."))
+    with pytest.raises(ConfigError, match="has 1 for 3 runs: use cls or mean"):
+        features_of(config, family("albert"))
+    assert features_of(config, family("roberta")) == PLANS["lower"]
 
 
 @pytest.mark.parametrize("layers", [6, -7, "last_7", (0, 6), (5, -1)])

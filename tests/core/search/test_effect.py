@@ -83,6 +83,16 @@ def test_class_weights_of_classes_of_one_size_are_refused() -> None:
         require_effect(space, {"m": 5}, {"a": 3, "b": 3})
 
 
+@pytest.mark.parametrize("space", ["loss: [cross_entropy, logit_adjusted]", "tau: [0.5, 1.0]"])
+def test_logit_adjustment_of_classes_of_one_size_is_refused(space: str) -> None:
+    found = config(space)
+    if "tau" in space:
+        found = found.with_values({"loss": "logit_adjusted"})
+    require_effect(found, {"m": 5}, UNEVEN)
+    with pytest.raises(ConfigError, match=r"(loss|tau) has no effect: every class has 3"):
+        require_effect(found, {"m": 5}, {"a": 3, "b": 3})
+
+
 TRIANGLE = "schedule: [linear, slanted_triangular]"
 
 
@@ -101,6 +111,7 @@ TRIANGLE = "schedule: [linear, slanted_triangular]"
             r"phase_restart .* is none: add .*\[gradual\]",
         ),
         ("unfreezing: [none, ulmfit], epochs: {values: [1, 2], when: {unfreezing: none}}", None),
+        ("loss: [cross_entropy, focal], focal_gamma: [1.0, 2.0]", r"focal_gamma .* add `when: {loss: \[focal\]}`"),
     ],
 )
 def test_key_of_another_schedule_is_refused(space: str, wanted: str | None) -> None:

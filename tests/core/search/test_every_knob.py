@@ -38,6 +38,9 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "max_grad_norm": (0.1, 10.0),
     "dropout": (None, 0.5),
     "attention_dropout": (0.0, 0.5),
+    "loss": ("cross_entropy", "focal"),
+    "focal_gamma": (1.0, 2.0),
+    "tau": (0.5, 1.0),
     "class_weights": ("none", "balanced"),
     "label_smoothing": (0.0, 0.2),
     "tokenization.max_length": (12, 24),
@@ -52,6 +55,7 @@ KNOBS: dict[str, tuple[Any, Any]] = {
 }
 MORE = [
     ("class_weights", ("balanced", "sqrt")),
+    ("loss", ("cross_entropy", "logit_adjusted")),
     ("tokenization.truncation", ("head", "head+tail")),
     ("tokenization.truncation", ("head", "chunks")),
     ("tokenization.chunk_pooling", ("max", "attention")),
@@ -71,6 +75,8 @@ BESIDE: dict[str, dict[str, Any]] = {  # without which the knob is not read
     "tokenization.chunk_pooling": {"tokenization.truncation": "chunks"},
     "model.layers": {"model.pooling": "layers"},
     "model.combine": {"model.pooling": "layers", "model.layers": "all"},
+    "focal_gamma": {"loss": "focal"},
+    "tau": {"loss": "logit_adjusted"},
 }
 WORDS = {"sport": ["goal", "match", "team"], "tech": ["chip", "phone", "software"]}
 

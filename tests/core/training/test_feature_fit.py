@@ -16,7 +16,7 @@ from bertft_core.data.tokenization import open_split, tokenize_splits
 from bertft_core.fitting import Prepared, prefix_plan, schedule_of
 from bertft_core.model.classifier import load_classifier
 from bertft_core.model.feature_plan import FeaturePlan
-from bertft_core.model.layers import layer_table
+from bertft_core.model.features import level_map
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
 from bertft_core.testing import tiny_encoder
@@ -263,4 +263,4 @@ def test_layers_that_are_not_computed_have_no_rate(encoder: Path, tmp_path: Path
     model = {"pretrained": str(encoder), "pooling": "layers", "layers": 0}
     config = parse_config({"name": "x", "data": {"source": "x.csv"}, "model": model}, tmp_path)
     loaded = load_classifier(encoder, ("a", "b"), 1, plan=FeaturePlan(pooling="layers", layers=(0,)))
-    assert schedule_of(config, encoder).n_layers == len(layer_table(loaded).layers) == 1
+    assert schedule_of(config, encoder).n_layers == len(level_map(loaded).layers) == 1

@@ -97,7 +97,7 @@ def _plan(plan: dict[str, Any]) -> str:
         lines.append(f"{row['split']:<10}{cells}")
     lines += _preset(plan["preset"]) if plan["preset"] else []
     lines += ["", f"encoder      {plan['encoder']}"]
-    lines += [f"features     {plan['features']}"] if plan.get("features") else []
+    lines += [f"features     {plan['features']}"] if plan["features"] else []
     lines += [f"{'layer':<12}{'lr':>11}{'decay':>8}{'thaws at':>10}"]
     for row in plan["layers"]:
         lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{_share(row['thaws_at']):>10}")

@@ -102,7 +102,7 @@ def line(night: dict[str, Any]) -> str:
     reason = " ".join(night["reason"].split())[:90]
     notes = "".join(f"\n{'':14}{note}" for note in night["notes"])
     return (
-        f"{mark} {night['night']}  {night['what']:<32}{night['outcome']:<15}{night['seconds']:>5.0f} s  {reason}{notes}"
+        f"{mark} {night['night']}  {night['what']:<36}{night['outcome']:<15}{night['seconds']:>5.0f} s  {reason}{notes}"
     )
 
 

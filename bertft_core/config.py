@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import (
+    CHUNKS,
     SEARCHED_SECTIONS,
     ModelConfig,
     Number,
@@ -22,9 +23,11 @@ from bertft_core.fit_config import (
     TrainingConfig,
     Whole,
     idle_fault,
+    is_one_layer,
     key_fault,
     no_bool,
     place,
+    without_idle,
 )
 from bertft_core.nightly_config import NightlyConfig
 from bertft_core.presets import PresetName, with_preset
@@ -218,9 +221,32 @@ class RunConfig(Part):
     @model_validator(mode="after")
     def _no_idle_key(self) -> RunConfig:
         space = self.search.space if self.search else {}
-        if fault := idle_fault(self.training, {key: values_of(choice) for key, choice in space.items()}):
+        if fault := idle_fault(self.value_of, {key: values_of(choice) for key, choice in space.items()}):
             raise ValueError(fault)
+        combine, layers = self.value_of("model.combine"), self.possible("model.layers")
+        if combine != "concat" and all(is_one_layer(value) for value in layers):
+            raise ValueError(f"model.combine: has no effect on one layer: take it out, was {combine!r}")
         return self
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> RunConfig:
+        if CHUNKS not in self.possible("tokenization.truncation"):
+            return self
+        if self.data.text_pair:
+            raise ValueError(
+                "tokenization.truncation: chunks are for single texts, data.text_pair is "
+                f"{self.data.text_pair!r}: use head, tail or head+tail"
+            )
+        overlap, length = (f"tokenization.{name}" for name in ("chunk_overlap", "max_length"))
+        most, least = max(self.possible(overlap)), min(self.possible(length))
+        if most > least // 2:
+            raise ValueError(f"{overlap}: must be at most half of {length}, {least // 2:g}, was {most:g}")
+        return self
+
+    def possible(self, knob: str) -> list[Any]:
+        """The configured value of a knob, and those (of a range: its ends) that a search may take."""
+        searched = self.search.space.get(knob, []) if self.search else []
+        return [self.value_of(knob), *values_of(searched)]
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values, without the folder it came from and the name of its preset."""
@@ -228,7 +254,7 @@ class RunConfig(Part):
 
     def identity(self) -> dict[str, Any]:
         """What a run is, besides its rows: not when it is repeated, nor up to which date rows were taken."""
-        tree = self.resolved()
+        tree = without_idle(self.resolved())
         del tree["nightly"], tree["data"]["until"]
         return tree
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,6 +25,7 @@ Whole = Annotated[int, BeforeValidator(no_bool)]
 UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
+CHUNKS = "chunks"
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 FOCAL, ADJUSTED = "focal", "logit_adjusted"
 WEIGHTINGS = ("none", "balanced", "sqrt")
@@ -34,6 +36,11 @@ READ_WITH = {
     "ratio": ("schedule", SLANTED),
     "focal_gamma": ("loss", FOCAL),
     "tau": ("loss", ADJUSTED),
+    "model.layers": ("model.pooling", "layers"),
+    "model.combine": ("model.pooling", "layers"),
+    "tokenization.chunk_overlap": ("tokenization.truncation", CHUNKS),
+    "tokenization.max_chunks": ("tokenization.truncation", CHUNKS),
+    "tokenization.chunk_pooling": ("tokenization.truncation", CHUNKS),
 }
 Phases = tuple[tuple[float, int], ...]
 
@@ -105,6 +112,27 @@ def _is_phase(pair: Any) -> bool:
     return isinstance(pair[0], int | float) and isinstance(pair[1], int)
 
 
+_NAMED_LAYERS = re.compile(r"all|(first|last)_[1-9][0-9]*")
+
+
+def read_layers(value: Any) -> str | int | tuple[int, ...]:
+    """One layer, a list of different ones, or their name. Raises ValueError for anything else."""
+    wanted = "must be a layer (0 the lowest, -1 the top), a list of layers, all, first_N or last_N"
+    if isinstance(value, str) and _NAMED_LAYERS.fullmatch(value):
+        return value
+    given = value if isinstance(value, list | tuple) else [value]
+    if not given or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in given):
+        raise ValueError(wanted)
+    if len(set(given)) < len(given):
+        raise ValueError("must name each layer once")
+    return tuple(given) if isinstance(value, list | tuple) else given[0]
+
+
+def is_one_layer(layers: str | int | Sequence[int]) -> bool:
+    """Whether a value of model.layers names a single layer of every encoder."""
+    return layers in ("first_1", "last_1") if isinstance(layers, str) else isinstance(layers, int) or len(layers) == 1
+
+
 class Part(BaseModel):
     """A section: unknown keys are faults, values do not change."""
 
@@ -112,16 +140,35 @@ class Part(BaseModel):
 
 
 class ModelConfig(Part):
-    """The pretrained encoder: package://NAME/path, a local directory, or a hub id."""
+    """The pretrained encoder: package://NAME/path, a local directory, or a hub id; and what the head reads of it.
+
+    pooling: cls, the top layer's [CLS] through the trained pooler; layers, the raw [CLS] of `layers`, joined by
+    `combine`; mean, the mean of the top layer's tokens.
+    """
 
     pretrained: Annotated[str, Field(min_length=1)]
+    pooling: Literal["cls", "mean", "layers"] = "cls"
+    layers: Annotated[int | str | tuple[int, ...], BeforeValidator(read_layers)] = "last_4"
+    combine: Literal["concat", "mean", "max"] = "concat"
 
 
 class TokenizationConfig(Part):
-    """How long texts are cut (Sun et al. 2019, section 5.3.1)."""
+    """How long texts are cut (Sun et al. 2019, section 5.3.1).
+
+    chunks: every chunk of at most max_length tokens goes through the encoder, and what the head reads is the
+    chunk_pooling over them. chunk_overlap: tokens of a chunk that the one before has too. max_chunks: None for all.
+    """
 
     max_length: Annotated[Whole, Field(ge=8, le=8192)] = 256
-    truncation: Literal["head", "tail", "head+tail"] = "head+tail"
+    truncation: Literal["head", "tail", "head+tail", "chunks"] = "head+tail"
+    chunk_overlap: Annotated[Whole, Field(ge=0)] = 0
+    max_chunks: Annotated[Whole, Field(ge=1)] | None = 8
+    chunk_pooling: Literal["mean", "max", "attention"] = "mean"
+
+    def cut(self) -> dict[str, Any]:
+        """The fields that decide which ids a text becomes."""
+        chunks = ("chunk_overlap", "max_chunks") if self.truncation == CHUNKS else ()
+        return {name: getattr(self, name) for name in ("max_length", "truncation", *chunks)}
 
 
 class TrainingConfig(Part):
@@ -204,19 +251,38 @@ def searchable() -> tuple[str, ...]:
     return tuple(name for name in names if name not in NOT_SEARCHED)
 
 
-def idle_fault(training: TrainingConfig, searched: Mapping[str, Sequence[Any]]) -> str:
+def default_of(key: str) -> Any:
+    """The default of a field, by its name in search.space."""
+    section, field = place(key)
+    return SEARCHED_SECTIONS[section].model_fields[field].default
+
+
+def idle_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence[Any]]) -> str:
     """What is wrong with a key that somebody set although no fit reads it; "" when there is none.
 
-    ``searched``: the values that a search gives to further keys, by name.
+    ``value_of``: the configured value by the name in search.space; ``searched``: the values that a search gives.
     """
     for key, (other, wanted) in READ_WITH.items():
-        value, found = getattr(training, key), getattr(training, other)
-        if value != TrainingConfig.model_fields[key].default and wanted not in (found, *searched.get(other, ())):
+        value, found = value_of(key), value_of(other)
+        if value != default_of(key) and wanted not in (found, *searched.get(other, ())):
+            name, decider = ".".join(place(key)), ".".join(place(other))
             return (
-                f"training.{key}: has no effect under training.{other} {found}: take it out, or set "
-                f"training.{other} to {wanted}, was {value!r}"
+                f"{name}: has no effect under {decider} {found}: take it out, or set {decider} to {wanted}, "
+                f"was {value!r}"
             )
     return ""
+
+
+def without_idle(tree: dict[str, Any]) -> dict[str, Any]:
+    """A resolved configuration without the keys of `model` and `tokenization` that its other values leave unread."""
+    kept = {name: dict(part) if name in ("model", "tokenization") else part for name, part in tree.items()}
+    for key, (other, wanted) in READ_WITH.items():
+        (section, field), (_, decider) = place(key), place(other)
+        if section != "training" and kept[section][decider] != wanted:
+            del kept[section][field]
+    if kept["model"]["pooling"] == "cls":  # what every run was before there was a choice
+        del kept["model"]["pooling"]
+    return kept
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -243,8 +309,10 @@ def is_integer(key: str) -> bool:
 def read_value(key: str, value: Any) -> Any:
     """`value` as its section reads it (16.0 becomes 16). Raises ValueError when the section refuses it."""
     section, field = place(key)
+    part = SEARCHED_SECTIONS[section]
+    required = {name: "any" for name, known in part.model_fields.items() if known.is_required()}
     try:
-        return getattr(SEARCHED_SECTIONS[section].model_validate({field: value}), field)
+        return getattr(part.model_validate({**required, field: value}), field)
     except ValidationError as fault:
         message = fault.errors()[0]["msg"].removeprefix("Value error, ")
         raise ValueError(f"{message[0].lower()}{message[1:]}, was {value!r}") from None

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits
-from bertft_core.fitting import Prepared, settle
-from bertft_core.model.pretrained import layer_count
+from bertft_core.fitting import Prepared, schedule_of, settle
 from bertft_core.policy import SET_THRESHOLD, DecisionPolicy
 from bertft_core.runs import Run
 from bertft_core.state import hash_json, is_complete, staged_folder, write_json
@@ -125,10 +124,7 @@ def _answers(policy: DecisionPolicy, raw: Any, is_multi: bool) -> tuple[Any, Any
 
 def phases(config: RunConfig, prepared: Prepared) -> tuple[tuple[float, float, int], ...]:
     """(start, end, depth) of each unfreezing phase of the fit, as fractions of it."""
-    from bertft_core.training.unfreezing import UnfreezeSchedule
-
-    layers, training = layer_count(Path(prepared.pretrained)), config.training
-    return UnfreezeSchedule.of(training.unfreezing, layers, training.epochs).phases()
+    return schedule_of(config, Path(prepared.pretrained)).phases()
 
 
 def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:

@@ -47,7 +47,7 @@ def build_model_folder(
     """The served folder of a fit: its transformers folder plus bertft.json, complete or absent."""
     card = ArtifactCard(
         max_length=prepared.tokens.max_length,
-        truncation=config.tokenization.truncation,
+        **{key: value for key, value in config.tokenization.cut().items() if key != "max_length"},
         classes=tuple(prepared.dataset.classes),
         text=config.data.text,
         text_pair=config.data.text_pair if prepared.dataset.has_pair else None,

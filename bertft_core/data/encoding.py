@@ -16,7 +16,7 @@ from bertft_core.errors import ModelError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Mode = Literal["head", "tail", "head+tail"]
+Mode = Literal["head", "tail", "head+tail", "chunks"]
 Ids = npt.NDArray[np.int32]
 HEAD_REFERENCE, BUDGET_REFERENCE = (
     128,
@@ -133,6 +133,53 @@ def pack(
     return ids, len(first) + len(a) + layout.pair_zeros if layout.has_segments else len(ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """How texts are fitted to the encoder: at most `max_length` ids with special tokens, cut by `truncation`.
+
+    chunks: windows of `max_length` ids, each with special tokens of its own, `chunk_overlap` text tokens in common
+    with the one before, the first `max_chunks` of them (None: all).
+    """
+
+    max_length: int
+    truncation: str
+    chunk_overlap: int = 0
+    max_chunks: int | None = None
+
+    def spans(self, n_tokens: int, n_special: int) -> list[tuple[int, int]]:
+        """(start, end) in the text's tokens of each chunk: one at least, all but the last of full length.
+
+        >>> Cutting(max_length=6, truncation="chunks", chunk_overlap=1).spans(9, n_special=2)
+        [(0, 4), (3, 7), (6, 9)]
+        """
+        budget = max(1, self.max_length - n_special)
+        stride = max(1, budget - self.chunk_overlap)
+        count = 1 + max(0, -(-(n_tokens - budget) // stride))
+        count = min(count, self.max_chunks or count)
+        return [(i * stride, min(i * stride + budget, n_tokens)) for i in range(count)]
+
+    def longest(self, n_special: int) -> int | None:
+        """Ids of the longest text that loses nothing, one set of special tokens included; None: no text does."""
+        if self.truncation != "chunks":
+            return self.max_length
+        if self.max_chunks is None:
+            return None
+        budget = max(1, self.max_length - n_special)
+        return budget + (self.max_chunks - 1) * max(1, budget - self.chunk_overlap) + n_special
+
+
+def pack_chunks(ids: Sequence[int], layout: SpecialLayout, cutting: Cutting) -> list[int]:
+    """The chunks of one text, joined. All but the last have `max_length` ids, which is how `TokenArrays` parts them."""
+    prefix, suffix = layout.single
+    spans = cutting.spans(len(ids), layout.n_special(False))
+    return [i for start, end in spans for i in (*prefix, *ids[start:end], *suffix)]
+
+
+def chunk_counts(lengths: npt.NDArray[np.integer], max_length: int) -> npt.NDArray[np.int64]:
+    """How many chunks rows of so many ids have, int64 [n]: one at least."""
+    return np.maximum(1, -(-lengths.astype(np.int64) // max_length))
+
+
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """The tokenizer of a model folder, without the truncation and padding that some files bake in.
 
@@ -198,20 +245,31 @@ def encode_rows(
     layout: SpecialLayout,
     texts: Sequence[str],
     pairs: Sequence[str | None] | None,
-    max_length: int,
-    mode: str,
+    cutting: Cutting,
 ) -> tuple[list[list[int]], list[int], list[int]]:
-    """(ids, pair_start, uncut length with special tokens) of each row; a pair of None is a single text."""
+    """(ids, pair_start, uncut length with special tokens) of each row; a pair of None is a single text.
+
+    Raises ModelError for pairs in chunks.
+    """
     ids_a = raw_ids(tokenizer, texts)
     ids_b: list[list[int] | None] = [None] * len(ids_a)
     if pairs is not None:
         where = [i for i, pair in enumerate(pairs) if pair is not None]
         for i, ids in zip(where, raw_ids(tokenizer, [str(pairs[i]) for i in where]), strict=True):
             ids_b[i] = ids
-    packed = [pack(a, b, layout, max_length, mode) for a, b in zip(ids_a, ids_b, strict=True)]
+    packed = [_packed(a, b, layout, cutting) for a, b in zip(ids_a, ids_b, strict=True)]
     special = (layout.n_special(False), layout.n_special(True))
     lengths = [len(a) + len(b or ()) + special[b is not None] for a, b in zip(ids_a, ids_b, strict=True)]
     return [ids for ids, _ in packed], [start for _, start in packed], lengths
+
+
+def _packed(a: list[int], b: list[int] | None, layout: SpecialLayout, cutting: Cutting) -> tuple[list[int], int]:
+    if cutting.truncation != "chunks":
+        return pack(a, b, layout, cutting.max_length, cutting.truncation)
+    if b is not None:
+        raise ModelError("tokenization.truncation chunks is for single texts, found a pair: use head, tail, head+tail")
+    ids = pack_chunks(a, layout, cutting)
+    return ids, len(ids)
 
 
 def encode_texts(
@@ -220,9 +278,12 @@ def encode_texts(
     texts: Sequence[str],
     pairs: Sequence[str | None] | None,
     max_length: int,
-    mode: str,
+    truncation: str,
+    **chunks: Any,
 ) -> tuple[list[Ids], list[int], int]:
-    """(ids, int32 [length] each; pair_start of each, see `pack`; number of rows that were cut)."""
-    ids, starts, lengths = encode_rows(tokenizer, layout, texts, pairs, max_length, mode)
+    """(ids, int32 [length] each; pair_start of each, see `pack`; number of rows that were cut); see `Cutting`."""
+    cutting = Cutting(max_length=max_length, truncation=truncation, **chunks)
+    ids, starts, lengths = encode_rows(tokenizer, layout, texts, pairs, cutting)
     arrays = [np.array(row, dtype=np.int32) for row in ids]
-    return arrays, starts, sum(length > max_length for length in lengths)
+    longest = cutting.longest(layout.n_special(False))
+    return arrays, starts, sum(longest is not None and length > longest for length in lengths)

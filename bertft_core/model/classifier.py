@@ -15,6 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from bertft_core.data.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.errors import ConfigError, ModelError
+from bertft_core.model.feature_files import read_plan, read_weights, write_head
+from bertft_core.model.feature_plan import FeaturePlan
+from bertft_core.model.features import Classifier, FeatureClassifier
 from bertft_core.model.layers import LayerMap
 
 # config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT
@@ -33,7 +36,8 @@ def load_classifier(
     dropout: float | None = None,
     attention_dropout: float = 0.0,
     multi_label: bool = False,
-) -> PreTrainedModel:
+    plan: FeaturePlan | None = None,
+) -> Classifier:
     """Load an encoder (float32, safetensors) under a fresh head for ``classes``, initialised by ``seed``.
 
     A folder is read without the network. ``dropout`` None keeps the encoder's own. ``multi_label``: the head's outputs
@@ -41,7 +45,7 @@ def load_classifier(
     is left as it was. The model is returned in eval mode.
 
     Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on
-    it.
+    it. With a ``plan`` the head reads its features, and layers above those it names are not loaded.
     """
     is_folder = Path(pretrained).is_dir()
     with _quiet(), torch.random.fork_rng(devices=[]):
@@ -51,6 +55,7 @@ def load_classifier(
             _set_labels(config, classes)
             config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
             _set_dropout(config, dropout, attention_dropout)
+            _set_layers(config, plan.depth_used if plan else None)
             model = AutoModelForSequenceClassification.from_pretrained(
                 str(pretrained),
                 config=config,
@@ -61,7 +66,20 @@ def load_classifier(
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
+        if plan is not None:
+            torch.manual_seed(seed)
+            return FeatureClassifier(_under(model, plan), plan)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _under(model: Any, plan: FeaturePlan) -> PreTrainedModel:
+    """What a head of our own stands on: the bare encoder without pooler; with pooling cls the whole classifier."""
+    if plan.pooling == "cls":
+        return model.eval()  # type: ignore[no-any-return]
+    base = model.base_model
+    if getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    return base.eval()  # type: ignore[no-any-return]
 
 
 def load_encoder(pretrained: Path | str) -> PreTrainedModel:
@@ -85,11 +103,13 @@ def load_encoder(pretrained: Path | str) -> PreTrainedModel:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def load_saved(folder: Path | str) -> PreTrainedModel:
+def load_saved(folder: Path | str) -> Classifier:
     """Load a folder written by `save_classifier`, in eval mode. Raises ModelError if a weight is missing."""
-    with _quiet():
+    plan = read_plan(folder)
+    kind: Any = AutoModelForSequenceClassification if plan is None or plan.pooling == "cls" else AutoModel
+    with _quiet(), torch.random.fork_rng(devices=[]):
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = kind.from_pretrained(
                 str(folder),
                 local_files_only=True,
                 use_safetensors=True,
@@ -98,15 +118,21 @@ def load_saved(folder: Path | str) -> PreTrainedModel:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"{folder} is not a model folder ({fault})") from fault
-    if info["missing_keys"]:
-        raise ModelError(f"{folder} lacks weights {sorted(info['missing_keys'])[:3]}: it is no trained classifier")
-    return model.eval()  # type: ignore[no-any-return]
+    missing = {name for name in info["missing_keys"] if kind is not AutoModel or not name.startswith("pooler.")}
+    if missing:
+        raise ModelError(f"{folder} lacks weights {sorted(missing)[:3]}: it is no trained classifier")
+    if plan is None:
+        return model.eval()  # type: ignore[no-any-return]
+    with torch.random.fork_rng(devices=[]):
+        found = FeatureClassifier(_under(model, plan), plan)
+    read_weights(found, folder)
+    return found.eval()
 
 
-def save_classifier(
-    model: PreTrainedModel, tokenizer_src: Path | str, folder: Path | str, classes: Sequence[str]
-) -> Path:
+def save_classifier(model: Classifier, tokenizer_src: Path | str, folder: Path | str, classes: Sequence[str]) -> Path:
     """Write a transformers folder (safetensors, id2label, tokenizer; mode 0644), whole or not at all.
+
+    With a head of our own the folder holds the encoder it stands on, and the head beside it (`feature_files`).
 
     Raises: ModelError if ``tokenizer_src`` holds no tokenizer.
     """
@@ -116,7 +142,11 @@ def save_classifier(
     staging.mkdir(parents=True)
     _set_labels(model.config, classes)
     with _quiet():
-        model.save_pretrained(staging)
+        if isinstance(model, FeatureClassifier):
+            model.backbone.save_pretrained(staging)
+            write_head(model, staging)
+        else:
+            model.save_pretrained(staging)
         _copy_tokenizer(tokenizer_src, staging)
     for path in staging.iterdir():  # safetensors writes 0600 whatever the umask
         path.chmod(0o644)
@@ -161,6 +191,15 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -
     for name in _ATTENTION_DROPOUT:
         if hasattr(config, name):
             setattr(config, name, attention_dropout)
+
+
+def _set_layers(config: Any, count: int | None) -> None:
+    """Load the lowest `count` layers only; None: all."""
+    if count is None:
+        return
+    config.num_hidden_layers = count
+    if isinstance(getattr(config, "layer_types", None), list):  # ModernBERT: one entry a layer
+        config.layer_types = config.layer_types[:count]
 
 
 def _copy_tokenizer(source: Path | str, target: Path) -> None:

@@ -180,7 +180,7 @@ def takes_types(model: nn.Module) -> bool:
     return "token_type_ids" in known and getattr(model.config, "type_vocab_size", 0) > 1
 
 
-def batch_tensors(model: PreTrainedModel, ids: Any, mask: Any, type_ids: Any) -> Batch:
+def batch_tensors(model: Any, ids: Any, mask: Any, type_ids: Any) -> Batch:
     """A padded batch of numpy arrays [B, T] on the model's device; type ids go to encoders that tell types apart."""
     arrays = {"input_ids": ids, "attention_mask": mask}
     if takes_types(model):

@@ -125,14 +125,15 @@ def _deepest_levels(model: nn.Module, levels: Mapping[str, int]) -> list[tuple[n
     A module without parameters goes with the one around it; what lies outside the encoder is head.
     """
     prefix = getattr(model, "base_model_prefix", "")
-    base = prefix if prefix and hasattr(model, prefix) else None
+    modules = dict(model.named_modules())
+    base = prefix if prefix and prefix in modules else None
     found: dict[str, int] = {}
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         inside = [levels[full] for n, _ in module.named_parameters() if (full := f"{name}.{n}") in levels]
         is_encoder = base is None or name == base or name.startswith(f"{base}.")
         around = found.get(name.rpartition(".")[0], 0)
         found[name] = max(inside, default=around) if is_encoder else 0
-    return [(module, found[name]) for name, module in model.named_modules()]
+    return [(module, found[name]) for name, module in modules.items()]
 
 
 def _home(name: str, segments: Collection[int], modules: Layers) -> int:

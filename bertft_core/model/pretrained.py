@@ -9,6 +9,7 @@ from pathlib import Path
 from bertft_core.config import RunConfig
 from bertft_core.data.sources import resolve_package
 from bertft_core.errors import ConfigError, ModelError
+from bertft_core.model.feature_plan import FeaturePlan, feature_plan
 from bertft_core.model.structures import find_adaptor, find_layers, meta_classifier, weight_groups
 from bertft_core.state import read_json
 
@@ -16,8 +17,8 @@ from bertft_core.state import read_json
 def resolve_pretrained(config: RunConfig) -> Path:
     """The local folder of the encoder: package://, a directory, or a hub id fetched by huggingface_hub.
 
-    Raises ConfigError (key model.pretrained) when there is no such folder or the hub cannot be reached, ModelError
-    when it is no BERT-like encoder.
+    Raises ConfigError (key model.pretrained) when there is no such folder or the hub cannot be reached, or (key
+    model.layers) when it has no such layers; ModelError when it is no BERT-like encoder.
     """
     text = config.model.pretrained
     if text.startswith("package://"):
@@ -31,8 +32,34 @@ def resolve_pretrained(config: RunConfig) -> Path:
             f"model.pretrained: {text!r} is not a model directory (no config.json in {folder}); "
             "wanted package://NAME/path, a local directory or a hub id"
         )
-    layer_count(folder)
+    features_of(config, folder)
     return folder
+
+
+def features_of(config: RunConfig, pretrained: Path) -> FeaturePlan | None:
+    """What the head reads of this encoder; None for the stock head on texts in one piece.
+
+    Raises ConfigError for layers that the encoder does not have, ModelError when it does not say how many it has.
+    """
+    count = layer_count(pretrained)
+    if config.model.pooling == "layers" and _runs(pretrained) != count:
+        raise ConfigError(
+            f"model.pooling: layers wants an encoder whose layers are num_hidden_layers of their own, but {pretrained} "
+            f"has {count} for {_runs(pretrained)} runs: use cls or mean"
+        )
+    return feature_plan(config.model, config.tokenization, count)
+
+
+def _runs(pretrained: Path) -> int | None:
+    """How often the hidden states go through a layer, by config.json; None where it does not say."""
+    config = read_json(pretrained / "config.json")
+    return weight_groups({key: value for key, value in config.items() if key != "num_hidden_groups"})
+
+
+def layers_computed(config: RunConfig, pretrained: Path) -> int:
+    """How many layers of this encoder a fit computes and can train, from the lowest. Raises as `features_of`."""
+    plan = features_of(config, pretrained)
+    return (plan.depth_used if plan else None) or layer_count(pretrained)
 
 
 def layer_count(pretrained: Path) -> int:

@@ -69,15 +69,21 @@ def meta_classifier(pretrained: Path) -> PreTrainedModel:
 
     Raises ModelError where transformers knows no classifier for the folder.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(pretrained), local_files_only=True)
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return AutoModelForSequenceClassification.from_config(config)  # type: ignore
+        return meta_twin(AutoConfig.from_pretrained(str(pretrained), local_files_only=True))
     except (OSError, ValueError, KeyError, RuntimeError) as fault:
         raise ModelError(f"model.pretrained {pretrained}: transformers has no classifier for it ({fault})") from fault
+
+
+def meta_twin(config: Any) -> PreTrainedModel:
+    """The classifier of transformers for a configuration, on the meta device."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return AutoModelForSequenceClassification.from_config(config)  # type: ignore
 
 
 def describe(model: PreTrainedModel) -> str:

@@ -13,12 +13,14 @@ from bertft_core.search_config import conditions_of, requirements, values_of
 from bertft_core.training.unfreezing import UnfreezeSchedule
 
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
+_LAYERS = "model.layers"
 # knob: the field that decides whether it is read, and for which values of that field it is not
 _IDLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{key: (other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()},
     "warmup_fraction": ("schedule", lambda value: value == SLANTED),
     "phase_restart": ("unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
 }
+_CHUNKED = tuple(key for key, (other, _) in READ_WITH.items() if other == _CUT)
 _ANY_DEPTH = 12  # layers: schedules that differ on one encoder differ on another
 
 
@@ -40,7 +42,7 @@ def require_effect(config: RunConfig, longest: Mapping[str, int], class_rows: Ma
     search = config.search
     if search is None or not search.trials:
         return
-    faults = [_length_fault(config, search, key, longest) for key in (_CUT, _LENGTH) if key in search.space]
+    faults = [_length_fault(config, search, key, longest) for key in (_CUT, _LENGTH, *_CHUNKED) if key in search.space]
     faults += [_idle_fault(config, search, key) for key in _IDLE if key in search.space]
     if "unfreezing" in search.space:
         faults.append(_unfreezing_fault(config, search))
@@ -107,6 +109,15 @@ def longest_cut(config: RunConfig, search: SearchConfig, encoder: str) -> int:
     asked = values_of(choice) if encoder in wanted else []
     unasked = [config.tokenization.max_length] if conditions_of(choice) else []
     return int(max([*asked, *unasked]))
+
+
+def feature_layers(config: RunConfig, search: SearchConfig, encoder: str) -> list[Any]:
+    """Every model.layers that a trial with this encoder may have."""
+    if _LAYERS not in search.space:
+        return [config.model.layers]
+    choice = search.space[_LAYERS]
+    is_asked = encoder in requirements(search.space, _LAYERS).get(_ENCODER, [encoder])
+    return [*(values_of(choice) if is_asked else []), *([config.model.layers] if conditions_of(choice) else [])]
 
 
 def _possible(config: RunConfig, search: SearchConfig, key: str, other: str) -> list[Any]:

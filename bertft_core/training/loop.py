@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from bertft_core.errors import DataError, ModelError, TrialPruned
 from bertft_core.fit_config import ADJUSTED, FOCAL
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
-from bertft_core.model.encoder_pass import EncoderPass
-from bertft_core.model.layers import LayerMap, layer_table, set_depth
+from bertft_core.model.features import Classifier, level_map
+from bertft_core.model.layers import LayerMap, set_depth
 from bertft_core.state import read_json, write_json
 from bertft_core.training.accumulation import accumulate, is_memory_fault
-from bertft_core.training.batching import epoch_batches, sample_rows
+from bertft_core.training.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.training.checkpoint import (
     FitState,
     load_checkpoint,
@@ -36,7 +35,8 @@ from bertft_core.training.checkpoint import (
     save_tensors,
 )
 from bertft_core.training.cost import one_row_milliseconds, weight_bytes
-from bertft_core.training.forwarding import Forward, padding
+from bertft_core.training.feature_forward import FeatureForward, open_forward
+from bertft_core.training.forwarding import Forward
 from bertft_core.training.losses import (
     TrainingLoss,
     ValidationScores,
@@ -51,7 +51,7 @@ from bertft_core.training.prefix_cache import PrefixCache
 from bertft_core.training.rates import RatePlan
 from bertft_core.training.scoring import pick_device, runtime, score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
-from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule
+from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule, usable_cuts
 
 if TYPE_CHECKING:
     from bertft_core.data.tokenization import TokenArrays
@@ -71,8 +71,8 @@ class _Fit:
     spec: FitSpec
     key: str
     output: Path
-    forward: Forward
-    model: PreTrainedModel
+    forward: Forward | FeatureForward
+    model: Classifier
     layers: LayerMap
     optimizer: torch.optim.AdamW
     schedule: UnfreezeSchedule
@@ -167,10 +167,10 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         if len(arrays.labels) == 0:
             raise DataError(f"the {name} split is empty: raise data.split or add rows")
     device = pick_device(spec.device)
-    settings = (spec.seed, spec.dropout, spec.attention_dropout, spec.multi_label)
+    settings = (spec.seed, spec.dropout, spec.attention_dropout, spec.multi_label, spec.features)
     model = load_classifier(spec.pretrained, spec.classes, *settings)
     model.to(device)  # type: ignore[arg-type]
-    layers = layer_table(model)
+    layers = level_map(model)
     rates = spec.layer_rates(len(layers.layers))
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
     schedule = UnfreezeSchedule.of(spec.unfreezing, len(layers.layers), spec.epochs)
@@ -179,7 +179,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         spec=spec,
         key=key,
         output=Path(spec.output),
-        forward=_forward(spec, model, device),
+        forward=open_forward(model, device, spec.precision),
         model=model,
         layers=layers,
         optimizer=optimizer,
@@ -199,21 +199,19 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     return run
 
 
-def _forward(spec: FitSpec, model: PreTrainedModel, device: torch.device) -> Forward:
-    passes = EncoderPass.of(model)
-    return Forward(model=model, passes=passes, device=device, precision=spec.precision, padding=padding(model))
-
-
 def _build_prefixes(run: _Fit) -> None:
     """Have the hidden states ready at every cut that a phase still to come reads."""
     spec, passes = run.spec, run.forward.passes
     deepest = len(run.layers.layers) - max(run.state.depth, 0)
-    cuts = [cut for cut in run.schedule.cuts() if cut <= deepest]
+    cuts = [cut for cut in usable_cuts(run.schedule, spec.features) if cut <= deepest]
     if spec.prefix_cache == "off" or passes is None or not cuts:
         return  # stock modules have no cut to go on from
-    run.model.eval()  # type: ignore[no-untyped-call]
+    run.model.eval()
     cache = PrefixCache(Path(spec.prefix_root), int(spec.prefix_cache_gb * 1e9))
-    splits = [(run.train, run.rows), (run.validation, np.arange(len(run.validation.labels)))]
+    every = np.arange(len(run.validation.labels))
+    splits = [
+        (arrays.units, unit_rows(arrays, rows)) for arrays, rows in ((run.train, run.rows), (run.validation, every))
+    ]
     settings = (run.forward.padding, spec.precision, spec.prefix_cache)
     for prefix in open_prefixes(passes, run.layers, cuts, splits, cache, *settings):
         prefix.build(lambda fraction: _beat(run, {"prefix": fraction}))
@@ -442,6 +440,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
 
 
 def _prefix_figures(run: _Fit) -> dict[str, Any] | None:
-    if run.spec.prefix_cache != "off" and run.schedule.cuts() and run.forward.passes is None:
+    cuts = usable_cuts(run.schedule, run.spec.features)
+    if run.spec.prefix_cache != "off" and cuts and run.forward.passes is None:
         return asdict(PrefixFigures(reason=f"{type(run.model).__name__} has layers of another structure than BERT's"))
     return figures(list(run.forward.prefixes.values()))

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing, target_faults
+from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, layer_rates
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
@@ -27,7 +28,8 @@ class FitSpec:
     ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
     at the end. ``prefix_cache`` off, or the number type in which hidden states below the trained layers are kept
     in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on
-    impossible values. ``multi_label``: a row may have any number of the classes.
+    impossible values. ``multi_label``: a row may have any number of the classes. ``features``: what the head reads,
+    None for the stock head on texts in one piece.
     """
 
     pretrained: str
@@ -68,6 +70,7 @@ class FitSpec:
     prefix_cache: str = "off"
     prefix_root: str = ""
     prefix_cache_gb: float = 20.0
+    features: FeaturePlan | None = None
     multi_label: bool = False
 
     def __post_init__(self) -> None:
@@ -141,12 +144,14 @@ class FitSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "classes": list(self.classes)}
+        plan = self.features.to_json() if self.features else None
+        return {**asdict(self), "classes": list(self.classes), "features": plan}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`."""
-        return cls(**{**value, "classes": tuple(value["classes"])})
+        plan = FeaturePlan.from_json(value["features"]) if value.get("features") else None
+        return cls(**{**value, "classes": tuple(value["classes"]), "features": plan})
 
     def key(self) -> str:
         """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
@@ -161,6 +166,8 @@ class FitSpec:
             "prefix_cache_gb",
         ):
             value.pop(name)
+        if self.features is None:  # then the fit is what it was before there was a choice
+            del value["features"]
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
         value["pretrained"] = encoder_fingerprint(self.pretrained) if is_folder else self.pretrained

@@ -8,6 +8,7 @@ from typing import Self
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import UNFREEZING, Phases, phases_fault
+from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, level_names
 
 RUNGS = (0.25, 0.5, 0.75)  # contracts.md, Rates and phases: search rungs sit at these fractions of a fit
@@ -121,6 +122,11 @@ class UnfreezeSchedule:
         """(first step, step after the last) of the phase in which ``step`` of ``total`` lies."""
         firsts = [first_step(start, total) for start, _ in self.starts]
         return max(first for first in firsts if first <= step), min((f for f in firsts if f > step), default=total)
+
+
+def usable_cuts(schedule: UnfreezeSchedule, features: FeaturePlan | None) -> tuple[int, ...]:
+    """The cuts of a schedule above which the head finds all that it reads: no feature lies below."""
+    return tuple(cut for cut in schedule.cuts() if features is None or features.can_begin_at(cut))
 
 
 def first_step(start: float, total: int) -> int:

@@ -32,6 +32,14 @@ def config(space: str, trials: int = 2) -> RunConfig:
 @pytest.mark.parametrize(
     ("space", "longest", "wanted"),
     [
+        ("tokenization.chunk_pooling: [mean, max]", {"m": 999}, "has no effect while tokenization.truncation is head"),
+        ("model.layers: [0, all]", {"m": 999}, r"model\.layers has no effect while model\.pooling is cls"),
+        (
+            "tokenization.truncation: [head, chunks], "
+            "tokenization.chunk_pooling: {values: [mean, max], when: {tokenization.truncation: chunks}}",
+            {"m": 256},
+            "chunk_pooling has no effect: no text is longer than 256",
+        ),
         (CUT, {"m": 256}, r"search\.space\.tokenization\.truncation has no effect: no text is longer than 256 tokens"),
         ("tokenization.max_length: [128, 256]", {"m": 128}, r"max_length has no effect: no text is longer than 128"),
         ("tokenization.max_length: {low: 64, high: 256}", {"m": 60}, r"no text is longer than 64 tokens"),

@@ -177,4 +177,5 @@ def rates_of(records: Sequence[tuple[dict[str, Any], Cost]], threads: int) -> di
 
 def is_plain(settings: dict[str, Any]) -> bool:
     """Whether a fit's time can stand for that of others: nothing frozen, one text a row, all layers."""
-    return {**settings, "lr": BASE["lr"], "alpha": BASE["alpha"]} == BASE
+    free = ("lr", "alpha", "tokenization.truncation")
+    return settings.get("tokenization.truncation") != "chunks" and settings | {key: BASE[key] for key in free} == BASE

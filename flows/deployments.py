@@ -105,6 +105,7 @@ def deploy(plan: Plan, pool: str) -> dict[str, Any]:
     return {
         "name": made[0].name, "pool": pool, "cron": plan.cron, "timezone": plan.timezone, "collision": plan.collision,
         "deployments": found, "worker": f"prefect worker start --pool {pool}",
+        "now": f"prefect deployment run {made[0].full_name}",
     }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from bertft_core.nightly.plan import Plan, make_plan
 from bertft_core.nightly.rows import Changes, Rows, changes
 from bertft_core.nightly.triggers import Decision
 from bertft_core.state import code_fingerprint, encoder_fingerprint, exclusive, hash_json, open_home
+from flows.ending import ends_when_told, is_told
 from flows.notify import notify
 from flows.pipeline import pipeline
 from flows.progress import Reporter
@@ -77,6 +78,7 @@ def nightly(
     as_of: the date whose night is replayed, on rows up to it (data.date), under a registered model of its own
     unless `live`. force: train whatever the triggers say. Raises BadNight after everything is written down.
     """
+    ends_when_told()
     _require_absolute(config_path, home, mlflow_file)
     config, changed = _night_config(config_path, overrides or [], as_of, live)
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
@@ -173,6 +175,8 @@ class _Night:
                     with time_limit("nightly.timeout", self.config.nightly.timeout):
                         ended = self._work()
                 except Exception as fault:
+                    if is_told():  # a library swallowed the signal and fell over it: killed, as the next night tells
+                        raise
                     said = str(fault) if isinstance(fault, BertftError) else f"{type(fault).__name__}: {fault}"
                     ended = self._ended(REJECTED if isinstance(fault, DataError) else FAILED, said)
                     self.exit_code = getattr(fault, "exit_code", 1)

@@ -17,6 +17,7 @@ from bertft_core.mlflow_config import load_mlflow_config
 from bertft_core.runs import Run
 from bertft_core.state import exclusive
 from bertft_core.training.client import Trainer
+from flows.ending import ends_when_told
 from flows.progress import Reporter
 from flows.release import release
 from flows.search import search
@@ -45,6 +46,7 @@ def pipeline(
     last: str = "promote",
 ) -> dict[str, Any]:
     """Run the chain up to the stage `last` (search, finetune, evaluate or promote); returns the result document."""
+    ends_when_told()
     config = load_config(config_path, overrides or [])
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
     root, report = Path(home), Reporter()

@@ -1,10 +1,11 @@
-"""Progress on stderr: one bar with time left on a terminal, a line per stage elsewhere. Also counts seconds."""
+"""Progress: a bar with time left on a terminal, lines elsewhere; of a deployment's run, in the run's log at Prefect."""
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -15,17 +16,19 @@ from flows.board import TrialBoard
 
 
 class Reporter:
-    """Stage seconds and progress of one command."""
+    """Stage seconds and progress of one command; of a flow run of a deployment, where it is made inside the flow."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.seconds: dict[str, float] = {}
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
+        log = _run_log()
+        self._logs_stages = log is not None
+        self._console = Console(file=log and _Lines(log), stderr=log is None, highlight=False)
         self._bar: Progress | None = None
         self._task = None
 
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """One line on stderr, or in the log of the deployment's run."""
         if not self._quiet:
             self._console.print(text, markup=False, soft_wrap=True)
 
@@ -33,7 +36,7 @@ class Reporter:
     def stage(self, name: str) -> Iterator[Reporter]:
         """Time a stage; its bar shows while it runs, its line stays."""
         start = time.monotonic()
-        show = not self._quiet and sys.stderr.isatty()
+        show = not self._quiet and not self._logs_stages and sys.stderr.isatty()
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=self._console, transient=True) if show else None
         try:
@@ -43,7 +46,10 @@ class Reporter:
             yield self
         finally:
             self._end_bar()
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 2)
+            took = time.monotonic() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 2)
+            if self._logs_stages:
+                self.say(f"{name} took {took:.1f} s")
 
     @contextmanager
     def board(
@@ -68,3 +74,27 @@ class Reporter:
         """Rows done so far in an open-ended stage."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=f"{what}: {count:,} rows", total=None)
+
+
+class _Lines(io.TextIOBase):
+    """A text file whose lines become log records."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.strip():
+                self._tell(line)
+        return len(text)
+
+
+def _run_log() -> Callable[[str], None] | None:
+    """The log of the deployment's flow run around us, which Prefect also shows on the worker's or server's terminal."""
+    if "prefect" not in sys.modules:  # a command without a flow
+        return None
+    from prefect import get_run_logger
+    from prefect.context import FlowRunContext
+    from prefect.runtime import deployment
+
+    return get_run_logger().info if FlowRunContext.get() and deployment.id else None

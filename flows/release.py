@@ -17,6 +17,7 @@ from bertft_core.mlflow_config import Store, load_mlflow_config
 from bertft_core.runs import Run
 from bertft_core.state import exclusive
 from bertft_core.training.spec import TrainingResult
+from flows.ending import ends_when_told
 from tasks import overrides
 from tasks.aliases import WEIGHTS, get_version, version_of_alias
 from tasks.decision import bar
@@ -49,6 +50,7 @@ def promote(
     name: str, version: str | None = None, home: str = ".bertft", mlflow_file: str | None = None, approve: bool = False
 ) -> dict[str, Any]:
     """Run the gate for a registered version (default: the challenger) on its own test rows."""
+    ends_when_told()
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
     with _alone(root, name):

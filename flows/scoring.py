@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from bertft_core.mlflow_config import load_mlflow_config
+from flows.ending import ends_when_told
 from flows.progress import Reporter
 from tasks.scoring import predict_file
 
@@ -18,6 +19,7 @@ def predict(
     text: str | None = None, text_pair: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths."""
+    ends_when_told()
     store, report = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), Reporter()
     with report.stage("predict"):
         return predict_file(

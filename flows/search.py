@@ -26,6 +26,7 @@ from bertft_core.search.study import SearchStudy
 from bertft_core.training.client import Trainer
 from bertft_core.trials import Bench
 from flows.board import TrialBoard
+from flows.ending import ends_when_told
 from flows.environment import study_storage
 from flows.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
@@ -78,6 +79,7 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
 
     Writes no MLflow: the coordinator that began the study mirrors every trial.
     """
+    ends_when_told()
     config, root, report = load_config(config_path, overrides or []), Path(home), Reporter()
     if config.search is None or config.search.trials == 0:
         raise ConfigError(f"{config_path}: search.trials is 0: there is no search to join")

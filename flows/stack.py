@@ -28,7 +28,7 @@ from bertft_core.mlflow_config import Store, load_mlflow_config
 from bertft_core.state import exclusive, mask_uri
 from flows.environment import POOL, service_environment
 from flows.services import Service, Stack
-from tasks.tracking import store_lock
+from tasks.tracking import EXPERIMENT_TAGS, store_lock
 
 HOST = "127.0.0.1"
 _ANSWER_SECONDS = 3.0  # a server that is up answers its health endpoint in milliseconds
@@ -252,7 +252,8 @@ def _make_experiment(store: Store, address: str) -> None:
         except urllib.error.HTTPError as fault:
             if fault.code != 404:
                 raise
-            _ask(f"{api}/create", {"name": store.experiment, "artifact_location": store.artifact_root})
+            tags = [{"key": key, "value": value} for key, value in EXPERIMENT_TAGS.items()]
+            _ask(f"{api}/create", {"name": store.experiment, "artifact_location": store.artifact_root, "tags": tags})
     except OSError as fault:
         raise StackError(f"mlflow made no experiment {store.experiment!r} in {store.shown_uri}: {fault}") from fault
 

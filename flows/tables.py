@@ -36,7 +36,8 @@ def _night(result: dict[str, Any]) -> str:
 def _deployments(result: dict[str, Any]) -> str:
     lines = [f"{one['name']:<40}{one['id']}" for one in result["deployments"]]
     nights = f"{result['cron']} ({result['timezone']}); one at a time, collision: {result['collision']}"
-    return "\n".join([*lines, f"nights       {nights}", f"worker       {result['worker']}"])
+    hints = {"nights": nights, "worker": result["worker"], "a night now": result["now"]}
+    return "\n".join([*lines, *(f"{what:<13}{text}" for what, text in hints.items())])
 
 
 def _nights(result: dict[str, Any]) -> str:

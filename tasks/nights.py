@@ -150,7 +150,7 @@ def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], li
 @task(name="record", cache_policy=NO_CACHE)
 def record(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> None:
     """One MLflow run a night, with outcome, reason, numbers and the drift that was measured; the Prefect artifact."""
-    create_markdown_artifact(key="bertft-night", markdown=as_markdown(night))
+    create_markdown_artifact(key="bertft-night", markdown=as_markdown(night, name))
     log_night(night, name, store, prefect_run, drift)
 
 
@@ -160,6 +160,7 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
         "bertft.name": name, "bertft.night": night.night, "bertft.outcome": night.outcome,
         "bertft.reason": night.reason[:5000], "bertft.pipeline_run": night.run_id or "",
         "bertft.version": night.version or "", "prefect.flow_run_id": prefect_run,
+        tracking.NOTE: f"{night.outcome}: {night.reason}"[:5000],
     }  # fmt: skip
     key = f"{name} {night.started}"
     run_id = tracking.find_or_create_run(store, key, "night", name=f"{name} night {night.night}", tags=tags)
@@ -181,8 +182,13 @@ def _log_drift(drift: DriftReport, store: Store, run_id: str) -> None:
         tracking.log_files(store, run_id, [folder], "drift")
 
 
-def as_markdown(night: Night) -> str:
+def as_markdown(night: Night, name: str) -> str:
     """What a person reads in Prefect."""
-    rows = "".join(f"| {key.replace('_', ' ')} | {value} |\n" for key, value in night.facts.items())
-    head = f"**{night.outcome}** — {night.reason}\n\n"
-    return head + (f"| | |\n|---|---|\n{rows}" if rows else "")
+    trained = [] if night.version is None else [("version", night.version), ("run", night.run_id)]
+    facts = [(key.replace("_", " "), _shown(value)) for key, value in night.facts.items()]
+    rows = "".join(f"| {key} | {value} |\n" for key, value in [*trained, *facts, ("seconds", _shown(night.seconds))])
+    return f"# {name}, night {night.night}: {night.outcome}\n\n{night.reason}\n\n| fact | value |\n|---|---:|\n{rows}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

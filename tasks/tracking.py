@@ -29,6 +29,8 @@ _THREAD = threading.local()
 RUN_KEY = "bertft.run_key"
 ROLE = "bertft.role"
 SLOT = "bertft.slot"
+NOTE = "mlflow.note.content"  # what MLflow shows as a run's description
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow 3 opens it at traces of agents
 _PARENT = "mlflow.parentRunId"
 _BATCH = 1000  # entries one log_batch takes (MLflow's limit for metrics)
 _PARAM_BATCH = 100  # MLflow's limit for parameters and tags
@@ -384,7 +386,7 @@ def _create(api: Any, store: Store) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(api.create_experiment(store.experiment, artifact_location=store.artifact_root))
+        return str(api.create_experiment(store.experiment, store.artifact_root, EXPERIMENT_TAGS))
     except MlflowException as fault:  # another machine was first
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

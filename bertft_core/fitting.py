@@ -15,11 +15,11 @@ from bertft_core.data.prepare import DatasetSplits
 from bertft_core.data.tokenization import TokenizedSplits, open_split, tokenize_splits
 from bertft_core.errors import InputError
 from bertft_core.fit_config import SEARCHED_SECTIONS
-from bertft_core.model.pretrained import hidden_size, layer_count, resolve_pretrained
+from bertft_core.model.pretrained import features_of, hidden_size, layers_computed, resolve_pretrained
 from bertft_core.runs import Run
 from bertft_core.state import encoder_fingerprint, hash_json, read_json, write_json
 from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings, TrainingResult
-from bertft_core.training.unfreezing import UnfreezeSchedule
+from bertft_core.training.unfreezing import UnfreezeSchedule, usable_cuts
 
 if TYPE_CHECKING:
     from bertft_core.training.client import Trainer
@@ -85,8 +85,16 @@ def fit_spec(
         keep_model=keep_model,
         measure_latency=measure_latency,
         prefix_root=str(home / "prefix"),
+        features=features_of(config, Path(prepared.pretrained)),
+        multi_label=prepared.dataset.is_multi,
         **values,
     )
+
+
+def schedule_of(config: RunConfig, pretrained: Path) -> UnfreezeSchedule:
+    """When the layers that are computed train. Raises ConfigError for phases deeper than they are."""
+    layers = layers_computed(config, pretrained)
+    return UnfreezeSchedule.of(config.training.unfreezing, layers, config.training.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +117,12 @@ def prefix_plan(config: RunConfig, prepared: Prepared, precision: str, rows: int
     coarser, and float32 beside float32.
     """
     training, pretrained = config.training, Path(prepared.pretrained)
-    cuts = UnfreezeSchedule.of(training.unfreezing, layer_count(pretrained), training.epochs).cuts()
-    if not cuts:
+    schedule, features = schedule_of(config, pretrained), features_of(config, pretrained)
+    cuts = usable_cuts(schedule, features)
+    if not schedule.cuts():
         return PrefixPlan(mode="off", why=f"training.unfreezing {training.unfreezing} freezes no layers")
+    if not cuts:
+        return PrefixPlan(mode="off", why=f"{features}: the head reads below the layers that train")
     if training.prefix_cache == "off":
         return PrefixPlan(mode="off", why="training.prefix_cache says so")
     if training.prefix_cache != "auto":

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.config import RunConfig
 from bertft_core.data.prepare import DatasetSplits
-from bertft_core.fitting import Prepared, settle
-from bertft_core.model.pretrained import layer_count
-from bertft_core.policy import DecisionPolicy
+from bertft_core.fitting import Prepared, schedule_of, settle
+from bertft_core.policy import SET_THRESHOLD, DecisionPolicy
 from bertft_core.runs import Run
 from bertft_core.state import hash_json, is_complete, staged_folder, write_json
 
@@ -26,7 +25,16 @@ def test_fingerprint(dataset: DatasetSplits) -> str:
     """Hash of the test rows (content and label): the gate refuses to compare on other rows."""
     table = dataset.table("test")
     fingerprints = [f.as_py().hex() for f in table["fingerprint"]]
-    return hash_json(sorted(zip(fingerprints, table["label"].to_pylist(), strict=True)))
+    labels = table["weights" if dataset.is_multi else "label"].to_pylist()
+    return hash_json(sorted(zip(fingerprints, labels, strict=True)))
+
+
+def target_labels(dataset: DatasetSplits, split: str) -> Any:
+    """Class indices [n] of a split's rows; of multi-label rows 0 and 1 [n, classes]."""
+    import numpy as np
+
+    table = dataset.table(split)
+    return np.array(table["weights"].to_pylist(), dtype=np.int64) if dataset.is_multi else table["label"].to_numpy()
 
 
 def floor_probabilities(config: RunConfig, dataset: DatasetSplits, home: Path) -> Path:
@@ -34,17 +42,21 @@ def floor_probabilities(config: RunConfig, dataset: DatasetSplits, home: Path) -
     import numpy as np
 
     from bertft_core.evaluation.floor import tfidf_floor
+    from bertft_core.evaluation.set_floor import set_floor
 
     key = hash_json([dataset.fingerprint, config.data.split.model_dump(), config.evaluation.metric, FLOOR_VERSION])[:24]
     folder = home / "floors" / key
     if not is_complete(folder):
         texts = {s: _joined_texts(dataset, s) for s in ("train", "validation", "test")}
-        labels = {s: dataset.table(s)["label"].to_numpy() for s in ("train", "validation")}
+        labels = {s: target_labels(dataset, s) for s in ("train", "validation")}
+        given = (texts["train"], labels["train"], texts["validation"], labels["validation"], texts["test"])
+        metric, seed = config.evaluation.metric, config.training.seed
         with staged_folder(folder) as staging:
-            floor = tfidf_floor(
-                texts["train"], labels["train"], texts["validation"], labels["validation"], texts["test"],
-                metric=config.evaluation.metric, seed=config.training.seed, n_classes=len(dataset.classes),
-            )  # fmt: skip
+            floor = (
+                set_floor(*given, metric=metric, seed=seed)
+                if dataset.is_multi
+                else tfidf_floor(*given, metric=metric, seed=seed, n_classes=len(dataset.classes))
+            )
             np.save(staging / "probabilities.npy", floor.probabilities, allow_pickle=False)
             write_json(staging / "floor.json", {"params": floor.params, "validation_score": floor.validation_score})
     return folder / "probabilities.npy"
@@ -76,15 +88,15 @@ def evaluate(
         trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
         raw[split] = np.load(file, allow_pickle=False)
     policy = _fit_policy(config, dataset, raw["validation"])
-    decided = policy.apply(raw["test"])
-    np.save(folder / "probabilities.npy", decided.probabilities.astype(np.float32), allow_pickle=False)
-    np.save(folder / "predicted.npy", decided.predicted, allow_pickle=False)
+    probabilities, predicted = _answers(policy, raw["test"], dataset.is_multi)
+    np.save(folder / "probabilities.npy", probabilities.astype(np.float32), allow_pickle=False)
+    np.save(folder / "predicted.npy", predicted, allow_pickle=False)
     floor = np.load(floor_probabilities(config, dataset, home), allow_pickle=False)
     table = dataset.table("test")
     report = evaluate_rows(
-        labels=table["label"].to_numpy(),
-        probabilities=decided.probabilities,
-        predicted=decided.predicted,
+        labels=target_labels(dataset, "test"),
+        probabilities=probabilities,
+        predicted=predicted,
         classes=dataset.classes,
         texts=table["text"].to_pylist(),
         sources=dataset.sources("test"),
@@ -102,21 +114,29 @@ def evaluate(
     return report
 
 
+def _answers(policy: DecisionPolicy, raw: Any, is_multi: bool) -> tuple[Any, Any]:
+    """Probabilities [n, C], and decisions: class indices [n], or 0 and 1 [n, C]."""
+    if is_multi:
+        return raw, (raw >= SET_THRESHOLD).astype("int64")
+    decided = policy.apply(raw)
+    return decided.probabilities, decided.predicted
+
+
 def phases(config: RunConfig, prepared: Prepared) -> tuple[tuple[float, float, int], ...]:
     """(start, end, depth) of each unfreezing phase of the fit, as fractions of it."""
-    from bertft_core.training.unfreezing import UnfreezeSchedule
-
-    layers, training = layer_count(Path(prepared.pretrained)), config.training
-    return UnfreezeSchedule.of(training.unfreezing, layers, training.epochs).phases()
+    return schedule_of(config, Path(prepared.pretrained)).phases()
 
 
 def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:
     from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
 
-    confusion_picture(report, folder / "confusion.png")
+    pictures = [("Learning", "learning.png")]
+    if not report.scores.is_multi:
+        confusion_picture(report, folder / "confusion.png")
+        pictures.insert(0, ("Confusion", "confusion.png"))
     learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases(config, prepared))
     (folder / "report.md").write_text(
-        report.to_markdown(config.name, [("Confusion", "confusion.png"), ("Learning", "learning.png")]),
+        report.to_markdown(config.name, pictures),
         encoding="utf-8",
     )
 
@@ -131,7 +151,10 @@ def soft_weights(dataset: DatasetSplits, split: str) -> Any:
 def _fit_policy(config: RunConfig, dataset: DatasetSplits, validation: Any) -> DecisionPolicy:
     from bertft_core.evaluation.calibration import PolicySettings, fit_policy
 
-    wanted = config.decision
+    wanted, n = config.decision, dataset.n_validation
+    if dataset.is_multi:
+        note = f"multi-label: every class of probability {SET_THRESHOLD:g} or more, nothing is fitted"
+        return DecisionPolicy(fitted_on=n, notes=(note,))
     settings = PolicySettings(
         temperature=wanted.temperature,
         thresholds=wanted.thresholds,

@@ -9,23 +9,31 @@ from typing import Any
 
 from bertft_core import recipe
 from bertft_core.config import RunConfig
-from bertft_core.fitting import Prepared
+from bertft_core.fitting import Prepared, schedule_of
 from bertft_core.mlflow_config import MlflowConfig
-from bertft_core.model.pretrained import layer_count
+from bertft_core.model.layers import layer_rates, layer_table
+from bertft_core.model.pretrained import features_of, layer_count
+from bertft_core.model.structures import describe, meta_classifier
 from bertft_core.presets import PRESETS
 from bertft_core.state import mask_uri
 
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
-    from bertft_core.training.unfreezing import UnfreezeSchedule, rates_table
+    from bertft_core.training.unfreezing import rates_table
 
     prepared = recipe.prepare(config, home)
     dataset, tokens = prepared.dataset, prepared.tokens
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
-    schedule = UnfreezeSchedule.of(training.unfreezing, layer_count(Path(prepared.pretrained)), training.epochs)
+    encoder = meta_classifier(Path(prepared.pretrained))
+    layer_table(encoder)  # a structure that is not known ends here
+    schedule = schedule_of(config, Path(prepared.pretrained))
+    peaks = layer_rates(
+        schedule.n_layers, training.lr, training.alpha, embedding_rate=training.embedding_rate,
+        head_multiplier=training.head_multiplier,
+    )  # fmt: skip
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
@@ -35,7 +43,9 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
             {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
         ],
         "preset": _preset(config),
-        "layers": [asdict(row) for row in rates_table(schedule, training.lr, training.alpha, training.weight_decay)],
+        "features": _features(config, prepared),
+        "encoder": describe(encoder),
+        "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": _rates(config),
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
@@ -43,6 +53,16 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }  # fmt: skip
+
+
+def _features(config: RunConfig, prepared: Prepared) -> str | None:
+    """What the head reads, and which layers are left out for it; None for the stock head."""
+    pretrained = Path(prepared.pretrained)
+    plan, count = features_of(config, pretrained), layer_count(pretrained)
+    if plan is None:
+        return None
+    used = plan.depth_used or count
+    return str(plan) + (f"; layers from {used} on are neither computed nor trained" if used < count else "")
 
 
 def _preset(config: RunConfig) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ there and by the gate through this one file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -118,6 +119,18 @@ class DecisionPolicy:
         if self.costs is not None:
             return decide_by_cost(p, self.costs)
         return decide_by_thresholds(p, self.thresholds or (1.0,) * p.shape[1])
+
+
+SET_THRESHOLD = 0.5  # of a multi-label model: every class of at least this probability is decided
+
+
+def set_text(chosen: Sequence[Any], classes: Sequence[str]) -> str:
+    """A set of labels as it stands in a cell, a JSON list; `chosen` holds 0 or 1 for each class.
+
+    >>> set_text([1, 0, 1], ["a", "b", "c"])
+    '["a", "c"]'
+    """
+    return json.dumps([str(n) for n, flag in zip(classes, chosen, strict=True) if flag], ensure_ascii=False)
 
 
 def apply_temperature(probabilities: Any, temperature: float) -> Floats:

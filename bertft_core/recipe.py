@@ -20,6 +20,7 @@ from bertft_core.measuring import evaluate
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.runs import Run, latest_fitted, open_run, run_key
 from bertft_core.state import encoder_fingerprint, open_home
+from bertft_core.targets import require_targets
 from bertft_core.trials import Bench, open_confirmation, open_study, run_trial, verdict
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ Progress = Callable[[str, int], None]
 
 
 def ingest(config: RunConfig, home: Path, on_progress: Progress | None = None) -> DatasetSplits:
-    """Read, gate and split the rows; content-addressed under home/data."""
-    return prepare_dataset(config.data, home / "data", config.base_dir, on_progress)
+    """Read, gate and split the rows; content-addressed under home/data. Raises ConfigError as `require_targets`."""
+    dataset = prepare_dataset(config.data, home / "data", config.base_dir, on_progress)
+    require_targets(config, dataset)
+    return dataset
 
 
 def tokenize(

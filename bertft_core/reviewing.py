@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bertft_core.config import RunConfig
 from bertft_core.data.dataset import take_rows
 from bertft_core.fitting import Prepared, settle
-from bertft_core.measuring import floor_probabilities, phases
+from bertft_core.measuring import floor_probabilities, phases, target_labels
 from bertft_core.runs import Run
 from bertft_core.state import hash_json, is_complete, read_json, staged_folder, write_json
 
@@ -44,6 +44,10 @@ def review(
     pairs of the first of report.worst_errors. `served`: the artefact folder.
     """
     folder, settings = run.path / "evaluation", settle(config, prepared, run, home, trainer)
+    if prepared.dataset.is_multi:  # both explain and doubt one class per row
+        note = "Doubtful labels are looked for, and words weighed, where a row has one label only."
+        write_json(folder / "suspects_note.json", note)
+        return
     table = prepared.dataset.table("test").select(["text", "text_pair"])
     explained = report.worst_errors[:_EXPLAINED]
     worst = take_rows(table, [e.row for e in explained]).to_pylist()
@@ -134,15 +138,13 @@ def write_page(
     import numpy as np
     import yaml
 
-    from bertft_core.evaluation.metrics import scores
+    from bertft_core.evaluation.sets import any_scores
     from bertft_core.reporting.filling import page_of
     from bertft_core.reporting.html import report_html
 
     folder = run.path / "evaluation"
-    labels = prepared.dataset.table("test")["label"].to_numpy()
-    floor = scores(
-        labels, np.load(floor_probabilities(config, prepared.dataset, home), allow_pickle=False), report.classes
-    )
+    p_floor = np.load(floor_probabilities(config, prepared.dataset, home), allow_pickle=False)
+    floor = any_scores(target_labels(prepared.dataset, "test"), p_floor, report.classes)
     page = page_of(
         report,
         title=config.name,
@@ -172,15 +174,15 @@ def _parts(config: RunConfig, prepared: Prepared, run: Run, report: EvaluationRe
     from bertft_core.reporting.page import SuspectRow
 
     folder, dataset = run.path / "evaluation", prepared.dataset
-    labels = dataset.table("test")["label"].to_numpy()
+    labels = target_labels(dataset, "test")
     p, raw, predicted = (
         np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("probabilities", "raw_test", "predicted")
     )
     suspects = _read(folder / "suspects.json", [])
     return {
         "slices": _slices(config, prepared, labels, predicted),
-        "calibration": _calibration(run, report, labels, raw),
-        "coverage": _coverage(run, labels, p, predicted),
+        "calibration": None if dataset.is_multi else _calibration(run, report, labels, raw),
+        "coverage": None if dataset.is_multi else _coverage(run, labels, p, predicted),
         "suspects": tuple(SuspectRow(**row) for row in suspects),
         "suspects_note": _read(folder / "suspects_note.json", ""),
     }

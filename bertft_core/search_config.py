@@ -33,7 +33,11 @@ from bertft_core.fit_config import (
 )
 
 CONFIRM_FROM = 15  # trials; with fewer, the luckiest of them is not yet far above its own mean
-_NEEDED_BY = {"size": ("model.pretrained",), "latency": ("model.pretrained", "tokenization.max_length")}
+_SIZES = ("model.pretrained", "model.layers", "model.pooling")
+_NEEDED_BY = {
+    "size": _SIZES,
+    "latency": (*_SIZES, "tokenization.max_length", "tokenization.truncation", "tokenization.max_chunks"),
+}
 
 
 def _plain(value: Any) -> Any:

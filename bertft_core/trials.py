@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import time
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from bertft_core.config import RunConfig
 from bertft_core.data.tokenization import check_max_length
 from bertft_core.errors import InputError, LeaseLost, SearchStopped, TrainerDied, TrialPruned
-from bertft_core.fitting import Prepared, fit_spec, prepare_for
-from bertft_core.model.pretrained import layer_count, resolve_pretrained
+from bertft_core.fitting import Prepared, fit_spec, prepare_for, schedule_of
+from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.search.confirm import Verdict, confirm_slots, contenders, finalists, judge
-from bertft_core.search.effect import encoders, longest_cut, longest_text, require_effect
+from bertft_core.search.effect import encoders, feature_layers, longest_cut, longest_text, require_effect
 from bertft_core.search.front import choose
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
@@ -24,8 +25,7 @@ from bertft_core.search.slots import Slot, StudyPlan, slot_seed, study_name
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
 from bertft_core.state import hash_json
-from bertft_core.training.spec import FitSpec, MachineSettings
-from bertft_core.training.unfreezing import UnfreezeSchedule
+from bertft_core.training.spec import FitSpec, MachineSettings, micro_batch_line
 
 if TYPE_CHECKING:
     from bertft_core.training.client import Trainer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _CHECKPOINT_SECONDS = 5.0  # a killed worker loses that much; the loop spends at most 5 % of a fit on checkpoints
 _KILLED = 9
-_ENCODER = "model.pretrained"
+_ENCODER, _POOLING, _LAYERS = "model.pretrained", "model.pooling", "model.layers"
 
 OnProgress = Callable[[float, dict[str, Any]], None]
 
@@ -79,7 +79,10 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
     for encoder in encoders(config, config.search):
         chosen = config.with_values({_ENCODER: encoder})
         check_max_length(resolve_pretrained(chosen), longest_cut(config, config.search, encoder))
-        UnfreezeSchedule.of(config.training.unfreezing, layer_count(resolve_pretrained(chosen)), config.training.epochs)
+        for pooling, layers in itertools.product(
+            config.possible(_POOLING), feature_layers(config, config.search, encoder)
+        ):
+            schedule_of(chosen.with_values({_POOLING: pooling, _LAYERS: layers}), resolve_pretrained(chosen))
         found = prepare_for(config, chosen, prepared, home)
         longest[encoder] = longest_text(found.tokens)
         fingerprints.append(found.encoder)
@@ -228,6 +231,7 @@ class _Follower:
     depth: int | None = None
     seconds: float = 0.0
     is_told: bool = False
+    micro_batch: int | None = None
     began: float = field(default_factory=time.monotonic)
 
     def __call__(self, fraction: float, facts: dict[str, Any]) -> None:
@@ -240,6 +244,9 @@ class _Follower:
         if "prefix_reason" in facts and not self.is_told:  # progress is repeated while nothing new happens
             self.is_told = True
             _LOGGER.warning("trial %d: the prefix cache is not filled: %s", self.slot, facts["prefix_reason"])
+        if facts.get("micro_batch", self.micro_batch) != self.micro_batch:
+            self.micro_batch = facts["micro_batch"]
+            _LOGGER.warning("trial %d: %s", self.slot, micro_batch_line(facts))
         self._keep_time()
         where = {"fraction": fraction, "step": self.step, "first_step": self.first_step, "seconds": self.seconds}
         self.study.renew(self.slot, is_forced=is_new, worker=self.trainer.pid, **where)

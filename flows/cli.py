@@ -129,7 +129,7 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     if args.live and not args.as_of:
         raise InputError("--live goes with --as-of: a night of today is live")
     config, home = load_config(args.config, args.overrides), _home(args)
-    from flows.nightly import BadNight, nightly, not_begun
+    from flows.nightly import BadNight, nightly, what_ended
 
     try:
         chosen = {"as_of": args.as_of, "force": args.force, "live": args.live}
@@ -137,7 +137,7 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     except BadNight:
         raise
     except Exception as fault:
-        raise not_begun(home, config.name, args.as_of, fault) from fault
+        return what_ended(home, config.name, args.as_of, fault)
 
 
 def _deployed(args: argparse.Namespace) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bertft_core.errors import BertftError, BusyError, ConfigError, DataError
 from bertft_core.mlflow_config import MlflowConfig, load_mlflow_config
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.nightly import triggers
+from bertft_core.nightly.drift import DriftReport
 from bertft_core.nightly.label_shift import label_shift
 from bertft_core.nightly.log import (
     AWAITING,
@@ -40,10 +41,11 @@ from flows.pipeline import pipeline
 from flows.progress import Reporter
 from flows.time_limit import time_limit
 from tasks.data import ingest_rows, tokenize_rows
-from tasks.nights import champion_on_new, record, text_drift
+from tasks.nights import champion_on_new, measure_drift, record
 from tasks.tracking import open_store
 
 _OUTCOMES = {"promoted": PROMOTED, "awaiting approval": AWAITING, "unchanged": SKIPPED}  # of a release; else: kept
+_told: list[tuple[dict[str, Any], int]] = []  # documents and exit codes of this process's nights
 REPLAY = "-replay"  # the name of a model that `--as-of` trains
 
 
@@ -91,12 +93,26 @@ def nightly(
     )  # fmt: skip
     ended = work.through()
     document = {**asdict(ended), "name": config.name}
+    _told.append((document, work.exit_code))
     if ended.outcome in (REJECTED, FAILED):
         raise BadNight(document, work.exit_code)
     return document
 
 
-def not_begun(home: Path, name: str, night: str | None, fault: Exception) -> BadNight:
+def what_ended(home: Path, name: str, night: str | None, fault: Exception) -> dict[str, Any]:
+    """The night of this process where Prefect failed with `fault`: as it was written down, else as not begun.
+
+    A server that goes away in the night raises its own fault after the night has ended. Raises BadNight.
+    """
+    if not _told:
+        raise _not_begun(home, name, night, fault) from fault
+    document, exit_code = _told[-1]
+    if document["outcome"] in (REJECTED, FAILED):
+        raise BadNight(document, exit_code) from fault
+    return document
+
+
+def _not_begun(home: Path, name: str, night: str | None, fault: Exception) -> BadNight:
     """Write down a night that Prefect could not even begin (its server is away, say); what to raise."""
     now = dt.datetime.now(dt.UTC)
     ended = Night(
@@ -142,6 +158,7 @@ class _Night:
     started: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     report: Reporter = field(default_factory=Reporter)
     facts: dict[str, Any] = field(default_factory=dict)
+    drift: DriftReport | None = None
     exit_code: int = 0
 
     @property
@@ -263,15 +280,16 @@ class _Night:
             found, nightly, age_days=basis.age_days(self._moment), is_asked_anew=basis.asked != asked,
             label=label,
         )  # fmt: skip
-        if fired or found.new < triggers.LEAST_ROWS or (nightly.text_drift is None and nightly.score_drop is None):
+        if fired or label is None or (nightly.text_drift is None and nightly.score_drop is None):
             return fired
         with self.report.stage("drift"):
             prepared = tokenize_rows(self.config, dataset, self.home, self.report)
-            drift = text_drift(self.config, prepared, Path(basis.run), self.home)
-            self.facts |= {} if drift.auroc is None else {"text_auroc": round(drift.auroc, 4)}
+            self.drift = measure_drift(self.config, prepared, Path(basis.run), label, self.home)
             store = open_store(self.settings, self.home)
             score = champion_on_new(self.config, prepared, Path(basis.run), store, self.home)
-        both = [triggers.drift_trigger(drift, nightly)]
+        both = [] if self.drift is None else [triggers.drift_trigger(self.drift.domain, nightly)]
+        if self.drift is not None and self.drift.domain.auroc is not None:
+            self.facts["text_auroc"] = round(self.drift.domain.auroc, 4)
         if score is not None:
             self.facts["champion_on_new"] = round(score.right / score.rows, 4)
             both.append(triggers.drop_trigger(score, basis.accuracy, nightly))
@@ -304,7 +322,8 @@ class _Night:
         """MLflow, Prefect, the people; none of them may change how the night ended."""
         self.report.say(str(ended))
         try:
-            record(ended, self.config.name, open_store(self.settings, self.home), str(flow_run.id or ""))
+            store = open_store(self.settings, self.home)
+            record(ended, self.config.name, store, str(flow_run.id or ""), self.drift)
         except Exception as fault:  # whatever the store's client raises
             self.report.say(f"the night is not written to MLflow ({type(fault).__name__}: {str(fault)[:200]})")
         if ended.outcome in (REJECTED, FAILED):

@@ -138,6 +138,7 @@ def test_document(evaluation: Any) -> dict[str, Any]:
     shown, floor = ("accuracy", "macro_f1", "log_loss"), ("floor_accuracy", "floor_macro_f1", "floor_difference")
     document = {"n": evaluation.n, **{name: getattr(evaluation.scores, name) for name in shown}}
     document |= {f"{name}_interval": evaluation.intervals[name] for name in shown}
+    document |= {"micro_f1": evaluation.scores.micro_f1} if evaluation.scores.is_multi else {}
     document |= {name: getattr(evaluation, name) for name in (*floor, "floor_difference_interval")}
     return document
 

@@ -97,7 +97,9 @@ def _plan(plan: dict[str, Any]) -> str:
         cells = "".join(f"{row[k]:>7}" for k in ("rows", "cut", "p50", "p90", "p99", "max"))
         lines.append(f"{row['split']:<10}{cells}")
     lines += _preset(plan["preset"]) if plan["preset"] else []
-    lines += ["", f"{'layer':<12}{'lr':>11}{'decay':>8}{'thaws at':>10}"]
+    lines += ["", f"encoder      {plan['encoder']}"]
+    lines += [f"features     {plan['features']}"] if plan["features"] else []
+    lines += [f"{'layer':<12}{'lr':>11}{'decay':>8}{'thaws at':>10}"]
     for row in plan["layers"]:
         lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{_share(row['thaws_at']):>10}")
     lines += ["", f"rates        {plan['rates']}", f"steps        {plan['steps']}", f"search       {plan['search']}"]

@@ -15,6 +15,7 @@ import numpy as np
 
 from bertft_core.errors import ArtifactError, InputError
 from bertft_core.mlflow_config import Store
+from bertft_core.policy import set_text
 from bertft_core.serving.artifact import CARD, ArtifactCard, read_card
 from bertft_core.state import read_json
 from tasks.aliases import RegisteredVersion, get_version, version_of_alias
@@ -34,6 +35,7 @@ rows = pd.read_parquet(spec["rows"])
 table = model.predict(rows, params={"batch_size": spec["batch_size"]})
 names = [c for c in table.columns if c.startswith("probability_")]
 classes = [c.removeprefix("probability_") for c in names]
+is_multi = getattr(model.unwrap_python_model().predictor.card, "multi_label", False)
 seconds = []
 for start in range(spec["timed"]):
     row = rows.iloc[[start % len(rows)]]
@@ -45,7 +47,10 @@ with open(spec["out"] + ".part", "wb") as handle:
     np.savez(
         handle,
         probabilities=table[names].to_numpy(dtype="float32"),
-        predicted=np.array([classes.index(name) for name in table["label"]], dtype="int64"),
+        predicted=np.array(
+            [[int(c in json.loads(name)) for c in classes] for name in table["label"]]
+            if is_multi else [classes.index(name) for name in table["label"]], dtype="int64",
+        ),
     )
 answer = {"classes": classes, "code": os.path.dirname(bertft_core.__file__)}
 answer["latency_ms"] = 1000 * statistics.median(seconds[len(seconds) // 4 :])
@@ -79,8 +84,18 @@ class Answers:
         return self._array("probabilities")[:, [self.classes.index(name) for name in classes]]
 
     def predicted(self, classes: Sequence[str]) -> Any:
-        """int64 [n], indices into `classes`."""
-        return np.array([list(classes).index(name) for name in self.classes])[self._array("predicted")]
+        """int64 [n], indices into `classes`; of a multi-label version 0 and 1 [n, C]."""
+        found = self._array("predicted")
+        if found.ndim == 2:
+            return found[:, [self.classes.index(name) for name in classes]]
+        return np.array([list(classes).index(name) for name in self.classes])[found]
+
+    def told(self) -> Any:
+        """The answers as they stand in the column `label`, object [n]."""
+        found = self._array("predicted")
+        if found.ndim == 2:
+            return np.array([set_text(row, self.classes) for row in found], dtype=object)
+        return np.array(self.classes, dtype=object)[found]
 
     def _array(self, name: str) -> Any:
         with np.load(self.file, allow_pickle=False) as stored:

@@ -17,6 +17,7 @@ from typing import Any
 
 from bertft_core.errors import RegistryError
 from bertft_core.mlflow_config import Store
+from bertft_core.nightly.log import last_runs
 from bertft_core.state import exclusive, read_json
 from tasks import aliases, entries, ledger, registry
 from tasks.aliases import RUN_ID, RegisteredVersion
@@ -112,7 +113,8 @@ def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
     yield from _copies(home, {v.model_id for v in stays}, policy)
     runs = _runs(home)
     is_busy = any("result" not in state and _age(path / "run.json") >= policy.oldest for path, state in runs)
-    yield from _run_folders(runs, {v.tags.get(RUN_ID, "") for v in stays}, policy)
+    rests = {v.tags.get(RUN_ID, "") for v in stays} | last_runs(home)
+    yield from _run_folders(runs, rests, policy)
     yield from _search_folders(home, runs, policy)
     for cache in _CACHES:
         for path in () if is_busy else _old(home / cache, policy):
@@ -150,7 +152,7 @@ def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str],
     for group in attempts.values():
         is_over = all("result" in state and _age(path / "run.json") < policy.oldest for path, state in group)
         if is_over and not any(path.name in needed_runs for path, _ in group):
-            yield from (_folder("run folder", p, "finished, no alias or kept champion rests on it") for p, _ in group)
+            yield from (_folder("run folder", p, "finished, no alias, champion or night rests on it") for p, _ in group)
             continue
         for path, state in group:
             checkpoint = path / "fit" / _CHECKPOINT

@@ -20,7 +20,10 @@ _TEXT = 160  # characters of a text that are shown
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledRows:
-    """Usable rows: row in the file (from 1), texts, labels [n], soft weights [n, C] or None; the others by reason."""
+    """Usable rows: row in the file (from 1), texts, labels [n], soft weights [n, C] or None; the others by reason.
+
+    Multi-label: labels are 0 and 1 [n, C].
+    """
 
     rows: tuple[int, ...]
     texts: tuple[str, ...]
@@ -69,9 +72,13 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
 
     if not data.is_file():
         raise DataError(f"--data {data}: no such file")
-    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair, "label": label or card.label}
-    config = DataConfig(source=str(data), classes=list(card.classes), **columns)
-    column = LabelColumn(list(card.classes))
+    given = label or card.label
+    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair, "label": given}
+    if isinstance(given, str):
+        columns["classes"] = list(card.classes)
+    else:
+        columns["label"] = list(given)
+    config, column = DataConfig(source=str(data), **columns), LabelColumn(list(card.classes), card.multi_label)
     checker, skipped = RowChecker(config, column), Counter[str]()
     rows, texts, pairs = [], [], []
     for batch in read_batches(data, config):
@@ -93,7 +100,7 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
         rows=tuple(rows),
         texts=tuple(texts),
         pairs=tuple(pairs) if card.text_pair is not None else None,
-        labels=labels.top,
+        labels=labels.dense(0, len(rows)).astype(int) if labels.is_multi else labels.top,
         weights=labels.dense(0, len(rows)) if labels.is_soft else None,
         skipped=dict(skipped),
     )

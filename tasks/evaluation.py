@@ -14,8 +14,8 @@ from prefect.cache_policies import NO_CACHE
 
 from bertft_core import measuring, reviewing
 from bertft_core.config import RunConfig
-from bertft_core.evaluation.metrics import scores
 from bertft_core.evaluation.report import EvaluationReport
+from bertft_core.evaluation.sets import any_scores
 from bertft_core.fitting import Prepared
 from bertft_core.gate.promotion import PromotionDecision
 from bertft_core.reporting.page import Outcome, Verdict
@@ -90,7 +90,7 @@ def _champion(run: Run, report: EvaluationReport, release: Release) -> dict[str,
         return None
     labels = np.load(folder / "labels.npy", allow_pickle=False)
     said = found.predicted(report.classes)
-    return asdict(scores(labels, found.probabilities(report.classes), report.classes, predicted=said))
+    return asdict(any_scores(labels, found.probabilities(report.classes), report.classes, predicted=said))
 
 
 def _lineage(prepared: Prepared, run: Run, release: Release, tree: Tree) -> dict[str, str]:

@@ -16,7 +16,7 @@ from bertft_core.evaluation.slices import slice_groups
 from bertft_core.gate.checks import Check, label_set_check, latency_check, seen_rows_check, size_check
 from bertft_core.gate.promotion import PromotionDecision, decide
 from bertft_core.gate.rule import PromotionRule
-from bertft_core.measuring import soft_weights
+from bertft_core.measuring import soft_weights, target_labels
 from bertft_core.mlflow_config import Store
 from bertft_core.state import read_json
 from tasks import aliases, artifacts, entries, ledger
@@ -72,7 +72,7 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Path) -> 
     parquet.write_table(
         table.select(["text", "text_pair"] if dataset.has_pair else ["text"]), folder / "test_rows.parquet"
     )
-    np.save(folder / "labels.npy", table["label"].to_numpy(), allow_pickle=False)
+    np.save(folder / "labels.npy", target_labels(dataset, "test"), allow_pickle=False)
     if (weights := soft_weights(dataset, "test")) is not None:
         np.save(folder / "weights.npy", weights, allow_pickle=False)
     np.savez(folder / "slices.npz", **slice_masks(config, table))

@@ -18,11 +18,14 @@ from bertft_core.errors import ArtifactError, InputError
 from bertft_core.fitting import Prepared
 from bertft_core.mlflow_config import Store
 from bertft_core.nightly.arrays import load_arrays, save_arrays
-from bertft_core.nightly.domain_shift import DomainShift, domain_shift
+from bertft_core.nightly.domain_shift import domain_shift
+from bertft_core.nightly.drift import DriftReport, draw_drift
+from bertft_core.nightly.label_shift import LabelShift
 from bertft_core.nightly.log import FAILED, REJECTED, Night
 from bertft_core.nightly.rows import Rows
+from bertft_core.nightly.text_figures import text_figures
 from bertft_core.nightly.triggers import FreshScore
-from bertft_core.state import hash_json
+from bertft_core.state import hash_json, write_json
 from bertft_core.training.client import Trainer
 from tasks import aliases, artifacts, tracking
 
@@ -31,18 +34,43 @@ _TRAIN = SPLITS.index("train")
 
 
 @task(name="drift", cache_policy=NO_CACHE)
-def text_drift(config: RunConfig, prepared: Prepared, last: Path, home: Path) -> DomainShift:
-    """Whether the new training texts can be told from those of the last training, by the pretrained encoder's features.
+def measure_drift(
+    config: RunConfig, prepared: Prepared, last: Path, label: LabelShift, home: Path
+) -> DriftReport | None:
+    """How the new training texts differ from those of the last training, by the pretrained encoder and by their words.
 
     last: folder of the last training's run. At most 1,000 rows a side, smallest hash first: from night to night the
-    same ones, whose features are kept.
+    same ones, whose features are kept. None where one of the sides has no row.
     """
     before, now = Rows.require(last), Rows.of(prepared.dataset)
     is_known, in_train = now.is_in(before), now.splits == _TRAIN
     sides = [now.hashes[in_train & known][:MOST_ROWS] for known in (is_known, ~is_known)]
+    if not (len(sides[0]) and len(sides[1])):
+        return None
     found = _features(config, prepared, np.concatenate(sides), home)
     old, new = found[: len(sides[0])], found[len(sides[0]) :]
-    return domain_shift(old, new, seed=config.training.seed)
+    report = DriftReport(
+        label=label, domain=domain_shift(old, new, seed=config.training.seed),
+        text=text_figures(*(_texts(prepared, side.tolist()) for side in sides)),
+    )  # fmt: skip
+    create_markdown_artifact(key="bertft-drift", markdown=report.to_markdown())
+    return report
+
+
+def _texts(prepared: Prepared, hashes: list[bytes]) -> list[str]:
+    table = take_rows(prepared.dataset.table("train"), _places(prepared, hashes))
+    texts: list[str] = table["text"].to_pylist()
+    if not prepared.dataset.has_pair:
+        return texts
+    return [f"{text} {pair or ''}" for text, pair in zip(texts, table["text_pair"].to_pylist(), strict=True)]
+
+
+def _places(prepared: Prepared, hashes: list[bytes]) -> list[int]:
+    """Where these rows lie in the training split."""
+    # numpy leaves the zero bytes at the end of a fixed-length string away
+    found = (h.rstrip(b"\0") for h in prepared.dataset.table("train")["fingerprint"].to_pylist())
+    places = {h: place for place, h in enumerate(found)}
+    return [places[h] for h in hashes]
 
 
 def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) -> Any:
@@ -61,10 +89,6 @@ def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) ->
 
 
 def _computed(config: RunConfig, prepared: Prepared, hashes: list[bytes], home: Path) -> Any:
-    table = prepared.dataset.table("train")
-    # numpy leaves the zero bytes at the end of a fixed-length string away
-    places = {h.rstrip(b"\0"): place for place, h in enumerate(table["fingerprint"].to_pylist())}
-    chosen = [places[h] for h in hashes]
     with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as folder, Trainer() as trainer:
         file = Path(folder) / "features.npy"
         trainer.features(
@@ -73,7 +97,7 @@ def _computed(config: RunConfig, prepared: Prepared, hashes: list[bytes], home: 
             "train",
             file,
             threads=config.training.threads,
-            places=chosen,
+            places=_places(prepared, hashes),
         )
         return np.load(file, allow_pickle=False)
 
@@ -103,7 +127,7 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
             )
         except (ArtifactError, InputError):
             return None
-        told = np.array(found.classes, dtype=object)[found.predicted(found.classes)]
+        told = found.told()
     right = int((told == np.array(labels, dtype=object)).sum())
     return FreshScore(right=right, rows=len(labels))
 
@@ -119,14 +143,19 @@ def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], li
         texts["text"] += part["text"].to_pylist()
         if prepared.dataset.has_pair:
             texts["text_pair"] += part["text_pair"].to_pylist()
-        labels += [str(prepared.dataset.classes[label]) for label in part["label"].to_pylist()]
+        labels += prepared.dataset.label_texts(part)
     return texts, labels
 
 
 @task(name="record", cache_policy=NO_CACHE)
-def record(night: Night, name: str, store: Store, prefect_run: str) -> None:
-    """One MLflow run a night, with outcome, reason and numbers, and the Prefect artifact."""
+def record(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> None:
+    """One MLflow run a night, with outcome, reason, numbers and the drift that was measured; the Prefect artifact."""
     create_markdown_artifact(key="bertft-night", markdown=as_markdown(night, name))
+    log_night(night, name, store, prefect_run, drift)
+
+
+def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> str:
+    """Write the night's MLflow run, once; its id."""
     tags = {
         "bertft.name": name, "bertft.night": night.night, "bertft.outcome": night.outcome,
         "bertft.reason": night.reason[:5000], "bertft.pipeline_run": night.run_id or "",
@@ -137,7 +166,20 @@ def record(night: Night, name: str, store: Store, prefect_run: str) -> None:
     run_id = tracking.find_or_create_run(store, key, "night", name=f"{name} night {night.night}", tags=tags)
     numbers = {k: float(v) for k, v in night.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     tracking.log_metrics(store, run_id, {"seconds": night.seconds, **numbers})
+    if drift is not None:
+        _log_drift(drift, store, run_id)
     tracking.finish_run(store, run_id, failed=night.outcome in (FAILED, REJECTED))
+    return run_id
+
+
+def _log_drift(drift: DriftReport, store: Store, run_id: str) -> None:
+    """drift.json, drift.md and drift.png below `drift` of the run."""
+    with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
+        folder = Path(scratch)
+        write_json(folder / "drift.json", drift.to_json())
+        (folder / "drift.md").write_text(drift.to_markdown() + "\n![](drift.png)\n", encoding="utf-8")
+        draw_drift(drift).savefig(folder / "drift.png")
+        tracking.log_files(store, run_id, [folder], "drift")
 
 
 def as_markdown(night: Night, name: str) -> str:

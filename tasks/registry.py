@@ -47,12 +47,13 @@ def build_model_folder(
     """The served folder of a fit: its transformers folder plus bertft.json, complete or absent."""
     card = ArtifactCard(
         max_length=prepared.tokens.max_length,
-        truncation=config.tokenization.truncation,
+        **{key: value for key, value in config.tokenization.cut().items() if key != "max_length"},
         classes=tuple(prepared.dataset.classes),
         text=config.data.text,
         text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
-        label=config.data.label,
+        label=config.data.label if isinstance(config.data.label, str) else tuple(config.data.label),
         policy=policy,
+        multi_label=prepared.dataset.is_multi,
     )
     return build_artifact(model_dir, folder, card)
 

@@ -15,7 +15,7 @@ from bertft_core.config import RunConfig
 from bertft_core.fitting import Prepared
 from bertft_core.runs import Run
 from bertft_core.training.client import Trainer
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.spec import TrainingResult, micro_batch_line
 
 
 @task(name="finetune", cache_policy=NO_CACHE)
@@ -24,13 +24,17 @@ def finetune_model(
 ) -> TrainingResult:  # fmt: skip
     """The final fit on all training rows."""
 
-    told: set[int] = set()
+    told: set[Any] = set()
 
     def show(fraction: float, facts: dict[str, Any]) -> None:
         progress.fraction(fraction, f"fine-tuning: step {facts.get('step', '')}")
         if "epoch" in facts and facts["epoch"] not in told:  # progress is repeated while nothing new happens
             told.add(facts["epoch"])
             progress.say(f"  epoch {facts['epoch']}: validation score {facts['score']:.4f}, {facts['seconds']:.0f} s")
+
+        if "micro_batch" in facts and (line := micro_batch_line(facts)) not in told:
+            told.add(line)
+            progress.say(f"  {line}")
 
     settings = fitting.settle(config, prepared, run, home, trainer)
     progress.say(f"  {fitting.prefix_plan(config, prepared, settings.precision, None)}")

@@ -127,7 +127,7 @@ class Tree:
         numbers |= {"floor_accuracy": report.floor_accuracy, "floor_macro_f1": report.floor_macro_f1}
         tracking.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
         files = [folder / n for n in ("evaluation.json", "report.md", "confusion.png", "learning.png")]
-        tracking.log_files(self.store, self.final, files, "evaluation")
+        tracking.log_files(self.store, self.final, [file for file in files if file.exists()], "evaluation")
 
     def report(self, folder: Path) -> None:
         """The HTML report, the gate's decision and the list of doubtful labels on the final run."""

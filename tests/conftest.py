@@ -18,6 +18,9 @@ import yaml
 
 from bertft_core.testing_postgres import LocalPostgres, find_binaries
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and models here are tiny
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _WORDS = {
     "sport": ["goal", "match", "team", "win"],
     "tech": ["chip", "code", "phone", "data"],

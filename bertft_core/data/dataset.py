@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertft_core.errors import ArtifactError
+from bertft_core.policy import set_text
 from bertft_core.state import read_json
 
 
@@ -55,6 +56,12 @@ class DatasetSplits:
     is_soft: bool
     has_pair: bool
     report: DataReport
+    is_multi: bool = False
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether rows hold `weights`, a number for each class: soft weights, or 0 and 1 (multi-label)."""
+        return self.is_soft or self.is_multi
 
     @property
     def path(self) -> Path:
@@ -62,8 +69,17 @@ class DatasetSplits:
         return Path(self.directory)
 
     def table(self, split: str) -> pa.Table:
-        """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights (if soft)."""
+        """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights.
+
+        weights [C]: of soft rows, and 0 or 1 of multi-label ones, whose `label` is their rarest one, -1 without any.
+        """
         return pa.ipc.open_file(pa.memory_map(str(self.path / f"{split}.arrow"))).read_all()
+
+    def label_texts(self, table: pa.Table) -> list[str]:
+        """The label of each row as text: its (largest) class, or its set as a JSON list."""
+        if self.is_multi:
+            return [set_text(row, self.classes) for row in table["weights"].to_pylist()]
+        return [self.classes[label] for label in table["label"].to_pylist()]
 
     def sources(self, split: str) -> list[str]:
         """Where each row stands: file:row, or the file alone where a document is a row."""

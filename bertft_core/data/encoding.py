@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,12 +16,16 @@ from bertft_core.errors import ModelError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Mode = Literal["head", "tail", "head+tail"]
+Mode = Literal["head", "tail", "head+tail", "chunks"]
 Ids = npt.NDArray[np.int32]
 HEAD_REFERENCE, BUDGET_REFERENCE = (
     128,
     510,
 )  # head+tail keeps 128 of 510 tokens (Sun et al. 2019, section 5.3.1)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 _CHARS_AT_ONCE = 1_000_000  # of text in one call: an Encoding costs about 150 bytes per token
 
 
@@ -128,6 +133,53 @@ def pack(
     return ids, len(first) + len(a) + layout.pair_zeros if layout.has_segments else len(ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """How texts are fitted to the encoder: at most `max_length` ids with special tokens, cut by `truncation`.
+
+    chunks: windows of `max_length` ids, each with special tokens of its own, `chunk_overlap` text tokens in common
+    with the one before, the first `max_chunks` of them (None: all).
+    """
+
+    max_length: int
+    truncation: str
+    chunk_overlap: int = 0
+    max_chunks: int | None = None
+
+    def spans(self, n_tokens: int, n_special: int) -> list[tuple[int, int]]:
+        """(start, end) in the text's tokens of each chunk: one at least, all but the last of full length.
+
+        >>> Cutting(max_length=6, truncation="chunks", chunk_overlap=1).spans(9, n_special=2)
+        [(0, 4), (3, 7), (6, 9)]
+        """
+        budget = max(1, self.max_length - n_special)
+        stride = max(1, budget - self.chunk_overlap)
+        count = 1 + max(0, -(-(n_tokens - budget) // stride))
+        count = min(count, self.max_chunks or count)
+        return [(i * stride, min(i * stride + budget, n_tokens)) for i in range(count)]
+
+    def longest(self, n_special: int) -> int | None:
+        """Ids of the longest text that loses nothing, one set of special tokens included; None: no text does."""
+        if self.truncation != "chunks":
+            return self.max_length
+        if self.max_chunks is None:
+            return None
+        budget = max(1, self.max_length - n_special)
+        return budget + (self.max_chunks - 1) * max(1, budget - self.chunk_overlap) + n_special
+
+
+def pack_chunks(ids: Sequence[int], layout: SpecialLayout, cutting: Cutting) -> list[int]:
+    """The chunks of one text, joined. All but the last have `max_length` ids, which is how `TokenArrays` parts them."""
+    prefix, suffix = layout.single
+    spans = cutting.spans(len(ids), layout.n_special(False))
+    return [i for start, end in spans for i in (*prefix, *ids[start:end], *suffix)]
+
+
+def chunk_counts(lengths: npt.NDArray[np.integer], max_length: int) -> npt.NDArray[np.int64]:
+    """How many chunks rows of so many ids have, int64 [n]: one at least."""
+    return np.maximum(1, -(-lengths.astype(np.int64) // max_length))
+
+
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """The tokenizer of a model folder, without the truncation and padding that some files bake in.
 
@@ -136,7 +188,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     file = Path(folder) / "tokenizer.json"
-    tokenizer: Tokenizer = _read_tokenizer(Backend, file) if file.is_file() else _slow_tokenizer(folder)
+    tokenizer: Tokenizer = _read_tokenizer(Backend, file) if file.is_file() else _converted(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -149,14 +201,29 @@ def _read_tokenizer(kind: Any, file: Path) -> Any:
         raise ModelError(f"{file}: not readable as a tokenizer: {str(fault)[:200]}") from None
 
 
-def _slow_tokenizer(folder: Path | str) -> Any:
+def _converted(folder: Path | str) -> Any:
+    """Of a folder without tokenizer.json: transformers converts vocab.txt, vocab.json or a sentencepiece model."""
     from transformers import AutoTokenizer
 
+    found = [name for name in TOKENIZER_FILES if (Path(folder) / name).is_file()]
+    if not set(found) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}:
+        raise ModelError(
+            f"{folder}: no tokenizer (wanted tokenizer.json, vocab.txt, vocab.json with merges.txt, or a sentencepiece "
+            f"model; found {', '.join(found) or 'none of them'}): copy the encoder's tokenizer files into it"
+        )
+    pieces = next((name for name in found if name.endswith(".model")), None)
+    if pieces and find_spec("sentencepiece") is None:
+        raise ModelError(
+            f"{folder}: {pieces} can be read only with the package sentencepiece, which is missing: `pip install "
+            "sentencepiece`, or put the encoder's tokenizer.json beside it"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
-    except Exception as fault:  # transformers raises unrelated types for an incomplete folder
+    except Exception as fault:  # transformers raises unrelated types for what it cannot convert
+        reason = " ".join(str(fault).split())[:200]
         raise ModelError(
-            f"{folder}: no usable tokenizer (wanted tokenizer.json or vocab.txt): {type(fault).__name__}"
+            f"{folder}: no tokenizer.json, and none could be made of {', '.join(found)} ({type(fault).__name__}: "
+            f"{reason}): put the encoder's tokenizer.json beside them"
         ) from None
 
 
@@ -178,20 +245,31 @@ def encode_rows(
     layout: SpecialLayout,
     texts: Sequence[str],
     pairs: Sequence[str | None] | None,
-    max_length: int,
-    mode: str,
+    cutting: Cutting,
 ) -> tuple[list[list[int]], list[int], list[int]]:
-    """(ids, pair_start, uncut length with special tokens) of each row; a pair of None is a single text."""
+    """(ids, pair_start, uncut length with special tokens) of each row; a pair of None is a single text.
+
+    Raises ModelError for pairs in chunks.
+    """
     ids_a = raw_ids(tokenizer, texts)
     ids_b: list[list[int] | None] = [None] * len(ids_a)
     if pairs is not None:
         where = [i for i, pair in enumerate(pairs) if pair is not None]
         for i, ids in zip(where, raw_ids(tokenizer, [str(pairs[i]) for i in where]), strict=True):
             ids_b[i] = ids
-    packed = [pack(a, b, layout, max_length, mode) for a, b in zip(ids_a, ids_b, strict=True)]
+    packed = [_packed(a, b, layout, cutting) for a, b in zip(ids_a, ids_b, strict=True)]
     special = (layout.n_special(False), layout.n_special(True))
     lengths = [len(a) + len(b or ()) + special[b is not None] for a, b in zip(ids_a, ids_b, strict=True)]
     return [ids for ids, _ in packed], [start for _, start in packed], lengths
+
+
+def _packed(a: list[int], b: list[int] | None, layout: SpecialLayout, cutting: Cutting) -> tuple[list[int], int]:
+    if cutting.truncation != "chunks":
+        return pack(a, b, layout, cutting.max_length, cutting.truncation)
+    if b is not None:
+        raise ModelError("tokenization.truncation chunks is for single texts, found a pair: use head, tail, head+tail")
+    ids = pack_chunks(a, layout, cutting)
+    return ids, len(ids)
 
 
 def encode_texts(
@@ -200,9 +278,12 @@ def encode_texts(
     texts: Sequence[str],
     pairs: Sequence[str | None] | None,
     max_length: int,
-    mode: str,
+    truncation: str,
+    **chunks: Any,
 ) -> tuple[list[Ids], list[int], int]:
-    """(ids, int32 [length] each; pair_start of each, see `pack`; number of rows that were cut)."""
-    ids, starts, lengths = encode_rows(tokenizer, layout, texts, pairs, max_length, mode)
+    """(ids, int32 [length] each; pair_start of each, see `pack`; number of rows that were cut); see `Cutting`."""
+    cutting = Cutting(max_length=max_length, truncation=truncation, **chunks)
+    ids, starts, lengths = encode_rows(tokenizer, layout, texts, pairs, cutting)
     arrays = [np.array(row, dtype=np.int32) for row in ids]
-    return arrays, starts, sum(length > max_length for length in lengths)
+    longest = cutting.longest(layout.n_special(False))
+    return arrays, starts, sum(longest is not None and length > longest for length in lengths)

@@ -1,7 +1,8 @@
-"""Labels as they stand in files: one class, or weights over classes. Several classes per row are refused."""
+"""Labels as they stand in files: one class, weights over classes, or a set of classes (multi-label)."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from bertft_core.errors import DataError
 
 MAX_CLASSES = 10_000  # above this the label column is almost surely free text or an identifier
 _INTEGER = re.compile(r"^[+-]?\d+$")
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
 
@@ -28,14 +30,14 @@ class UnknownLabel(FaultyRow):
     """A label that data.classes does not hold."""
 
 
-def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, float]:
-    """A class name, or {class: weight} with weights that sum to 1.
+def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, float] | tuple[str, ...]:
+    """A class name, {class: weight} with weights that sum to 1, or the names of a set of classes (maybe none).
 
-    Strings are stripped, integers become text, a list of numbers follows `classes`. A string that is a JSON
-    object or list counts as one (CSV has no other way to hold weights).
+    Strings are stripped, integers become text, a list of numbers follows `classes`, a list of strings is a set. A
+    string that is a JSON object or list counts as one (CSV has no other way to hold weights and sets).
 
     Raises FaultyRow for a missing label or impossible weights; DataError for what no row of this kind can
-    mend: several strings (multi-label), numbers in a list without data.classes, fractions (regression).
+    mend: numbers in a list without data.classes, fractions (regression), a list that is no JSON.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -43,6 +45,8 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
             parsed = _parse_json(text)
             if isinstance(parsed, dict | list):
                 return parse_label(parsed, classes)
+            if text.startswith("['") and text.endswith("']"):
+                raise DataError(f'data.label: found {text[:80]!r}, a list that is no JSON; write ["a", "b"]')
         if text:
             return text
         raise FaultyRow("missing label")
@@ -73,16 +77,16 @@ def _parse_json(text: str) -> Any:
         return None
 
 
-def _parse_list(value: list[Any], classes: Sequence[str] | None) -> dict[str, float]:
+def _parse_list(value: list[Any], classes: Sequence[str] | None) -> dict[str, float] | tuple[str, ...]:
     if not value:
-        raise FaultyRow("missing label")
+        return ()
     if all(isinstance(v, tuple) and len(v) == 2 for v in value):  # parquet's map type
         return _weights(dict(value))
     if any(isinstance(v, str) for v in value):
-        raise DataError(
-            f"data.label: found a list of strings {value!r}: multi-label data is not supported yet; "
-            "wanted one class per row, or {class: weight}"
-        )
+        names = tuple(dict.fromkeys(v.strip() if isinstance(v, str) else "" for v in value))
+        if "" in names:
+            raise FaultyRow(f"bad label set: {value!r} holds something that is no name")
+        return names
     if classes is None:
         raise DataError(
             f"data.label: found a list of numbers {value!r}; soft labels in a list need data.classes, "
@@ -120,33 +124,75 @@ def class_order(names: Sequence[str], fixed: Sequence[str] | None) -> list[str]:
     return sorted(names)
 
 
-class LabelColumn:
-    """Labels gathered row by row in compact arrays. Codes count classes in order of appearance."""
+def parse_flags(cells: Sequence[Any], columns: Sequence[str]) -> tuple[int, ...]:
+    """Places of the label columns that are set in a row: cells of 0 and 1, false and true.
 
-    def __init__(self, fixed: Sequence[str] | None) -> None:
+    >>> parse_flags([1, "0", True], ["a", "b", "c"])
+    (0, 2)
+
+    Raises FaultyRow for an empty cell or another value.
+    """
+    found = []
+    for place, (cell, column) in enumerate(zip(cells, columns, strict=True)):
+        text = "" if cell is None or cell != cell else str(cell).strip().lower()  # nan differs from itself
+        if text not in _FLAGS:
+            raise FaultyRow(f"bad label: {column} holds {cell!r}, wanted 0 or 1" if text else "missing label")
+        if _FLAGS[text]:
+            found.append(place)
+    return tuple(found)
+
+
+Label = int | dict[int, float] | tuple[int, ...]
+
+
+class LabelColumn:
+    """Labels gathered row by row in compact arrays. Codes count classes in order of appearance.
+
+    The labels of all rows are of one kind: one class or weights, or sets (multi-label), which the first row decides.
+    """
+
+    def __init__(self, fixed: Sequence[str] | None, is_multi: bool | None = None) -> None:
+        self._is_multi = is_multi
         self.fixed = list(fixed) if fixed is not None else None
         self.names: list[str] = list(fixed) if fixed is not None else []
         self._codes: dict[str, int] = {name: i for i, name in enumerate(self.names)}
         self._hard = array("i")  # code, or -1 for a soft row
         self._soft_row, self._soft_code, self._soft_weight = array("q"), array("i"), array("d")
 
-    def parse(self, value: Any) -> int | dict[int, float]:
-        """A code, or {code: weight}. Raises FaultyRow and DataError like `parse_label`."""
-        if type(value) is str:
+    def parse(self, value: Any) -> Label:
+        """A code, {code: weight}, or the codes of a set. Raises FaultyRow and DataError like `parse_label`."""
+        if type(value) is str and not self._is_multi:
             known = self._codes.get(value)
             if known is not None:
+                self._require(False, value)
                 return known
         label = parse_label(value, self.fixed)
+        if label == () and self._is_multi is False:
+            raise FaultyRow("missing label")
+        self._require(isinstance(label, tuple), value)
         if isinstance(label, str):
             return self._code(label)
+        if isinstance(label, tuple):
+            return tuple(self._code(name) for name in label)
         return {self._code(name): weight for name, weight in label.items()}
 
-    def append(self, label: int | dict[int, float]) -> None:
+    def _require(self, is_multi: bool, value: Any) -> None:
+        if self._is_multi is None:
+            self._is_multi = is_multi
+        if self._is_multi is not is_multi:
+            first, found = ("a set", "one class") if self._is_multi else ("one class or weights", "a set")
+            raise DataError(
+                f"data.label: the first rows hold {first}, a later one {found}: {str(value)[:80]!r}; "
+                'wanted lists of strings in all rows (["a", "b"], [] for none), or in no row'
+            )
+
+    def append(self, label: Label) -> None:
         """Add the label of the next row."""
         if isinstance(label, int):
             self._hard.append(label)
             return
-        for code, weight in label.items():
+        weighted = label if isinstance(label, dict) else dict.fromkeys(label, 1.0)
+        for code, weight in weighted.items():
             self._soft_row.append(len(self._hard))
             self._soft_code.append(code)
             self._soft_weight.append(weight)
@@ -178,31 +224,61 @@ class LabelColumn:
         codes = rank[np.array(self._soft_code, dtype=np.int32)] if rows.size else np.zeros(0, np.int32)
         weights = np.array(self._soft_weight, dtype=np.float64)
         by_weight = np.lexsort((codes, -weights, rows))
+        if self._is_multi:  # a row's largest label is its rarest
+            common = np.bincount(codes, minlength=len(order))
+            by_weight = np.lexsort((codes, common[codes], rows))
         first = by_weight[np.unique(rows[by_weight], return_index=True)[1]] if rows.size else by_weight
         top[rows[first]] = codes[first]
-        return Labels(order, top, rows, codes, weights)
+        return Labels(order, top, rows, codes, weights, is_multi=bool(self._is_multi))
 
 
 class Labels:
     """Class order, the largest label of each row, and the weights of the soft rows.
 
-    top: int32 [n], index into `classes` (ties go to the class that comes first).
+    top: int32 [n], index into `classes` (ties go to the class that comes first). is_multi: the weights are those of
+    sets, 1 for each label of a row; top is then the row's rarest label, -1 where it has none.
     """
 
-    def __init__(self, classes: list[str], top: I32, rows: Any, codes: I32, weights: Any) -> None:
-        self.classes, self.top = classes, top
+    def __init__(
+        self, classes: list[str], top: I32, rows: Any, codes: I32, weights: Any, is_multi: bool = False
+    ) -> None:
+        self.classes, self.top, self.is_multi = classes, top, is_multi
         self._rows, self._codes, self._weights = rows, codes, weights
 
     @property
     def is_soft(self) -> bool:
-        """Whether any row has weights."""
-        return bool(self._rows.size)
+        """Whether any row has weights over classes of which one is right."""
+        return bool(self._rows.size) and not self.is_multi
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether rows are told by a number for each class (soft or multi-label)."""
+        return self.is_soft or self.is_multi
+
+    @property
+    def identity(self) -> I32:
+        """int32 [n]: equal for rows of equal labels (soft: of equal largest label)."""
+        if not self.is_multi:
+            return self.top
+        order = np.lexsort((self._codes, self._rows))
+        ends = np.searchsorted(self._rows[order], np.arange(len(self.top) + 1))
+        codes, known = self._codes[order], dict[bytes, int]()
+        sets = (codes[start:stop].tobytes() for start, stop in itertools.pairwise(ends))
+        return np.array([known.setdefault(key, len(known)) for key in sets], dtype=np.int32)
+
+    def counts(self, used: npt.NDArray[np.bool_], sides: Any) -> npt.NDArray[np.int64]:
+        """Rows [3 splits, C] of each class where `used` [n]: by the largest label, of sets by every label."""
+        n_classes = max(len(self.classes), 1)
+        rows, codes = (self._rows, self._codes) if self.is_multi else (np.arange(len(self.top)), self.top)
+        kept = used[rows]
+        flat = np.bincount(sides[rows[kept]] * np.int64(n_classes) + codes[kept], minlength=3 * n_classes)
+        return flat.reshape(3, n_classes)[:, : len(self.classes)]
 
     def present(self, used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """bool [C]: classes with any weight among the rows where `used` [n] is true."""
         found = np.zeros(len(self.classes), dtype=bool)
-        found[self.top[used]] = True
-        if self.is_soft:
+        found[self.top[used & (self.top >= 0)]] = True
+        if self.is_dense:
             found[self._codes[used[self._rows] & (self._weights > 0)]] = True
         return found
 
@@ -211,11 +287,11 @@ class Labels:
         new = np.where(mask, np.cumsum(mask) - 1, -1).astype(np.int32)
         names = [name for name, kept in zip(self.classes, mask, strict=True) if kept]
         stay = mask[self._codes]
-        top = new[self.top]
-        return Labels(names, top, self._rows[stay], new[self._codes[stay]], self._weights[stay])
+        top = np.where(self.top >= 0, new[self.top], -1).astype(np.int32)
+        return Labels(names, top, self._rows[stay], new[self._codes[stay]], self._weights[stay], self.is_multi)
 
     def dense(self, start: int, stop: int) -> F32:
-        """Weights of rows start..stop-1 as float32 [stop - start, C]; a hard row is one-hot."""
+        """Weights of rows start..stop-1 as float32 [stop - start, C]; a hard row is one-hot, a set is 0 and 1."""
         block = np.zeros((stop - start, len(self.classes)), dtype=np.float32)
         low, high = np.searchsorted(self._rows, [start, stop])
         rows = self._rows[low:high] - start

@@ -32,7 +32,7 @@ from bertft_core.state import hash_json, is_complete, staged_folder, write_json
 
 __all__ = ["DataReport", "DatasetSplits", "load_dataset_splits", "prepare_dataset"]
 
-PREPARE_VERSION = 2
+PREPARE_VERSION = 3
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 _RAW = pa.schema(
@@ -111,7 +111,7 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
         seen = _collect(config, sources, raw, quarantine, on_progress)
         sides = np.where(seen.given_sides >= 0, seen.given_sides, sides_of(seen.groups, config.split))
         sides = sides.astype(np.int8)
-        repeats = find_repeats(seen.hashes, seen.labels.top, sides, seen.dates if config.date else None)
+        repeats = find_repeats(seen.hashes, seen.labels.identity, sides, seen.dates if config.date else None)
         _quarantine_conflicts(raw, repeats, quarantine)
     n_conflicts = int(repeats.conflict.sum())
     if n_conflicts:
@@ -129,7 +129,7 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
     raw.unlink()
     fields = {
         "fingerprint": hash_json([digest, labels.classes]), "classes": labels.classes, "n_train": counts[0],
-        "n_validation": counts[1], "n_test": counts[2], "is_soft": labels.is_soft,
+        "n_validation": counts[1], "n_test": counts[2], "is_soft": labels.is_soft, "is_multi": labels.is_multi,
         "has_pair": config.text_pair is not None, "report": asdict(report),
     }  # fmt: skip
     write_json(staging / "report.json", fields)
@@ -140,7 +140,9 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
 
 def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO, on_progress: Progress) -> _Collected:
     """Stream every row once: usable text to the raw file, faults to the quarantine, facts into arrays."""
-    column = LabelColumn([str(c) for c in config.classes] if config.classes is not None else None)
+    fixed = config.label_columns if isinstance(config.label, list) else config.classes
+    is_multi = True if isinstance(config.label, list) else None  # else the rows decide
+    column = LabelColumn(None if fixed is None else [str(c) for c in fixed], is_multi)
     checker, reasons = RowChecker(config, column), Counter[str]()
     hashes, groups, dates, given = [], [], [], []
     n_rows = filtered = 0
@@ -232,11 +234,11 @@ def _report(
     sides: Any, used: Any, n_sampled_out: int,
 ) -> DataReport:  # fmt: skip
     """Count, gate the classes, gather warnings. Raises DataError through `gate_classes`."""
-    n_classes = len(labels.classes)
-    flat = np.bincount(sides[used] * np.int64(max(n_classes, 1)) + labels.top[used], minlength=3 * n_classes)
-    counts = flat.reshape(3, n_classes)
+    counts, rows = labels.counts(used, sides), [int((used & (sides == s)).sum()) for s in range(3)]
     in_train = labels.present(used & (sides == 0))
-    warnings = [*gate_classes(labels.classes, counts, in_train, config, labels.is_soft)]
+    warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, labels.is_soft)]
+    if n_bare := int((used & (labels.top < 0)).sum()):
+        warnings.append(f"{n_bare} rows have no label: they count as rows of no class")
     encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)
     if encodings.get("latin-1"):
         warnings.append(f"{encodings['latin-1']} files are not UTF-8 and were read as latin-1")
@@ -287,7 +289,7 @@ def _write_splits(
 ) -> tuple[list[int], str]:
     """Write the used rows of each split in source order; returns rows per split and a content digest."""
     schema = _RAW.append(pa.field("label", pa.int32())).append(pa.field("fingerprint", pa.binary(16)))
-    if labels.is_soft:
+    if labels.is_dense:
         schema = schema.append(pa.field("weights", pa.list_(pa.float32())))
     sinks = [pa.OSFile(str(staging / f"{s}.arrow"), "wb") for s in SPLITS]
     writers = [pa.ipc.new_file(sink, schema) for sink in sinks]
@@ -321,7 +323,7 @@ def _with_labels(batch: pa.RecordBatch, hashes: Any, labels: Labels, start: int,
         pa.array(labels.top[start : start + n]),
         pa.Array.from_buffers(pa.binary(16), n, [None, digests]),
     ]
-    if labels.is_soft:
+    if labels.is_dense:
         offsets = np.arange(n + 1, dtype=np.int32) * len(labels.classes)
         dense = labels.dense(start, start + n).ravel()
         arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(dense)))

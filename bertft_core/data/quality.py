@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.config import DataConfig
-from bertft_core.data.labels import FaultyRow, LabelColumn, UnknownLabel
+from bertft_core.data.labels import FaultyRow, Label, LabelColumn, UnknownLabel, parse_flags
 from bertft_core.data.readers import RowBatch, RowFault
 from bertft_core.data.splits import SPLITS, key_digest, row_key
 from bertft_core.errors import DataError
@@ -31,7 +31,7 @@ class CheckedBatch:
     rows: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     pairs: list[str | None] = field(default_factory=list)
-    labels: list[int | dict[int, float]] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
     dates: list[int] = field(default_factory=list)
     slices: list[list[str]] = field(default_factory=list)
     digests: bytearray = field(default_factory=bytearray)
@@ -57,7 +57,7 @@ class RowChecker:
         pairs = columns[config.text_pair] if config.text_pair else empty
         groups = columns[config.group] if config.group else empty
         dates = columns[config.date] if config.date else empty
-        values = zip(columns[config.text], pairs, columns[config.label], groups, dates, strict=True)
+        values = zip(columns[config.text], pairs, self._labels_of(columns), groups, dates, strict=True)
         for i, (text, pair, label, group, date) in enumerate(values):
             if config.where and not self._matches(columns, i):
                 out.filtered += 1
@@ -88,7 +88,12 @@ class RowChecker:
         if not text or text.isspace():
             raise FaultyRow("empty text")
         pair = _as_text(pair, "text_pair") or None
-        code = self._labels.parse(label)
+        code: Label
+        code = (
+            parse_flags(label, self._config.label)
+            if isinstance(self._config.label, list)
+            else self._labels.parse(label)
+        )
         try:
             digest = key_digest(row_key(text, pair))
             group_digest = b"" if self._config.group is None else _group_digest(group, digest)
@@ -101,6 +106,11 @@ class RowChecker:
         out.digests += digest
         out.group_digests += group_digest
         return True
+
+    def _labels_of(self, columns: dict[str, list[Any]]) -> Any:
+        """The label of each row, or the cells of its label columns."""
+        label = self._config.label
+        return columns[label] if isinstance(label, str) else zip(*(columns[c] for c in label), strict=True)
 
     def _matches(self, columns: dict[str, list[Any]], i: int) -> bool:
         for column, wanted in self._config.where.items():
@@ -248,9 +258,10 @@ def gate_faulty_share(reasons: dict[str, int], rows: int, limit: float, quaranti
 
 
 def gate_classes(
-    classes: Sequence[str], counts: npt.NDArray[np.int64], in_train: Bools, config: DataConfig, is_soft: bool
-) -> tuple[str, ...]:
-    """Check counts [3 splits, C]; returns warnings for classes absent from validation or test.
+    classes: Sequence[str], counts: npt.NDArray[np.int64], rows: Sequence[int], in_train: Bools, config: DataConfig,
+    is_soft: bool,
+) -> tuple[str, ...]:  # fmt: skip
+    """Check counts [3 splits, C] and rows [3 splits]; warnings for classes absent from validation or test.
 
     Raises DataError for fewer than two classes, empty splits, a class absent from train (`in_train` [C]) or
     with fewer than data.min_class_rows rows, naming each class and its count.
@@ -259,14 +270,14 @@ def gate_classes(
     if len(classes) < 2:
         raise DataError(f"data.label: wanted at least two classes, found {table or 'none'}")
     for side, name in enumerate(SPLITS):
-        if counts[side].sum() == 0 and config.source is None:
+        if rows[side] == 0 and config.source is None:
             raise DataError(
-                f"data.{name}: no usable row is left ({int(counts.sum())} in all three files); rows also "
+                f"data.{name}: no usable row is left ({sum(rows)} in all three files); rows also "
                 "in a file nearer to test are dropped"
             )
-        if counts[side].sum() == 0:
+        if rows[side] == 0:
             raise DataError(
-                f"data.split: no row falls into {name} ({int(counts.sum())} usable rows in all); "
+                f"data.split: no row falls into {name} ({sum(rows)} usable rows in all); "
                 "give more rows or a larger share"
             )
     for c, name in enumerate(classes):

@@ -53,7 +53,8 @@ def wanted_columns(config: DataConfig) -> dict[str, str]:
     """Column name -> the configuration key that asks for it."""
     keys = {column: "data.slices" for column in config.slices}
     keys |= {column: f"data.where.{column}" for column in config.where}
-    for key in ("date", "group", "label", "text_pair", "text"):
+    keys |= {column: "data.label" for column in config.label_columns}
+    for key in ("date", "group", "text_pair", "text"):
         column = getattr(config, key)
         if column is not None:
             keys[column] = f"data.{key}"
@@ -177,15 +178,22 @@ def _read_hub(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     dataset = open_hub(file.hub)[file.name]
     require_columns(list(dataset.column_names), config, f"hf://{file.hub.name} {file.name}")
     wanted = list(wanted_columns(config))
-    names = getattr(dataset.features[config.label], "names", None)  # ClassLabel
+    feature = dataset.features[config.label_columns[0]]
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)  # ClassLabel
     number = 0
     for table in dataset.select_columns(wanted).with_format("arrow").iter(batch_size=1_000):
         columns = table.to_pydict()
-        if names:
-            values = columns[config.label]
-            columns[config.label] = [names[v] if v is not None and v >= 0 else None for v in values]
+        if names and isinstance(config.label, str):
+            columns[config.label] = [_named(value, names) for value in columns[config.label]]
         yield _arrow_batch(file.name, columns, number)
         number += table.num_rows
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """The class of a number, or the classes of a list of numbers."""
+    if isinstance(value, list):
+        return [names[v] for v in value]
+    return names[value] if value is not None and value >= 0 else None
 
 
 # ---- class folders
@@ -195,6 +203,8 @@ def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[Row
     others = [k for c, k in wanted_columns(config).items() if k not in ("data.text", "data.label")]
     if others:
         raise DataError(f"{', '.join(others)}: a folder of class folders has no columns but the text and its class")
+    if not isinstance(config.label, str):
+        raise DataError("data.label: a folder of class folders holds one class per text: leave data.label out")
     chunk: list[tuple[SourceFile, str]] = []
     faults: list[RowFault] = []
     chars = 0
@@ -215,5 +225,5 @@ def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[Row
 def _document_batch(chunk: list[tuple[SourceFile, str]], faults: list[RowFault], config: DataConfig) -> RowBatch:
     texts = [text for _, text in chunk]
     labels = [file.path.parent.name for file, _ in chunk]
-    columns = {config.text: texts, config.label: labels}
+    columns = {config.text: texts, config.label_columns[0]: labels}
     return RowBatch(files=[f.name for f, _ in chunk], rows=[1] * len(chunk), columns=columns, faults=faults)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,27 @@ import pyarrow as pa
 
 from bertft_core.config import TokenizationConfig
 from bertft_core.data.dataset import DatasetSplits
-from bertft_core.data.encoding import SpecialLayout, encode_rows, load_tokenizer
+from bertft_core.data.encoding import (
+    TOKENIZER_FILES,
+    Cutting,
+    SpecialLayout,
+    chunk_counts,
+    encode_rows,
+    load_tokenizer,
+)
 from bertft_core.data.known_tokens import KEY_BYTES, MANNER, Keys, KnownRows, known_rows, row_keys
 from bertft_core.data.splits import SPLITS
 from bertft_core.errors import ArtifactError, ConfigError, ModelError
 from bertft_core.state import hash_file, hash_json, is_complete, read_json, staged_folder, write_json
 
 TOKENS_VERSION = 2
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
-    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "config.json",
+# model_type of encoders whose positions begin above pad_token_id: config.json alone does not say it
+_OFFSET_POSITIONS = (
+    "roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "xmod", "ibert",
+    "mpnet", "longformer",
 )  # fmt: skip
-_OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "mpnet", "longformer", "xlm-roberta-xl")
 _PERCENTILES = (50, 90, 95, 99)
+_CHUNK = b"bertft-chunk"  # in the metadata of a split: ids of a whole chunk, where its rows are chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +73,8 @@ class TokenArrays:
     """One split, read-only views of the file.
 
     ids: int32, all rows joined; offsets: int64 [n+1]; pair_start: int32 [n], token types are
-    `position >= pair_start[row]`; labels: int32 [n]; weights: float32 [n, C] or None.
+    `position >= pair_start[row]`; labels: int32 [n]; weights: float32 [n, C] or None. chunk: None, or the ids of a
+    whole chunk: then a row is its chunks joined, all but the last of that length.
     """
 
     ids: npt.NDArray[np.int32]
@@ -72,6 +82,28 @@ class TokenArrays:
     pair_start: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32] | None
+    chunk: int | None = None
+
+    @cached_property
+    def first_unit(self) -> npt.NDArray[np.int64]:
+        """Where each row begins in `units`, int64 [n+1]; row i is units first_unit[i] .. first_unit[i+1]-1."""
+        if self.chunk is None:
+            return np.arange(len(self.labels) + 1, dtype=np.int64)
+        return np.concatenate([[0], np.cumsum(chunk_counts(self.lengths, self.chunk))]).astype(np.int64)
+
+    @cached_property
+    def units(self) -> TokenArrays:
+        """What goes through the encoder: these rows, or their chunks as rows of their own (labels all 0)."""
+        if self.chunk is None:
+            return self
+        first, counts = self.first_unit, np.diff(self.first_unit)
+        place = np.arange(first[-1]) - np.repeat(first[:-1], counts)
+        offsets = np.append(np.repeat(self.offsets[:-1], counts) + place * self.chunk, self.offsets[-1:])
+        offsets = offsets.astype(np.int64)
+        return TokenArrays(
+            ids=self.ids, offsets=offsets, pair_start=np.diff(offsets).astype(np.int32),
+            labels=np.zeros(len(place), dtype=np.int32), weights=None,
+        )  # fmt: skip
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -97,7 +129,8 @@ def longest_input(pretrained: Path) -> int | None:
     if not isinstance(limit, int) or limit <= 0:
         return None
     if config.get("model_type") in _OFFSET_POSITIONS:
-        limit -= int(config.get("pad_token_id") or 1) + 1
+        pad = config.get("pad_token_id")
+        limit -= (pad if isinstance(pad, int) else 1) + 1
     return limit
 
 
@@ -136,15 +169,16 @@ def tokenize_splits(
     Raises ConfigError when max_length exceeds the encoder's positions, ModelError without a tokenizer.
     """
     check_max_length(pretrained, config.max_length)
-    files = {n: hash_file(pretrained / n) for n in _TOKENIZER_FILES if (pretrained / n).is_file()}
-    manner = hash_json([TOKENS_VERSION, version("tokenizers"), files, config.model_dump(mode="json")])[:32]
+    files = {n: hash_file(pretrained / n) for n in (*TOKENIZER_FILES, "config.json") if (pretrained / n).is_file()}
+    manner = hash_json([TOKENS_VERSION, version("tokenizers"), files, config.cut()])[:32]
     key = hash_json([manner, dataset.fingerprint])[:32]
     folder = Path(root).resolve() / key
     if not is_complete(folder):
         tokenizer = load_tokenizer(pretrained)
         keys = {split: _split_keys(dataset, split) for split in SPLITS}
         known = known_rows(folder.parent, manner, np.concatenate(list(keys.values())))
-        encoder = _Encoder(tokenizer=tokenizer, layout=SpecialLayout.of(tokenizer), config=config, known=known)
+        layout, cutting = SpecialLayout.of(tokenizer), Cutting(**config.cut())
+        encoder = _Encoder(tokenizer=tokenizer, layout=layout, cutting=cutting, known=known)
         with staged_folder(folder) as staging:
             facts = {s: _tokenize_split(dataset, s, encoder, keys[s], manner, staging, on_progress) for s in SPLITS}
             summary = TokenizedSplits(
@@ -172,7 +206,7 @@ class _Encoder:
 
     tokenizer: Any
     layout: SpecialLayout
-    config: TokenizationConfig
+    cutting: Cutting
     known: KnownRows
 
     def encode(
@@ -194,9 +228,7 @@ class _Encoder:
             return ids, starts, uncut
         texts = batch["text"].take(pa.array(new)).to_pylist()
         pairs = batch["text_pair"].take(pa.array(new)).to_pylist() if has_pair else None
-        encoded, first, lengths = encode_rows(
-            self.tokenizer, self.layout, texts, pairs, self.config.max_length, self.config.truncation
-        )
+        encoded, first, lengths = encode_rows(self.tokenizer, self.layout, texts, pairs, self.cutting)
         starts[new], uncut[new] = first, lengths
         for i, row in zip(new.tolist(), encoded, strict=True):
             ids[i] = np.array(row, dtype=np.int32)
@@ -237,17 +269,22 @@ def _tokenize_split(
             starts.append(first)
             uncut.append(lengths)
             labels.append(batch["label"].to_numpy())
-            if dataset.is_soft:
+            if dataset.is_dense:
                 weights.append(batch["weights"].values.to_numpy())
             done += batch.num_rows
             if on_progress is not None:
                 on_progress(f"{split} rows tokenised", done)
     lengths_all = _joined(uncut, np.int32)
     columns = {"pair_start": _joined(starts, np.int32), "label": _joined(labels, np.int32), "uncut": lengths_all}
-    soft = _joined(weights, np.float32) if dataset.is_soft else None
-    _write_tokens(staging / f"{split}.arrow", raw, _joined(sizes, np.int64), columns, keys, soft, manner)
+    soft = _joined(weights, np.float32) if dataset.is_dense else None
+    cutting = encoder.cutting
+    facts = {MANNER: manner.encode()}
+    if cutting.truncation == "chunks":
+        facts[_CHUNK] = str(cutting.max_length).encode()
+    _write_tokens(staging / f"{split}.arrow", raw, _joined(sizes, np.int64), columns, keys, soft, facts)
     raw.unlink()
-    return int((lengths_all > encoder.config.max_length).sum()), _percentiles(lengths_all)
+    longest = cutting.longest(encoder.layout.n_special(False))
+    return int((lengths_all > longest).sum()) if longest is not None else 0, _percentiles(lengths_all)
 
 
 def _joined(parts: list[Any], dtype: Any) -> Any:
@@ -262,7 +299,7 @@ def _percentiles(lengths: npt.NDArray[np.int64]) -> dict[str, int]:
 
 
 def _write_tokens(
-    target: Path, raw: Path, sizes: Any, columns: dict[str, Any], keys: Keys, weights: Any, manner: str
+    target: Path, raw: Path, sizes: Any, columns: dict[str, Any], keys: Keys, weights: Any, facts: dict[bytes, bytes]
 ) -> None:
     """One record batch, so that every column is one buffer; the ids come from a memory map."""
     n = len(sizes)
@@ -275,7 +312,7 @@ def _write_tokens(
     if weights is not None:
         width = weights.size // n if n else 0
         arrays["weights"] = pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1) * width), pa.array(weights))
-    batch = pa.record_batch(list(arrays.values()), names=list(arrays), metadata={MANNER: manner.encode()})
+    batch = pa.record_batch(list(arrays.values()), names=list(arrays), metadata=facts)
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
@@ -292,7 +329,8 @@ def open_split(directory: Path | str, split: str) -> TokenArrays:
     batch = reader.get_batch(0)
     ids, n = batch["input_ids"], batch.num_rows
     weights = batch["weights"].values.to_numpy().reshape(n, -1) if "weights" in batch.schema.names else None
+    chunk = (batch.schema.metadata or {}).get(_CHUNK)
     return TokenArrays(
         ids=ids.values.to_numpy(), offsets=ids.offsets.to_numpy(), pair_start=batch["pair_start"].to_numpy(),
-        labels=batch["label"].to_numpy(), weights=weights,
+        labels=batch["label"].to_numpy(), weights=weights, chunk=int(chunk) if chunk else None,
     )  # fmt: skip

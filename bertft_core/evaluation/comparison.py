@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, mcnemar, paired_difference
-from bertft_core.evaluation.metrics import METRICS, check_rows, decisions, scores
+from bertft_core.evaluation.metrics import METRICS, SET_METRICS, check_rows, decisions
+from bertft_core.evaluation.sets import any_scores, are_sets, check_sets, decided_sets
+from bertft_core.policy import set_text
 
 SHOWN = 10  # rows of the disagreement that are listed
 
@@ -63,35 +65,49 @@ def compare(
 ) -> Comparison:
     """Compare two models on the same rows: labels [n] class indices, probabilities [n, C] in the order of `classes`.
 
-    decided_* [n]: class indices, where a model's decisions are not the most probable class.
+    decided_* [n]: class indices, where a model's decisions are not the most probable class. Multi-label: labels and
+    decided_* are 0 and 1 [n, C], and a row is right where its whole set is.
     Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
     """
-    guess_one = decisions(check_rows(labels, p_first, classes)[1], decided_first)
-    guess_two = decisions(check_rows(labels, p_second, classes)[1], decided_second)
+    metrics = SET_METRICS if are_sets(labels) else METRICS
+    guess_one, guess_two = (
+        _guess(labels, p, classes, said) for p, said in ((p_first, decided_first), (p_second, decided_second))
+    )
     one, two = (
-        scores(labels, p, classes, weights, guess, ranking=False)
+        any_scores(labels, p, classes, weights, guess, ranking=False)
         for p, guess in ((p_first, guess_one), (p_second, guess_two))
     )
     differences = {
         metric: paired_difference(
             labels, p_second, p_first, classes, metric, level, resamples, seed, weights, guess_two, guess_one
         )
-        for metric in METRICS
+        for metric in metrics
     }
-    rows = np.flatnonzero(guess_one != guess_two)
+    rows = np.unique(np.nonzero(guess_one != guess_two)[0])
     paired, answers = differences["accuracy"], {"label": labels, "first": guess_one, "second": guess_two}
     return Comparison(
         n=one.n,
         level=level,
-        first={m: one.score(m) for m in METRICS},
-        second={m: two.score(m) for m in METRICS},
+        first={m: one.score(m) for m in metrics},
+        second={m: two.score(m) for m in metrics},
         differences=differences,
         first_only=paired.b_only,
         second_only=paired.a_only,
         p_value=mcnemar(paired.b_only, paired.a_only),
         disagreements=len(rows),
         shown=tuple(
-            Disagreement(row=int(r), **{key: str(classes[int(of[r])]) for key, of in answers.items()})
+            Disagreement(row=int(r), **{key: _name(of[r], classes) for key, of in answers.items()})
             for r in rows[:SHOWN]
         ),
     )
+
+
+def _guess(labels: Any, probabilities: Any, classes: Sequence[str], decided: Any) -> Any:
+    if are_sets(labels):
+        return decided_sets(check_sets(labels, probabilities, classes)[1], decided)
+    return decisions(check_rows(labels, probabilities, classes)[1], decided)
+
+
+def _name(answer: Any, classes: Sequence[str]) -> str:
+    """A class by its index, or a set by 0 and 1 for each class."""
+    return set_text(answer, classes) if np.ndim(answer) else str(classes[int(answer)])

@@ -32,6 +32,15 @@ from bertft_core.evaluation.resampling import (
     resampled_sums,
     swapped_counts,
 )
+from bertft_core.evaluation.sets import (
+    are_sets,
+    check_sets,
+    decided_sets,
+    difference_draws,
+    exchange_p_value,
+    from_sums,
+    row_values,
+)
 
 RESAMPLES = 10_000
 _ROUNDING = 1e-12  # two sums of equal terms in another order differ by less
@@ -124,11 +133,15 @@ def paired_difference(
 ) -> PairedDifference:
     """score(a) - score(b) on the same rows, with its paired, stratified bootstrap interval.
 
-    labels [n] class indices, p_a and p_b [n, C]; level in (0, 1). Positive: a is better, log loss included.
+    labels [n] class indices, p_a and p_b [n, C]; level in (0, 1). Positive: a is better, log loss included. Of
+    multi-label rows labels and decisions are 0 and 1 [n, C]; a row is right where its whole set is, and the bootstrap
+    is not stratified.
     predicted_a and predicted_b [n]: decisions that are not simply the most probable class.
 
     Raises DataError or ArtifactError as `metrics.scores` does.
     """
+    if are_sets(labels):
+        return _set_difference(labels, p_a, p_b, classes, metric, level, resamples, seed, predicted_a, predicted_b)
     y, models = _models(labels, p_a, p_b, classes, weights, predicted_a, predicted_b)
     low, high = _percentiles(_draws(y, models, len(classes), check_metric(metric), resamples, seed), level)
     right_a, right_b = (model.guess == y for model in models)
@@ -161,6 +174,9 @@ def paired_permutation(
 
     Raises DataError or ArtifactError as `metrics.scores` does.
     """
+    if are_sets(labels):
+        values = _set_values(labels, p_a, p_b, classes, metric, predicted_a, predicted_b)
+        return exchange_p_value(metric, *values, permutations, seed)
     y, models = _models(labels, p_a, p_b, classes, weights, predicted_a, predicted_b)
     a, b = models
     observed = _difference(y, models, len(classes), check_metric(metric))
@@ -273,6 +289,36 @@ def _ece_interval(terms: Floats, drawn: Floats, level: float) -> Interval | None
         return None
     noise = np.quantile(np.abs(drawn - terms).sum(axis=1), tail)
     return float(max(0.0, ece - noise)), float(ece + np.quantile(resampled - resampled.mean(), tail))
+
+
+def _set_values(
+    labels: Any, p_a: Any, p_b: Any, classes: Sequence[str], metric: str, predicted_a: Any, predicted_b: Any
+) -> tuple[Floats, Floats]:
+    y, a = check_sets(labels, p_a, classes)
+    _, b = check_sets(labels, p_b, classes)
+    guesses = decided_sets(a, predicted_a), decided_sets(b, predicted_b)
+    return row_values(metric, y, a, guesses[0]), row_values(metric, y, b, guesses[1])
+
+
+def _set_difference(
+    labels: Any, p_a: Any, p_b: Any, classes: Sequence[str], metric: str, level: float, resamples: int, seed: int,
+    predicted_a: Any, predicted_b: Any,
+) -> PairedDifference:  # fmt: skip
+    a, b = _set_values(labels, p_a, p_b, classes, metric, predicted_a, predicted_b)
+    low, high = _percentiles(difference_draws(metric, a, b, resamples, seed), level)
+    y = np.asarray(labels).astype(bool)
+    right_a, right_b = (
+        (decided_sets(p, says) == y).all(axis=1) for p, says in ((p_a, predicted_a), (p_b, predicted_b))
+    )
+    n = len(y)
+    return PairedDifference(
+        difference=float(from_sums(metric, a.sum(axis=0), n) - from_sums(metric, b.sum(axis=0), n)),
+        low=low,
+        high=high,
+        n=n,
+        a_only=int((right_a & ~right_b).sum()),
+        b_only=int((right_b & ~right_a).sum()),
+    )
 
 
 def _models(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from bertft_core.errors import ArtifactError, DataError
 
 METRICS = ("macro_f1", "accuracy", "log_loss")  # those that may decide
+SET_METRICS = (*METRICS, "micro_f1")  # of multi-label rows
 BINS = 15  # of calibration error and reliability diagram (Guo et al. 2017, arXiv 1706.04599)
 # float32's epsilon, scikit-learn's clip for float32 probabilities: an exact 0 costs 15.9 nats, not infinity
 _FLOOR_PROBABILITY = float(np.finfo(np.float32).eps)
@@ -58,11 +59,13 @@ class Scores:
     one-vs-rest, mean over the classes where defined). mcc in [-1, 1], None when undefined. Lower is better:
     log_loss in nats, >= 0; brier in [0, 2], the squared error summed over all classes (Brier 1950: for two
     classes twice the one-column form); ece in [0, 1]. confusion[i][j] counts rows of class i decided as j.
+
+    micro_f1 and ranking are of multi-label rows only (`sets.set_scores`), which have no confusion.
     """
 
     n: int
     accuracy: float
-    balanced_accuracy: float
+    balanced_accuracy: float | None
     macro_f1: float
     weighted_f1: float
     macro_precision: float
@@ -75,9 +78,16 @@ class Scores:
     average_precision: float | None
     per_class: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
+    micro_f1: float | None = None
+    ranking: float | None = None
 
     @property
-    def macro_recall(self) -> float:
+    def is_multi(self) -> bool:
+        """Whether the rows have sets of labels."""
+        return self.micro_f1 is not None
+
+    @property
+    def macro_recall(self) -> float | None:
         """Balanced accuracy under its other name."""
         return self.balanced_accuracy
 
@@ -88,7 +98,11 @@ class Scores:
 
     def score(self, metric: str) -> float:
         """The metric as a score, higher is better: log loss is negated."""
-        return -self.log_loss if metric == "log_loss" else float(getattr(self, check_metric(metric)))
+        if metric == "log_loss":
+            return -self.log_loss
+        if metric == "micro_f1" and self.micro_f1 is None:
+            return self.accuracy  # which it is where each row has one label
+        return float(getattr(self, check_metric(metric)))
 
     def __str__(self) -> str:
         shares = f"accuracy {self.accuracy:.4f}, macro F1 {self.macro_f1:.4f}"
@@ -96,9 +110,9 @@ class Scores:
 
 
 def check_metric(metric: str) -> str:
-    """`metric` itself. Raises DataError when it is none of METRICS."""
-    if metric not in METRICS:
-        raise DataError(f"evaluation.metric must be one of {', '.join(METRICS)}, was {metric!r}")
+    """`metric` itself. Raises DataError when it is none of SET_METRICS."""
+    if metric not in SET_METRICS:
+        raise DataError(f"evaluation.metric must be one of {', '.join(SET_METRICS)}, was {metric!r}")
     return metric
 
 

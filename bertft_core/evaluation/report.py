@@ -12,20 +12,39 @@ from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, headli
 from bertft_core.evaluation.metrics import (
     ClassScores,
     Floats,
-    Ints,
     ReliabilityBin,
     Scores,
     check_metric,
     check_rows,
     decisions,
     reliability,
-    scores,
 )
+from bertft_core.evaluation.set_intervals import set_intervals
+from bertft_core.evaluation.sets import (
+    any_scores,
+    are_sets,
+    check_sets,
+    decided_sets,
+    set_reliability,
+)
+from bertft_core.policy import set_text
 
 WORST_ERRORS = 10
 _SNIPPET = 200  # characters of a text shown in a report
 _FEW_ROWS = 100  # at 95 % accuracy the 95 % interval is then 9 points wide
 
+_SHOWN_OF_SETS = (
+    "accuracy",
+    "macro_f1",
+    "micro_f1",
+    "weighted_f1",
+    "ranking",
+    "average_precision",
+    "auroc",
+    "log_loss",
+    "brier",
+    "ece",
+)
 _SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "mcc", "log_loss", "brier", "ece", "auroc")
 
 Interval = tuple[float, float]
@@ -124,8 +143,10 @@ class EvaluationReport:
             _headline(self),
             *(f"> **Warning:** {_plain(w)}" for w in self.warnings),
         ]
-        parts += ["## Classes", _class_table(self), "## Confusion (rows: true, columns: predicted)"]
-        parts += [_confusion_table(self), "## Most confident errors", _error_table(self)]
+        parts += ["## Classes", _class_table(self)]
+        if not self.scores.is_multi:
+            parts += ["## Confusion (rows: true, columns: predicted)", _confusion_table(self)]
+        parts += ["## Most confident errors", _error_table(self)]
         parts += [f"![{_plain(caption)}]({path})" for caption, path in pictures]
         return "\n\n".join(parts) + "\n"
 
@@ -150,19 +171,19 @@ def evaluate(
 
     `predicted` [n]: the decisions, where they are not the most probable class. Intervals are those of
     `intervals.headline_intervals`; the difference to the floor has a paired one. Soft labels: `labels` holds each
-    row's largest class, `weights` [n, C] enters log loss. `warnings` (the data gate's) come before those found here.
+    row's largest class, `weights` [n, C] enters log loss. Multi-label: `labels` and `predicted` are 0 and 1 [n, C],
+    scores as in `sets.set_scores`. `warnings` (the data gate's) come before those found here.
 
     Raises DataError for no rows or an unknown label, ArtifactError for rows that are no distribution.
     """
-    y, p = check_rows(labels, probabilities, classes)
-    guess = decisions(p, predicted)
-    found = scores(y, p, classes, weights, guess)
-    spread = headline_intervals(
-        y, p, classes, level=level, resamples=resamples, seed=seed, weights=weights, predicted=guess
-    )
+    y, p, guess = _checked(labels, probabilities, classes, predicted)
+    found = any_scores(y, p, classes, weights, guess)
+    settings: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed, "predicted": guess}
+    is_multi = are_sets(y)
+    spread = (set_intervals if is_multi else headline_intervals)(y, p, classes, weights=weights, **settings)
     floor, paired = None, None
     if floor_probabilities is not None:
-        floor = scores(y, floor_probabilities, classes, weights)
+        floor = any_scores(y, floor_probabilities, classes, weights)
         paired = paired_difference(
             y, p, floor_probabilities, classes, "accuracy", level, resamples, seed, predicted_a=guess
         )
@@ -172,8 +193,8 @@ def evaluate(
         classes=tuple(str(c) for c in classes),
         scores=found,
         intervals=spread,
-        reliability=reliability(y, p, guess),
-        worst_errors=_worst(y, p, guess, classes, texts, sources),
+        reliability=set_reliability(y, p) if is_multi else reliability(y, p, guess),
+        worst_errors=_worst(*_answers(y, p, guess, classes), texts, sources),
         floor_accuracy=floor.accuracy if floor else None,
         floor_macro_f1=floor.macro_f1 if floor else None,
         floor_difference=paired.difference if paired else None,
@@ -182,24 +203,42 @@ def evaluate(
     )
 
 
+def _checked(labels: Any, probabilities: Any, classes: Sequence[str], predicted: Any) -> tuple[Any, Floats, Any]:
+    """Labels, probabilities and decisions of rows with one label, or of multi-label ones."""
+    if are_sets(labels):
+        y, p = check_sets(labels, probabilities, classes)
+        return y, p, decided_sets(p, predicted)
+    one, p = check_rows(labels, probabilities, classes)
+    return one, p, decisions(p, predicted)
+
+
 def interval_text(interval: Interval | None, form: str = ".4f") -> str:
     """[low, high], or a dash where there is none."""
     return "–" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
+def _answers(y: Any, p: Floats, guess: Any, classes: Sequence[str]) -> tuple[Any, Any, Any]:
+    """(labels, decisions) as text, and how sure each decision was, [n]; of a set its surest wrong class."""
+    if not are_sets(y):
+        names = np.array([str(c) for c in classes], dtype=object)
+        return names[y], names[guess], p[np.arange(len(p)), guess]
+    surest = np.where(guess != y, np.maximum(p, 1 - p), 0.0).max(axis=1)
+    shown = [[set_text(row, classes) for row in rows] for rows in (y, guess)]
+    return np.array(shown[0], dtype=object), np.array(shown[1], dtype=object), surest
+
+
 def _worst(
-    y: Ints, p: Floats, predicted: Ints, classes: Sequence[str], texts: Sequence[str], sources: Sequence[str] | None
+    labels: Any, predicted: Any, confidence: Any, texts: Sequence[str], sources: Sequence[str] | None
 ) -> tuple[WorstError, ...]:
-    confidence = p[np.arange(len(p)), predicted]
-    wrong = np.flatnonzero(predicted != y)
+    wrong = np.flatnonzero(predicted != labels)
     picked = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
     return tuple(
         WorstError(
             row=i,
             source=sources[i] if sources is not None else f"row {i + 1}",
             text=" ".join(str(texts[i])[: 4 * _SNIPPET].split())[:_SNIPPET],
-            label=str(classes[y[i]]),
-            predicted=str(classes[predicted[i]]),
+            label=labels[i],
+            predicted=predicted[i],
             confidence=float(confidence[i]),
         )
         for i in picked.tolist()
@@ -230,11 +269,11 @@ def _warnings(found: Scores, paired: PairedDifference | None) -> tuple[str, ...]
 
 def _headline(report: EvaluationReport) -> str:
     lines = [f"| score ({report.n} rows) | value | {report.level * 100:g} % interval |", "|---|---:|---|"]
-    for name in _SHOWN:
+    for name in _SHOWN_OF_SETS if report.scores.is_multi else _SHOWN:
         value = getattr(report.scores, name)
         star = " (the metric that decides)" if name == report.metric else ""
         shown = "–" if value is None else f"{value:.4f}"
-        lines.append(f"| {name}{star} | {shown} | {interval_text(report.intervals[name])} |")
+        lines.append(f"| {name}{star} | {shown} | {interval_text(report.intervals.get(name))} |")
     if report.floor_difference is not None:
         lines.append(f"| TF-IDF floor, accuracy | {report.floor_accuracy:.4f} | |")
         lines.append(f"| TF-IDF floor, macro_f1 | {report.floor_macro_f1:.4f} | |")

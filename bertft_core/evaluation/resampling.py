@@ -80,13 +80,13 @@ def swapped_counts(
 
 
 def flipped_sums(values: Floats, permutations: int, rng: np.random.Generator) -> Floats:
-    """Sums [permutations] of values [n] whose signs were flipped with probability one half, row by row."""
-    total = np.empty(permutations)
+    """Sums [permutations, ...] of values [n, ...] whose signs were flipped with probability one half, row by row."""
+    total = np.empty((permutations, *values.shape[1:]))
     n = len(values)
     block = max(1, _BLOCK // n)
     for start in range(0, permutations, block):
         size = min(block, permutations - start)
         octets = rng.integers(0, 256, size=(size, n // 8 + 1), dtype=np.uint8)
         kept = np.unpackbits(octets, axis=1, count=n).astype(np.float64)
-        total[start : start + size] = 2 * (kept @ values) - values.sum()
+        total[start : start + size] = 2 * (kept @ values) - values.sum(axis=0)
     return total

@@ -83,8 +83,9 @@ def slice_groups(
 
 
 def score_slices(labels: Any, predicted: Any, groups: Mapping[str, Masks], level: float) -> tuple[SliceScore, ...]:
-    """Scores of every slice of every group; labels and predicted [n] are class indices."""
+    """Scores of every slice of every group; labels and predicted [n] are class indices, or sets [n, C]."""
     right = np.asarray(labels) == np.asarray(predicted)
+    right = right.all(axis=1) if right.ndim == 2 else right
     return tuple(
         SliceScore(
             group=group,

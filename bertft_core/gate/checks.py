@@ -57,21 +57,28 @@ def groups_of(
 ) -> list[Group]:
     """A group for each class and each slice (name -> mask [n]) that has rows; right [n]: the challenger is right.
 
+    Multi-label: labels and right are [n, C], by class.
+
     Raises DataError for a mask that is not n booleans.
     """
     y = np.asarray(labels)
-    masks = [("class", str(name), y == i) for i, name in enumerate(classes)]
+    gained, lost = right & ~champion_right, champion_right & ~right
+    if y.ndim == 2:  # multi-label: a class's rows are those that have it, a slice's row is right as a whole
+        parts = [("class", str(name), y[:, i] == 1, gained[:, i], lost[:, i]) for i, name in enumerate(classes)]
+        rows, champion_rows = np.asarray(right.all(axis=1)), np.asarray(champion_right.all(axis=1))
+        gained, lost = rows & ~champion_rows, champion_rows & ~rows
+    else:
+        parts = [("class", str(name), y == i, gained, lost) for i, name in enumerate(classes)]
     for name, given in slices.items():
         mask = np.asarray(given)
-        if mask.shape != right.shape or mask.dtype != np.bool_:
+        if mask.shape != gained.shape or mask.dtype != np.bool_:
             raise DataError(
                 f"slice {name!r} wants one boolean for each of {len(right)} rows, found {mask.dtype} {mask.shape}"
             )
-        masks.append(("slice", str(name), mask))
-    gained, lost = right & ~champion_right, champion_right & ~right
+        parts.append(("slice", str(name), mask, gained, lost))
     return [
-        Group(kind=kind, name=name, n=int(m.sum()), gained=int((m & gained).sum()), lost=int((m & lost).sum()))
-        for kind, name, m in masks
+        Group(kind=kind, name=name, n=int(m.sum()), gained=int((m & won).sum()), lost=int((m & gone).sum()))
+        for kind, name, m, won, gone in parts
         if m.any()
     ]
 

@@ -18,34 +18,50 @@ from typing import Any
 import numpy as np
 
 from bertft_core.evaluation.intervals import PairedDifference, mcnemar, paired_difference, paired_permutation
-from bertft_core.evaluation.metrics import Ints, Scores, row_losses, scores
+from bertft_core.evaluation.metrics import Ints, Scores, row_losses
+from bertft_core.evaluation.sets import any_scores, are_sets, decided_sets, row_set_losses
 from bertft_core.gate.checks import Check, percent
 from bertft_core.gate.rule import PromotionRule
 
 POWER = 0.8  # at which "a difference that could have been shown" is stated
-WORDS = {"macro_f1": "macro F1", "accuracy": "accuracy", "log_loss": "negated log loss"}
+WORDS = {"macro_f1": "macro F1", "micro_f1": "micro F1", "accuracy": "accuracy", "log_loss": "negated log loss"}
 _RARE = 30  # a class with fewer test rows says nothing about its own recall
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The test rows: labels [n], class names, soft labels [n, C] or None."""
+    """The test rows: labels [n] (multi-label: 0 and 1 [n, C]), class names, soft labels [n, C] or None."""
 
     labels: Any
     classes: Sequence[str]
     weights: Any = None
 
+    @property
+    def are_sets(self) -> bool:
+        """Whether the rows are multi-label."""
+        return are_sets(self.labels)
+
+    def model(self, name: str, p: Any, predicted: Any) -> Model:
+        """A model with its answers to these rows."""
+        return Model(name=name, p=p, predicted=predicted, is_multi=self.are_sets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model's name and its answers: probabilities p [n, C], decisions [n] or None for the argmax."""
+    """A model's name and its answers: probabilities p [n, C], decisions [n] or None for the argmax.
+
+    is_multi: decisions are 0 and 1 [n, C], or None for probabilities of 1/2 and more.
+    """
 
     name: str
     p: Any
     predicted: Any = None
+    is_multi: bool = False
 
     def decisions(self) -> Ints:
-        """Class indices [n]."""
+        """Class indices [n], or 0 and 1 [n, C]."""
+        if self.is_multi:
+            return decided_sets(self.p, self.predicted).astype(np.int64)
         return np.asarray(np.asarray(self.p).argmax(axis=1) if self.predicted is None else self.predicted)
 
     def answers_like(self, other: Model) -> bool:
@@ -68,7 +84,7 @@ class Case:
 
 def score_model(rows: Rows, model: Model) -> Scores:
     """All scores of a model on the rows."""
-    return scores(rows.labels, model.p, rows.classes, rows.weights, model.predicted, ranking=False)
+    return any_scores(rows.labels, model.p, rows.classes, rows.weights, model.predicted, ranking=False)
 
 
 def compare(rule: PromotionRule, rows: Rows, a: Model, b: Model, level: float) -> PairedDifference:
@@ -182,6 +198,8 @@ def _with_a_lost_row(case: Case, rival: Model) -> tuple[Rows, Model, Model]:
     """
     rows, challenger = case.rows, case.challenger
     y = np.asarray(rows.labels, dtype=np.int64)
+    if rows.are_sets:
+        return _with_a_lost_set(case, rival, y)
     if case.rule.metric == "log_loss":
         loss, theirs = (row_losses(y, np.asarray(m.p), rows.weights) for m in (challenger, rival))
         row, right, wrong = int(np.argmax(loss - theirs)), None, None
@@ -195,6 +213,25 @@ def _with_a_lost_row(case: Case, rival: Model) -> tuple[Rows, Model, Model]:
         labels=y[taken], classes=rows.classes, weights=None if rows.weights is None else np.asarray(rows.weights)[taken]
     )
     return longer, _lengthened(challenger, taken, wrong), _lengthened(rival, taken, right)
+
+
+def _with_a_lost_set(case: Case, rival: Model, y: Ints) -> tuple[Rows, Model, Model]:
+    """`_with_a_lost_row` of multi-label rows: the new row has the class alone, the challenger decides the next one."""
+    rows, challenger = case.rows, case.challenger
+    if case.rule.metric == "log_loss":
+        loss, theirs = (row_set_losses(y.astype(bool), np.asarray(m.p, dtype=np.float64)) for m in (challenger, rival))
+        taken = np.append(np.arange(len(y)), int(np.argmax(loss - theirs)))
+        longer = [replace(m, p=np.asarray(m.p)[taken], predicted=m.decisions()[taken]) for m in (challenger, rival)]
+        return replace(rows, labels=y[taken]), longer[0], longer[1]
+    support = y.sum(axis=0)
+    large = support >= min(_RARE, support.max())
+    right = int(np.argmin(np.where(large, support, len(y) + 1)))
+    one, other = (np.eye(y.shape[1])[[i % y.shape[1]]] for i in (right, right + 1))
+    longer = [
+        replace(m, p=np.vstack([np.asarray(m.p), said]), predicted=np.vstack([m.decisions(), said.astype(np.int64)]))
+        for m, said in ((challenger, other), (rival, one))
+    ]
+    return replace(rows, labels=np.vstack([y, one.astype(np.int64)])), longer[0], longer[1]
 
 
 def _lengthened(model: Model, taken: Ints, answer: int | None) -> Model:

@@ -26,7 +26,6 @@ from bertft_core.gate.checks import (
 from bertft_core.gate.comparison import (
     WORDS,
     Case,
-    Model,
     Rows,
     compare,
     judge_anchor,
@@ -121,8 +120,9 @@ def decide(
     """Judge a challenger against the champion on the same test rows.
 
     labels [n] class indices, probabilities [n, C] in the order of `classes`; `predicted_*` [n] class indices
-    where a model's decisions are not the argmax. `p_champion` None: no champion yet, or, with `champion_fault`
-    saying why, one that could not be scored. `p_anchor`: the last version promoted by superiority;
+    where a model's decisions are not the argmax. Of multi-label rows labels and `predicted_*` are 0 and 1 [n, C], and a
+    row is right where its whole set is. `p_champion` None: no champion yet, or, with `champion_fault` saying why, one
+    that could not be scored. `p_anchor`: the last version promoted by superiority;
     non_inferiority must hold against it too, so that small losses cannot add up; superiority ignores it.
     `same_weights`: they are one model, never promoted. `weights` [n, C] (soft labels) enter log loss. `slices`:
     name -> mask [n]. `spent`: decisions of the running period whose `has_spent` is true. `given`: the
@@ -131,13 +131,13 @@ def decide(
     Raises DataError for no rows or a faulty slice, ArtifactError for probabilities that are no distributions.
     """
     rows = Rows(labels=np.asarray(labels), classes=classes, weights=weights)
-    challenger = Model(name=challenger_name, p=p_challenger, predicted=predicted_challenger)
+    challenger = rows.model(challenger_name, p_challenger, predicted_challenger)
     ours = score_model(rows, challenger)
     own = (*given, *_unmeasured(rule, given), *_minima(rule, ours))
     if p_champion is None or champion_fault is not None:
         return _unopposed(rule, ours, own, champion_name, champion_fault, spent)
-    champion = Model(name=champion_name, p=p_champion, predicted=predicted_champion)
-    anchor = None if p_anchor is None else Model(name=anchor_name, p=p_anchor, predicted=predicted_anchor)
+    champion = rows.model(champion_name, p_champion, predicted_champion)
+    anchor = None if p_anchor is None else rows.model(anchor_name, p_anchor, predicted_anchor)
     case = Case(rule=rule, rows=rows, challenger=challenger, champion=champion, anchor=anchor, spent=spent)
     return _judge(case, ours, own, same_weights, slices or {})
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from bertft_core.errors import ConfigError
 from bertft_core.evaluation.intervals import RESAMPLES
-from bertft_core.evaluation.metrics import METRICS
+from bertft_core.evaluation.metrics import SET_METRICS
 
 Test = Literal["superiority", "non_inferiority"]
 Period = Literal["night", "week", "month"]
@@ -67,11 +67,13 @@ class PromotionRule:
         return max(self.resamples, round(5 / self.alpha))
 
     def _score_faults(self) -> list[str]:
-        valid = ", ".join(METRICS)
+        valid = ", ".join(SET_METRICS)
         faults = [
-            f"promotion.min_score.{name} is no metric; valid: {valid}" for name in self.min_score if name not in METRICS
+            f"promotion.min_score.{name} is no metric; valid: {valid}"
+            for name in self.min_score
+            if name not in SET_METRICS
         ]
-        if self.metric not in METRICS:
+        if self.metric not in SET_METRICS:
             faults.append(f"promotion.metric must be one of {valid}, was {self.metric!r}")
         if (least := self.min_score.get("log_loss", 0.0)) > 0:
             faults.append(f"promotion.min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")

@@ -10,33 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from bertft_core.data.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.errors import ConfigError, ModelError
+from bertft_core.model.feature_files import read_plan, read_weights, write_head
+from bertft_core.model.feature_plan import FeaturePlan
+from bertft_core.model.features import Classifier, FeatureClassifier
 from bertft_core.model.layers import LayerMap
 
-# config names of hidden and attention-probability dropout in the BERT family, DistilBERT and ModernBERT
+# config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT
 _DROPOUT = (
-    "hidden_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "seq_classif_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
+    "hidden_dropout_prob", "classifier_dropout", "classifier_dropout_prob", "dropout", "seq_classif_dropout",
+    "embedding_dropout", "mlp_dropout", "pooler_dropout", "cls_dropout",
+)  # fmt: skip
+MULTI_LABEL = "multi_label_classification"  # what transformers calls it in config.json
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spm.model",
-    "sentencepiece.bpe.model",
-)
 
 
 def load_classifier(
@@ -45,14 +35,17 @@ def load_classifier(
     seed: int,
     dropout: float | None = None,
     attention_dropout: float = 0.0,
-) -> PreTrainedModel:
+    multi_label: bool = False,
+    plan: FeaturePlan | None = None,
+) -> Classifier:
     """Load an encoder (float32, safetensors) under a fresh head for ``classes``, initialised by ``seed``.
 
-    A folder is read without the network. ``dropout`` None keeps the encoder's own. The caller's random state
+    A folder is read without the network. ``dropout`` None keeps the encoder's own. ``multi_label``: the head's outputs
+    are logits of independent classes. The caller's random state
     is left as it was. The model is returned in eval mode.
 
     Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on
-    it.
+    it. With a ``plan`` the head reads its features, and layers above those it names are not loaded.
     """
     is_folder = Path(pretrained).is_dir()
     with _quiet(), torch.random.fork_rng(devices=[]):
@@ -60,7 +53,9 @@ def load_classifier(
         try:
             config = AutoConfig.from_pretrained(str(pretrained), local_files_only=is_folder)
             _set_labels(config, classes)
+            config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
             _set_dropout(config, dropout, attention_dropout)
+            _set_layers(config, plan.depth_used if plan else None)
             model = AutoModelForSequenceClassification.from_pretrained(
                 str(pretrained),
                 config=config,
@@ -71,7 +66,20 @@ def load_classifier(
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
+        if plan is not None:
+            torch.manual_seed(seed)
+            return FeatureClassifier(_under(model, plan), plan)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _under(model: Any, plan: FeaturePlan) -> PreTrainedModel:
+    """What a head of our own stands on: the bare encoder without pooler; with pooling cls the whole classifier."""
+    if plan.pooling == "cls":
+        return model.eval()  # type: ignore[no-any-return]
+    base = model.base_model
+    if getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    return base.eval()  # type: ignore[no-any-return]
 
 
 def load_encoder(pretrained: Path | str) -> PreTrainedModel:
@@ -95,11 +103,13 @@ def load_encoder(pretrained: Path | str) -> PreTrainedModel:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def load_saved(folder: Path | str) -> PreTrainedModel:
+def load_saved(folder: Path | str) -> Classifier:
     """Load a folder written by `save_classifier`, in eval mode. Raises ModelError if a weight is missing."""
-    with _quiet():
+    plan = read_plan(folder)
+    kind: Any = AutoModelForSequenceClassification if plan is None or plan.pooling == "cls" else AutoModel
+    with _quiet(), torch.random.fork_rng(devices=[]):
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = kind.from_pretrained(
                 str(folder),
                 local_files_only=True,
                 use_safetensors=True,
@@ -108,15 +118,21 @@ def load_saved(folder: Path | str) -> PreTrainedModel:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"{folder} is not a model folder ({fault})") from fault
-    if info["missing_keys"]:
-        raise ModelError(f"{folder} lacks weights {sorted(info['missing_keys'])[:3]}: it is no trained classifier")
-    return model.eval()  # type: ignore[no-any-return]
+    missing = {name for name in info["missing_keys"] if kind is not AutoModel or not name.startswith("pooler.")}
+    if missing:
+        raise ModelError(f"{folder} lacks weights {sorted(missing)[:3]}: it is no trained classifier")
+    if plan is None:
+        return model.eval()  # type: ignore[no-any-return]
+    with torch.random.fork_rng(devices=[]):
+        found = FeatureClassifier(_under(model, plan), plan)
+    read_weights(found, folder)
+    return found.eval()
 
 
-def save_classifier(
-    model: PreTrainedModel, tokenizer_src: Path | str, folder: Path | str, classes: Sequence[str]
-) -> Path:
+def save_classifier(model: Classifier, tokenizer_src: Path | str, folder: Path | str, classes: Sequence[str]) -> Path:
     """Write a transformers folder (safetensors, id2label, tokenizer; mode 0644), whole or not at all.
+
+    With a head of our own the folder holds the encoder it stands on, and the head beside it (`feature_files`).
 
     Raises: ModelError if ``tokenizer_src`` holds no tokenizer.
     """
@@ -126,7 +142,11 @@ def save_classifier(
     staging.mkdir(parents=True)
     _set_labels(model.config, classes)
     with _quiet():
-        model.save_pretrained(staging)
+        if isinstance(model, FeatureClassifier):
+            model.backbone.save_pretrained(staging)
+            write_head(model, staging)
+        else:
+            model.save_pretrained(staging)
         _copy_tokenizer(tokenizer_src, staging)
     for path in staging.iterdir():  # safetensors writes 0600 whatever the umask
         path.chmod(0o644)
@@ -160,7 +180,6 @@ def _set_labels(config: Any, classes: Sequence[str]) -> None:
     config.num_labels = len(classes)
     config.id2label = {i: str(name) for i, name in enumerate(classes)}
     config.label2id = {str(name): i for i, name in enumerate(classes)}
-    config.problem_type = "single_label_classification"
 
 
 def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -> None:
@@ -174,20 +193,24 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -
             setattr(config, name, attention_dropout)
 
 
+def _set_layers(config: Any, count: int | None) -> None:
+    """Load the lowest `count` layers only; None: all."""
+    if count is None:
+        return
+    config.num_hidden_layers = count
+    if isinstance(getattr(config, "layer_types", None), list):  # ModernBERT: one entry a layer
+        config.layer_types = config.layer_types[:count]
+
+
 def _copy_tokenizer(source: Path | str, target: Path) -> None:
     root = Path(source)
     if (root / "tokenizer.json").is_file():
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (root / name).is_file():
                 shutil.copyfile(root / name, target / name)
         return
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=root.is_dir())
-    except (OSError, ValueError) as fault:
-        raise ModelError(f"{source} holds no tokenizer ({fault})") from fault
-    tokenizer.save_pretrained(target)
+    load_tokenizer(root)
+    AutoTokenizer.from_pretrained(str(root), local_files_only=True).save_pretrained(target)
 
 
 class _quiet:

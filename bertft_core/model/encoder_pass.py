@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from bertft_core.errors import ModelError
 from bertft_core.model.attention import attention
 from bertft_core.model.dropout import dropout_add
-from bertft_core.model.layers import LayerMap, layer_table
+from bertft_core.model.structures import find_layers
 
 KERNEL = "chunked-1"  # part of every cache key: raise it when the numbers of a layer change
 _AGREEMENT = 1e-4  # largest difference of a logit from the stock model's, in float32
@@ -118,14 +118,14 @@ class EncoderPass:
     width: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, layer_map: LayerMap | None = None) -> Self | None:
+    def of(cls, model: PreTrainedModel) -> Self | None:
         """The pieces of ``model``, or None where logits of a small padded batch are not the stock model's (1e-4)."""
         try:
-            names = (layer_map or layer_table(model)).layer_modules
-            layers = tuple(PostNormLayer.of(model.get_submodule(name), model.config) for name in names)
+            names = find_layers(model)
+            layers = tuple(PostNormLayer.of(model.get_submodule(name), model.config) for (name,) in names)
             found = cls(model=model, layers=layers, head=_head(model), width=int(model.config.hidden_size))
             return found if found._agrees() else None
-        except (AttributeError, ModelError, RuntimeError, TypeError):
+        except (AttributeError, ModelError, RuntimeError, TypeError, ValueError):
             return None
 
     def embed(self, batch: Batch) -> torch.Tensor:
@@ -180,7 +180,7 @@ def takes_types(model: nn.Module) -> bool:
     return "token_type_ids" in known and getattr(model.config, "type_vocab_size", 0) > 1
 
 
-def batch_tensors(model: PreTrainedModel, ids: Any, mask: Any, type_ids: Any) -> Batch:
+def batch_tensors(model: Any, ids: Any, mask: Any, type_ids: Any) -> Batch:
     """A padded batch of numpy arrays [B, T] on the model's device; type ids go to encoders that tell types apart."""
     arrays = {"input_ids": ids, "attention_mask": mask}
     if takes_types(model):

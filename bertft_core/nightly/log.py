@@ -14,6 +14,7 @@ from bertft_core.state import read_json, write_json
 
 SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
+_BASIS = ".basis.json"
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
 
 
@@ -45,7 +46,7 @@ class NightLog:
         self.folder = home / "nights"
         self.file = self.folder / f"{name}.jsonl"
         self._open = self.folder / f"{name}.open.json"
-        self._basis = self.folder / f"{name}.basis.json"
+        self._basis = self.folder / f"{name}{_BASIS}"
 
     def nights(self) -> list[Night]:
         """All nights, oldest first; half a line, from a full disk or a kill, is left out."""
@@ -105,6 +106,12 @@ class NightLog:
         """Remember a training that the next nights are compared with."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self._basis, asdict(basis))
+
+
+def last_runs(home: Path) -> set[str]:
+    """The run of each model's last training: the next night reads its rows."""
+    names = [file.name.removesuffix(_BASIS) for file in (home / "nights").glob(f"*{_BASIS}")]
+    return {basis.run_id for name in names if (basis := NightLog(home, name).basis)}
 
 
 @dataclass(frozen=True, kw_only=True)

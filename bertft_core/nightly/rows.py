@@ -35,12 +35,14 @@ class Rows:
             table = dataset.table(split)
             joined = b"".join(table["fingerprint"].to_pylist())
             hashes.append(np.frombuffer(joined, dtype="S16"))
-            labels.append(table["label"].to_numpy().astype(np.int32))
+            labels += dataset.label_texts(table)
             splits.append(np.full(table.num_rows, number, dtype=np.int32))
+        names = sorted(set(labels)) if dataset.is_multi else dataset.classes  # sets count as classes
+        place = {name: i for i, name in enumerate(names)}
         order = np.argsort(joined_hashes := np.concatenate(hashes), kind="stable")
         return cls(
-            hashes=joined_hashes[order], labels=np.concatenate(labels)[order],
-            splits=np.concatenate(splits)[order], classes=dataset.classes,
+            hashes=joined_hashes[order], labels=np.array([place[text] for text in labels], dtype=np.int32)[order],
+            splits=np.concatenate(splits)[order], classes=tuple(place),
         )  # fmt: skip
 
     def save(self, folder: Path) -> Path:

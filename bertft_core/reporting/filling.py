@@ -30,6 +30,7 @@ SPLITS = ("train", "validation", "test")
 # in the order of the page; the keys are the fields of `evaluation.metrics.Scores`
 _NAMES = {
     "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "weighted_f1": "weighted F1",
@@ -37,6 +38,7 @@ _NAMES = {
     "mcc": "MCC",
     "auroc": "AUROC, one against the rest",
     "average_precision": "average precision",
+    "ranking": "label ranking average precision",
     "log_loss": "log loss, nats",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
@@ -79,7 +81,7 @@ def page_of(
             )
             for c in report.per_class
         ),
-        confusion=Confusion(classes=report.classes, counts=report.confusion),
+        confusion=Confusion(classes=report.classes, counts=report.confusion) if report.confusion else None,
         errors=_errors(report, words),
         learning=_learning(fit, phases),
         data=_data(dataset, tokens),
@@ -108,7 +110,13 @@ def _scores(report: EvaluationReport, champion: Values, floor: Values) -> tuple[
             decides=name == report.metric,
         )
         for name, shown in _NAMES.items()
+        if name not in _left_out(report)
     )
+
+
+def _left_out(report: EvaluationReport) -> set[str]:
+    """Scores without a meaning for these rows: with one label each, or with sets."""
+    return {"balanced_accuracy", "mcc"} if report.scores.is_multi else {"micro_f1", "ranking"}
 
 
 def _differences(report: EvaluationReport, decision: Values | None) -> tuple[DifferenceRow, ...]:

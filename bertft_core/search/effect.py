@@ -8,18 +8,19 @@ from typing import Any
 from bertft_core.config import RunConfig, SearchConfig
 from bertft_core.data.tokenization import TokenizedSplits
 from bertft_core.errors import ConfigError
-from bertft_core.fit_config import SLANTED
+from bertft_core.fit_config import ADJUSTED, READ_WITH, SLANTED
 from bertft_core.search_config import conditions_of, requirements, values_of
 from bertft_core.training.unfreezing import UnfreezeSchedule
 
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
+_LAYERS = "model.layers"
 # knob: the field that decides whether it is read, and for which values of that field it is not
 _IDLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "cut_fraction": ("schedule", lambda value: value != SLANTED),
-    "ratio": ("schedule", lambda value: value != SLANTED),
+    **{key: (other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()},
     "warmup_fraction": ("schedule", lambda value: value == SLANTED),
     "phase_restart": ("unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
 }
+_CHUNKED = tuple(key for key, (other, _) in READ_WITH.items() if other == _CUT)
 _ANY_DEPTH = 12  # layers: schedules that differ on one encoder differ on another
 
 
@@ -35,21 +36,30 @@ def require_effect(config: RunConfig, longest: Mapping[str, int], class_rows: Ma
     it is not searched). ``class_rows``: training rows by class.
 
     Raises: ConfigError naming tokenization.truncation or tokenization.max_length when no text is ever cut where
-    it counts, class_weights when all classes are of one size, keys of a schedule in trials that have another one.
+    it counts, class_weights (loss, tau) when all classes are of one size, keys of a schedule or loss in trials that
+    have another one.
     """
     search = config.search
     if search is None or not search.trials:
         return
-    faults = [_length_fault(config, search, key, longest) for key in (_CUT, _LENGTH) if key in search.space]
+    faults = [_length_fault(config, search, key, longest) for key in (_CUT, _LENGTH, *_CHUNKED) if key in search.space]
     faults += [_idle_fault(config, search, key) for key in _IDLE if key in search.space]
     if "unfreezing" in search.space:
         faults.append(_unfreezing_fault(config, search))
-    if "class_weights" in search.space and len(set(class_rows.values())) == 1:
+    if len(set(class_rows.values())) == 1:
         rows = next(iter(class_rows.values()))
-        faults.append(f"class_weights has no effect: every class has {rows} training rows; take it out")
+        even = f"has no effect: every class has {rows} training rows; take it out"
+        faults += [f"{key} {even}" for key in _of_class_sizes(search)]
     found = [f"search.space.{fault}" for fault in faults if fault]
     if found:
         raise ConfigError("\n".join(found))
+
+
+def _of_class_sizes(search: SearchConfig) -> list[str]:
+    """Searched knobs that change nothing where all classes are of one size: log priors are then one constant."""
+    losses = values_of(search.space["loss"]) if "loss" in search.space else [ADJUSTED]
+    named = [("class_weights", True), ("tau", True), ("loss", set(losses) <= {"cross_entropy", ADJUSTED})]
+    return [key for key, is_idle in named if key in search.space and is_idle]
 
 
 def _length_fault(config: RunConfig, search: SearchConfig, key: str, longest: Mapping[str, int]) -> str:
@@ -99,6 +109,15 @@ def longest_cut(config: RunConfig, search: SearchConfig, encoder: str) -> int:
     asked = values_of(choice) if encoder in wanted else []
     unasked = [config.tokenization.max_length] if conditions_of(choice) else []
     return int(max([*asked, *unasked]))
+
+
+def feature_layers(config: RunConfig, search: SearchConfig, encoder: str) -> list[Any]:
+    """Every model.layers that a trial with this encoder may have."""
+    if _LAYERS not in search.space:
+        return [config.model.layers]
+    choice = search.space[_LAYERS]
+    is_asked = encoder in requirements(search.space, _LAYERS).get(_ENCODER, [encoder])
+    return [*(values_of(choice) if is_asked else []), *([config.model.layers] if conditions_of(choice) else [])]
 
 
 def _possible(config: RunConfig, search: SearchConfig, key: str, other: str) -> list[Any]:

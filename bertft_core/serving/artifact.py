@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core import __version__
+from bertft_core.data.encoding import Cutting
 from bertft_core.errors import ArtifactError
 from bertft_core.policy import DecisionPolicy
 from bertft_core.state import is_complete, read_json, staged_folder, write_json
 
 CARD = "bertft.json"
 CARD_FORMAT = 1
-TRUNCATIONS = ("head", "tail", "head+tail")
+TRUNCATIONS = ("head", "tail", "head+tail", "chunks")
 # 16384 tokens (128 rows of 128) keeps a MiniLM batch's activations near 200 MB, and 2 cores busy.
 TOKEN_BUDGET = 16_384
 
@@ -24,9 +25,12 @@ TOKEN_BUDGET = 16_384
 class ArtifactCard:
     """What serving must know beside the weights.
 
-    max_length: tokens per row, special tokens included. truncation: head, tail or head+tail.
-    classes: names in the order of the head's outputs. text, text_pair, label: the training columns.
-    policy: how probabilities become an answer, fitted on validation.
+    max_length: tokens per row or chunk, special tokens included. truncation: head, tail, head+tail or chunks.
+    chunk_overlap, max_chunks: of chunks (`data.encoding.Cutting`).
+    classes: names in the order of the head's outputs. text, text_pair, label: the training columns (label: all of
+    them, where each class had its own).
+    policy: how probabilities become an answer, fitted on validation. multi_label: a row's answer is a set, every
+    class decided by its own probability.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
     """
@@ -36,11 +40,14 @@ class ArtifactCard:
     classes: tuple[str, ...]
     text: str = "text"
     text_pair: str | None = None
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
     policy: DecisionPolicy = field(default_factory=DecisionPolicy)
     token_budget: int = TOKEN_BUDGET
+    multi_label: bool = False
     version: str = __version__
     format: int = CARD_FORMAT
+    chunk_overlap: int = 0
+    max_chunks: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -54,6 +61,14 @@ class ArtifactCard:
             faults.append(f"format must be {CARD_FORMAT}, was {self.format}: use the bertft that wrote it")
         if faults:
             raise ArtifactError(f"{CARD}: " + "; ".join(faults))
+
+    @property
+    def cutting(self) -> Cutting:
+        """How texts become ids."""
+        return Cutting(
+            max_length=self.max_length, truncation=self.truncation, chunk_overlap=self.chunk_overlap,
+            max_chunks=self.max_chunks,
+        )  # fmt: skip
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -94,6 +109,8 @@ def read_card(folder: Path | str) -> ArtifactCard:
         found = read_json(path)
         known = {f.name for f in fields(ArtifactCard)}
         values = {k: v for k, v in found.items() if k in known}
+        label = values.get("label", "label")
+        values["label"] = label if isinstance(label, str) else tuple(label)
         fixed = {"classes": tuple(found["classes"]), "policy": DecisionPolicy.from_json(found["policy"])}
         return ArtifactCard(**{**values, **fixed})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:

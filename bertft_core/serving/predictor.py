@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bertft_core.errors import ArtifactError, InputError, ModelError
+from bertft_core.policy import SET_THRESHOLD, set_text
 from bertft_core.serving.artifact import ArtifactCard, read_card
 
 if TYPE_CHECKING:
@@ -23,12 +26,14 @@ class Predictor:
 
     def __init__(self, card: ArtifactCard, model: Any, tokenizer: Any, layout: Any) -> None:
         from bertft_core.model.encoder_pass import logits_of
+        from bertft_core.model.features import FeatureClassifier
 
         self.card = card
         self._model = model
         self._tokenizer = tokenizer
         self._layout = layout
-        self._logits = logits_of(model)
+        self._features = model if isinstance(model, FeatureClassifier) else None
+        self._read = model.vectors if self._features else logits_of(model)  # logits, or what the head reads
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu") -> Predictor:
@@ -63,8 +68,8 @@ class Predictor:
     ) -> np.ndarray:
         """Class probabilities before the policy's temperature, float32 [n, C], rows in the order given.
 
-        batch_size: rows per batch, > 0; None packs batches up to the artefact's token budget. The answer
-        depends on it by float32 rounding only. Raises InputError for a missing text, or pairs the model was
+        batch_size: rows (or chunks of rows) per batch, > 0; None packs batches up to the artefact's token budget. The
+        answer depends on it by float32 rounding only. Raises InputError for a missing text, or pairs the model was
         not trained on.
         """
         self._require_texts(texts, pairs, range(len(texts)))
@@ -91,7 +96,8 @@ class Predictor:
         """label, confidence, abstain, probability_<class> of each row of a frame, `{"text": [...]}` or list of dicts.
 
         The artefact's policy is applied: probabilities after its temperature, label by its thresholds or costs,
-        confidence = the label's probability, abstain = leave this row to a person.
+        confidence = the label's probability, abstain = leave this row to a person. Of a multi-label model label is the
+        JSON list of the classes of probability 1/2 or more, confidence the product of its decisions' probabilities.
 
         Columns are `text` and `text_pair`, else the training columns; the arguments override both. The index
         of a frame is kept, and named where a text is missing. Raises InputError when a column or a text is missing.
@@ -108,15 +114,29 @@ class Predictor:
         elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
             raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
         self._require_texts(texts, pairs, frame.index, (name, pair_name))
-        decided = self.card.policy.apply(self._probabilities(texts, pairs, batch_size))
+        raw = self._probabilities(texts, pairs, batch_size)
+        table, columns = self._sets(raw) if self.card.multi_label else self._best(raw)
+        columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
+        return pd.DataFrame(columns, index=frame.index)
+
+    def _best(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Probabilities [n, C] by the policy, and the columns beside them."""
+        decided = self.card.policy.apply(raw)
         best, table = decided.predicted, decided.probabilities
-        columns: dict[str, Any] = {
+        return table, {
             "label": [self.classes[i] for i in best],
             "confidence": table[np.arange(len(best)), best],
             "abstain": decided.abstain,
         }
-        columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
-        return pd.DataFrame(columns, index=frame.index)
+
+    def _sets(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        table = raw.astype(np.float64)
+        chosen = table >= SET_THRESHOLD
+        return table, {
+            "label": [set_text(row, self.classes) for row in chosen],
+            "confidence": np.maximum(table, 1 - table).prod(axis=1),
+            "abstain": ~np.isfinite(table).all(axis=1),
+        }
 
     def _column(self, frame: pd.DataFrame, given: str | None, standard: str, trained: str) -> str:
         candidates = (given,) if given is not None else (standard, trained)
@@ -151,7 +171,9 @@ class Predictor:
         budget = card.max_length - self._layout.n_special(pair is not None)
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         kept = list(range(len(offsets)))
-        if pair is None:
+        if card.truncation == "chunks":
+            kept = kept[: card.cutting.spans(len(kept), self._layout.n_special(False))[-1][1]]
+        elif pair is None:
             kept = cut(kept, budget, card.truncation)
         else:
             other = self._tokenizer.encode(pair, add_special_tokens=False).ids
@@ -161,8 +183,7 @@ class Predictor:
     def _score(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
         import torch
 
-        from bertft_core.data.encoding import encode_texts
-        from bertft_core.model.encoder_pass import inference_tokens
+        from bertft_core.data.encoding import chunk_counts, encode_texts
 
         card = self.card
         ids, pair_starts, _ = encode_texts(
@@ -170,16 +191,37 @@ class Predictor:
             self._layout,
             list(texts),
             None if pairs is None else list(pairs),
-            card.max_length,
-            card.truncation,
+            **asdict(card.cutting),
         )
+        counts = np.ones(len(ids), dtype=np.int64)
+        if card.truncation == "chunks":
+            counts = chunk_counts(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)), card.max_length)
+            ids = [
+                row[k * card.max_length :][: card.max_length]
+                for row, n in zip(ids, counts, strict=True)
+                for k in range(n)
+            ]
+            pair_starts = [len(chunk) for chunk in ids]
+        read = self._through(ids, pair_starts, batch_size)
+        logits = torch.from_numpy(self._features.answer_all(read, counts) if self._features else read)
+        return (torch.sigmoid(logits) if card.multi_label else torch.softmax(logits, dim=-1)).numpy()
+
+    def _through(
+        self, ids: Sequence[np.ndarray], pair_starts: Sequence[int], batch_size: int | None
+    ) -> npt.NDArray[np.float32]:
+        """Logits [n, C] of rows of ids, or the features [n, F] that the head reads; n texts, or chunks of texts."""
+        import torch
+
+        from bertft_core.model.encoder_pass import inference_tokens
+
         lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
-        result = np.empty((len(ids), len(card.classes)), dtype=np.float32)
+        width = self._features.width if self._features else len(self.classes)
+        result = np.empty((len(ids), width), dtype=np.float32)
         with torch.inference_mode():
-            budget = min(card.token_budget, inference_tokens(self._model.device))
+            budget = min(self.card.token_budget, inference_tokens(self._model.device))
             for rows in _batches(lengths, batch_size, budget):
-                logits = self._logits(self._pad(ids, pair_starts, rows, int(lengths[rows].max()))).float()
-                result[rows] = torch.softmax(logits, dim=-1).cpu().numpy()
+                found = self._read(self._pad(ids, pair_starts, rows, int(lengths[rows].max())))
+                result[rows] = found.float().cpu().numpy()
         return result
 
     def _pad(

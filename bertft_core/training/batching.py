@@ -73,8 +73,26 @@ def pad_batch(
     ids[is_token] = arrays.ids[(starts[:, None] + positions)[is_token]]
     pair_start = arrays.pair_start[rows][:, None]
     type_ids = (is_token & (pair_start > 0) & (positions >= pair_start)).astype(np.int64)
-    targets = arrays.labels[rows].astype(np.int64) if arrays.weights is None else arrays.weights[rows]
-    return ids, is_token.astype(np.int64), type_ids, targets
+    return ids, is_token.astype(np.int64), type_ids, targets_of(arrays, rows)
+
+
+def unit_rows(arrays: TokenArrays, rows: NDArray[np.integer]) -> Ints:
+    """Row numbers in `arrays.units` of what these rows consist of, row after row: the rows, or their chunks."""
+    if arrays.chunk is None:
+        return rows.astype(np.int64)
+    first = arrays.first_unit
+    counts = first[rows + 1] - first[rows]
+    place: Ints = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(first[rows], counts) + place
+
+
+def targets_of(arrays: TokenArrays, rows: NDArray[np.integer]) -> NDArray[np.int64] | NDArray[np.float32]:
+    """Labels int64 [n], or weights float32 [n, C] if soft."""
+    if arrays.weights is not None:
+        weights: NDArray[np.float32] = arrays.weights[rows]
+        return weights
+    labels: Ints = arrays.labels[rows].astype(np.int64)
+    return labels
 
 
 def sample_rows(arrays: TokenArrays, rows: int | None) -> Ints:

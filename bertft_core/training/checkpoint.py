@@ -23,7 +23,7 @@ class FitState:
     """What a fit has to remember besides tensors. Dropout is seeded by (seed, step): no generator state.
 
     ``best`` is (epoch, score, log_loss, digest) or None; ``phase_digests`` are the levels' weights when the
-    phase began, at ``phase_step``.
+    phase began, at ``phase_step``. ``micro_batch``: rows at a time, None where memory holds a whole batch.
     """
 
     step: int = 0
@@ -36,6 +36,7 @@ class FitState:
     best: tuple[int, float, float, str] | None = None
     history: list[EpochResult] = field(default_factory=list)
     rungs: list[tuple[float, float]] = field(default_factory=list)
+    micro_batch: int | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FitState:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel
 
-from bertft_core.model.encoder_pass import Batch, batch_tensors, logits_of
-from bertft_core.training.batching import pad_batch
+from bertft_core.model.encoder_pass import Batch, batch_tensors
+from bertft_core.model.features import Classifier, answer_of
+from bertft_core.training.batching import pad_batch, unit_rows
 from bertft_core.training.forwarding import padding
 from bertft_core.training.scoring import runtime
 
@@ -24,7 +24,7 @@ _ROWS = 32
 _WARM_UP = 3
 
 
-def one_row_milliseconds(model: PreTrainedModel, arrays: TokenArrays, device: torch.device) -> float:
+def one_row_milliseconds(model: Classifier, arrays: TokenArrays, device: torch.device) -> float:
     """Median milliseconds of answering one row at a time, over 32 rows spread evenly over the lengths.
 
     Rule: eval mode, inference mode, the weights' own type (float32, as saved models are served); three rows go
@@ -34,11 +34,16 @@ def one_row_milliseconds(model: PreTrainedModel, arrays: TokenArrays, device: to
     """
     rows = _spread(np.diff(arrays.offsets))
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     settings = padding(model)
-    batches = [batch_tensors(model, *pad_batch(arrays, np.array([row]), **settings)[:3]) for row in rows]
+    parts = [unit_rows(arrays, np.array([row])) for row in rows]
+    batches = [batch_tensors(model, *pad_batch(arrays.units, units, **settings)[:3]) for units in parts]
     with runtime(1), torch.inference_mode():
-        answer = logits_of(model)
+        to_logits = answer_of(model)
+
+        def answer(batch: Batch) -> torch.Tensor:
+            return to_logits(batch, [len(batch["input_ids"])])
+
         for batch in batches[-_WARM_UP:]:  # the longest: they reserve the memory that the others need
             _seconds(answer, batch, clock)
         return 1000 * float(np.median([_seconds(answer, batch, clock) for batch in batches]))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from bertft_core.model.encoder_pass import EncoderPass, batch_tensors, inference_tokens, mask_bias
+from bertft_core.model.features import Classifier
 from bertft_core.training.batching import pad_batch, scoring_batches
 from bertft_core.training.prefix import Beat, FrozenPrefix
 
@@ -25,7 +26,7 @@ WHOLE = 1_000_000  # a depth below every encoder's embeddings: nothing is frozen
 Ints = NDArray[np.int64]
 
 
-def padding(model: PreTrainedModel) -> dict[str, Any]:
+def padding(model: Classifier) -> dict[str, Any]:
     """`pad_batch` arguments of this encoder: its padding id and its largest width (None if it has none)."""
     config: Any = model.config
     positions = getattr(config, "max_position_embeddings", None)

@@ -7,6 +7,7 @@ A frozen level is in eval mode and has no gradient. Random numbers depend on (se
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from bertft_core.errors import DataError, ModelError, TrialPruned
+from bertft_core.fit_config import ADJUSTED, FOCAL
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
-from bertft_core.model.encoder_pass import EncoderPass
-from bertft_core.model.layers import LayerMap, layer_rates, layer_table, set_depth
+from bertft_core.model.features import Classifier, level_map
+from bertft_core.model.layers import LayerMap, set_depth
 from bertft_core.state import read_json, write_json
-from bertft_core.training.batching import epoch_batches, sample_rows
+from bertft_core.training.accumulation import accumulate, is_memory_fault
+from bertft_core.training.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.training.checkpoint import (
     FitState,
     load_checkpoint,
@@ -33,15 +35,23 @@ from bertft_core.training.checkpoint import (
     save_tensors,
 )
 from bertft_core.training.cost import one_row_milliseconds, weight_bytes
-from bertft_core.training.forwarding import Forward, padding
-from bertft_core.training.losses import ValidationScores, class_weights, classification_loss, validation_scores
+from bertft_core.training.feature_forward import FeatureForward, open_forward
+from bertft_core.training.forwarding import Forward
+from bertft_core.training.losses import (
+    TrainingLoss,
+    ValidationScores,
+    class_weights,
+    log_priors,
+    set_scores,
+    validation_scores,
+)
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
 from bertft_core.training.prefix import PrefixFigures, figures, open_prefixes
 from bertft_core.training.prefix_cache import PrefixCache
 from bertft_core.training.rates import RatePlan
 from bertft_core.training.scoring import pick_device, runtime, score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
-from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule
+from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule, usable_cuts
 
 if TYPE_CHECKING:
     from bertft_core.data.tokenization import TokenArrays
@@ -61,15 +71,15 @@ class _Fit:
     spec: FitSpec
     key: str
     output: Path
-    forward: Forward
-    model: PreTrainedModel
+    forward: Forward | FeatureForward
+    model: Classifier
     layers: LayerMap
     optimizer: torch.optim.AdamW
     schedule: UnfreezeSchedule
     train: TokenArrays
     validation: TokenArrays
     rows: np.ndarray[Any, Any]
-    class_weights: torch.Tensor | None
+    loss: TrainingLoss
     on_progress: OnProgress | None
     on_rung: OnRung | None
     state: FitState = field(default_factory=FitState)
@@ -101,7 +111,10 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
     score)`` at a quarter, half and three quarters of the fit, and True ends it as pruned. If ``spec.output``
     holds a checkpoint of the same fit it goes on from there; a finished result there is returned at once.
 
-    Raises: TrialPruned when loss or gradient are not finite (reason "nonfinite ...") or memory runs out ("oom
+    A step that memory does not hold goes on in micro-batches of half as many rows, with the same effective batch
+    (`EpochResult.micro_batch`).
+
+    Raises: TrialPruned when loss or gradient are not finite (reason "nonfinite ...") or memory runs out even so ("oom
     ..."); DataError when a split is empty; ModelError when the encoder cannot be used or a frozen weight
     moved.
     """
@@ -140,10 +153,8 @@ def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None
 def _memory_faults() -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as fault:
-        raise TrialPruned(f"oom: {fault}") from fault
-    except RuntimeError as fault:
-        if "allocate memory" not in str(fault):  # the CPU allocator has no error class of its own
+    except (RuntimeError, MemoryError) as fault:
+        if not is_memory_fault(fault):
             raise
         raise TrialPruned(f"oom: {fault}") from fault
 
@@ -156,10 +167,11 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         if len(arrays.labels) == 0:
             raise DataError(f"the {name} split is empty: raise data.split or add rows")
     device = pick_device(spec.device)
-    model = load_classifier(spec.pretrained, spec.classes, spec.seed, spec.dropout, spec.attention_dropout)
+    settings = (spec.seed, spec.dropout, spec.attention_dropout, spec.multi_label, spec.features)
+    model = load_classifier(spec.pretrained, spec.classes, *settings)
     model.to(device)  # type: ignore[arg-type]
-    layers = layer_table(model)
-    rates = layer_rates(len(layers.layers), spec.lr, spec.alpha)
+    layers = level_map(model)
+    rates = spec.layer_rates(len(layers.layers))
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
     schedule = UnfreezeSchedule.of(spec.unfreezing, len(layers.layers), spec.epochs)
     rows = sample_rows(train, spec.rows)
@@ -167,7 +179,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         spec=spec,
         key=key,
         output=Path(spec.output),
-        forward=_forward(spec, model, device),
+        forward=open_forward(model, device, spec.precision),
         model=model,
         layers=layers,
         optimizer=optimizer,
@@ -175,7 +187,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         train=train,
         validation=validation,
         rows=rows,
-        class_weights=_class_weights(spec, train, rows, device),
+        loss=_loss(spec, train, rows, device),
         on_progress=on_progress,
         on_rung=on_rung,
     )
@@ -187,21 +199,19 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     return run
 
 
-def _forward(spec: FitSpec, model: PreTrainedModel, device: torch.device) -> Forward:
-    passes = EncoderPass.of(model)
-    return Forward(model=model, passes=passes, device=device, precision=spec.precision, padding=padding(model))
-
-
 def _build_prefixes(run: _Fit) -> None:
     """Have the hidden states ready at every cut that a phase still to come reads."""
     spec, passes = run.spec, run.forward.passes
     deepest = len(run.layers.layers) - max(run.state.depth, 0)
-    cuts = [cut for cut in run.schedule.cuts() if cut <= deepest]
+    cuts = [cut for cut in usable_cuts(run.schedule, spec.features) if cut <= deepest]
     if spec.prefix_cache == "off" or passes is None or not cuts:
         return  # stock modules have no cut to go on from
-    run.model.eval()  # type: ignore[no-untyped-call]
+    run.model.eval()
     cache = PrefixCache(Path(spec.prefix_root), int(spec.prefix_cache_gb * 1e9))
-    splits = [(run.train, run.rows), (run.validation, np.arange(len(run.validation.labels)))]
+    every = np.arange(len(run.validation.labels))
+    splits = [
+        (arrays.units, unit_rows(arrays, rows)) for arrays, rows in ((run.train, run.rows), (run.validation, every))
+    ]
     settings = (run.forward.padding, spec.precision, spec.prefix_cache)
     for prefix in open_prefixes(passes, run.layers, cuts, splits, cache, *settings):
         prefix.build(lambda fraction: _beat(run, {"prefix": fraction}))
@@ -211,12 +221,21 @@ def _build_prefixes(run: _Fit) -> None:
     set_depth(run.model, run.layers, run.state.depth)
 
 
-def _class_weights(
-    spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device
-) -> torch.Tensor | None:
-    targets = train.labels if train.weights is None else train.weights
-    weights = class_weights(spec.class_weights, targets[rows], len(spec.classes))
-    return None if weights is None else torch.from_numpy(weights).to(device)
+def _loss(spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device) -> TrainingLoss:
+    if spec.multi_label:
+        gamma = spec.focal_gamma if spec.loss == FOCAL else None
+        return TrainingLoss(smoothing=spec.label_smoothing, gamma=gamma, is_multi=True)
+    targets, n_classes = (train.labels if train.weights is None else train.weights)[rows], len(spec.classes)
+    given = spec.class_weights
+    mode = given if isinstance(given, str) else [given.get(name, 1.0) for name in spec.classes]
+    weights = class_weights(mode, targets, n_classes)
+    adjustment = spec.tau * log_priors(targets, n_classes) if spec.loss == ADJUSTED else None
+    return TrainingLoss(
+        weights=None if weights is None else torch.from_numpy(weights).to(device),
+        smoothing=spec.label_smoothing,
+        gamma=spec.focal_gamma if spec.loss == FOCAL else None,
+        adjustment=None if adjustment is None else torch.from_numpy(adjustment).to(device),
+    )
 
 
 def _train(run: _Fit) -> str:
@@ -232,22 +251,30 @@ def _train(run: _Fit) -> str:
             scores = _end_epoch(run) if is_epoch_end else None
             if _should_stop(run, scores):
                 return f"stopped at {run.state.rungs[-1][0]:.0%} of the fit"
+            if is_epoch_end and _is_stale(run):
+                _check_phase(run)
+                return ""
             _checkpoint(run, is_forced=is_epoch_end)
     _check_phase(run)
     return ""
+
+
+def _is_stale(run: _Fit) -> bool:
+    """Whether training.patience epochs of the last phase passed without a better score; earlier ones count not."""
+    patience, deepest = run.spec.patience, run.schedule.starts[-1][1]
+    if patience is None or run.state.best is None:
+        return False
+    since = [h.epoch for h in run.state.history if h.depth == deepest and h.epoch > run.state.best[0]]
+    return len(since) >= patience
 
 
 def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     """One update on exactly these rows."""
     spec, state = run.spec, run.state
     set_rates(run.optimizer, run.rates.factors(state.step))
-    torch.manual_seed((spec.seed << 32) + state.step)
-    logits, targets = run.forward.logits(run.train, rows, state.depth)
-    loss = classification_loss(logits, targets, run.class_weights, spec.label_smoothing)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    before = state.micro_batch
+    value = _gradient(run, rows)
     norm = torch.nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm)
-    value = loss.item()
     if not math.isfinite(value) or not math.isfinite(norm.item()):
         raise TrialPruned(
             f"nonfinite: loss {value}, gradient norm {norm.item()} at step {state.step + 1}: lower training.lr"
@@ -257,6 +284,29 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     state.loss_sum += value * len(rows)
     state.loss_rows += len(rows)
     _beat(run, {"loss": value})
+    if state.micro_batch != before:
+        _beat(run, {"micro_batch": state.micro_batch, "batch": len(rows)}, is_forced=True)
+
+
+def _gradient(run: _Fit, rows: np.ndarray[Any, Any]) -> float:
+    """Leave the gradient of the mean loss of these rows in the parameters; return the loss.
+
+    Where memory does not hold them together, half as many at a time from here on, down to one row.
+    """
+    spec, state = run.spec, run.state
+    while True:
+        size = state.micro_batch or spec.batch_size
+        torch.manual_seed((spec.seed << 32) + state.step)
+        run.optimizer.zero_grad(set_to_none=True)
+        try:
+            return accumulate(lambda part: run.loss(*run.forward.logits(run.train, part, state.depth)), rows, size)
+        except (RuntimeError, MemoryError) as fault:
+            if min(size, len(rows)) == 1 or not is_memory_fault(fault):
+                raise
+        state.micro_batch = min(size, len(rows)) // 2
+        gc.collect()  # what the failed pass held, now that its error is gone
+        if run.forward.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _beat(run: _Fit, facts: dict[str, Any], *, is_forced: bool = False) -> None:
@@ -305,6 +355,9 @@ def _validate(run: _Fit) -> ValidationScores:
 
     logits = run.forward.predict(run.validation, run.state.depth, beat)
     set_depth(run.model, run.layers, run.state.depth)
+    if run.spec.multi_label:
+        assert run.validation.weights is not None, "rows of several labels have a number for each class"
+        return set_scores(logits, run.validation.weights)
     return validation_scores(logits, run.validation.labels, run.validation.weights)
 
 
@@ -317,8 +370,10 @@ def _end_epoch(run: _Fit) -> ValidationScores:
         validation_loss=scores.log_loss,
         accuracy=scores.accuracy,
         macro_f1=scores.macro_f1,
+        micro_f1=scores.micro_f1,
         depth=state.depth,
         seconds=run.seconds(),
+        micro_batch=state.micro_batch,
     )
     state.loss_sum, state.loss_rows = 0.0, 0
     state.history.append(epoch)
@@ -385,6 +440,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
 
 
 def _prefix_figures(run: _Fit) -> dict[str, Any] | None:
-    if run.spec.prefix_cache != "off" and run.schedule.cuts() and run.forward.passes is None:
+    cuts = usable_cuts(run.schedule, run.spec.features)
+    if run.spec.prefix_cache != "off" and cuts and run.forward.passes is None:
         return asdict(PrefixFigures(reason=f"{type(run.model).__name__} has layers of another structure than BERT's"))
     return figures(list(run.forward.prefixes.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,50 +12,116 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 
-def class_weights(mode: str, targets: NDArray[Any], n_classes: int) -> NDArray[np.float32] | None:
+def class_weights(mode: str | Sequence[float], targets: NDArray[Any], n_classes: int) -> NDArray[np.float32] | None:
     """Weight [C] of each class in the loss, None for mode none; their mean over the rows of ``targets`` is 1.
 
-    balanced: n / (C * n_c), n_c rows of class c of the C classes that occur; sqrt: its root, scaled. ``targets``
-    are labels [n] or shares [n, C] (soft: n_c is the sum of the shares). A class that never occurs weighs 0.
+    balanced: n / (C * n_c), n_c rows of class c of the C classes that occur; sqrt: its root, scaled; numbers [C]:
+    themselves, scaled. ``targets`` are labels [n] or shares [n, C] (soft: n_c is the sum of the shares). A class that
+    never occurs weighs 0 by a rule.
 
     >>> class_weights("balanced", np.array([0, 0, 0, 1]), 2).round(3).tolist()
     [0.667, 2.0]
     """
     if mode == "none":
         return None
-    counts = np.bincount(targets, minlength=n_classes) if targets.ndim == 1 else targets.sum(axis=0, dtype=np.float64)
+    counts = _counts(targets, n_classes)
     inverse = np.divide(1.0, counts, out=np.zeros(n_classes), where=counts > 0)
-    raw = np.sqrt(inverse) if mode == "sqrt" else inverse
+    if not isinstance(mode, str):
+        raw = np.asarray(mode, dtype=np.float64)
+    else:
+        raw = np.sqrt(inverse) if mode == "sqrt" else inverse
     scaled: NDArray[np.float32] = (raw * counts.sum() / (raw * counts).sum()).astype(np.float32)
     return scaled
 
 
-def classification_loss(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
-) -> torch.Tensor:
-    """Mean cross entropy in nats, in float32: targets are labels [n] or class weights [n, C] (soft).
+def log_priors(targets: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
+    """Logarithm [C] of each class's share of the training rows; a class without a row counts as half a one.
+
+    ``targets`` as in `class_weights`.
+
+    >>> np.exp(log_priors(np.array([0, 0, 0, 1]), 2)).round(3).tolist()
+    [0.75, 0.25]
+    """
+    counts = np.maximum(_counts(targets, n_classes), 0.5)
+    shares: NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
+    return shares
+
+
+def _counts(targets: NDArray[Any], n_classes: int) -> NDArray[Any]:
+    return np.bincount(targets, minlength=n_classes) if targets.ndim == 1 else targets.sum(axis=0, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingLoss:
+    """The loss of a fit, in nats and float32: the mean over the rows of a batch.
+
+    cross_entropy; ``gamma``: focal (Lin et al. 2017, arXiv 1708.02002, equation 4); ``adjustment`` [C], tau * log
+    prior: added to the logits (Menon et al. 2021, arXiv 2007.07314, equation 10), in training only. Targets are labels
+    [n] or class weights [n, C] (soft), and every loss is then the expected one over a label drawn from them.
 
     ``weights`` [C] weigh each row by its class (soft: by the mean under its target). The sum is divided by the rows,
     not by the batch's own weights as torch does, so that a row counts the same in every batch. ``smoothing`` e makes
     the target (1 - e) * target + e / C (Szegedy et al. 2016, arXiv 1512.00567 section 7).
+
+    ``is_multi``: targets are 0 and 1 [n, C], each class is a question of its own: binary cross entropy of sigmoids, or
+    its focal form, the mean over rows and classes; smoothing moves a target towards 1/2.
     """
-    if weights is None:
-        return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-    rows = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
-    return (rows * (weights[targets] if targets.ndim == 1 else targets @ weights)).mean()
+
+    weights: torch.Tensor | None = None
+    smoothing: float = 0.0
+    gamma: float | None = None
+    adjustment: torch.Tensor | None = None
+    is_multi: bool = False
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss of logits [n, C]."""
+        logits = logits.float()
+        if self.is_multi:
+            return _set_loss(logits, targets, self.gamma, self.smoothing)
+        if self.adjustment is not None:
+            logits = logits + self.adjustment
+        if self.gamma is None and self.weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        if self.gamma is None:
+            rows = functional.cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="none")
+        else:
+            rows = _focal_rows(logits, targets, self.gamma, self.smoothing)
+        if self.weights is None:
+            return rows.mean()
+        return (rows * (self.weights[targets] if targets.ndim == 1 else targets @ self.weights)).mean()
+
+
+def _focal_rows(logits: torch.Tensor, targets: torch.Tensor, gamma: float, smoothing: float) -> torch.Tensor:
+    """-sum_c q_c (1 - p_c)^gamma log p_c of each row, [n]; q is the smoothed target."""
+    n_classes = logits.shape[1]
+    q = functional.one_hot(targets, n_classes).float() if targets.ndim == 1 else targets
+    q = (1 - smoothing) * q + smoothing / n_classes
+    log_p = functional.log_softmax(logits, dim=1)
+    # 1 - p >= 1e-12: the derivative of (1 - p)^gamma at p = 1 is infinite for gamma < 1
+    return -(q * (1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p).sum(dim=1)
+
+
+def _set_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float | None, smoothing: float) -> torch.Tensor:
+    q = (1 - smoothing) * targets + smoothing / 2
+    if gamma is None:
+        return functional.binary_cross_entropy_with_logits(logits, q)
+    yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    missed = [(1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p for log_p in (yes, no)]
+    return -(q * missed[0] + (1 - q) * missed[1]).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationScores:
-    """Scores on one split: log loss in nats, accuracy and macro F1 in [0, 1]."""
+    """Scores on one split: log loss in nats, accuracy, macro and micro F1 (multi-label only) in [0, 1]."""
 
     log_loss: float
     accuracy: float
     macro_f1: float
+    micro_f1: float | None = None
 
     def by_metric(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.log_loss}[metric]
+        return -self.log_loss if metric == "log_loss" else float(getattr(self, metric))
 
 
 def validation_scores(
@@ -79,4 +146,23 @@ def validation_scores(
         log_loss=float(log_loss),
         accuracy=float((predicted == labels).mean()),
         macro_f1=float(f1[support > 0].mean()),
+    )
+
+
+def set_scores(logits: NDArray[np.float32], targets: NDArray[np.float32]) -> ValidationScores:
+    """Scores of logits [n, C] against 0 and 1 [n, C] (multi-label); a class is predicted from probability 1/2 on.
+
+    log_loss: binary cross entropy, mean over rows and classes. accuracy: rows whose whole set is right. macro_f1: mean
+    over the classes that occur in ``targets``; micro_f1: of all classes' counts together.
+    """
+    values, is_true = logits.astype(np.float64), targets > 0.5
+    log_loss = np.logaddexp(0.0, np.where(is_true, -values, values)).mean()
+    guess = values >= 0
+    hits, support, predicted = ((m).sum(axis=0) for m in (is_true & guess, is_true, guess))
+    f1 = 2 * hits / np.maximum(1, support + predicted)
+    return ValidationScores(
+        log_loss=float(log_loss),
+        accuracy=float((guess == is_true).all(axis=1).mean()),
+        macro_f1=float(f1[support > 0].mean()) if support.any() else 0.0,
+        micro_f1=float(2 * hits.sum() / max(1, support.sum() + predicted.sum())),
     )

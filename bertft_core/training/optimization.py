@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bertft_core.errors import ModelError
 from bertft_core.model.layers import LayerMap, LayerRates
 
 
@@ -16,7 +17,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups: per level one with weight decay (matrices) and one without (biases and norms: 1-D).
 
-    Groups carry name, level, initial_lr and param_names. Every parameter is in exactly one group, asserted.
+    Groups carry name, level, initial_lr and param_names. Raises ModelError unless every parameter is in exactly one.
     """
     parameters = dict(model.named_parameters())
     groups: list[dict[str, Any]] = []
@@ -36,7 +37,9 @@ def parameter_groups(
                     }
                 )
     homes = [n for group in groups for n in group["param_names"]]
-    assert sorted(homes) == sorted(parameters), "a parameter is in no group or in two"
+    lost, twice = sorted(set(parameters) - set(homes)), sorted({n for n in homes if homes.count(n) > 1})
+    if lost or twice:
+        raise ModelError(f"parameters must be in one group each; in none: {lost[:3]}, in several: {twice[:3]}")
     return groups
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from bertft_core.data.tokenization import longest_input
 from bertft_core.model.classifier import load_classifier
@@ -27,6 +28,7 @@ def step_seconds(pretrained: Path | str, device: torch.device) -> dict[str, floa
     model = load_classifier(pretrained, ("a", "b"), seed=0)
     model.to(device)  # type: ignore[arg-type]
     model.train()
+    assert isinstance(model, PreTrainedModel), "without a plan the head is the stock one"
     forward = logits_of(model)
     width = min(_LONGEST, longest_input(Path(pretrained)) or _LONGEST)
     ids = torch.arange(_ROWS * width, device=device).reshape(_ROWS, width) % model.config.vocab_size

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from bertft_core.errors import ConfigError
-from bertft_core.model.classifier import load_encoder, load_saved
-from bertft_core.model.encoder_pass import EncoderPass, batch_tensors
-from bertft_core.training.batching import pad_batch, sample_rows
-from bertft_core.training.forwarding import WHOLE, Forward, by_batch, padding
+from bertft_core.model.classifier import MULTI_LABEL, load_encoder, load_saved
+from bertft_core.model.encoder_pass import batch_tensors
+from bertft_core.model.features import Classifier, masked_mean
+from bertft_core.training.batching import pad_batch, sample_rows, unit_rows
+from bertft_core.training.feature_forward import open_forward
+from bertft_core.training.forwarding import WHOLE, by_batch, padding
 from bertft_core.training.prefix import Beat
 
 if TYPE_CHECKING:
@@ -52,13 +54,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def predict_logits(
-    model: PreTrainedModel, arrays: TokenArrays, device: torch.device, on_beat: Beat | None = None
+    model: Classifier, arrays: TokenArrays, device: torch.device, on_beat: Beat | None = None
 ) -> NDArray[np.float32]:
     """Logits [n, C] float32 of all rows in order, in eval mode and float32; on_beat(fraction) about once a second."""
-    forward = Forward(
-        model=model, passes=EncoderPass.of(model), device=device, precision="float32", padding=padding(model)
-    )
-    return forward.predict(arrays, WHOLE, on_beat)
+    return open_forward(model, device, "float32").predict(arrays, WHOLE, on_beat)
 
 
 def score(
@@ -71,6 +70,8 @@ def score(
 ) -> NDArray[np.float32]:
     """Probabilities [n, C] float32 of a saved classifier on one split, in the split's order.
 
+    Rows sum to 1; of a multi-label classifier each number stands for itself.
+
     Raises: ModelError if ``model_dir`` is no trained classifier; ConfigError if the device is missing.
     """
     from bertft_core.data.tokenization import open_split
@@ -80,6 +81,8 @@ def score(
         model = load_saved(model_dir)
         model.to(target)  # type: ignore[arg-type]
         logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat).astype(np.float64)
+    if model.config.problem_type == MULTI_LABEL:
+        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
@@ -99,7 +102,7 @@ def features(
     """Mean over each row's tokens of the pretrained encoder's last hidden states, [n, H] float32, in order.
 
     ``rows``: only those of `batching.sample_rows`; ``places``: only these, in their order. Special tokens count,
-    padding does not, as in sentence-transformers' mean pooling.
+    padding does not, as in sentence-transformers' mean pooling; of a row in chunks, the tokens of all its chunks.
 
     Raises: ModelError if ``pretrained`` holds no encoder; ConfigError if the device is missing.
     """
@@ -112,15 +115,21 @@ def features(
         arrays, width = open_split(Path(tokens_dir), split), int(encoder.config.hidden_size)
         chosen, settings = sample_rows(arrays, rows) if places is None else places, padding(encoder)
 
+        units, parts = arrays.units, unit_rows(arrays, chosen)
+        lengths = np.diff(units.offsets)[parts]
+
         def answer(places: NDArray[np.int64]) -> torch.Tensor:
-            return _mean_pooled(encoder, pad_batch(arrays, chosen[places], **settings))
+            return _mean_pooled(encoder, pad_batch(units, parts[places], **settings))
 
         with torch.autocast(target.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return by_batch(np.diff(arrays.offsets)[chosen], answer, width, target, on_beat)
+            found = by_batch(lengths, answer, width, target, on_beat)
+    if arrays.chunk is None:
+        return found
+    begins = np.concatenate([[0], np.cumsum(np.diff(arrays.first_unit)[chosen])[:-1]]).astype(np.int64)
+    total = np.add.reduceat(found * lengths[:, None], begins) / np.add.reduceat(lengths, begins)[:, None]
+    return total.astype(np.float32)
 
 
 def _mean_pooled(model: PreTrainedModel, batch: Any) -> torch.Tensor:
     tensors = batch_tensors(model, *batch[:3])
-    hidden: torch.Tensor = model(**tensors).last_hidden_state
-    mask = tensors["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    return masked_mean(model(**tensors).last_hidden_state, tensors["attention_mask"])

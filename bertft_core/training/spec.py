@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from bertft_core.errors import ConfigError
-from bertft_core.fit_config import Phases, read_unfreezing
+from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing, target_faults
+from bertft_core.model.feature_plan import FeaturePlan
+from bertft_core.model.layers import LayerRates, layer_rates
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
-Metric = Literal["macro_f1", "accuracy", "log_loss"]
+Metric = Literal["macro_f1", "micro_f1", "accuracy", "log_loss"]
 PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
-METRICS = ("macro_f1", "accuracy", "log_loss")
+METRICS = get_args(Metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,8 @@ class FitSpec:
     ``checkpoint_seconds`` 0 writes a checkpoint after every step. ``measure_latency`` times the fitted model
     at the end. ``prefix_cache`` off, or the number type in which hidden states below the trained layers are kept
     in the folder ``prefix_root``, which holds at most ``prefix_cache_gb`` (10^9 bytes). Raises ConfigError on
-    impossible values.
+    impossible values. ``multi_label``: a row may have any number of the classes. ``features``: what the head reads,
+    None for the stock head on texts in one piece.
     """
 
     pretrained: str
@@ -36,6 +40,8 @@ class FitSpec:
     batch_size: int
     epochs: int
     alpha: float = 0.95
+    embedding_rate: str = "layerwise"
+    head_multiplier: float = 1.0
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     unfreezing: str | Phases = "gradual"
@@ -47,8 +53,12 @@ class FitSpec:
     max_grad_norm: float = 1.0
     dropout: float | None = None
     attention_dropout: float = 0.0
-    class_weights: str = "none"
+    loss: str = "cross_entropy"
+    focal_gamma: float = 2.0
+    tau: float = 1.0
+    class_weights: str | dict[str, float] = "none"
     label_smoothing: float = 0.0
+    patience: int | None = None
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -60,11 +70,13 @@ class FitSpec:
     prefix_cache: str = "off"
     prefix_root: str = ""
     prefix_cache_gb: float = 20.0
+    features: FeaturePlan | None = None
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         choices = (
             ("training.prefix_cache", self.prefix_cache, ("off", *PREFIX_BYTES)),
-            ("training.class_weights", self.class_weights, ("none", "balanced", "sqrt")),
+            ("training.loss", self.loss, get_args(Loss)),
             ("training.precision", self.precision, ("float32", "bfloat16")),
             ("training.device", self.device, ("cpu", "cuda")),
             ("evaluation.metric", self.metric, METRICS),
@@ -75,11 +87,8 @@ class FitSpec:
         for key, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
             if not isinstance(value, int) or value < 1:
                 faults.append(f"training.{key} must be a whole number from 1, was {value!r}")
-        if not self.lr > 0 or not 0 < self.alpha <= 1:
-            faults.append(f"training.lr must be above 0 and training.alpha in (0, 1], were {self.lr} and {self.alpha}")
-        faults += self._schedule_faults()
-        if not 0 <= self.label_smoothing < 1:
-            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
+        faults += self._loss_faults()
+        faults += self._rate_faults()
         if not self.max_grad_norm > 0:
             faults.append(f"training.max_grad_norm must be above 0, was {self.max_grad_norm}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -87,18 +96,41 @@ class FitSpec:
         if faults:
             raise ConfigError("; ".join(faults))
 
-    def _schedule_faults(self) -> list[str]:
-        """Faults of unfreezing and rates; phases that came as lists (from JSON) become tuples."""
+    def _loss_faults(self) -> list[str]:
+        weights = self.class_weights
+        faults = target_faults(self.loss, weights, self.metric, self.multi_label)
+        if not 0 <= self.label_smoothing < 1:
+            faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
+        for key in ("focal_gamma", "tau"):
+            if not 0 < getattr(self, key) < math.inf:
+                faults.append(f"training.{key} must be above 0, was {getattr(self, key)}")
+        if isinstance(weights, str) and weights not in WEIGHTINGS:
+            faults.append(f"training.class_weights must be one of {WEIGHTINGS} or by class, was {weights!r}")
+        elif not isinstance(weights, str):
+            faults += class_weight_faults(weights, self.classes)
+        if self.patience is not None and self.patience < 1:
+            faults.append(f"training.patience must be 1 or more, was {self.patience}")
+        return faults
+
+    def _rate_faults(self) -> list[str]:
+        """Faults of unfreezing, curve and rates; phases that came as lists (from JSON) become tuples."""
         faults = []
         try:
             object.__setattr__(self, "unfreezing", read_unfreezing(self.unfreezing))
         except ValueError as fault:
             faults.append(f"training.unfreezing {fault}, was {self.unfreezing!r}")
-        try:
-            _ = self.curve
-        except ConfigError as fault:
-            faults.append(str(fault))
+        for part in (lambda: self.curve, lambda: self.layer_rates(1)):
+            try:
+                part()
+            except ConfigError as fault:
+                faults.append(str(fault))
         return faults
+
+    def layer_rates(self, n_layers: int) -> LayerRates:
+        """Peak rate of each level of an encoder of so many layers. Raises ConfigError on impossible values."""
+        return layer_rates(
+            n_layers, self.lr, self.alpha, embedding_rate=self.embedding_rate, head_multiplier=self.head_multiplier
+        )
 
     @property
     def curve(self) -> RateCurve:
@@ -112,12 +144,14 @@ class FitSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "classes": list(self.classes)}
+        plan = self.features.to_json() if self.features else None
+        return {**asdict(self), "classes": list(self.classes), "features": plan}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`."""
-        return cls(**{**value, "classes": tuple(value["classes"])})
+        plan = FeaturePlan.from_json(value["features"]) if value.get("features") else None
+        return cls(**{**value, "classes": tuple(value["classes"]), "features": plan})
 
     def key(self) -> str:
         """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
@@ -132,6 +166,8 @@ class FitSpec:
             "prefix_cache_gb",
         ):
             value.pop(name)
+        if self.features is None:  # then the fit is what it was before there was a choice
+            del value["features"]
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
         value["pretrained"] = encoder_fingerprint(self.pretrained) if is_folder else self.pretrained
@@ -166,7 +202,10 @@ class MachineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """One epoch (counted from 1): scores on the whole validation split after ``step`` updates."""
+    """One epoch (counted from 1): scores on the whole validation split after ``step`` updates.
+
+    ``micro_batch``: rows that went through the model at a time as it ended, where memory did not hold a whole batch.
+    """
 
     epoch: int
     step: int
@@ -176,10 +215,12 @@ class EpochResult:
     macro_f1: float
     depth: int
     seconds: float
+    micro_batch: int | None = None
+    micro_f1: float | None = None
 
     def score(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "log_loss": -self.validation_loss}[metric]
+        return -self.validation_loss if metric == "log_loss" else float(getattr(self, metric))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,3 +264,9 @@ class TrainingResult:
         known["history"] = tuple(EpochResult(**h) for h in value["history"])
         known["rungs"] = tuple((float(a), float(b)) for a, b in value["rungs"])
         return cls(**known)
+
+
+def micro_batch_line(facts: Mapping[str, Any]) -> str:
+    """What a fit's progress says about memory, for people. ``facts``: micro_batch and batch, rows."""
+    rows, whole = facts["micro_batch"], facts["batch"]
+    return f"memory does not hold {whole} rows together: {rows} at a time, gradients are summed over the same batch"

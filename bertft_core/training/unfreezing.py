@@ -8,7 +8,8 @@ from typing import Self
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import UNFREEZING, Phases, phases_fault
-from bertft_core.model.layers import layer_rates, level_names
+from bertft_core.model.feature_plan import FeaturePlan
+from bertft_core.model.layers import LayerRates, level_names
 
 RUNGS = (0.25, 0.5, 0.75)  # contracts.md, Rates and phases: search rungs sit at these fractions of a fit
 
@@ -123,6 +124,11 @@ class UnfreezeSchedule:
         return max(first for first in firsts if first <= step), min((f for f in firsts if f > step), default=total)
 
 
+def usable_cuts(schedule: UnfreezeSchedule, features: FeaturePlan | None) -> tuple[int, ...]:
+    """The cuts of a schedule above which the head finds all that it reads: no feature lies below."""
+    return tuple(cut for cut in schedule.cuts() if features is None or features.can_begin_at(cut))
+
+
 def first_step(start: float, total: int) -> int:
     """The first step at or after progress ``start``, by the comparison that `depth_at` makes (7 / 100 >= 0.07)."""
     step = max(0, math.ceil(start * total) - 1)  # the product may be rounded up: 0.07 * 100 > 7
@@ -141,17 +147,17 @@ class RateRow:
     thaws_at: float | None
 
 
-def rates_table(schedule: UnfreezeSchedule, lr: float, alpha: float, weight_decay: float) -> tuple[RateRow, ...]:
+def rates_table(schedule: UnfreezeSchedule, peaks: LayerRates, weight_decay: float) -> tuple[RateRow, ...]:
     """Rows (name, peak lr, weight decay of its matrices, phase start) from the head down to the embeddings.
 
-    Biases and norm weights have no weight decay. Raises ConfigError as `layer_rates`.
+    Biases and norm weights have no weight decay.
 
-    >>> [row.name for row in rates_table(UnfreezeSchedule.gradual(1), 1e-4, 0.9, 0.01)]
+    >>> from bertft_core.model.layers import layer_rates
+    >>> [row.name for row in rates_table(UnfreezeSchedule.gradual(1), layer_rates(1, 1e-4, 0.9), 0.01)]
     ['head', 'layer 0', 'embeddings']
     """
-    rates = layer_rates(schedule.n_layers, lr, alpha).by_level()
     rows = []
-    for level, (name, rate) in enumerate(zip(level_names(schedule.n_layers), rates, strict=True)):
+    for level, (name, rate) in enumerate(zip(level_names(schedule.n_layers), peaks.by_level(), strict=True)):
         start = next((s for s, depth in schedule.starts if depth >= level), None)
         rows.append(RateRow(name=name, lr=rate, weight_decay=weight_decay, thaws_at=start))
     return tuple(rows)

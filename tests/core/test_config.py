@@ -123,10 +123,72 @@ def test_key_of_another_schedule_is_refused(tmp_path: Path, key: str, value: flo
     parse_config({**GOOD, "training": {key: value, "schedule": "slanted_triangular"}}, tmp_path)
 
 
+@pytest.mark.parametrize(("key", "loss"), [("focal_gamma", "focal"), ("tau", "logit_adjusted")])
+def test_key_of_another_loss_is_refused(tmp_path: Path, key: str, loss: str) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{key}: has no effect under training\.loss cross_entropy"):
+        parse_config({**GOOD, "training": {key: 0.5}}, tmp_path)
+    parse_config({**GOOD, "training": {key: 0.5, "loss": loss}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [("heavy", "must be one of none, balanced, sqrt, or weights by class"), ({"a": 0}, "greater than 0"), ({}, "must")],
+)
+def test_impossible_class_weights_are_named(tmp_path: Path, value: object, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.class_weights.*{wanted}"):
+        parse_config({**GOOD, "training": {"class_weights": value}}, tmp_path)
+
+
+def test_class_weights_by_class_take_numbers_as_names(tmp_path: Path) -> None:
+    found = parse_config({**GOOD, "training": {"class_weights": {1: 2, "b": 0.5}}}, tmp_path)
+    assert found.training.class_weights == {"1": 2.0, "b": 0.5}
+
+
 def test_key_of_a_schedule_that_is_searched_is_accepted(tmp_path: Path) -> None:
     search = {"space": {"schedule": ["linear", "slanted_triangular"]}}
     found = parse_config({**GOOD, "training": {"ratio": 16}, "search": search}, tmp_path)
     assert found.with_values({"schedule": "linear"}).training.ratio == 16
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "wanted"),
+    [
+        ("model", {"layers": [0]}, r"model\.layers: has no effect under model\.pooling cls"),
+        ("model", {"combine": "max", "pooling": "mean"}, r"model\.combine: has no effect under model\.pooling mean"),
+        ("model", {"combine": "max", "pooling": "layers", "layers": -1}, r"model\.combine: has no effect on one layer"),
+        ("model", {"pooling": "layers", "layers": []}, "must be a layer"),
+        ("model", {"pooling": "layers", "layers": [1, 1]}, "must name each layer once"),
+        ("model", {"pooling": "layers", "layers": "last_0"}, "all, first_N or last_N"),
+        ("tokenization", {"chunk_pooling": "max"}, r"chunk_pooling: has no effect under .*truncation head\+tail"),
+        ("tokenization", {"max_chunks": None}, r"max_chunks: has no effect"),
+        (
+            "tokenization",
+            {"truncation": "chunks", "max_length": 64, "chunk_overlap": 33},
+            r"chunk_overlap: must be at most half of tokenization\.max_length, 32, was 33",
+        ),
+    ],
+)
+def test_features_and_chunks_that_cannot_be_are_named(
+    tmp_path: Path, section: str, values: dict[str, object], wanted: str
+) -> None:
+    with pytest.raises(ConfigError, match=wanted):
+        parse_config({**GOOD, section: {**GOOD.get(section, {}), **values}}, tmp_path)
+
+
+def test_keys_of_a_pooling_that_is_searched_are_accepted_and_survive(tmp_path: Path) -> None:
+    search = {"space": {"model.pooling": ["cls", "layers"], "tokenization.truncation": ["head", "chunks"]}}
+    tree = {**GOOD, "model": {**GOOD["model"], "layers": [-1, 0]}, "tokenization": {"chunk_overlap": 4}}
+    found = parse_config({**tree, "search": search}, tmp_path)
+    assert found.with_values({"model.pooling": "layers"}).model.layers == (-1, 0)
+    assert parse_config(found.resolved(), tmp_path).model == found.model
+
+
+def test_a_run_without_features_is_what_it_was_before_there_were_any(tmp_path: Path) -> None:
+    identity = parse_config(GOOD, tmp_path).identity()
+    assert set(identity["model"]) == {"pretrained"}
+    assert set(identity["tokenization"]) == {"max_length", "truncation"}
+    mean = parse_config({**GOOD, "model": {**GOOD["model"], "pooling": "mean"}}, tmp_path).identity()
+    assert set(mean["model"]) == {"pretrained", "pooling"}
 
 
 def test_slice_that_is_no_regular_expression_is_named(tmp_path: Path) -> None:

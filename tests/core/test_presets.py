@@ -90,7 +90,8 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
 
     found = config(preset="sun2019", training={"epochs": 2})
     plan = {
-        "name": "x", "data": "d", "splits": [], "preset": _preset(found), "layers": [], "rates": "linear", "steps": 1,
+        "name": "x", "data": "d", "splits": [], "preset": _preset(found), "encoder": "e", "features": None,
+        "layers": [], "rates": "linear", "steps": 1,
         "search": "none", "register": "r", "warnings": [],
     }  # fmt: skip
     text = render("check", plan)

@@ -63,7 +63,7 @@ def section(search: str) -> SearchConfig:
         ("confirm: {top: 1}", r"search\.confirm\.top: .*greater than or equal to 2"),
         ("space: {model.pretrained: [a, b]}, second: {measure: size}, confirm: {top: 2}", "confirm has no effect"),
         ("confirm: {seed: 3}", r"did you mean search\.confirm\.seeds\?"),
-        ("second: {measure: size}", r"the same in every trial: search model\.pretrained too"),
+        ("second: {measure: size}", r"the same in every trial: search model\.pretrained or model\.layers"),
         ("workers: 0", r"search\.workers"),
         ("timeout: 0", r"search\.timeout"),
     ],

@@ -76,13 +76,52 @@ def test_sentence_pairs(project, command, document, rows, tmp_path: Path) -> Non
     assert document(command(tmp_path / "home", "run", config, "--json", "search.trials=0"))["promoted"]
 
 
+def _predict(command, document, tmp_path: Path, texts: list[str]) -> list[dict[str, str]]:
+    (tmp_path / "new.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts), encoding="utf-8")
+    arguments = ("--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv"), "--json")
+    document(command(tmp_path / "home", "predict", "--model", "models:/tiny@champion", *arguments))
+    with open(tmp_path / "out.csv", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
 def test_soft_labels(project, command, document, rows, tmp_path: Path) -> None:
-    config = str(project(data={"source": "soft.jsonl"}))
+    training = {"lr": 5e-3, "batch_size": 8, "epochs": 6, "threads": 1, "precision": "float32", "loss": "focal"}
+    config = str(project(data={"source": "soft.jsonl"}, training=training, search={"trials": 0}))
     with open(tmp_path / "soft.jsonl", "w", encoding="utf-8") as handle:
         for text, label in rows(150):
             soft = {"sport": 0.1, "tech": 0.1, "food": 0.1, label: 0.8}
             handle.write(json.dumps({"text": text, "label": soft}) + "\n")
-    assert document(command(tmp_path / "home", "run", config, "--json", "search.trials=0"))["promoted"]
+    done = document(command(tmp_path / "home", "run", config, "--json"))
+    assert done["promoted"] and done["version"] == "1"
+    (answer,) = _predict(command, document, tmp_path, ["goal match team win goal"])
+    assert answer["label"] in ("sport", "tech", "food")
+    assert sum(float(answer[f"probability_{name}"]) for name in ("sport", "tech", "food")) == pytest.approx(1, abs=1e-5)
+
+
+def test_multi_label(project, command, document, rows, tmp_path: Path) -> None:
+    """Sets of labels, some empty, as JSON lists in a CSV: promoted, judged against a champion, predicted."""
+    training = {"lr": 5e-3, "batch_size": 16, "epochs": 12, "threads": 1, "precision": "float32", "unfreezing": "none"}
+    config = str(project(data={"source": "sets.csv"}, training=training, search={"trials": 0}))
+    firsts, seconds = rows(240), rows(240, seed=7)[1:]
+    with open(tmp_path / "sets.csv", "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("text", "label"))
+        for i, ((text, one), (more, two)) in enumerate(zip(firsts, seconds, strict=False)):
+            kinds = [(text, [one]), (f"{text} {more}", sorted({one, two})), (f"the a was of new {i}", [])]
+            shown, labels = kinds[i % 7 if i % 7 < 2 else 2 if i % 7 == 2 else i % 2]
+            writer.writerow((shown, json.dumps(labels)))
+    done = document(command(tmp_path / "home", "run", config, "--json"))
+    assert done["promoted"] and done["version"] == "1" and 0 <= done["test"]["accuracy"] <= 1
+    assert done["test"]["micro_f1"] > 0.5 and done["test"]["macro_f1"] > 0.5
+    again = document(command(tmp_path / "home", "run", config, "--json", "training.seed=14"))
+    assert again["version"] == "2" and "macro F1" in again["reason"]
+    pages = list((tmp_path / "home" / "runs").rglob("report.html"))
+    assert pages and all("micro F1" in page.read_text(encoding="utf-8") for page in pages)
+    answers = _predict(command, document, tmp_path, ["goal match team win goal", "goal match chip code phone team"])
+    for answer in answers:
+        chances = {name: float(answer[f"probability_{name}"]) for name in ("food", "sport", "tech")}
+        assert json.loads(answer["label"]) == [name for name, p in chances.items() if p >= 0.5]
+    assert "sport" in json.loads(answers[0]["label"])
 
 
 def _run_until(home: Path, config: str, env: dict[str, str], is_time) -> None:

@@ -12,6 +12,7 @@ import mlflow
 import pytest
 
 from bertft_core.errors import BusyError, RegistryError
+from bertft_core.nightly.log import Basis, NightLog
 from bertft_core.state import exclusive, write_json
 from tasks import aliases, ledger, registry, tracking
 from tasks.cleanup import clean_up
@@ -169,6 +170,17 @@ def test_old_finished_run_goes_and_one_that_an_alias_rests_on_stays(four):
         a_run(home, name, result={})
     a_run(home, "r8", fit={})  # not finished: the same command goes on with it
     assert [r for r in removed(four, days=1.0) if r[0] == "run folder"] == [("run folder", "r1"), ("run folder", "r9")]
+
+
+def test_run_whose_rows_the_next_night_is_compared_with_stays(store):
+    home = Path(store.home)
+    for name in ("r1", "r2"):
+        a_run(home, name, result={})
+    basis = Basis(
+        rows="", asked="", run=str(home / "runs" / "r1"), run_id="r1", version="1", params={}, trained="", searched=""
+    )
+    NightLog(home, MODEL).train_on(basis)
+    assert removed(store) == [("run folder", "r2")]
 
 
 def test_attempts_of_one_key_go_together_or_not_at_all(store):

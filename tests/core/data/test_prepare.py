@@ -170,8 +170,10 @@ def test_too_many_faulty_rows_stop_with_counts_and_a_list(tmp_path: Path) -> Non
         (
             [(t, "0.5") for t, _ in plain()] + [("x", '["a", "b"]')],
             {},
-            "multi-label data is not supported yet",
+            r"the first rows hold one class or weights, a later one a set: '\[\"a\", \"b\"\]'",
         ),
+        ([("x", '["a"]'), ("y", "b")], {}, "the first rows hold a set, a later one one class: 'b'"),
+        ([("x", "['a', 'b']")], {}, r"a list that is no JSON; write \["),
         (plain(), {"classes": ["a", "a"]}, "occurs twice"),
     ],
 )
@@ -249,12 +251,13 @@ def test_labels_are_parsed_by_kind() -> None:
         "[spam]",
     ]
     assert parse_label({"a": 3, "b": 1}, None) == {"a": 0.75, "b": 0.25} == parse_label([3, 1], ["a", "b"])
-    for bad in (None, "", {"a": -1}, {"a": 0}, {"a": "x"}, [], float("nan")):
+    for bad in (None, "", {"a": -1}, {"a": 0}, {"a": "x"}, float("nan"), ["a", None]):
         with pytest.raises(FaultyRow):
             parse_label(bad, ["a", "b"])
-    for hopeless in (["a", "b"], 0.5):
-        with pytest.raises(DataError):
-            parse_label(hopeless, ["a", "b"])
+    assert parse_label([" b ", "a", "b"], None) == ("b", "a") and parse_label('["a"]', None) == ("a",)
+    assert parse_label([], None) == () == parse_label("[]", None)
+    with pytest.raises(DataError):
+        parse_label(0.5, ["a", "b"])
     with pytest.raises(DataError, match=r"data\.classes"):
         parse_label([0.5, 0.5], None)
 
@@ -380,3 +383,70 @@ def test_unknown_classes_are_left_out_where_dropped(tmp_path: Path) -> None:
     assert (found.report.rows_filtered, found.report.rows_quarantined, found.classes) == (9, 0, ("a", "b"))
     with pytest.raises(DataError, match="9 unknown label"):
         prepare(tmp_path, classes=["a", "b"])
+
+
+SETS = [["a"], ["a", "b"], ["b", "c"], [], ["c", "a"]]
+
+
+def sets_of(data: DatasetSplits) -> dict[str, list[str]]:
+    rows = [r for s in SPLITS for r in data.table(s).to_pylist()]
+    return {r["text"]: [c for c, flag in zip(data.classes, r["weights"], strict=True) if flag] for r in rows}
+
+
+def test_sets_of_labels_come_from_lists_of_strings_in_every_kind_of_file(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [(f"text {i}", SETS[i % 5]) for i in range(100)]
+    table(tmp_path / "a.csv", [(text, json.dumps(names)) for text, names in rows])
+    lines(tmp_path / "a.jsonl", [{"text": text, "label": names} for text, names in rows])
+    pq.write_table(pa.table({"text": [t for t, _ in rows], "label": [n for _, n in rows]}), tmp_path / "a.parquet")
+    expected = {text: sorted(names) for text, names in rows}
+    for file in ("a.csv", "a.jsonl", "a.parquet"):
+        data = prepare(tmp_path, file)
+        assert data.is_multi and not data.is_soft and data.classes == ("a", "b", "c")
+        assert sets_of(data) == expected
+        counts = data.report.class_counts
+        assert [sum(counts[s][c] for s in SPLITS) for c in "abc"] == [60, 40, 40]
+        assert "20 rows have no label" in " ".join(data.report.warnings)
+
+
+def test_sets_of_labels_come_from_columns_of_zero_and_one(tmp_path: Path) -> None:
+    cells = [("1", "0"), ("true", "TRUE"), ("0", "False"), ("0.0", "1.0")]
+    rows = [(f"text {i}", *cells[i % 4]) for i in range(80)] + [("odd", "2", "0"), ("empty", "", "1")]
+    table(tmp_path / "a.csv", rows, ("text", "spam", "rude"))
+    data = prepare(tmp_path, label=["spam", "rude"], max_faulty_share=0.1)
+    wanted = [["spam"], ["spam", "rude"], [], ["rude"]]
+    assert data.classes == ("spam", "rude")
+    assert sets_of(data) == {f"text {i}": wanted[i % 4] for i in range(80)}
+    assert data.report.reasons == {"bad label": 1, "missing label": 1}
+
+
+def test_equal_texts_contradict_each_other_by_their_whole_set(tmp_path: Path) -> None:
+    rows = [(f"text {i}", json.dumps(SETS[i % 5])) for i in range(100)]
+    rows += [("twice", '["a", "b"]'), ("twice", '["b", "a"]'), ("torn", '["a", "b"]'), ("torn", '["a", "c"]')]
+    data = prepare(tmp_path, table(tmp_path / "a.csv", rows).name, max_faulty_share=0.1)
+    assert data.report.reasons == {"conflicting labels": 2} and data.report.duplicates_dropped == 1
+    assert sets_of(data)["twice"] == ["a", "b"]
+
+
+def test_label_of_a_row_with_several_is_its_rarest(tmp_path: Path) -> None:
+    rows = [(f"text {i}", json.dumps(SETS[i % 5])) for i in range(100)] + [("x", '["a", "b"]')]
+    data = prepare(tmp_path, table(tmp_path / "a.csv", rows).name)
+    for row in (r for s in SPLITS for r in data.table(s).to_pylist()):
+        found = [i for i, flag in enumerate(row["weights"]) if flag]
+        rarest = min(found, key=lambda i: [61, 41, 40][i], default=-1)
+        assert row["label"] == rarest
+
+
+def test_class_of_sets_absent_from_train_is_named(tmp_path: Path) -> None:
+    rows = [(f"text {i}", '["a"]') for i in range(60)]
+    table(tmp_path / "a.csv", rows)
+    with pytest.raises(DataError, match="class 'b' is absent from train: 0 rows"):
+        prepare(tmp_path, classes=["a", "b"])
+
+
+@pytest.mark.parametrize("label", [["a"], ["a", "a"]])
+def test_label_columns_must_be_two_or_more(label: list[str]) -> None:
+    with pytest.raises(ValueError, match="label"):
+        DataConfig(source="x.csv", label=label)

@@ -132,7 +132,15 @@ def test_encoding_needs_no_pyarrow() -> None:
 
 
 def test_folder_without_tokenizer_is_a_model_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError):
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no tokenizer \(wanted tokenizer\.json.* found tokenizer_config\.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "spm.model").write_bytes(b"no sentencepiece")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
+    with pytest.raises(
+        ModelError,
+        match=r"spm\.model can be read only with the package sentencepiece|none could be made of .*spm\.model",
+    ):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="not readable"):

@@ -131,7 +131,7 @@ def test_states_at_padding_change_no_logit() -> None:
 def test_only_trained_layers_drop_anything() -> None:
     model = build(TAKEN["bert"])
     layers = layer_table(model)
-    passes, batch = EncoderPass.of(model, layers), batch_of(model)
+    passes, batch = EncoderPass.of(model), batch_of(model)
     assert passes is not None
     set_depth(model, layers, 1)
     bias = mask_bias(batch["attention_mask"])

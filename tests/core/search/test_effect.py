@@ -32,6 +32,14 @@ def config(space: str, trials: int = 2) -> RunConfig:
 @pytest.mark.parametrize(
     ("space", "longest", "wanted"),
     [
+        ("tokenization.chunk_pooling: [mean, max]", {"m": 999}, "has no effect while tokenization.truncation is head"),
+        ("model.layers: [0, all]", {"m": 999}, r"model\.layers has no effect while model\.pooling is cls"),
+        (
+            "tokenization.truncation: [head, chunks], "
+            "tokenization.chunk_pooling: {values: [mean, max], when: {tokenization.truncation: chunks}}",
+            {"m": 256},
+            "chunk_pooling has no effect: no text is longer than 256",
+        ),
         (CUT, {"m": 256}, r"search\.space\.tokenization\.truncation has no effect: no text is longer than 256 tokens"),
         ("tokenization.max_length: [128, 256]", {"m": 128}, r"max_length has no effect: no text is longer than 128"),
         ("tokenization.max_length: {low: 64, high: 256}", {"m": 60}, r"no text is longer than 64 tokens"),
@@ -75,6 +83,16 @@ def test_class_weights_of_classes_of_one_size_are_refused() -> None:
         require_effect(space, {"m": 5}, {"a": 3, "b": 3})
 
 
+@pytest.mark.parametrize("space", ["loss: [cross_entropy, logit_adjusted]", "tau: [0.5, 1.0]"])
+def test_logit_adjustment_of_classes_of_one_size_is_refused(space: str) -> None:
+    found = config(space)
+    if "tau" in space:
+        found = found.with_values({"loss": "logit_adjusted"})
+    require_effect(found, {"m": 5}, UNEVEN)
+    with pytest.raises(ConfigError, match=r"(loss|tau) has no effect: every class has 3"):
+        require_effect(found, {"m": 5}, {"a": 3, "b": 3})
+
+
 TRIANGLE = "schedule: [linear, slanted_triangular]"
 
 
@@ -93,6 +111,7 @@ TRIANGLE = "schedule: [linear, slanted_triangular]"
             r"phase_restart .* is none: add .*\[gradual\]",
         ),
         ("unfreezing: [none, ulmfit], epochs: {values: [1, 2], when: {unfreezing: none}}", None),
+        ("loss: [cross_entropy, focal], focal_gamma: [1.0, 2.0]", r"focal_gamma .* add `when: {loss: \[focal\]}`"),
     ],
 )
 def test_key_of_another_schedule_is_refused(space: str, wanted: str | None) -> None:

@@ -14,6 +14,7 @@ from bertft_core.config import RunConfig, parse_config
 from bertft_core.data.prepare import DatasetSplits, prepare_dataset
 from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.fit_config import searchable
+from bertft_core.model.feature_plan import feature_plan
 from bertft_core.search.effect import longest_text
 from bertft_core.testing import tiny_encoder
 from bertft_core.training.loop import fit
@@ -25,6 +26,8 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "batch_size": (8, 16),
     "epochs": (1, 2),
     "alpha": (0.7, 1.0),
+    "embedding_rate": ("layerwise", "paper_code"),
+    "head_multiplier": (1.0, 5.0),
     "warmup_fraction": (0.0, 0.5),
     "weight_decay": (0.0, 0.5),
     "unfreezing": ("gradual", "none"),
@@ -35,15 +38,29 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "max_grad_norm": (0.1, 10.0),
     "dropout": (None, 0.5),
     "attention_dropout": (0.0, 0.5),
+    "loss": ("cross_entropy", "focal"),
+    "focal_gamma": (1.0, 2.0),
+    "tau": (0.5, 1.0),
     "class_weights": ("none", "balanced"),
     "label_smoothing": (0.0, 0.2),
     "tokenization.max_length": (12, 24),
     "tokenization.truncation": ("head", "tail"),
+    "tokenization.chunk_overlap": (0, 6),
+    "tokenization.max_chunks": (1, 2),
+    "tokenization.chunk_pooling": ("mean", "max"),
     "model.pretrained": ("one", "two"),
+    "model.pooling": ("cls", "mean"),
+    "model.layers": (0, "all"),
+    "model.combine": ("concat", "mean"),
 }
 MORE = [
     ("class_weights", ("balanced", "sqrt")),
+    ("loss", ("cross_entropy", "logit_adjusted")),
     ("tokenization.truncation", ("head", "head+tail")),
+    ("tokenization.truncation", ("head", "chunks")),
+    ("tokenization.chunk_pooling", ("max", "attention")),
+    ("model.layers", (-1, -2)),
+    ("model.combine", ("mean", "max")),
     ("unfreezing", ("none", "fast")),
     ("unfreezing", ("none", "head_first")),
     ("unfreezing", ("head_first", "ulmfit")),
@@ -53,6 +70,13 @@ MORE = [
 BESIDE: dict[str, dict[str, Any]] = {  # without which the knob is not read
     "cut_fraction": {"schedule": "slanted_triangular"},
     "ratio": {"schedule": "slanted_triangular"},
+    "tokenization.chunk_overlap": {"tokenization.truncation": "chunks"},
+    "tokenization.max_chunks": {"tokenization.truncation": "chunks"},
+    "tokenization.chunk_pooling": {"tokenization.truncation": "chunks"},
+    "model.layers": {"model.pooling": "layers"},
+    "model.combine": {"model.pooling": "layers", "model.layers": "all"},
+    "focal_gamma": {"loss": "focal"},
+    "tau": {"loss": "logit_adjusted"},
 }
 WORDS = {"sport": ["goal", "match", "team"], "tech": ["chip", "phone", "software"]}
 
@@ -119,6 +143,7 @@ def fitted(config: RunConfig, dataset: DatasetSplits, tokenized: Tokenize, folde
                     output=str(folder / "fits" / str(len(done))),
                     classes=dataset.classes,
                     keep_model=False,
+                    features=feature_plan(changed.model, changed.tokenization, 2),
                     **changed.training.model_dump(),
                 )
             )

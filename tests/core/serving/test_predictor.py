@@ -209,3 +209,30 @@ def test_folder_without_card_is_refused(tmp_path):
 def test_card_faults_are_reported_together():
     with pytest.raises(ArtifactError, match=r"truncation.*classes.*too small"):
         ArtifactCard(max_length=1, truncation="middle", classes=("a",))
+
+
+@pytest.fixture(scope="module")
+def set_predictor(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    encoder = tiny_encoder(root / "encoder", seed=3)
+    model = load_classifier(encoder, CLASSES, seed=5, multi_label=True)
+    with torch.no_grad():
+        model.classifier.bias += torch.tensor([1.0, -1.0, 0.0])
+    fit = save_classifier(model, encoder, root / "fit", CLASSES)
+    card = ArtifactCard(
+        max_length=48, truncation="head", classes=CLASSES, label=("ham", "spam", "other"), multi_label=True
+    )
+    folder = build_artifact(fit, root / "served", card)
+    assert read_card(folder) == card
+    return Predictor.load(folder)
+
+
+def test_multi_label_answers_are_sets_of_independent_probabilities(set_predictor):
+    frame = set_predictor.predict_frame({"text": TEXTS})
+    table = frame[[f"probability_{c}" for c in CLASSES]].to_numpy()
+    logits = np.log(table / (1 - table))
+    assert not np.allclose(table.sum(axis=1), 1) and np.isfinite(logits).all()
+    for label, row in zip(frame["label"], table, strict=True):
+        assert json.loads(label) == [name for name, p in zip(CLASSES, row, strict=True) if p >= 0.5]
+    np.testing.assert_allclose(frame["confidence"], np.maximum(table, 1 - table).prod(axis=1))
+    assert not frame["abstain"].any()

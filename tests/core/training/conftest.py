@@ -16,22 +16,33 @@ from bertft_core.training.prefix_cache import PrefixCache
 from bertft_core.training.spec import FitSpec
 
 
-def write_tokens(folder: Path, n: int = 96, *, classes: int = 2, soft: bool = False, seed: int = 0) -> Path:
-    """Rows whose label is which of the ids 100.. occurs in them: learnable from the tokens alone."""
+def write_tokens(
+    folder: Path, n: int = 96, *, classes: int = 2, soft: bool = False, sets: bool = False, seed: int = 0
+) -> Path:
+    """Rows whose label is which of the ids 100.. occurs in them (sets: all that do): learnable from tokens alone."""
     rng = np.random.default_rng(seed)
     with staged_folder(folder) as staging:
         for split, count in (("train", n), ("validation", n // 3), ("test", n // 3)):
             labels = rng.integers(0, classes, count)
-            ids = []
-            for label in labels:
+            ids, flags = [], np.zeros((count, classes))
+            if sets:
+                flags[:] = rng.random(flags.shape) < 0.5
+            for label, flag in zip(labels, flags, strict=True):
                 body = rng.integers(60, 90, int(rng.integers(4, 20)))
-                body[rng.integers(0, len(body), 2)] = 100 + label
+                if sets:  # every fourth token tells one label
+                    for marked in np.flatnonzero(flag):
+                        body[marked::4] = 100 + marked
+                else:
+                    body[rng.integers(0, len(body), 2)] = 100 + label
                 ids.append([2, *body.tolist(), 3])
             columns: dict[str, Any] = {
                 "input_ids": pa.array(ids, pa.list_(pa.int32())),
                 "pair_start": pa.array([len(i) for i in ids], pa.int32()),
                 "label": pa.array(labels, pa.int32()),
             }
+            if sets:
+                columns["label"] = pa.array([int(f.argmax()) if f.any() else -1 for f in flags], pa.int32())
+                columns["weights"] = pa.array(flags.tolist(), pa.list_(pa.float32()))
             if soft:
                 weights = np.full((count, classes), 0.1 / (classes - 1))
                 weights[np.arange(count), labels] = 0.9
@@ -58,6 +69,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def soft_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("tokens") / "soft", soft=True)
+
+
+@pytest.fixture(scope="session")
+def set_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokens(tmp_path_factory.mktemp("tokens") / "sets", sets=True)
 
 
 @pytest.fixture

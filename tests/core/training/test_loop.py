@@ -223,3 +223,74 @@ def test_fit_validation_loss_is_neither_weighted_nor_smoothed(spec: Build, token
 def test_fit_spec_impossible_loss_is_named(spec: Build, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"training.{key}"):
         spec(**{key: value})
+
+
+def end_of(history: tuple[Any, ...], patience: int, deepest: int) -> int:
+    """The epoch after which a fit with this history ends, by the rule in words."""
+    for epoch in range(1, len(history) + 1):
+        seen = [(h.accuracy, -h.validation_loss) for h in history[:epoch]]
+        best = seen.index(max(seen)) + 1
+        if sum(h.depth == deepest for h in history[best:epoch]) >= patience:
+            return epoch
+    return len(history)
+
+
+@pytest.mark.parametrize(("unfreezing", "patience"), [("none", 1), (((0.0, 1), (0.5, 4)), 2)])
+def test_fit_ends_after_epochs_of_the_last_phase_without_a_better_score(
+    spec: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unfreezing: Any, patience: int
+) -> None:
+    wild = {"lr": 0.03, "epochs": 10, "metric": "accuracy", "unfreezing": unfreezing}
+    whole = fit(spec(**wild, output=str(tmp_path / "whole")))
+    last = end_of(whole.history, patience, 4)
+    ended = fit(spec(**wild, patience=patience))
+    assert last < 10 and ended.state == "complete"
+    assert facts(ended).history == facts(whole).history[:last]
+    monkeypatch.setattr("bertft_core.training.loop._BEAT_SECONDS", 0)
+    broken = spec(**wild, patience=patience, output=str(tmp_path / "broken"), checkpoint_seconds=0)
+    with pytest.raises(Killed):
+        fit(broken, killer(6 * last - 1))
+    assert facts(fit(broken)) == facts(ended)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "hinge"}, "training.loss must be one of"),
+        ({"class_weights": {"a": 2.0, "c": 1.0}}, "training.class_weights: no class 'c' in the data; classes: a, b"),
+        ({"class_weights": {"a": 0.0}}, "training.class_weights must be numbers above 0, was a 0.0"),
+        ({"tau": 0.0}, "training.tau must be above 0"),
+        ({"patience": 0}, "training.patience must be 1 or more"),
+    ],
+)
+def test_spec_refuses_a_loss_that_cannot_be(spec: Build, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec(**changes)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
+def test_fit_of_sets_learns_each_label_and_leaves_a_standard_folder(spec: Build, set_tokens: Path, loss: str) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    sets = {"tokens": str(set_tokens), "multi_label": True, "loss": loss, "metric": "micro_f1", "unfreezing": "none"}
+    result = fit(spec(**sets, lr=8e-3, epochs=25))
+    last = result.history[-1]
+    assert result.score > 0.85 and last.micro_f1 is not None and 0 <= last.accuracy <= last.micro_f1
+    model = AutoModelForSequenceClassification.from_pretrained(result.model_dir)
+    assert model.config.problem_type == "multi_label_classification"
+    arrays = open_split(set_tokens, "test")
+    ids, mask, types, targets = (torch.from_numpy(np.array(a)) for a in pad_batch(arrays, np.arange(8), 0))
+    answer = model(input_ids=ids, attention_mask=mask, token_type_ids=types, labels=targets)
+    found = score(result.model_dir, set_tokens, "test")[:8]
+    assert np.abs(torch.sigmoid(answer.logits).detach().numpy() - found).max() < 1e-5
+    assert torch.isfinite(answer.loss)  # transformers takes the same 0 and 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"loss": "logit_adjusted"}, "wants one class per row"), ({"class_weights": "sqrt"}, "want one class per row")],
+)
+def test_spec_of_sets_refuses_what_wants_one_class(spec: Build, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec(multi_label=True, **changes)
+    with pytest.raises(ConfigError, match="micro_f1 is accuracy"):
+        spec(metric="micro_f1")

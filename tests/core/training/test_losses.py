@@ -7,7 +7,13 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from bertft_core.training.losses import class_weights, classification_loss, validation_scores
+from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, set_scores, validation_scores
+
+
+def classification_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
+) -> torch.Tensor:
+    return TrainingLoss(weights=weights, smoothing=smoothing)(logits, targets)
 
 
 def test_classification_loss_one_hot_weights_equal_labels() -> None:
@@ -99,3 +105,92 @@ def test_classification_loss_smoothed_by_hand(weight: float | None) -> None:
     loss = classification_loss(LOGITS[:1], torch.tensor([0]), weights, smoothing=0.2)
     by_hand = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)  # 0.8 + 0.2/2 and 0.2/2
     assert loss.item() == pytest.approx((weight or 1) * by_hand, rel=1e-6)
+
+
+def test_class_weights_by_class_are_scaled_to_a_mean_of_one() -> None:
+    weights = class_weights([1.0, 3.0], np.array([0, 0, 0, 1]), 2)
+    assert weights == pytest.approx([4 / 6, 3 * 4 / 6])
+
+
+def test_log_priors_by_hand() -> None:
+    assert np.exp(log_priors(np.array([0, 0, 0, 1]), 2)) == pytest.approx([3 / 4, 1 / 4])
+    assert np.exp(log_priors(np.array([[0.5, 0.5], [1.0, 0.0]]), 2)) == pytest.approx([3 / 4, 1 / 4])
+    assert np.exp(log_priors(np.array([0, 0, 2, 2]), 3)) == pytest.approx([2 / 4.5, 0.5 / 4.5, 2 / 4.5])
+
+
+def test_default_loss_is_torchs_cross_entropy_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(7, 3, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    assert torch.equal(TrainingLoss()(logits, labels), torch.nn.functional.cross_entropy(logits, labels))
+
+
+def test_focal_loss_by_hand() -> None:
+    loss = TrainingLoss(gamma=2.0)(LOGITS, torch.tensor([0, 0, 1]))
+    by_hand = ((1 / 4) ** 2 * math.log(4 / 3) + (1 / 2) ** 2 * math.log(2) + (3 / 4) ** 2 * math.log(4)) / 3
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_focal_loss_of_a_soft_row_is_the_expected_one() -> None:
+    loss = TrainingLoss(gamma=2.0)(LOGITS[:1], torch.tensor([[0.25, 0.75]]))
+    by_hand = 0.25 * (1 / 4) ** 2 * math.log(4 / 3) + 0.75 * (3 / 4) ** 2 * math.log(4)
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_focal_loss_weighted_and_smoothed_by_hand() -> None:
+    loss = TrainingLoss(gamma=1.0, weights=torch.tensor([3.0, 1.0]), smoothing=0.2)(LOGITS[:1], torch.tensor([0]))
+    by_hand = 3 * (0.9 * (1 / 4) * math.log(4 / 3) + 0.1 * (3 / 4) * math.log(4))
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("is_soft", [False, True])
+def test_focal_loss_with_gamma_near_zero_is_cross_entropy(is_soft: bool) -> None:
+    targets = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]) if is_soft else torch.tensor([0, 0, 1])
+    focal, plain = (TrainingLoss(gamma=gamma, smoothing=0.1)(LOGITS, targets) for gamma in (1e-7, None))
+    assert focal.item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_focal_gradient_is_finite_where_the_model_is_certain() -> None:
+    logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
+    TrainingLoss(gamma=0.5)(logits, torch.tensor([0])).backward()
+    assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+
+
+def test_logit_adjusted_loss_by_hand() -> None:
+    adjustment = 2 * torch.log(torch.tensor([0.75, 0.25]))  # tau 2: odds of LOGITS[0] times 9
+    loss = TrainingLoss(adjustment=adjustment)(LOGITS[:1], torch.tensor([1]))
+    assert loss.item() == pytest.approx(math.log(1 + 27), rel=1e-6)  # p of class 1 is 1 / (1 + 3 * 9)
+    soft = TrainingLoss(adjustment=adjustment)(LOGITS[:1], torch.tensor([[0.5, 0.5]]))
+    assert soft.item() == pytest.approx((math.log(28 / 27) + math.log(28)) / 2, rel=1e-5)
+
+
+SETS = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+CHANCES = torch.tensor([[math.log(3.0), 0.0], [-math.log(3.0), math.log(3.0)]])  # p: 3/4 1/2, 1/4 3/4
+
+
+def test_multi_label_loss_by_hand() -> None:
+    loss = TrainingLoss(is_multi=True)(CHANCES, SETS)
+    by_hand = (math.log(4 / 3) + math.log(2) + math.log(4) + math.log(4 / 3)) / 4
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_multi_label_focal_loss_by_hand() -> None:
+    loss = TrainingLoss(is_multi=True, gamma=2.0)(CHANCES, SETS)
+    by_hand = (2 * (1 / 4) ** 2 * math.log(4 / 3) + (1 / 2) ** 2 * math.log(2) + (3 / 4) ** 2 * math.log(4)) / 4
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [None, 1e-7])
+def test_multi_label_smoothing_moves_targets_towards_one_half(gamma: float | None) -> None:
+    loss = TrainingLoss(is_multi=True, smoothing=0.2, gamma=gamma)(CHANCES[:1, :1], SETS[:1, :1])
+    assert loss.item() == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4), rel=1e-5)
+
+
+def test_set_scores_agree_with_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(200, 4)).astype(np.float32), (rng.random((200, 4)) < 0.3).astype(np.float32)
+    found, guess = set_scores(logits, targets), logits >= 0
+    assert found.macro_f1 == pytest.approx(f1_score(targets, guess, average="macro"))
+    assert found.micro_f1 == pytest.approx(f1_score(targets, guess, average="micro"))
+    assert found.accuracy == pytest.approx((guess == targets).all(axis=1).mean())
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert found.log_loss == pytest.approx(-np.log(np.where(targets > 0, p, 1 - p)).mean())

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from bertft_core.errors import ModelError
 from bertft_core.model.classifier import load_classifier
 from bertft_core.model.layers import layer_rates, layer_table
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
@@ -15,6 +19,15 @@ def test_parameter_groups_hold_every_parameter_once(encoder: Path) -> None:
     assert {n for g in groups if g["weight_decay"] == 0 for n in g["param_names"]} == {
         n for n, p in model.named_parameters() if p.ndim == 1
     }
+
+
+def test_a_layer_without_a_group_fails(encoder: Path) -> None:
+    model = load_classifier(encoder, ("a", "b"), 0)
+    table = layer_table(model)
+    for layers, wanted in ((table.layers[:2], "in none: .*layer.2"), ((*table.layers[:2], table.layers[1]), "several")):
+        rates = layer_rates(len(layers), 1e-3, 0.5)
+        with pytest.raises(ModelError, match=wanted):
+            parameter_groups(model, replace(table, layers=layers), rates, 0.1)
 
 
 def test_parameter_groups_rates_fall_with_depth(encoder: Path) -> None:

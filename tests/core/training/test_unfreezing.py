@@ -8,6 +8,7 @@ import pytest
 
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import UNFREEZING
+from bertft_core.model.layers import layer_rates
 from bertft_core.training.unfreezing import UnfreezeSchedule, first_step, rates_table
 
 
@@ -134,7 +135,7 @@ def test_schedule_falling_depths_is_refused() -> None:
 
 
 def test_rates_table_minilm_has_the_contracts_rates() -> None:
-    rows = {row.name: row for row in rates_table(UnfreezeSchedule.gradual(6), 1.0, 0.95, 0.01)}
+    rows = {row.name: row for row in rates_table(UnfreezeSchedule.gradual(6), layer_rates(6, 1.0, 0.95), 0.01)}
     assert rows["head"].lr == rows["layer 5"].lr == 1.0
     assert rows["layer 4"].lr == pytest.approx(0.95)
     assert rows["layer 0"].lr == pytest.approx(0.774, abs=5e-4)

@@ -1,0 +1,291 @@
+"""A classifier on features of our choice: raw [CLS] of some layers, the token mean, and texts in chunks.
+
+Two steps, the same in training, evaluation and serving: `vectors` of units (texts, or chunks of texts), then `answer`
+from the vectors of each text's units. With pooling cls the encoder's own head answers, on the pooled [CLS].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from bertft_core.errors import ModelError
+from bertft_core.model.encoder_pass import TRICKS, Batch, EncoderPass, PostNormLayer, logits_of, mask_bias
+from bertft_core.model.feature_plan import FeaturePlan
+from bertft_core.model.layers import LayerMap, layer_table
+from bertft_core.model.structures import find_layers, meta_twin
+
+_AGREEMENT = 1e-4  # largest difference of a number from the stock modules', in float32
+_ANSWERED = 4_096  # units, padding included, that `answer_all` answers from at a time
+_HEAD_DROPOUT = 0.1  # where an encoder's configuration names none
+_DROPOUT_NAMES = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "dropout")
+
+Head = Callable[[torch.Tensor], torch.Tensor]
+
+
+class ChunkAttention(nn.Module):
+    """Scores of chunks: v . tanh(W x + b). Sun et al. 2019 say self-attention and no more; the form is ours."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, inner)
+        self.score = nn.Linear(inner, 1, bias=False)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """[..., F] to [...]."""
+        scores: torch.Tensor = self.score(torch.tanh(self.inner(vectors))).squeeze(-1)
+        return scores
+
+
+class FeatureClassifier(nn.Module):
+    """An encoder under a head on the features of `plan`.
+
+    `backbone` with pooling cls: a classifier of transformers, whose head is used; else the bare encoder without
+    pooler, under dropout and a linear layer. Fresh weights are drawn from torch's generator. Raises ModelError for
+    a stock head that cannot be run by itself.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, plan: FeaturePlan) -> None:
+        super().__init__()
+        self.backbone, self.plan = backbone, plan
+        config: Any = backbone.config
+        self.width = int(config.hidden_size) * (len(plan.layers) if plan.combine == "concat" and plan.layers else 1)
+        is_attending = plan.chunk_pooling == "attention"
+        self.attention = ChunkAttention(self.width, int(config.hidden_size)) if is_attending else None
+        self.dropout = nn.Dropout(_head_dropout(config))
+        self.classifier = nn.Linear(self.width, config.num_labels) if plan.pooling != "cls" else None
+        self._draw()
+        self.eval()
+        self._stock_head = stock_head(backbone) if plan.pooling == "cls" else None
+        self.passes: EncoderPass | None = None
+        self.passes = self._find_passes()
+
+    @property
+    def config(self) -> Any:
+        """The encoder's configuration."""
+        return self.backbone.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.backbone.device
+
+    @property
+    def base_model_prefix(self) -> str:
+        """Name of the bare encoder among the modules, as transformers' classifiers have it."""
+        return f"backbone.{self.backbone.base_model_prefix}" if self.plan.pooling == "cls" else "backbone"
+
+    @property
+    def base_model(self) -> Any:
+        """The bare encoder."""
+        return self.backbone.base_model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits [n, C] of a padded batch of units [B, T]; `counts`: units of each text, None: one each."""
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            batch["token_type_ids"] = token_type_ids
+        logits: Any = self.answer(self.vectors(batch), counts or [1] * len(input_ids))
+        return SequenceClassifierOutput(logits=logits)
+
+    def vectors(self, batch: Batch) -> torch.Tensor:
+        """Features [B, F] of each unit of a padded batch."""
+        if self.passes is None:
+            return self._stock_vectors(batch)
+        bias = mask_bias(batch["attention_mask"])
+        return self.vectors_from(self.passes.embed(batch), bias, batch["attention_mask"])
+
+    def vectors_from(
+        self, hidden: torch.Tensor, bias: torch.Tensor | None, mask: torch.Tensor, cut: int = 0, frozen: int = 0
+    ) -> torch.Tensor:
+        """Features [B, F] from the states [B, T, H] that go into layer `cut`, by an encoder with `passes`.
+
+        Layers below `frozen` get no gradient. `FeaturePlan.can_begin_at` the cut, or a layer below it is missing.
+        """
+        assert self.passes is not None, "the caller asked for passes"
+        top = len(self.passes.layers)
+        found: dict[int, torch.Tensor] = {cut - 1: hidden[:, 0]}
+        for i in range(cut, top):
+            is_first_only = i == top - 1 and self.plan.pooling != "mean" and TRICKS.first_only
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i >= frozen):
+                hidden = self.passes.layers[i](hidden, bias, first_only=is_first_only)
+            found[i] = hidden[:, 0]
+        if self.plan.pooling == "mean":
+            return masked_mean(hidden, mask)
+        return self._combined([found[i] for i in self.plan.layers] or [found[top - 1]])
+
+    def answer(self, vectors: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Logits [n, C] of texts whose units' features [sum(counts), F] follow each other."""
+        pooled = self._over_chunks(vectors, counts)
+        if self._stock_head is not None:
+            return self._stock_head(pooled[:, None])
+        assert self.classifier is not None, "only pooling cls has a stock head"
+        logits: torch.Tensor = self.classifier(self.dropout(pooled))
+        return logits
+
+    def answer_all(self, vectors: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As `answer`, without gradients and for any number of texts, few at a time: float32 [n, C]."""
+        first, order = np.cumsum(counts) - counts, np.argsort(-counts, kind="stable")
+        result = np.empty((len(counts), self.config.num_labels), dtype=np.float32)
+        start = 0
+        while start < len(order):
+            rows = order[start : start + max(1, _ANSWERED // int(counts[order[start]]))]
+            units = np.concatenate([np.arange(first[row], first[row] + counts[row]) for row in rows])
+            with torch.inference_mode():
+                found = self.answer(torch.from_numpy(vectors[units]).to(self.device), counts[rows].tolist())
+            result[rows] = found.float().cpu().numpy()
+            start += len(rows)
+        return result
+
+    def _over_chunks(self, vectors: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """[sum(counts), F] to [n, F]."""
+        if all(count == 1 for count in counts):
+            return vectors  # of one chunk its mean, its maximum and what attention makes of it
+        padded = nn.utils.rnn.pad_sequence(list(torch.split(vectors, list(counts))), batch_first=True)
+        number = torch.tensor(list(counts), device=vectors.device)
+        is_chunk = torch.arange(padded.shape[1], device=vectors.device) < number[:, None]
+        if self.plan.chunk_pooling == "max":
+            return padded.masked_fill(~is_chunk[:, :, None], float("-inf")).amax(dim=1)
+        if self.attention is None:
+            return padded.sum(dim=1) / number[:, None].to(padded.dtype)
+        scores = self.attention(padded).float().masked_fill(~is_chunk, float("-inf"))
+        return (torch.softmax(scores, dim=-1)[:, :, None] * padded).sum(dim=1)
+
+    def _combined(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        if len(layers) == 1:
+            return layers[0]
+        if self.plan.combine == "concat":
+            return torch.cat(list(layers), dim=-1)
+        stacked = torch.stack(list(layers))
+        return stacked.mean(dim=0) if self.plan.combine == "mean" else stacked.amax(dim=0)
+
+    def _stock_vectors(self, batch: Batch) -> torch.Tensor:
+        output = self.base_model(**batch, output_hidden_states=bool(self.plan.layers))
+        if self.plan.pooling == "mean":
+            return masked_mean(output.last_hidden_state, batch["attention_mask"])
+        if not self.plan.layers:
+            return output.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+        return self._combined([output.hidden_states[i + 1][:, 0] for i in self.plan.layers])
+
+    def _draw(self) -> None:
+        spread = float(getattr(self.config, "initializer_range", 0.02))
+        for module in (self.attention, self.classifier):
+            for part in module.modules() if module is not None else ():
+                if isinstance(part, nn.Linear):
+                    nn.init.normal_(part.weight, std=spread)
+                    if part.bias is not None:
+                        nn.init.zeros_(part.bias)
+
+    def _find_passes(self) -> EncoderPass | None:
+        """The encoder in pieces, None where its features of a small batch are not those of the stock modules."""
+        try:
+            names = find_layers(self)
+            layers = tuple(PostNormLayer.of(self.get_submodule(name), self.config) for (name,) in names)
+            model: Any = self
+            self.passes = EncoderPass(
+                model=model, layers=layers, head=self.answer_first, width=int(self.config.hidden_size)
+            )
+            batch = probe(self.backbone)
+            with torch.inference_mode():
+                difference = (self.vectors(batch) - self._stock_vectors(batch)).abs().max().item()
+            return self.passes if difference < _AGREEMENT else None
+        except (AttributeError, ModelError, RuntimeError, TypeError, ValueError):
+            return None
+
+    def answer_first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Never the way to logits of features: `answer` is."""
+        raise ModelError("features are not read off the top layer alone")
+
+
+Classifier = PreTrainedModel | FeatureClassifier
+
+
+def level_map(model: Classifier) -> LayerMap:
+    """`layers.layer_table`, also of a classifier on features: layers and embeddings are those of the stock classifier.
+
+    What that has above the layers, and what is ours, is head. Raises ModelError as `layer_table`.
+    """
+    if not isinstance(model, FeatureClassifier):
+        return layer_table(model)
+    is_whole = model.plan.pooling == "cls"
+    stock = model.backbone if is_whole else meta_twin(model.config)
+    inside, table = "" if is_whole else f"{stock.base_model_prefix}.", layer_table(stock)
+
+    def ours(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"backbone.{name.removeprefix(inside)}" for name in names)
+
+    below = {*ours(table.embeddings), *(name for layer in table.layers for name in ours(layer))}
+    head = tuple(name for name, _ in model.named_parameters() if name not in below)
+    return LayerMap(embeddings=ours(table.embeddings), layers=tuple(map(ours, table.layers)), head=head)
+
+
+def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of [B, T, H] over the tokens that the mask [B, T] shows, special tokens included: [B, H]."""
+    weight = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+def probe(model: PreTrainedModel) -> Batch:
+    """A small padded batch, to compare two ways of computing."""
+    ids = torch.arange(5, 13, device=model.device).reshape(2, 4) % model.config.vocab_size
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=model.device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def stock_head(model: Any) -> Head:
+    """Logits [n, C] from the top layer's [CLS] states [n, 1, H], by a transformers classifier's own modules.
+
+    Found by trying how the families do it on a small batch in eval mode. Raises ModelError where none agrees.
+    """
+    batch = probe(model)
+    base: Any = model.base_model
+    with torch.inference_mode():
+        wanted, first = model(**batch).logits, base(**batch).last_hidden_state[:, :1]
+        for head in _heads(model, base):
+            try:
+                found = head(first)
+            except (AttributeError, IndexError, RuntimeError, TypeError):
+                continue
+            if found.shape == wanted.shape and (found - wanted).abs().max().item() < _AGREEMENT:
+                return head
+    raise ModelError(
+        f"{type(model).__name__}: its head cannot be run on the pooled [CLS] of chunks: set model.pooling to layers "
+        "or mean, or take tokenization.truncation chunks out"
+    )
+
+
+def _heads(model: Any, base: Any) -> tuple[Head, ...]:
+    return (
+        lambda hidden: model.classifier(model.dropout(base.pooler(hidden))),  # BERT
+        lambda hidden: model.classifier(hidden),  # RoBERTa, ELECTRA
+        lambda hidden: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden[:, 0])))),  # DistilBERT
+        lambda hidden: model.classifier(model.dropout(model.pooler(hidden))),  # DeBERTa
+        lambda hidden: model.classifier(model.drop(model.head(hidden[:, 0]))),  # ModernBERT
+        lambda hidden: model.classifier(model.dropout(base.pooler_activation(base.pooler(hidden[:, 0])))),  # ALBERT
+    )
+
+
+def _head_dropout(config: Any) -> float:
+    named = (getattr(config, name, None) for name in _DROPOUT_NAMES)
+    return next((float(p) for p in named if isinstance(p, int | float)), _HEAD_DROPOUT)
+
+
+def answer_of(model: Classifier) -> Callable[[Batch, Sequence[int]], torch.Tensor]:
+    """From a padded batch of units, and how many each text has, to logits [n, C]; stock classifiers have one each."""
+    if isinstance(model, FeatureClassifier):
+        return lambda batch, counts: model.answer(model.vectors(batch), counts)
+    answer = logits_of(model)
+    return lambda batch, counts: answer(batch)

@@ -1,0 +1,148 @@
+"""Which modules of an encoder classifier are its layers: read off the module tree, or named by the user's adaptor.
+
+An adaptor is one function: given the model, it names the modules of each layer, from the embeddings up. It is declared
+as an entry point of the group bertft.structures under the encoder's model_type (docs/encoders.md). All other
+parameters are placed by what the forward pass does with them (`flow`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertft_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+GROUP = "bertft.structures"
+Layers = tuple[tuple[str, ...], ...]  # module names of each layer, from the embeddings up
+Adaptor = Callable[[Any], Any]
+
+
+def find_layers(model: nn.Module) -> Layers:
+    """Names of the modules that make up each layer, from the embeddings up. One group of shared weights is one layer.
+
+    Without an adaptor: the members of the one outermost ModuleList of equal modules. Raises ModelError for another
+    structure, and for an adaptor that names what is not there.
+    """
+    entry = find_adaptor(_model_type(model))
+    if entry is not None:
+        return _adapted(model, entry)
+    stacks = _stacks(model)
+    if len(stacks) != 1:
+        found = ", ".join(f"{name} ({count})" for name, count in stacks.items()) or "none"
+        raise unknown_structure(model, f"wanted one list of equal layers, found {found}")
+    ((name, count),) = stacks.items()
+    config: Any = getattr(model, "config", None)
+    expected = weight_groups(config.to_dict()) if config is not None else None
+    if expected not in (None, count):
+        raise unknown_structure(model, f"its config.json says {expected} layers, but {name} holds {count}")
+    return tuple((f"{name}.{i}",) for i in range(count))
+
+
+def weight_groups(config: dict[str, Any]) -> int | None:
+    """Layers with weights of their own, by an encoder's configuration; None where it does not say.
+
+    ALBERT runs few groups of weights many times: num_hidden_groups counts the groups, num_hidden_layers the runs.
+    """
+    for key in ("num_hidden_groups", "num_hidden_layers", "n_layers"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    return None
+
+
+def find_adaptor(model_type: str) -> EntryPoint | None:
+    """The installed adaptor for this model_type, not loaded yet. Raises ModelError when there are two."""
+    found = entry_points(group=GROUP, name=model_type) if model_type else ()
+    if len(found) > 1:
+        origins = ", ".join(sorted(f"{e.value} of {e.dist.name if e.dist else '?'}" for e in found))
+        raise ModelError(f"two adaptors of {GROUP} are called {model_type!r} ({origins}): uninstall one")
+    return next(iter(found), None)
+
+
+def meta_classifier(pretrained: Path) -> PreTrainedModel:
+    """The classifier's module tree on the meta device: names and shapes, no weights.
+
+    Raises ModelError where transformers knows no classifier for the folder.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return meta_twin(AutoConfig.from_pretrained(str(pretrained), local_files_only=True))
+    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        raise ModelError(f"model.pretrained {pretrained}: transformers has no classifier for it ({fault})") from fault
+
+
+def meta_twin(config: Any) -> PreTrainedModel:
+    """The classifier of transformers for a configuration, on the meta device."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return AutoModelForSequenceClassification.from_config(config)  # type: ignore
+
+
+def describe(model: PreTrainedModel) -> str:
+    """Class and layers of an encoder, for people: what a depth of 1 thaws is one of these layers."""
+    count, runs = len(find_layers(model)), getattr(model.config, "num_hidden_layers", None)
+    shared = f" of shared weights, run {runs} times" if isinstance(runs, int) and runs > count else ""
+    return f"{type(model).__name__}, {count} layer{'s' if count > 1 else ''}{shared}"
+
+
+def unknown_structure(model: nn.Module, found: str) -> ModelError:
+    """The error for an encoder whose layers cannot be told: class, what was found, how to add it."""
+    kind = _model_type(model)
+    called = f"{type(model).__name__} (model_type {kind})" if kind else type(model).__name__
+    installed = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
+    return ModelError(
+        f"{called} has a structure that bertft does not know: {found}. Use another encoder, or name its layers in a "
+        f"function of your own, declare it as entry point {kind or 'MODEL_TYPE'!r} of {GROUP!r} (installed: "
+        f"{installed}), and try it with bertft_core.testing.check_structure (docs/encoders.md)"
+    )
+
+
+def _model_type(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", "") or "")
+
+
+def _stacks(model: nn.Module) -> dict[str, int]:
+    """Outermost ModuleLists of equal modules with weights: {name: length}."""
+    from torch import nn
+
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{outer}.") for outer in found):
+            continue
+        if len({type(m) for m in module}) == 1 and next(module.parameters(), None) is not None:
+            found[name] = len(module)
+    return found
+
+
+def _adapted(model: nn.Module, entry: EntryPoint) -> Layers:
+    """What the adaptor answers, checked against the module tree."""
+    try:
+        answer = entry.load()(model)
+    except Exception as fault:  # somebody else's code
+        raise ModelError(f"the adaptor {entry.value} ({GROUP}, {entry.name}) failed: {fault!r}") from fault
+    layers: Layers = tuple((one,) if isinstance(one, str) else tuple(one) for one in answer or ())
+    names = [name for layer in layers for name in layer]
+    known = {name for name, _ in model.named_modules() if name}
+    missing = sorted(str(name) for name in names if name not in known)
+    nested = sorted(a for a in names for b in names if a != b and str(a).startswith(f"{b}."))
+    wrong = (
+        "no layers" if not all(layers) or not layers
+        else f"{missing[:3]}, which are no modules of it" if missing
+        else f"{nested[:3]} inside other layers" if nested
+        else "a module twice" if len(set(names)) < len(names)
+        else ""
+    )  # fmt: skip
+    if wrong:
+        raise ModelError(
+            f"the adaptor {entry.value} ({GROUP}, {entry.name}) names {wrong}, for {type(model).__name__}; wanted the "
+            "names of each layer's modules, from the embeddings up"
+        )
+    return layers

@@ -1,0 +1,59 @@
+"""What a night leaves behind: its MLflow run, and its line where Prefect fails."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bertft_core.nightly.drift import DomainShift, DriftReport, label_shift, text_figures
+from bertft_core.nightly.log import FAILED, KEPT, PROMOTED, REJECTED, Night, NightLog
+from flows import nightly
+from tasks import tracking
+from tasks.nights import log_night
+
+pytestmark = pytest.mark.orchestration
+NIGHT = Night(night="2026-03-01", started="2026-03-01T01:00:00+00:00", outcome=KEPT, reason="a tie", seconds=20.0)
+
+
+def files_of(store, run_id):
+    return {file.path for file in tracking.client(store).list_artifacts(run_id, "drift")}
+
+
+def test_night_keeps_figures_and_picture_of_the_drift_that_was_measured(store, tmp_path) -> None:
+    report = DriftReport(
+        label=label_shift({"a": 60, "b": 40}, {"a": 40, "b": 60}),
+        domain=DomainShift(n_old=100, n_new=100, auroc=0.8, low=0.7, high=0.9),
+        text=text_figures(["old words"] * 9, ["new words here"] * 9),
+    )
+    run_id = log_night(NIGHT, "letters", store, "", report)
+    assert files_of(store, run_id) == {"drift/drift.json", "drift/drift.md", "drift/drift.png"}
+    kept = tracking.client(store).download_artifacts(run_id, "drift/drift.json", str(tmp_path))
+    with open(kept, encoding="utf-8") as handle:
+        assert json.load(handle)["domain"]["auroc"] == 0.8
+    assert log_night(NIGHT, "letters", store, "", report) == run_id
+    assert not list(tmp_path.glob("home/.scratch-*"))
+
+
+def test_night_without_drift_has_no_such_files(store) -> None:
+    assert files_of(store, log_night(NIGHT, "letters", store, "", None)) == set()
+
+
+@pytest.mark.parametrize("outcome, exit_code", [(PROMOTED, 0), (REJECTED, 2)])
+def test_server_that_goes_away_at_the_end_changes_no_outcome(tmp_path, monkeypatch, outcome, exit_code) -> None:
+    document = {"outcome": outcome, "reason": "because"}
+    monkeypatch.setattr(nightly, "_told", [(document, exit_code)])
+    if exit_code:
+        with pytest.raises(nightly.BadNight, match="because") as caught:
+            nightly.what_ended(tmp_path, "letters", None, ConnectionError("refused"))
+        assert caught.value.exit_code == exit_code
+    else:
+        assert nightly.what_ended(tmp_path, "letters", None, ConnectionError("refused")) == document
+    assert NightLog(tmp_path, "letters").nights() == []
+
+
+def test_night_that_prefect_could_not_begin_is_written_down_as_failed(tmp_path) -> None:
+    with pytest.raises(nightly.BadNight, match="did not begin: ConnectionError: refused"):
+        nightly.what_ended(tmp_path, "letters", "2026-03-01", ConnectionError("refused"))
+    (told,) = NightLog(tmp_path, "letters").nights()
+    assert (told.night, told.outcome) == ("2026-03-01", FAILED)

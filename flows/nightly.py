@@ -335,5 +335,5 @@ def _killed(left: dict[str, Any]) -> Night:
     """The line of a night that never wrote its own."""
     return Night(
         night=left["night"], started=left["started"], outcome=FAILED, seconds=0.0,
-        reason="its process was killed; the next night goes on from what it left",
+        reason="its process was killed or its run cancelled; the next night goes on from what it left",
     )  # fmt: skip

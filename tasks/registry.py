@@ -115,8 +115,9 @@ def register(
         _ensure_model(api, registered_model)
         marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
         made = api.create_model_version(
-            registered_model, source=_source(store, model_id), run_id=run_id, tags=marks, model_id=model_id
-        )
+            registered_model, source=_source(store, model_id), run_id=run_id, tags=marks, model_id=model_id,
+            description=f"decisions on it: bertft history {registered_model}",
+        )  # fmt: skip
         return describe(made, was_found=False)
 
 

@@ -11,6 +11,7 @@ import time
 GRACE_SECONDS = 8.0  # to kill the trainers and tell the server; a cancelled run takes 2 to 4 s for it (measured)
 _EXIT_CODE = 128 + signal.SIGTERM
 _told = threading.Event()
+_masks = threading.local()
 _watched: list[socket.socket] = []  # the wake-up pipe of this process
 
 
@@ -26,7 +27,7 @@ def ends_when_told(grace: float = GRACE_SECONDS) -> None:
     inlet, outlet = socket.socketpair()
     outlet.setblocking(False)
     signal.set_wakeup_fd(outlet.fileno(), warn_on_full_buffer=False)  # independent of who handles the signal
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signal is no business of ours
+    os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_leave)
     _watched.extend((inlet, outlet))
     threading.Thread(target=_watch, args=(inlet, grace), daemon=True, name="ends-when-told").start()
 
@@ -34,6 +35,21 @@ def ends_when_told(grace: float = GRACE_SECONDS) -> None:
 def is_told() -> bool:
     """Whether SIGTERM came: what fails from then on fails because of it."""
     return _told.is_set()
+
+
+def _hold() -> None:
+    """Before a fork: SIGTERM waits, so that none reaches a child that still holds our wake-up pipe."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _go_on() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _leave() -> None:
+    """In the child: its signals are no business of ours."""
+    signal.set_wakeup_fd(-1)
+    _go_on()
 
 
 def _watch(inlet: socket.socket, grace: float) -> None:

@@ -40,11 +40,6 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "not YAML": (lambda f: (f / "run.yaml").write_text("a: [b"), [], "YAML"),
     "empty space": (lambda f: None, ["search.space={lr: []}"], "search.space"),
     "unknown device": (lambda f: None, ["training.device=tpu"], "training.device"),
-    "multi-label": (
-        lambda f: (f / "m.jsonl").write_text(json.dumps({"text": "a", "label": ["x", "y"]}) + "\n"),
-        ["data.source=m.jsonl"],
-        "multi-label",
-    ),
 }
 
 

@@ -99,7 +99,7 @@ def test_soft_labels(project, command, document, rows, tmp_path: Path) -> None:
 
 
 def test_multi_label(project, command, document, rows, tmp_path: Path) -> None:
-    """Sets of labels, some empty, as JSON lists in a CSV: promoted, judged against a champion, predicted."""
+    """Sets of labels, some empty, as JSON lists in a CSV: promoted and predicted."""
     training = {"lr": 5e-3, "batch_size": 16, "epochs": 12, "threads": 1, "precision": "float32", "unfreezing": "none"}
     config = str(project(data={"source": "sets.csv"}, training=training, search={"trials": 0}))
     firsts, seconds = rows(240), rows(240, seed=7)[1:]
@@ -113,8 +113,6 @@ def test_multi_label(project, command, document, rows, tmp_path: Path) -> None:
     done = document(command(tmp_path / "home", "run", config, "--json"))
     assert done["promoted"] and done["version"] == "1" and 0 <= done["test"]["accuracy"] <= 1
     assert done["test"]["micro_f1"] > 0.5 and done["test"]["macro_f1"] > 0.5
-    again = document(command(tmp_path / "home", "run", config, "--json", "training.seed=14"))
-    assert again["version"] == "2" and "macro F1" in again["reason"]
     pages = list((tmp_path / "home" / "runs").rglob("report.html"))
     assert pages and all("micro F1" in page.read_text(encoding="utf-8") for page in pages)
     answers = _predict(command, document, tmp_path, ["goal match team win goal", "goal match chip code phone team"])

@@ -19,8 +19,8 @@ def raised(number, frame):
 signal.signal(signal.SIGTERM, raised)
 ends_when_told(float(sys.argv[1]))
 ends_when_told()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except BaseException:
     print("swallowed", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def look(cache: PrefixCache, count: int, first: int = 0, key: str = KEY, dtype: 
 
 def files(root: Path) -> list[Path]:
     """Everything but locks, the oldest first."""
-    return sorted(p for p in root.rglob("*") if p.is_file() and p.suffix != ".lock")
+    found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)  # folders may go meanwhile
+    return sorted(p for p in found if p.is_file() and p.suffix != ".lock")
 
 
 def again(cache: PrefixCache) -> PrefixCache:

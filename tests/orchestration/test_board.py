@@ -282,8 +282,10 @@ def work(slot):
     for i in range(1, 9):
         board.update(slot, i / 8, {"step": i, "total_steps": 8, "depth": 1, "seconds": i / 10})
         time.sleep(0.1)
+    is_said.wait(20)
     board.done(trial(slot, 0.9))
 
+is_said = threading.Event()
 report = Reporter()
 with report.stage("search"):
     time.sleep(0.3)
@@ -295,6 +297,7 @@ with report.stage("search"):
         for say in (lambda t: print(t, file=sys.stderr), logging.getLogger("library").warning, report.say, board.say):
             say("heard [b]above[/b]")
             time.sleep(0.1)
+        is_said.set()
         for thread in threads:
             thread.join()
 assert handler.stream is sys.stderr is sys.__stderr__

@@ -16,6 +16,7 @@ from bertft_core.errors import ConfigError
 from bertft_core.fit_config import (
     CHUNKS,
     SEARCHED_SECTIONS,
+    Metric,
     ModelConfig,
     Number,
     Part,
@@ -157,7 +158,7 @@ class EvaluationConfig(Part):
     expression}: rows whose text it finds are a slice of their own, in the report and the gate.
     """
 
-    metric: Literal["macro_f1", "micro_f1", "accuracy", "log_loss"] = "macro_f1"
+    metric: Metric = "macro_f1"
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000
     review_rows: Annotated[Whole, Field(ge=0)] = 5_000

@@ -26,6 +26,10 @@ UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
 CHUNKS = "chunks"
+Metric = Literal["macro_f1", "micro_f1", "accuracy", "log_loss"]
+Pooling = Literal["cls", "mean", "layers"]
+Combine = Literal["concat", "mean", "max"]
+ChunkPooling = Literal["mean", "max", "attention"]
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 FOCAL, ADJUSTED = "focal", "logit_adjusted"
 WEIGHTINGS = ("none", "balanced", "sqrt")
@@ -147,9 +151,9 @@ class ModelConfig(Part):
     """
 
     pretrained: Annotated[str, Field(min_length=1)]
-    pooling: Literal["cls", "mean", "layers"] = "cls"
+    pooling: Pooling = "cls"
     layers: Annotated[int | str | tuple[int, ...], BeforeValidator(read_layers)] = "last_4"
-    combine: Literal["concat", "mean", "max"] = "concat"
+    combine: Combine = "concat"
 
 
 class TokenizationConfig(Part):
@@ -163,7 +167,7 @@ class TokenizationConfig(Part):
     truncation: Literal["head", "tail", "head+tail", "chunks"] = "head+tail"
     chunk_overlap: Annotated[Whole, Field(ge=0)] = 0
     max_chunks: Annotated[Whole, Field(ge=1)] | None = 8
-    chunk_pooling: Literal["mean", "max", "attention"] = "mean"
+    chunk_pooling: ChunkPooling = "mean"
 
     def cut(self) -> dict[str, Any]:
         """The fields that decide which ids a text becomes."""

@@ -106,6 +106,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than so small an encoder."""
+    from bertft_core.training.scoring import runtime
+
+    with runtime(1):
+        yield
+
+
+@pytest.fixture
 def project(tmp_path: Path, encoder: Path) -> Callable[..., Path]:
     """Writes rows.csv and a configuration for a run of seconds; keyword arguments replace top-level sections."""
 

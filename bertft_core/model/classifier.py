@@ -41,11 +41,10 @@ def load_classifier(
     """Load an encoder (float32, safetensors) under a fresh head for ``classes``, initialised by ``seed``.
 
     A folder is read without the network. ``dropout`` None keeps the encoder's own. ``multi_label``: the head's outputs
-    are logits of independent classes. The caller's random state
-    is left as it was. The model is returned in eval mode.
+    are logits of independent classes. With a ``plan`` the head reads its features, and layers above those it names are
+    not loaded. The caller's random state is left as it was. The model is returned in eval mode.
 
-    Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on
-    it. With a ``plan`` the head reads its features, and layers above those it names are not loaded.
+    Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on it.
     """
     is_folder = Path(pretrained).is_dir()
     with _quiet(), torch.random.fork_rng(devices=[]):

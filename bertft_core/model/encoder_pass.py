@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from bertft_core.errors import ModelError
 from bertft_core.model.attention import attention
 from bertft_core.model.dropout import dropout_add
+from bertft_core.model.heads import AGREEMENT, Head, evaluating, probe, stock_head
 from bertft_core.model.structures import find_layers
 
 KERNEL = "chunked-1"  # part of every cache key: raise it when the numbers of a layer change
-_AGREEMENT = 1e-4  # largest difference of a logit from the stock model's, in float32
 
 Batch = dict[str, torch.Tensor]
 
@@ -114,7 +114,7 @@ class EncoderPass:
 
     model: PreTrainedModel
     layers: tuple[PostNormLayer, ...]
-    head: Callable[[torch.Tensor], torch.Tensor]
+    head: Head
     width: int
 
     @classmethod
@@ -123,7 +123,7 @@ class EncoderPass:
         try:
             names = find_layers(model)
             layers = tuple(PostNormLayer.of(model.get_submodule(name), model.config) for (name,) in names)
-            found = cls(model=model, layers=layers, head=_head(model), width=int(model.config.hidden_size))
+            found = cls(model=model, layers=layers, head=stock_head(model), width=int(model.config.hidden_size))
             return found if found._agrees() else None
         except (AttributeError, ModelError, RuntimeError, TypeError, ValueError):
             return None
@@ -154,16 +154,10 @@ class EncoderPass:
         return self.answer(self.embed(batch), mask_bias(batch["attention_mask"]), 0)
 
     def _agrees(self) -> bool:
-        ids = torch.arange(5, 13, device=self.model.device).reshape(2, 4) % self.model.config.vocab_size
-        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=self.model.device)
-        was_training = [m for m in self.model.modules() if m.training]
-        self.model.eval()  # type: ignore[no-untyped-call]
-        with torch.inference_mode():
-            batch = {"input_ids": ids, "attention_mask": mask}
+        batch = probe(self.model)
+        with evaluating(self.model):
             difference = (self.model(**batch).logits - self.logits(batch)).abs().max().item()
-        for module in was_training:
-            module.training = True
-        return float(difference) < _AGREEMENT
+        return float(difference) < AGREEMENT
 
 
 def inference_tokens(device: torch.device) -> int:
@@ -202,13 +196,3 @@ def mask_bias(mask: torch.Tensor, *, is_always: bool = False) -> torch.Tensor | 
     if not is_always and bool(mask.all()):
         return None
     return ((1.0 - mask.float()) * -1e9)[:, None, None, :]
-
-
-def _head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Logits from the hidden states of the top layer, of which only the first position is read."""
-    pooler = getattr(model.base_model, "pooler", None)
-    if hasattr(model, "pre_classifier"):  # DistilBERT
-        return lambda hidden: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden[:, 0]))))
-    if pooler is not None:
-        return lambda hidden: model.classifier(model.dropout(pooler(hidden)))
-    return lambda hidden: model.classifier(hidden)

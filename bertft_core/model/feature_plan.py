@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from bertft_core.errors import ConfigError, ModelError
-from bertft_core.fit_config import CHUNKS, ModelConfig, TokenizationConfig
+from bertft_core.fit_config import CHUNKS, ChunkPooling, Combine, ModelConfig, Pooling, TokenizationConfig
 
-POOLINGS = ("cls", "mean", "layers")
-COMBINES = ("concat", "mean", "max")
-CHUNK_POOLINGS = ("mean", "max", "attention")
+POOLINGS, COMBINES, CHUNK_POOLINGS = (get_args(kind) for kind in (Pooling, Combine, ChunkPooling))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from bertft_core.errors import ModelError
 from bertft_core.model.encoder_pass import TRICKS, Batch, EncoderPass, PostNormLayer, logits_of, mask_bias
 from bertft_core.model.feature_plan import FeaturePlan
+from bertft_core.model.heads import AGREEMENT, probe, stock_head
 from bertft_core.model.layers import LayerMap, layer_table
 from bertft_core.model.structures import find_layers, meta_twin
 
-_AGREEMENT = 1e-4  # largest difference of a number from the stock modules', in float32
 _ANSWERED = 4_096  # units, padding included, that `answer_all` answers from at a time
 _HEAD_DROPOUT = 0.1  # where an encoder's configuration names none
 _DROPOUT_NAMES = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "dropout")
-
-Head = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ChunkAttention(nn.Module):
@@ -201,7 +199,7 @@ class FeatureClassifier(nn.Module):
             batch = probe(self.backbone)
             with torch.inference_mode():
                 difference = (self.vectors(batch) - self._stock_vectors(batch)).abs().max().item()
-            return self.passes if difference < _AGREEMENT else None
+            return self.passes if difference < AGREEMENT else None
         except (AttributeError, ModelError, RuntimeError, TypeError, ValueError):
             return None
 
@@ -236,46 +234,6 @@ def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean of [B, T, H] over the tokens that the mask [B, T] shows, special tokens included: [B, H]."""
     weight = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
-
-
-def probe(model: PreTrainedModel) -> Batch:
-    """A small padded batch, to compare two ways of computing."""
-    ids = torch.arange(5, 13, device=model.device).reshape(2, 4) % model.config.vocab_size
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=model.device)
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def stock_head(model: Any) -> Head:
-    """Logits [n, C] from the top layer's [CLS] states [n, 1, H], by a transformers classifier's own modules.
-
-    Found by trying how the families do it on a small batch in eval mode. Raises ModelError where none agrees.
-    """
-    batch = probe(model)
-    base: Any = model.base_model
-    with torch.inference_mode():
-        wanted, first = model(**batch).logits, base(**batch).last_hidden_state[:, :1]
-        for head in _heads(model, base):
-            try:
-                found = head(first)
-            except (AttributeError, IndexError, RuntimeError, TypeError):
-                continue
-            if found.shape == wanted.shape and (found - wanted).abs().max().item() < _AGREEMENT:
-                return head
-    raise ModelError(
-        f"{type(model).__name__}: its head cannot be run on the pooled [CLS] of chunks: set model.pooling to layers "
-        "or mean, or take tokenization.truncation chunks out"
-    )
-
-
-def _heads(model: Any, base: Any) -> tuple[Head, ...]:
-    return (
-        lambda hidden: model.classifier(model.dropout(base.pooler(hidden))),  # BERT
-        lambda hidden: model.classifier(hidden),  # RoBERTa, ELECTRA
-        lambda hidden: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden[:, 0])))),  # DistilBERT
-        lambda hidden: model.classifier(model.dropout(model.pooler(hidden))),  # DeBERTa
-        lambda hidden: model.classifier(model.drop(model.head(hidden[:, 0]))),  # ModernBERT
-        lambda hidden: model.classifier(model.dropout(base.pooler_activation(base.pooler(hidden[:, 0])))),  # ALBERT
-    )
 
 
 def _head_dropout(config: Any) -> float:

@@ -6,17 +6,17 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bertft_core import __version__
-from bertft_core.data.encoding import Cutting
+from bertft_core.data.encoding import Cutting, Mode
 from bertft_core.errors import ArtifactError
 from bertft_core.policy import DecisionPolicy
 from bertft_core.state import is_complete, read_json, staged_folder, write_json
 
 CARD = "bertft.json"
 CARD_FORMAT = 1
-TRUNCATIONS = ("head", "tail", "head+tail", "chunks")
+TRUNCATIONS = get_args(Mode)
 # 16384 tokens (128 rows of 128) keeps a MiniLM batch's activations near 200 MB, and 2 cores busy.
 TOKEN_BUDGET = 16_384
 

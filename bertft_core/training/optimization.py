@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def parameter_groups(
                     }
                 )
     homes = [n for group in groups for n in group["param_names"]]
-    lost, twice = sorted(set(parameters) - set(homes)), sorted({n for n in homes if homes.count(n) > 1})
+    lost, twice = sorted(set(parameters) - set(homes)), sorted(n for n, times in Counter(homes).items() if times > 1)
     if lost or twice:
         raise ModelError(f"parameters must be in one group each; in none: {lost[:3]}, in several: {twice[:3]}")
     return groups

@@ -6,16 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 from bertft_core.errors import ConfigError
-from bertft_core.fit_config import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing, target_faults
+from bertft_core.fit_config import WEIGHTINGS, Loss, Metric, Phases, class_weight_faults, read_unfreezing, target_faults
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, layer_rates
 from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
 from bertft_core.training.rates import RateCurve
 
-Metric = Literal["macro_f1", "micro_f1", "accuracy", "log_loss"]
 PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
 METRICS = get_args(Metric)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from bertft_core.model.features import FeatureClassifier, level_map
 from bertft_core.model.layers import set_depth
 from bertft_core.model.pretrained import features_of
 from bertft_core.testing import tiny_encoder
-from bertft_core.training.scoring import runtime
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("a", "b", "c")
 IDS = np.array([[2, 50, 61, 72, 3], [2, 80, 3, 0, 0], [2, 91, 55, 3, 0]])
 MASK = (IDS > 0).astype(np.int64)
@@ -34,13 +34,6 @@ PLANS = {
     "layer mean": FeaturePlan(pooling="layers", layers=(0, 1), combine="mean"),
     "layer max": FeaturePlan(pooling="layers", layers=(0, 1), combine="max"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost more than so small an encoder."""
-    with runtime(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ from bertft_core.serving.predictor import Predictor
 from bertft_core.state import open_home
 from bertft_core.testing import check_structure
 from bertft_core.training.loop import fit
-from bertft_core.training.scoring import runtime, score
+from bertft_core.training.scoring import score
 from bertft_core.training.spec import FitSpec
 
 from .families import CONFIGS, LAYERS, UNKNOWN, WITHOUT_OWN_PASS, write_family
 from .kills import Killed, killer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = [f"{word} {'soup' if i % 2 else 'goal'} {i} " * (1 + i % 3) for i, word in enumerate(["the", "new"] * 24)]
 PAIRS = [f"and {'bread' if i % 2 else 'team'} {i}" for i in range(len(TEXTS))]
 LENGTH = 40
@@ -52,12 +53,6 @@ class Family:
         return FitSpec(
             pretrained=str(self.folder), tokens=str(self.tokens), output=str(output), classes=("a", "b"), **values
         )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with runtime(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from bertft_core.training.cost import one_row_milliseconds
 from bertft_core.training.feature_forward import open_forward
 from bertft_core.training.forwarding import WHOLE
 from bertft_core.training.loop import fit
-from bertft_core.training.scoring import features, runtime, score
+from bertft_core.training.scoring import features, score
 from bertft_core.training.spec import FitSpec, TrainingResult
 
 from .kills import Killed, killer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 CHUNKS = TokenizationConfig(max_length=12, truncation="chunks", chunk_overlap=2, max_chunks=8)
 PLANS = {
@@ -39,13 +40,6 @@ PLANS = {
     "layers of chunks": FeaturePlan(pooling="layers", layers=(1, 2), combine="max", chunk_pooling="attention"),
 }
 WORDS = {"a": "goal match team win", "b": "bank market share price"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost more than so small an encoder."""
-    with runtime(1):
-        yield
 
 
 @pytest.fixture(scope="module")

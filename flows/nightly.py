@@ -221,8 +221,8 @@ class _Night:
         log.begin(night=self.night, started=self._now(), plan=asdict(plan))
         result = self._train(plan, again=self.is_forced and not is_same)
         self._remember(basis, plan, now, result)
-        reason = f"{result['reason']} (trained: {decision.reason})"
         outcome = _OUTCOMES.get(result["outcome"], KEPT)
+        reason = f"{result['reason'].removeprefix(f'{outcome}: ')} (trained: {decision.reason})"
         return self._ended(outcome, reason, run_id=result["run_id"], version=result["version"])
 
     @property

@@ -40,8 +40,7 @@ def release(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult
     """Register the fit and let the gate decide; one release per registered model at a time."""
     with _alone(home, tree.store.config.model_name(config.name)):
         candidate = register_model(config, prepared, run, fit, tree)
-        check_parity(candidate, tree.store)
-        outcome = decide_promotion(candidate, tree.store)
+        outcome = decide_promotion(candidate, tree.store, check_parity(candidate, tree.store))
     return _with_approval(tree.store, outcome)
 
 
@@ -72,8 +71,7 @@ def _judged(store: Store, name: str, version: str, home: Path, approve: bool) ->
     if barred := bar(store, name, version, weights, str(flow_run.id or "")):  # its rows may have changed since
         return release_of(name, barred, version=version)
     candidate = candidate_of_version(name, version, store, home)
-    check_parity(candidate, store)
-    return decide_promotion(candidate, store, approved=approve)
+    return decide_promotion(candidate, store, check_parity(candidate, store), approved=approve)
 
 
 def _alone(home: Path, name: str) -> AbstractContextManager[None]:

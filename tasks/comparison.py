@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.config import DataConfig
-from bertft_core.errors import DataError, InputError
+from bertft_core.errors import ArtifactError, DataError, InputError
 from bertft_core.mlflow_config import Store
 from bertft_core.serving.artifact import ArtifactCard
 from tasks import aliases, artifacts
+from tasks.answers import Answers, score_versions
 from tasks.artifacts import SCRATCH
 
 _TEXT = 160  # characters of a text that are shown
@@ -50,7 +51,7 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
             f"{sorted(cards[1].classes)}: not comparable"
         )
     rows = read_labelled(data, cards[0], label)
-    (p_one, says_one), (p_two, says_two) = (_answers(store, name, v, rows, classes) for v in (first, second))
+    (p_one, says_one), (p_two, says_two) = _answers(store, name, (first, second), rows, classes)
     result = compare(
         rows.labels, p_one, p_two, classes, weights=rows.weights, decided_first=says_one, decided_second=says_two
     ).to_json()
@@ -106,13 +107,23 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
     )
 
 
-def _answers(store: Store, name: str, version: str, rows: LabelledRows, classes: tuple[str, ...]) -> tuple[Any, Any]:
-    """Probabilities [n, C] and decisions [n] of a version."""
+def _answers(
+    store: Store, name: str, versions: tuple[str, ...], rows: LabelledRows, classes: tuple[str, ...]
+) -> list[tuple[Any, Any]]:
+    """Probabilities [n, C] and decisions [n] of each version. Raises ArtifactError where one does not answer."""
     import pandas as pd
 
     frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
     with tempfile.TemporaryDirectory(dir=store.home, prefix=SCRATCH) as scratch:
-        source, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
+        source = Path(scratch) / "rows.parquet"
         frame.to_parquet(source)
-        found = artifacts.score_in_fresh_process(f"models:/{name}/{version}", source, out, 0, store)
-        return found.probabilities(classes), found.predicted(classes)
+        outs = {f"models:/{name}/{version}": Path(scratch) / f"{version}.npz" for version in versions}
+        scored = score_versions(outs, source, 0, store)
+        for found in scored.values():
+            if isinstance(found, ArtifactError):
+                raise found
+        return [
+            (found.probabilities(classes), found.predicted(classes))
+            for version in versions
+            if isinstance(found := scored[f"models:/{name}/{version}"], Answers)
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from bertft_core.gate.promotion import PromotionDecision
 from bertft_core.mlflow_config import Store
 from bertft_core.state import code_fingerprint, hash_json, write_json
 from tasks import aliases, entries, ledger
+from tasks.answers import Answers
 from tasks.entries import Entries, LedgerEntry
 from tasks.gate import Candidate, judge
 from tasks.ledger import ChampionState, Release
@@ -28,9 +30,17 @@ class Verdict:
 
 
 def decide(
-    candidate: Candidate, store: Store, *, approved: bool = False, prefect_run: str = ""
+    candidate: Candidate,
+    store: Store,
+    scored: Mapping[str, Answers] | None = None,
+    *,
+    approved: bool = False,
+    prefect_run: str = "",
 ) -> tuple[Release, PromotionDecision | None]:
-    """Decide on a candidate and carry it out. Repeating it after a kill answers the same and adds nothing."""
+    """Decide on a candidate and carry it out. Repeating it after a kill answers the same and adds nothing.
+
+    scored: answers of other versions to its test rows, by version; those that are missing are computed.
+    """
     name, version = candidate.name, candidate.version
     if barred := bar(store, name, version, candidate.weights_digest, prefect_run):
         return _answer(candidate, store, barred), None
@@ -40,7 +50,7 @@ def decide(
     standing = None if approved else entries.standing_decision(known, version, state.version, asked)
     if standing is not None:
         return _answer(candidate, store, standing), None
-    verdict = _ask(candidate, state, store, approved, asked)
+    verdict = _ask(candidate, state, store, scored or {}, approved, asked)
     return _answer(candidate, store, _record(store, name, version, state, verdict, prefect_run)), verdict.gate
 
 
@@ -105,9 +115,11 @@ def _not_comparable(fault: str, name: str, version: str) -> str:
     )
 
 
-def _ask(candidate: Candidate, state: ChampionState, store: Store, approved: bool, asked: str) -> Verdict:
+def _ask(
+    candidate: Candidate, state: ChampionState, store: Store, scored: Mapping[str, Answers], approved: bool, asked: str
+) -> Verdict:
     settings, name = store.config.promotion, candidate.name
-    decision, fault = (None, state.fault) if state.fault else _compare(candidate, state, store)
+    decision, fault = (None, state.fault) if state.fault else _compare(candidate, state, store, scored)
     if decision is None:
         if settings.champion_unavailable == "keep":
             return Verdict(action=entries.KEPT, reason=_not_comparable(str(fault), name, candidate.version))
@@ -124,10 +136,12 @@ def _ask(candidate: Candidate, state: ChampionState, store: Store, approved: boo
     return Verdict(action=action, reason=reason, numbers=gate_numbers(decision, asked), gate=decision)
 
 
-def _compare(candidate: Candidate, state: ChampionState, store: Store) -> tuple[PromotionDecision | None, str | None]:
+def _compare(
+    candidate: Candidate, state: ChampionState, store: Store, scored: Mapping[str, Answers]
+) -> tuple[PromotionDecision | None, str | None]:
     """The gate's decision; None and why where the champion does not load or knows other labels."""
     try:
-        return judge(candidate, state.version, store), None
+        return judge(candidate, state.version, store, scored), None
     except (DataError, ConfigError):
         raise
     except (ArtifactError, InputError) as fault:

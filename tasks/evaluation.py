@@ -24,7 +24,7 @@ from bertft_core.state import code_fingerprint, read_json
 from bertft_core.training.client import Trainer
 from bertft_core.training.spec import MachineSettings, TrainingResult
 from tasks import aliases, registry
-from tasks.artifacts import Answers
+from tasks.answers import Answers
 from tasks.gate import answers_file
 from tasks.ledger import Release
 from tasks.tree import Tree

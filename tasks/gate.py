@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bertft_core.measuring import soft_weights, target_labels
 from bertft_core.mlflow_config import Store
 from bertft_core.state import read_json
 from tasks import aliases, artifacts, entries, ledger
-from tasks.artifacts import Answers
+from tasks.answers import Answers, score_in_fresh_process
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
 TRAIN_ROWS = "train_rows.npy"
@@ -51,7 +52,16 @@ class Candidate:
     @property
     def uri(self) -> str:
         """The version as MLflow names it."""
-        return f"models:/{self.name}/{self.version}"
+        return self.uri_of(self.version)
+
+    def uri_of(self, version: str) -> str:
+        """Another version of the same model, as MLflow names it."""
+        return f"models:/{self.name}/{version}"
+
+    @property
+    def rows_file(self) -> Path:
+        """The test rows, parquet."""
+        return self.path / "test_rows.parquet"
 
     @property
     def answers_file(self) -> Path:
@@ -119,19 +129,28 @@ class Rivals:
         return found.probabilities(classes)[kept], found.predicted(classes)[kept]
 
 
-def judge(candidate: Candidate, champion: str | None, store: Store) -> PromotionDecision:
+def rival_versions(candidate: Candidate, champion: str | None, store: Store) -> tuple[str | None, list[str]]:
+    """(anchor, every version that the candidate is compared with); see `Rivals`."""
+    rule = store.config.promotion_rule(candidate.metric)
+    known = ledger.read(store, candidate.name)
+    anchor = entries.anchor(known) if rule.test == "non_inferiority" and champion else None
+    return anchor, [version for version in dict.fromkeys((champion, anchor)) if version]
+
+
+def judge(
+    candidate: Candidate, champion: str | None, store: Store, scored: Mapping[str, Answers] | None = None
+) -> PromotionDecision:
     """Apply the rule to the candidate and the champion (None: there is none yet).
 
-    Raises InputError when the label sets differ or the champion has seen every row, ArtifactError when a rival does
-    not load.
+    scored: answers of rivals by version; those that are missing are computed. Raises InputError when the label sets
+    differ or the champion has seen every row, ArtifactError when a rival does not load.
     """
     rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
-    anchor = entries.anchor(known) if rule.test == "non_inferiority" and champion else None
-    versions = [version for version in dict.fromkeys((champion, anchor)) if version]
+    anchor, versions = rival_versions(candidate, champion, store)
     rivals = Rivals(
         champion=champion,
         anchor=anchor,
-        answers={version: _answers(candidate, version, store) for version in versions},
+        answers={version: _answers(candidate, version, store, scored or {}) for version in versions},
         trained_on=np.concatenate([np.zeros(0, np.uint64), *(_trained_on(candidate, v, store) for v in versions)]),
     )
     same = champion is not None and _weights(candidate.name, champion, store) == candidate.weights_digest
@@ -171,10 +190,11 @@ def judge_against(
     )  # fmt: skip
 
 
-def _answers(candidate: Candidate, version: str, store: Store) -> Answers:
+def _answers(candidate: Candidate, version: str, store: Store, scored: Mapping[str, Answers]) -> Answers:
     """What a rival answers on the candidate's test rows. Raises InputError when it knows other classes."""
-    uri, out = f"models:/{candidate.name}/{version}", answers_file(candidate.path, version)
-    found = artifacts.score_in_fresh_process(uri, candidate.path / "test_rows.parquet", out, OTHER_BATCH, store)
+    found = scored.get(version) or score_in_fresh_process(
+        candidate.uri_of(version), candidate.rows_file, answers_file(candidate.path, version), OTHER_BATCH, store
+    )
     check = label_set_check(candidate.classes, found.classes)
     if not check.passed:
         raise InputError(f"version {version}: {check.detail}")

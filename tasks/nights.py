@@ -28,6 +28,7 @@ from bertft_core.nightly.triggers import FreshScore
 from bertft_core.state import hash_json, write_json
 from bertft_core.training.client import Trainer
 from tasks import aliases, artifacts, tracking
+from tasks.answers import score_in_fresh_process
 
 MOST_ROWS = 1_000  # on either side of a comparison: features cost an encoder pass a row
 _TRAIN = SPLITS.index("train")
@@ -122,7 +123,7 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
         folder = Path(scratch)
         pd.DataFrame({k: v for k, v in texts.items() if v}).to_parquet(folder / "rows.parquet")
         try:
-            found = artifacts.score_in_fresh_process(
+            found = score_in_fresh_process(
                 f"models:/{name}/{version}", folder / "rows.parquet", folder / "answers.npz", 0, store
             )
         except (ArtifactError, InputError):

@@ -17,6 +17,7 @@ from bertft_core.errors import ArtifactError, InputError
 from bertft_core.mlflow_config import Store
 from bertft_core.state import read_json
 from tasks import aliases, artifacts, entries, ledger
+from tasks.answers import score_in_fresh_process
 from tasks.entries import Entries, LedgerEntry
 from tasks.ledger import Decision, Release, release_of
 
@@ -129,7 +130,7 @@ def check_answers(store: Store, name: str, version: str) -> None:
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
         rows, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
         count = _write_rows(store, name, version, rows)
-        said = artifacts.score_in_fresh_process(found.model_uri, rows, out, 0, store, _TIMEOUT)
+        said = score_in_fresh_process(found.model_uri, rows, out, 0, store, _TIMEOUT)
         answers = said.probabilities(said.classes)
     good = len(answers) == count and np.isfinite(answers).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3)
     if not good or answers.min() < 0:

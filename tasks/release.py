@@ -18,10 +18,11 @@ from bertft_core.mlflow_config import Store
 from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
-from tasks import aliases, artifacts, lineage, registry
+from tasks import aliases, artifacts, ledger, lineage, registry
+from tasks.answers import Answers, score_in_fresh_process, score_versions
 from tasks.data import is_retryable
 from tasks.decision import decide
-from tasks.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, write_gate_rows
+from tasks.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions, write_gate_rows
 from tasks.ledger import Release
 from tasks.tree import Tree
 
@@ -66,12 +67,20 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
 
 
 @task(name="parity", cache_policy=NO_CACHE)
-def check_parity(candidate: Candidate, store: Store) -> float:
-    """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5."""
-    folder = candidate.path
-    served = artifacts.score_in_fresh_process(
-        candidate.uri, folder / "test_rows.parquet", candidate.answers_file, OTHER_BATCH, store
-    )
+def check_parity(candidate: Candidate, store: Store) -> dict[str, Answers]:
+    """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5.
+
+    The versions it will be compared with answer in the same go, which saves a start; returns those answers by
+    version, without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
+    """
+    folder, champion = candidate.path, ledger.champion_state(store, candidate.name)
+    _, rivals = rival_versions(candidate, None if champion.fault else champion.version, store)
+    wanted = {candidate.uri: candidate.answers_file}
+    wanted |= {candidate.uri_of(v): answers_file(folder, v) for v in rivals if v != candidate.version}
+    found = score_versions(wanted, candidate.rows_file, OTHER_BATCH, store)
+    served = found[candidate.uri]
+    if isinstance(served, ArtifactError):
+        raise served
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
     gap = float(np.abs(served.probabilities(candidate.classes) - ours).max())
     if not gap <= PARITY:
@@ -79,13 +88,18 @@ def check_parity(candidate: Candidate, store: Store) -> float:
             f"{candidate.uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted "
             f"<= {PARITY:g}): not promoted; look at the served folder and the library versions"
         )
-    return gap
+    answers = {version: found.get(candidate.uri_of(version)) for version in rivals}
+    return {version: own for version, own in answers.items() if isinstance(own, Answers)}
 
 
 @task(name="promote", cache_policy=NO_CACHE)
-def decide_promotion(candidate: Candidate, store: Store, approved: bool = False) -> Release:
-    """Score the champion on the same rows in a fresh process, apply the rule, move the alias or say why not."""
-    release, gate = decide(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
+def decide_promotion(candidate: Candidate, store: Store, scored: dict[str, Answers], approved: bool = False) -> Release:
+    """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not.
+
+    scored: what `check_parity` returned.
+    """
+    prefect_run = str(flow_run.id or "")
+    release, gate = decide(candidate, store, scored, approved=approved, prefect_run=prefect_run)
     text = gate.to_markdown(str(release)) if gate else f"**{release}**"
     create_markdown_artifact(key="bertft-decision", markdown=text)
     return release
@@ -107,7 +121,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     if not (folder / "probabilities.npy").exists():
         folder = home / "promote" / f"{name}-{chosen}"
         write_gate_rows(config, dataset, folder)
-        found = artifacts.score_in_fresh_process(
+        found = score_in_fresh_process(
             f"models:/{name}/{chosen}", folder / "test_rows.parquet", folder / "answers.npz", 0, store
         )
         np.save(folder / "predicted.npy", found.predicted(evidence["classes"]), allow_pickle=False)

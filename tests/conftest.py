@@ -52,7 +52,7 @@ with open_storage(sys.argv[1], Path(sys.argv[2])).lock("held"):
     time.sleep(60)
 """,
     "ask and tell": """
-import sys, optuna
+import sys, time, optuna
 from pathlib import Path
 from bertft_core.search.storage import open_storage
 storage = open_storage(sys.argv[1], Path(sys.argv[2]))
@@ -64,6 +64,7 @@ for _ in range(20):
     x = storage.call(trial.suggest_float, "x", 0, 1)
     storage.call(study.tell, trial, x, skip_if_finished=True)
     print(trial.number, flush=True)
+    time.sleep(float(sys.argv[3]))
 """,
 }
 _FILLER = ["the", "a", "was", "of", "new", "old", "very", "on", "in", "and"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 # the CPU's allocators have no error class of their own: torch's, C++'s, oneDNN's (it wants memory for its own code)
-_PHRASES = ("allocate memory", "bad_alloc", "could not create a memory", "could not create a primitive")
+_NO_CODE = "could not create a primitive"
+_PHRASES = ("allocate memory", "bad_alloc", "could not create a memory", _NO_CODE)
 
 
 def is_memory_fault(fault: BaseException) -> bool:
@@ -19,6 +21,19 @@ def is_memory_fault(fault: BaseException) -> bool:
     if isinstance(fault, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(fault, RuntimeError) and any(phrase in str(fault) for phrase in _PHRASES)
+
+
+def make_room(fault_text: str, device: torch.device) -> None:
+    """Let go of what a pass that ran out of memory held. Call it when its error is gone.
+
+    A thread in which oneDNN was once refused memory for code gets none any more, however much there is (torch 2.13,
+    measured): from then on this process computes without oneDNN, by torch's own kernels.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if _NO_CODE in fault_text:
+        torch.backends.mkldnn.set_flags(_enabled=False)
 
 
 def accumulate(mean_loss: Callable[[Ints], torch.Tensor], rows: Ints, size: int) -> float:

@@ -7,7 +7,6 @@ A frozen level is in eval mode and has no gradient. Random numbers depend on (se
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from bertft_core.model.classifier import level_digests, load_classifier, save_cl
 from bertft_core.model.features import Classifier, level_map
 from bertft_core.model.layers import LayerMap, set_depth
 from bertft_core.state import read_json, write_json
-from bertft_core.training.accumulation import accumulate, is_memory_fault
+from bertft_core.training.accumulation import accumulate, is_memory_fault, make_room
 from bertft_core.training.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.training.checkpoint import (
     FitState,
@@ -303,10 +302,9 @@ def _gradient(run: _Fit, rows: np.ndarray[Any, Any]) -> float:
         except (RuntimeError, MemoryError) as fault:
             if min(size, len(rows)) == 1 or not is_memory_fault(fault):
                 raise
+            said = str(fault)
         state.micro_batch = min(size, len(rows)) // 2
-        gc.collect()  # what the failed pass held, now that its error is gone
-        if run.forward.device.type == "cuda":
-            torch.cuda.empty_cache()
+        make_room(said, run.forward.device)
 
 
 def _beat(run: _Fit, facts: dict[str, Any], *, is_forced: bool = False) -> None:

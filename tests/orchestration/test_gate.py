@@ -14,7 +14,7 @@ from bertft_core.policy import DecisionPolicy
 from bertft_core.serving.artifact import build_artifact, read_card
 from bertft_core.state import write_json
 from tasks import entries, gate, ledger, registry, tracking
-from tasks.artifacts import Answers
+from tasks.answers import Answers
 from tasks.entries import LedgerEntry
 
 pytestmark = pytest.mark.orchestration

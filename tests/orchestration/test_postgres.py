@@ -89,14 +89,14 @@ def test_four_processes_ask_for_eighty_different_trials(
     database_url: str, tmp_path: Path, launch: Launch, scripts: dict[str, str], finished: Finished
 ) -> None:
     """All four start on an empty database: they make the tables at the same time, too."""
-    outputs = finished(*(launch(scripts["ask and tell"], database_url, str(tmp_path)) for _ in range(4)))
+    outputs = finished(*(launch(scripts["ask and tell"], database_url, str(tmp_path), "0") for _ in range(4)))
     assert sorted(int(n) for out in outputs for n in out.split()) == list(range(80))
 
 
 def test_a_study_survives_restarts_of_the_server(
     database_url: str, postgres: LocalPostgres, tmp_path: Path, launch: Launch, scripts: dict[str, str]
 ) -> None:
-    worker = launch(scripts["ask and tell"], database_url, str(tmp_path))
+    worker = launch(scripts["ask and tell"], database_url, str(tmp_path), "0.2")  # at work when the server goes
     assert worker.stdout is not None
     for _ in range(3):
         assert worker.stdout.readline()

@@ -23,6 +23,7 @@ from bertft_core.errors import ArtifactError, ConfigError, InputError, RegistryE
 from bertft_core.mlflow_config import load_mlflow_config
 from bertft_core.serving.predictor import Predictor
 from tasks import aliases, artifacts, registry, tracking
+from tasks.answers import score_in_fresh_process, score_versions
 
 pytestmark = pytest.mark.orchestration
 CLASSES = ("ham", "spam")
@@ -256,7 +257,7 @@ def test_fresh_process_scores_with_the_bundled_code(shared, served, tmp_path):
     store, version = shared
     pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
     out = tmp_path / "p.npz"
-    found = artifacts.score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", out, 2, store)
+    found = score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", out, 2, store)
     wanted = Predictor.load(served[0]).probabilities(TEXTS)
     assert found.classes == CLASSES and found.latency_ms > 0
     np.testing.assert_allclose(found.probabilities(CLASSES), wanted, atol=1e-6)
@@ -265,12 +266,35 @@ def test_fresh_process_scores_with_the_bundled_code(shared, served, tmp_path):
     assert version.model_id in found.code
 
 
+def test_versions_answer_in_one_go_each_with_its_own_code_and_one_that_fails_fails_alone(
+    store, publish, served, tmp_path
+):
+    made = [publish(f"k{which}", which) for which in (0, 1)]
+    pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
+    outs = {v.model_uri: tmp_path / f"{v.version}.npz" for v in made}
+    outs[f"models:/{MODEL}/99"] = tmp_path / "99.npz"
+    found = score_versions(outs, tmp_path / "rows.parquet", 2, store)
+    for which, version in enumerate(made):
+        own = found[version.model_uri]
+        wanted = Predictor.load(served[which]).probabilities(TEXTS)
+        np.testing.assert_allclose(own.probabilities(CLASSES), wanted, atol=1e-6)
+        assert version.model_id in own.code  # the second has not inherited the first one's modules
+    fault = found[f"models:/{MODEL}/99"]
+    assert isinstance(fault, ArtifactError) and "version=99) not found" in str(fault)
+    assert sorted(p.name for p in tmp_path.glob("*.npz*")) == ["1.npz", "1.npz.json", "2.npz", "2.npz.json"]
+
+
+def test_fresh_processes_that_take_too_long_are_given_up(shared, tmp_path):
+    pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
+    outs = {shared[1].model_uri: tmp_path / "p.npz"}
+    found = score_versions(outs, tmp_path / "rows.parquet", 2, shared[0], timeout_seconds=0.5)
+    assert "no answer within 0.5 s" in str(found[shared[1].model_uri])
+
+
 def test_fresh_process_failure_carries_its_last_words(shared, tmp_path):
     pd.DataFrame({"words": TEXTS}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ArtifactError, match="text"):
-        artifacts.score_in_fresh_process(
-            shared[1].model_uri, tmp_path / "rows.parquet", tmp_path / "p.npz", 2, shared[0]
-        )
+        score_in_fresh_process(shared[1].model_uri, tmp_path / "rows.parquet", tmp_path / "p.npz", 2, shared[0])
     assert not (tmp_path / "p.npz").exists()
 
 

@@ -16,7 +16,8 @@ from moto.server import ThreadedMotoServer
 
 from bertft_core.mlflow_config import Store, load_mlflow_config
 from bertft_core.serving.predictor import Predictor
-from tasks import aliases, artifacts, registry, tracking
+from tasks import aliases, registry, tracking
+from tasks.answers import score_in_fresh_process
 
 pytestmark = pytest.mark.orchestration
 TEXTS = ["a short one", "the quick brown fox jumps over " * 12, "hello there"]
@@ -58,7 +59,7 @@ def test_a_version_in_a_bucket_answers_from_there_as_the_folder_it_came_from(
     assert any(key.startswith("desk/") and key.endswith("model.safetensors") for key in keys), keys
     assert not list((tmp_path / "home").glob("artifacts/*"))
     pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
-    answers = artifacts.score_in_fresh_process(
+    answers = score_in_fresh_process(
         "models:/letters@champion", tmp_path / "rows.parquet", tmp_path / "answers.npz", 0, store
     )
     expected = Predictor.load(served[0]).probabilities(TEXTS)

@@ -125,7 +125,7 @@ def test_locks_of_different_names_do_not_meet(storage: StudyStorage) -> None:
 def test_four_processes_ask_for_eighty_different_trials(
     url: str, tmp_path: Path, launch: Launch, scripts: dict[str, str], finished: Finished
 ) -> None:
-    outputs = finished(*(launch(scripts["ask and tell"], url, str(tmp_path)) for _ in range(4)))
+    outputs = finished(*(launch(scripts["ask and tell"], url, str(tmp_path), "0") for _ in range(4)))
     assert sorted(int(n) for out in outputs for n in out.split()) == list(range(80))
 
 

@@ -25,8 +25,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def short_and_deep(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """The same encoder with 4 and with 8 layers."""
-    folders = (tiny_encoder(tmp_path_factory.mktemp("e"), layers=n, hidden=64) for n in (4, 8))
+    """The same encoder with 2 and with 24 layers."""
+    folders = (tiny_encoder(tmp_path_factory.mktemp("e"), layers=n, hidden=64) for n in (2, 24))
     short, deep = (load_classifier(folder, ("a", "b"), seed=1) for folder in folders)
     return short, deep
 
@@ -36,11 +36,11 @@ def validation(tokens: Path) -> TokenArrays:
     return open_split(tokens, "validation")
 
 
-def test_latency_of_twice_as_many_layers_is_higher(
+def test_latency_of_more_layers_is_higher(
     short_and_deep: tuple[PreTrainedModel, PreTrainedModel], validation: TokenArrays
 ) -> None:
     short, deep = (min(one_row_milliseconds(m, validation, CPU) for _ in range(3)) for m in short_and_deep)
-    assert 1.3 * short < deep
+    assert short < deep  # twelve times the layers: no other work on the machine turns that round
 
 
 def test_latency_is_of_one_thread_and_leaves_the_threads_as_they_were(

@@ -35,13 +35,17 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A class or slice: n rows, those only the challenger gets right (gained) and only the champion (lost)."""
+    """A class or slice: n rows, those only the challenger gets right (gained) and only the champion (lost).
+
+    f1_gain: of a class, its F1 on all rows, challenger minus champion; None of a slice.
+    """
 
     kind: str
     name: str
     n: int
     gained: int
     lost: int
+    f1_gain: float | None = None
 
     @property
     def difference(self) -> float:
@@ -49,38 +53,44 @@ class Group:
         return (self.gained - self.lost) / self.n
 
     def __str__(self) -> str:
-        return f"{_quoted(self.name)} {self.difference:+.4f} on {self.n} rows ({self.gained} gained, {self.lost} lost)"
+        f1 = "" if self.f1_gain is None else f", F1 {self.f1_gain:+.4f}"
+        counts = f"{self.gained} gained, {self.lost} lost"
+        return f"{_quoted(self.name)} {self.difference:+.4f} on {self.n} rows ({counts}{f1})"
 
 
 def groups_of(
-    labels: Any, right: Bools, champion_right: Bools, classes: Sequence[str], slices: Mapping[str, Any]
+    labels: Any, decided: Any, champion_decided: Any, classes: Sequence[str], slices: Mapping[str, Any]
 ) -> list[Group]:
-    """A group for each class and each slice (name -> mask [n]) that has rows; right [n]: the challenger is right.
+    """A group for each class and each slice (name -> mask [n]) that has rows.
 
-    Multi-label: labels and right are [n, C], by class.
-
-    Raises DataError for a mask that is not n booleans.
+    labels and both decisions: class indices [n], or 0 and 1 [n, C] (multi-label). Raises DataError for a mask that is
+    not n booleans.
     """
-    y = np.asarray(labels)
+    y, ours, theirs = (np.asarray(a) for a in (labels, decided, champion_decided))
+    right, champion_right = (np.asarray(a == y) if y.ndim == 1 else (a == y).all(axis=1) for a in (ours, theirs))
     gained, lost = right & ~champion_right, champion_right & ~right
-    if y.ndim == 2:  # multi-label: a class's rows are those that have it, a slice's row is right as a whole
-        parts = [("class", str(name), y[:, i] == 1, gained[:, i], lost[:, i]) for i, name in enumerate(classes)]
-        rows, champion_rows = np.asarray(right.all(axis=1)), np.asarray(champion_right.all(axis=1))
-        gained, lost = rows & ~champion_rows, champion_rows & ~rows
-    else:
-        parts = [("class", str(name), y == i, gained, lost) for i, name in enumerate(classes)]
+    parts: list[tuple[str, str, Any, Any, Any, float | None]] = []
+    for i, name in enumerate(classes):
+        own, one, two = (a[:, i] == 1 if y.ndim == 2 else a == i for a in (y, ours, theirs))
+        # of its own rows, those it is found in by one and not by the other
+        parts.append(("class", str(name), own, one & ~two, two & ~one, _f1(own, one) - _f1(own, two)))
     for name, given in slices.items():
         mask = np.asarray(given)
         if mask.shape != gained.shape or mask.dtype != np.bool_:
             raise DataError(
                 f"slice {name!r} wants one boolean for each of {len(right)} rows, found {mask.dtype} {mask.shape}"
             )
-        parts.append(("slice", str(name), mask, gained, lost))
+        parts.append(("slice", str(name), mask, gained, lost, None))
     return [
-        Group(kind=kind, name=name, n=int(m.sum()), gained=int((m & won).sum()), lost=int((m & gone).sum()))
-        for kind, name, m, won, gone in parts
+        Group(kind=kind, name=name, n=int(m.sum()), gained=int((m & won).sum()), lost=int((m & gone).sum()), f1_gain=f1)
+        for kind, name, m, won, gone, f1 in parts
         if m.any()
     ]
+
+
+def _f1(own: Bools, found: Bools) -> float:
+    """F1 of a class: its rows, and the rows it is found in; 0 where it has neither."""
+    return 2 * int((own & found).sum()) / max(1, int(own.sum() + found.sum()))
 
 
 def group_checks(groups: Sequence[Group], most: Mapping[str, float], level: float) -> list[Check]:
@@ -92,6 +102,9 @@ def group_checks(groups: Sequence[Group], most: Mapping[str, float], level: floa
     blocks and Holm's first step is Bonferroni, but gives no bounds to show. So an equal challenger is blocked
     here in at most 1 - level of all decisions, however small the groups. Slices under SLICE_ROWS rows, and
     classes too small for even a total loss to be shown, are listed as too small to judge.
+
+    Recall alone can be had for nothing: a champion that answers one class everywhere has all of it, and whoever is
+    better loses some. So a class is harmed only where its F1 falls as well; this makes a veto rarer, never likelier.
     """
     considered = [g for g in groups if g.kind in most and (g.kind == "class" or g.n >= SLICE_ROWS)]
     error = (1 - level) / max(1, len(considered))
@@ -108,7 +121,8 @@ def _group_check(kind: str, groups: Sequence[Group], large: Sequence[Group], mos
         bounds = [f"{g}, upper bound {upper_bound(g, error):+.4f}" for g in failed]
         detail = f"worse {what} in {_listed(bounds)}; allowed is a loss of {rule}"
     elif mine:
-        detail = f"no {kind} is shown to lose more {what} than {rule}; lowest of {len(mine)}: {mine[0]}"
+        spared = " and F1 with it" if kind == "class" else ""
+        detail = f"no {kind} is shown to lose more {what} than {rule}{spared}; lowest of {len(mine)}: {mine[0]}"
     else:
         detail = f"no {kind} has enough rows to show a loss of {what} above {rule}"
     small = [f"{_quoted(g.name)} ({g.n} rows)" for g in groups if g not in large]
@@ -122,7 +136,7 @@ def _group_check(kind: str, groups: Sequence[Group], large: Sequence[Group], mos
 def _is_shown_worse(group: Group, most: float, error: float) -> bool:
     from scipy.stats import binom
 
-    if group.difference >= -most:
+    if group.difference >= -most or (group.f1_gain is not None and group.f1_gain >= 0):
         return False
     exact = float(binom.sf(group.lost - 1, group.gained + group.lost, 0.5))
     return exact <= error and upper_bound(group, error) < -most

@@ -263,8 +263,8 @@ def _groups(case: Case, slices: Mapping[str, Any]) -> list[Check]:
     rule, y = case.rule, case.rows.labels
     most = {"class": rule.max_class_loss, "slice": rule.max_slice_loss}
     wanted = {kind: value for kind, value in most.items() if value is not None}
-    right, champion_right = case.challenger.decisions() == y, case.champion.decisions() == y
-    return group_checks(groups_of(y, right, champion_right, case.rows.classes, slices), wanted, rule.level)
+    groups = groups_of(y, case.challenger.decisions(), case.champion.decisions(), case.rows.classes, slices)
+    return group_checks(groups, wanted, rule.level)
 
 
 def _calibration(rule: PromotionRule, ours: Scores, theirs: Scores) -> list[Check]:

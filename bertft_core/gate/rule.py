@@ -23,7 +23,7 @@ class PromotionRule:
     non_inferiority for one above -margin, margin in (0, 1), and then min_gain is 0.
     level in (0.5, 0.999]: 1 - level bounds the chance that an equal model is promoted at all (superiority), or
     one worse by the margin (non_inferiority), over `per`: one night, a week of 7 or a month of 30 decisions.
-    max_class_loss, max_slice_loss: largest loss of recall or accuracy not to be shown, in (0, 1).
+    max_class_loss, max_slice_loss: largest loss of recall (where F1 falls too) or accuracy not to be shown, in (0, 1).
     max_ece_gain >= 0, max_latency_ms > 0 a row, max_size_mb > 0. None turns any of these off.
     champion_unavailable: what a champion that cannot be scored does. resamples >= 100 and seed: of bootstrap
     and permutations; `draws` raises resamples where the level needs more.

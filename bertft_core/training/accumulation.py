@@ -33,7 +33,7 @@ def make_room(fault_text: str, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if _NO_CODE in fault_text:
-        torch.backends.mkldnn.set_flags(_enabled=False)
+        torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
 
 
 def accumulate(mean_loss: Callable[[Ints], torch.Tensor], rows: Ints, size: int) -> float:

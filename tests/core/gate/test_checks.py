@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -33,17 +34,25 @@ def one(groups: list[Group], kind: str = "class", most: float = 0.05, level: flo
 
 
 def test_groups_count_the_rows_only_one_model_gets_right() -> None:
-    right, champion = np.array([True, True, False, False]), np.array([False, True, True, False])
     found = groups_of(
-        [0, 0, 1, 1], right, champion, ["a", "b", "never seen"], {"short": np.array([True] * 3 + [False])}
+        [0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0], ["a", "b", "never seen"], {"short": np.array([True] * 3 + [False])}
     )
-    assert found == [group(2, 1, 0), group(2, 0, 1, name="b"), group(3, 1, 1, "slice", "short")]
+    first, second = found[:2]
+    assert (first.f1_gain, second.f1_gain) == (pytest.approx(2 / 3 - 1 / 2), pytest.approx(-1 / 2))
+    plain = [replace(g, f1_gain=None) for g in found]
+    assert plain == [group(2, 1, 0), group(2, 0, 1, name="b"), group(3, 1, 1, "slice", "short")]
+
+
+def test_groups_of_sets_of_labels() -> None:
+    found = groups_of([[1, 0], [1, 1], [0, 0]], [[1, 0], [0, 1], [0, 0]], [[1, 1], [1, 1], [1, 0]], ["a", "b"], {})
+    assert [(g.n, g.gained, g.lost) for g in found] == [(2, 0, 1), (1, 0, 0)]
+    assert [g.f1_gain for g in found] == [pytest.approx(2 / 3 - 4 / 5), pytest.approx(1 - 2 / 3)]
 
 
 @pytest.mark.parametrize("mask", [[True, False], [0, 1, 0, 1]])
 def test_slice_that_is_no_mask_over_the_rows_is_refused(mask: list[object]) -> None:
     with pytest.raises(DataError, match="slice 'short' wants one boolean for each of 4 rows"):
-        groups_of([0, 0, 1, 1], np.ones(4, bool), np.ones(4, bool), ["a", "b"], {"short": mask})
+        groups_of([0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], ["a", "b"], {"short": mask})
 
 
 def test_upper_bound_is_zero_where_mcnemars_statistic_equals_z() -> None:
@@ -71,6 +80,16 @@ def test_class_shown_to_lose_more_than_allowed_fails() -> None:
     check = one([group(100, 30, 0), group(100, 0, 30, name="tech")])
     assert not check.passed and "worse recall in 'tech' -0.3000 on 100 rows (0 gained, 30 lost)" in check.detail
     assert "promotion.max_class_loss" in check.detail
+
+
+def test_recall_that_a_champion_has_by_answering_one_class_everywhere_is_no_loss() -> None:
+    labels = np.repeat([0, 1], 100)
+    better = np.where(np.arange(200) % 5 == 0, 1 - labels, labels)  # 80 % of either class
+    forgiven = groups_of(labels, better, np.ones(200, int), ["a", "b"], {})
+    check = one(forgiven)
+    assert check.passed and "lowest of 2: 'b' -0.2000 on 100 rows (0 gained, 20 lost, F1 +0.1333)" in check.detail
+    harmed = groups_of(labels, better, labels, ["a", "b"], {})
+    assert not one(harmed).passed
 
 
 def test_class_that_loses_less_than_shown_passes() -> None:

@@ -171,7 +171,7 @@ def test_anchor_is_not_asked_under_superiority() -> None:
 def test_class_that_is_lost_blocks_a_challenger_better_over_all() -> None:
     y = np.repeat([0, 1, 2], [300, 60, 40])
     champion, challenger = y.copy(), y.copy()
-    champion[:120] = 1
+    champion[:120] = 2
     challenger[300:330] = 0
     a, b = (np.eye(3)[g] * 0.7 + 0.1 for g in (challenger, champion))
     found = decide(rule(max_class_loss=0.05), y, a, b, ["x", "tech", "z"])

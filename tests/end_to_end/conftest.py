@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,68 +45,19 @@ class Deployed:
 
 @pytest.fixture(scope="session")
 def prefect_worker(
-    tmp_path_factory: pytest.TempPathFactory, clean_environment: Callable[[Path], dict[str, str]]
-) -> Iterator[Callable[..., Deployed]]:
+    prefect_server: Callable[..., dict[str, str]], clean_environment: Callable[[Path], dict[str, str]]
+) -> Callable[..., Deployed]:
     """Runs the code of a deployment (argument: its parameters as JSON; prints its id) against a server and worker."""
-    folder = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    server = {
-        "PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
-    }  # fmt: skip
-    log = open(folder / "log.txt", "w")  # noqa: SIM115
-    running: list[subprocess.Popen[Any]] = []
-
-    def launch(*arguments: str) -> None:
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "prefect", *arguments],
-                env={**clean_environment(folder / "home"), **server},
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        )
+    clients = prefect_server()
+    url = clients["PREFECT_API_URL"]
 
     def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, json.dumps(parameters)], env={**clean_environment(home), **server},
-            cwd=folder, capture_output=True, text=True, timeout=120, check=True,
+            [sys.executable, "-P", "-c", code, json.dumps(parameters)], env={**clean_environment(home), **clients},
+            cwd=clients["PREFECT_HOME"], capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
         return Deployed(url=url, deployment=done.stdout.split()[-1])
 
-    try:
-        launch("server", "start", "--host", "127.0.0.1", "--port", str(port))
-        api, deadline = Deployed(url=url, deployment=""), time.monotonic() + 120
-        while not _answers(api):
-            assert time.monotonic() < deadline, (folder / "log.txt").read_text()
-            time.sleep(0.5)
-        api.ask("work_pools/", {"name": "desk", "type": "process"})
-        launch("worker", "start", "--pool", "desk", "--type", "process")
-        yield deploy
-    finally:
-        for process in reversed(running):  # a worker whose server is gone waits for it
-            _end(process)
-        log.close()
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    """SIGTERM to the process and its children, SIGKILL to those that are still there after 20 s."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answers(api: Deployed) -> bool:
-    try:
-        return bool(api.ask("health"))
-    except OSError:
-        return False
+    Deployed(url=url, deployment="").ask("work_pools/", {"name": "desk", "type": "process"})
+    prefect_server("worker", "start", "--pool", "desk", "--type", "process")
+    return deploy

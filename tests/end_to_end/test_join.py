@@ -14,7 +14,7 @@ import pytest
 
 from bertft_core.search.storage import open_storage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 SECTIONS = {
     "training": {"lr": 2e-3, "batch_size": 1, "epochs": 20, "threads": 1, "precision": "float32"},

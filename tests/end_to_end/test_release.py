@@ -12,7 +12,7 @@ import sys
 import pytest
 import yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 # The command line, killed just before its n-th write to the registry.
 KILLED_MAIN = """
@@ -100,7 +100,7 @@ def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, comm
 # writes of `promote`: challenger alias, entry announced, `previous`, champion, challenger taken off, three tags and a
 # file on the version, entry confirmed
 # (the fast tests of the ledger stop before every write, in one process)
-@pytest.mark.parametrize("write", [1, 2, 4, 10])
+@pytest.mark.parametrize("write", [2, 4])
 def test_kill_before_any_write_of_promote(home, command, document, history, clean_environment, write):
     process = start(home, clean_environment, str(write), "promote", "tiny", "2", "--json", code=KILLED_MAIN)
     process.communicate(timeout=200)

@@ -15,7 +15,7 @@ import pytest
 
 from bertft_core.testing import tiny_encoder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 _WORDS = {"sport": ["goal", "match", "team"], "tech": ["chip", "code", "phone"], "food": ["soup", "bread", "salt"]}
 
 

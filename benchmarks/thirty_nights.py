@@ -13,7 +13,8 @@ alone.
 At the end: every night has an outcome and a reason, each as expected; every training row in the split that its text
 says and none lost; no test row of any night was trained on in another; the ledger is complete and agrees with the
 nights; bytes below BERTFT_HOME; the final champion against the first one on 3,000 rows that no night saw (paired,
-95 %); promotions. Seconds outside search, finetune and evaluate are told as overhead. MiniLM at 48 tokens; the error budget of the gate is a week.
+95 %); promotions. Seconds outside search, finetune and evaluate are told as overhead. MiniLM at 48 tokens; the
+error budget of the gate is that of a week.
 
 With --folder a second start goes on after the last finished night. --tiny: an encoder of random weights, 11 nights,
 letters exchanged (ROT13) as texts of another kind, no claim about accuracy (the slow tests run it).

@@ -22,7 +22,6 @@ from zoneinfo import ZoneInfo
 import yaml
 
 BERTFT = "import sys; from flows.cli import main; sys.exit(main())"
-PROMOTION = {"per": "week"}  # a few hundred test rows show little in a thirtieth of the error budget
 NAME = "nights"
 ZONE = "Europe/Berlin"  # on 2026-03-29 its clocks jump from 02:00 to 03:00
 _POLL_SECONDS = 0.005  # a stage of the tiny form lasts a tenth of a second
@@ -81,11 +80,10 @@ class World:
         return {**kept, **own, "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api", "DO_NOT_TRACK": "true"}
 
     def prepare(self) -> None:
-        """Folders, configuration, promotion rule."""
+        """Folders and configuration."""
         self.rows.mkdir(parents=True, exist_ok=True)
         self.home.mkdir(exist_ok=True)
         self.config.write_text(yaml.safe_dump({"name": NAME, **self.tree}), encoding="utf-8")
-        (self.folder / "mlflow.yaml").write_text(yaml.safe_dump({"promotion": PROMOTION}), encoding="utf-8")
 
     def start_server(self) -> None:
         """Start Prefect's server; wait until it answers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ from bertft_core.gate.promotion import PromotionDecision
 from bertft_core.mlflow_config import Store
 from bertft_core.state import code_fingerprint, hash_json, write_json
 from tasks import aliases, entries, ledger
-from tasks.answers import Answers
+from tasks.answers import NOTHING_SCORED, Scored
 from tasks.entries import Entries, LedgerEntry
 from tasks.gate import Candidate, judge
 from tasks.ledger import ChampionState, Release
@@ -32,14 +31,14 @@ class Verdict:
 def decide(
     candidate: Candidate,
     store: Store,
-    scored: Mapping[str, Answers] | None = None,
+    scored: Scored = NOTHING_SCORED,
     *,
     approved: bool = False,
     prefect_run: str = "",
 ) -> tuple[Release, PromotionDecision | None]:
     """Decide on a candidate and carry it out. Repeating it after a kill answers the same and adds nothing.
 
-    scored: answers of other versions to its test rows, by version; those that are missing are computed.
+    scored: answers of other versions to its test rows; those that are missing are computed.
     """
     name, version = candidate.name, candidate.version
     if barred := bar(store, name, version, candidate.weights_digest, prefect_run):
@@ -50,7 +49,7 @@ def decide(
     standing = None if approved else entries.standing_decision(known, version, state.version, asked)
     if standing is not None:
         return _answer(candidate, store, standing), None
-    verdict = _ask(candidate, state, store, scored or {}, approved, asked)
+    verdict = _ask(candidate, state, store, scored, approved, asked)
     return _answer(candidate, store, _record(store, name, version, state, verdict, prefect_run)), verdict.gate
 
 
@@ -116,7 +115,7 @@ def _not_comparable(fault: str, name: str, version: str) -> str:
 
 
 def _ask(
-    candidate: Candidate, state: ChampionState, store: Store, scored: Mapping[str, Answers], approved: bool, asked: str
+    candidate: Candidate, state: ChampionState, store: Store, scored: Scored, approved: bool, asked: str
 ) -> Verdict:
     settings, name = store.config.promotion, candidate.name
     decision, fault = (None, state.fault) if state.fault else _compare(candidate, state, store, scored)
@@ -137,7 +136,7 @@ def _ask(
 
 
 def _compare(
-    candidate: Candidate, state: ChampionState, store: Store, scored: Mapping[str, Answers]
+    candidate: Candidate, state: ChampionState, store: Store, scored: Scored
 ) -> tuple[PromotionDecision | None, str | None]:
     """The gate's decision; None and why where the champion does not load or knows other labels."""
     try:

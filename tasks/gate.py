@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from bertft_core.measuring import soft_weights, target_labels
 from bertft_core.mlflow_config import Store
 from bertft_core.state import read_json
 from tasks import aliases, artifacts, entries, ledger
-from tasks.answers import Answers, score_in_fresh_process
+from tasks.answers import NOTHING_SCORED, Answers, Scored, score_in_fresh_process
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
 TRAIN_ROWS = "train_rows.npy"
@@ -138,11 +137,11 @@ def rival_versions(candidate: Candidate, champion: str | None, store: Store) -> 
 
 
 def judge(
-    candidate: Candidate, champion: str | None, store: Store, scored: Mapping[str, Answers] | None = None
+    candidate: Candidate, champion: str | None, store: Store, scored: Scored = NOTHING_SCORED
 ) -> PromotionDecision:
     """Apply the rule to the candidate and the champion (None: there is none yet).
 
-    scored: answers of rivals by version; those that are missing are computed. Raises InputError when the label sets
+    scored: answers of rivals; those that are missing are computed. Raises InputError when the label sets
     differ or the champion has seen every row, ArtifactError when a rival does not load.
     """
     rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
@@ -150,7 +149,7 @@ def judge(
     rivals = Rivals(
         champion=champion,
         anchor=anchor,
-        answers={version: _answers(candidate, version, store, scored or {}) for version in versions},
+        answers={version: _answers(candidate, version, store, scored) for version in versions},
         trained_on=np.concatenate([np.zeros(0, np.uint64), *(_trained_on(candidate, v, store) for v in versions)]),
     )
     same = champion is not None and _weights(candidate.name, champion, store) == candidate.weights_digest
@@ -190,9 +189,9 @@ def judge_against(
     )  # fmt: skip
 
 
-def _answers(candidate: Candidate, version: str, store: Store, scored: Mapping[str, Answers]) -> Answers:
+def _answers(candidate: Candidate, version: str, store: Store, scored: Scored) -> Answers:
     """What a rival answers on the candidate's test rows. Raises InputError when it knows other classes."""
-    found = scored.get(version) or score_in_fresh_process(
+    found = scored.answers.get(version) or score_in_fresh_process(
         candidate.uri_of(version), candidate.rows_file, answers_file(candidate.path, version), OTHER_BATCH, store
     )
     check = label_set_check(candidate.classes, found.classes)

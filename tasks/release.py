@@ -19,7 +19,7 @@ from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import aliases, artifacts, ledger, lineage, registry
-from tasks.answers import Answers, score_in_fresh_process, score_versions
+from tasks.answers import Answers, Scored, score_in_fresh_process, score_versions
 from tasks.data import is_retryable
 from tasks.decision import decide
 from tasks.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions, write_gate_rows
@@ -67,11 +67,11 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
 
 
 @task(name="parity", cache_policy=NO_CACHE)
-def check_parity(candidate: Candidate, store: Store) -> dict[str, Answers]:
+def check_parity(candidate: Candidate, store: Store) -> Scored:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5.
 
-    The versions it will be compared with answer in the same go, which saves a start; returns those answers by
-    version, without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
+    The versions it will be compared with answer in the same go, which saves a start; returns those answers,
+    without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
     """
     folder, champion = candidate.path, ledger.champion_state(store, candidate.name)
     _, rivals = rival_versions(candidate, None if champion.fault else champion.version, store)
@@ -89,11 +89,11 @@ def check_parity(candidate: Candidate, store: Store) -> dict[str, Answers]:
             f"<= {PARITY:g}): not promoted; look at the served folder and the library versions"
         )
     answers = {version: found.get(candidate.uri_of(version)) for version in rivals}
-    return {version: own for version, own in answers.items() if isinstance(own, Answers)}
+    return Scored(answers={version: own for version, own in answers.items() if isinstance(own, Answers)})
 
 
 @task(name="promote", cache_policy=NO_CACHE)
-def decide_promotion(candidate: Candidate, store: Store, scored: dict[str, Answers], approved: bool = False) -> Release:
+def decide_promotion(candidate: Candidate, store: Store, scored: Scored, approved: bool = False) -> Release:
     """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not.
 
     scored: what `check_parity` returned.

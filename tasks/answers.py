@@ -144,7 +144,11 @@ def score_in_fresh_process(
     model_uri: str, rows: Path | str, out: Path | str, batch_size: int, store: Store, timeout_seconds: float = 3600.0
 ) -> Answers:
     """`score_versions` for one version. Raises its ArtifactError."""
-    found = score_versions({model_uri: Path(out)}, rows, batch_size, store, timeout_seconds)[model_uri]
+    return require(score_versions({model_uri: Path(out)}, rows, batch_size, store, timeout_seconds)[model_uri])
+
+
+def require(found: Answers | ArtifactError) -> Answers:
+    """The answers of a version that must have answered; raises what kept it from it."""
     if isinstance(found, ArtifactError):
         raise found
     return found

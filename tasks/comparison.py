@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.config import DataConfig
-from bertft_core.errors import ArtifactError, DataError, InputError
+from bertft_core.errors import DataError, InputError
 from bertft_core.mlflow_config import Store
 from bertft_core.serving.artifact import ArtifactCard
 from tasks import aliases, artifacts
-from tasks.answers import Answers, score_versions
+from tasks.answers import require, score_versions
 from tasks.artifacts import SCRATCH
 
 _TEXT = 160  # characters of a text that are shown
@@ -119,11 +119,5 @@ def _answers(
         frame.to_parquet(source)
         outs = {f"models:/{name}/{version}": Path(scratch) / f"{version}.npz" for version in versions}
         scored = score_versions(outs, source, 0, store)
-        for found in scored.values():
-            if isinstance(found, ArtifactError):
-                raise found
-        return [
-            (found.probabilities(classes), found.predicted(classes))
-            for version in versions
-            if isinstance(found := scored[f"models:/{name}/{version}"], Answers)
-        ]
+        both = [require(scored[f"models:/{name}/{version}"]) for version in versions]
+        return [(found.probabilities(classes), found.predicted(classes)) for found in both]

@@ -21,6 +21,7 @@ from bertft_core.mlflow_config import Store
 from bertft_core.state import read_json
 from tasks import aliases, artifacts, entries, ledger
 from tasks.answers import NOTHING_SCORED, Answers, Scored, score_in_fresh_process
+from tasks.entries import Entries
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
 TRAIN_ROWS = "train_rows.npy"
@@ -128,10 +129,8 @@ class Rivals:
         return found.probabilities(classes)[kept], found.predicted(classes)[kept]
 
 
-def rival_versions(candidate: Candidate, champion: str | None, store: Store) -> tuple[str | None, list[str]]:
-    """(anchor, every version that the candidate is compared with); see `Rivals`."""
-    rule = store.config.promotion_rule(candidate.metric)
-    known = ledger.read(store, candidate.name)
+def rival_versions(rule: PromotionRule, known: Entries, champion: str | None) -> tuple[str | None, list[str]]:
+    """(anchor, every version that a candidate is compared with); see `Rivals`."""
     anchor = entries.anchor(known) if rule.test == "non_inferiority" and champion else None
     return anchor, [version for version in dict.fromkeys((champion, anchor)) if version]
 
@@ -145,7 +144,7 @@ def judge(
     differ or the champion has seen every row, ArtifactError when a rival does not load.
     """
     rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
-    anchor, versions = rival_versions(candidate, champion, store)
+    anchor, versions = rival_versions(rule, known, champion)
     rivals = Rivals(
         champion=champion,
         anchor=anchor,

@@ -19,7 +19,7 @@ from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import aliases, artifacts, ledger, lineage, registry
-from tasks.answers import Answers, Scored, score_in_fresh_process, score_versions
+from tasks.answers import Answers, Scored, require, score_in_fresh_process, score_versions
 from tasks.data import is_retryable
 from tasks.decision import decide
 from tasks.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions, write_gate_rows
@@ -74,13 +74,11 @@ def check_parity(candidate: Candidate, store: Store) -> Scored:
     without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
     """
     folder, champion = candidate.path, ledger.champion_state(store, candidate.name)
-    _, rivals = rival_versions(candidate, None if champion.fault else champion.version, store)
-    wanted = {candidate.uri: candidate.answers_file}
-    wanted |= {candidate.uri_of(v): answers_file(folder, v) for v in rivals if v != candidate.version}
+    rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
+    _, rivals = rival_versions(rule, known, None if champion.fault else champion.version)
+    wanted = {candidate.uri_of(v): answers_file(folder, v) for v in (candidate.version, *rivals)}
     found = score_versions(wanted, candidate.rows_file, OTHER_BATCH, store)
-    served = found[candidate.uri]
-    if isinstance(served, ArtifactError):
-        raise served
+    served = require(found[candidate.uri])
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
     gap = float(np.abs(served.probabilities(candidate.classes) - ours).max())
     if not gap <= PARITY:
@@ -88,7 +86,7 @@ def check_parity(candidate: Candidate, store: Store) -> Scored:
             f"{candidate.uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted "
             f"<= {PARITY:g}): not promoted; look at the served folder and the library versions"
         )
-    answers = {version: found.get(candidate.uri_of(version)) for version in rivals}
+    answers = {version: found[candidate.uri_of(version)] for version in rivals}
     return Scored(answers={version: own for version, own in answers.items() if isinstance(own, Answers)})
 
 

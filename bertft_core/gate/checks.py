@@ -66,26 +66,31 @@ def groups_of(
     labels and both decisions: class indices [n], or 0 and 1 [n, C] (multi-label). Raises DataError for a mask that is
     not n booleans.
     """
-    y, ours, theirs = (np.asarray(a) for a in (labels, decided, champion_decided))
-    right, champion_right = (np.asarray(a == y) if y.ndim == 1 else (a == y).all(axis=1) for a in (ours, theirs))
-    gained, lost = right & ~champion_right, champion_right & ~right
-    parts: list[tuple[str, str, Any, Any, Any, float | None]] = []
-    for i, name in enumerate(classes):
-        own, one, two = (a[:, i] == 1 if y.ndim == 2 else a == i for a in (y, ours, theirs))
-        # of its own rows, those it is found in by one and not by the other
-        parts.append(("class", str(name), own, one & ~two, two & ~one, _f1(own, one) - _f1(own, two)))
+    y, ours, theirs = (_members(a, len(classes)) for a in (labels, decided, champion_decided))
+    right, champion_right = (ours == y).all(axis=1), (theirs == y).all(axis=1)
+    found = []
+    for name, own, one, two in zip(classes, y.T, ours.T, theirs.T, strict=True):
+        found.append(_group("class", name, own, one, two, _f1(own, one) - _f1(own, two)))
     for name, given in slices.items():
         mask = np.asarray(given)
-        if mask.shape != gained.shape or mask.dtype != np.bool_:
+        if mask.shape != right.shape or mask.dtype != np.bool_:
             raise DataError(
                 f"slice {name!r} wants one boolean for each of {len(right)} rows, found {mask.dtype} {mask.shape}"
             )
-        parts.append(("slice", str(name), mask, gained, lost, None))
-    return [
-        Group(kind=kind, name=name, n=int(m.sum()), gained=int((m & won).sum()), lost=int((m & gone).sum()), f1_gain=f1)
-        for kind, name, m, won, gone, f1 in parts
-        if m.any()
-    ]
+        found.append(_group("slice", name, mask, right, champion_right, None))
+    return [group for group in found if group.n]
+
+
+def _members(values: Any, n_classes: int) -> Bools:
+    """[n, C]: whether a row has a class, from class indices [n] or 0 and 1 [n, C]."""
+    given = np.asarray(values)
+    return np.asarray(given == 1 if given.ndim == 2 else given[:, None] == np.arange(n_classes))
+
+
+def _group(kind: str, name: str, rows: Bools, ours: Bools, theirs: Bools, f1_gain: float | None) -> Group:
+    """Among `rows`, those that only one of the two gets right."""
+    gained, lost = (rows & ours & ~theirs).sum(), (rows & theirs & ~ours).sum()
+    return Group(kind=kind, name=str(name), n=int(rows.sum()), gained=int(gained), lost=int(lost), f1_gain=f1_gain)
 
 
 def _f1(own: Bools, found: Bools) -> float:

@@ -6,12 +6,9 @@ import csv
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +67,7 @@ for _ in range(20):
     time.sleep(float(sys.argv[3]))
 """,
 }
-_SHARED_PREFECT: dict[str, str] = {}  # what a command's environment holds besides, while `shared_prefect` is in use
+_SHARED_ENVIRONMENT: dict[str, str] = {}
 _FILLER = ["the", "a", "was", "of", "new", "old", "very", "on", "in", "and"]
 _connect = socket.socket.connect
 
@@ -148,7 +145,7 @@ def environment(home: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     root = str(Path(__file__).parents[1])
     own = {"BERTFT_HOME": str(home), "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "HOME": str(home.parent)}
-    return {**kept, **own, **_SHARED_PREFECT}
+    return {**kept, **own, **_SHARED_ENVIRONMENT}
 
 
 def bertft(
@@ -192,78 +189,9 @@ def clean_environment() -> Callable[[Path], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, str]]]:
-    """A real Prefect server. Gives a function that starts `prefect` commands beside it; they end before it does.
-
-    The function returns the environment of its clients.
-    """
-    folder = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    clients = {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
-    }
-    log = open(folder / "log.txt", "w")  # noqa: SIM115
-    running: list[subprocess.Popen[Any]] = []
-
-    def launch(*arguments: str) -> dict[str, str]:
-        if arguments:
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "prefect", *arguments],
-                    env={**environment(folder / "home"), **clients},
-                    cwd=folder,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            )
-        return clients
-
-    try:
-        launch("server", "start", "--host", "127.0.0.1", "--port", str(port))
-        deadline = time.monotonic() + 120
-        while not _answers(f"{url}/health"):
-            assert time.monotonic() < deadline, (folder / "log.txt").read_text()
-            time.sleep(0.5)
-        yield launch
-    finally:
-        for process in reversed(running):  # a worker whose server is gone waits for it
-            _end(process)
-        log.close()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return bool(answer.read())
-    except OSError:
-        return False
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    """SIGTERM to the process and its children, SIGKILL to those that are still there after 20 s."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def shared_prefect(prefect_server: Callable[..., dict[str, str]]) -> Iterator[None]:
-    """The module's commands use one Prefect server: an embedded one costs each of them 10 s of processor time."""
-    _SHARED_PREFECT.update({name: v for name, v in prefect_server().items() if name.startswith("PREFECT_")})
-    yield
-    _SHARED_PREFECT.clear()
+def shared_environment() -> dict[str, str]:
+    """What every command's environment holds besides; a fixture may fill it, and empties it again."""
+    return _SHARED_ENVIRONMENT
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +54,97 @@ class Deployed:
             time.sleep(0.5)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrefectServer:
+    """A real Prefect server. clients: the environment of those who use it. beside: starts a `prefect` command there."""
+
+    url: str
+    clients: dict[str, str]
+    beside: Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(
+    tmp_path_factory: pytest.TempPathFactory, clean_environment: Callable[[Path], dict[str, str]]
+) -> Iterator[PrefectServer]:
+    """A server; what is started beside it ends before it does."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    clients = {
+        "PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
+    }  # fmt: skip
+    running: list[subprocess.Popen[Any]] = []
+
+    with open(folder / "log.txt", "w") as log:
+
+        def launch(*arguments: str) -> None:
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "prefect", *arguments],
+                    env={**clean_environment(folder / "home"), **clients},
+                    cwd=folder,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+
+        try:
+            launch("server", "start", "--host", "127.0.0.1", "--port", str(port))
+            api, deadline = Deployed(url=url, deployment=""), time.monotonic() + 120
+            while not _answers(api):
+                assert time.monotonic() < deadline, (folder / "log.txt").read_text()
+                time.sleep(0.5)
+            yield PrefectServer(url=url, clients=clients, beside=launch)
+        finally:
+            for process in reversed(running):  # a worker whose server is gone waits for it
+                _end(process)
+
+
+def _answers(api: Deployed) -> bool:
+    try:
+        return bool(api.ask("health"))
+    except OSError:
+        return False
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """SIGTERM to the process and its children, SIGKILL to those that are still there after 20 s."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def shared_prefect(prefect_server: PrefectServer, shared_environment: dict[str, str]) -> Iterator[None]:
+    """The module's commands use one Prefect server: an embedded one costs each of them 10 s of processor time."""
+    shared_environment |= {name: v for name, v in prefect_server.clients.items() if name.startswith("PREFECT_")}
+    yield
+    shared_environment.clear()
+
+
 @pytest.fixture(scope="session")
 def prefect_worker(
-    prefect_server: Callable[..., dict[str, str]], clean_environment: Callable[[Path], dict[str, str]]
+    prefect_server: PrefectServer, clean_environment: Callable[[Path], dict[str, str]]
 ) -> Callable[..., Deployed]:
     """Runs the code of a deployment (argument: its parameters as JSON; prints its id) against a server and worker."""
-    clients = prefect_server()
-    url = clients["PREFECT_API_URL"]
+    clients = prefect_server.clients
 
     def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:
         done = subprocess.run(
             [sys.executable, "-P", "-c", code, json.dumps(parameters)], env={**clean_environment(home), **clients},
             cwd=clients["PREFECT_HOME"], capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
-        return Deployed(url=url, deployment=done.stdout.split()[-1])
+        return Deployed(url=prefect_server.url, deployment=done.stdout.split()[-1])
 
-    Deployed(url=url, deployment="").ask("work_pools/", {"name": "desk", "type": "process"})
-    prefect_server("worker", "start", "--pool", "desk", "--type", "process")
+    Deployed(url=prefect_server.url, deployment="").ask("work_pools/", {"name": "desk", "type": "process"})
+    prefect_server.beside("worker", "start", "--pool", "desk", "--type", "process")
     return deploy

@@ -23,6 +23,11 @@ def is_memory_fault(fault: BaseException) -> bool:
     return isinstance(fault, RuntimeError) and any(phrase in str(fault) for phrase in _PHRASES)
 
 
+def is_worn() -> bool:
+    """Whether make_room turned oneDNN off in this process: what it computes later is slower, and rounded otherwise."""
+    return not torch.backends.mkldnn.enabled
+
+
 def make_room(fault_text: str, device: torch.device) -> None:
     """Let go of what a pass that ran out of memory held. Call it when its error is gone.
 

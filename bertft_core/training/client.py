@@ -178,6 +178,8 @@ class Trainer:
         except BaseException:  # the process is in the middle of something: the next command gets a new one
             self.close()
             raise
+        if answer["ends"]:
+            self.close()
         if answer["event"] == "error":
             raise _rebuild(answer)
         return dict(answer["value"])

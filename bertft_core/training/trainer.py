@@ -180,21 +180,37 @@ _COMMANDS = {
 
 
 def main() -> None:
-    """Serve commands until the parent closes stdin."""
+    """Serve commands until the parent closes stdin.
+
+    After a command in which memory ran out in oneDNN the process ends, and its last line says so ("ends"): the next
+    command is computed by a fresh one, as it would have been without the accident.
+    """
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints must not break the protocol
     wire = _Wire(sys.stdin, out)
-    while True:
+    ends = False
+    while not ends:
         message = wire.receive()
         wire.send("progress", fraction=0.0, facts={})
-        try:
-            wire.send("result", value=_COMMANDS[message["cmd"]](wire, message))
-        except BertftError as fault:
-            wire.send("error", kind=type(fault).__name__, message=str(fault), trace="")
-        except MemoryError as fault:  # outside of a fit's own steps, such as an import
-            wire.send("error", kind="TrialPruned", message=f"oom: {fault or 'no memory left'}", trace="")
-        except Exception as fault:  # the border of the process: everything must reach the parent
-            wire.send("error", kind=type(fault).__name__, message=str(fault), trace=traceback.format_exc())
+        event, said = _answer(wire, message)
+        ends = _is_worn()
+        wire.send(event, ends=ends, **said)
+
+
+def _answer(wire: _Wire, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    try:
+        return "result", {"value": _COMMANDS[message["cmd"]](wire, message)}
+    except BertftError as fault:
+        return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": ""}
+    except MemoryError as fault:  # outside of a fit's own steps, such as an import
+        return "error", {"kind": "TrialPruned", "message": f"oom: {fault or 'no memory left'}", "trace": ""}
+    except Exception as fault:  # the border of the process: everything must reach the parent
+        return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": traceback.format_exc()}
+
+
+def _is_worn() -> bool:
+    accumulation = sys.modules.get("bertft_core.training.accumulation")  # torch is imported where it is needed
+    return accumulation is not None and bool(accumulation.is_worn())
 
 
 if __name__ == "__main__":

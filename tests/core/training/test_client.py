@@ -127,6 +127,23 @@ def test_trainer_killed_mid_fit_is_reported_and_resumes(spec: Build, tmp_path: P
     assert resumed.weights_digest == fit(spec(epochs=30, output=str(tmp_path / "whole"))).weights_digest
 
 
+def test_process_that_lost_onednn_ends_with_its_answer_and_a_fresh_one_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = "import torch\nimport bertft_core.training.accumulation\ntorch.backends.mkldnn.set_flags(_enabled=False)\n"
+    (tmp_path / "sitecustomize.py").write_text(lost)
+    with Trainer() as trainer:
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        settings = trainer.resolve(tmp_path, "float32", "cpu", 1)
+        assert trainer.pid is None
+        with pytest.raises(ConfigError, match="float16"):
+            trainer.resolve(tmp_path, "float16", "cpu", 1)
+        assert trainer.pid is None
+        monkeypatch.undo()
+        assert trainer.resolve(tmp_path, "float32", "cpu", 1) == settings
+        assert trainer.pid is not None
+
+
 def test_trainer_dies_with_its_parent() -> None:
     code = (
         "import time; from bertft_core.training.client import Trainer; t = Trainer(); "

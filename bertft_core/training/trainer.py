@@ -8,6 +8,7 @@ It imports no prefect, mlflow or optuna, and it ends when its parent does.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -199,6 +200,7 @@ def main() -> None:
 
 def _answer(wire: _Wire, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
+        _import_libraries()
         return "result", {"value": _COMMANDS[message["cmd"]](wire, message)}
     except BertftError as fault:
         return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": ""}
@@ -206,6 +208,21 @@ def _answer(wire: _Wire, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         return "error", {"kind": "TrialPruned", "message": f"oom: {fault or 'no memory left'}", "trace": ""}
     except Exception as fault:  # the border of the process: everything must reach the parent
         return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": traceback.format_exc()}
+
+
+def _import_libraries() -> None:
+    """torch and transformers, with the collector off: it would go through all that they make, a quarter of the time.
+
+    What is imported is never garbage; frozen, no later collection goes through it either.
+    """
+    if "bertft_core.training.loop" in sys.modules:
+        return
+    gc.disable()
+    try:
+        import bertft_core.training.loop  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _is_worn() -> bool:

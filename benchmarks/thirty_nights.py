@@ -155,9 +155,10 @@ def rows_checked(world: World, log: NightLog) -> dict[str, bool]:
 
     last = Rows.load(Path(log.basis.run)) if log.basis else None
     assert last is not None, "a night that trained keeps its rows"
+    shares = SplitConfig(**world.tree["data"]["split"])
     known = dict(zip(last.hashes.tolist(), last.splits.tolist(), strict=True))
     keys = {key_digest(row_key(text)).rstrip(b"\0"): row_key(text) for text in world.arrived()}
-    right = all(SPLITS[known[h]] == split_of(key, SplitConfig()) for h, key in keys.items() if h in known)
+    right = all(SPLITS[known[h]] == split_of(key, shares) for h, key in keys.items() if h in known)
     seen: dict[str, set[int]] = {"train": set(), "test": set()}
     for split, rows in seen.items():
         for file in world.home.glob(f"runs/*/evaluation/{split}_rows.npy"):

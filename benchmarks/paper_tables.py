@@ -1,6 +1,6 @@
 """Do the techniques of Sun et al. 2019 (arXiv 1905.05583) help here? Their Tables 2, 3, 4 and Figure 2, in our size.
 
-python benchmarks/paper_tables.py --out FILE [--tables table2,...] [--seeds 5] [--hours H]
+python benchmarks/paper_tables.py --out FILE [--tables table2,...] [--arms "lr 1e-4"] [--seeds 5] [--hours H]
                                   [--pilot | --plan | --write] [--quick]
 
   table2      head, tail, head+tail; hierarchical mean, max, attention
@@ -165,6 +165,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; a second start skips what it holds")
     parser.add_argument("--tables", default=",".join(TABLES), help=f"of {','.join(TABLES)}")
+    parser.add_argument("--arms", default="", metavar="TEXT", help="only arms with TEXT in their names")
     parser.add_argument("--seeds", type=int, default=5, help="1, 2, ... are used (default: 5)")
     parser.add_argument("--hours", type=float, help="stop before a fit that would end later than that")
     parser.add_argument("--threads", type=int, default=2)
@@ -197,6 +198,7 @@ def main() -> None:
     settings = settings_of(args)
     records = Records(args.out, settings)
     arms, left_out = arms_of(args.tables, is_quick=args.quick)
+    arms = [arm for arm in arms if args.arms in arm.name]
     if args.write:
         print(write_page(records, args.tables, args.docs, is_quick=args.quick))
         return

@@ -80,6 +80,9 @@ def build_prefix(config: RunConfig, prepared: Prepared, home: Path, job: dict[st
     """The states of training and validation rows, as a fit of the product has them built before its first step."""
     import numpy as np
 
+    from bertft_core.training.trainer import import_libraries
+
+    import_libraries()  # as the process does in which the product's fits run
     from bertft_core.data.tokenization import open_split
     from bertft_core.model.classifier import load_classifier
     from bertft_core.model.encoder_pass import EncoderPass

@@ -200,7 +200,7 @@ def main() -> None:
 
 def _answer(wire: _Wire, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
-        _import_libraries()
+        import_libraries()
         return "result", {"value": _COMMANDS[message["cmd"]](wire, message)}
     except BertftError as fault:
         return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": ""}
@@ -210,7 +210,7 @@ def _answer(wire: _Wire, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": traceback.format_exc()}
 
 
-def _import_libraries() -> None:
+def import_libraries() -> None:
     """torch and transformers, with the collector off: it would go through all that they make, a quarter of the time.
 
     What is imported is never garbage; frozen, no later collection goes through it either.

@@ -199,6 +199,8 @@ def main() -> None:
     records = Records(args.out, settings)
     arms, left_out = arms_of(args.tables, is_quick=args.quick)
     arms = [arm for arm in arms if args.arms in arm.name]
+    if not arms:
+        raise SystemExit(f"--arms: no arm of {', '.join(args.tables)} has {args.arms!r} in its name")
     if args.write:
         print(write_page(records, args.tables, args.docs, is_quick=args.quick))
         return

@@ -219,7 +219,7 @@ def import_libraries() -> None:
         return
     gc.disable()
     try:
-        import bertft_core.training.loop  # noqa: F401
+        import bertft_core.training.loop  # noqa: F401 (for what it imports)
     finally:
         gc.freeze()
         gc.enable()

@@ -130,7 +130,7 @@ def test_trainer_killed_mid_fit_is_reported_and_resumes(spec: Build, tmp_path: P
 def test_process_that_lost_onednn_ends_with_its_answer_and_a_fresh_one_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = "import torch\nimport bertft_core.training.accumulation\ntorch.backends.mkldnn.set_flags(_enabled=False)\n"
+    lost = "import torch\ntorch.backends.mkldnn.set_flags(_enabled=False)\n"
     (tmp_path / "sitecustomize.py").write_text(lost)
     with Trainer() as trainer:
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import TracebackType
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from bertft_core.search.results import TrialResult
 from flows.estimate import Running, seconds_left, shown_time
+from flows.terminal import WholeConsole, shown
 
 _COLOURS = {"complete": "", "pruned": "yellow", "fail": "red"}
 _LONGEST_BAR = 24
@@ -62,26 +64,27 @@ class TrialBoard:
 
     def __init__(
         self, total: int, metric: str, finished: Iterable[TrialResult] = (), *, quiet: bool = False, workers: int = 1,
-        console: Console | None = None,
+        console: WholeConsole | None = None,
     ) -> None:  # fmt: skip
         self._total, self._workers, self._quiet = total, workers, quiet
         self._metric = "-log_loss" if metric == "log_loss" else metric  # scores are higher is better
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or WholeConsole(stderr=True, highlight=False)
         self._lock = threading.RLock()  # never held while the console is at work: that has locks of its own
         self._running: dict[int, _Row] = {}
         self._finished = {r.slot: r for r in finished}
-        self._live: Live | None = None
+        self._table: ExitStack | None = None  # while it stands on a terminal
         self._borrowed: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Self:
         # a terminal by the file itself: FORCE_COLOR makes rich take a log file for one
         if not self._quiet and self._console.file.isatty() and self._console.is_interactive:
-            self._live = Live(
-                console=self._console, get_renderable=lambda: _Picture(self), transient=True, refresh_per_second=4,
+            live = Live(
+                console=self._console, get_renderable=lambda: _Picture(self), transient=True, auto_refresh=False,
                 redirect_stdout=sys.stdout.isatty(),
             )  # fmt: skip
             before = sys.stdout, sys.stderr
-            self._live.start()
+            self._table = ExitStack()
+            self._table.enter_context(shown(self._console, live))
             self._borrow_loggers(before)
         return self
 
@@ -91,9 +94,9 @@ class TrialBoard:
         for owner, name, value in self._borrowed:
             setattr(owner, name, value)
         self._borrowed.clear()
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._table is not None:
+            self._table.close()
+            self._table = None
 
     def start(self, slot: int, params: Mapping[str, Any], worker: str) -> None:
         """A trial starts, or starts again."""
@@ -112,7 +115,7 @@ class TrialBoard:
             self._running.pop(result.slot, None)
             self._finished[result.slot] = result
             is_best, standing = self.best() is result, self._standing()
-        if self._live is not None:
+        if self._table is not None:
             self._print(Text(str(result), style="bold green" if is_best else _COLOURS[result.state]))
         else:
             self.say(f"{result}; {standing}")

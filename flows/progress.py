@@ -6,13 +6,13 @@ import io
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertft_core.search.results import TrialResult
 from flows.board import TrialBoard
+from flows.terminal import WholeConsole, shown
 
 
 class Reporter:
@@ -23,9 +23,10 @@ class Reporter:
         self._quiet = quiet
         log = _run_log()
         self._logs_stages = log is not None
-        self._console = Console(file=log and _Lines(log), stderr=log is None, highlight=False)
+        self._console = WholeConsole(file=log and _Lines(log), stderr=log is None, highlight=False)
         self._bar: Progress | None = None
         self._task = None
+        self._standing = ExitStack()  # the bar, while it stands
 
     def say(self, text: str) -> None:
         """One line on stderr, or in the log of the deployment's run."""
@@ -38,11 +39,12 @@ class Reporter:
         start = time.monotonic()
         show = not self._quiet and not self._logs_stages and sys.stderr.isatty()
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self._console, transient=True) if show else None
         try:
-            if self._bar:
-                self._bar.start()
-                self._task = self._bar.add_task(name, total=1.0)
+            if show:
+                self._bar = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
+                with self._console:  # which comes before the bar's own locks (flows/terminal.py)
+                    self._task = self._bar.add_task(name, total=1.0)
+                self._standing.enter_context(shown(self._console, self._bar))
             yield self
         finally:
             self._end_bar()
@@ -61,9 +63,8 @@ class Reporter:
             yield board
 
     def _end_bar(self) -> None:
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        self._standing.close()
+        self._bar = None
 
     def fraction(self, done: float, text: str = "") -> None:
         """Move the bar of the current stage to `done` in [0, 1]."""

@@ -19,6 +19,7 @@ from bertft_core.search.results import TrialResult
 from flows.board import TrialBoard, _Picture, short
 from flows.estimate import Running, seconds_left, shown_time
 from flows.progress import Reporter
+from flows.terminal import WholeConsole
 
 PARAMS = {
     "lr": 3.2e-5,
@@ -42,8 +43,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def console(file: io.StringIO, width: int = 100) -> Console:
-    return Console(file=file, width=width, highlight=False, _environ={"TERM": "xterm"})
+def console(file: io.StringIO, width: int = 100) -> WholeConsole:
+    return WholeConsole(file=file, width=width, highlight=False, _environ={"TERM": "xterm"})
 
 
 def drawn(board: TrialBoard, width: int) -> list[str]:
@@ -104,7 +105,7 @@ def test_lines_are_one_per_finished_trial_and_nothing_else() -> None:
 def test_lines_are_kept_in_a_log_file_though_colours_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     file = io.StringIO()
-    with TrialBoard(1, "macro_f1", console=Console(file=file, highlight=False, width=200)) as board:
+    with TrialBoard(1, "macro_f1", console=WholeConsole(file=file, highlight=False, width=200)) as board:
         board.start(0, PARAMS, "w")
         board.done(trial(0))
     assert len(file.getvalue().splitlines()) == 1 and "\x1b[?25l" not in file.getvalue()
@@ -342,6 +343,34 @@ def test_terminal_keeps_every_line_above_the_table_and_no_table_afterwards(
     assert sorted(lines[4:6]) == [f"trial {n}: complete, score 0.9000 (lr 0.0001)" for n in (1, 2)]
     assert lines[6:] == ["after"] and out == "document\n"
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0, "the cursor comes back"
+
+
+def test_terminal_keeps_the_lines_of_many_threads_while_its_table_grows_and_shrinks() -> None:
+    said, before = Terminal(), sys.getswitchinterval()
+    report = Reporter()
+    report._console = console(said)
+
+    def work(worker: int) -> None:
+        for slot in range(worker, 240, 8):
+            board.start(slot, PARAMS, str(worker))
+            report.say(f"said {slot}")
+            board.done(trial(slot))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with report.board(240, "macro_f1", workers=8) as board:
+            threads = [threading.Thread(target=work, args=(w,)) for w in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    shown = Screen(100).feed(said.getvalue().replace("\n", "\r\n")).shown()  # as a terminal takes it
+    assert len(shown) == 480
+    assert sorted(line.split(":")[0] for line in shown) == sorted(
+        f"{w} {n}" for w in ("said", "trial") for n in range(240)
+    )
 
 
 def test_terminal_shows_the_table_below_the_lines_while_trials_run(tmp_path: Path, clean_environment: Any) -> None:

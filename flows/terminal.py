@@ -1,0 +1,64 @@
+"""A terminal below whose lines a live table or bar stands, and on which many threads write.
+
+rich computes how far the cursor moves up before it has the right to write, so of two threads the second may go by a
+table that is no longer there, and wipe out lines above it. Here a thread has the console from the computation to the
+last letter. Its lock is always taken before rich's own, which is why a live display is started, refreshed and stopped
+by `shown` and not by rich's refresh thread: that takes them the other way round.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress
+
+_SECONDS = 0.25  # between two pictures
+
+
+class WholeConsole(Console):
+    """A console that one thread has at a time: `with console:` waits, and so does all that prints."""
+
+    def __init__(self, **values: Any) -> None:
+        self._alone = threading.RLock()
+        super().__init__(**values)
+
+    def __enter__(self) -> Self:
+        self._alone.acquire()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            super().__exit__(kind, fault, trace)
+        finally:
+            self._alone.release()
+
+
+@contextmanager
+def shown(console: WholeConsole, display: Live | Progress) -> Iterator[None]:
+    """The display, made with auto_refresh=False, stands below the console's lines and is drawn 4 times a second."""
+    ended = threading.Event()
+
+    def draw() -> None:
+        while not ended.wait(_SECONDS):
+            with console:
+                if not ended.is_set():
+                    display.refresh()
+
+    with console:
+        display.start()
+    threading.Thread(target=draw, name="terminal", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        with console:
+            display.stop()

@@ -13,7 +13,7 @@ from typing import Any
 
 from bertft_core.fit_config import SEARCHED_SECTIONS, place, read_value
 
-EPOCHS, BATCH, MAX_LENGTH = 3, 16, 128
+EPOCHS, BATCH, MAX_LENGTH = 3, 16, 64
 RATES = (1e-4, 2e-4)  # MiniLM's; the paper's are 2e-5 and 2.5e-5
 FORGETTING = (2e-5, 5e-5, 1e-4, 4e-4)  # the panels of Figure 2
 ALPHAS = (1.0, 0.95, 0.9, 0.85, 0.8)

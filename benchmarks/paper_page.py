@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from paired import accuracy_difference
-from paper_arms import CURVES, TITLES, Arm, arms_of
+from paper_arms import CURVES, MAX_LENGTH, TITLES, Arm, arms_of
 from paper_pictures import arms_picture, curves_picture
 from paper_plan import POINTS, baseline
 from records import Records
@@ -19,7 +19,7 @@ from bertft_core.errors import InputError
 WANTED_SEEDS = 5
 HELPS, HURTS, NEITHER = "helps", "hurts", "makes no measurable difference at this size"
 INTRODUCTIONS = {
-    "table2": "Every arm reads 128 tokens at a time{cut} (the paper: 512, which cuts 12.69 %). "
+    "table2": f"Every arm reads {MAX_LENGTH} tokens at a time{{cut}} (the paper: 512, which cuts 12.69 %). "
     "The hierarchical arms read up to 8 chunks of a text: they see more of it, at that much more work.",
     "table3": "**Not comparable with the paper layer by layer**: all-MiniLM-L6-v2 is a sentence encoder, trained so "
     "that the mean of its top layer's tokens is the sentence; its [CLS] was never trained to hold it, as BERT's was. "
@@ -149,9 +149,9 @@ def heading(found: Found, is_quick: bool) -> str:
         "What Sun et al. 2019 (arXiv 1905.05583) report for BERT-base and the 25,000 training rows of IMDb, and what "
         f"the same arms do here: MiniLM-L6 (all-MiniLM-L6-v2), {settings['train']:,} IMDb reviews, at most "
         f"{settings['max_length']} tokens, {settings['epochs']} epochs, batches of {settings['batch_size']}, "
-        f"{settings['validation']:,} validation rows that choose the epoch, {settings['test']:,} test rows, "
-        f"{seeds} seeds, the same rows and seeds in all arms.{few} Our errors are those of a small model on few rows: "
-        "what can be compared is the sign and size of a difference, not an error.\n\n"
+        f"{settings['validation']:,} validation rows that choose the epoch, {settings['test']:,} test rows (in "
+        f"training precision), {seeds} seeds, the same rows and seeds in all arms.{few} Our errors are those of "
+        "a small model on few rows: what can be compared is the sign and size of a difference, not an error.\n\n"
         "A difference is in points of accuracy, above zero: better than the arm named. Two 95 % intervals: over seeds "
         "(Student's, on these very rows) and over rows and seeds (bootstrap of both). **helps** and **hurts** stand "
         f"only where both leave out zero. Of {len(compared)} comparisons at 95 %, about "

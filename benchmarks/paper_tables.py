@@ -44,7 +44,7 @@ from workloads import Workload
 from bertft_core.state import open_home
 from bertft_core.training.client import Trainer
 
-TRAIN, VALIDATION, TEST = 600, 200, 4000
+TRAIN, VALIDATION, TEST = 600, 200, 5500
 QUICK = {"train": 32, "validation": 16, "test": 40}
 PILOT = {  # (table, arm): seeds
     ("table2", "head+tail"): (1, 2),

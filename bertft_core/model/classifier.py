@@ -38,11 +38,13 @@ def load_classifier(
     multi_label: bool = False,
     plan: FeaturePlan | None = None,
 ) -> Classifier:
-    """Load an encoder (float32, safetensors) under a fresh head for ``classes``, initialised by ``seed``.
+    """Load an encoder (float32, safetensors) under a fresh output layer for ``classes``, initialised by ``seed``.
 
-    A folder is read without the network. ``dropout`` None keeps the encoder's own. ``multi_label``: the head's outputs
-    are logits of independent classes. With a ``plan`` the head reads its features, and layers above those it names are
-    not loaded. The caller's random state is left as it was. The model is returned in eval mode.
+    A folder is read without the network. What it holds of the head below the output layer (BERT's pooler) is kept.
+    An encoder whose family can also pool by the mean (ModernBERT's classifier_pooling) is set to read its [CLS].
+    ``dropout`` None keeps the encoder's own. ``multi_label``: the head's outputs are logits of independent classes.
+    With a ``plan`` the head reads its features, and layers above those it names are not loaded. The caller's random
+    state is left as it was. The model is returned in eval mode.
 
     Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on it.
     """
@@ -54,21 +56,39 @@ def load_classifier(
             _set_labels(config, classes)
             config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
             _set_dropout(config, dropout, attention_dropout)
+            if hasattr(config, "classifier_pooling"):
+                config.classifier_pooling = "cls"
             _set_layers(config, plan.depth_used if plan else None)
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model, info = AutoModelForSequenceClassification.from_pretrained(
                 str(pretrained),
                 config=config,
                 local_files_only=is_folder,
                 use_safetensors=True,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
+        _draw_output(model, info, seed)
         if plan is not None:
             torch.manual_seed(seed)
             return FeatureClassifier(_under(model, plan), plan)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _draw_output(model: Any, info: dict[str, Any], seed: int) -> None:
+    """Forget an output layer that the folder brought along: its rows are other classes, or the same in another order.
+
+    One that was not in the folder, or had another size, has been drawn already.
+    """
+    drawn = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    linear = {n: m for n, m in model.named_modules() if n.startswith("classifier") and isinstance(m, torch.nn.Linear)}
+    name, output = list(linear.items())[-1]
+    if f"{name}.weight" not in drawn:
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(output.weight, std=float(getattr(model.config, "initializer_range", 0.02)))
+        torch.nn.init.zeros_(output.bias)
 
 
 def _under(model: Any, plan: FeaturePlan) -> PreTrainedModel:

@@ -176,7 +176,18 @@ class FeatureClassifier(nn.Module):
             return masked_mean(output.last_hidden_state, batch["attention_mask"])
         if not self.plan.layers:
             return output.last_hidden_state[:, 0]  # type: ignore[no-any-return]
-        return self._combined([output.hidden_states[i + 1][:, 0] for i in self.plan.layers])
+        return self._combined([self._read(output, i) for i in self.plan.layers])
+
+    def _read(self, output: Any, layer: int) -> torch.Tensor:
+        """[CLS] of a layer; behind the encoder's final norm, where it has one, also below the top.
+
+        Without it the same layer would be normed as the highest of a plan (the encoder then ends there) and raw else.
+        """
+        if layer == len(output.hidden_states) - 2:
+            return output.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+        first = output.hidden_states[layer + 1][:, 0]
+        norm = getattr(self.base_model, "final_norm", None)
+        return first if norm is None else norm(first)  # type: ignore[no-any-return]
 
     def _draw(self) -> None:
         spread = float(getattr(self.config, "initializer_range", 0.02))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bertft_core.config import RunConfig, SearchConfig
 from bertft_core.data.tokenization import TokenizedSplits
 from bertft_core.errors import ConfigError
-from bertft_core.fit_config import ADJUSTED, READ_WITH, SLANTED
-from bertft_core.search_config import conditions_of, requirements, values_of
+from bertft_core.fit_config import ADJUSTED, CHUNKS, READ_WITH, SLANTED, is_one_layer
+from bertft_core.search_config import Range, conditions_of, requirements, values_of
 from bertft_core.training.unfreezing import UnfreezeSchedule
 
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
 _LAYERS = "model.layers"
-# knob: the field that decides whether it is read, and for which values of that field it is not
-_IDLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **{key: (other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()},
-    "warmup_fraction": ("schedule", lambda value: value == SLANTED),
-    "phase_restart": ("unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
-}
+_CHUNK_LIMIT, _OVERLAP = "tokenization.max_chunks", "tokenization.chunk_overlap"
+# (knob, a field that decides whether the knob is read, for which values of that field it is not)
+_IDLE: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    *((key, other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()),
+    ("warmup_fraction", "schedule", lambda value: value == SLANTED),
+    ("phase_restart", "unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
+    ("alpha", "unfreezing", lambda value: not isinstance(value, str) and value[-1][1] <= 1),  # nothing below the top
+    ("embedding_rate", "unfreezing", lambda value: value == "fast"),  # which never trains them
+    ("embedding_rate", "alpha", lambda value: value == 1),
+    ("model.combine", _LAYERS, is_one_layer),
+    ("tokenization.chunk_pooling", _CHUNK_LIMIT, lambda value: value == 1),
+    (_OVERLAP, _CHUNK_LIMIT, lambda value: value == 1),
+)
 _CHUNKED = tuple(key for key, (other, _) in READ_WITH.items() if other == _CUT)
 _ANY_DEPTH = 12  # layers: schedules that differ on one encoder differ on another
 
@@ -43,9 +51,11 @@ def require_effect(config: RunConfig, longest: Mapping[str, int], class_rows: Ma
     if search is None or not search.trials:
         return
     faults = [_length_fault(config, search, key, longest) for key in (_CUT, _LENGTH, *_CHUNKED) if key in search.space]
-    faults += [_idle_fault(config, search, key) for key in _IDLE if key in search.space]
-    if "unfreezing" in search.space:
-        faults.append(_unfreezing_fault(config, search))
+    faults += [_idle_fault(config, search, *rule) for rule in _IDLE if rule[0] in search.space]
+    more = {"unfreezing": _unfreezing_fault, "phase_restart": _restart_fault, _CUT: _one_chunk_fault}
+    faults += [fault_of(config, search) for key, fault_of in more.items() if key in search.space]
+    if _CHUNK_LIMIT in search.space:
+        faults.append(_chunk_limit_fault(config, search, longest))
     if len(set(class_rows.values())) == 1:
         rows = next(iter(class_rows.values()))
         even = f"has no effect: every class has {rows} training rows; take it out"
@@ -71,12 +81,43 @@ def _length_fault(config: RunConfig, search: SearchConfig, key: str, longest: Ma
     return f"{key} has no effect: no text is longer than {shortest:g} tokens (the longest has {text}); take it out"
 
 
-def _idle_fault(config: RunConfig, search: SearchConfig, key: str) -> str:
-    """Why some trials would search a knob that their fits do not read, or ""."""
-    other, is_idle = _IDLE[key]
+def _chunk_limit_fault(config: RunConfig, search: SearchConfig, longest: Mapping[str, int]) -> str:
+    """Why the searched numbers of chunks are all more than any text has, or ""."""
+    key, n_special = _CHUNK_LIMIT, 2
+    room = int(min(_possible(config, search, key, _LENGTH))) - n_special
+    step = max(1, room - int(max(_possible(config, search, key, _OVERLAP))))
+    text = max(longest[encoder] for encoder in _possible(config, search, key, _ENCODER)) - n_special
+    most = 1 + math.ceil(max(0, text - room) / step)
+    if any(limit is not None and limit < most for limit in values_of(search.space[key])):
+        return ""
+    return f"{key} has no effect: no text has more than {most} chunk{'s' * (most > 1)}; take it out"
+
+
+def _one_chunk_fault(config: RunConfig, search: SearchConfig) -> str:
+    """Why `head` and `chunks` are the same, or ""."""
+    if set(values_of(search.space[_CUT])) != {"head", CHUNKS} or set(_possible(config, search, _CUT, _CHUNK_LIMIT)) != {
+        1
+    }:
+        return ""
+    return f"{_CUT} has no effect: one chunk is the head of the text; take it out, or change {_CHUNK_LIMIT}"
+
+
+def _restart_fault(config: RunConfig, search: SearchConfig) -> str:
+    """Why every trial has a single phase, or ""."""
+    phases = (
+        len(UnfreezeSchedule.of(name, _ANY_DEPTH, int(epochs)).starts) if isinstance(name, str) else len(name)
+        for name in _possible(config, search, "phase_restart", "unfreezing")
+        for epochs in _possible(config, search, "phase_restart", "epochs")
+    )
+    return "" if max(phases) > 1 else "phase_restart has no effect: there is one phase; take it out"
+
+
+def _idle_fault(config: RunConfig, search: SearchConfig, key: str, other: str, is_idle: Callable[[Any], bool]) -> str:
+    """Why some trials would search a knob that their fits do not read, or "". Of a range: why all would."""
     possible = _possible(config, search, key, other)
     idle = [value for value in possible if is_idle(value)]
-    if not idle:
+    is_range = isinstance(search.space.get(other), Range)
+    if not idle or (is_range and len(idle) < len(possible)):
         return ""
     read = [value for value in possible if not is_idle(value)]
     remedy = f"add `when: {{{other}: [{', '.join(map(str, read))}]}}`" if read else f"take it out, or change {other}"

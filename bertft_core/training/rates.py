@@ -50,7 +50,7 @@ class RateCurve:
         """
         if self.schedule == SLANTED:
             return slanted_triangular(step, total, self.cut_fraction, self.ratio)
-        warmup = round(self.warmup_fraction * total)
+        warmup = min(round(self.warmup_fraction * total), max(0, total - 1))  # the peak is an update's
         if step < warmup:
             return (step + 1) / (warmup + 1)
         left = (total - step) / max(1, total - warmup)
@@ -61,22 +61,28 @@ def slanted_triangular(step: int, total: int, cut_fraction: float, ratio: float)
     """ULMFiT's triangle: 1/ratio at step 0, 1 at step floor(cut_fraction * total), 1/ratio again at ``total``.
 
     Equation 3 of arXiv 1801.06146, the fall divided by total - cut: the same where cut_fraction * total is whole;
-    elsewhere the printed cut * (1/cut_fraction - 1) is shorter than what is left, and its rates fall below 0.
+    elsewhere the printed cut * (1/cut_fraction - 1) is shorter than what is left, and its rates fall below 0. The
+    rise takes a step at least (the printed equation divides by 0 there), where there are two.
 
     >>> [slanted_triangular(s, 10, 0.2, 4) for s in (0, 1, 2, 6, 10)]
     [0.25, 0.625, 1.0, 0.625, 0.25]
     """
-    cut = math.floor(cut_fraction * total)
+    cut = min(max(1, math.floor(cut_fraction * total + 1e-9)), total - 1)  # 0.29 * 100 is 28.999...
     p = step / cut if step < cut else 1 - (step - cut) / (total - cut)
     return (1 + p * (ratio - 1)) / ratio
 
 
-def warm_in_steps(total: int) -> int:
-    """Updates over which a newly thawed level reaches its rate: max(1, min(50, round(0.1 * total))).
+def warm_in_steps(total: int, phase: int) -> int:
+    """Updates over which a level that thaws in a phase of ``phase`` updates, of a curve of ``total``, gets its rate.
 
-    A tenth of the curve as for the warm-up, at most the 50 of science.md 7.2.
+    A tenth of the curve, as for the warm-up; at least 11, so that the first update is less than a tenth of the rate;
+    never longer than the phase, at whose end the rate is reached. (A floor of 50, which is also advised, is longer than
+    the phases of a night of a few hundred rows.)
+
+    >>> [warm_in_steps(total, total // 4) for total in (4, 40, 114, 2000)]
+    [1, 10, 11, 200]
     """
-    return max(1, min(50, round(0.1 * total)))
+    return max(1, min(phase, max(11, round(0.1 * total))))
 
 
 def warm_in(step: int, thaw_step: int, width: int) -> float:
@@ -108,5 +114,6 @@ class RatePlan:
     def _warm_in(self, step: int, thaw: int | None) -> float:
         if thaw is None or step < thaw:
             return 0.0
-        first, end = self._span(thaw)  # as wide as the curve says on which the level came in
-        return warm_in(step, thaw, warm_in_steps(end - first))
+        first, end = self._span(thaw)  # of the curve on which the level came in
+        phase_first, phase_end = self.unfreezing.span(thaw, self.total)
+        return warm_in(step, thaw, warm_in_steps(end - first, phase_end - phase_first))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,38 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_an_output_layer_that_the_folder_brings_along_is_drawn_anew(family: Callable[[str], Path], name: str) -> None:
+    """The folder holds a classifier of as many classes."""
+
+    def linear(seed: int) -> dict[str, torch.nn.Linear]:
+        model: Any = load_classifier(family(name), CLASSES, seed)
+        return {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not n.startswith(name[:4])}
+
+    one, same, other = linear(1), linear(1), linear(2)
+    output = list(one)[-1]
+    assert one[output].out_features == len(CLASSES) and output.startswith("classifier")
+    assert torch.equal(one[output].weight, same[output].weight)
+    assert not torch.equal(one[output].weight, other[output].weight)
+    assert one[output].weight.std() < 0.04 and not one[output].bias.any()
+    for below in list(one)[:-1]:
+        assert torch.equal(one[below].weight, other[below].weight), "what else the head has is the folder's"
+
+
+def test_modernbert_that_pools_by_the_mean_is_read_at_its_first_token(
+    family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(family("modernbert"), tmp_path / "mean")
+    config = json.loads((tmp_path / "mean" / "config.json").read_text())
+    (tmp_path / "mean" / "config.json").write_text(json.dumps({**config, "classifier_pooling": "mean"}))
+    wanted, found = (load_classifier(folder, CLASSES, 3) for folder in (family("modernbert"), tmp_path / "mean"))
+    with torch.inference_mode():
+        assert torch.equal(wanted(**batch()).logits, found(**batch()).logits)
+        chunks = load_classifier(tmp_path / "mean", CLASSES, 3, plan=FeaturePlan(chunk_pooling="mean"))
+        np.testing.assert_allclose(chunks(**batch()).logits, found(**batch()).logits, atol=1e-5)
+    assert found.config.classifier_pooling == "cls", "so that transformers reads the saved folder alike"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_features_over_the_families(family: Callable[[str], Path], name: str) -> None:
     inputs = {"input_ids": torch.from_numpy(IDS + 4 * (1 - MASK)), "attention_mask": torch.from_numpy(MASK)}
     bare = AutoModel.from_pretrained(str(family(name))).eval()
@@ -253,9 +287,15 @@ def test_features_over_the_families(family: Callable[[str], Path], name: str) ->
     np.testing.assert_allclose(logits, stock, atol=1e-5)
     if name == "albert":  # one layer of weights, run three times: refused where a configuration asks for layers
         return
-    if name != "modernbert":  # whose top layer, here layer 1, is followed by a norm of its own
-        wanted = torch.cat([output.hidden_states[2][:, 0], output.hidden_states[1][:, 0]], dim=-1)
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    norm = bare.final_norm if name == "modernbert" else torch.nn.Identity()
+    with torch.inference_mode():
+        wanted = torch.cat([norm(output.hidden_states[2][:, 0]), norm(output.hidden_states[1][:, 0])], dim=-1)
+        alone = load_classifier(family(name), CLASSES, 3, plan=FeaturePlan(pooling="layers", layers=(0,)))
+        np.testing.assert_allclose(alone.vectors(inputs), wanted[:, 16:], atol=1e-5)
+        top = FeaturePlan(pooling="layers", layers=(2,))
+        highest = load_classifier(family(name), CLASSES, 3, plan=top).vectors(inputs)
+        np.testing.assert_allclose(highest, output.last_hidden_state[:, 0], atol=1e-5)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert len(level_map(low).layers) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -121,6 +122,52 @@ def test_key_of_another_schedule_is_refused(space: str, wanted: str | None) -> N
         return
     with pytest.raises(ConfigError, match=rf"^search\.space\.{wanted}"):
         require_effect(found, {"m": 5}, UNEVEN)
+
+
+LAYERS = {"model.pooling": "layers"}
+CHUNKED = {"tokenization.truncation": "chunks"}
+
+
+@pytest.mark.parametrize(
+    ("space", "configured", "wanted"),
+    [
+        ("model.combine: [concat, mean]", {**LAYERS, "model.layers": -1}, "model.combine .* while model.layers is -1"),
+        ("embedding_rate: [layerwise, paper_code]", {"alpha": 1.0}, "embedding_rate has no effect while alpha is 1"),
+        (
+            "alpha: [0.9, 1.0], embedding_rate: [layerwise, paper_code]", {},
+            r"embedding_rate has no effect while alpha is 1.0: add `when: {alpha: \[0.9\]}`",
+        ),
+        ("embedding_rate: [layerwise, paper_code]", {"unfreezing": "fast"}, "embedding_rate .* unfreezing is fast"),
+        ("alpha: {low: 0.8, high: 1.0}", {"unfreezing": [[0.0, 0], [0.5, 1]]}, "alpha has no effect while unfreezing"),
+        ("tokenization.max_chunks: [4, 8]", CHUNKED, "max_chunks has no effect: no text has more than 2 chunks"),
+        ("tokenization.max_chunks: [4, null]", CHUNKED, "max_chunks has no effect: no text has more than 2 chunks"),
+        ("tokenization.chunk_pooling: [mean, max]", {**CHUNKED, "tokenization.max_chunks": 1}, "chunk_pooling has no"),
+        ("tokenization.chunk_overlap: [0, 64]", {**CHUNKED, "tokenization.max_chunks": 1}, "chunk_overlap has no eff"),
+        ("tokenization.truncation: [head, chunks]", {"tokenization.max_chunks": 1}, "truncation has no effect: one ch"),
+        ("phase_restart: [true, false]", {"unfreezing": "ulmfit", "epochs": 1}, "phase_restart .* there is one phase"),
+    ],
+)  # fmt: skip
+def test_knob_that_its_neighbours_make_idle_is_refused(space: str, configured: dict[str, Any], wanted: str) -> None:
+    found = config(space)
+    known = found.with_values({key: value for key, value in configured.items() if key not in space})
+    with pytest.raises(ConfigError, match=wanted):
+        require_effect(known, {"m": 300}, UNEVEN)
+
+
+@pytest.mark.parametrize(
+    ("space", "configured"),
+    [
+        ("model.combine: [concat, mean]", {**LAYERS, "model.layers": "last_2"}),
+        ("alpha: {low: 0.8, high: 1.0}, embedding_rate: [layerwise, paper_code]", {}),
+        ("alpha: [0.9, 1.0]", {"unfreezing": [[0.0, 0], [0.5, 2]]}),
+        ("tokenization.max_chunks: [1, 8]", CHUNKED),
+        ("tokenization.max_chunks: [2, 8], tokenization.max_length: [64, 256]", CHUNKED),
+        ("tokenization.truncation: [head, tail, chunks]", {"tokenization.max_chunks": 1}),
+        ("phase_restart: [true, false]", {"unfreezing": "ulmfit", "epochs": 2}),
+    ],
+)
+def test_knob_that_counts_beside_its_neighbours_is_accepted(space: str, configured: dict[str, Any]) -> None:
+    require_effect(config(space).with_values(configured), {"m": 300}, UNEVEN)
 
 
 @pytest.mark.parametrize(

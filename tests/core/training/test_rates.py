@@ -85,8 +85,37 @@ def test_warm_in_from_the_start_is_one() -> None:
     assert warm_in(0, 0, 20) == 1.0
 
 
-def test_warm_in_steps_are_a_tenth_and_at_most_fifty() -> None:
-    assert [warm_in_steps(total) for total in (1, 40, 100, 500, 10_000)] == [1, 4, 10, 50, 50]
+def test_warm_in_steps_are_a_tenth_at_least_eleven_and_end_with_the_phase() -> None:
+    assert [warm_in_steps(total, 1000) for total in (1, 40, 110, 120, 500, 10_000)] == [11, 11, 11, 12, 50, 1000]
+    assert [warm_in_steps(400, phase) for phase in (1, 6, 100)] == [1, 6, 40]
+
+
+@pytest.mark.parametrize("phase_restart", [False, True])
+@pytest.mark.parametrize("schedule", NAMES)
+@pytest.mark.parametrize("unfreezing", ["gradual", "ulmfit", "head_first", "fast"])
+@pytest.mark.parametrize("total", [44, 60, 114, 1000])
+def test_no_level_jumps_in(total: int, unfreezing: str, schedule: str, phase_restart: bool) -> None:
+    """The first update of a level that thaws late is less than a tenth of its peak, or the first of a short phase."""
+    levels = UnfreezeSchedule.of(unfreezing, 6, 4)
+    found = RatePlan(
+        curve=RateCurve(schedule=schedule), unfreezing=levels, total=total, phase_restart=phase_restart
+    )  # fmt: skip
+    thaws = [(level, thaw) for level, thaw in enumerate(levels.thaw_steps(total)) if thaw]
+    assert thaws
+    for level, thaw in thaws:
+        first, end = levels.span(thaw, total)
+        assert found.factors(thaw)[level] <= max(1 / 11, 1 / (end - first)) + 1e-12
+        assert found.factors(end - 1)[level] == found.factors(end - 1)[0] > 0, "as the head, at the end of the phase"
+
+
+def test_triangle_of_a_short_phase_rises_too() -> None:
+    assert [slanted_triangular(step, 6, 0.1, 32) for step in (0, 1)] == [1 / 32, 1]
+    assert slanted_triangular(0, 1, 0.1, 32) == 1
+
+
+def test_the_peak_is_where_the_fraction_says_whatever_its_binary_digits() -> None:
+    assert slanted_triangular(29, 100, 0.29, 32) == 1
+    assert max(RateCurve(warmup_fraction=0.97).factor(step, 10) for step in range(10)) == 1
 
 
 # Two layers; depth 1, 2, 3 from step 0, 10, 20 of 40; levels: head, layer 1, layer 0, embeddings.
@@ -98,24 +127,24 @@ def plan(*, phase_restart: bool, schedule: str = "linear") -> RatePlan:
 
 
 def test_one_curve_over_the_fit_and_warm_in_of_what_thaws() -> None:
-    """Warm-up 4 of 40 updates, warm-in 4."""
+    """Warm-up 4 of 40 updates, warm-in 10 (the phase) and 11."""
     found = plan(phase_restart=False)
     assert found.factors(0) == pytest.approx((1 / 5, 1 / 5, 0, 0))
     assert found.factors(9) == pytest.approx((31 / 36, 31 / 36, 0, 0))
-    assert found.factors(10) == pytest.approx((30 / 36, 30 / 36, 30 / 36 / 4, 0))
-    assert found.factors(22) == pytest.approx((18 / 36, 18 / 36, 18 / 36, 18 / 36 * 3 / 4))
+    assert found.factors(10) == pytest.approx((30 / 36, 30 / 36, 30 / 36 / 10, 0))
+    assert found.factors(22) == pytest.approx((18 / 36, 18 / 36, 18 / 36, 18 / 36 * 3 / 11))
     assert found.factors(39) == pytest.approx((1 / 36,) * 4)
 
 
 def test_phase_restart_runs_through_the_curve_in_each_phase() -> None:
-    """Phases of 10, 10 and 20 updates: warm-up 1, 1 and 2, warm-in 1, 1 and 2 updates."""
+    """Phases of 10, 10 and 20 updates: warm-up 1, 1 and 2, warm-in 10 (the phase) and 11 updates."""
     found = plan(phase_restart=True)
     assert found.factors(0) == pytest.approx((1 / 2, 1 / 2, 0, 0))
     assert found.factors(9) == pytest.approx((1 / 9, 1 / 9, 0, 0))
-    assert found.factors(10) == pytest.approx((1 / 2, 1 / 2, 1 / 2, 0))
-    assert found.factors(11) == pytest.approx((1, 1, 1, 0))
-    assert found.factors(20) == pytest.approx((1 / 3, 1 / 3, 1 / 3, 1 / 3 / 2))
-    assert found.factors(22) == pytest.approx((1, 1, 1, 1))
+    assert found.factors(10) == pytest.approx((1 / 2, 1 / 2, 1 / 2 / 10, 0))
+    assert found.factors(11) == pytest.approx((1, 1, 2 / 10, 0))
+    assert found.factors(20) == pytest.approx((1 / 3, 1 / 3, 1 / 3, 1 / 3 / 11))
+    assert found.factors(22) == pytest.approx((1, 1, 1, 3 / 11))
     assert found.factors(39) == pytest.approx((1 / 18,) * 4)
 
 

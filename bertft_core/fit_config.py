@@ -94,20 +94,15 @@ def class_weight_faults(weights: Mapping[str, float], classes: Sequence[str]) ->
     return faults + [f"training.class_weights must be numbers above 0, was {fault}" for fault in low]
 
 
-def target_faults(loss: str, weights: Any, metric: str, is_multi: bool) -> list[str]:
+def target_faults(loss: str, metric: str, is_multi: bool) -> list[str]:
     """Settings that do not go with rows of several labels (multi-label), or with rows of one."""
     if not is_multi:
         return ["evaluation.metric micro_f1 is accuracy where a row has one label: write accuracy"] * (
             metric == "micro_f1"
         )
-    faults = []
     if loss == ADJUSTED:
-        faults.append(
-            f"training.loss {ADJUSTED} wants one class per row, this data is multi-label: cross_entropy, focal"
-        )
-    if weights != "none":
-        faults.append("training.class_weights want one class per row, this data is multi-label: leave them out")
-    return faults
+        return [f"training.loss {ADJUSTED} wants one class per row, this data is multi-label: cross_entropy, focal"]
+    return []
 
 
 def _is_phase(pair: Any) -> bool:
@@ -183,7 +178,8 @@ class TrainingConfig(Part):
     loss: cross_entropy, focal (Lin et al. 2017, with focal_gamma) or logit_adjusted (Menon et al. 2021, with tau).
     class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
     (balanced) or to its root (sqrt), or {class: weight}, 1 for a class left out; in every case scaled to a mean of 1
-    over the training rows. label_smoothing: share of each target spread evenly over all classes.
+    over the training rows. Multi-label: weight of a class's "yes" over its "no", balanced: the rows without the class
+    over those with it. label_smoothing: share of each target spread evenly over all classes.
     patience: epochs of the last phase of unfreezing without a better validation score that end the fit; None: none do.
     cut_fraction, ratio: of schedule slanted_triangular, which takes no warmup_fraction. phase_restart: every phase
     of unfreezing runs through the schedule anew.

@@ -13,7 +13,7 @@ def require_targets(config: RunConfig, dataset: DatasetSplits) -> None:
     """Raises ConfigError naming each key that these labels leave without a meaning, and classes that are not there."""
     training, decision = config.training, config.decision
     weights = training.class_weights
-    faults = target_faults(training.loss, weights, config.evaluation.metric, dataset.is_multi)
+    faults = target_faults(training.loss, config.evaluation.metric, dataset.is_multi)
     if isinstance(weights, dict):
         faults += class_weight_faults(weights, dataset.classes)
     if dataset.is_multi:
@@ -23,8 +23,8 @@ def require_targets(config: RunConfig, dataset: DatasetSplits) -> None:
             if getattr(decision, key) is not None
         ]
         space = config.search.space if config.search and config.search.trials else {}
-        idle = [key for key in ("class_weights", "tau") if key in space]
-        faults += [f"search.space.{key} has no effect on multi-label data: take it out" for key in idle]
+        if "tau" in space:
+            faults.append("search.space.tau has no effect on multi-label data: take it out")
         if "loss" in space and "logit_adjusted" in values_of(space["loss"]):
             faults.append("search.space.loss: logit_adjusted wants one class per row, this data is multi-label")
     if faults:

@@ -86,7 +86,8 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
         found = prepare_for(config, chosen, prepared, home)
         longest[encoder] = longest_text(found.tokens)
         fingerprints.append(found.encoder)
-    require_effect(config, longest, prepared.dataset.report.class_counts["train"])
+    is_single = not prepared.dataset.is_multi  # where a class's rows say nothing about another's
+    require_effect(config, longest, prepared.dataset.report.class_counts["train"] if is_single else {})
     return hash_json(fingerprints) if len(fingerprints) > 1 else fingerprints[0]
 
 

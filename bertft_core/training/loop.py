@@ -42,6 +42,7 @@ from bertft_core.training.losses import (
     class_weights,
     log_priors,
     set_scores,
+    set_weights,
     validation_scores,
 )
 from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
@@ -221,19 +222,17 @@ def _build_prefixes(run: _Fit) -> None:
 
 
 def _loss(spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device) -> TrainingLoss:
-    if spec.multi_label:
-        gamma = spec.focal_gamma if spec.loss == FOCAL else None
-        return TrainingLoss(smoothing=spec.label_smoothing, gamma=gamma, is_multi=True)
     targets, n_classes = (train.labels if train.weights is None else train.weights)[rows], len(spec.classes)
     given = spec.class_weights
     mode = given if isinstance(given, str) else [given.get(name, 1.0) for name in spec.classes]
-    weights = class_weights(mode, targets, n_classes)
+    weights = set_weights(mode, targets) if spec.multi_label else class_weights(mode, targets, n_classes)
     adjustment = spec.tau * log_priors(targets, n_classes) if spec.loss == ADJUSTED else None
     return TrainingLoss(
         weights=None if weights is None else torch.from_numpy(weights).to(device),
         smoothing=spec.label_smoothing,
         gamma=spec.focal_gamma if spec.loss == FOCAL else None,
         adjustment=None if adjustment is None else torch.from_numpy(adjustment).to(device),
+        is_multi=spec.multi_label,
     )
 
 

@@ -19,7 +19,7 @@ def class_weights(mode: str | Sequence[float], targets: NDArray[Any], n_classes:
     themselves, scaled. ``targets`` are labels [n] or shares [n, C] (soft: n_c is the sum of the shares). A class that
     never occurs weighs 0 by a rule.
 
-    >>> class_weights("balanced", np.array([0, 0, 0, 1]), 2).round(3).tolist()
+    >>> class_weights("balanced", np.array([0, 0, 0, 1]), 2).astype(float).round(3).tolist()
     [0.667, 2.0]
     """
     if mode == "none":
@@ -34,12 +34,34 @@ def class_weights(mode: str | Sequence[float], targets: NDArray[Any], n_classes:
     return scaled
 
 
+def set_weights(mode: str | Sequence[float], targets: NDArray[Any]) -> NDArray[np.float32] | None:
+    """Weights [2, C] of a class's "no" and "yes" in a multi-label loss, None for mode none; their mean over all is 1.
+
+    ``targets`` are 0 and 1 [n, C]. A "yes" weighs, over a "no" of the same class: balanced, the rows without the class
+    over those with it (at least half a row each); sqrt, the root of that; numbers [C], themselves.
+
+    >>> set_weights("balanced", np.array([[1, 0], [0, 1], [0, 1], [0, 0]])).astype(float).round(3).tolist()
+    [[0.8, 0.8], [2.4, 0.8]]
+    """
+    if mode == "none":
+        return None
+    yes = targets.sum(axis=0, dtype=np.float64)
+    no = len(targets) - yes
+    if not isinstance(mode, str):
+        ratio = np.asarray(mode, dtype=np.float64)
+    else:
+        ratio = (np.maximum(no, 0.5) / np.maximum(yes, 0.5)) ** (0.5 if mode == "sqrt" else 1.0)
+    mean = (no + yes * ratio).sum() / targets.size
+    scaled: NDArray[np.float32] = (np.stack([np.ones_like(ratio), ratio]) / mean).astype(np.float32)
+    return scaled
+
+
 def log_priors(targets: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
     """Logarithm [C] of each class's share of the training rows; a class without a row counts as half a one.
 
     ``targets`` as in `class_weights`.
 
-    >>> np.exp(log_priors(np.array([0, 0, 0, 1]), 2)).round(3).tolist()
+    >>> np.exp(log_priors(np.array([0, 0, 0, 1]), 2)).astype(float).round(3).tolist()
     [0.75, 0.25]
     """
     counts = np.maximum(_counts(targets, n_classes), 0.5)
@@ -59,12 +81,13 @@ class TrainingLoss:
     prior: added to the logits (Menon et al. 2021, arXiv 2007.07314, equation 10), in training only. Targets are labels
     [n] or class weights [n, C] (soft), and every loss is then the expected one over a label drawn from them.
 
-    ``weights`` [C] weigh each row by its class (soft: by the mean under its target). The sum is divided by the rows,
-    not by the batch's own weights as torch does, so that a row counts the same in every batch. ``smoothing`` e makes
+    ``weights`` [C] weigh a row's loss by its label. The sum is divided by the rows, not by the batch's own weights as
+    torch does, so that a row counts the same in every batch. ``smoothing`` e makes
     the target (1 - e) * target + e / C (Szegedy et al. 2016, arXiv 1512.00567 section 7).
 
     ``is_multi``: targets are 0 and 1 [n, C], each class is a question of its own: binary cross entropy of sigmoids, or
-    its focal form, the mean over rows and classes; smoothing moves a target towards 1/2.
+    its focal form, the mean over rows and classes; smoothing moves a target towards 1/2; ``weights`` are [2, C], of a
+    class's "no" and "yes" (`set_weights`).
     """
 
     weights: torch.Tensor | None = None
@@ -77,37 +100,51 @@ class TrainingLoss:
         """Mean loss of logits [n, C]."""
         logits = logits.float()
         if self.is_multi:
-            return _set_loss(logits, targets, self.gamma, self.smoothing)
+            return _set_loss(logits, targets, self.gamma, self.smoothing, self.weights)
         if self.adjustment is not None:
             logits = logits + self.adjustment
-        if self.gamma is None and self.weights is None:
-            return functional.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        smoothing = self.smoothing
+        if self.weights is not None and targets.ndim == 2:
+            targets, smoothing = _smoothed(targets * self.weights, smoothing), 0.0
+        if self.gamma is None and (self.weights is None or targets.ndim == 2):
+            return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
         if self.gamma is None:
-            rows = functional.cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="none")
+            rows = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
         else:
-            rows = _focal_rows(logits, targets, self.gamma, self.smoothing)
-        if self.weights is None:
+            rows = _focal_rows(logits, targets, self.gamma, smoothing)
+        if self.weights is None or targets.ndim == 2:
             return rows.mean()
-        return (rows * (self.weights[targets] if targets.ndim == 1 else targets @ self.weights)).mean()
+        return (rows * self.weights[targets]).mean()
 
 
 def _focal_rows(logits: torch.Tensor, targets: torch.Tensor, gamma: float, smoothing: float) -> torch.Tensor:
     """-sum_c q_c (1 - p_c)^gamma log p_c of each row, [n]; q is the smoothed target."""
     n_classes = logits.shape[1]
     q = functional.one_hot(targets, n_classes).float() if targets.ndim == 1 else targets
-    q = (1 - smoothing) * q + smoothing / n_classes
+    q = _smoothed(q, smoothing)
     log_p = functional.log_softmax(logits, dim=1)
     # 1 - p >= 1e-12: the derivative of (1 - p)^gamma at p = 1 is infinite for gamma < 1
     return -(q * (1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p).sum(dim=1)
 
 
-def _set_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float | None, smoothing: float) -> torch.Tensor:
-    q = (1 - smoothing) * targets + smoothing / 2
-    if gamma is None:
-        return functional.binary_cross_entropy_with_logits(logits, q)
-    yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
-    missed = [(1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p for log_p in (yes, no)]
-    return -(q * missed[0] + (1 - q) * missed[1]).mean()
+def _smoothed(q: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Targets [n, C] of any sum, the share `smoothing` of each row's sum spread evenly over the classes."""
+    return (1 - smoothing) * q + smoothing / q.shape[1] * q.sum(dim=1, keepdim=True)
+
+
+def _set_loss(
+    logits: torch.Tensor, targets: torch.Tensor, gamma: float | None, smoothing: float, weights: torch.Tensor | None
+) -> torch.Tensor:
+    if gamma is None and weights is None:
+        return functional.binary_cross_entropy_with_logits(logits, (1 - smoothing) * targets + smoothing / 2)
+    both = torch.stack([1 - targets, targets], dim=-1)  # [n, C, 2]: a target over "no" and "yes"
+    if weights is not None:
+        both = both * weights.T
+    both = (1 - smoothing) * both + smoothing / 2 * both.sum(dim=-1, keepdim=True)
+    log_p = torch.stack([functional.logsigmoid(-logits), functional.logsigmoid(logits)], dim=-1)
+    if gamma is not None:
+        both = both * (1 - log_p.exp()).clamp_min(1e-12) ** gamma
+    return -(both * log_p).sum(dim=-1).mean()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ class FitSpec:
 
     def _loss_faults(self) -> list[str]:
         weights = self.class_weights
-        faults = target_faults(self.loss, weights, self.metric, self.multi_label)
+        faults = target_faults(self.loss, self.metric, self.multi_label)
         if not 0 <= self.label_smoothing < 1:
             faults.append(f"training.label_smoothing must lie in [0, 1), was {self.label_smoothing}")
         for key in ("focal_gamma", "tau"):

@@ -27,10 +27,9 @@ def prepared(folder: Path, labels: list[Any]) -> DatasetSplits:
     ("sections", "message"),
     [
         ({"training": {"loss": "logit_adjusted"}}, "training.loss logit_adjusted wants one class per row"),
-        ({"training": {"class_weights": {"a": 2}}}, "training.class_weights want one class per row"),
         ({"decision": {"thresholds": "f_beta"}}, "decision.thresholds wants one class per row"),
         ({"decision": {"abstain_accuracy": 0.9}}, "decision.abstain_accuracy wants one class"),
-        ({"search": {"space": {"class_weights": ["none", "sqrt"]}}}, "search.space.class_weights has no effect"),
+        ({"search": {"space": {"tau": [0.5, 1.0]}}}, "search.space.tau has no effect|loss"),
         ({"search": {"space": {"loss": ["focal", "logit_adjusted"]}}}, "search.space.loss: logit_adjusted wants"),
     ],
 )

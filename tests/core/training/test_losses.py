@@ -7,7 +7,14 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, set_scores, validation_scores
+from bertft_core.training.losses import (
+    TrainingLoss,
+    class_weights,
+    log_priors,
+    set_scores,
+    set_weights,
+    validation_scores,
+)
 
 
 def classification_loss(
@@ -93,10 +100,18 @@ def test_classification_loss_weights_a_row_the_same_in_every_batch() -> None:
     assert classification_loss(LOGITS, labels, weights).item() == pytest.approx(sum(alone) / 3, rel=1e-6)
 
 
-def test_classification_loss_weights_soft_rows_by_their_expected_weight() -> None:
+def test_classification_loss_weights_soft_rows_by_hand() -> None:
     loss = classification_loss(LOGITS[:1], torch.tensor([[0.25, 0.75]]), torch.tensor([0.5, 2.0]))
-    by_hand = (0.25 * 0.5 + 0.75 * 2) * (0.25 * math.log(4 / 3) + 0.75 * math.log(4))
+    by_hand = 0.25 * 0.5 * math.log(4 / 3) + 0.75 * 2 * math.log(4)
     assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [None, 2.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_loss_of_soft_rows_is_the_expected_one_over_a_drawn_label(gamma: float | None, smoothing: float) -> None:
+    loss = TrainingLoss(weights=torch.tensor([0.5, 2.0]), smoothing=smoothing, gamma=gamma)
+    first, second = (loss(LOGITS[:1], torch.tensor([label])).item() for label in (0, 1))
+    assert loss(LOGITS[:1], torch.tensor([[0.25, 0.75]])).item() == pytest.approx(0.25 * first + 0.75 * second)
 
 
 @pytest.mark.parametrize("weight", [None, 2.0])
@@ -177,6 +192,32 @@ def test_multi_label_focal_loss_by_hand() -> None:
     loss = TrainingLoss(is_multi=True, gamma=2.0)(CHANCES, SETS)
     by_hand = (2 * (1 / 4) ** 2 * math.log(4 / 3) + (1 / 2) ** 2 * math.log(2) + (3 / 4) ** 2 * math.log(4)) / 4
     assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [None, 1e-7])
+def test_multi_label_loss_weighted_by_hand(gamma: float | None) -> None:
+    weights = torch.tensor([[0.5, 0.8], [2.0, 4.0]])  # "no" and "yes" of the two classes
+    loss = TrainingLoss(is_multi=True, weights=weights, gamma=gamma)(CHANCES, SETS)
+    by_hand = (2 * math.log(4 / 3) + 0.8 * math.log(2) + 2 * math.log(4) + 4 * math.log(4 / 3)) / 4
+    assert loss.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_multi_label_weights_of_one_change_nothing(smoothing: float) -> None:
+    plain, ones = (TrainingLoss(is_multi=True, smoothing=smoothing, weights=w) for w in (None, torch.ones(2, 2)))
+    assert ones(CHANCES, SETS).item() == pytest.approx(plain(CHANCES, SETS).item(), rel=1e-6)
+
+
+def test_set_weights_by_hand() -> None:
+    targets = np.array([[1, 0], [0, 0], [0, 0], [0, 1], [0, 1]])  # yes 1 and 2 of 5
+    for mode, ratio in (("balanced", (4, 1.5)), ("sqrt", (2, math.sqrt(1.5))), ((3.0, 1.0), (3, 1))):
+        mean = (4 + ratio[0] + 3 + 2 * ratio[1]) / 10
+        found = set_weights(mode, targets)
+        assert found == pytest.approx(np.array([[1, 1], ratio]) / mean)
+        cells = np.where(targets == 1, found[1], found[0])
+        assert cells.mean() == pytest.approx(1)
+    assert set_weights("none", targets) is None
+    assert np.isfinite(set_weights("balanced", np.array([[1, 0], [1, 0]]))).all(), "a class of all rows, one of none"
 
 
 @pytest.mark.parametrize("gamma", [None, 1e-7])

@@ -110,8 +110,8 @@ def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int
 def duration(seconds: float) -> str:
     """A span of time in the unit that suits it.
 
-    >>> duration(4000)
-    '1 h 07 min'
+    >>> duration(4000), duration(5820)
+    ('67 min', '1 h 37 min')
     """
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

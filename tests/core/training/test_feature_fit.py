@@ -180,19 +180,20 @@ def test_evaluation_and_the_served_model_agree(
     scored = score(result.model_dir, folders[plan.chunk_pooling is not None], "test", threads=1)
     np.testing.assert_allclose(served.probabilities(texts), scored, atol=1e-6)
     np.testing.assert_allclose(served.probabilities(texts, batch_size=1), scored, atol=1e-6)
-    extremes = ["goal", "goal " * 10, "goal " * 11, "the market " * 500]
+    extremes = ["\u200d", "goal", "goal " * 10, "goal " * 11, "the market " * 500]
     alone = np.concatenate([served.probabilities([text]) for text in extremes])
     np.testing.assert_allclose(served.probabilities(extremes), alone, atol=1e-6)
     read = served.characters_read("goal " * 100)
     assert len(read) == (10 + 7 * 8 if plan.chunk_pooling else 22)
 
 
-def test_forty_thousand_tokens_without_a_limit(encoder: Path, tmp_path: Path) -> None:
-    """Every chunk counts: the mean over all chunks of one text, computed chunk by chunk."""
+@pytest.mark.parametrize("how", ["mean", "max", "attention"])
+def test_forty_thousand_tokens_without_a_limit(encoder: Path, tmp_path: Path, how: str) -> None:
+    """Every chunk counts: all chunks of one text, pooled here and chunk by chunk."""
     from bertft_core.model.classifier import save_classifier
 
-    plan = FeaturePlan(pooling="layers", layers=(2,), chunk_pooling="mean")
-    model = load_classifier(encoder, ("a", "b"), 1, plan=plan)
+    plan = FeaturePlan(pooling="layers", layers=(2,), chunk_pooling=how)
+    model: Any = load_classifier(encoder, ("a", "b"), 1, plan=plan)
     folder = save_classifier(model, encoder, tmp_path / "model", ("a", "b"))
     card = ArtifactCard(max_length=64, truncation="chunks", classes=("a", "b"))
     served = Predictor.load(build_artifact(folder, tmp_path / "served", card))
@@ -203,7 +204,12 @@ def test_forty_thousand_tokens_without_a_limit(encoder: Path, tmp_path: Path) ->
     rest = torch.tensor([[2, *ids[39_990:], 3]])
     with torch.inference_mode():
         states = [model.vectors({"input_ids": t, "attention_mask": torch.ones_like(t)}) for t in (whole, rest)]
-        wanted = torch.softmax(model.classifier(torch.cat(states).mean(dim=0)), -1)
+        every = torch.cat(states)
+        pooled = every.amax(dim=0) if how == "max" else every.mean(dim=0)
+        if how == "attention":
+            inner = torch.tanh(every @ model.attention.inner.weight.T + model.attention.inner.bias)
+            pooled = torch.softmax(inner @ model.attention.score.weight[0], 0) @ every
+        wanted = torch.softmax(model.classifier(pooled), -1)
     np.testing.assert_allclose(served.probabilities([text])[0], wanted, atol=1e-5)
 
 

@@ -21,6 +21,7 @@ from flows.ending import ends_when_told
 from flows.progress import Reporter
 from flows.release import release
 from flows.search import search
+from tasks.answers import Scorer
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.evaluation import evaluate_model, review_model, write_report
 from tasks.registry import Standing, standing_release
@@ -81,35 +82,36 @@ def _wait_text(run: Run, config: RunConfig, holder: str) -> str:
 def _train_and_release(
     config: RunConfig, prepared: Prepared, run: Run, tree: Tree, root: Path, report: Reporter, last: str
 ) -> dict[str, Any]:
-    with ExitStack() as stack:
-        trainer = stack.enter_context(Trainer())
-        result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
-        with report.stage("search"):
-            chosen, told = _chosen(config, prepared, run, root, trainer, tree, report, last)
-            config, prepared = chosen, fitting.prepare_for(config, chosen, prepared, root)
-        result |= told
-        if last == "search":
-            return {**result, "seconds": report.seconds}
-        with report.stage("finetune"):
-            fit = finetune_model(config, prepared, run, root, trainer, report)
-            tree.final_run(fit, config)
-        result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
-        if last == "finetune":
-            return {**result, "seconds": report.seconds}
-        with report.stage("evaluate"):
-            evaluation = evaluate_model(config, prepared, run, fit, trainer, root)
-            tree.evaluation(evaluation, run.path / "evaluation")
-        with report.stage("review"):
-            review_model(config, prepared, run, fit, evaluation, trainer, root, report)
-        result["test"] = test_document(evaluation)
-    if last == "promote":
-        with report.stage("release"):
-            released = release(config, prepared, run, fit, tree, root)
-            write_report(config, prepared, run, fit, evaluation, released, tree, root)
-            result |= asdict(released)
-        result["seconds"] = report.seconds
-        tree.finish(result)
-        run.update(result=result)
+    with ExitStack() as held:
+        with Trainer() as trainer:
+            result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
+            with report.stage("search"):
+                chosen, told = _chosen(config, prepared, run, root, trainer, tree, report, last)
+                config, prepared = chosen, fitting.prepare_for(config, chosen, prepared, root)
+            result |= told
+            if last == "search":
+                return {**result, "seconds": report.seconds}
+            with report.stage("finetune"):
+                fit = finetune_model(config, prepared, run, root, trainer, report)
+                tree.final_run(fit, config)
+            result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
+            if last == "finetune":
+                return {**result, "seconds": report.seconds}
+            scorer = held.enter_context(Scorer(tree.store)) if last == "promote" else None
+            with report.stage("evaluate"):
+                evaluation = evaluate_model(config, prepared, run, fit, trainer, root)
+                tree.evaluation(evaluation, run.path / "evaluation")
+            with report.stage("review"):
+                review_model(config, prepared, run, fit, evaluation, trainer, root, report)
+            result["test"] = test_document(evaluation)
+        if scorer is not None:
+            with report.stage("release"):
+                released = release(config, prepared, run, fit, tree, root, scorer)
+                write_report(config, prepared, run, fit, evaluation, released, tree, root)
+                result |= asdict(released)
+            result["seconds"] = report.seconds
+            tree.finish(result)
+            run.update(result=result)
     return {**result, "seconds": report.seconds}
 
 

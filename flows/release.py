@@ -20,6 +20,7 @@ from bertft_core.training.spec import TrainingResult
 from flows.ending import ends_when_told
 from tasks import overrides
 from tasks.aliases import WEIGHTS, get_version, version_of_alias
+from tasks.answers import Scorer
 from tasks.decision import bar
 from tasks.ledger import AWAITING_APPROVAL, Release, release_of
 from tasks.release import candidate_of_version, check_parity, decide_promotion, register_model
@@ -36,11 +37,13 @@ class Approval(RunInput):
     by: str = ""
 
 
-def release(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path) -> Release:
+def release(
+    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path, scorer: Scorer
+) -> Release:
     """Register the fit and let the gate decide; one release per registered model at a time."""
     with _alone(home, tree.store.config.model_name(config.name)):
         candidate = register_model(config, prepared, run, fit, tree)
-        outcome = decide_promotion(candidate, tree.store, check_parity(candidate, tree.store))
+        outcome = decide_promotion(candidate, tree.store, check_parity(candidate, tree.store, scorer))
     return _with_approval(tree.store, outcome)
 
 
@@ -70,8 +73,9 @@ def _judged(store: Store, name: str, version: str, home: Path, approve: bool) ->
     weights = get_version(store, name, version).tags.get(WEIGHTS, "")
     if barred := bar(store, name, version, weights, str(flow_run.id or "")):  # its rows may have changed since
         return release_of(name, barred, version=version)
-    candidate = candidate_of_version(name, version, store, home)
-    return decide_promotion(candidate, store, check_parity(candidate, store), approved=approve)
+    with Scorer(store) as scorer:
+        candidate = candidate_of_version(name, version, store, home)
+        return decide_promotion(candidate, store, check_parity(candidate, store, scorer), approved=approve)
 
 
 def _alone(home: Path, name: str) -> AbstractContextManager[None]:

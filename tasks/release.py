@@ -19,7 +19,7 @@ from bertft_core.runs import Run
 from bertft_core.state import read_json, write_json
 from bertft_core.training.spec import TrainingResult
 from tasks import aliases, artifacts, ledger, lineage, registry
-from tasks.answers import Answers, Scored, require, score_in_fresh_process, score_versions
+from tasks.answers import Answers, Scored, Scorer, require, score_in_fresh_process
 from tasks.data import is_retryable
 from tasks.decision import decide
 from tasks.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions, write_gate_rows
@@ -67,7 +67,7 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
 
 
 @task(name="parity", cache_policy=NO_CACHE)
-def check_parity(candidate: Candidate, store: Store) -> Scored:
+def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> Scored:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5.
 
     The versions it will be compared with answer in the same go, which saves a start; returns those answers,
@@ -77,7 +77,7 @@ def check_parity(candidate: Candidate, store: Store) -> Scored:
     rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
     _, rivals = rival_versions(rule, known, None if champion.fault else champion.version)
     wanted = {candidate.uri_of(v): answers_file(folder, v) for v in (candidate.version, *rivals)}
-    found = score_versions(wanted, candidate.rows_file, OTHER_BATCH, store)
+    found = scorer.answers(wanted, candidate.rows_file, OTHER_BATCH)
     served = require(found[candidate.uri])
     ours = np.load(folder / "probabilities.npy", allow_pickle=False)
     gap = float(np.abs(served.probabilities(candidate.classes) - ours).max())

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from bertft_core.errors import ArtifactError, ConfigError, InputError, RegistryE
 from bertft_core.mlflow_config import load_mlflow_config
 from bertft_core.serving.predictor import Predictor
 from tasks import aliases, artifacts, registry, tracking
-from tasks.answers import score_in_fresh_process, score_versions
+from tasks.answers import Scorer, score_in_fresh_process, score_versions
 
 pytestmark = pytest.mark.orchestration
 CLASSES = ("ham", "spam")
@@ -372,3 +373,15 @@ def ask(port, body, deadline):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+def test_scorer_that_nobody_asks_ends_with_its_context_or_its_parent(shared):
+    with Scorer(shared[0]) as scorer:
+        process = scorer._process
+        assert process.poll() is None
+    assert process.returncode == -signal.SIGKILL
+    with Scorer(shared[0]) as orphan:
+        assert orphan._process.stdin is not None
+        orphan._process.stdin.close()  # as the parent's death does
+        orphan._process.stdin = None
+        assert orphan._process.wait(120) == 0

@@ -164,6 +164,11 @@ def unfreezing() -> list[Arm]:
                 against=plain, technique=f"`unfreezing: {schedule}` instead of `none` at lr {short(lr)}",
                 error=6.37 if is_theirs else None, note="ULMFiT, freez" if is_theirs else "",
             ))  # fmt: skip
+        arms.append(Arm(
+            table="unfreezing", name=f"lr {short(lr)}, gradual, restarts", against=f"lr {short(lr)}, gradual",
+            values={"lr": lr, "unfreezing": "gradual", "phase_restart": True},
+            technique=f"`phase_restart: true` (a curve a phase) instead of one curve, with `gradual` at lr {short(lr)}",
+        ))  # fmt: skip
     return arms
 
 

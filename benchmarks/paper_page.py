@@ -145,7 +145,7 @@ def heading(found: Found, is_quick: bool) -> str:
     return (
         f"# Evidence: the paper's tables in our size\n\n{warning}"
         f"`python benchmarks/paper_tables.py --out {found.records.path.name}{' --quick' if is_quick else ''}`, {when}, "
-        f"{settings['threads']} threads, {machine.get('precision')}; the page by `--write`.{mixed}\n\n"
+        f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}, {machine.get('precision')}; the page by `--write`.{mixed}\n\n"
         "What Sun et al. 2019 (arXiv 1905.05583) report for BERT-base and the 25,000 training rows of IMDb, and what "
         f"the same arms do here: MiniLM-L6 (all-MiniLM-L6-v2), {settings['train']:,} IMDb reviews, at most "
         f"{settings['max_length']} tokens, {settings['epochs']} epochs, batches of {settings['batch_size']}, "
@@ -188,12 +188,15 @@ def row(found: Found, arm: Arm, difference: dict[str, Any] | None) -> str:
     """One line of a table."""
     errors = found.errors(arm)
     ours = f"{np.mean(errors):.2f} ({min(errors):.2f} to {max(errors):.2f})" if errors else found.reason(arm)
+    if errors and len(errors) < WANTED_SEEDS:
+        ours += f", {len(errors)} seed{'s' * (len(errors) > 1)}"
     cells = [arm.name, ours, arm.against]
     if difference is None:
         cells += [""] * 3
     else:
         spans = [difference[f"interval_{name}"] for name in ("seeds", "rows_and_seeds")]
-        cells += [f"{100 * difference['difference']:+.2f}", *(f"[{100 * a:+.2f}, {100 * b:+.2f}]" for a, b in spans)]
+        shown = ["" if math.isnan(a) else f"[{100 * a:+.2f}, {100 * b:+.2f}]" for a, b in spans]
+        cells += [f"{100 * difference['difference']:+.2f}", *shown]
     theirs = f"{arm.error:.2f}" + (f" ({arm.note})" if arm.note else "") if arm.error is not None else ""
     gain = paper_gain(arm, found.arms)
     return "| " + " | ".join([*cells, theirs, "" if gain is None else f"{gain:+.2f}"]) + " |"

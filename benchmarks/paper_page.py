@@ -145,7 +145,8 @@ def heading(found: Found, is_quick: bool) -> str:
     return (
         f"# Evidence: the paper's tables in our size\n\n{warning}"
         f"`python benchmarks/paper_tables.py --out {found.records.path.name}{' --quick' if is_quick else ''}`, {when}, "
-        f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}, {machine.get('precision')}; the page by `--write`.{mixed}\n\n"
+        f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}, {machine.get('precision')}; "
+        f"the page by `--write`.{mixed}\n\n"
         "What Sun et al. 2019 (arXiv 1905.05583) report for BERT-base and the 25,000 training rows of IMDb, and what "
         f"the same arms do here: MiniLM-L6 (all-MiniLM-L6-v2), {settings['train']:,} IMDb reviews, at most "
         f"{settings['max_length']} tokens, {settings['epochs']} epochs, batches of {settings['batch_size']}, "

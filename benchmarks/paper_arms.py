@@ -187,7 +187,8 @@ QUICK = {  # arms of --quick: every kind of arm once
     "figure2": ("lr 2e-5", "lr 4e-4"),
     "unfreezing": ("lr 1e-4, none", "lr 1e-4, gradual"),
 }
-CURVES = "figure2"  # the table whose fits are also followed on the test rows
+CURVES = "figure2"  # the table whose fits are also followed on the test rows,
+CURVE_SEEDS = 3  # of so many seeds: each is another fit, and six times the test rows
 
 
 def arms_of(tables: Sequence[str], *, is_quick: bool = False) -> tuple[list[Arm], list[str]]:

@@ -31,10 +31,11 @@ import argparse
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paper_arms import BATCH, CURVES, EPOCHS, MAX_LENGTH, TABLES, TITLES, Arm, arms_of
+from paper_arms import BATCH, CURVE_SEEDS, CURVES, EPOCHS, MAX_LENGTH, TABLES, TITLES, Arm, arms_of
 from paper_fits import Bench, open_bench, run_curve, run_fit
 from paper_page import write_page
 from paper_plan import POINTS, Cost, is_plain, noise_of, rates_of
@@ -60,7 +61,8 @@ def run(bench: Bench, cells: list[tuple[Arm, int]], hours: float | None) -> None
     """Measure what is missing, in this order, until the hours are over: no fit begins that would end after them."""
     begun, longest = time.monotonic(), 0.0
     for arm, seed in cells:
-        parts = {arm.key(seed): run_fit} | ({arm.curve_key(seed): run_curve} if arm.table == CURVES else {})
+        is_followed = arm.table == CURVES and seed <= CURVE_SEEDS
+        parts = {arm.key(seed): run_fit} | ({arm.curve_key(seed): run_curve} if is_followed else {})
         for key, measure in parts.items():
             if bench.records.get(key) is not None:
                 continue
@@ -83,6 +85,7 @@ def plan(bench: Bench, arms: list[Arm], seeds: int) -> list[dict[str, Any]]:
     rows = []
     for arm in arms:
         cost, noise = bench.cost(arm), noise_of(arm, right, every)
+        cost = replace(cost, curve=cost.curve * min(seeds, CURVE_SEEDS) / seeds)
         found = noise.resolvable(len(labels), seeds) if arm.against else math.nan
         rows.append({"arm": arm, "cost": cost, "minutes": cost.minutes(rates), "noise": noise, "resolvable": found})
     return rows

@@ -30,8 +30,8 @@ INTRODUCTIONS = {
     "gain from 0.95 is 5 documents of 25,000 in one run (5.42 to 5.40): its table shows no effect, and nothing is "
     "claimed here beyond what is measured below.",
     "figure2": "The paper shows that 4e-4 does not converge with BERT-base and 25,000 rows, and prints no numbers. "
-    f"The curves are of the first {CURVE_SEEDS} seeds' fits, scored on the test rows on their way; nothing was chosen by "
-    "these scores.",
+    f"The curves are of the first {CURVE_SEEDS} seeds' fits, scored on the test rows on their way; nothing was "
+    "chosen by these scores.",
     "unfreezing": "Not in the paper. ULMFiT (arXiv 1801.06146, Table 7, validation error of an LSTM on IMDb) is beside "
     "ours where it has the arm. `fast` and `gradual` cost less time (speed.md); this is about accuracy alone.",
 }

@@ -95,9 +95,8 @@ def _chunk_limit_fault(config: RunConfig, search: SearchConfig, longest: Mapping
 
 def _one_chunk_fault(config: RunConfig, search: SearchConfig) -> str:
     """Why `head` and `chunks` are the same, or ""."""
-    if set(values_of(search.space[_CUT])) != {"head", CHUNKS} or set(_possible(config, search, _CUT, _CHUNK_LIMIT)) != {
-        1
-    }:
+    limits = set(_possible(config, search, _CUT, _CHUNK_LIMIT))
+    if set(values_of(search.space[_CUT])) != {"head", CHUNKS} or limits != {1}:
         return ""
     return f"{_CUT} has no effect: one chunk is the head of the text; take it out, or change {_CHUNK_LIMIT}"
 

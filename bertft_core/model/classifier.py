@@ -83,9 +83,13 @@ def _draw_output(model: Any, info: dict[str, Any], seed: int) -> None:
     One that was not in the folder, or had another size, has been drawn already.
     """
     drawn = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
-    linear = {n: m for n, m in model.named_modules() if n.startswith("classifier") and isinstance(m, torch.nn.Linear)}
-    name, output = list(linear.items())[-1]
-    if f"{name}.weight" not in drawn:
+    above = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.startswith(f"{model.base_model_prefix}.")
+    ]
+    if above and f"{above[-1][0]}.weight" not in drawn:
+        output = above[-1][1]
         torch.manual_seed(seed)
         torch.nn.init.normal_(output.weight, std=float(getattr(model.config, "initializer_range", 0.02)))
         torch.nn.init.zeros_(output.bias)

@@ -92,7 +92,8 @@ def _draw_output(model: Any, info: dict[str, Any], seed: int) -> None:
         output = above[-1][1]
         torch.manual_seed(seed)
         torch.nn.init.normal_(output.weight, std=float(getattr(model.config, "initializer_range", 0.02)))
-        torch.nn.init.zeros_(output.bias)
+        if output.bias is not None:
+            torch.nn.init.zeros_(output.bias)
 
 
 def _under(model: Any, plan: FeaturePlan) -> PreTrainedModel:

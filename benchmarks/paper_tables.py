@@ -136,13 +136,14 @@ def total_line(name: str, rows: list[dict[str, Any]], seeds: int) -> str:
 def decide(bench: Bench, arms: list[Arm], seeds: int, *, drops: bool) -> list[Arm]:
     """The arms that are measured. Whether an arm can resolve 2 points is decided once and kept in the records.
 
-    What others are measured against stays in any case.
+    What has no arm to be measured against stays in any case, and what others are measured against.
     """
     needed = {(arm.table, arm.against) for arm in arms}
     open_arms = [arm for arm in arms if bench.records.get(decision_key(arm)) is None]
     for row in plan(bench, open_arms, seeds):
         arm, noise = row["arm"], row["noise"]
-        is_kept = not drops or (arm.table, arm.name) in needed or row["resolvable"] <= POINTS
+        is_compared = bool(arm.against)
+        is_kept = not (drops and is_compared) or (arm.table, arm.name) in needed or row["resolvable"] <= POINTS
         found = None if math.isnan(row["resolvable"]) else row["resolvable"]
         value = {"kept": is_kept, "resolvable": found, "within": noise.within, "between": noise.between,
                  "source": noise.source}  # fmt: skip

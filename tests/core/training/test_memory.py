@@ -78,7 +78,7 @@ def test_fit_in_micro_batches_equals_the_undisturbed_one(folder: Path, tmp_path:
     )  # fmt: skip
     order = [(warm, 0, 0), (small, 150, 0), (broken, 150, 1), (broken, 0, 0), (whole, 0, 0)]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _LIMITED], capture_output=True, text=True, timeout=600, input=json.dumps(order),
+        [sys.executable, "-P", "-c", _LIMITED], capture_output=True, text=True, timeout=540, input=json.dumps(order),
         # no 64 MB of addresses for the arena of a new thread, and what is freed goes back at once
         env={**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
     )  # fmt: skip

@@ -36,7 +36,7 @@ def arms_picture(title: str, shown: Sequence[Shown], path: Path) -> Path:
     left.invert_yaxis()
     left.set(xlabel="test error, % (dots: seeds, bar: mean)", ylim=(len(shown) - 0.4, -0.6))
     right.axvline(0, color=GREY, linewidth=0.8)
-    right.set(xlabel="points of accuracy gained")
+    right.set(xlabel="points of accuracy over the arm named in the table")
     right.tick_params(left=False)
     for axes in (left, right):
         axes.grid(axis="y", color="#eeeeee")

@@ -121,14 +121,9 @@ def run_fit(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
 
 def classes_of(model_dir: Path | str, spec: FitSpec) -> Any:
     """[test rows] classes that a model answers, in the precision of training: float32 would cost as much as the fit."""
-    from bertft_core.model.classifier import load_saved
-    from bertft_core.training.feature_forward import open_forward
-    from bertft_core.training.forwarding import WHOLE
-    from bertft_core.training.scoring import pick_device, runtime
+    from bertft_core.training.scoring import score
 
-    with runtime(spec.threads):
-        forward = open_forward(load_saved(model_dir), pick_device(spec.device), spec.precision)
-        return forward.predict(open_split(Path(spec.tokens), "test"), WHOLE).argmax(axis=1)
+    return score(model_dir, spec.tokens, "test", spec.device, spec.threads, precision=spec.precision).argmax(axis=1)
 
 
 def run_curve(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:

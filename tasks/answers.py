@@ -193,6 +193,9 @@ class Scorer:
         return self
 
     def __exit__(self, *fault: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.communicate()
 
@@ -219,8 +222,7 @@ class Scorer:
         try:
             _, said = self._process.communicate(json.dumps(spec), timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+            self._end()
             said = f"no answer within {timeout_seconds:g} s"
         return {uri: _found(uri, file, said) for uri, file in files.items()}
 

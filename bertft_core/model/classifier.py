@@ -17,7 +17,7 @@ from bertft_core.data.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.errors import ConfigError, ModelError
 from bertft_core.model.feature_files import read_plan, read_weights, write_head
 from bertft_core.model.feature_plan import FeaturePlan
-from bertft_core.model.features import Classifier, FeatureClassifier
+from bertft_core.model.features import Classifier, FeatureClassifier, draw_linear
 from bertft_core.model.layers import LayerMap
 
 # config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT
@@ -89,11 +89,8 @@ def _draw_output(model: Any, info: dict[str, Any], seed: int) -> None:
         if isinstance(module, torch.nn.Linear) and not name.startswith(f"{model.base_model_prefix}.")
     ]
     if above and f"{above[-1][0]}.weight" not in drawn:
-        output = above[-1][1]
         torch.manual_seed(seed)
-        torch.nn.init.normal_(output.weight, std=float(getattr(model.config, "initializer_range", 0.02)))
-        if output.bias is not None:
-            torch.nn.init.zeros_(output.bias)
+        draw_linear(above[-1][1], model.config)
 
 
 def _under(model: Any, plan: FeaturePlan) -> PreTrainedModel:

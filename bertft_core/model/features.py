@@ -190,13 +190,10 @@ class FeatureClassifier(nn.Module):
         return first if norm is None else norm(first)  # type: ignore[no-any-return]
 
     def _draw(self) -> None:
-        spread = float(getattr(self.config, "initializer_range", 0.02))
         for module in (self.attention, self.classifier):
             for part in module.modules() if module is not None else ():
                 if isinstance(part, nn.Linear):
-                    nn.init.normal_(part.weight, std=spread)
-                    if part.bias is not None:
-                        nn.init.zeros_(part.bias)
+                    draw_linear(part, self.config)
 
     def _find_passes(self) -> EncoderPass | None:
         """The encoder in pieces, None where its features of a small batch are not those of the stock modules."""
@@ -239,6 +236,13 @@ def level_map(model: Classifier) -> LayerMap:
     below = {*ours(table.embeddings), *(name for layer in table.layers for name in ours(layer))}
     head = tuple(name for name, _ in model.named_parameters() if name not in below)
     return LayerMap(embeddings=ours(table.embeddings), layers=tuple(map(ours, table.layers)), head=head)
+
+
+def draw_linear(layer: nn.Linear, config: Any) -> None:
+    """Fresh weights from torch's generator, as the encoders of transformers draw them."""
+    nn.init.normal_(layer.weight, std=float(getattr(config, "initializer_range", 0.02)))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bertft_core.config import RunConfig, SearchConfig
+from bertft_core.data.encoding import Cutting
 from bertft_core.data.tokenization import TokenizedSplits
 from bertft_core.errors import ConfigError
 from bertft_core.fit_config import ADJUSTED, CHUNKS, READ_WITH, SLANTED, is_one_layer
@@ -44,8 +44,8 @@ def require_effect(config: RunConfig, longest: Mapping[str, int], class_rows: Ma
     it is not searched). ``class_rows``: training rows by class.
 
     Raises: ConfigError naming tokenization.truncation or tokenization.max_length when no text is ever cut where
-    it counts, class_weights (loss, tau) when all classes are of one size, keys of a schedule or loss in trials that
-    have another one.
+    it counts, max_chunks when no text has so many, class_weights (loss, tau) when all classes are of one size, and
+    knobs that another field leaves unread.
     """
     search = config.search
     if search is None or not search.trials:
@@ -82,15 +82,15 @@ def _length_fault(config: RunConfig, search: SearchConfig, key: str, longest: Ma
 
 
 def _chunk_limit_fault(config: RunConfig, search: SearchConfig, longest: Mapping[str, int]) -> str:
-    """Why the searched numbers of chunks are all more than any text has, or ""."""
+    """Why the searched numbers of chunks are all more than any text has, or "" (of one chunk: `_length_fault`)."""
     key, n_special = _CHUNK_LIMIT, 2
-    room = int(min(_possible(config, search, key, _LENGTH))) - n_special
-    step = max(1, room - int(max(_possible(config, search, key, _OVERLAP))))
-    text = max(longest[encoder] for encoder in _possible(config, search, key, _ENCODER)) - n_special
-    most = 1 + math.ceil(max(0, text - room) / step)
-    if any(limit is not None and limit < most for limit in values_of(search.space[key])):
+    shortest, overlap = min(_possible(config, search, key, _LENGTH)), max(_possible(config, search, key, _OVERLAP))
+    finest = Cutting(max_length=int(shortest), truncation=CHUNKS, chunk_overlap=int(overlap))
+    text = max(longest[encoder] for encoder in _possible(config, search, key, _ENCODER))
+    most = len(finest.spans(text - n_special, n_special))
+    if most == 1 or any(limit is not None and limit < most for limit in values_of(search.space[key])):
         return ""
-    return f"{key} has no effect: no text has more than {most} chunk{'s' * (most > 1)}; take it out"
+    return f"{key} has no effect: no text has more than {most} chunks; take it out"
 
 
 def _one_chunk_fault(config: RunConfig, search: SearchConfig) -> str:
@@ -102,13 +102,10 @@ def _one_chunk_fault(config: RunConfig, search: SearchConfig) -> str:
 
 
 def _restart_fault(config: RunConfig, search: SearchConfig) -> str:
-    """Why every trial has a single phase, or ""."""
-    phases = (
-        len(UnfreezeSchedule.of(name, _ANY_DEPTH, int(epochs)).starts) if isinstance(name, str) else len(name)
-        for name in _possible(config, search, "phase_restart", "unfreezing")
-        for epochs in _possible(config, search, "phase_restart", "epochs")
-    )
-    return "" if max(phases) > 1 else "phase_restart has no effect: there is one phase; take it out"
+    """Why `ulmfit` has a single phase in every trial, or "" (of other schedules: `_IDLE`)."""
+    schedules, epochs = (_possible(config, search, "phase_restart", key) for key in ("unfreezing", "epochs"))
+    is_one = all(name == "ulmfit" for name in schedules) and max(epochs) == 1
+    return "phase_restart has no effect: there is one phase; take it out" if is_one else ""
 
 
 def _idle_fault(config: RunConfig, search: SearchConfig, key: str, other: str, is_idle: Callable[[Any], bool]) -> str:

@@ -82,8 +82,8 @@ class TrainingLoss:
     [n] or class weights [n, C] (soft), and every loss is then the expected one over a label drawn from them.
 
     ``weights`` [C] weigh a row's loss by its label. The sum is divided by the rows, not by the batch's own weights as
-    torch does, so that a row counts the same in every batch. ``smoothing`` e makes
-    the target (1 - e) * target + e / C (Szegedy et al. 2016, arXiv 1512.00567 section 7).
+    torch does, so that a row counts the same in every batch. ``smoothing`` e makes the target (1 - e) * target + e / C
+    (Szegedy et al. 2016, arXiv 1512.00567 section 7).
 
     ``is_multi``: targets are 0 and 1 [n, C], each class is a question of its own: binary cross entropy of sigmoids, or
     its focal form, the mean over rows and classes; smoothing moves a target towards 1/2; ``weights`` are [2, C], of a
@@ -103,18 +103,16 @@ class TrainingLoss:
             return _set_loss(logits, targets, self.gamma, self.smoothing, self.weights)
         if self.adjustment is not None:
             logits = logits + self.adjustment
-        smoothing = self.smoothing
-        if self.weights is not None and targets.ndim == 2:
-            targets, smoothing = _smoothed(targets * self.weights, smoothing), 0.0
-        if self.gamma is None and (self.weights is None or targets.ndim == 2):
+        weights, smoothing = self.weights, self.smoothing
+        if weights is not None and targets.ndim == 2:  # the targets carry them
+            targets, weights, smoothing = _smoothed(targets * weights, smoothing), None, 0.0
+        if self.gamma is None and weights is None:
             return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
         if self.gamma is None:
             rows = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
         else:
             rows = _focal_rows(logits, targets, self.gamma, smoothing)
-        if self.weights is None or targets.ndim == 2:
-            return rows.mean()
-        return (rows * self.weights[targets]).mean()
+        return (rows if weights is None else rows * weights[targets]).mean()
 
 
 def _focal_rows(logits: torch.Tensor, targets: torch.Tensor, gamma: float, smoothing: float) -> torch.Tensor:
@@ -123,13 +121,17 @@ def _focal_rows(logits: torch.Tensor, targets: torch.Tensor, gamma: float, smoot
     q = functional.one_hot(targets, n_classes).float() if targets.ndim == 1 else targets
     q = _smoothed(q, smoothing)
     log_p = functional.log_softmax(logits, dim=1)
-    # 1 - p >= 1e-12: the derivative of (1 - p)^gamma at p = 1 is infinite for gamma < 1
-    return -(q * (1 - log_p.exp()).clamp_min(1e-12) ** gamma * log_p).sum(dim=1)
+    return -(q * _missed(log_p, gamma) * log_p).sum(dim=1)
+
+
+def _missed(log_p: torch.Tensor, gamma: float) -> torch.Tensor:
+    """(1 - p)^gamma; 1 - p >= 1e-12, since the derivative at p = 1 is infinite for gamma < 1."""
+    return (1 - log_p.exp()).clamp_min(1e-12) ** gamma
 
 
 def _smoothed(q: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Targets [n, C] of any sum, the share `smoothing` of each row's sum spread evenly over the classes."""
-    return (1 - smoothing) * q + smoothing / q.shape[1] * q.sum(dim=1, keepdim=True)
+    """Targets [..., C] of any sum, the share `smoothing` of each sum spread evenly over the classes."""
+    return (1 - smoothing) * q + smoothing / q.shape[-1] * q.sum(dim=-1, keepdim=True)
 
 
 def _set_loss(
@@ -140,10 +142,10 @@ def _set_loss(
     both = torch.stack([1 - targets, targets], dim=-1)  # [n, C, 2]: a target over "no" and "yes"
     if weights is not None:
         both = both * weights.T
-    both = (1 - smoothing) * both + smoothing / 2 * both.sum(dim=-1, keepdim=True)
+    both = _smoothed(both, smoothing)
     log_p = torch.stack([functional.logsigmoid(-logits), functional.logsigmoid(logits)], dim=-1)
     if gamma is not None:
-        both = both * (1 - log_p.exp()).clamp_min(1e-12) ** gamma
+        both = both * _missed(log_p, gamma)
     return -(both * log_p).sum(dim=-1).mean()
 
 

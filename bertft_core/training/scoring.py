@@ -54,10 +54,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def predict_logits(
-    model: Classifier, arrays: TokenArrays, device: torch.device, on_beat: Beat | None = None
-) -> NDArray[np.float32]:
-    """Logits [n, C] float32 of all rows in order, in eval mode and float32; on_beat(fraction) about once a second."""
-    return open_forward(model, device, "float32").predict(arrays, WHOLE, on_beat)
+    model: Classifier, arrays: TokenArrays, device: torch.device, on_beat: Beat | None = None,
+    precision: str = "float32",
+) -> NDArray[np.float32]:  # fmt: skip
+    """Logits [n, C] float32 of all rows in order, in eval mode; on_beat(fraction) about once a second."""
+    return open_forward(model, device, precision).predict(arrays, WHOLE, on_beat)
 
 
 def score(
@@ -67,10 +68,12 @@ def score(
     device: str = "cpu",
     threads: int | None = None,
     on_beat: Beat | None = None,
+    precision: str = "float32",
 ) -> NDArray[np.float32]:
     """Probabilities [n, C] float32 of a saved classifier on one split, in the split's order.
 
-    Rows sum to 1; of a multi-label classifier each number stands for itself.
+    Rows sum to 1; of a multi-label classifier each number stands for itself. ``precision`` of the products: float32
+    or bfloat16.
 
     Raises: ModelError if ``model_dir`` is no trained classifier; ConfigError if the device is missing.
     """
@@ -80,7 +83,9 @@ def score(
     with runtime(threads):
         model = load_saved(model_dir)
         model.to(target)  # type: ignore[arg-type]
-        logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat).astype(np.float64)
+        logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat, precision).astype(
+            np.float64
+        )
     if model.config.problem_type == MULTI_LABEL:
         return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))

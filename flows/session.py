@@ -33,8 +33,7 @@ for number in (signal.SIGTERM, signal.SIGKILL):
             os.kill(pid, number)
         except OSError:
             pass
-    if found:
-        time.sleep(2)
+    time.sleep(2 if found else 0.2)  # a program that is just being loaded shows no environment yet
 """
 
 

@@ -23,9 +23,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertft_core.evaluation.intervals import wilson
-from bertft_core.nightly import domain_shift as domain
-from bertft_core.nightly.drift import DriftReport, domain_shift, label_shift, text_figures
+from bertft_core.evaluation.drift import domain_shift as domain
+from bertft_core.evaluation.drift.domain_shift import domain_shift
+from bertft_core.evaluation.drift.label_shift import label_shift
+from bertft_core.evaluation.drift.report import DriftReport
+from bertft_core.evaluation.drift.text_figures import text_figures
+from bertft_core.evaluation.scores.intervals import wilson
 
 SHAPES = ((50, 50, 2), (50, 50, 384), (300, 300, 20), (2000, 100, 384), (1000, 1000, 384))  # old, new, features
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)

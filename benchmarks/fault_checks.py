@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertft_core import fitting, recipe, trials
-from bertft_core.config import RunConfig
+from bertft_core.config.run import RunConfig
+from bertft_core.recipe import chain, trials
+from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.process.client import Trainer
 from bertft_core.search.slots import slot_seed
-from bertft_core.training.client import Trainer
-from tasks import tracking
+from bertft_core.tracking import store as tracking
 
 Stored = Sequence[Any]  # Optuna's trials of the study, whatever their state
 
@@ -169,8 +170,8 @@ def _refit(config: RunConfig, home: Path, trial: Any) -> dict[str, Any]:
     """The trial's fit once more, in a folder of its own; ended at the rung where the search ended it."""
     search, stored = config.search, trial.user_attrs["result"]
     assert search is not None, "a drill has a search"
-    prepared = recipe.prepare(config, home)
-    run = recipe.identify(config, prepared, home)
+    prepared = chain.prepare(config, home)
+    run = chain.identify(config, prepared, home)
     last = stored["rungs"][-1][0] if stored["state"] == "pruned" else 1.0
     with Trainer() as trainer, tempfile.TemporaryDirectory() as folder:
         settings = trials.share(fitting.settle(config, prepared, run, home, trainer), search.workers)

@@ -29,14 +29,14 @@ import fault_checks
 import yaml
 from fault_checks import Check, Strike
 
-from bertft_core.config import RunConfig, load_config
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.base.home import open_home
+from bertft_core.config.run import RunConfig, load_config
+from bertft_core.config.store import load_mlflow_config
 from bertft_core.search.storage import open_storage
-from bertft_core.state import open_home
-from bertft_core.testing import tiny_encoder
-from bertft_core.testing_postgres import LocalPostgres
-from flows import session
-from tasks import tracking
+from bertft_core.testing.encoders import tiny_encoder
+from bertft_core.testing.postgres import LocalPostgres
+from bertft_core.tracking import store as tracking
+from flows.command import session
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"

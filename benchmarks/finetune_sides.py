@@ -13,11 +13,11 @@ from peers import in_child, require_accelerate
 from records import Records
 from workloads import Workload, prepare
 
-from bertft_core.data.tokenization import open_split
-from bertft_core.fitting import fit_spec
-from bertft_core.state import read_json
-from bertft_core.training.batching import epoch_batches
-from bertft_core.training.client import Trainer
+from bertft_core.base.files import read_json
+from bertft_core.data.tokens.batching import epoch_batches
+from bertft_core.data.tokens.tokenization import open_split
+from bertft_core.recipe.fit import fit_spec
+from bertft_core.recipe.process.client import Trainer
 from bertft_core.training.spec import FitSpec, MachineSettings
 
 BATCH = 16

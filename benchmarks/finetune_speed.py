@@ -11,7 +11,7 @@ MiniLM (6 layers), batches of 16 rows, texts cut to the first 256 (512) tokens o
 Peer: `default`, a Trainer as its users write it (attention dropout 0.1, random batches); `best`, attention dropout 0,
 fused AdamW (which transformers 5 takes anyway), grouped by length; `best_bf16`, that with bf16=True. vs_best is against
 the faster of the two best.
-Ours: `bertft_core.training.client.Trainer().fit`, precision as `auto` resolves here (`ours`), and float32 beside it.
+Ours: `Trainer().fit` of bertft_core.recipe.process, precision as `auto` resolves here (`ours`), and float32 beside it.
 
 A side runs in a fresh process with the same number of threads; a few warm-up steps come first. A plain case counts one
 epoch of an exact number of steps, so that both sides read the same rows once, whatever their order. Peer: from the
@@ -59,8 +59,8 @@ from peers import VARIANTS
 from records import Records, conclude
 from workloads import Workload, prepare
 
-from bertft_core.data.tokenization import open_split
-from bertft_core.training.client import Trainer
+from bertft_core.data.tokens.tokenization import open_split
+from bertft_core.recipe.process.client import Trainer
 from bertft_core.training.spec import MachineSettings
 
 LR = 5e-5

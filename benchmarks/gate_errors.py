@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.evaluation.intervals import RESAMPLES, wilson
-from bertft_core.gate.promotion import decide
-from bertft_core.gate.rule import PERIODS, PromotionRule
+from bertft_core.config.promotion import PERIODS, RESAMPLES, PromotionRule
+from bertft_core.evaluation.gate.decision import decide
+from bertft_core.evaluation.scores.intervals import wilson
 
 ROWS = (200, 500, 1_000, 2_500, 10_000, 25_000)
 SHARES = np.array([0.26, 0.23, 0.20, 0.17, 0.14])

@@ -30,13 +30,13 @@ import optuna
 from records import Records, conclude
 from workloads import Workload, prepare
 
-from bertft_core.data.tokenization import open_split
-from bertft_core.fitting import fit_spec
-from bertft_core.search.pruning import pruner_for
-from bertft_core.state import open_home
-from bertft_core.training.client import Trainer
+from bertft_core.base.home import open_home
+from bertft_core.data.tokens.tokenization import open_split
+from bertft_core.recipe.fit import fit_spec
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.search.stopping import pruner_for
+from bertft_core.training.schedules import RUNGS, UnfreezeSchedule
 from bertft_core.training.spec import MachineSettings
-from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule
 
 TRIALS = 12
 SPACE = {"lr": (5e-5, 5e-4), "alpha": (0.8, 1.0), "batch_size": (16, 32), "epochs": (1, 2, 3)}

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bertft_core.config import DataConfig, TokenizationConfig
+from bertft_core.config.fit import TokenizationConfig
+from bertft_core.config.run import DataConfig
 from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.sources import resolve_package
-from bertft_core.data.tokenization import tokenize_splits
+from bertft_core.data.tokens.tokenization import tokenize_splits
 
 
 def write_csv(path: Path, encoder: Path, rows: int, words: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bertft_core.fit_config import SEARCHED_SECTIONS, place, read_value
+from bertft_core.config.knobs import SEARCHED_SECTIONS, place, read_value
 
 EPOCHS, BATCH, MAX_LENGTH = 3, 16, 64
 RATES = (1e-4, 2e-4)  # MiniLM's; the paper's are 2e-5 and 2.5e-5

@@ -16,16 +16,18 @@ from paper_plan import Cost, Encoder, Texts, cost_of
 from records import Records
 from workloads import Workload, prepare
 
-from bertft_core import recipe
-from bertft_core.config import RunConfig
-from bertft_core.data.tokenization import TokenArrays, open_split
-from bertft_core.errors import TrialPruned
-from bertft_core.fitting import Prepared, fit_spec, prepare_for
+from bertft_core.base.errors import TrialPruned
+from bertft_core.base.files import read_json
+from bertft_core.base.hashes import code_fingerprint
+from bertft_core.config.run import RunConfig
+from bertft_core.data.tokens.tokenization import TokenArrays, open_split
 from bertft_core.model.pretrained import layer_count
-from bertft_core.state import code_fingerprint, read_json
-from bertft_core.training.client import Trainer
+from bertft_core.recipe import chain
+from bertft_core.recipe.fit import fit_spec
+from bertft_core.recipe.prepare import Prepared, prepare_for
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.training.schedules import RUNGS
 from bertft_core.training.spec import FitSpec, MachineSettings
-from bertft_core.training.unfreezing import RUNGS
 
 MACHINE, ROWS, CUT = "settings of the machine", "test rows", "training rows that are cut"
 
@@ -93,7 +95,7 @@ def open_bench(load: Workload, records: Records, home: Path, trainer: Trainer, t
     if known is None:
         known = records.add(MACHINE, asdict(trainer.resolve(prepared.pretrained, "auto", "cpu", threads)))
     return Bench(
-        config=config, prepared=prepared, followed=recipe.prepare(followed, home), records=records, home=home,
+        config=config, prepared=prepared, followed=chain.prepare(followed, home), records=records, home=home,
         settings=MachineSettings.from_json(known), trainer=trainer,
     )  # fmt: skip
 

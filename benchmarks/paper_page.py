@@ -14,7 +14,7 @@ from paper_pictures import arms_picture, curves_picture
 from paper_plan import POINTS, baseline
 from records import Records
 
-from bertft_core.errors import InputError
+from bertft_core.base.errors import InputError
 
 WANTED_SEEDS = 5
 HELPS, HURTS, NEITHER = "helps", "hurts", "makes no measurable difference at this size"

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from paper_arms import BASE, CURVES, Arm
 
-from bertft_core.training.unfreezing import UnfreezeSchedule
+from bertft_core.training.schedules import UnfreezeSchedule
 
 POINTS = 0.02  # what an arm must be able to show
 ASSUMED_DISCORDANCE, ASSUMED_WITHIN = 0.10, 0.06  # until a pilot has measured them

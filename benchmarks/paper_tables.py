@@ -42,8 +42,8 @@ from paper_plan import POINTS, Cost, is_plain, noise_of, rates_of
 from records import Records
 from workloads import Workload
 
-from bertft_core.state import open_home
-from bertft_core.training.client import Trainer
+from bertft_core.base.home import open_home
+from bertft_core.recipe.process.client import Trainer
 
 TRAIN, VALIDATION, TEST = 600, 200, 5500
 QUICK = {"train": 32, "validation": 16, "test": 40}

@@ -88,7 +88,7 @@ def _group_as_on_many_rows() -> None:
 
 def read_rows(tokens: str, split: str) -> list[dict[str, Any]]:
     """Rows of a tokenized split as the Trainer takes them."""
-    from bertft_core.data.tokenization import open_split
+    from bertft_core.data.tokens.tokenization import open_split
 
     arrays = open_split(tokens, split)
     bounds = zip(arrays.offsets[:-1], arrays.offsets[1:], arrays.labels, strict=True)

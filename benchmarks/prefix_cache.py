@@ -36,10 +36,11 @@ from peers import in_child
 from records import Records, conclude
 from workloads import ENCODER, read_corpus, write_csv
 
-from bertft_core import recipe
-from bertft_core.config import RunConfig
-from bertft_core.fitting import Prepared, prefix_plan
-from bertft_core.state import open_home
+from bertft_core.base.home import open_home
+from bertft_core.config.run import RunConfig
+from bertft_core.recipe import chain
+from bertft_core.recipe.fit import prefix_plan
+from bertft_core.recipe.prepare import Prepared
 
 MAX_LENGTH = 256
 NEW_SHARE = 0.01
@@ -50,10 +51,10 @@ def night(job: dict[str, Any]) -> dict[str, Any]:
     """One night in this process: seconds of its stages, what was found, peak memory in bytes."""
     config, home = configuration(job), Path(job["home"])
     begun = time.monotonic()
-    dataset = recipe.ingest(config, home)
+    dataset = chain.ingest(config, home)
     ingested = time.monotonic()
-    pretrained = recipe.resolve_pretrained(config)
-    tokens = recipe.tokenize(config, dataset, pretrained, home)
+    pretrained = chain.resolve_pretrained(config)
+    tokens = chain.tokenize(config, dataset, pretrained, home)
     prepared = Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=job["encoder"])
     tokenized = time.monotonic()
     found = build_prefix(config, prepared, home, job)
@@ -80,18 +81,18 @@ def build_prefix(config: RunConfig, prepared: Prepared, home: Path, job: dict[st
     """The states of training and validation rows, as a fit of the product has them built before its first step."""
     import numpy as np
 
-    from bertft_core.training.trainer import import_libraries
+    from bertft_core.recipe.process.trainer import import_libraries
 
     import_libraries()  # as the process does in which the product's fits run
-    from bertft_core.data.tokenization import open_split
+    from bertft_core.data.tokens.tokenization import open_split
     from bertft_core.model.classifier import load_classifier
     from bertft_core.model.encoder_pass import EncoderPass
     from bertft_core.model.layers import layer_table
-    from bertft_core.training.forwarding import padding
-    from bertft_core.training.prefix import open_prefixes
-    from bertft_core.training.prefix_cache import PrefixCache
-    from bertft_core.training.scoring import runtime
-    from bertft_core.training.unfreezing import UnfreezeSchedule
+    from bertft_core.model.prefix.cache import PrefixCache
+    from bertft_core.model.prefix.frozen import open_prefixes
+    from bertft_core.training.forward import padding
+    from bertft_core.training.machine import runtime
+    from bertft_core.training.schedules import UnfreezeSchedule
 
     mode = prefix_plan(config, prepared, job["precision"], None).mode
     assert mode != "off", "a search of twelve trials reads the states more than once"
@@ -172,9 +173,9 @@ def resolve(records: Records, threads: int) -> dict[str, Any]:
     """The number type that the product settles on here, and the encoder's fingerprint; once for all parts."""
     found = records.get("machine")
     if found is None:
+        from bertft_core.base.hashes import encoder_fingerprint
         from bertft_core.data.sources import resolve_package
-        from bertft_core.state import encoder_fingerprint
-        from bertft_core.training.client import Trainer
+        from bertft_core.recipe.process.client import Trainer
 
         pretrained = resolve_package(ENCODER, "model.pretrained")
         with Trainer() as trainer:

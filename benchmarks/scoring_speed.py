@@ -36,9 +36,9 @@ from peers import in_child
 from records import Records
 from workloads import Workload, prepare, read_corpus, write_csv
 
-from bertft_core.fitting import fit_spec
+from bertft_core.recipe.fit import fit_spec
+from bertft_core.recipe.process.client import Trainer
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
-from bertft_core.training.client import Trainer
 from bertft_core.training.spec import MachineSettings
 
 MAX_LENGTH = 256

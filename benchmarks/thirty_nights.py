@@ -43,8 +43,8 @@ from nights_world import NAME, STAGES, Row, World
 from records import Records
 from workloads import ENCODER, write_csv
 
-from bertft_core.nightly.log import NightLog
-from bertft_core.nightly.rows import Rows
+from bertft_core.recipe.nights.log import NightLog
+from bertft_core.recipe.nights.rows import Rows
 
 SUMMER_TIME = dt.date(2026, 3, 29)  # in Europe/Berlin
 GOLDEN = 3_000
@@ -149,7 +149,7 @@ def drift_kept(world: World) -> bool:
 
 def rows_checked(world: World, log: NightLog) -> dict[str, bool]:
     """The last training's rows against those that arrived, and the rows of all runs against each other."""
-    from bertft_core.config import SplitConfig
+    from bertft_core.config.run import SplitConfig
     from bertft_core.data.splits import SPLITS, key_digest, row_key, split_of
 
     last = Rows.load(Path(log.basis.run)) if log.basis else None
@@ -260,7 +260,7 @@ def draw(told: list[dict[str, Any]], scores: list[dict[str, Any]], file: Path) -
 
 def reviews() -> tuple[list[Row], list[Row]]:
     """(one-line reviews of Rotten Tomatoes, long ones of IMDb), each in a fixed random order."""
-    from bertft_core.config import RunConfig
+    from bertft_core.config.run import RunConfig
     from bertft_core.data.sources import resolve_source
     from bertft_core.data.splits import row_key
 
@@ -282,7 +282,7 @@ def tree(is_tiny: bool, folder: Path, sizes: Sizes) -> dict[str, Any]:
     search = {"trials": 2, "rows": 400, "space": {"lr": {"low": 5e-5, "high": 3e-4, "log": True}}}
     evaluation = {"review_rows": 0}
     if is_tiny:
-        from bertft_core.testing import tiny_encoder
+        from bertft_core.testing.encoders import tiny_encoder
 
         encoder = str(tiny_encoder(folder / "encoder", layers=2, hidden=32, seed=1))
         training = {"lr": 2e-3, "batch_size": 16, "epochs": 2, "precision": "float32"}

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from bertft_core.config import DataConfig
+from bertft_core.config.run import DataConfig
 from bertft_core.data.prepare import prepare_dataset
 
 STARVED, LEFT = "tech", 0.03  # class and share of its training rows that the last challenger sees

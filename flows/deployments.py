@@ -16,10 +16,10 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Schedule
 
-from bertft_core.config import load_config
-from bertft_core.errors import ConfigError, InputError
-from bertft_core.mlflow_config import load_mlflow_config
-from bertft_core.state import open_home
+from bertft_core.base.errors import ConfigError, InputError
+from bertft_core.base.home import open_home
+from bertft_core.config.run import load_config
+from bertft_core.config.store import load_mlflow_config
 from flows.environment import QUIET
 from flows.nightly import nightly
 from flows.pipeline import pipeline

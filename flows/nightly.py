@@ -12,37 +12,28 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import deployment, flow_run
 
-from bertft_core.config import RunConfig, load_config
+from bertft_core.base.errors import BertftError, BusyError, ConfigError, DataError
+from bertft_core.base.hashes import code_fingerprint, encoder_fingerprint, hash_json
+from bertft_core.base.home import open_home
+from bertft_core.base.locks import exclusive
+from bertft_core.config.run import RunConfig, load_config
+from bertft_core.config.store import MlflowConfig, load_mlflow_config
 from bertft_core.data.dataset import DatasetSplits
-from bertft_core.errors import BertftError, BusyError, ConfigError, DataError
-from bertft_core.mlflow_config import MlflowConfig, load_mlflow_config
+from bertft_core.evaluation.drift.label_shift import label_shift
+from bertft_core.evaluation.drift.report import DriftReport
 from bertft_core.model.pretrained import resolve_pretrained
-from bertft_core.nightly import triggers
-from bertft_core.nightly.drift import DriftReport
-from bertft_core.nightly.label_shift import label_shift
-from bertft_core.nightly.log import (
-    AWAITING,
-    FAILED,
-    KEPT,
-    PROMOTED,
-    REJECTED,
-    SKIPPED,
-    Basis,
-    Night,
-    NightLog,
-)
-from bertft_core.nightly.plan import Plan, make_plan
-from bertft_core.nightly.rows import Changes, Rows, changes
-from bertft_core.nightly.triggers import Decision
-from bertft_core.state import code_fingerprint, encoder_fingerprint, exclusive, hash_json, open_home
-from flows.ending import ends_when_told, is_told
+from bertft_core.recipe.nights import triggers
+from bertft_core.recipe.nights.log import AWAITING, FAILED, KEPT, PROMOTED, REJECTED, SKIPPED, Basis, Night, NightLog
+from bertft_core.recipe.nights.plan import Plan, make_plan
+from bertft_core.recipe.nights.rows import Changes, Rows, changes
+from bertft_core.recipe.nights.triggers import Decision
+from bertft_core.tracking.store import open_store
 from flows.notify import notify
 from flows.pipeline import pipeline
-from flows.progress import Reporter
-from flows.time_limit import time_limit
+from flows.signals import ends_when_told, is_told, time_limit
+from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.nights import champion_on_new, measure_drift, record
-from tasks.tracking import open_store
 
 _OUTCOMES = {"promoted": PROMOTED, "awaiting approval": AWAITING, "unchanged": SKIPPED}  # of a release; else: kept
 _told: list[tuple[dict[str, Any], int]] = []  # documents and exit codes of this process's nights

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import httpx
 from prefect.blocks.core import Block
 
-from bertft_core.state import mask_uri
+from bertft_core.base.text import mask_uri
 
 _SECONDS = 15.0
 

@@ -10,23 +10,24 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from bertft_core import fitting, recipe, trials
-from bertft_core.config import RunConfig, load_config
-from bertft_core.fitting import Prepared
-from bertft_core.mlflow_config import load_mlflow_config
-from bertft_core.runs import Run
-from bertft_core.state import exclusive
-from bertft_core.training.client import Trainer
-from flows.ending import ends_when_told
-from flows.progress import Reporter
+from bertft_core.base.locks import exclusive
+from bertft_core.config.run import RunConfig, load_config
+from bertft_core.config.store import load_mlflow_config
+from bertft_core.recipe import chain, trials
+from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.release import Standing, standing_release
+from bertft_core.recipe.runs import Run
+from bertft_core.registry.answers import Scorer
 from flows.release import release
 from flows.search import search
-from tasks.answers import Scorer
+from flows.signals import ends_when_told
+from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.evaluation import evaluate_model, review_model, write_report
-from tasks.registry import Standing, standing_release
 from tasks.training import finetune_model
-from tasks.tree import Tree
 
 STAGES = ("search", "finetune", "evaluate", "promote")
 
@@ -56,9 +57,9 @@ def pipeline(
     report.say(f"ingest: {dataset.n_train} train, {dataset.n_validation} validation, {dataset.n_test} test rows")
     with report.stage("tokenize"):
         prepared = tokenize_rows(config, dataset, root, report)
-    run = recipe.identify(config, prepared, root, again=again)
+    run = chain.identify(config, prepared, root, again=again)
     if last == "evaluate":
-        run = recipe.fitted(config, run, root)
+        run = chain.fitted(config, run, root)
     lock = root / "locks" / f"{run.run_key[:12]}.lock"
     with exclusive(lock, f"run {run.run_id}", float("inf"), lambda holder: report.say(_wait_text(run, config, holder))):
         if last == "promote" and (standing := standing_release(store, config, run, root)):

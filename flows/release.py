@@ -11,21 +11,22 @@ from prefect import flow, suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 
-from bertft_core.config import RunConfig
-from bertft_core.fitting import Prepared
-from bertft_core.mlflow_config import Store, load_mlflow_config
-from bertft_core.runs import Run
-from bertft_core.state import exclusive
+from bertft_core.base.locks import exclusive
+from bertft_core.config.run import RunConfig
+from bertft_core.config.store import Store, load_mlflow_config
+from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.release import candidate_of_version
+from bertft_core.recipe.runs import Run
+from bertft_core.registry import overrides
+from bertft_core.registry.aliases import WEIGHTS, get_version, version_of_alias
+from bertft_core.registry.answers import Scorer
+from bertft_core.registry.decision import bar
+from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
+from bertft_core.tracking.store import open_store
 from bertft_core.training.spec import TrainingResult
-from flows.ending import ends_when_told
-from tasks import overrides
-from tasks.aliases import WEIGHTS, get_version, version_of_alias
-from tasks.answers import Scorer
-from tasks.decision import bar
-from tasks.ledger import AWAITING_APPROVAL, Release, release_of
-from tasks.release import candidate_of_version, check_parity, decide_promotion, register_model
-from tasks.tracking import open_store
-from tasks.tree import Tree
+from flows.signals import ends_when_told
+from tasks.release import check_parity, decide_promotion, register_model
 
 _WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from prefect import flow
 
-from bertft_core.mlflow_config import load_mlflow_config
-from flows.ending import ends_when_told
-from flows.progress import Reporter
-from tasks.scoring import predict_file
+from bertft_core.config.store import load_mlflow_config
+from bertft_core.recipe.predict import predict_file
+from flows.signals import ends_when_told
+from flows.terminal.progress import Reporter
 
 
 @flow(name="bertft-predict")

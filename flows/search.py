@@ -14,24 +14,25 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from bertft_core import fitting, recipe, trials
-from bertft_core.config import RunConfig, load_config
-from bertft_core.errors import ConfigError
-from bertft_core.fitting import Prepared
-from bertft_core.runs import Run
-from bertft_core.search.confirm import Verdict
+from bertft_core.base.errors import ConfigError
+from bertft_core.config.run import RunConfig, load_config
+from bertft_core.recipe import chain, trials
+from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.runs import Run
+from bertft_core.recipe.trials import Bench
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy
-from bertft_core.training.client import Trainer
-from bertft_core.trials import Bench
-from flows.board import TrialBoard
-from flows.ending import ends_when_told
+from bertft_core.search.winner import Verdict
 from flows.environment import study_storage
-from flows.progress import Reporter
+from flows.signals import ends_when_told
+from flows.terminal.board import TrialBoard
+from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.searching import publish, run_trial
-from tasks.tree import Tree
 
 _POLL_SECONDS = 2.0
 _MIRROR_PAUSE_SECONDS = 60.0
@@ -87,7 +88,7 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
         dataset = ingest_rows(config, root, report)
     with report.stage("tokenize"):
         prepared = tokenize_rows(config, dataset, root, report)
-    run = recipe.identify(config, prepared, root)
+    run = chain.identify(config, prepared, root)
     with report.stage("search"):
         study = help_search(config, prepared, run, root, report)
     own = [r.slot for r in study.results() if r.host == study.owner.host]

@@ -9,13 +9,14 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import recipe
-from bertft_core.config import RunConfig
-from bertft_core.data.prepare import DatasetSplits
-from bertft_core.errors import BertftError
-from bertft_core.fitting import Prepared
+from bertft_core.base.errors import BertftError
+from bertft_core.base.files import is_complete, read_json, write_json
+from bertft_core.base.hashes import code_fingerprint, encoder_fingerprint, hash_json
+from bertft_core.config.run import RunConfig
+from bertft_core.data.dataset import DatasetSplits
 from bertft_core.model.pretrained import resolve_pretrained
-from bertft_core.state import code_fingerprint, encoder_fingerprint, hash_json, is_complete, read_json, write_json
+from bertft_core.recipe import chain
+from bertft_core.recipe.prepare import Prepared
 
 
 def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
@@ -40,7 +41,7 @@ def tokens_key(context: Any, parameters: dict[str, Any]) -> str | None:
 @task(name="ingest", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=2, retry_condition_fn=is_retryable)
 def ingest_rows(config: RunConfig, home: Path, progress: Any) -> DatasetSplits:
     """Read, gate, split. Its cache is the core's content-addressed store: the source must be hashed to know it."""
-    dataset = recipe.ingest(config, home, progress.rows)
+    dataset = chain.ingest(config, home, progress.rows)
     names = ("rows_read", "rows_filtered", "rows_used", "rows_quarantined", "duplicates_dropped")
     rows = [{"what": name, "rows": getattr(dataset.report, name)} for name in names]
     create_table_artifact(key="bertft-rows", table=rows, description=f"{config.name}: rows in and out")
@@ -59,7 +60,7 @@ def ingest_rows(config: RunConfig, home: Path, progress: Any) -> DatasetSplits:
 def tokenize_rows(config: RunConfig, dataset: DatasetSplits, home: Path, progress: Any) -> Prepared:
     """Cut and tokenize each split once; a hit is verified by digest before it counts."""
     pretrained = resolve_pretrained(config)
-    tokens = recipe.tokenize(config, dataset, pretrained, home, progress.rows)
+    tokens = chain.tokenize(config, dataset, pretrained, home, progress.rows)
     write_json(_pointer(config, dataset, home), {"directory": tokens.directory})
     splits = ("train", "validation", "test")
     table = [

@@ -12,22 +12,23 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import measuring, reviewing
-from bertft_core.config import RunConfig
+from bertft_core.base.files import read_json
+from bertft_core.base.hashes import code_fingerprint
+from bertft_core.config.run import RunConfig
+from bertft_core.evaluation.gate.decision import PromotionDecision
 from bertft_core.evaluation.report import EvaluationReport
-from bertft_core.evaluation.sets import any_scores
-from bertft_core.fitting import Prepared
-from bertft_core.gate.promotion import PromotionDecision
-from bertft_core.reporting.page import Outcome, Verdict
-from bertft_core.runs import Run
-from bertft_core.state import code_fingerprint, read_json
-from bertft_core.training.client import Trainer
+from bertft_core.evaluation.scores.label_sets import any_scores
+from bertft_core.recipe import evaluation, review
+from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.runs import Run
+from bertft_core.registry import aliases, versions
+from bertft_core.registry.answers import Answers
+from bertft_core.registry.gate import answers_file
+from bertft_core.registry.ledger import Release
+from bertft_core.reporting.run.page import Outcome, Verdict
 from bertft_core.training.spec import MachineSettings, TrainingResult
-from tasks import aliases, registry
-from tasks.answers import Answers
-from tasks.gate import answers_file
-from tasks.ledger import Release
-from tasks.tree import Tree
 
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
 _SHOWN: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}
@@ -38,7 +39,7 @@ def evaluate_model(
     config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, trainer: Trainer, home: Path
 ) -> EvaluationReport:
     """Score the untouched test split beside the TF-IDF floor."""
-    report = measuring.evaluate(config, prepared, run, fit, trainer, home)
+    report = evaluation.evaluate(config, prepared, run, fit, trainer, home)
     create_markdown_artifact(key="bertft-evaluation", markdown=report.to_markdown(config.name))
     return report
 
@@ -49,11 +50,11 @@ def review_model(
     home: Path, progress: Any,
 ) -> Path:  # fmt: skip
     """Doubtful labels, the words behind the worst errors, and the HTML report, as yet without a verdict."""
-    served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
-    reviewing.review(
+    served = versions.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
+    review.review(
         config, prepared, run, report, served, trainer, home, lambda fraction, facts: progress.fraction(fraction)
     )
-    return reviewing.write_page(config, prepared, run, fit, report, home=home)
+    return review.write_page(config, prepared, run, fit, report, home=home)
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -69,7 +70,7 @@ def write_report(
         text = PromotionDecision.from_json(decision).to_markdown(str(release))
         (folder / "decision.md").write_text(text, encoding="utf-8")
     outcome = "promoted" if release.promoted else _SHOWN.get(release.outcome, "kept")
-    page = reviewing.write_page(
+    page = review.write_page(
         config, prepared, run, fit, report, home=home, verdict=Verdict(outcome=outcome, text=release.reason),
         decision=decision, champion=_champion(run, report, release), lineage=_lineage(prepared, run, release, tree),
     )  # fmt: skip

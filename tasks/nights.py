@@ -11,24 +11,25 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core.config import RunConfig
+from bertft_core.base.errors import ArtifactError, InputError
+from bertft_core.base.files import load_arrays, save_arrays, write_json
+from bertft_core.base.hashes import hash_json
+from bertft_core.config.run import RunConfig
+from bertft_core.config.store import Store
 from bertft_core.data.dataset import take_rows
 from bertft_core.data.splits import SPLITS
-from bertft_core.errors import ArtifactError, InputError
-from bertft_core.fitting import Prepared
-from bertft_core.mlflow_config import Store
-from bertft_core.nightly.arrays import load_arrays, save_arrays
-from bertft_core.nightly.domain_shift import domain_shift
-from bertft_core.nightly.drift import DriftReport, draw_drift
-from bertft_core.nightly.label_shift import LabelShift
-from bertft_core.nightly.log import FAILED, REJECTED, Night
-from bertft_core.nightly.rows import Rows
-from bertft_core.nightly.text_figures import text_figures
-from bertft_core.nightly.triggers import FreshScore
-from bertft_core.state import hash_json, write_json
-from bertft_core.training.client import Trainer
-from tasks import aliases, artifacts, tracking
-from tasks.answers import score_in_fresh_process
+from bertft_core.evaluation.drift.domain_shift import domain_shift
+from bertft_core.evaluation.drift.label_shift import LabelShift
+from bertft_core.evaluation.drift.report import DriftReport, draw_drift
+from bertft_core.evaluation.drift.text_figures import text_figures
+from bertft_core.recipe.nights.log import FAILED, REJECTED, Night
+from bertft_core.recipe.nights.rows import Rows
+from bertft_core.recipe.nights.triggers import FreshScore
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.registry import aliases, artifacts
+from bertft_core.registry.answers import score_in_fresh_process
+from bertft_core.tracking import store as tracking
 
 MOST_ROWS = 1_000  # on either side of a comparison: features cost an encoder pass a row
 _TRAIN = SPLITS.index("train")

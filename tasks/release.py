@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from bertft_core import measuring, recipe
-from bertft_core.config import RunConfig, parse_config
-from bertft_core.errors import ArtifactError, DataError
-from bertft_core.fitting import Prepared
-from bertft_core.mlflow_config import Store
-from bertft_core.runs import Run
-from bertft_core.state import read_json, write_json
+from bertft_core.base.errors import ArtifactError
+from bertft_core.base.files import write_json
+from bertft_core.config.run import RunConfig
+from bertft_core.config.store import Store
+from bertft_core.data.dataset import test_fingerprint
+from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.release import write_gate_rows
+from bertft_core.recipe.runs import Run
+from bertft_core.registry import aliases, ledger, versions
+from bertft_core.registry.answers import Answers, Scored, Scorer, require
+from bertft_core.registry.decision import decide
+from bertft_core.registry.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions
+from bertft_core.registry.ledger import Release
+from bertft_core.tracking import lineage
 from bertft_core.training.spec import TrainingResult
-from tasks import aliases, artifacts, ledger, lineage, registry
-from tasks.answers import Answers, Scored, Scorer, require, score_in_fresh_process
 from tasks.data import is_retryable
-from tasks.decision import decide
-from tasks.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions, write_gate_rows
-from tasks.ledger import Release
-from tasks.tree import Tree
 
 PARITY = 1e-5
 EVIDENCE = "evidence.json"
@@ -35,8 +35,8 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
     dataset, folder = prepared.dataset, run.path / "evaluation"
     write_gate_rows(config, dataset, folder)
-    fingerprint = measuring.test_fingerprint(dataset)
-    served = registry.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
+    fingerprint = test_fingerprint(dataset)
+    served = versions.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
     write_json(folder / EVIDENCE, {
         "config": config.resolved(), "base_dir": str(config.base_dir), "test_rows": fingerprint,
@@ -48,7 +48,7 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
         "bertft.rows": dataset.fingerprint, "bertft.run_key": run.run_key, **lineage.version_tags(config.base_dir),
     }  # fmt: skip
     name = tree.store.config.model_name(config.name)
-    version = registry.register(
+    version = versions.register(
         tree.store, tree.final, served, name, tags, extra_files=[folder / EVIDENCE, folder / TRAIN_ROWS]
     )
     create_markdown_artifact(key="bertft-model", markdown=f"`{version.model_uri}` from MLflow run `{version.run_id}`")
@@ -101,30 +101,3 @@ def decide_promotion(candidate: Candidate, store: Store, scored: Scored, approve
     text = gate.to_markdown(str(release)) if gate else f"**{release}**"
     create_markdown_artifact(key="bertft-decision", markdown=text)
     return release
-
-
-def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
-    """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
-    chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
-    evidence = read_json(artifacts.download_evidence(store, name, chosen))
-    config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
-    dataset = recipe.ingest(config, home)
-    now = measuring.test_fingerprint(dataset)
-    if now != evidence["test_rows"]:
-        raise DataError(
-            f"the test rows of {name} version {chosen} have changed since its evaluation "
-            f"({evidence['test_rows'][:12]} then, {now[:12]} now): run `bertft run` on today's rows"
-        )
-    folder = Path(evidence["folder"])
-    if not (folder / "probabilities.npy").exists():
-        folder = home / "promote" / f"{name}-{chosen}"
-        write_gate_rows(config, dataset, folder)
-        found = score_in_fresh_process(
-            f"models:/{name}/{chosen}", folder / "test_rows.parquet", folder / "answers.npz", 0, store
-        )
-        np.save(folder / "predicted.npy", found.predicted(evidence["classes"]), allow_pickle=False)
-        np.save(folder / "probabilities.npy", found.probabilities(evidence["classes"]), allow_pickle=False)
-    return Candidate(
-        name=name, version=chosen, classes=tuple(evidence["classes"]), folder=str(folder),
-        metric=config.evaluation.metric, weights_digest=evidence["weights"], size_mb=evidence["size_mb"],
-    )  # fmt: skip

@@ -8,17 +8,17 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import trials
-from bertft_core.config import RunConfig
-from bertft_core.runs import Run
-from bertft_core.search.confirm import Verdict
+from bertft_core.config.run import RunConfig
+from bertft_core.recipe import trials
+from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.runs import Run
+from bertft_core.recipe.search_report import SearchReport, report_search
+from bertft_core.recipe.trials import Bench
 from bertft_core.search.results import TrialResult
 from bertft_core.search.slots import Slot
 from bertft_core.search.study import SearchStudy
-from bertft_core.searching_page import SearchReport, report_search
-from bertft_core.training.client import Trainer
-from bertft_core.trials import Bench
-from tasks.tree import Tree
+from bertft_core.search.winner import Verdict
 
 
 @task(name="trial", task_run_name="trial-{slot.slot}", cache_policy=NO_CACHE)

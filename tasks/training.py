@@ -10,11 +10,11 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core import fitting
-from bertft_core.config import RunConfig
-from bertft_core.fitting import Prepared
-from bertft_core.runs import Run
-from bertft_core.training.client import Trainer
+from bertft_core.config.run import RunConfig
+from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.runs import Run
 from bertft_core.training.spec import TrainingResult, micro_batch_line
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bertft_core.testing_postgres import LocalPostgres, find_binaries
+from bertft_core.testing.postgres import LocalPostgres, find_binaries
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and models here are tiny
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -100,7 +100,7 @@ def labelled_rows(
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real, random, tiny BERT folder."""
-    from bertft_core.testing import tiny_encoder
+    from bertft_core.testing.encoders import tiny_encoder
 
     folder = tmp_path_factory.mktemp("encoder") / "tiny"
     tiny_encoder(folder, layers=3, hidden=32, seed=1)
@@ -110,7 +110,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other cost more than so small an encoder."""
-    from bertft_core.training.scoring import runtime
+    from bertft_core.training.machine import runtime
 
     with runtime(1):
         yield

@@ -6,14 +6,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bertft_core.errors import ArtifactError
-from bertft_core.policy import set_text
-from bertft_core.state import read_json
+from bertft_core.base.errors import ArtifactError
+from bertft_core.base.files import read_json
+from bertft_core.base.hashes import hash_json
+from bertft_core.base.text import set_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +131,26 @@ class SplitContent:
     def digests(self) -> list[str]:
         """Hex digests, one per column."""
         return [digest.hexdigest() for digest in self._hashes]
+
+
+def test_fingerprint(dataset: DatasetSplits) -> str:
+    """Hash of the test rows (content and label): the gate refuses to compare on other rows."""
+    table = dataset.table("test")
+    fingerprints = [f.as_py().hex() for f in table["fingerprint"]]
+    labels = table["weights" if dataset.is_multi else "label"].to_pylist()
+    return hash_json(sorted(zip(fingerprints, labels, strict=True)))
+
+
+def target_labels(dataset: DatasetSplits, split: str) -> Any:
+    """Class indices [n] of a split's rows; of multi-label rows 0 and 1 [n, classes]."""
+    import numpy as np
+
+    table = dataset.table(split)
+    return np.array(table["weights"].to_pylist(), dtype=np.int64) if dataset.is_multi else table["label"].to_numpy()
+
+
+def soft_weights(dataset: DatasetSplits, split: str) -> Any:
+    """Label weights float32 [n, C] of a split, None unless labels are soft."""
+    import numpy as np
+
+    return np.array(dataset.table(split)["weights"].to_pylist(), dtype=np.float32) if dataset.is_soft else None

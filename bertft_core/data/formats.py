@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.errors import DataError
+from bertft_core.base.errors import DataError
 
 if TYPE_CHECKING:
     from bertft_core.data.sources import SourceFile
+
 
 _MAX_FIELD = 20_000_000  # characters in one CSV field; an unclosed quote stops here
 _DELIMITERS = ",;\t|"

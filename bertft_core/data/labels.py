@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bertft_core.errors import DataError
+from bertft_core.base.errors import DataError
 
 MAX_CLASSES = 10_000  # above this the label column is almost surely free text or an identifier
 _INTEGER = re.compile(r"^[+-]?\d+$")

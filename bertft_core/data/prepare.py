@@ -13,24 +13,16 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 
-from bertft_core.config import DataConfig
+from bertft_core.base.errors import DataError
+from bertft_core.base.files import is_complete, staged_folder, write_json
+from bertft_core.base.hashes import hash_json
+from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, load_dataset_splits
 from bertft_core.data.labels import LabelColumn, Labels
-from bertft_core.data.quality import (
-    CheckedBatch,
-    Repeats,
-    RowChecker,
-    find_repeats,
-    gate_classes,
-    gate_faulty_share,
-)
+from bertft_core.data.quality import CheckedBatch, Repeats, RowChecker, find_repeats, gate_classes, gate_faulty_share
 from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, halves, sides_of
-from bertft_core.errors import DataError
-from bertft_core.state import hash_json, is_complete, staged_folder, write_json
-
-__all__ = ["DataReport", "DatasetSplits", "load_dataset_splits", "prepare_dataset"]
 
 PREPARE_VERSION = 3
 CONFLICT = "conflicting labels"

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bertft_core.config import DataConfig
+from bertft_core.base.errors import DataError
+from bertft_core.config.run import DataConfig
 from bertft_core.data.labels import FaultyRow, Label, LabelColumn, UnknownLabel, parse_flags
 from bertft_core.data.readers import RowBatch, RowFault
 from bertft_core.data.splits import SPLITS, key_digest, row_key
-from bertft_core.errors import DataError
 
 _SHOWN_VALUES = 10  # of a data.where column, in the message when nothing matches
 Bools = npt.NDArray[np.bool_]

@@ -9,6 +9,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.base.errors import DataError
 from bertft_core.data.formats import (
     csv_header,
     csv_records,
@@ -20,10 +21,10 @@ from bertft_core.data.formats import (
     text_encoding,
 )
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, open_hub
-from bertft_core.errors import DataError
 
 if TYPE_CHECKING:
-    from bertft_core.config import DataConfig
+    from bertft_core.config.run import DataConfig
+
 
 MAX_ROWS, MAX_CHARS = 5_000, 4_000_000  # of one batch
 _FIRST_ROWS = 1_000  # JSON lines looked at before a key counts as missing from the file

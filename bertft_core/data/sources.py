@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bertft_core.errors import BertftError, ConfigError, DataError
-from bertft_core.state import hash_folder
+from bertft_core.base.errors import BertftError, ConfigError, DataError
+from bertft_core.base.hashes import hash_folder
 
 if TYPE_CHECKING:
-    from bertft_core.config import DataConfig
+    from bertft_core.config.run import DataConfig
+
 
 KINDS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import unicodedata
 
 import numpy as np
 import numpy.typing as npt
 
-from bertft_core.config import SplitConfig
+from bertft_core.base.text import normalise
+from bertft_core.config.run import SplitConfig
 
 SPLITS = ("train", "validation", "test")
 SPLITS_VERSION = 1
@@ -18,17 +18,6 @@ _PAIR_MARK = "\x1f"  # str.split() treats it as whitespace, so a normalised text
 
 U64 = npt.NDArray[np.uint64]
 I8 = npt.NDArray[np.int8]
-
-
-def normalise(text: str) -> str:
-    """NFC, casefolded, every run of whitespace as one space, no space at the ends.
-
-    >>> normalise("  Caf\\u00e9\\n BAR ") == normalise("cafe\\u0301 bar")
-    True
-    """
-    if text.isascii():
-        return " ".join(text.lower().split())
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def row_key(text: str, pair: str | None = None) -> str:

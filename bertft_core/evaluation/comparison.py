@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, mcnemar, paired_difference
-from bertft_core.evaluation.metrics import METRICS, SET_METRICS, check_rows, decisions
-from bertft_core.evaluation.sets import any_scores, are_sets, check_sets, decided_sets
-from bertft_core.policy import set_text
+from bertft_core.base.text import set_text
+from bertft_core.config.promotion import METRICS, RESAMPLES, SET_METRICS
+from bertft_core.evaluation.scores.intervals import PairedDifference, mcnemar, paired_difference
+from bertft_core.evaluation.scores.label_sets import any_scores, are_sets, check_sets, decided_sets
+from bertft_core.evaluation.scores.metrics import check_rows, decisions
 
 SHOWN = 10  # rows of the disagreement that are listed
 

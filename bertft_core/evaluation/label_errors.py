@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bertft_core.errors import ArtifactError, DataError
+from bertft_core.base.errors import ArtifactError, DataError
 
 FOLDS = 5
 STRENGTHS = (0.001, 0.01, 0.1)  # C on standardised features; weaker penalties fit the wrong labels too (measured)

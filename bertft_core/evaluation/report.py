@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.evaluation.intervals import RESAMPLES, PairedDifference, headline_intervals, paired_difference
-from bertft_core.evaluation.metrics import (
+from bertft_core.base.text import set_text
+from bertft_core.config.promotion import RESAMPLES
+from bertft_core.evaluation.scores.intervals import PairedDifference, headline_intervals, paired_difference
+from bertft_core.evaluation.scores.label_set_intervals import set_intervals
+from bertft_core.evaluation.scores.label_sets import any_scores, are_sets, check_sets, decided_sets, set_reliability
+from bertft_core.evaluation.scores.metrics import (
     ClassScores,
     Floats,
     ReliabilityBin,
@@ -19,15 +23,6 @@ from bertft_core.evaluation.metrics import (
     decisions,
     reliability,
 )
-from bertft_core.evaluation.set_intervals import set_intervals
-from bertft_core.evaluation.sets import (
-    any_scores,
-    are_sets,
-    check_sets,
-    decided_sets,
-    set_reliability,
-)
-from bertft_core.policy import set_text
 
 WORST_ERRORS = 10
 _SNIPPET = 200  # characters of a text shown in a report

@@ -13,11 +13,10 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from bertft_core.data.encoding import TOKENIZER_FILES, load_tokenizer
-from bertft_core.errors import ConfigError, ModelError
-from bertft_core.model.feature_files import read_plan, read_weights, write_head
+from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.data.tokens.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.model.feature_plan import FeaturePlan
-from bertft_core.model.features import Classifier, FeatureClassifier, draw_linear
+from bertft_core.model.features import Classifier, FeatureClassifier, draw_linear, read_plan, read_weights, write_head
 from bertft_core.model.layers import LayerMap
 
 # config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT

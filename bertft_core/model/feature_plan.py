@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, get_args
 
-from bertft_core.errors import ConfigError, ModelError
-from bertft_core.fit_config import CHUNKS, ChunkPooling, Combine, ModelConfig, Pooling, TokenizationConfig
+from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.config.fit import CHUNKS, ChunkPooling, Combine, ModelConfig, Pooling, TokenizationConfig
 
 POOLINGS, COMBINES, CHUNK_POOLINGS = (get_args(kind) for kind in (Pooling, Combine, ChunkPooling))
 

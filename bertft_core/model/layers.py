@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bertft_core.errors import ConfigError
+from bertft_core.base.errors import ConfigError
 from bertft_core.model.structures import Layers, find_layers, unknown_structure
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 EMBEDDING_RATES = ("layerwise", "paper_code")
 
@@ -96,7 +97,7 @@ def layer_table(model: nn.Module) -> LayerMap:
 
     Raises: ModelError for a structure that is not known (`structures.unknown_structure`).
     """
-    from bertft_core.model.flow import segments_read
+    from bertft_core.model.structures import segments_read
 
     modules = find_layers(model)
     reads = segments_read(model, modules)

@@ -6,12 +6,12 @@ import re
 import sys
 from pathlib import Path
 
-from bertft_core.config import RunConfig
+from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.base.files import read_json
+from bertft_core.config.run import RunConfig
 from bertft_core.data.sources import resolve_package
-from bertft_core.errors import ConfigError, ModelError
 from bertft_core.model.feature_plan import FeaturePlan, feature_plan
 from bertft_core.model.structures import find_adaptor, find_layers, meta_classifier, weight_groups
-from bertft_core.state import read_json
 
 
 def resolve_pretrained(config: RunConfig) -> Path:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bertft_core.config import RunConfig, SearchConfig
+from optuna.trial import FrozenTrial, TrialState
+
+from bertft_core.base.hashes import hash_json
+from bertft_core.config.run import RunConfig
+from bertft_core.config.search import SearchConfig
+from bertft_core.search.results import TrialResult
 from bertft_core.search.space import space_hash
-from bertft_core.state import hash_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +53,45 @@ def study_name(config: RunConfig, rows: str, encoder: str) -> str:
 def slot_seed(base: int, slot: int | str) -> int:
     """Seed of a slot's sampler and fit: a pure function of (base seed, slot), below 2**31."""
     return int(hash_json([base, slot])[:8], 16) & 0x7FFFFFFF
+
+
+def is_finished(trial: FrozenTrial, trial_timeout: float | None) -> bool:
+    """Complete, pruned, or failed with a reason; not one that passed a lower limit than today's: it tells nothing."""
+    if "slot" not in trial.user_attrs:
+        return False
+    if trial.state == TrialState.FAIL:
+        return "reason" in trial.user_attrs
+    limit = trial.user_attrs.get("result", {}).get("limit")
+    return trial.state.is_finished() and not (limit and limit < (trial_timeout or math.inf))
+
+
+def result_of(trial: FrozenTrial, seed: int) -> TrialResult:
+    """What is stored of a finished trial; seed: its fit's."""
+    stored, began, ended = trial.user_attrs.get("result", {}), trial.datetime_start, trial.datetime_complete
+    return TrialResult(
+        slot=int(trial.user_attrs["slot"]),
+        number=trial.number,
+        state=trial.state.name.lower(),
+        # an owner that died between reason and state leaves one behind, on a trial that may complete later
+        reason="" if trial.state == TrialState.COMPLETE else trial.user_attrs.get("reason", ""),
+        params=dict(trial.params),
+        score=stored.get("score"),
+        log_loss=stored.get("log_loss"),
+        seconds=float(stored.get("seconds") or 0.0),
+        history=tuple(stored.get("history", ())),
+        rungs=tuple((float(f), float(v)) for f, v in stored.get("rungs", ())),
+        depth=stored.get("depth"),
+        seed=seed,
+        host=trial.user_attrs.get("lease", {}).get("host", ""),
+        started=began.timestamp() if began else 0.0,
+        finished=ended.timestamp() if ended else 0.0,
+        latency_ms=stored.get("latency_ms"),
+        size_bytes=stored.get("size_bytes"),
+    )
+
+
+def with_a_number(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The result, as pruned when its score is no number: Optuna would neither store nor learn from it."""
+    if result["state"] != "complete" or math.isfinite(result["score"]):
+        return result
+    return {**result, "state": "pruned", "reason": f"nonfinite: the validation score is {result['score']}"}

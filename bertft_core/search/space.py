@@ -8,10 +8,10 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from bertft_core.config import Range, RunConfig, SearchConfig
-from bertft_core.fit_config import is_integer
-from bertft_core.search_config import Choice, conditions_of, values_of
-from bertft_core.state import hash_json
+from bertft_core.base.hashes import hash_json
+from bertft_core.config.knobs import is_integer
+from bertft_core.config.run import RunConfig
+from bertft_core.config.search import Choice, Range, SearchConfig, conditions_of, values_of
 
 
 def suggest(trial: optuna.Trial, search: SearchConfig) -> dict[str, Any]:

@@ -20,9 +20,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
-from bertft_core.errors import ConfigError, StorageError
-from bertft_core.postgres import advisory_lock, check_server, connect_arguments, is_passing, short_reason
-from bertft_core.state import exclusive, hash_json, mask_uri
+from bertft_core.base.errors import ConfigError, StorageError
+from bertft_core.base.hashes import hash_json
+from bertft_core.base.locks import exclusive
+from bertft_core.base.postgres import advisory_lock, check_server, connect_arguments, is_passing, short_reason
+from bertft_core.base.text import mask_uri
 
 P = ParamSpec("P")
 T = TypeVar("T")

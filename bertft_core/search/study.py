@@ -17,15 +17,14 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bertft_core.config import RunConfig, SearchConfig
-from bertft_core.errors import InputError, LeaseLost
+from bertft_core.base.errors import InputError, LeaseLost
+from bertft_core.config.run import RunConfig
+from bertft_core.config.search import SearchConfig
 from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
-from bertft_core.search.pruning import pruner_for
-from bertft_core.search.records import is_finished, result_of, with_a_number
 from bertft_core.search.results import TrialResult
-from bertft_core.search.slots import Slot, StudyPlan, slot_seed
+from bertft_core.search.slots import Slot, StudyPlan, is_finished, result_of, slot_seed, with_a_number
 from bertft_core.search.space import defaults_inside, suggest, values_inside
-from bertft_core.search.stopping import Clock, exhausted, spent
+from bertft_core.search.stopping import Clock, exhausted, pruner_for, spent
 from bertft_core.search.storage import StudyStorage
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bertft_core import __version__
-from bertft_core.data.encoding import Cutting, Mode
-from bertft_core.errors import ArtifactError
-from bertft_core.policy import DecisionPolicy
-from bertft_core.state import is_complete, read_json, staged_folder, write_json
+from bertft_core.base.errors import ArtifactError
+from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
+from bertft_core.data.tokens.encoding import Cutting, Mode
+from bertft_core.evaluation.policy.decisions import DecisionPolicy
 
 CARD = "bertft.json"
 CARD_FORMAT = 1

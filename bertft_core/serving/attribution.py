@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.errors import InputError
+from bertft_core.base.errors import InputError
 from bertft_core.serving.predictor import Predictor
 
 PIECES = 64  # parts of a text that are left out in turn: one pass through the model each

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bertft_core.errors import ArtifactError, InputError, ModelError
-from bertft_core.policy import SET_THRESHOLD, set_text
+from bertft_core.base.errors import ArtifactError, InputError, ModelError
+from bertft_core.base.text import set_text
+from bertft_core.evaluation.policy.decisions import SET_THRESHOLD
 from bertft_core.serving.artifact import ArtifactCard, read_card
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 # Rows tokenised at a time: bounds memory for frames of any size, and is long enough to sort by length.
 _SLAB = 4096
@@ -43,7 +45,7 @@ class Predictor:
         """
         import torch
 
-        from bertft_core.data.encoding import SpecialLayout, load_tokenizer
+        from bertft_core.data.tokens.encoding import SpecialLayout, load_tokenizer
         from bertft_core.model.classifier import load_saved
 
         root = Path(folder)
@@ -165,7 +167,7 @@ class Predictor:
 
     def characters_read(self, text: str, pair: str | None = None) -> list[tuple[int, int]]:
         """(start, end) in `text` of every token the model reads, in order; those that truncation cuts are missing."""
-        from bertft_core.data.encoding import cut, cut_pair
+        from bertft_core.data.tokens.encoding import cut, cut_pair
 
         card = self.card
         budget = card.max_length - self._layout.n_special(pair is not None)
@@ -183,7 +185,7 @@ class Predictor:
     def _score(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
         import torch
 
-        from bertft_core.data.encoding import chunk_counts, encode_texts
+        from bertft_core.data.tokens.encoding import chunk_counts, encode_texts
 
         card = self.card
         ids, pair_starts, _ = encode_texts(

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.config import DataConfig
+from bertft_core.base.errors import InputError
+from bertft_core.config.run import DataConfig
 from bertft_core.data.formats import csv_header, csv_records, decoding, json_objects, parquet_batches, sniff_delimiter
 from bertft_core.data.sources import SourceFile, inspect_source
-from bertft_core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bertft_core.serving.predictor import Predictor
+
 
 _KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 _ROWS, _CHARS = 4096, 8_000_000  # of one batch, all its strings together

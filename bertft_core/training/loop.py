@@ -18,24 +18,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from bertft_core.errors import DataError, ModelError, TrialPruned
-from bertft_core.fit_config import ADJUSTED, FOCAL
+from bertft_core.base.errors import DataError, ModelError, TrialPruned
+from bertft_core.base.files import read_json, write_json
+from bertft_core.config.fit import ADJUSTED, FOCAL
+from bertft_core.data.tokens.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
 from bertft_core.model.features import Classifier, level_map
 from bertft_core.model.layers import LayerMap, set_depth
-from bertft_core.state import read_json, write_json
-from bertft_core.training.accumulation import accumulate, is_memory_fault, make_room
-from bertft_core.training.batching import epoch_batches, sample_rows, unit_rows
-from bertft_core.training.checkpoint import (
-    FitState,
-    load_checkpoint,
-    remove_checkpoint,
-    save_checkpoint,
-    save_tensors,
-)
-from bertft_core.training.cost import one_row_milliseconds, weight_bytes
-from bertft_core.training.feature_forward import FeatureForward, open_forward
-from bertft_core.training.forwarding import Forward
+from bertft_core.model.prefix.cache import PrefixCache
+from bertft_core.model.prefix.frozen import PrefixFigures, figures, open_prefixes
+from bertft_core.training.checkpoint import FitState, load_checkpoint, remove_checkpoint, save_checkpoint, save_tensors
+from bertft_core.training.forward import FeatureForward, Forward, open_forward
 from bertft_core.training.losses import (
     TrainingLoss,
     ValidationScores,
@@ -45,16 +38,22 @@ from bertft_core.training.losses import (
     set_weights,
     validation_scores,
 )
-from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
-from bertft_core.training.prefix import PrefixFigures, figures, open_prefixes
-from bertft_core.training.prefix_cache import PrefixCache
-from bertft_core.training.rates import RatePlan
-from bertft_core.training.scoring import pick_device, runtime, score
+from bertft_core.training.machine import one_row_milliseconds, pick_device, runtime, weight_bytes
+from bertft_core.training.optimizer import (
+    accumulate,
+    build_optimizer,
+    is_memory_fault,
+    make_room,
+    parameter_groups,
+    set_rates,
+)
+from bertft_core.training.schedules import RUNGS, RatePlan, UnfreezeSchedule, usable_cuts
+from bertft_core.training.scoring import score
 from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
-from bertft_core.training.unfreezing import RUNGS, UnfreezeSchedule, usable_cuts
 
 if TYPE_CHECKING:
-    from bertft_core.data.tokenization import TokenArrays
+    from bertft_core.data.tokens.tokenization import TokenArrays
+
 
 __all__ = ["EpochResult", "FitSpec", "TrainingResult", "fit", "score"]
 
@@ -160,7 +159,7 @@ def _memory_faults() -> Iterator[None]:
 
 
 def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: OnRung | None) -> _Fit:
-    from bertft_core.data.tokenization import open_split
+    from bertft_core.data.tokens.tokenization import open_split
 
     train, validation = (open_split(Path(spec.tokens), name) for name in ("train", "validation"))
     for name, arrays in (("train", train), ("validation", validation)):

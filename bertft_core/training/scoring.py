@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,45 +10,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from bertft_core.errors import ConfigError
+from bertft_core.data.tokens.batching import pad_batch, sample_rows, unit_rows
 from bertft_core.model.classifier import MULTI_LABEL, load_encoder, load_saved
 from bertft_core.model.encoder_pass import batch_tensors
 from bertft_core.model.features import Classifier, masked_mean
-from bertft_core.training.batching import pad_batch, sample_rows, unit_rows
-from bertft_core.training.feature_forward import open_forward
-from bertft_core.training.forwarding import WHOLE, by_batch, padding
-from bertft_core.training.prefix import Beat
+from bertft_core.model.prefix.frozen import Beat
+from bertft_core.training.forward import WHOLE, by_batch, open_forward, padding
+from bertft_core.training.machine import pick_device, runtime
 
 if TYPE_CHECKING:
-    from bertft_core.data.tokenization import TokenArrays
-
-
-@contextlib.contextmanager
-def runtime(threads: int | None, seedable_devices: list[int] | None = None) -> Iterator[None]:
-    """Run with ``threads`` torch threads and deterministic kernels; puts back what it changed.
-
-    In that mode torch would fill every new tensor with NaN before its kernel writes it (4 % of a step): not here.
-    """
-    before, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    memory: Any = torch.utils.deterministic
-    was_filling = memory.fill_uninitialized_memory
-    torch.set_num_threads(threads or before)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False
-    try:
-        with torch.random.fork_rng(devices=seedable_devices or []):
-            yield
-    finally:
-        torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(was_deterministic)
-        memory.fill_uninitialized_memory = was_filling
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called cpu or cuda. Raises ConfigError when there is no CUDA device."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device is cuda, but torch finds no CUDA device: use auto or cpu")
-    return torch.device(name)
+    from bertft_core.data.tokens.tokenization import TokenArrays
 
 
 def predict_logits(
@@ -77,7 +46,7 @@ def score(
 
     Raises: ModelError if ``model_dir`` is no trained classifier; ConfigError if the device is missing.
     """
-    from bertft_core.data.tokenization import open_split
+    from bertft_core.data.tokens.tokenization import open_split
 
     target = pick_device(device)
     with runtime(threads):
@@ -111,7 +80,7 @@ def features(
 
     Raises: ModelError if ``pretrained`` holds no encoder; ConfigError if the device is missing.
     """
-    from bertft_core.data.tokenization import open_split
+    from bertft_core.data.tokens.tokenization import open_split
 
     target = pick_device(device)
     with runtime(threads):

@@ -8,12 +8,13 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from bertft_core.errors import ConfigError
-from bertft_core.fit_config import WEIGHTINGS, Loss, Metric, Phases, class_weight_faults, read_unfreezing, target_faults
+from bertft_core.base.errors import ConfigError
+from bertft_core.base.files import MANIFEST
+from bertft_core.base.hashes import encoder_fingerprint, hash_file, hash_json
+from bertft_core.config.fit import WEIGHTINGS, Loss, Metric, Phases, class_weight_faults, read_unfreezing, target_faults
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, layer_rates
-from bertft_core.state import MANIFEST, encoder_fingerprint, hash_file, hash_json
-from bertft_core.training.rates import RateCurve
+from bertft_core.training.schedules import RateCurve
 
 PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
 METRICS = get_args(Metric)

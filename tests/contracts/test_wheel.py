@@ -42,7 +42,7 @@ def test_wheel_holds_exactly_three_top_level_names(wheel: Path) -> None:
 def test_wheel_holds_every_source_file_and_the_defaults(wheel: Path) -> None:
     held = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     wanted = {p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
-    assert held == wanted | {"bertft_core/mlflow_defaults.yaml"}
+    assert held == wanted | {"bertft_core/config/mlflow_defaults.yaml"}
 
 
 def test_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
@@ -59,7 +59,7 @@ def test_wheel_imports_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None
     zipfile.ZipFile(wheel).extractall(site)
     code = (
         "import json, bertft_core, flows.cli, tasks\n"
-        "from bertft_core.mlflow_config import load_mlflow_config\n"
+        "from bertft_core.config.store import load_mlflow_config\n"
         "load_mlflow_config()\nprint(json.dumps([m.__file__ for m in (bertft_core, flows, tasks)]))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(site)}

@@ -56,7 +56,7 @@ def trainers(home: Path) -> list[int]:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"bertft_core.training.trainer" in line and mark in Path(f"/proc/{pid}/environ").read_bytes():
+            if b"bertft_core.recipe.process.trainer" in line and mark in Path(f"/proc/{pid}/environ").read_bytes():
                 found.append(int(pid))
         except OSError:
             continue

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bertft_core.testing import tiny_encoder
+from bertft_core.testing.encoders import tiny_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 _WORDS = {"sport": ["goal", "match", "team"], "tech": ["chip", "code", "phone"], "food": ["soup", "bread", "salt"]}

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.config.store import load_mlflow_config
 from bertft_core.model.classifier import load_classifier, save_classifier
+from bertft_core.registry import gate, versions
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
-from tasks import gate, registry, tracking
+from bertft_core.tracking import store as tracking
 
 CLASSES = ("ham", "spam")
 MODEL = "letters"
@@ -48,7 +49,7 @@ def store(blank, tmp_path):
 def publish(store, served):
     def go(key="k1", which=0, **extra):
         run = tracking.find_or_create_run(store, key, "final")
-        return registry.register(store, run, served[which], MODEL, {"bertft.run_id": key}, **extra)
+        return versions.register(store, run, served[which], MODEL, {"bertft.run_id": key}, **extra)
 
     return go
 
@@ -62,7 +63,7 @@ def stocked(blank, served, tmp_path_factory):
     for number, folder in enumerate([*served, served[0]], 1):
         run = tracking.find_or_create_run(store, f"r{number}", "final")
         tags = {"bertft.run_id": f"r{number}", "bertft.weights": f"w{number}", "bertft.test_rows": "rows"}
-        registry.register(store, run, folder, MODEL, {**tags, "bertft.run_key": f"key{number}"})
+        versions.register(store, run, folder, MODEL, {**tags, "bertft.run_key": f"key{number}"})
     return home
 
 

@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from bertft_core.search.results import TrialResult
-from flows.board import TrialBoard, _Picture, short
-from flows.estimate import Running, seconds_left, shown_time
-from flows.progress import Reporter
-from flows.terminal import WholeConsole
+from flows.terminal.board import TrialBoard, _Picture, short
+from flows.terminal.console import WholeConsole
+from flows.terminal.estimate import Running, seconds_left, shown_time
+from flows.terminal.progress import Reporter
 
 PARAMS = {
     "lr": 3.2e-5,
@@ -180,7 +180,7 @@ def test_results_of_others_count_once_and_print_no_line() -> None:
 
 def test_repeated_progress_does_not_turn_back_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("flows.board.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("flows.terminal.board.time.monotonic", lambda: now[0])
     board = TrialBoard(3, "macro_f1")
     board.start(0, PARAMS, "w")
     board.update(0, 0.1, facts(48))
@@ -399,7 +399,7 @@ def test_fault_inside_gives_streams_and_loggers_back() -> None:
 
 
 def test_reporter_hands_its_terminal_to_the_board_and_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.progress.sys.stderr", Terminal())
+    monkeypatch.setattr("flows.terminal.progress.sys.stderr", Terminal())
     report = Reporter()
     report._console = console(Terminal())
     with report.stage("search"):

@@ -6,8 +6,8 @@ import pytest
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
-from bertft_core.config import load_config
-from flows.progress import Reporter
+from bertft_core.config.run import load_config
+from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows, tokens_key
 
 pytestmark = [pytest.mark.orchestration, pytest.mark.slow]

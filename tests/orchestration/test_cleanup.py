@@ -11,11 +11,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from bertft_core.errors import BusyError, RegistryError
-from bertft_core.nightly.log import Basis, NightLog
-from bertft_core.state import exclusive, write_json
-from tasks import aliases, ledger, registry, tracking
-from tasks.cleanup import clean_up
+from bertft_core.base.errors import BusyError, RegistryError
+from bertft_core.base.files import write_json
+from bertft_core.base.locks import exclusive
+from bertft_core.recipe.cleanup import clean_up
+from bertft_core.recipe.nights.log import Basis, NightLog
+from bertft_core.registry import aliases, ledger, versions
+from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
 MODEL = "letters"
@@ -113,7 +115,7 @@ def test_version_whose_files_a_copy_shares_stays(four):
     api.create_model_version("production", source=place, tags=source.tags)
     assert removed(four, keep=3) == []
     with pytest.raises(RegistryError, match="shares its artefacts"):
-        registry.delete_version(four, MODEL, "4")
+        versions.delete_version(four, MODEL, "4")
 
 
 def test_model_of_somebody_else_is_left_alone(store):
@@ -127,14 +129,14 @@ def test_model_of_somebody_else_is_left_alone(store):
 @pytest.mark.parametrize(("version", "why"), [("3", "alias champion"), ("2", "alias previous")])
 def test_version_behind_an_alias_is_never_deleted(four, version, why):
     with pytest.raises(RegistryError, match=why):
-        registry.delete_version(four, MODEL, version)
+        versions.delete_version(four, MODEL, version)
     assert aliases.find(four, MODEL, version) is not None
 
 
 def test_rollback_target_without_an_alias_is_never_deleted(four):
     aliases.drop_alias(four, MODEL, "previous")
     with pytest.raises(RegistryError, match="a rollback would return to it"):
-        registry.delete_version(four, MODEL, "2")
+        versions.delete_version(four, MODEL, "2")
 
 
 class Killed(BaseException):

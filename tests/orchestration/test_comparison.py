@@ -6,9 +6,9 @@ import csv
 
 import pytest
 
-from bertft_core.errors import DataError, InputError
+from bertft_core.base.errors import DataError, InputError
+from bertft_core.registry.comparison import compare_versions, read_labelled
 from bertft_core.serving.artifact import ArtifactCard
-from tasks.comparison import compare_versions, read_labelled
 
 MODEL = "letters"
 CARD = ArtifactCard(max_length=48, truncation="head", classes=("ham", "spam"), text="words", label="kind")

@@ -10,11 +10,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from bertft_core.errors import InputError
+from bertft_core.base.errors import InputError
 from bertft_core.model.classifier import load_classifier, save_classifier
+from bertft_core.registry import aliases, ledger, overrides, versions
+from bertft_core.registry.decision import decide
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
-from tasks import aliases, ledger, overrides, registry, tracking
-from tasks.decision import decide
+from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
 MODEL = "letters"
@@ -236,7 +237,7 @@ def test_champion_with_another_label_set_is_kept(store, publish, encoder, tmp_pa
         fit, tmp_path / "made", ArtifactCard(max_length=48, truncation="head", classes=labels)
     )  # fmt: skip
     run = tracking.find_or_create_run(store, "other", "final")
-    other = registry.register(store, run, folder, MODEL, {"bertft.run_id": "other"})
+    other = versions.register(store, run, folder, MODEL, {"bertft.run_id": "other"})
     record(store, "promoted", other.version, None, other.version)
     release, _ = decide(candidate(publish().version), store)
     assert outcome(release) == ("kept", False, "1", "1") and "eggs" in release.reason

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bertft_core.errors import ConfigError
+from bertft_core.base.errors import ConfigError
 from flows.deployments import Plan, deployments
 
 pytestmark = pytest.mark.orchestration

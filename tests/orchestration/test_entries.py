@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from bertft_core.errors import RegistryError
-from tasks import entries
-from tasks.entries import LedgerEntry
+from bertft_core.base.errors import RegistryError
+from bertft_core.registry import entries
+from bertft_core.registry.entries import LedgerEntry
 
 
 def ledger(*moves):

@@ -8,14 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertft_core.errors import InputError
-from bertft_core.gate.rule import PromotionRule
-from bertft_core.policy import DecisionPolicy
+from bertft_core.base.errors import InputError
+from bertft_core.base.files import write_json
+from bertft_core.config.promotion import PromotionRule
+from bertft_core.evaluation.policy.decisions import DecisionPolicy
+from bertft_core.registry import entries, gate, ledger, versions
+from bertft_core.registry.answers import Answers
+from bertft_core.registry.entries import LedgerEntry
 from bertft_core.serving.artifact import build_artifact, read_card
-from bertft_core.state import write_json
-from tasks import entries, gate, ledger, registry, tracking
-from tasks.answers import Answers
-from tasks.entries import LedgerEntry
+from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
 CLASSES = ("ham", "spam")
@@ -85,7 +86,7 @@ def test_judge_takes_decisions_and_training_rows_from_the_champion_itself(store,
     evidence = tmp_path / gate.TRAIN_ROWS
     np.save(evidence, np.array([*range(0, 40, 2), 77, 2**64 - 1], dtype=np.uint64), allow_pickle=False)
     run = tracking.find_or_create_run(store, "champion", "final")
-    made = registry.register(store, run, folder, MODEL, {"bertft.run_id": "champion"}, extra_files=[evidence])
+    made = versions.register(store, run, folder, MODEL, {"bertft.run_id": "champion"}, extra_files=[evidence])
     found = gate.judge(candidate("9", right=20), made.version, store)
     # 20 of the 30 ham rows are left out: of 40 rows the champion has 30, the candidate rows 1, 3, ... 19 right
     assert (found.n, found.champion_score, found.challenger_score) == (40, 0.75, 0.25)

@@ -13,8 +13,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from bertft_core.errors import InputError, RegistryError
-from tasks import aliases, ledger, overrides, tracking
+from bertft_core.base.errors import InputError, RegistryError
+from bertft_core.registry import aliases, ledger, overrides
+from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
 MODEL = "letters"
@@ -202,9 +203,10 @@ def test_announced_move_is_void_when_its_version_was_deleted_meanwhile(two):
 RACE = """
 import sys, time
 from pathlib import Path
-from bertft_core.errors import RegistryError
-from bertft_core.mlflow_config import load_mlflow_config
-from tasks import ledger, tracking
+from bertft_core.base.errors import RegistryError
+from bertft_core.config.store import load_mlflow_config
+from bertft_core.registry import ledger
+from bertft_core.tracking import store as tracking
 home, root, version, gate = sys.argv[1:]
 config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own", "artifact_root": root})
 store = tracking.open_store(config, home)
@@ -232,7 +234,7 @@ def test_two_promotions_at_once_have_one_winner_and_no_gap(shelf, stocked, tmp_p
         subprocess.Popen(
             [sys.executable, "-P", "-c", RACE, *arguments, version, str(tmp_path / "gate")],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(ledger.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(ledger.__file__).parents[2])},
         )
         for version in ("2", "3")
     ]  # fmt: skip

@@ -6,10 +6,13 @@ import json
 
 import pytest
 
-from bertft_core.nightly.drift import DomainShift, DriftReport, label_shift, text_figures
-from bertft_core.nightly.log import FAILED, KEPT, PROMOTED, REJECTED, Night, NightLog
+from bertft_core.evaluation.drift.domain_shift import DomainShift
+from bertft_core.evaluation.drift.label_shift import label_shift
+from bertft_core.evaluation.drift.report import DriftReport
+from bertft_core.evaluation.drift.text_figures import text_figures
+from bertft_core.recipe.nights.log import FAILED, KEPT, PROMOTED, REJECTED, Night, NightLog
+from bertft_core.tracking import store as tracking
 from flows import nightly
-from tasks import tracking
 from tasks.nights import log_night
 
 pytestmark = pytest.mark.orchestration

@@ -13,11 +13,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from bertft_core.errors import BusyError, StorageError
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.base.errors import BusyError, StorageError
+from bertft_core.config.store import load_mlflow_config
 from bertft_core.search.storage import StudyStorage, open_storage
-from bertft_core.testing_postgres import LocalPostgres
-from tasks import tracking
+from bertft_core.testing.postgres import LocalPostgres
+from bertft_core.tracking import store as tracking
 
 pytestmark = [pytest.mark.postgres, pytest.mark.orchestration]
 Launch = Callable[..., "subprocess.Popen[str]"]
@@ -26,7 +26,7 @@ Finished = Callable[..., list[str]]
 ENSURE = """
 import sys
 from pathlib import Path
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.config.store import load_mlflow_config
 from tasks import tracking
 uri, home, artifacts = sys.argv[1:]
 config = load_mlflow_config(environ={"MLFLOW_TRACKING_URI": uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts})
@@ -197,7 +197,7 @@ def test_mlflow_yaml_takes_a_unix_socket(postgres: LocalPostgres, tmp_path: Path
 def test_a_stopped_mlflow_store_is_named_without_password(
     database_url: str, postgres: LocalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bertft_core.postgres.UNREACHABLE_SECONDS", 0.5)
+    monkeypatch.setattr("bertft_core.base.postgres.UNREACHABLE_SECONDS", 0.5)
     postgres.stop()
     config = load_mlflow_config(environ={"MLFLOW_TRACKING_URI": database_url})
     with pytest.raises(StorageError, match=r"\*\*\*@127\.0\.0\.1.* cannot be used") as fault:

@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bertft_core.errors import ArtifactError, ConfigError, InputError, RegistryError
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError
+from bertft_core.config.store import load_mlflow_config
+from bertft_core.registry import aliases, artifacts, versions
+from bertft_core.registry.answers import Scorer, score_in_fresh_process, score_versions
 from bertft_core.serving.predictor import Predictor
-from tasks import aliases, artifacts, registry, tracking
-from tasks.answers import Scorer, score_in_fresh_process, score_versions
+from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
 CLASSES = ("ham", "spam")
@@ -40,7 +41,7 @@ def shared(blank, served, tmp_path_factory):
     config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own"})
     store = tracking.open_store(config, home)
     run = tracking.find_or_create_run(store, "k", "final")
-    version = registry.register(store, run, served[0], MODEL, {"bertft.run_id": "k"})
+    version = versions.register(store, run, served[0], MODEL, {"bertft.run_id": "k"})
     aliases.set_alias(store, MODEL, "champion", version.version)
     return store, version
 
@@ -163,12 +164,13 @@ def test_experiment_with_another_artifact_root_is_refused(store):
 @pytest.mark.slow
 def test_fresh_store_survives_four_first_users(tmp_path):
     script = (
-        "import sys\nfrom bertft_core.mlflow_config import load_mlflow_config\nfrom tasks import tracking\n"
+        "import sys\nfrom bertft_core.config.store import load_mlflow_config\n"
+        "from bertft_core.tracking import store as tracking\n"
         "s = tracking.open_store(load_mlflow_config(environ={}), sys.argv[1])\n"
         "print(tracking.find_or_create_run(s, 'k', 'pipeline'))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "home")]
-    root = str(Path(tracking.__file__).parents[1])
+    root = str(Path(tracking.__file__).parents[2])
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) for _ in range(4)
     ]
@@ -208,14 +210,14 @@ def test_logged_model_that_failed_is_not_used(publish, store):
 
 def test_version_without_a_run_tag_is_refused(store, served):
     with pytest.raises(RegistryError, match=r"bertft\.run_id"):
-        registry.register(store, "run", served[0], MODEL, {})
+        versions.register(store, "run", served[0], MODEL, {})
 
 
 def test_damaged_folder_is_refused(store, served, tmp_path):
     folder = shutil.copytree(served[0], tmp_path / "damaged")
     (folder / "bertft.json").write_text("{}")
     with pytest.raises(RegistryError, match="not a complete artefact"):
-        registry.register(store, "run", folder, MODEL, {"bertft.run_id": "k"})
+        versions.register(store, "run", folder, MODEL, {"bertft.run_id": "k"})
 
 
 def test_evidence_travels_with_the_version(publish, store, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.tables import render
+from flows.command.tables import render
 
 ENTRY = {
     "number": 7, "action": "rolled_back", "version": "2", "from_version": "2", "to_version": "1", "by": "ann@desk",

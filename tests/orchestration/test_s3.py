@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 from moto.server import ThreadedMotoServer
 
-from bertft_core.mlflow_config import Store, load_mlflow_config
+from bertft_core.config.store import Store, load_mlflow_config
+from bertft_core.registry import aliases, versions
+from bertft_core.registry.answers import score_in_fresh_process
 from bertft_core.serving.predictor import Predictor
-from tasks import aliases, registry, tracking
-from tasks.answers import score_in_fresh_process
+from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
 TEXTS = ["a short one", "the quick brown fox jumps over " * 12, "hello there"]
@@ -53,7 +54,7 @@ def test_a_version_in_a_bucket_answers_from_there_as_the_folder_it_came_from(
     bucket: Any, store: Store, served: list[Path], tmp_path: Path
 ) -> None:
     run = tracking.find_or_create_run(store, "k", "final")
-    version = registry.register(store, run, served[0], "letters", {"bertft.run_id": "k"})
+    version = versions.register(store, run, served[0], "letters", {"bertft.run_id": "k"})
     aliases.set_alias(store, "letters", "champion", version.version)
     keys = [found.key for found in bucket.objects.all()]
     assert any(key.startswith("desk/") and key.endswith("model.safetensors") for key in keys), keys

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bertft_core.errors import StackError
-from flows import services
-from flows.services import Service, Stack, rotate
+from bertft_core.base.errors import StackError
+from flows.stack import services
+from flows.stack.services import Service, Stack, rotate
 
 from .processes import is_gone
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bertft_core.config import parse_config
+from bertft_core.config.run import parse_config
 from bertft_core.search.results import TrialResult
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
 from flows import search
-from flows.board import TrialBoard
 from flows.search import Crew, Shift
+from flows.terminal.board import TrialBoard
 
 pytestmark = pytest.mark.orchestration
 

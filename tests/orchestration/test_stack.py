@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from bertft_core.errors import ConfigError, InputError
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.base.errors import ConfigError, InputError
+from bertft_core.config.store import load_mlflow_config
+from bertft_core.tracking import store as tracking
 from flows.environment import POOL, service_environment
-from flows.stack import Ports, own_store, refuse_taken, services
-from tasks import tracking
+from flows.stack.up import Ports, own_store, refuse_taken, services
 
 pytestmark = pytest.mark.orchestration
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"

@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertft_core.config import DataConfig, TokenizationConfig, parse_config
-from bertft_core.data.encoding import Cutting, SpecialLayout, encode_texts, load_tokenizer, pack_chunks, raw_ids
-from bertft_core.data.prepare import DatasetSplits, prepare_dataset
-from bertft_core.data.tokenization import TokenArrays, TokenizedSplits, check_max_length, open_split, tokenize_splits
-from bertft_core.errors import ConfigError, ModelError
-from bertft_core.testing import tiny_encoder
-from bertft_core.training.batching import unit_rows
+from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.config.fit import TokenizationConfig
+from bertft_core.config.run import DataConfig, parse_config
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
+from bertft_core.data.tokens.batching import unit_rows
+from bertft_core.data.tokens.encoding import Cutting, SpecialLayout, encode_texts, load_tokenizer, pack_chunks, raw_ids
+from bertft_core.data.tokens.tokenization import (
+    TokenArrays,
+    TokenizedSplits,
+    check_max_length,
+    open_split,
+    tokenize_splits,
+)
+from bertft_core.testing.encoders import tiny_encoder
 
 LAYOUT = SpecialLayout(single=((1,), (2,)), pair=((1,), (2,), (2,)), has_segments=True, pair_zeros=1)
 N = 8  # tokens of text in a chunk of 10

@@ -12,11 +12,14 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from bertft_core.config import DataConfig, TokenizationConfig
-from bertft_core.data.known_tokens import LOOK_BACK, MANNER, KnownRows, known_rows, row_keys
-from bertft_core.data.prepare import DatasetSplits, prepare_dataset
-from bertft_core.data.tokenization import TokenizedSplits, open_split, tokenize_splits
-from bertft_core.state import MANIFEST, hash_file, read_json, write_json
+from bertft_core.base.files import MANIFEST, read_json, write_json
+from bertft_core.base.hashes import hash_file
+from bertft_core.config.fit import TokenizationConfig
+from bertft_core.config.run import DataConfig
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
+from bertft_core.data.tokens.known_tokens import LOOK_BACK, MANNER, KnownRows, known_rows, row_keys
+from bertft_core.data.tokens.tokenization import TokenizedSplits, open_split, tokenize_splits
 
 CONFIG = TokenizationConfig(max_length=8)
 MARK = 999  # no id of the vocabulary

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertft_core.config import DataConfig, SplitConfig
+from bertft_core.base.errors import ArtifactError, DataError
+from bertft_core.base.text import normalise
+from bertft_core.config.run import DataConfig, SplitConfig
+from bertft_core.data.dataset import DatasetSplits, load_dataset_splits
 from bertft_core.data.labels import FaultyRow, class_order, parse_label
-from bertft_core.data.prepare import DatasetSplits, load_dataset_splits, prepare_dataset
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.quality import equals, find_repeats, parse_date
-from bertft_core.data.splits import SPLITS, halves, key_digest, normalise, row_key, sides_of, split_of
-from bertft_core.errors import ArtifactError, DataError
+from bertft_core.data.splits import SPLITS, halves, key_digest, row_key, sides_of, split_of
 
 HALVES = {"validation": 0.25, "test": 0.25}
 

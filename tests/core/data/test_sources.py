@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertft_core.config import DataConfig
+from bertft_core.base.errors import ConfigError, DataError
+from bertft_core.config.run import DataConfig
 from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, inspect_source, resolve_package, resolve_source
-from bertft_core.errors import ConfigError, DataError
 
 
 def read(path: Path, **settings: object) -> list[tuple[str, str]]:

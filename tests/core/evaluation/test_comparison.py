@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bertft_core.errors import ArtifactError, DataError
+from bertft_core.base.errors import ArtifactError, DataError
 from bertft_core.evaluation.comparison import SHOWN, compare
 
 CLASSES = ("no", "yes")

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from bertft_core.errors import DataError
-from bertft_core.evaluation import floor
-from bertft_core.evaluation.floor import tfidf_floor
+from bertft_core.base.errors import DataError
+from bertft_core.evaluation import baseline
+from bertft_core.evaluation.baseline import tfidf_floor
 
 TOPICS = {0: "goal match striker referee", 1: "market shares profit bank", 2: "film actor music award"}
 
@@ -48,7 +48,7 @@ def test_floor_falls_back_to_the_class_prior_when_texts_hold_no_words() -> None:
 
 def test_floor_samples_training_rows_by_seed_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     (a, ya), (b, yb) = articles(90, 20, 1), articles(30, 20, 2)
-    monkeypatch.setattr(floor, "FLOOR_ROWS", 50)
+    monkeypatch.setattr(baseline, "FLOOR_ROWS", 50)
     assert tfidf_floor(a, ya, b, yb, b, "accuracy", 4).params["train_rows"] == 50
 
 

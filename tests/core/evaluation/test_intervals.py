@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from bertft_core.evaluation.intervals import (
+from bertft_core.evaluation.scores.intervals import (
     auroc_interval,
     bootstrap_interval,
     headline_intervals,
@@ -18,7 +18,7 @@ from bertft_core.evaluation.intervals import (
     wilson,
     wilson_lower,
 )
-from bertft_core.evaluation.metrics import scores
+from bertft_core.evaluation.scores.metrics import scores
 
 
 def model(y: np.ndarray, classes: int, right: float, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from bertft_core.errors import ArtifactError, DataError
+from bertft_core.base.errors import ArtifactError, DataError
 from bertft_core.evaluation.label_errors import LabelReview, Suspect, suspect_labels
 
 CLASSES = ("business", "sport", "tech")

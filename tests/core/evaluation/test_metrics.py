@@ -16,8 +16,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from bertft_core.errors import ArtifactError, DataError
-from bertft_core.evaluation.metrics import reliability, scores
+from bertft_core.base.errors import ArtifactError, DataError
+from bertft_core.evaluation.scores.metrics import reliability, scores
 
 
 def random_rows(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertft_core.evaluation.pictures import confusion_picture, learning_curve_picture
 from bertft_core.evaluation.report import EvaluationReport, evaluate
+from bertft_core.reporting.run.pictures import confusion_picture, learning_curve_picture
 
 CLASSES = ("business", "sport", "a|very <long> $class$ name of forty letters")
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from bertft_core.errors import ArtifactError, DataError
+from bertft_core.base.errors import ArtifactError, DataError
+from bertft_core.config.promotion import PromotionRule
+from bertft_core.evaluation.baseline import set_floor
 from bertft_core.evaluation.comparison import compare
-from bertft_core.evaluation.intervals import paired_difference, paired_permutation
+from bertft_core.evaluation.gate.decision import decide
 from bertft_core.evaluation.report import EvaluationReport, evaluate
-from bertft_core.evaluation.set_floor import set_floor
-from bertft_core.evaluation.sets import difference_draws, row_values, set_scores
-from bertft_core.gate.promotion import decide
-from bertft_core.gate.rule import PromotionRule
+from bertft_core.evaluation.scores.intervals import paired_difference, paired_permutation
+from bertft_core.evaluation.scores.label_sets import difference_draws, row_values, set_scores
 
 CLASSES = ["a", "b", "c", "d"]
 Y = (np.random.default_rng(0).random((300, 4)) < [0.5, 0.3, 0.2, 0.1]).astype(int)

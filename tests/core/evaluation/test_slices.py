@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bertft_core.evaluation.intervals import wilson
-from bertft_core.evaluation.slices import class_masks, length_masks, score_slices, slice_groups, value_masks
+from bertft_core.evaluation.scores.intervals import wilson
+from bertft_core.evaluation.scores.slices import class_masks, length_masks, score_slices, slice_groups, value_masks
 
 
 def test_length_slices_divide_the_rows_into_quarters() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bertft_core.errors import ModelError
+from bertft_core.base.errors import ModelError
 from bertft_core.model.classifier import load_classifier, load_saved, save_classifier, weights_digest
-from bertft_core.testing import tiny_encoder
+from bertft_core.testing.encoders import tiny_encoder
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,7 @@ from transformers import (
 )
 
 from bertft_core.model import encoder_pass
-from bertft_core.model.attention import attention
-from bertft_core.model.dropout import dropout_add
+from bertft_core.model.attention import attention, dropout_add
 from bertft_core.model.encoder_pass import EncoderPass, Tricks, batch_tensors, logits_of, mask_bias
 from bertft_core.model.layers import layer_table, set_depth
 
@@ -226,7 +225,7 @@ def test_dropout_is_fixed_by_the_seed() -> None:
 
 def test_encoder_on_disk_is_taken(tmp_path: Path) -> None:
     from bertft_core.model.classifier import load_classifier
-    from bertft_core.testing import tiny_encoder
+    from bertft_core.testing.encoders import tiny_encoder
 
     model = load_classifier(tiny_encoder(tmp_path / "e"), ("a", "b"), seed=1)
     model.train()

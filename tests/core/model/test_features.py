@@ -14,14 +14,14 @@ import torch
 from scipy.special import erf
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from bertft_core.config import parse_config
-from bertft_core.errors import ConfigError, ModelError
+from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.config.run import parse_config
 from bertft_core.model.classifier import load_classifier, load_saved, save_classifier, weights_digest
 from bertft_core.model.feature_plan import FeaturePlan, resolve_layers
 from bertft_core.model.features import FeatureClassifier, level_map
 from bertft_core.model.layers import set_depth
 from bertft_core.model.pretrained import features_of
-from bertft_core.testing import tiny_encoder
+from bertft_core.testing.encoders import tiny_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("a", "b", "c")

@@ -19,7 +19,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from bertft_core.errors import ConfigError, ModelError
+from bertft_core.base.errors import ConfigError, ModelError
 from bertft_core.model.classifier import weights_digest
 from bertft_core.model.layers import LayerRates, layer_rates, layer_table, set_depth
 from bertft_core.model.structures import describe

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from bertft_core.reporting.charts import (
+from bertft_core.reporting.html.charts import (
     Series,
     Whisker,
     heat_map,
@@ -20,7 +20,7 @@ from bertft_core.reporting.charts import (
     value_axis,
     whisker_chart,
 )
-from bertft_core.reporting.markup import Markup, clipped, el, number, span_of, text
+from bertft_core.reporting.html.markup import Markup, clipped, el, number, span_of, text
 
 
 def curve(points: list[tuple[float, float]], marker: str = "circle") -> ET.Element:

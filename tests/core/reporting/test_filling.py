@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertft_core.config.promotion import PromotionRule
 from bertft_core.data.dataset import DataReport, DatasetSplits
-from bertft_core.data.tokenization import TokenizedSplits
+from bertft_core.data.tokens.tokenization import TokenizedSplits
+from bertft_core.evaluation.gate.decision import decide
 from bertft_core.evaluation.report import EvaluationReport, evaluate
-from bertft_core.gate.promotion import decide
-from bertft_core.gate.rule import PromotionRule
-from bertft_core.reporting.filling import page_of
-from bertft_core.reporting.html import report_html
-from bertft_core.reporting.page import ScoreRow
+from bertft_core.reporting.run.document import report_html
+from bertft_core.reporting.run.filling import page_of
+from bertft_core.reporting.run.page import ScoreRow
 from bertft_core.training.spec import EpochResult, TrainingResult
 
 CLASSES = ("business", "sport")

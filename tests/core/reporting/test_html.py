@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bertft_core.errors import DataError
-from bertft_core.reporting.html import report_html
-from bertft_core.reporting.page import (
+from bertft_core.base.errors import DataError
+from bertft_core.reporting.run.document import report_html
+from bertft_core.reporting.run.page import (
     BinRow,
     Calibration,
     CheckRow,

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bertft_core.errors import DataError
-from bertft_core.reporting.search_html import search_html
-from bertft_core.reporting.search_page import (
+from bertft_core.base.errors import DataError
+from bertft_core.reporting.search.document import search_html
+from bertft_core.reporting.search.page import (
     ConfirmedRow,
     Picture,
     SearchPage,

@@ -1,7 +1,7 @@
 import pytest
 
-from bertft_core.search.confirm import confirm_slots, contenders, finalists, judge
 from bertft_core.search.results import TrialResult
+from bertft_core.search.winner import confirm_slots, contenders, finalists, judge
 
 
 def _trial(slot: int, score: float | None, log_loss: float = 0.5, state: str = "complete", **params) -> TrialResult:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from bertft_core.config import RunConfig, parse_config
-from bertft_core.data.prepare import DatasetSplits, prepare_dataset
-from bertft_core.data.tokenization import TokenizedSplits, tokenize_splits
-from bertft_core.fit_config import searchable
+from bertft_core.config.knobs import searchable
+from bertft_core.config.run import RunConfig, parse_config
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
+from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.model.feature_plan import feature_plan
-from bertft_core.search.effect import longest_text
-from bertft_core.testing import tiny_encoder
+from bertft_core.recipe.unused_knobs import longest_text
+from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.loop import fit
 from bertft_core.training.spec import FitSpec, TrainingResult
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bertft_core.search.front import Measure, choose, pareto
 from bertft_core.search.results import TrialResult
+from bertft_core.search.winner import Measure, choose, pareto
 
 
 def _trial(slot: int, score: float | None, cost: float | None, state: str = "complete") -> TrialResult:

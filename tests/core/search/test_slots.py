@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bertft_core.config import RunConfig, parse_config
+from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.search.slots import study_name
 
 _TREE: dict[str, Any] = {

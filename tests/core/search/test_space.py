@@ -9,7 +9,8 @@ import optuna
 import pytest
 import yaml
 
-from bertft_core.config import SearchConfig, parse_config
+from bertft_core.config.run import parse_config
+from bertft_core.config.search import SearchConfig
 from bertft_core.search.space import defaults_inside, space_hash, suggest, values_inside
 
 TREE = """

@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from bertft_core.errors import BusyError, ConfigError, StorageError
+from bertft_core.base.errors import BusyError, ConfigError, StorageError
 from bertft_core.search.storage import StudyStorage, open_storage
 
 Launch = Callable[..., "subprocess.Popen[str]"]

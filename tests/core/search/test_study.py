@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from bertft_core.config import RunConfig, parse_config
-from bertft_core.errors import InputError, LeaseLost
+from bertft_core.base.errors import InputError, LeaseLost
+from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.search.lease import Owner
 from bertft_core.search.slots import Slot, slot_seed
 from bertft_core.search.storage import open_storage

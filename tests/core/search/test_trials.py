@@ -15,15 +15,16 @@ import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
 
-from bertft_core import fitting, recipe, trials
-from bertft_core.config import load_config
-from bertft_core.errors import BertftError, SearchStopped
+from bertft_core.base.errors import BertftError, SearchStopped
+from bertft_core.base.home import open_home
+from bertft_core.config.run import load_config
+from bertft_core.recipe import chain, trials
+from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.trials import Bench
 from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy
-from bertft_core.state import open_home
-from bertft_core.testing import tiny_encoder
-from bertft_core.training.client import Trainer
-from bertft_core.trials import Bench
+from bertft_core.testing.encoders import tiny_encoder
 
 pytestmark = pytest.mark.slow
 _SEARCH = {"trials": 2, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}}
@@ -46,8 +47,8 @@ def opened(project: Callable[..., Path], tmp_path: Path, trainer: Trainer) -> Op
         base = {"lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "precision": "float32"}
         config = load_config(project(training={**base, **(training or {})}, search={**_SEARCH, **search}))
         home = open_home(tmp_path / "home")
-        prepared = recipe.prepare(config, home)
-        run = recipe.identify(config, prepared, home)
+        prepared = chain.prepare(config, home)
+        run = chain.identify(config, prepared, home)
         settings = fitting.settle(config, prepared, run, home, trainer)
         study = trials.open_study(config, prepared, home)
         assert study is not None

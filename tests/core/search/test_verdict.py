@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bertft_core import recipe, trials
-from bertft_core.config import RunConfig, parse_config
-from bertft_core.errors import InputError
+from bertft_core.base.errors import InputError
+from bertft_core.config.run import RunConfig, parse_config
+from bertft_core.recipe import chain, trials
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
 
@@ -57,7 +57,7 @@ def test_nobody_has_won_before_the_confirmation_has_ended(
     _tell(study, 0.7, 0.8, 0.6)
     if confirmed:
         _tell(_confirmation(study, config), *confirmed)
-    assert recipe._verdict_if_done(study, config) is None
+    assert chain._verdict_if_done(study, config) is None
 
 
 def test_looking_for_a_verdict_begins_no_confirmation(config: RunConfig, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_looking_for_a_verdict_begins_no_confirmation(config: RunConfig, tmp_pat
 
     study = _opened(config, tmp_path)
     _tell(study, 0.7, 0.8, 0.6)
-    recipe._verdict_if_done(study, config)
+    chain._verdict_if_done(study, config)
     assert optuna.get_all_study_names(storage=study.storage.optuna) == ["n-study"]
 
 
@@ -73,7 +73,7 @@ def test_winner_is_named_once_the_confirmation_has_ended(config: RunConfig, tmp_
     study = _opened(config, tmp_path)
     _tell(study, 0.7, 0.8, 0.6)
     _tell(_confirmation(study, config), 0.5, 0.6)
-    found = recipe._verdict_if_done(study, config)
+    found = chain._verdict_if_done(study, config)
     assert found is not None and found.best.slot == 0
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from bertft_core.data.encoding import SpecialLayout, encode_texts, load_tokenizer
-from bertft_core.errors import InputError
+from bertft_core.base.errors import InputError
+from bertft_core.data.tokens.encoding import SpecialLayout, encode_texts, load_tokenizer
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.attribution import PIECES, attribute, explain_rows
 from bertft_core.serving.predictor import Predictor
-from bertft_core.testing import tiny_encoder
+from bertft_core.testing.encoders import tiny_encoder
 
 CLASSES = ("sport", "money", "other")
 FILLER = ("the", "was", "on", "very", "film", "story", "court", "music")

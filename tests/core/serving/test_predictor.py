@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from bertft_core.data.encoding import SpecialLayout, encode_texts, load_tokenizer
-from bertft_core.errors import ArtifactError, InputError
+from bertft_core.base.errors import ArtifactError, InputError
+from bertft_core.data.tokens.encoding import SpecialLayout, encode_texts, load_tokenizer
+from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.model.classifier import load_classifier, save_classifier
-from bertft_core.policy import DecisionPolicy
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
 from bertft_core.serving.predictor import Predictor
-from bertft_core.testing import tiny_encoder
+from bertft_core.testing.encoders import tiny_encoder
 
 CLASSES = ("ham", "spam", "other")
 TEXTS = ["a short one", "b", "the quick brown fox jumps over a lazy dog " * 12, "hello there", "zebra " * 30]

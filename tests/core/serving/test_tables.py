@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertft_core.errors import DataError, InputError
+from bertft_core.base.errors import DataError, InputError
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.serving import tables
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
 from bertft_core.serving.tables import score_table
-from bertft_core.testing import tiny_encoder
+from bertft_core.testing.encoders import tiny_encoder
 
 CLASSES = ("ham", "spam")
 TEXTS = ["good film", "NA", 'a "quoted"; text\nin two lines', "café", "bad plot " * 40]

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bertft_core.state import staged_folder
-from bertft_core.testing import tiny_encoder
-from bertft_core.training.prefix_cache import PrefixCache
+from bertft_core.base.files import staged_folder
+from bertft_core.model.prefix.cache import PrefixCache
+from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.spec import FitSpec
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertft_core.training.prefix_cache import PrefixCache, PrefixView
+from bertft_core.model.prefix.cache import PrefixCache, PrefixView
 
 KEY, OTHER = "0a" * 16, "0b" * 16
 WIDTH = 8

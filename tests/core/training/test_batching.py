@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertft_core.training.batching import epoch_batches, pad_batch, sample_rows, scoring_batches
+from bertft_core.data.tokens.batching import epoch_batches, pad_batch, sample_rows, scoring_batches
 
 
 @dataclass

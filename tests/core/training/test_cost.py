@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from bertft_core.data.tokenization import TokenArrays, open_split
+from bertft_core.data.tokens.tokenization import TokenArrays, open_split
 from bertft_core.model.classifier import load_classifier
-from bertft_core.testing import tiny_encoder
-from bertft_core.training.cost import _spread, one_row_milliseconds, weight_bytes
+from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.loop import fit
-from bertft_core.training.scoring import runtime
+from bertft_core.training.machine import _spread, one_row_milliseconds, runtime, weight_bytes
 from bertft_core.training.spec import FitSpec, TrainingResult
 
 Build = Callable[..., FitSpec]

@@ -13,20 +13,22 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from bertft_core.config import DataConfig, TokenizationConfig, load_config
-from bertft_core.data.encoding import SpecialLayout, encode_texts, load_tokenizer
-from bertft_core.data.prepare import DatasetSplits, prepare_dataset
-from bertft_core.data.tokenization import open_split, tokenize_splits
-from bertft_core.errors import ConfigError, ModelError
-from bertft_core.mlflow_config import load_mlflow_config
+from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.base.home import open_home
+from bertft_core.config.fit import TokenizationConfig
+from bertft_core.config.run import DataConfig, load_config
+from bertft_core.config.store import load_mlflow_config
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
+from bertft_core.data.tokens.encoding import SpecialLayout, encode_texts, load_tokenizer
+from bertft_core.data.tokens.tokenization import open_split, tokenize_splits
 from bertft_core.model.classifier import load_classifier, load_saved
 from bertft_core.model.encoder_pass import EncoderPass
 from bertft_core.model.pretrained import layer_count
-from bertft_core.plan import plan
+from bertft_core.recipe.check import plan
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
-from bertft_core.state import open_home
-from bertft_core.testing import check_structure
+from bertft_core.testing.structure import check_structure
 from bertft_core.training.loop import fit
 from bertft_core.training.scoring import score
 from bertft_core.training.spec import FitSpec

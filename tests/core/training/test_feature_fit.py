@@ -10,21 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from bertft_core.config import DataConfig, TokenizationConfig, parse_config
-from bertft_core.data.prepare import DatasetSplits, prepare_dataset
-from bertft_core.data.tokenization import open_split, tokenize_splits
-from bertft_core.fitting import Prepared, prefix_plan, schedule_of
+from bertft_core.config.fit import TokenizationConfig
+from bertft_core.config.run import DataConfig, parse_config
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
+from bertft_core.data.tokens.tokenization import open_split, tokenize_splits
 from bertft_core.model.classifier import load_classifier
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.features import level_map
+from bertft_core.recipe.fit import prefix_plan, schedule_of
+from bertft_core.recipe.prepare import Prepared
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
-from bertft_core.testing import tiny_encoder
-from bertft_core.training import feature_forward
-from bertft_core.training.cost import one_row_milliseconds
-from bertft_core.training.feature_forward import open_forward
-from bertft_core.training.forwarding import WHOLE
+from bertft_core.testing.encoders import tiny_encoder
+from bertft_core.training import forward as feature_forward
+from bertft_core.training.forward import WHOLE, open_forward
 from bertft_core.training.loop import fit
+from bertft_core.training.machine import one_row_milliseconds
 from bertft_core.training.scoring import features, score
 from bertft_core.training.spec import FitSpec, TrainingResult
 
@@ -243,7 +245,7 @@ def test_the_key_of_a_fit_names_its_features_only_where_it_has_some(spec: Build)
 def test_a_run_says_that_its_features_leave_the_prefix_cache_off(
     encoder: Path, dataset: DatasetSplits, folders: dict[bool, Path], tmp_path: Path
 ) -> None:
-    from bertft_core.data.tokenization import load_tokenized_splits
+    from bertft_core.data.tokens.tokenization import load_tokenized_splits
 
     prepared = Prepared(
         dataset=dataset, tokens=load_tokenized_splits(folders[False]), pretrained=str(encoder), encoder="e"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from bertft_core.data.tokenization import open_split
-from bertft_core.errors import ModelError
+from bertft_core.base.errors import ModelError
+from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.training.scoring import features
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertft_core.data.tokenization import open_split
-from bertft_core.errors import ConfigError, ModelError, TrialPruned
+from bertft_core.base.errors import ConfigError, ModelError, TrialPruned
+from bertft_core.data.tokens.batching import epoch_batches, pad_batch
+from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.model.classifier import load_classifier, weights_digest
-from bertft_core.training.batching import epoch_batches, pad_batch
 from bertft_core.training.loop import fit
 from bertft_core.training.scoring import score
 from bertft_core.training.spec import FitSpec, TrainingResult

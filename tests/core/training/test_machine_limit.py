@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bertft_core.model import encoder_pass
 from bertft_core.model.classifier import load_classifier
 from bertft_core.model.encoder_pass import EncoderPass
-from bertft_core.testing import tiny_encoder
+from bertft_core.testing.encoders import tiny_encoder
 
 ROWS, TOKENS, CLASSES = 3, 16, ("a", "b", "c")
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from bertft_core.state import staged_folder
-from bertft_core.testing import tiny_encoder
-from bertft_core.training.accumulation import accumulate, is_memory_fault
+from bertft_core.base.files import staged_folder
+from bertft_core.testing.encoders import tiny_encoder
+from bertft_core.training.optimizer import accumulate, is_memory_fault
 from bertft_core.training.scoring import score
 from bertft_core.training.spec import FitSpec, TrainingResult
 
@@ -24,7 +24,7 @@ from bertft_core.training.spec import FitSpec, TrainingResult
 _LIMITED = """
 import json, os, resource, sys
 from pathlib import Path
-from bertft_core.errors import TrialPruned
+from bertft_core.base.errors import TrialPruned
 from bertft_core.training.loop import fit
 from bertft_core.training.spec import FitSpec
 class Killed(Exception): pass

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bertft_core.errors import ModelError
+from bertft_core.base.errors import ModelError
 from bertft_core.model.classifier import load_classifier
 from bertft_core.model.layers import layer_rates, layer_table
-from bertft_core.training.optimization import build_optimizer, parameter_groups, set_rates
+from bertft_core.training.optimizer import build_optimizer, parameter_groups, set_rates
 
 
 def test_parameter_groups_hold_every_parameter_once(encoder: Path) -> None:

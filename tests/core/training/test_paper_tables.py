@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from bertft_core.config import RunConfig
+from bertft_core.config.run import RunConfig
 
 FOLDER = str(Path(__file__).parents[3] / "benchmarks")
 ZERO_INSIDE, ABOVE, BELOW = [-0.01, 0.02], [0.001, 0.02], [-0.02, -0.001]

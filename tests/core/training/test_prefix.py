@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertft_core.data.tokenization import open_split
+from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.model.classifier import load_classifier
 from bertft_core.model.encoder_pass import EncoderPass
 from bertft_core.model.layers import layer_table
-from bertft_core.testing import tiny_encoder
-from bertft_core.training.forwarding import Forward, padding
+from bertft_core.model.prefix.cache import PrefixCache
+from bertft_core.model.prefix.frozen import FrozenPrefix, prefix_keys, row_keys
+from bertft_core.testing.encoders import tiny_encoder
+from bertft_core.training.forward import Forward, padding
 from bertft_core.training.loop import fit
-from bertft_core.training.prefix import FrozenPrefix, prefix_keys, row_keys
-from bertft_core.training.prefix_cache import PrefixCache
 from bertft_core.training.spec import FitSpec, TrainingResult
 
 from .conftest import write_tokens

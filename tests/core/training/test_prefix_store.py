@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertft_core.training import prefix_cache, prefix_store
-from bertft_core.training.prefix_cache import PrefixCache
+from bertft_core.model.prefix import cache as prefix_cache
+from bertft_core.model.prefix import store as prefix_store
+from bertft_core.model.prefix.cache import PrefixCache
 
 from .prefix_rows import KEY, OTHER, WIDTH, activations, again, files, look, make_rows, store
 

@@ -7,10 +7,16 @@ from typing import get_args
 
 import pytest
 
-from bertft_core.errors import ConfigError
-from bertft_core.fit_config import Schedule
-from bertft_core.training.rates import RateCurve, RatePlan, slanted_triangular, warm_in, warm_in_steps
-from bertft_core.training.unfreezing import UnfreezeSchedule
+from bertft_core.base.errors import ConfigError
+from bertft_core.config.fit import Schedule
+from bertft_core.training.schedules import (
+    RateCurve,
+    RatePlan,
+    UnfreezeSchedule,
+    slanted_triangular,
+    warm_in,
+    warm_in_steps,
+)
 
 NAMES = get_args(Schedule)
 NONE = UnfreezeSchedule.none(2)

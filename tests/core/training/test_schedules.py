@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertft_core.errors import ConfigError, ModelError
+from bertft_core.base.errors import ConfigError, ModelError
 from bertft_core.training import loop
 from bertft_core.training.loop import fit
 from bertft_core.training.spec import FitSpec, TrainingResult

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from bertft_core.errors import ConfigError
-from bertft_core.fit_config import UNFREEZING
+from bertft_core.base.errors import ConfigError
+from bertft_core.config.fit import UNFREEZING
 from bertft_core.model.layers import layer_rates
-from bertft_core.training.unfreezing import UnfreezeSchedule, first_step, rates_table
+from bertft_core.training.schedules import UnfreezeSchedule, first_step, rates_table
 
 
 def test_gradual_six_layers_thaws_as_in_the_contract() -> None:

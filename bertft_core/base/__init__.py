@@ -1,0 +1,1 @@
+"""Errors, files, hashes, locks, text, PostgreSQL: imports nothing of ours."""

@@ -1,0 +1,97 @@
+"""Files that survive a kill: atomic writes, folders that are complete or absent, arrays by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertft_core.base.hashes import hash_file
+
+MANIFEST = "manifest.json"
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            json.dump(value, handle, indent=1, ensure_ascii=False)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_json(path: Path | str) -> Any:
+    """Read one JSON document."""
+    with open(path, encoding="utf-8") as handle:
+        return json.load(handle)
+
+
+def is_complete(folder: Path | str) -> bool:
+    """Whether `folder` has a manifest and every file in it still has the manifest's digest."""
+    root = Path(folder)
+    try:
+        digests = read_json(root / MANIFEST)["digests"]
+        return all(hash_file(root / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+@contextlib.contextmanager
+def staged_folder(final: Path | str) -> Iterator[Path]:
+    """Yield a sibling folder to fill; on success it gets a manifest and becomes `final`, else it vanishes.
+
+    When another process completed `final` meanwhile, theirs stays (content-addressed folders are equal).
+    """
+    target = Path(final)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.part-"))
+    try:
+        yield staging
+        names = sorted(p for p in staging.rglob("*") if p.is_file())
+        write_json(staging / MANIFEST, {"digests": {str(p.relative_to(staging)): hash_file(p) for p in names}})
+        os.chmod(staging, 0o755)
+        if target.exists() and not is_complete(target):
+            shutil.rmtree(target)
+        try:
+            os.rename(staging, target)
+        except OSError:
+            if not is_complete(target):
+                raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def save_arrays(file: Path, **arrays: Any) -> None:
+    """Write an .npz so that a reader sees the old file or the new one, never half of one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    with open(part, "wb") as handle:
+        np.savez(handle, **arrays)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(part, file)
+
+
+def load_arrays(file: Path, *names: str) -> dict[str, Any] | None:
+    """The named arrays; None where there is no file that holds them all and can be read."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

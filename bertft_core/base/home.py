@@ -1,0 +1,45 @@
+"""BERTFT_HOME: where runs, caches and studies lie."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from bertft_core.base.errors import ConfigError, InputError
+from bertft_core.base.files import read_json, write_json
+
+STATE_FORMAT = 1
+LEAST_FREE = 300_000_000  # bytes: the stores of Prefect and MLflow, and a small model's checkpoint and copies
+
+
+def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
+    """Resolve BERTFT_HOME to an absolute path, create it with mode 0700, check its format version and free bytes.
+
+    Raises InputError when it cannot be written, holds another format, or has less than `least_free` bytes free.
+    """
+    home = Path(path).expanduser().resolve()
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stamp = home / "format.json"
+        if not stamp.exists():
+            write_json(stamp, {"format": STATE_FORMAT})
+    except OSError as fault:
+        raise InputError(
+            f"BERTFT_HOME {home} cannot be written ({fault.strerror}): set BERTFT_HOME to a folder you own"
+        ) from fault
+    free = shutil.disk_usage(home).free
+    if free < least_free:
+        raise InputError(
+            f"BERTFT_HOME {home} has {free / 1e6:.0f} MB free, wanted at least {least_free / 1e6:.0f} MB: make room "
+            "(`bertft gc` lists what can go), or set BERTFT_HOME to another disk"
+        )
+    found = read_json(stamp).get("format")
+    if found != STATE_FORMAT:
+        raise ConfigError(
+            f"{home} has state format {found}, this bertft writes {STATE_FORMAT}: "
+            "install the matching bertft release, or set BERTFT_HOME to a new folder"
+        )
+    if not os.access(home, os.W_OK):
+        raise InputError(f"BERTFT_HOME {home} is not writable: set BERTFT_HOME to a folder you own")
+    return home

@@ -1,0 +1,50 @@
+"""Text for people and for comparison: masked addresses, Markdown, normalised spelling."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+
+def mask_uri(uri: str) -> str:
+    """`uri` with user and password, and the value of any secret in its query, replaced by ***."""
+    shown = re.sub(r"(?<=://)[^/@\s]+@", "***@", uri)
+    return re.sub(r"(?i)([?&;][^=&\s]*(?:token|password|secret|key|pwd)[^=&\s]*=)[^&\s'\"]+", r"\1***", shown)
+
+
+def set_text(chosen: Sequence[Any], classes: Sequence[str]) -> str:
+    """A set of labels as it stands in a cell, a JSON list; `chosen` holds 0 or 1 for each class.
+
+    >>> set_text([1, 0, 1], ["a", "b", "c"])
+    '["a", "c"]'
+    """
+    return json.dumps([str(n) for n, flag in zip(classes, chosen, strict=True) if flag], ensure_ascii=False)
+
+
+def percent(share: float) -> str:
+    """A share in percent, with three digits at most.
+
+    >>> percent(0.05 / 30)
+    '0.167 %'
+    """
+    return f"{share * 100:.3g} %"
+
+
+def plain(text: str) -> str:
+    """Text that may come from the data, safe inside a Markdown table: no new cell, line, tag, link or emphasis."""
+    joined = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join("\\" + c if c in "\\`*_[]|$#" else c for c in joined)
+
+
+def normalise(text: str) -> str:
+    """NFC, casefolded, every run of whitespace as one space, no space at the ends.
+
+    >>> normalise("  Caf\\u00e9\\n BAR ") == normalise("cafe\\u0301 bar")
+    True
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

@@ -1,0 +1,362 @@
+"""The run configuration: one strict YAML file. All faults are reported together, with the nearest valid key."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from bertft_core.base.errors import ConfigError
+from bertft_core.base.text import mask_uri
+from bertft_core.config.fit import (
+    CHUNKS,
+    Metric,
+    ModelConfig,
+    Number,
+    Part,
+    TokenizationConfig,
+    TrainingConfig,
+    Whole,
+    is_one_layer,
+    no_bool,
+)
+from bertft_core.config.knobs import SEARCHED_SECTIONS, idle_fault, key_fault, place, without_idle
+from bertft_core.config.nightly import NightlyConfig
+from bertft_core.config.presets import PresetName, with_preset
+from bertft_core.config.search import Range, SearchConfig, Values, values_of
+from bertft_core.config.yaml_files import read_yaml
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+def _valid_name(value: Any) -> Any:
+    if isinstance(value, str) and not _NAME.match(value):
+        raise ValueError("must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as fault:
+        raise ValueError(f"is no regular expression ({fault})") from None
+    return value
+
+
+class SplitConfig(Part):
+    """Shares of rows (by hash of the text) for validation and test; the rest trains."""
+
+    validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[Number, Field(gt=0, lt=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_rows_to_train(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test must be below 1, was {self.validation + self.test:g}")
+        return self
+
+
+def _iso_date(value: Any) -> Any:
+    text = value.isoformat() if isinstance(value, dt.date) else value  # YAML reads 2026-01-31 as a date
+    try:
+        dt.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError("is no ISO 8601 date such as 2026-01-31") from None
+    return text
+
+
+class DataConfig(Part):
+    """Where labelled text comes from, which columns matter, how it is split and gated.
+
+    label: a column of classes, weights or lists of strings (multi-label), or two or more columns of 0 and 1, which are
+    then the classes. until: rows of a later data.date are left out; a date without a time counts to its end.
+    unknown_class: what a row is whose label is not in data.classes, faulty or left out.
+    """
+
+    source: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    label: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)] = "label"
+    split: SplitConfig = SplitConfig()
+    where: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    sample: Annotated[Whole, Field(ge=10)] | None = None
+    group: str | None = None
+    classes: list[Annotated[str | int, BeforeValidator(no_bool)]] | None = None
+    date: str | None = None
+    until: Annotated[str, BeforeValidator(_iso_date)] | None = None
+    unknown_class: Literal["faulty", "drop"] = "faulty"
+    slices: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    encoding: str | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    max_faulty_share: Annotated[Number, Field(ge=0, le=1)] = 0.01
+    min_class_rows: Annotated[Whole, Field(ge=1)] = 3
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The label column, or all of them."""
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_below_split(cls, tree: Any) -> Any:
+        """data.split may name the files of the three splits instead of shares: then they are data.train and so on."""
+        split = tree.get("split") if isinstance(tree, dict) else None
+        if not isinstance(split, dict) or not any(isinstance(value, str) for value in split.values()):
+            return tree
+        return {**{k: v for k, v in tree.items() if k != "split"}, **split}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DataConfig:
+        files = [n for n in ("train", "validation", "test") if getattr(self, n)]
+        if self.source and files:
+            raise ValueError(f"give either source or files of their own, found source and {', '.join(files)}")
+        if not self.source and len(files) != 3:
+            raise ValueError("give source, or all three of train, validation, test")
+        if isinstance(self.label, list) and (self.classes is not None or len(set(self.label)) != len(self.label)):
+            raise ValueError("label names the classes by its columns, each once: leave classes out")
+        if self.until and not self.date:
+            raise ValueError("until needs data.date, the column that holds each row's date")
+        return self
+
+
+class EvaluationConfig(Part):
+    """The metric that serves best epoch, trial score and gate alike, and the intervals.
+
+    micro_f1: of multi-label data only, where accuracy is the share of rows whose whole set is right.
+    review_rows: training rows whose labels are looked through for errors, 0 = none. slices {name: regular
+    expression}: rows whose text it finds are a slice of their own, in the report and the gate.
+    """
+
+    metric: Metric = "macro_f1"
+    level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000
+    review_rows: Annotated[Whole, Field(ge=0)] = 5_000
+    slices: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_pattern)]] = Field(
+        default_factory=dict
+    )
+
+
+class DecisionConfig(Part):
+    """How probabilities become an answer; fitted on validation, carried by the served model.
+
+    costs {true: {decided: cost}} by class name, 0 where a pair is left out; thresholds and costs exclude each
+    other. abstain_accuracy: wanted on the rows answered, the others are left to a person.
+    """
+
+    temperature: bool = True
+    thresholds: Literal["f_beta", "balanced_accuracy"] | None = None
+    beta: Annotated[Number, Field(gt=0)] = 1.0
+    costs: dict[str, dict[str, Annotated[Number, Field(ge=0)]]] | None = None
+    abstain_accuracy: Annotated[Number, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> DecisionConfig:
+        if self.thresholds and self.costs:
+            raise ValueError("thresholds and costs exclude each other: keep one")
+        return self
+
+    def cost_matrix(self, classes: Sequence[str]) -> tuple[tuple[float, ...], ...] | None:
+        """costs as [true][decided] in the order of `classes`. Raises ConfigError for an unknown class."""
+        if self.costs is None:
+            return None
+        unknown = {*self.costs, *(decided for row in self.costs.values() for decided in row)} - set(classes)
+        if unknown:
+            raise ConfigError(f"decision.costs: unknown class {sorted(unknown)[0]!r}; classes: {', '.join(classes)}")
+        return tuple(tuple(self.costs.get(true, {}).get(decided, 0.0) for decided in classes) for true in classes)
+
+
+class RunConfig(Part):
+    """One run. `base_dir` is the folder of the file; relative paths start there.
+
+    preset: values of `presets` below those that are written; resolved on construction, its name is no part of a run.
+    """
+
+    name: Annotated[str, BeforeValidator(_valid_name)]
+    preset: PresetName | None = Field(default=None, exclude=True)
+    data: DataConfig
+    model: ModelConfig
+    tokenization: TokenizationConfig = TokenizationConfig()
+    training: TrainingConfig = TrainingConfig()
+    search: SearchConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    decision: DecisionConfig = DecisionConfig()
+    nightly: NightlyConfig = NightlyConfig()
+    base_dir: Path = Field(default=Path("."), exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below(cls, tree: Any) -> Any:
+        return with_preset(tree) if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _no_idle_key(self) -> RunConfig:
+        space = self.search.space if self.search else {}
+        if fault := idle_fault(self.value_of, {key: values_of(choice) for key, choice in space.items()}):
+            raise ValueError(fault)
+        combine, layers = self.value_of("model.combine"), self.possible("model.layers")
+        if combine != "concat" and all(is_one_layer(value) for value in layers):
+            raise ValueError(f"model.combine: has no effect on one layer: take it out, was {combine!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> RunConfig:
+        if CHUNKS not in self.possible("tokenization.truncation"):
+            return self
+        if self.data.text_pair:
+            raise ValueError(
+                "tokenization.truncation: chunks are for single texts, data.text_pair is "
+                f"{self.data.text_pair!r}: use head, tail or head+tail"
+            )
+        overlap, length = (f"tokenization.{name}" for name in ("chunk_overlap", "max_length"))
+        most, least = max(self.possible(overlap)), min(self.possible(length))
+        if most > least // 2:
+            raise ValueError(f"{overlap}: must be at most half of {length}, {least // 2:g}, was {most:g}")
+        return self
+
+    def possible(self, knob: str) -> list[Any]:
+        """The configured value of a knob, and those (of a range: its ends) that a search may take."""
+        searched = self.search.space.get(knob, []) if self.search else []
+        return [self.value_of(knob), *values_of(searched)]
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, without the folder it came from and the name of its preset."""
+        return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """What a run is, besides its rows: not when it is repeated, nor up to which date rows were taken."""
+        tree = without_idle(self.resolved())
+        del tree["nightly"], tree["data"]["until"]
+        return tree
+
+    def value_of(self, knob: str) -> Any:
+        """The configured value of a knob, by its name in search.space."""
+        section, field = place(knob)
+        return getattr(getattr(self, section), field)
+
+    def with_values(self, params: Mapping[str, Any]) -> RunConfig:
+        """This configuration with the values of a trial in place, by their names in search.space.
+
+        Raises ConfigError for an unknown knob and a value that its section refuses.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        for knob, value in params.items():
+            section, field = place(knob)
+            if section not in SEARCHED_SECTIONS:
+                raise ConfigError(f"{knob}: {key_fault(knob)}")
+            sections.setdefault(section, getattr(self, section).model_dump())[field] = value
+        try:
+            return RunConfig(**{**dict(self), **sections})
+        except ValidationError as fault:
+            raise ConfigError("; ".join(line for e in fault.errors() for line in _describe(e))) from None
+
+    def __str__(self) -> str:
+        return f"run configuration {self.name}: {self.data.source or self.data.train} on {self.model.pretrained}"
+
+
+_CHOICES: dict[Any, type[Part]] = {"[range]": Range, "[values]": Values}
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    return getattr(model, "model_fields", {})
+
+
+def _known_keys(prefix: str = "", model: Any = RunConfig) -> list[str]:
+    keys = []
+    for name, field in _fields(model).items():
+        if name == "base_dir":
+            continue
+        keys.append(prefix + name)
+        for candidate in [field.annotation, *getattr(field.annotation, "__args__", ())]:
+            part = getattr(candidate, "__origin__", candidate)  # what an Annotated annotates
+            if isinstance(part, type) and issubclass(part, Part):
+                keys += _known_keys(f"{prefix}{name}.", part)
+    return keys
+
+
+def _describe(fault: Any) -> list[str]:
+    key = ".".join(str(p) for p in fault["loc"] if "[" not in str(p))  # pydantic names union members too
+    if fault["type"] == "extra_forbidden":
+        return [f"{key}: unknown key (value {_short(fault['input'])}){_hint(key, fault['loc'])}"]
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return [f"{key}: required key is missing"]
+    if not key:  # of the whole: the message names its keys itself
+        return [message]
+    if message.startswith("space."):
+        return [f"{key.removesuffix('.space')}.{line}" for line in message.splitlines()]
+    return [f"{key}: {message[0].lower()}{message[1:]}, was {_short(fault['input'])}"]
+
+
+def _hint(key: str, loc: Sequence[Any]) -> str:
+    choice = next((part for part in loc if part in _CHOICES), None)
+    siblings = list(_fields(_CHOICES[choice])) if choice else _siblings(key.split("."))
+    known = _known_keys()
+    last = key.split(".")[-1]
+    near = [] if choice else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = near or difflib.get_close_matches(last, siblings if choice else [k.split(".")[-1] for k in known], 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(siblings)}"
+
+
+def _siblings(parts: list[str]) -> list[str]:
+    prefix = ".".join(parts[:-1])
+    head = f"{prefix}." if prefix else ""
+    return [k for k in _known_keys() if k.startswith(head) and "." not in k[len(head) :]]
+
+
+def _short(value: Any) -> str:
+    text = mask_uri(repr(value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _set_dotted(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: wanted key=value, such as training.lr=3e-5")
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {parent} holds a value, not a section")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as fault:
+        raise ConfigError(f"override {override!r}: the value is not YAML") from fault
+
+
+def parse_config(tree: dict[str, Any], base_dir: Path, origin: str = "configuration") -> RunConfig:
+    """Validate a configuration tree. Raises ConfigError that lists every fault."""
+    tree = {k: v for k, v in tree.items() if not (k == "search" and v is None)}
+    if "base_dir" in tree:
+        raise ConfigError(f"{origin}: base_dir: unknown key")
+    try:
+        return RunConfig(**tree, base_dir=base_dir)
+    except ValidationError as fault:
+        lines = list(dict.fromkeys(line for e in fault.errors() for line in _describe(e)))
+        noun = "fault" if len(lines) == 1 else "faults"
+        raise ConfigError(f"{origin}: {len(lines)} {noun}\n" + "\n".join(f"  {x}" for x in lines)) from None
+
+
+def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `key=value` overrides (values are YAML), validate.
+
+    Raises ConfigError naming the file, every dotted key at fault, its value and the nearest valid key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such configuration file; wanted a YAML file (see examples/)")
+    tree = read_yaml(file)
+    for override in overrides:
+        _set_dotted(tree, override)
+    return parse_config(tree, file.resolve().parent, str(file))

@@ -1,0 +1,322 @@
+"""The search section: how many trials, where the study is kept, and which values a trial may take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from bertft_core.config.fit import Number, Part, Whole
+from bertft_core.config.knobs import SEARCHED_SECTIONS, canonical, is_integer, is_number, key_fault, place, read_value
+
+CONFIRM_FROM = 15  # trials; with fewer, the luckiest of them is not yet far above its own mean
+_SIZES = ("model.pretrained", "model.layers", "model.pooling")
+_NEEDED_BY = {
+    "size": _SIZES,
+    "latency": (*_SIZES, "tokenization.max_length", "tokenization.truncation", "tokenization.max_chunks"),
+}
+
+
+def _plain(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError("wanted a plain value (text, number, true, false or null)")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Scalars = list[Annotated[Any, AfterValidator(_plain)]]
+Conditions = dict[str, Annotated[Scalars, BeforeValidator(_as_list), Field(min_length=1)]]
+
+
+class _Conditional(Part):
+    """A choice that a trial makes only while `when` holds: {other knob: value, or list of allowed values}."""
+
+    when: Conditions = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_condition(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key != "when" or value}
+
+
+class Range(_Conditional):
+    """A numeric interval to search, both ends included."""
+
+    low: Number
+    high: Number
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low must not exceed high, was {self.low:g} > {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range needs low > 0, was {self.low:g}")
+        return self
+
+
+class Values(_Conditional):
+    """A list of values with a condition; without one, the plain list says the same."""
+
+    values: Scalars
+
+
+def _tag(value: Any) -> str:
+    if isinstance(value, Range | Values):
+        return "[range]" if isinstance(value, Range) else "[values]"
+    if isinstance(value, Mapping):
+        return "[values]" if "values" in value else "[range]"
+    return "[list]"
+
+
+def _some_choice(value: Any) -> Any:
+    if not isinstance(value, Range | Values | Mapping | list | tuple):
+        raise ValueError("wanted a list of values, {low, high, log} or {values, when}")
+    return value
+
+
+Choice = Range | Values | list[Any]
+_ReadChoice = Annotated[
+    Annotated[Range, Tag("[range]")] | Annotated[Values, Tag("[values]")] | Annotated[Scalars, Tag("[list]")],
+    Discriminator(_tag),
+    BeforeValidator(_some_choice),
+]
+
+
+def values_of(choice: Choice) -> list[Any]:
+    """What a choice says in plain values: the list, or the two ends of the range."""
+    if isinstance(choice, Range):
+        return [choice.low, choice.high]
+    return choice.values if isinstance(choice, Values) else choice
+
+
+def conditions_of(choice: Choice) -> dict[str, list[Any]]:
+    """The condition of a choice; empty for one that always counts."""
+    return {} if isinstance(choice, list) else choice.when
+
+
+def _flat_sections(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """Knobs below a section, as the override search.space.tokenization.truncation=[...] writes them, by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        is_section = key in SEARCHED_SECTIONS and isinstance(value, Mapping)
+        found |= {f"{key}.{field}": choice for field, choice in value.items()} if is_section else {str(key): value}
+    return found
+
+
+def _canonical_keys(tree: Any) -> Any:
+    """Knobs by their one name. Raises ValueError for a knob under both of its names, an unknown or a refused one."""
+    if not isinstance(tree, Mapping):
+        return tree
+    tree = _flat_sections(tree)
+    faults = [f"space.{key}: {fault}" for key in tree if (fault := key_fault(str(key)))]
+    names = [canonical(str(key)) for key in tree]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    faults += [f"space.{name}: given twice, as {name} and training.{name}: keep one" for name in twice]
+    if faults:
+        raise ValueError("\n".join(faults))
+    return dict(zip(names, tree.values(), strict=True))
+
+
+def _checked_choice(key: str, space: Mapping[str, Choice]) -> Choice:
+    """The choice with its values as their section reads them. Raises ValueError when it leaves nothing to choose."""
+    choice, name = space[key], ".".join(place(key))
+    if isinstance(choice, Range):
+        if not is_number(key):
+            raise ValueError(f"{name} is no number: wanted a list of values, not a range")
+        ends = [read_value(key, int(v) if is_integer(key) and v == int(v) else v) for v in values_of(choice)]
+        if ends[0] == ends[1]:
+            raise ValueError(f"has one value only, {ends[0]}: set {name} instead")
+        return choice
+    values = [read_value(key, value) for value in values_of(choice)]
+    if not values:
+        raise ValueError(f"the list is empty: give two or more values, or set {name} instead")
+    if len(values) == 1:
+        raise ValueError(f"has one value only, {values[0]!r}: set {name} instead")
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} occurs twice: keep one")
+    when = conditions_of(choice)
+    return Values(values=values, when=when) if when else values
+
+
+def _as_read(key: str, value: Any) -> Any:
+    try:
+        return read_value(key, value)
+    except ValueError:
+        return value  # then it is not among the knob's values either, and the message says so
+
+
+def _checked_condition(key: str, space: Mapping[str, Choice]) -> Choice:
+    """The choice with its condition by canonical names. Raises ValueError for one that never or always holds."""
+    choice, when = space[key], {}
+    for given, allowed in conditions_of(choice).items():
+        parent = canonical(given)
+        if parent not in space:
+            fault = key_fault(given) or "is not searched: add it to the space, or take the condition out"
+            raise ValueError(f"when: {given}: {fault}")
+        possible = space[parent]
+        if isinstance(possible, Range):
+            raise ValueError(f"when: {given}: is a range, a condition needs a knob with a list of values")
+        wanted = [_as_read(parent, value) for value in allowed]
+        strange = [value for value in wanted if value not in values_of(possible)]
+        if strange:
+            raise ValueError(f"when: {given}: never {strange[0]!r}, its values are {values_of(possible)}")
+        when[parent] = [value for value in values_of(possible) if value in wanted]
+        if when[parent] == values_of(possible) and not conditions_of(possible):
+            raise ValueError(f"when: {given}: always holds, it names every value: take it out")
+    return choice if isinstance(choice, list) else choice.model_copy(update={"when": when})
+
+
+def requirements(space: Mapping[str, Choice], key: str) -> dict[str, list[Any]]:
+    """Values that the knobs above `key` must have for it to count: its condition, and those of the knobs it names.
+
+    Raises ValueError when the conditions are a circle or contradict each other.
+    """
+    found: dict[str, list[Any]] = {}
+    todo: list[tuple[str, tuple[str, ...]]] = [(key, (key,))]
+    while todo:
+        child, path = todo.pop()
+        for parent, allowed in conditions_of(space[child]).items():
+            if parent in path:
+                raise ValueError(f"when: the conditions are a circle: {' -> '.join((*path, parent))}")
+            found[parent] = [value for value in found.get(parent, allowed) if value in allowed]
+            if not found[parent]:
+                raise ValueError(f"when: can never hold, the conditions above it want different values of {parent}")
+            todo.append((parent, (*path, parent)))
+    return found
+
+
+def _satisfiable(key: str, space: Mapping[str, Choice]) -> Choice:
+    requirements(space, key)
+    return space[key]
+
+
+def _storage_url(url: str) -> str:
+    if "://" in url and (urlsplit(url).password is not None or re.search(r"[?&][^=&]*password=", url)):
+        raise ValueError(
+            "must not hold a password: give the whole URL as BERTFT_STORAGE, "
+            "or keep the password in PGPASSWORD or .pgpass"
+        )
+    if not url.startswith(("sqlite:///", "journal:///", "postgresql+psycopg://")):
+        raise ValueError("wanted sqlite:///FILE, journal:///FILE or postgresql+psycopg://USER@HOST/DATABASE")
+    return url
+
+
+class ConfirmConfig(Part):
+    """The `top` best trials run again with `seeds` further seeds each; the best mean wins."""
+
+    top: Annotated[Whole, Field(ge=2, le=100)] = 3
+    seeds: Annotated[Whole, Field(ge=1, le=100)] = 2
+
+
+class SecondConfig(Part):
+    """A second objective, less is better; of the trials within `within` of the best score the lowest wins."""
+
+    measure: Literal["latency", "size"]
+    within: Annotated[Number, Field(ge=0, lt=1)] = 0.01
+
+
+def _confirm_tag(value: Any) -> str:
+    return "[confirm]" if isinstance(value, Mapping | ConfirmConfig) else "[off]"
+
+
+def _confirm_or_false(value: Any) -> Any:
+    if value is not None and value is not False and not isinstance(value, Mapping | ConfirmConfig):
+        raise ValueError("wanted {top, seeds}, or false")
+    return value
+
+
+def _paper_space() -> dict[str, Choice]:
+    return {
+        "lr": Range(low=2e-5, high=5e-5, log=True),
+        "batch_size": [16, 32],
+        "epochs": [2, 3, 4],
+        "alpha": Range(low=0.8, high=1.0),
+    }
+
+
+class SearchConfig(Part):
+    """Optuna search; the default space is the paper's (Sun et al. 2019).
+
+    storage: URL or file of the study; workers: trainer processes. Both are no part of what a run is. timeout:
+    seconds of the whole search, summed over interruptions; trial_timeout: seconds of one trial.
+    """
+
+    trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
+    rows: Annotated[Whole, Field(ge=10)] | None = None
+    space: dict[str, _ReadChoice] = Field(default_factory=_paper_space)
+    workers: Annotated[Whole, Field(ge=1, le=256)] = Field(default=1, exclude=True)
+    storage: Annotated[str, Field(min_length=1), AfterValidator(_storage_url)] | None = Field(
+        default=None, exclude=True, repr=False
+    )
+    timeout: Annotated[Number, Field(gt=0)] | None = None
+    trial_timeout: Annotated[Number, Field(gt=0)] | None = None
+    stop_early: bool = True
+    confirm: Annotated[
+        Annotated[ConfirmConfig, Tag("[confirm]")] | Annotated[Literal[False] | None, Tag("[off]")],
+        Discriminator(_confirm_tag),
+        BeforeValidator(_confirm_or_false),
+    ] = None
+    second: SecondConfig | None = None
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _keys(cls, tree: Any) -> Any:
+        return _canonical_keys(tree)
+
+    @field_validator("space", mode="after")
+    @classmethod
+    def _possible(cls, space: dict[str, Choice]) -> dict[str, Choice]:
+        """Every value as its section reads it, conditions by canonical names; all faults of a kind together."""
+        for check in (_checked_choice, _checked_condition, _satisfiable):
+            faults, found = [], {}
+            for key in space:
+                try:
+                    found[key] = check(key, space)
+                except ValueError as fault:
+                    faults.append(f"space.{key}: {fault}")
+            if faults:
+                raise ValueError("\n".join(faults))
+            space = found
+        return space
+
+    @model_validator(mode="after")
+    def _has_something_to_choose(self) -> SearchConfig:
+        if self.trials and not self.space:
+            raise ValueError("space is empty: name a knob to search, or set search.trials to 0")
+        needed = _NEEDED_BY[self.second.measure] if self.second and self.trials else ()
+        if needed and not set(needed) & set(self.space):
+            raise ValueError(f"second is the same in every trial: search {' or '.join(needed)} too, or take it out")
+        if self.second and self.confirm:
+            raise ValueError("confirm has no effect beside second, whose rule names the winner: take one of them out")
+        return self
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The knobs, each behind those that its condition names."""
+        return tuple(sorted(self.space, key=lambda key: (len(requirements(self.space, key)), key)))
+
+    @property
+    def confirm_plan(self) -> ConfirmConfig | None:
+        """How the best trials are confirmed; None where they are not, and beside `second`, which names the winner."""
+        if self.second is not None:
+            return None
+        if self.confirm is None:
+            return ConfirmConfig() if self.trials >= CONFIRM_FROM else None
+        return self.confirm or None

@@ -1,0 +1,256 @@
+"""mlflow.yaml: where runs and models go and when a model goes live. Reads the file; knows no MLflow."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bertft_core.base.errors import ConfigError
+from bertft_core.base.text import mask_uri
+from bertft_core.config.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from bertft_core.config.promotion import PromotionRule
+
+
+FILE_NAME = "mlflow.yaml"
+DEFAULTS = Path(__file__).with_name("mlflow_defaults.yaml")
+_ENVIRONMENT = {
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "registry_uri": "MLFLOW_REGISTRY_URI",
+    "experiment": "MLFLOW_EXPERIMENT_NAME",
+    "artifact_root": "MLFLOW_DEFAULT_ARTIFACT_ROOT",
+}
+# MLflow keeps `latest` and v<N> for itself, and refuses these signs in a registered model's name.
+_RESERVED_ALIAS = re.compile(r"^(latest|v\d+)$", re.IGNORECASE)
+_ALIAS = re.compile(r"^[A-Za-z0-9_-]{1,100}$")
+_SQLITE = "sqlite:///"
+
+
+def _checked_alias(value: Any) -> Any:
+    if not isinstance(value, str) or not _ALIAS.match(value) or _RESERVED_ALIAS.match(value):
+        raise ValueError("must be letters, digits, _ or -, and not latest or v<number>")
+    return value
+
+
+def _checked_uri(value: Any) -> Any:
+    if isinstance(value, str) and "://" in value and (urlsplit(value).password or mask_uri(value) != value):
+        raise ValueError("must hold no password or token; set it in the environment (MLFLOW_TRACKING_URI)")
+    return value
+
+
+def _checked_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+Alias = Annotated[str, BeforeValidator(_checked_alias)]
+Uri = Annotated[str, BeforeValidator(_checked_uri), Field(min_length=1)]
+Number = Annotated[float, BeforeValidator(_checked_number), Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(gt=0, lt=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Aliases(_Part):
+    """The three names that move between versions of a registered model."""
+
+    challenger: Alias = "challenger"
+    champion: Alias = "champion"
+    previous: Alias = "previous"
+
+    @model_validator(mode="after")
+    def _different(self) -> Aliases:
+        if len({self.challenger, self.champion, self.previous}) < 3:
+            raise ValueError("challenger, champion and previous must be three different names")
+        return self
+
+
+class PromotionSettings(_Part):
+    """When a challenger goes live (see PromotionRule); the metric is the configuration's evaluation.metric."""
+
+    min_score: dict[Literal["accuracy", "macro_f1", "log_loss"], Number] = Field(default_factory=dict)
+    test: Literal["superiority", "non_inferiority"] = "superiority"
+    margin: Share | None = None
+    min_gain: Annotated[Number, Field(ge=0)] = 0.0
+    level: Annotated[Number, Field(gt=0.5, le=0.999)] = 0.95
+    per: Literal["night", "week", "month"] = "month"
+    max_class_loss: Share | None = 0.05
+    max_slice_loss: Share | None = None
+    max_ece_gain: Annotated[Number, Field(ge=0)] | None = None
+    max_latency_ms: Annotated[Number, Field(gt=0)] | None = None
+    max_size_mb: Annotated[Number, Field(gt=0)] | None = None
+    champion_unavailable: Literal["keep", "promote"] = "keep"
+    require_approval: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PromotionSettings:
+        try:
+            self.rule("macro_f1")
+        except ConfigError as fault:
+            raise ValueError(str(fault)) from None
+        return self
+
+    def rule(self, metric: str) -> PromotionRule:
+        """The gate's rule for `metric`."""
+        from bertft_core.config.promotion import PromotionRule
+
+        settings = self.model_dump(exclude={"require_approval"})
+        return PromotionRule(metric=metric, **settings)
+
+
+class MlflowConfig(_Part):
+    """mlflow.yaml after the environment has had its say. `origin` is the file it came from."""
+
+    tracking_uri: str | None = None
+    registry_uri: str | None = None
+    artifact_root: str | None = None
+    experiment: Annotated[str, Field(min_length=1)] = "bertft"
+    registered_model: Annotated[str, Field(min_length=1)] = "{name}"
+    aliases: Aliases = Aliases()
+    promotion: PromotionSettings = PromotionSettings()
+    origin: str = Field(default="", exclude=True)
+
+    def tracking(self, home: Path | str) -> str:
+        """The tracking URI; below `home` (BERTFT_HOME) where the file leaves it open."""
+        return self.tracking_uri or f"{_SQLITE}{Path(home).expanduser().resolve() / 'mlflow.db'}"
+
+    def store(self, home: Path | str) -> Store:
+        """The store, with `home` (BERTFT_HOME) filling what the file leaves open."""
+        root = Path(home).expanduser().resolve()
+        tracking = self.tracking(root)
+        is_served = tracking.startswith(("http://", "https://"))
+        return Store(
+            tracking_uri=tracking,
+            registry_uri=self.registry_uri or tracking,
+            artifact_root=self.artifact_root or (None if is_served else str(root / "artifacts")),
+            home=str(root),
+            config=self,
+        )
+
+    def model_name(self, name: str) -> str:
+        """The registered model's name for a configuration called `name`."""
+        return self.registered_model.replace("{name}", name)
+
+    def promotion_rule(self, metric: str) -> PromotionRule:
+        """The gate's rule for `metric` (the configuration's evaluation.metric)."""
+        return self.promotion.rule(metric)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """One resolved MLflow store: absolute URIs, where artefacts lie, and the settings it came from.
+
+    artifact_root is None where a tracking server decides. home: absolute BERTFT_HOME (locks lie below it).
+    """
+
+    tracking_uri: str
+    registry_uri: str
+    artifact_root: str | None
+    home: str
+    config: MlflowConfig
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        return self.config.experiment
+
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI without credentials."""
+        return mask_uri(self.tracking_uri)
+
+    def __str__(self) -> str:
+        return f"MLflow store {self.shown_uri}, experiment {self.experiment}"
+
+
+class _File(MlflowConfig):
+    """The file itself: as the configuration, but credentials are refused."""
+
+    tracking_uri: Uri | None = None
+    registry_uri: Uri | None = None
+    artifact_root: Uri | None = None
+
+
+def load_mlflow_config(
+    explicit: Path | str | None = None,
+    config_dir: Path | str | None = None,
+    cwd: Path | str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> MlflowConfig:
+    """Read the first of: `explicit`, config_dir/mlflow.yaml, cwd/mlflow.yaml, the packaged defaults.
+
+    Relative paths in the file start at its folder, those in the environment at `cwd`. Environment variables
+    win. Raises ConfigError that names the file and every key at fault.
+    """
+    here = Path(cwd) if cwd is not None else Path.cwd()
+    file = _find(explicit, config_dir, here)
+    tree = _read(file)
+    _validated(_File, tree, str(file))
+    base = file.resolve().parent
+    values = {k: _absolute(v, base) if k in _PATHS and v else v for k, v in tree.items()}
+    for key, variable in _ENVIRONMENT.items():
+        if text := (os.environ if environ is None else environ).get(variable):
+            values[key] = _absolute(text, here.resolve()) if key in _PATHS else text
+    result: MlflowConfig = _validated(MlflowConfig, {**values, "origin": str(file)}, str(file))
+    return result
+
+
+_PATHS = ("tracking_uri", "registry_uri", "artifact_root")
+
+
+def _find(explicit: Path | str | None, config_dir: Path | str | None, here: Path) -> Path:
+    if explicit is not None:
+        if not Path(explicit).is_file():
+            raise ConfigError(f"--mlflow {explicit}: no such file")
+        return Path(explicit)
+    folders = [Path(config_dir)] if config_dir is not None else []
+    for folder in [*folders, here]:
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    return DEFAULTS
+
+
+def _read(file: Path) -> dict[str, Any]:
+    tree = read_yaml(file) if file.read_text(encoding="utf-8", errors="replace").strip() else {}
+    if "origin" in tree:
+        raise ConfigError(f"{file}: origin: unknown key")
+    return tree
+
+
+def _validated(kind: type[MlflowConfig], tree: dict[str, Any], origin: str) -> Any:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as fault:
+        lines = dict.fromkeys(_describe(e) for e in fault.errors())
+        raise ConfigError("\n  ".join([f"{origin}: {len(lines)} fault(s)", *lines])) from None
+
+
+def _describe(fault: Any) -> str:
+    key = ".".join(str(p) for p in fault["loc"] if p != "[key]")
+    if fault["type"] == "extra_forbidden":
+        known = [k for k in MlflowConfig.model_fields if k != "origin"]
+        return f"{key}: unknown key; known: {', '.join(known)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = mask_uri(repr(fault["input"]))
+    return f"{key}: {message[0].lower()}{message[1:]}, was {shown}"
+
+
+def _absolute(text: str, base: Path) -> str:
+    """A relative sqlite file or plain path made absolute; anything else as it is."""
+    if text.startswith(_SQLITE):
+        return f"{_SQLITE}{(base / Path(text[len(_SQLITE) :]).expanduser()).resolve()}"
+    if "://" in text or text.startswith("file:"):
+        return text
+    return str((base / Path(text).expanduser()).resolve())

@@ -1,0 +1,119 @@
+"""Which rows form a batch, and their padded arrays. Pure numpy; equal seeds give equal batches."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from bertft_core.data.tokens.tokenization import TokenArrays
+
+
+_MEGA = 50  # batches per length-sorted block (science.md 4: shuffle mega-batches of 50 x batch)
+
+Ints = NDArray[np.int64]
+
+
+def epoch_batches(lengths: NDArray[np.integer], batch_size: int, seed: int, epoch: int) -> list[Ints]:
+    """Row numbers of each training batch of one epoch, grouped by length; a pure function of its arguments.
+
+    Rows are shuffled, cut into blocks of 50 batches, sorted by length inside a block and cut into batches of
+    exactly ``batch_size``; the batches are shuffled, a partial one comes last.
+
+    >>> [len(b) for b in epoch_batches(np.array([3, 1, 2]), 2, seed=0, epoch=0)]
+    [2, 1]
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    blocks = [order[i : i + _MEGA * batch_size] for i in range(0, len(order), _MEGA * batch_size)]
+    ordered = np.concatenate([b[np.argsort(-lengths[b].astype(np.int64), kind="stable")] for b in blocks])
+    batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    full = [b for b in batches if len(b) == batch_size]
+    return [full[i] for i in rng.permutation(len(full))] + [b for b in batches if len(b) < batch_size]
+
+
+def scoring_batches(lengths: NDArray[np.integer], token_budget: int, multiple: int = 8) -> list[Ints]:
+    """Row numbers of inference batches, longest rows first, each of at most ``token_budget`` padded tokens.
+
+    A row longer than the budget is a batch of its own.
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        width = max(multiple, -(-int(lengths[order[start]]) // multiple) * multiple)
+        stop = start + max(1, token_budget // width)
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
+def pad_batch(
+    arrays: TokenArrays,
+    rows: NDArray[np.integer],
+    pad_id: int,
+    multiple: int = 8,
+    max_width: int | None = None,
+) -> tuple[Ints, Ints, Ints, NDArray[np.int64] | NDArray[np.float32]]:
+    """Padded arrays [n, T] (ids, mask, type ids; int64) and targets: labels [n], or weights [n, C] if soft.
+
+    T is the longest row rounded up to ``multiple``, never above ``max_width`` unless a row is. Type ids are 1
+    from a row's pair_start on; a pair_start of 0 or below means that there is no second text.
+    """
+    starts = arrays.offsets[rows]
+    lengths = arrays.offsets[rows + 1] - starts
+    longest = max(1, int(lengths.max()))
+    width = -(-longest // multiple) * multiple
+    if max_width is not None:
+        width = max(longest, min(width, max_width))
+    positions = np.arange(width, dtype=np.int64)
+    is_token = positions < lengths[:, None]
+    ids = np.full(is_token.shape, pad_id, dtype=np.int64)
+    ids[is_token] = arrays.ids[(starts[:, None] + positions)[is_token]]
+    pair_start = arrays.pair_start[rows][:, None]
+    type_ids = (is_token & (pair_start > 0) & (positions >= pair_start)).astype(np.int64)
+    return ids, is_token.astype(np.int64), type_ids, targets_of(arrays, rows)
+
+
+def unit_rows(arrays: TokenArrays, rows: NDArray[np.integer]) -> Ints:
+    """Row numbers in `arrays.units` of what these rows consist of, row after row: the rows, or their chunks."""
+    if arrays.chunk is None:
+        return rows.astype(np.int64)
+    first = arrays.first_unit
+    counts = first[rows + 1] - first[rows]
+    place: Ints = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(first[rows], counts) + place
+
+
+def targets_of(arrays: TokenArrays, rows: NDArray[np.integer]) -> NDArray[np.int64] | NDArray[np.float32]:
+    """Labels int64 [n], or weights float32 [n, C] if soft."""
+    if arrays.weights is not None:
+        weights: NDArray[np.float32] = arrays.weights[rows]
+        return weights
+    labels: Ints = arrays.labels[rows].astype(np.int64)
+    return labels
+
+
+def sample_rows(arrays: TokenArrays, rows: int | None) -> Ints:
+    """Row numbers to train on: all, or about ``rows`` stratified by label, smallest content hash first.
+
+    Every class present keeps at least one row. The choice has no seed and does not move when other rows come
+    or go.
+    """
+    total = len(arrays.labels)
+    if rows is None or rows >= total:
+        return np.arange(total, dtype=np.int64)
+    hashes = np.array([_row_hash(arrays, i) for i in range(total)], dtype=np.uint64)
+    chosen: list[Ints] = []
+    for label in np.unique(arrays.labels):
+        members = np.flatnonzero(arrays.labels == label)
+        quota = max(1, round(rows * len(members) / total))
+        chosen.append(members[np.argsort(hashes[members], kind="stable")[:quota]])
+    return np.sort(np.concatenate(chosen))
+
+
+def _row_hash(arrays: TokenArrays, row: int) -> int:
+    ids = arrays.ids[arrays.offsets[row] : arrays.offsets[row + 1]]
+    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")

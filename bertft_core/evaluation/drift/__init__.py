@@ -1,0 +1,1 @@
+"""How tonight's rows differ from those of the last training."""

@@ -1,0 +1,1 @@
+"""Whether a challenger is shown to be better than the champion."""

@@ -1,0 +1,1 @@
+"""Metrics, resampling and intervals, for one class a row and for several."""

@@ -1,0 +1,1 @@
+"""The cache of hidden states: what frozen layers compute is computed once."""

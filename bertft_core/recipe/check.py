@@ -1,0 +1,103 @@
+"""`bertft check`: what a run would do, without training. Imports neither prefect nor mlflow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.text import mask_uri
+from bertft_core.config.presets import PRESETS
+from bertft_core.config.run import RunConfig
+from bertft_core.config.store import MlflowConfig
+from bertft_core.model.layers import layer_rates, layer_table
+from bertft_core.model.pretrained import features_of, layer_count
+from bertft_core.model.structures import describe, meta_classifier
+from bertft_core.recipe import chain
+from bertft_core.recipe.fit import schedule_of
+from bertft_core.recipe.prepare import Prepared
+
+
+def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
+    """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
+    from bertft_core.training.schedules import rates_table
+
+    prepared = chain.prepare(config, home)
+    dataset, tokens = prepared.dataset, prepared.tokens
+    training = config.training
+    counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
+    searched = _search(config, prepared, home, counts["train"])
+    encoder = meta_classifier(Path(prepared.pretrained))
+    layer_table(encoder)  # a structure that is not known ends here
+    schedule = schedule_of(config, Path(prepared.pretrained))
+    peaks = layer_rates(
+        schedule.n_layers, training.lr, training.alpha, embedding_rate=training.embedding_rate,
+        head_multiplier=training.head_multiplier,
+    )  # fmt: skip
+    return {
+        "name": config.name,
+        "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
+        f"{dataset.report.duplicates_dropped} duplicates dropped, {dataset.report.rows_quarantined} quarantined",
+        "classes": list(dataset.classes),
+        "splits": [
+            {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
+        ],
+        "preset": _preset(config),
+        "features": _features(config, prepared),
+        "encoder": describe(encoder),
+        "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
+        "rates": _rates(config),
+        "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
+        "search": searched,
+        "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
+        f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
+        "warnings": list(dataset.report.warnings),
+    }  # fmt: skip
+
+
+def _features(config: RunConfig, prepared: Prepared) -> str | None:
+    """What the head reads, and which layers are left out for it; None for the stock head."""
+    pretrained = Path(prepared.pretrained)
+    plan, count = features_of(config, pretrained), layer_count(pretrained)
+    if plan is None:
+        return None
+    used = plan.depth_used or count
+    return str(plan) + (f"; layers from {used} on are neither computed nor trained" if used < count else "")
+
+
+def _preset(config: RunConfig) -> dict[str, Any] | None:
+    """The preset in full, and which of its values the configuration replaces."""
+    if config.preset is None:
+        return None
+    preset = PRESETS[config.preset]
+    replaced = {key: config.value_of(key) for key, value in preset.values.items() if config.value_of(key) != value}
+    return {"name": config.preset, "source": preset.source, "values": dict(preset.values), "replaced": replaced}
+
+
+def _rates(config: RunConfig) -> str:
+    from bertft_core.training.schedules import RateCurve
+
+    kept = {name: getattr(config.training, name) for name in ("schedule", "warmup_fraction", "cut_fraction", "ratio")}
+    return f"{RateCurve(**kept)}, {'anew in each phase' if config.training.phase_restart else 'once over the fit'}"
+
+
+def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str:
+    """What would be searched. Raises what the search would raise before its first trial."""
+    search = config.search
+    if search is None or not search.trials:
+        return "none: the training values are used"
+    from bertft_core.recipe.trials import require_possible
+    from bertft_core.search.space import in_words
+    from bertft_core.search.stopping import HALVING_FROM
+
+    require_possible(config, prepared, home)
+    pruning = "successive halving" if search.trials >= HALVING_FROM else "the median rule"
+    parts = [
+        f"{search.trials} trials on {min(search.rows or rows, rows)} rows each by {search.workers} "
+        f"worker{'s' if search.workers > 1 else ''}, {'unpruned' if search.second else f'pruned by {pruning}'}",
+        *(f"{key} {choice}" for key, choice in in_words(search).items()),
+    ]
+    if search.confirm_plan:
+        parts.append(f"then the {search.confirm_plan.top} best with {search.confirm_plan.seeds} further seeds each")
+    return "; ".join(parts)

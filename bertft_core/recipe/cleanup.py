@@ -1,0 +1,208 @@
+"""What may go: downloads, caches, folders of old runs, versions that nobody needs. A plan first, then one by one.
+
+Nothing goes that an alias points at, that a rollback could return to, that awaits approval, or that an unfinished run
+works with. Every removal may be killed and repeated.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.errors import RegistryError
+from bertft_core.base.files import read_json
+from bertft_core.base.locks import exclusive
+from bertft_core.config.store import Store
+from bertft_core.recipe.nights.log import last_runs
+from bertft_core.registry import aliases, entries, ledger, versions
+from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
+from bertft_core.registry.artifacts import EVIDENCE, SCRATCH
+
+KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
+_CACHES = ("data", "tokens", "floors")
+_CHECKPOINT = "checkpoint.safetensors"
+_STORE_LOCK = "mlflow.lock"
+_DOOMED = ".removed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """One thing that may go. size: bytes on this machine, None when the artefacts lie elsewhere."""
+
+    kind: str
+    name: str
+    why: str
+    size: int | None
+    path: str = ""
+    model: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Policy:
+    keep: int
+    oldest: float  # seconds since 1970: what is younger stays
+
+
+def clean_up(
+    store: Store, keep: int, days: float, apply: bool, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """List what may go (and, with `apply`, remove it, one line each through `say`).
+
+    keep: last champions of each ledger that stay with their runs, >= 1. days: what is younger stays, >= 0.
+    Raises BusyError when a command works in this BERTFT_HOME, with `apply` only.
+    """
+    assert keep >= 1 and days >= 0, (keep, days)
+    policy = _Policy(keep=keep, oldest=time.time() - days * 86400)
+    with ExitStack() as stack:
+        if apply:
+            locks = Path(store.home) / "locks"
+            for lock in sorted({*locks.glob("*.lock"), locks / "gc.lock"} - {locks / _STORE_LOCK}):
+                stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
+            for name in _our_models(store):
+                ledger.settle(store, name)
+        found = list(_plan(store, policy))
+        for removal in found if apply else ():
+            _remove(store, removal, policy)
+            say(f"removed {removal.kind} {removal.name}")
+    return {
+        "applied": apply, "keep": keep, "days": days, "bytes": sum(r.size or 0 for r in found),
+        "removals": [asdict(r) for r in found],
+    }  # fmt: skip
+
+
+def needed_versions(store: Store, name: str, keep: int) -> dict[str, str]:
+    """version -> why it stays: an alias, one of the last `keep` champions never rolled back, or approval awaited."""
+    known = ledger.read(store, name)
+    existing = {v.version for v in aliases.versions(store, name)}
+    reasons = {v: "past champion" for v in [v for v in entries.past_champions(known) if v in existing][:keep]}
+    current = aliases.champion(store, name)
+    if target := entries.rollback_target(known, current, existing):
+        reasons[target] = "rollback target"
+    last = {e.version: e.action for e in entries.carried_out(known)}
+    reasons |= {v: "awaits approval" for v, action in last.items() if action == entries.AWAITING}
+    return reasons | {version: f"alias {alias}" for alias, version in aliases.aliases(store, name).items()}
+
+
+def _our_models(store: Store) -> list[str]:
+    """Registered models with a version that bertft made: nothing of anybody else's is touched."""
+    names = aliases.model_names(store)
+    return [n for n in names if any(RUN_ID in v.tags for v in aliases.versions(store, n))]
+
+
+def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
+    home = Path(store.home)
+    everything = {name: aliases.versions(store, name) for name in aliases.model_names(store)}
+    ours = {name: everything[name] for name in _our_models(store)}
+    needed = {name: needed_versions(store, name, policy.keep) for name in ours}
+    for path in sorted(home.glob(f"*/.*{_DOOMED}")):
+        yield _folder("leftover", path, "a removal was killed")
+    for path in sorted(home.glob(f"{SCRATCH}*")):
+        if _age(path) < policy.oldest:
+            yield _folder("leftover", path, "a command was killed")
+    stays = [v for name, found in ours.items() for v in found if v.version in needed[name]]
+    uses = Counter(v.model_id for found in everything.values() for v in found)  # a copy under another name shares files
+    for name, found in ours.items():
+        loose = [v for v in found if v.version not in needed[name] and uses[v.model_id] == 1]
+        yield from _versions(store, loose, policy)
+    yield from _copies(home, {v.model_id for v in stays}, policy)
+    runs = _runs(home)
+    is_busy = any("result" not in state and _age(path / "run.json") >= policy.oldest for path, state in runs)
+    rests = {v.tags.get(RUN_ID, "") for v in stays} | last_runs(home)
+    yield from _run_folders(runs, rests, policy)
+    yield from _search_folders(home, runs, policy)
+    for cache in _CACHES:
+        for path in () if is_busy else _old(home / cache, policy):
+            yield _folder("cache", path, f"older than the policy; {cache} are made again when needed")
+    for path in () if is_busy else _unread(home / "prefix", policy):
+        yield _folder("cache", path, "hidden states that no fit has read of late; computed again when needed")
+
+
+def _versions(store: Store, found: list[RegisteredVersion], policy: _Policy) -> Iterator[Removal]:
+    for version in found:
+        if version.tags.get(RUN_ID) and version.created_ms / 1000 < policy.oldest:  # no tag: not made by bertft
+            yield Removal(
+                kind="version", name=str(version), why="no alias, no rollback target, past the policy",
+                size=versions.artifact_size(store, version), model=version.name, version=version.version,
+            )  # fmt: skip
+
+
+def _copies(home: Path, needed_models: set[str], policy: _Policy) -> Iterator[Removal]:
+    for folder, kind in (("served", "served copy"), (EVIDENCE, "evidence copy"), ("promote", "copy of test rows")):
+        for path in _old(home / folder, policy):
+            if path.name not in needed_models:
+                yield _folder(kind, path, "downloaded again when needed")
+
+
+def _runs(home: Path) -> list[tuple[Path, dict[str, Any]]]:
+    files = sorted((home / "runs").glob("[!.]*/run.json"))
+    return [(file.parent, dict(read_json(file))) for file in files]
+
+
+def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str], policy: _Policy) -> Iterator[Removal]:
+    """Attempts of one key are counted from 1 without gaps: they go together or not at all."""
+    attempts: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+    for path, state in runs:
+        attempts.setdefault(path.name.partition("-")[0], []).append((path, state))
+    for group in attempts.values():
+        is_over = all("result" in state and _age(path / "run.json") < policy.oldest for path, state in group)
+        if is_over and not any(path.name in needed_runs for path, _ in group):
+            yield from (_folder("run folder", p, "finished, no alias, champion or night rests on it") for p, _ in group)
+            continue
+        for path, state in group:
+            checkpoint = path / "fit" / _CHECKPOINT
+            if "result" in state and checkpoint.exists():
+                yield _folder("checkpoint", checkpoint, f"run {path.name} has finished")
+
+
+def _search_folders(home: Path, runs: list[tuple[Path, dict[str, Any]]], policy: _Policy) -> Iterator[Removal]:
+    finished = {state["study"] for _, state in runs if "study" in state and "result" in state}
+    open_ones = {state["study"] for _, state in runs if "study" in state and "result" not in state}
+    for path in sorted(p for p in (home / "search").glob("[!.]*") if p.is_dir()):
+        if path.name in finished - open_ones:
+            yield _folder("search folder", path, "its run has finished; the study stays in studies.db")
+        elif path.name not in open_ones and _age(path) < policy.oldest:
+            yield _folder("search folder", path, "older than the policy, no run claims it")
+
+
+def _old(folder: Path, policy: _Policy) -> list[Path]:
+    return [p for p in sorted(folder.glob("[!.]*")) if _age(p) < policy.oldest]
+
+
+def _unread(folder: Path, policy: _Policy) -> list[Path]:
+    """Folders of the prefix cache; a segment's time is when it was last read."""
+    return [p for p in sorted(folder.glob("[!.]*/")) if max(map(_age, [p, *p.iterdir()])) < policy.oldest]
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _folder(kind: str, path: Path, why: str) -> Removal:
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    size = sum(p.stat().st_size for p in files)
+    return Removal(kind=kind, name="/".join(path.parts[-2:]), why=why, size=size, path=str(path))
+
+
+def _remove(store: Store, removal: Removal, policy: _Policy) -> None:
+    if removal.version:
+        reason = needed_versions(store, removal.model, policy.keep).get(removal.version)
+        if reason:  # an alias was moved since the plan was made
+            raise RegistryError(f"{removal.name} stays: {reason}; run the command again")
+        versions.delete_version(store, removal.model, removal.version)
+        return
+    path = Path(removal.path)
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    # Renamed first: a killed removal leaves no half of a folder under its name.
+    doomed = path if path.name.endswith(_DOOMED) else path.with_name(f".{path.name}{_DOOMED}")
+    if doomed != path:
+        path.rename(doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,166 @@
+"""Fits of a run: machine settings, what a fit is told, the final fit. Plain functions over the trainer process."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertft_core.base.errors import InputError
+from bertft_core.base.files import read_json, write_json
+from bertft_core.base.hashes import hash_json
+from bertft_core.config.knobs import SEARCHED_SECTIONS
+from bertft_core.config.run import RunConfig
+from bertft_core.data.tokens.tokenization import open_split
+from bertft_core.model.pretrained import features_of, hidden_size, layers_computed
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.runs import Run
+from bertft_core.training.schedules import UnfreezeSchedule, usable_cuts
+from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings, TrainingResult
+
+if TYPE_CHECKING:
+    from bertft_core.recipe.process.client import Trainer
+
+
+def settle(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer) -> MachineSettings:
+    """Threads, precision and device: resolved once, stored with the run and reused on resume.
+
+    What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
+    does not change the numbers from one night to the next; delete the file to measure again.
+    """
+    stored = run.state().get("settings")
+    if stored:
+        return MachineSettings.from_json(stored)
+    file, asked = home / "machine.json", config.training
+    known = read_json(file) if file.exists() else {}
+    parts = [platform.node(), version("torch"), os.cpu_count(), prepared.encoder]
+    key = hash_json([*parts, asked.precision, asked.device, asked.threads])[:16]
+    if key not in known:
+        known[key] = asdict(trainer.resolve(prepared.pretrained, asked.precision, asked.device, asked.threads))
+        write_json(file, known)
+    run.update(settings=known[key])
+    return MachineSettings.from_json(known[key])
+
+
+def fit_spec(
+    config: RunConfig,
+    prepared: Prepared,
+    settings: MachineSettings,
+    home: Path,
+    output: Path,
+    *,
+    seed: int,
+    rows: int | None,
+    keep_model: bool,
+    measure_latency: bool = False,
+) -> FitSpec:
+    """One fit as the trainer process reads it."""
+    values = {**config.training.model_dump(), "seed": seed}
+    values |= {"precision": settings.precision, "threads": settings.threads, "device": settings.device}
+    values["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
+    return FitSpec(
+        pretrained=prepared.pretrained,
+        tokens=prepared.tokens.directory,
+        output=str(output),
+        classes=prepared.dataset.classes,
+        metric=config.evaluation.metric,
+        rows=rows,
+        keep_model=keep_model,
+        measure_latency=measure_latency,
+        prefix_root=str(home / "prefix"),
+        features=features_of(config, Path(prepared.pretrained)),
+        multi_label=prepared.dataset.is_multi,
+        **values,
+    )
+
+
+def schedule_of(config: RunConfig, pretrained: Path) -> UnfreezeSchedule:
+    """When the layers that are computed train. Raises ConfigError for phases deeper than they are."""
+    layers = layers_computed(config, pretrained)
+    return UnfreezeSchedule.of(config.training.unfreezing, layers, config.training.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixPlan:
+    """What a fit does about the layers below those that train. mode: FitSpec's prefix_cache; why: for people."""
+
+    mode: str
+    why: str
+
+    def __str__(self) -> str:
+        kept = "prefix cache off" if self.mode == "off" else f"prefix cache {self.mode}"
+        return f"{kept}: {self.why}"
+
+
+def prefix_plan(config: RunConfig, prepared: Prepared, precision: str, rows: int | None) -> PrefixPlan:
+    """Whether keeping the hidden states of the frozen layers pays, by the configuration and the rows alone.
+
+    A number type in training.prefix_cache is taken as it is. auto: off where nothing is frozen, where each row is read
+    once (one epoch, no search), and above training.prefix_cache_gb; else float16 beside bfloat16 products, which are
+    coarser, and float32 beside float32.
+    """
+    training, pretrained = config.training, Path(prepared.pretrained)
+    schedule, features = schedule_of(config, pretrained), features_of(config, pretrained)
+    cuts = usable_cuts(schedule, features)
+    if not schedule.cuts():
+        return PrefixPlan(mode="off", why=f"training.unfreezing {training.unfreezing} freezes no layers")
+    if not cuts:
+        return PrefixPlan(mode="off", why=f"{features}: the head reads below the layers that train")
+    if training.prefix_cache == "off":
+        return PrefixPlan(mode="off", why="training.prefix_cache says so")
+    if training.prefix_cache != "auto":
+        return PrefixPlan(mode=training.prefix_cache, why="training.prefix_cache says so")
+    trials = config.search.trials if config.search else 0
+    if training.epochs == 1 and trials < 2:
+        return PrefixPlan(mode="off", why="one epoch of one fit reads each row at most once")
+    mode = "float16" if precision == "bfloat16" else "float32"
+    gigabytes = _tokens_read(prepared, rows) * hidden_size(pretrained) * len(cuts) * PREFIX_BYTES[mode] / 1e9
+    where = f"{gigabytes:.1f} GB at {len(cuts)} cuts"
+    if gigabytes > training.prefix_cache_gb:
+        limit = f"above training.prefix_cache_gb {training.prefix_cache_gb:g}"
+        return PrefixPlan(mode="off", why=f"{where} would be {limit}: frozen layers are computed in every step")
+    return PrefixPlan(mode=mode, why=where)
+
+
+def _tokens_read(prepared: Prepared, rows: int | None) -> int:
+    """Tokens of the training rows that are used (about, where `rows` are sampled) and of the validation rows."""
+    totals = {s: int(open_split(prepared.tokens.path, s).offsets[-1]) for s in ("train", "validation")}
+    share = min(1.0, rows / prepared.tokens.n_train) if rows else 1.0
+    return round(totals["train"] * share) + totals["validation"]
+
+
+def finetune(
+    config: RunConfig,
+    prepared: Prepared,
+    run: Run,
+    home: Path,
+    trainer: Trainer,
+    on_progress: Callable[[float, dict[str, Any]], None] | None = None,
+) -> TrainingResult:
+    """The final fit on all training rows, under run/fit; a finished one is read back. config: with the best values."""
+    stored = run.state().get("fit")
+    if stored and fitted_config(config, run) == config:
+        return TrainingResult.from_json(stored)
+    settings = settle(config, prepared, run, home, trainer)
+    seed = config.training.seed
+    spec = fit_spec(config, prepared, settings, home, run.path / "fit", seed=seed, rows=None, keep_model=True)
+    result = trainer.fit(spec, on_progress, None)
+    if result.state != "complete":
+        raise InputError(f"the final fit ended early ({result.reason}): lower training.lr or training.batch_size")
+    run.update(fit=asdict(result), fitted={name: getattr(config, name).model_dump() for name in SEARCHED_SECTIONS})
+    return result
+
+
+def fitted_config(config: RunConfig, run: Run) -> RunConfig | None:
+    """The configuration with the values of the run's finished fit, None where there is none.
+
+    What is judged and served afterwards must cut as that fit did: the study may name another winner by now.
+    """
+    state = run.state()
+    if "fitted" not in state or not (Path(state["fit"]["model_dir"]) / "model.safetensors").exists():
+        return None
+    return RunConfig(**{**dict(config), **state["fitted"]})

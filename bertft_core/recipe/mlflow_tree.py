@@ -1,0 +1,173 @@
+"""The MLflow tree of one run: pipeline run -> search run -> trial runs, and the final run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.files import write_json
+from bertft_core.base.text import mask_uri
+from bertft_core.config.run import RunConfig
+from bertft_core.config.store import MlflowConfig
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.runs import Run
+from bertft_core.search.results import TrialResult
+from bertft_core.search.winner import Verdict
+from bertft_core.tracking import lineage, store
+from bertft_core.training.spec import TrainingResult
+
+_MILLISECOND = 0.001
+
+
+class Tree:
+    """Every method is idempotent: runs are found again by their tags, so a resumed command adds nothing twice."""
+
+    def __init__(
+        self, settings: MlflowConfig, config: RunConfig, run: Run, prepared: Prepared, home: Path, prefect_run_id: Any
+    ) -> None:
+        self.store = store.open_store(settings, home)
+        self._config, self._run = config, run
+        self.prefect_run = str(prefect_run_id or "")
+        git = lineage.git_tags(config.base_dir)
+        self.commit = git.get("mlflow.source.git.commit", "")
+        tags = {
+            "bertft.name": config.name,
+            "bertft.rows": prepared.dataset.fingerprint,
+            "bertft.encoder": prepared.encoder,
+            "prefect.flow_run_id": self.prefect_run,
+            **git,
+        }
+        self.root = self._open("pipeline", None, config.name, tags)
+        store.log_params(self.store, self.root, _flat(config.resolved()))
+        source = str(config.data.source or config.data.train)
+        store.log_dataset(self.store, self.root, prepared.dataset, source)
+        write_json(run.path / "config.json", config.resolved())
+        (run.path / "environment.txt").write_text(lineage.environment_text(), encoding="utf-8")
+        store.log_files(self.store, self.root, [run.path / "config.json", run.path / "environment.txt"])
+        self._search: str | None = None
+        self._mirrored: dict[str, dict[int, float]] = {}
+        self.final = ""
+
+    def search_run(self, study: str, storage: str) -> None:
+        """Open the search run. storage: its address, masked."""
+        tags = {"bertft.study": study, "bertft.storage": storage}
+        self._search = self._open("search", self.root, f"{self._config.name} search", tags)
+
+    @property
+    def search_address(self) -> str:
+        """Where the search run is, for people: its store, masked, and its id."""
+        return f"MLflow run {self._search} in {mask_uri(self.store.tracking_uri)}"
+
+    def trials(self, results: Sequence[TrialResult]) -> None:
+        """Mirror finished trials as children of the search run; Optuna's storage stays the truth."""
+        self._mirror("trial", results)
+
+    def confirmations(self, results: Sequence[TrialResult]) -> None:
+        """Mirror the finished fits of the best trials with further seeds."""
+        self._mirror("confirm", results)
+
+    def _mirror(self, role: str, results: Sequence[TrialResult]) -> None:
+        """Those that MLflow does not hold as ended yet; ending is the last write, so a torn one is written again.
+
+        A slot's trial is known by its start: with another storage (which is no part of what a run is) it is another.
+        """
+        if role not in self._mirrored:
+            self._mirrored[role] = store.ended_slots(self.store, self._run.run_id, role)
+        for result in results:
+            if abs(self._mirrored[role].get(result.slot, -1.0) - result.started) > _MILLISECOND:
+                self._child(role, result)
+                self._mirrored[role][result.slot] = result.started
+
+    def _child(self, role: str, result: TrialResult) -> None:
+        tags = {
+            "bertft.state": result.state,
+            "bertft.reason": result.reason,
+            "bertft.phase": "" if result.depth is None else f"depth {result.depth}",
+            "bertft.host": result.host,
+            "bertft.trial_number": str(result.number),
+            "bertft.seed": str(result.seed),
+        }
+        run_id = self._open(role, self._search, f"{role} {result.slot}", tags, result.slot, result.started)
+        store.log_params(self.store, run_id, result.params)
+        numbers = {"seconds": result.seconds, "score": result.score, "log_loss": result.log_loss}
+        numbers |= {"latency_ms": result.latency_ms, "size_bytes": result.size_bytes}
+        points = [store.MetricPoint(key=k, value=float(v)) for k, v in numbers.items() if v is not None]
+        points += [
+            store.MetricPoint(key="rung_score", value=score, step=round(100 * part)) for part, score in result.rungs
+        ]
+        store.log_metrics(self.store, run_id, [*points, *store.history_points(result.history)])
+        store.finish_run(self.store, run_id, failed=result.state == "fail", ended=result.finished)
+
+    def search_done(self, verdict: Verdict, files: Sequence[Path]) -> None:
+        """Close the search run with its winner, pictures and page."""
+        assert self._search is not None, "search_run comes first"
+        best = verdict.best
+        tags = {"bertft.best_slot": str(best.slot), "bertft.chosen": verdict.how}
+        store.set_tags(self.store, self._search, tags)
+        store.set_tags(self.store, self._search, {f"bertft.best.{k}": str(v) for k, v in best.params.items()})
+        numbers = {"best_score": best.score, "optimism": verdict.optimism}
+        store.log_metrics(self.store, self._search, numbers)
+        store.log_files(self.store, self._search, files, "search")
+        store.finish_run(self.store, self._search)
+
+    def final_run(self, fit: TrainingResult, config: RunConfig) -> None:
+        """The final fit's run: parameters (config: with the winner's values) and per-epoch metrics."""
+        self.final = self._open(
+            "final", self.root, f"{self._config.name} final fit", {"bertft.weights": fit.weights_digest}
+        )
+        sections = {"tokenization": config.tokenization.model_dump(), "model": config.model.model_dump()}
+        store.log_params(self.store, self.final, {**config.training.model_dump(), **_flat(sections)})
+        store.log_history(self.store, self.final, [asdict(h) for h in fit.history])
+        store.log_metrics(self.store, self.final, {"validation_score": fit.score, "seconds": fit.seconds})
+
+    def evaluation(self, report: Any, folder: Path) -> None:
+        """Test scores, report and pictures on the final run."""
+        numbers = {k: v for k, v in asdict(report.scores).items() if isinstance(v, int | float)}
+        numbers |= {"floor_accuracy": report.floor_accuracy, "floor_macro_f1": report.floor_macro_f1}
+        store.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
+        files = [folder / n for n in ("evaluation.json", "report.md", "confusion.png", "learning.png")]
+        store.log_files(self.store, self.final, [file for file in files if file.exists()], "evaluation")
+
+    def report(self, folder: Path) -> None:
+        """The HTML report, the gate's decision and the list of doubtful labels on the final run."""
+        names = ("report.html", "decision.md", "decision.json", "doubtful_labels.csv")
+        store.log_files(self.store, self.final, [folder / n for n in names if (folder / n).exists()], "evaluation")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Keep the result document, say on the root how it ended; close final and pipeline run."""
+        write_json(self._run.path / "result.json", result)
+        store.log_files(self.store, self.root, [self._run.path / "result.json"])
+        told = f"version {result['version']}: {result['outcome']}. {result['reason']}"
+        store.set_tags(self.store, self.root, {store.NOTE: told[:5000], "bertft.outcome": result["outcome"]})
+        shown = {f"test_{key}": result["test"][key] for key in ("accuracy", "macro_f1", "log_loss")}
+        store.log_metrics(self.store, self.root, shown)
+        self.close()
+
+    def close(self) -> None:
+        """End final and pipeline run: nothing of a command that ended well is left running, however far it went."""
+        for run_id in filter(None, (self.final, self.root)):
+            store.finish_run(self.store, run_id)
+
+    def fail(self) -> None:
+        """End as failed what still runs: the command stopped for a fault. The same command takes it up again."""
+        for run_id in filter(None, (self._search, self.final, self.root)):
+            if store.is_running(self.store, run_id):
+                store.finish_run(self.store, run_id, failed=True)
+
+    def _open(
+        self, role: str, parent: str | None, name: str, tags: dict[str, str], slot: int | None = None,
+        started: float | None = None,
+    ) -> str:  # fmt: skip
+        return store.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot, started)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,1 @@
+"""What a nightly run remembers, looks at and decides."""

@@ -1,0 +1,146 @@
+"""The run log of the nights of one model: a JSON line a night, and what a killed night left open."""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.files import read_json, write_json
+
+SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
+AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
+_BASIS = ".basis.json"
+OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """How one night ended. night: the date it stands for; started: ISO 8601 in UTC; facts: what the reason rests on."""
+
+    night: str
+    started: str
+    outcome: str
+    reason: str
+    seconds: float
+    run_id: str | None = None
+    version: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"an outcome is one of {', '.join(OUTCOMES)}, was {self.outcome!r}")
+
+    def __str__(self) -> str:
+        return f"{self.night}: {self.outcome}: {self.reason}"
+
+
+class NightLog:
+    """home/nights/NAME.jsonl and the record of the night at work. Appending is atomic between processes."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        self.folder = home / "nights"
+        self.file = self.folder / f"{name}.jsonl"
+        self._open = self.folder / f"{name}.open.json"
+        self._basis = self.folder / f"{name}{_BASIS}"
+
+    def nights(self) -> list[Night]:
+        """All nights, oldest first; half a line, from a full disk or a kill, is left out."""
+        try:
+            lines = self.file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(Night(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        return found
+
+    def add(self, night: Night) -> None:
+        """Append a line; on its own line even after half of another."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.file, "ab+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.seek(0, os.SEEK_END)
+            if handle.tell():
+                handle.seek(-1, os.SEEK_END)
+                start = b"" if handle.read(1) == b"\n" else b"\n"
+            else:
+                start = b""
+            handle.write(start + json.dumps(asdict(night), ensure_ascii=False).encode("utf-8") + b"\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def begin(self, **facts: Any) -> None:
+        """Say that a night is at work; `left_open` finds it if it is killed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._open, facts)
+
+    def left_open(self) -> dict[str, Any] | None:
+        """What a night said of itself that never ended, else None. Call it while holding the nights' lock."""
+        try:
+            return dict(read_json(self._open))
+        except FileNotFoundError:
+            return None
+
+    def end(self, night: Night) -> None:
+        """Append the night and take back that it is at work."""
+        self.add(night)
+        self._open.unlink(missing_ok=True)
+
+    @property
+    def basis(self) -> Basis | None:
+        """The last training, None before the first."""
+        try:
+            return Basis(**read_json(self._basis))
+        except FileNotFoundError:
+            return None
+
+    def train_on(self, basis: Basis) -> None:
+        """Remember a training that the next nights are compared with."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._basis, asdict(basis))
+
+
+def last_runs(home: Path) -> set[str]:
+    """The run of each model's last training: the next night reads its rows."""
+    names = [file.name.removesuffix(_BASIS) for file in (home / "nights").glob(f"*{_BASIS}")]
+    return {basis.run_id for name in names if (basis := NightLog(home, name).basis)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """The last training: its rows (fingerprint, and a file in `run`), what it was asked, what it found.
+
+    asked: hash of configuration, encoder and code. trained, searched: ISO 8601 in UTC. accuracy: on the test rows of
+    then.
+    """
+
+    rows: str
+    asked: str
+    run: str
+    run_id: str
+    version: str | None
+    params: dict[str, Any]
+    trained: str
+    searched: str
+    accuracy: float | None = None
+    test_rows: int = 0
+
+    def age_days(self, now: dt.datetime) -> float:
+        """Days since the training."""
+        return _days(self.trained, now)
+
+    def search_age_days(self, now: dt.datetime) -> float:
+        """Days since the parameters were searched."""
+        return _days(self.searched, now)
+
+
+def _days(then: str, now: dt.datetime) -> float:
+    return (now - dt.datetime.fromisoformat(then)).total_seconds() / 86_400

@@ -1,0 +1,128 @@
+"""Whether a night trains, and why. Signs that need an encoder are asked only where the cheap ones are silent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bertft_core.base.errors import DataError
+from bertft_core.config.nightly import NightlyConfig
+from bertft_core.evaluation.drift.domain_shift import DomainShift
+from bertft_core.evaluation.drift.label_shift import LabelShift
+from bertft_core.evaluation.scores.intervals import wilson
+from bertft_core.recipe.nights.rows import Changes
+
+LEAST_ROWS = 30  # new rows below which a share or a score of them says nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Whether to train, and every trigger that fired, or why none did."""
+
+    trains: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshScore:
+    """Right answers of the champion on so many rows that it did not see."""
+
+    right: int
+    rows: int
+
+
+def require_sound(found: Changes, config: NightlyConfig) -> tuple[str, ...]:
+    """Warnings about classes and row counts. Raises DataError where the nightly section says `fail`."""
+    faults, warnings = [], []
+    cases = (
+        (
+            "new_class",
+            bool(found.new_classes),
+            f"class {_names(found.new_classes)} is new: the champion cannot know it",
+        ),
+        ("lost_class", bool(found.lost_classes), f"class {_names(found.lost_classes)} has no row any more"),
+        ("halved", 2 * found.now <= found.before, f"{found.now} rows, the last training had {found.before}"),
+    )
+    for key, holds, text in cases:
+        policy = getattr(config, key)
+        if holds and policy == "fail":
+            faults.append(f"{text} (nightly.{key}: fail; {_REMEDIES[key]})")
+        elif holds:
+            warnings.append(f"{text} (nightly.{key}: {policy})")
+    if faults:
+        raise DataError("; ".join(faults))
+    return tuple(warnings)
+
+
+_REMEDIES = {
+    "new_class": "mend the labels, or set extend to train it or warn to leave its rows out",
+    "lost_class": "mend the data, or set warn to train without it",
+    "halved": "mend the data, or set warn",
+}
+
+
+def _names(classes: tuple[str, ...]) -> str:
+    return ", ".join(repr(name) for name in classes)
+
+
+def cheap_triggers(
+    found: Changes, config: NightlyConfig, *, age_days: float, is_asked_anew: bool, label: LabelShift | None
+) -> list[str]:
+    """What speaks for training without an encoder. label: None where there are too few new rows."""
+    fired = []
+    if is_asked_anew:
+        fired.append("configuration, encoder or code changed")
+    enough = _wanted(config.new_rows, found.before)
+    if found.new and found.new >= enough:
+        fired.append(f"{found.new} new rows (nightly.new_rows: {config.new_rows:g})")
+    if found.relabelled + found.deleted and found.relabelled + found.deleted >= enough:
+        fired.append(f"{found.relabelled} relabelled, {found.deleted} deleted rows")
+    if config.label_shift is not None and label is not None and label.is_shifted(config.label_shift):
+        share = f"{label.total_variation:.2f}"
+        fired.append(f"class shares of the new rows differ by {share} (nightly.label_shift: {config.label_shift:g})")
+    if config.max_age_days is not None and found.any and age_days >= config.max_age_days:
+        fired.append(f"{age_days:.1f} days since the last training (nightly.max_age_days: {config.max_age_days:g})")
+    return fired
+
+
+def _wanted(share_or_count: float | None, before: int) -> float:
+    if share_or_count is None:
+        return math.inf
+    return share_or_count * before if share_or_count < 1 else share_or_count
+
+
+def drift_trigger(shift: DomainShift, config: NightlyConfig) -> str | None:
+    """Why the new texts speak for training, or None."""
+    if config.text_drift is None or not shift.is_shifted(config.text_drift):
+        return None
+    found = f"AUROC [{shift.low:.2f}, {shift.high:.2f}]"
+    return f"new texts can be told from old ones, {found} (nightly.text_drift: {config.text_drift:g})"
+
+
+def drop_trigger(score: FreshScore, accuracy: float | None, config: NightlyConfig) -> str | None:
+    """Why the champion's answers on new rows speak for training, or None. accuracy: on its test rows.
+
+    The upper end of Wilson's 95 % interval must lie below the accuracy on the test rows less nightly.score_drop.
+    """
+    right, rows = score.right, score.rows
+    if config.score_drop is None or accuracy is None or rows < LEAST_ROWS:
+        return None
+    high = wilson(right, rows)[1]
+    if high >= accuracy - config.score_drop:
+        return None
+    return (
+        f"the champion is right on {right / rows:.1%} of {rows} new rows, at most {high:.1%}; it was on {accuracy:.1%} "
+        f"of its test rows (nightly.score_drop: {config.score_drop:g})"
+    )
+
+
+def decide(fired: list[str], found: Changes | None, *, is_forced: bool) -> Decision:
+    """Train where anything fired. found: None before the first training."""
+    if found is None:
+        return Decision(trains=True, reason="no training yet")
+    if is_forced:
+        return Decision(trains=True, reason="; ".join(["forced", *fired]))
+    if fired:
+        return Decision(trains=True, reason="; ".join(fired))
+    what = "unchanged" if not found.any else f"no trigger fired: {found}"
+    return Decision(trains=False, reason=what)

@@ -1,0 +1,32 @@
+"""Score a file with a registered version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bertft_core.config.store import MlflowConfig
+from bertft_core.registry.artifacts import resolve_model
+from bertft_core.tracking.store import open_store
+
+
+def predict_file(
+    model: str,
+    source: Path,
+    target: Path,
+    config: MlflowConfig,
+    home: Path,
+    *,
+    text: str | None,
+    text_pair: str | None,
+    on_rows: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Score a file with a registered version or an artefact folder. Raises as `score_table` does."""
+    from bertft_core.serving.predictor import Predictor
+    from bertft_core.serving.tables import score_table
+
+    uri, folder = resolve_model(open_store(config, home), model)
+    predictor = Predictor.load(folder)
+    rows = score_table(predictor, source, target, model=uri, text=text, text_pair=text_pair, on_rows=on_rows)
+    return {"model": uri, "rows": rows, "output": str(target), "classes": list(predictor.classes)}

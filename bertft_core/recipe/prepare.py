@@ -1,0 +1,66 @@
+"""From a configuration to tokenized rows that a fit can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertft_core.base.errors import ConfigError
+from bertft_core.base.hashes import encoder_fingerprint
+from bertft_core.config.fit import class_weight_faults, target_faults
+from bertft_core.config.run import RunConfig
+from bertft_core.config.search import values_of
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_splits
+from bertft_core.model.pretrained import resolve_pretrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything a fit needs to know of its data and encoder; small enough to pass between tasks."""
+
+    dataset: DatasetSplits
+    tokens: TokenizedSplits
+    pretrained: str
+    encoder: str
+
+    def __str__(self) -> str:
+        d = self.dataset
+        return f"{d.n_train} train, {d.n_validation} validation, {d.n_test} test rows in {len(d.classes)} classes"
+
+
+def prepare_for(
+    config: RunConfig, chosen: RunConfig, prepared: Prepared, home: Path,
+    on_progress: Callable[[str, int], None] | None = None,
+) -> Prepared:  # fmt: skip
+    """`prepared` for a configuration that differs from `config` in searched values: another encoder, other cuts."""
+    if chosen.model == config.model and chosen.tokenization == config.tokenization:
+        return prepared
+    pretrained = resolve_pretrained(chosen)
+    tokens = tokenize_splits(prepared.dataset, pretrained, chosen.tokenization, home / "tokens", on_progress)
+    return Prepared(
+        dataset=prepared.dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained)
+    )
+
+
+def require_targets(config: RunConfig, dataset: DatasetSplits) -> None:
+    """Raises ConfigError naming each key that these labels leave without a meaning, and classes that are not there."""
+    training, decision = config.training, config.decision
+    weights = training.class_weights
+    faults = target_faults(training.loss, config.evaluation.metric, dataset.is_multi)
+    if isinstance(weights, dict):
+        faults += class_weight_faults(weights, dataset.classes)
+    if dataset.is_multi:
+        faults += [
+            f"decision.{key} wants one class per row, this data is multi-label: leave it out"
+            for key in ("thresholds", "costs", "abstain_accuracy")
+            if getattr(decision, key) is not None
+        ]
+        space = config.search.space if config.search and config.search.trials else {}
+        if "tau" in space:
+            faults.append("search.space.tau has no effect on multi-label data: take it out")
+        if "loss" in space and "logit_adjusted" in values_of(space["loss"]):
+            faults.append("search.space.loss: logit_adjusted wants one class per row, this data is multi-label")
+    if faults:
+        raise ConfigError("\n".join(faults))

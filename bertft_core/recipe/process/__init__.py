@@ -1,0 +1,1 @@
+"""The trainer process and the client that talks to it."""

@@ -1,0 +1,126 @@
+"""From a finished fit to a version that the gate can judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertft_core.base.errors import DataError
+from bertft_core.base.files import read_json
+from bertft_core.config.run import RunConfig, parse_config
+from bertft_core.config.store import MlflowConfig, Store
+from bertft_core.data.dataset import DatasetSplits, soft_weights, target_labels, test_fingerprint
+from bertft_core.evaluation.policy.decisions import DecisionPolicy
+from bertft_core.evaluation.scores.slices import slice_groups
+from bertft_core.recipe import chain
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.runs import Run
+from bertft_core.registry import aliases, artifacts
+from bertft_core.registry.answers import score_in_fresh_process
+from bertft_core.registry.gate import TRAIN_ROWS, Candidate
+from bertft_core.registry.versions import find_version
+from bertft_core.serving.artifact import ArtifactCard, build_artifact
+from bertft_core.tracking.store import open_store
+
+
+def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Path) -> None:
+    """What the gate works on, beside probabilities.npy and predicted.npy of the evaluation.
+
+    test_rows.parquet (text, text_pair), labels.npy, weights.npy (soft labels), slices.npz (masks by name),
+    test_rows.npy and train_rows.npy (uint64 fingerprints): a champion must not be judged on rows it has seen.
+    """
+    import pyarrow.parquet as parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = dataset.table("test")
+    parquet.write_table(
+        table.select(["text", "text_pair"] if dataset.has_pair else ["text"]), folder / "test_rows.parquet"
+    )
+    np.save(folder / "labels.npy", target_labels(dataset, "test"), allow_pickle=False)
+    if (weights := soft_weights(dataset, "test")) is not None:
+        np.save(folder / "weights.npy", weights, allow_pickle=False)
+    np.savez(folder / "slices.npz", **slice_masks(config, table))
+    np.save(folder / "test_rows.npy", _fingerprints(table), allow_pickle=False)
+    np.save(folder / TRAIN_ROWS, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)
+
+
+def slice_masks(config: RunConfig, table: Any) -> dict[str, Any]:
+    """Masks [n] of the slices that the gate watches, by "group: slice"."""
+    groups = slice_groups(
+        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
+    )
+    return {f"{group}: {name}": mask for group, masks in groups.items() for name, mask in masks.items()}
+
+
+def _fingerprints(table: Any) -> Any:
+    joined = b"".join(table["fingerprint"].to_pylist())
+    return np.frombuffer(joined, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+
+
+def build_model_folder(
+    config: RunConfig, prepared: Prepared, model_dir: Path | str, policy: DecisionPolicy, folder: Path | str
+) -> Path:
+    """The served folder of a fit: its transformers folder plus bertft.json, complete or absent."""
+    card = ArtifactCard(
+        max_length=prepared.tokens.max_length,
+        **{key: value for key, value in config.tokenization.cut().items() if key != "max_length"},
+        classes=tuple(prepared.dataset.classes),
+        text=config.data.text,
+        text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
+        label=config.data.label if isinstance(config.data.label, str) else tuple(config.data.label),
+        policy=policy,
+        multi_label=prepared.dataset.is_multi,
+    )
+    return build_artifact(model_dir, folder, card)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The version that a finished run has in today's store, and today's champion."""
+
+    registered_model: str
+    version: str
+    champion_before: str | None
+    champion_after: str | None
+
+
+def standing_release(settings: MlflowConfig, config: RunConfig, run: Run, home: Path) -> Standing | None:
+    """The version of a finished run, None when it did not finish or today's store does not hold it."""
+    if run.result is None:
+        return None
+    store, name = open_store(settings, home), settings.model_name(config.name)
+    found = find_version(store, name, run.run_id)
+    if found is None:
+        return None
+    now = aliases.champion(store, name)
+    return Standing(registered_model=name, version=found.version, champion_before=now, champion_after=now)
+
+
+def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
+    """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
+    chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
+    evidence = read_json(artifacts.download_evidence(store, name, chosen))
+    config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
+    dataset = chain.ingest(config, home)
+    now = test_fingerprint(dataset)
+    if now != evidence["test_rows"]:
+        raise DataError(
+            f"the test rows of {name} version {chosen} have changed since its evaluation "
+            f"({evidence['test_rows'][:12]} then, {now[:12]} now): run `bertft run` on today's rows"
+        )
+    folder = Path(evidence["folder"])
+    if not (folder / "probabilities.npy").exists():
+        folder = home / "promote" / f"{name}-{chosen}"
+        write_gate_rows(config, dataset, folder)
+        found = score_in_fresh_process(
+            f"models:/{name}/{chosen}", folder / "test_rows.parquet", folder / "answers.npz", 0, store
+        )
+        np.save(folder / "predicted.npy", found.predicted(evidence["classes"]), allow_pickle=False)
+        np.save(folder / "probabilities.npy", found.probabilities(evidence["classes"]), allow_pickle=False)
+    return Candidate(
+        name=name, version=chosen, classes=tuple(evidence["classes"]), folder=str(folder),
+        metric=config.evaluation.metric, weights_digest=evidence["weights"], size_mb=evidence["size_mb"],
+    )  # fmt: skip

@@ -1,0 +1,260 @@
+"""What a person reads of a run: doubtful labels, the words behind the worst errors, and the HTML page over it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
+from bertft_core.base.hashes import hash_json
+from bertft_core.config.run import RunConfig
+from bertft_core.data.dataset import take_rows, target_labels
+from bertft_core.recipe.evaluation import floor_probabilities, phases
+from bertft_core.recipe.fit import settle
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.runs import Run
+
+if TYPE_CHECKING:
+    from bertft_core.evaluation.label_errors import LabelReview
+    from bertft_core.evaluation.report import EvaluationReport
+    from bertft_core.recipe.process.client import Trainer
+    from bertft_core.reporting.run.page import Calibration, Coverage, SliceRow, SuspectRow, Verdict
+    from bertft_core.training.spec import TrainingResult
+
+
+PAGE = "report.html"
+SUSPECTS = "doubtful_labels.csv"
+_FEATURES_VERSION = 1
+_EXPLAINED = 5  # worst errors whose words are weighed: each costs 64 passes through the model
+OnProgress = Callable[[float, dict[str, Any]], None]
+
+
+def review(
+    config: RunConfig,
+    prepared: Prepared,
+    run: Run,
+    report: EvaluationReport,
+    served: Path,
+    trainer: Trainer,
+    home: Path,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Look for doubtful labels and for the words behind the worst errors; written to run/evaluation.
+
+    doubtful_labels.csv is a list to read: nothing is changed, nothing deleted. words.json holds (word, weight)
+    pairs of the first of report.worst_errors. `served`: the artefact folder.
+    """
+    folder, settings = run.path / "evaluation", settle(config, prepared, run, home, trainer)
+    if prepared.dataset.is_multi:  # both explain and doubt one class per row
+        note = "Doubtful labels are looked for, and words weighed, where a row has one label only."
+        write_json(folder / "suspects_note.json", note)
+        return
+    table = prepared.dataset.table("test").select(["text", "text_pair"])
+    explained = report.worst_errors[:_EXPLAINED]
+    worst = take_rows(table, [e.row for e in explained]).to_pylist()
+    asked = [{**row, "class": e.predicted} for row, e in zip(worst, explained, strict=True)]
+    write_json(folder / "worst_errors.json", asked)
+    trainer.explain(
+        served, folder / "worst_errors.json", folder / "words.json", settings.device, settings.threads, on_progress
+    )
+    if config.evaluation.review_rows:
+        found = _doubtful_labels(config, prepared, settings, trainer, home, on_progress)
+        write_json(folder / "suspects.json", [asdict(row) for row in found[0]])
+        (folder / SUSPECTS).write_text(found[1], encoding="utf-8")
+        write_json(folder / "suspects_note.json", found[2])
+
+
+def _doubtful_labels(
+    config: RunConfig, prepared: Prepared, settings: Any, trainer: Trainer, home: Path, on_progress: OnProgress | None
+) -> tuple[list[SuspectRow], str, str]:
+    """Rows for the page, the CSV list, and one sentence on how they were found."""
+    import numpy as np
+
+    from bertft_core.data.tokens.batching import sample_rows
+    from bertft_core.data.tokens.tokenization import open_split
+    from bertft_core.evaluation.label_errors import suspect_labels
+    from bertft_core.reporting.run.page import SuspectRow
+
+    wanted, dataset = config.evaluation.review_rows, prepared.dataset
+    chosen = sample_rows(open_split(prepared.tokens.path, "train"), wanted)
+    file = _features(prepared, wanted, settings, trainer, home, on_progress)
+    table = dataset.table("train").take(chosen)
+    places, texts = [dataset.sources("train")[i] for i in chosen], table["text"].to_pylist()
+    found = suspect_labels(
+        np.load(file, allow_pickle=False), table["label"].to_numpy(), dataset.classes, config.training.seed
+    )
+    shown = [
+        SuspectRow(
+            row=places[s.row],
+            text=texts[s.row],
+            label=s.label,
+            suggested=s.suggested,
+            label_probability=s.self_confidence,
+            suggested_probability=s.probability,
+        )
+        for s in found.suspects[:40]
+    ]
+    return shown, found.to_csv(places, texts), _how_found(found, dataset.n_train)
+
+
+def _how_found(found: LabelReview, n_train: int) -> str:
+    looked = f"{found.rows:,} of {n_train:,} training rows"
+    notes = "".join(f" {note}." for note in found.notes)
+    return f"{len(found.suspects)} of {looked} looked through; the whole list: {SUSPECTS}.{notes}"
+
+
+def _features(
+    prepared: Prepared, rows: int, settings: Any, trainer: Trainer, home: Path, on_progress: OnProgress | None
+) -> Path:
+    """Frozen features of sampled training rows, computed once per tokens and encoder."""
+    key = hash_json([prepared.tokens.fingerprint, prepared.encoder, rows, settings.precision, _FEATURES_VERSION])[:24]
+    folder = home / "features" / key
+    if not is_complete(folder):
+        with staged_folder(folder) as staging:
+            trainer.features(
+                prepared.pretrained, prepared.tokens.directory, "train", staging / "features.npy", rows,
+                settings.precision, settings.device, settings.threads, on_progress,
+            )  # fmt: skip
+    return folder / "features.npy"
+
+
+def write_page(
+    config: RunConfig,
+    prepared: Prepared,
+    run: Run,
+    fit: TrainingResult,
+    report: EvaluationReport,
+    *,
+    home: Path,
+    verdict: Verdict | None = None,
+    decision: Mapping[str, Any] | None = None,
+    champion: Mapping[str, Any] | None = None,
+    lineage: Mapping[str, str] | None = None,
+) -> Path:
+    """Write run/evaluation/report.html from what lies there.
+
+    verdict: of the release, which may differ from the gate's `decision` (its JSON): held, awaiting approval.
+    champion: fields of its `metrics.Scores` on the same rows.
+    """
+    import numpy as np
+    import yaml
+
+    from bertft_core.evaluation.scores.label_sets import any_scores
+    from bertft_core.reporting.run.document import report_html
+    from bertft_core.reporting.run.filling import page_of
+
+    folder = run.path / "evaluation"
+    p_floor = np.load(floor_probabilities(config, prepared.dataset, home), allow_pickle=False)
+    floor = any_scores(target_labels(prepared.dataset, "test"), p_floor, report.classes)
+    page = page_of(
+        report,
+        title=config.name,
+        fit=fit.to_json(),
+        phases=phases(config, prepared),
+        dataset=asdict(prepared.dataset),
+        tokens=asdict(prepared.tokens),
+        decision=decision,
+        champion=champion,
+        floor=asdict(floor),
+        words=_read(folder / "words.json", []),
+        config_yaml=yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True),
+        lineage=lineage,
+    )
+    if verdict is not None:
+        page = replace(page, verdict=replace(verdict, checks=page.verdict.checks if page.verdict else ()))
+    page = replace(page, **_parts(config, prepared, run, report))
+    target = folder / PAGE
+    target.write_text(report_html(page), encoding="utf-8")
+    return target
+
+
+def _parts(config: RunConfig, prepared: Prepared, run: Run, report: EvaluationReport) -> dict[str, Any]:
+    """Slices, calibration, coverage and doubtful labels of a page."""
+    import numpy as np
+
+    from bertft_core.reporting.run.page import SuspectRow
+
+    folder, dataset = run.path / "evaluation", prepared.dataset
+    labels = target_labels(dataset, "test")
+    p, raw, predicted = (
+        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("probabilities", "raw_test", "predicted")
+    )
+    suspects = _read(folder / "suspects.json", [])
+    return {
+        "slices": _slices(config, prepared, labels, predicted),
+        "calibration": None if dataset.is_multi else _calibration(run, report, labels, raw),
+        "coverage": None if dataset.is_multi else _coverage(run, labels, p, predicted),
+        "suspects": tuple(SuspectRow(**row) for row in suspects),
+        "suspects_note": _read(folder / "suspects_note.json", ""),
+    }
+
+
+def _slices(config: RunConfig, prepared: Prepared, labels: Any, predicted: Any) -> tuple[SliceRow, ...]:
+    from bertft_core.evaluation.scores.slices import SMALL, score_slices, slice_groups
+    from bertft_core.reporting.run.page import SliceRow
+
+    table = prepared.dataset.table("test")
+    groups = slice_groups(
+        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
+    )
+    return tuple(
+        SliceRow(
+            group=s.group,
+            name=s.name,
+            rows=s.n,
+            accuracy=s.accuracy,
+            interval=s.interval,
+            note=f"under {SMALL} rows" if s.is_small else "",
+        )
+        for s in score_slices(labels, predicted, groups, config.evaluation.level)
+    )
+
+
+def _calibration(run: Run, report: EvaluationReport, labels: Any, raw: Any) -> Calibration:
+    from bertft_core.evaluation.scores.metrics import reliability, scores
+    from bertft_core.reporting.run.page import BinRow, Calibration
+
+    policy, before = run.policy, scores(labels, raw, report.classes, ranking=False)
+    is_scaled = policy.temperature != 1.0
+
+    def bins(found: Any) -> tuple[BinRow, ...]:
+        return tuple(BinRow(confidence=b.confidence, accuracy=b.accuracy, rows=b.rows) for b in found)
+
+    names = {"ece": "calibration error (ECE)", "log_loss": "log loss, nats", "brier": "Brier score"}
+    return Calibration(
+        before=bins(reliability(labels, raw)),
+        after=bins(report.reliability) if is_scaled else (),
+        scores=tuple(
+            (shown, getattr(before, name), getattr(report.scores, name) if is_scaled else None)
+            for name, shown in names.items()
+        ),
+        notes=(str(policy), *policy.notes),
+    )
+
+
+def _coverage(run: Run, labels: Any, p: Any, predicted: Any) -> Coverage:
+    import numpy as np
+
+    from bertft_core.evaluation.policy.calibration import coverage_curve
+    from bertft_core.reporting.run.page import Coverage
+
+    coverage, accuracy = coverage_curve(labels, p, predicted)
+    kept = np.unique(np.linspace(0, len(coverage) - 1, min(200, len(coverage))).astype(int))
+    sentence, chosen, below = "", None, run.policy.abstain_below
+    if below is not None:
+        answered = p[np.arange(len(p)), predicted] >= below
+        if answered.any():
+            chosen = (float(answered.mean()), float((predicted == labels)[answered].mean()))
+            sentence = f"automate {chosen[0]:.0%} at {chosen[1]:.1%} accuracy"
+    return Coverage(
+        coverage=tuple(map(float, coverage[kept])),
+        accuracy=tuple(map(float, accuracy[kept])),
+        sentence=sentence,
+        chosen=chosen,
+    )
+
+
+def _read(file: Path, otherwise: Any) -> Any:
+    return read_json(file) if file.exists() else otherwise

@@ -1,0 +1,117 @@
+"""Run identity: which run a configuration on these rows is, whether it finished, and where its files lie."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.errors import InputError
+from bertft_core.base.files import read_json, write_json
+from bertft_core.base.hashes import code_fingerprint, hash_json
+from bertft_core.config.run import RunConfig
+from bertft_core.evaluation.policy.decisions import DecisionPolicy
+
+_KEY_LENGTH = 12
+_RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
+_REPORT = "evaluation/report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One attempt at a run_key. `run_id` is the key, with -2, -3 … for each `--again`."""
+
+    run_key: str
+    run_id: str
+    directory: str
+    attempt: int
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.directory)
+
+    def state(self) -> dict[str, Any]:
+        """What is stored of this run: settings, result once finished."""
+        file = self.path / "run.json"
+        return dict(read_json(file)) if file.exists() else {}
+
+    def update(self, **values: Any) -> None:
+        """Store further values, atomically; a joined coordinator in the same home may write others at that moment."""
+        with open(self.path / ".lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_json(self.path / "run.json", {**self.state(), **values})
+
+    @property
+    def policy(self) -> DecisionPolicy:
+        """How probabilities become an answer; the default until the run is evaluated."""
+        stored = self.state().get("policy")
+        return DecisionPolicy.from_json(stored) if stored else DecisionPolicy()
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The stored result of a finished run, else None."""
+        return self.state().get("result")
+
+
+def run_key(config: RunConfig, rows: str, encoder: str) -> str:
+    """Hash of the configuration, row fingerprint, encoder fingerprint and code fingerprint."""
+    return hash_json([config.identity(), rows, encoder, code_fingerprint()])
+
+
+def open_run(runs: Path, key: str, *, again: bool) -> Run:
+    """The attempt to work on: the latest one; with `again`, a new one once the latest has finished."""
+    runs.mkdir(parents=True, exist_ok=True)
+    with open(runs / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        latest = _attempts(runs, key)[-1:] or [_make(runs, key, 1)]
+        run = latest[0]
+        if again and run.result is not None:
+            settings = run.state().get("settings")
+            run = _make(runs, key, run.attempt + 1)
+            run.update(settings=settings)
+        return run
+
+
+def latest_fitted(runs: Path, key: str) -> Run | None:
+    """The latest attempt of `key` whose final fit finished, else None."""
+    fitted = [r for r in _attempts(runs, key) if "fit" in r.state()]
+    return fitted[-1] if fitted else None
+
+
+def report_of(runs: Path, run_id: str) -> dict[str, Any]:
+    """Where the HTML report of a run lies, and its verdict. Raises InputError naming the evaluated runs there are."""
+    folder = runs / run_id
+    if not _RUN_ID.match(run_id) or not (folder / _REPORT).is_file():
+        known = sorted(p.parent.parent.name for p in runs.glob(f"*/{_REPORT}"))
+        raise InputError(f"no report of run {run_id!r}; evaluated runs: {', '.join(known) or 'none'}")
+    run = Run(run_key="", run_id=run_id, directory=str(folder), attempt=1)
+    kept = ("name", "registered_model", "version", "outcome", "reason")
+    told = {key: (run.result or {}).get(key) for key in kept}
+    return {"run_id": run_id, **told, "report": str(folder / _REPORT)}
+
+
+def _attempts(runs: Path, key: str) -> list[Run]:
+    found = []
+    attempt = 1
+    while (runs / _run_id(key, attempt)).is_dir():
+        found.append(_describe(runs, key, attempt))
+        attempt += 1
+    return found
+
+
+def _make(runs: Path, key: str, attempt: int) -> Run:
+    run = _describe(runs, key, attempt)
+    run.path.mkdir()
+    return run
+
+
+def _describe(runs: Path, key: str, attempt: int) -> Run:
+    name = _run_id(key, attempt)
+    return Run(run_key=key, run_id=name, directory=str(runs / name), attempt=attempt)
+
+
+def _run_id(key: str, attempt: int) -> str:
+    return key[:_KEY_LENGTH] + ("" if attempt == 1 else f"-{attempt}")

@@ -1,0 +1,159 @@
+"""Versions and aliases of a registered model: what there is, and what points at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bertft_core.base.errors import InputError, RegistryError
+from bertft_core.config.store import Store
+from bertft_core.tracking.store import client, ensure_store, logged_model_status
+
+RUN_ID = "bertft.run_id"
+MODEL_ID = "bertft.model_id"  # a search for versions leaves MLflow's own model_id empty
+WEIGHTS = "bertft.weights"
+READY = "READY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredVersion:
+    """One version of a registered model. was_found: it existed already; this call registered nothing."""
+
+    name: str
+    version: str
+    model_uri: str
+    run_id: str
+    model_id: str
+    tags: dict[str, str]
+    created_ms: int
+    was_found: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+def versions(store: Store, name: str) -> tuple[RegisteredVersion, ...]:
+    """All versions of a registered model, oldest first; none when there is no such model."""
+    api = client(store)
+    found, token = [], None
+    while True:
+        page = api.search_model_versions(f"name = '{name}'", max_results=200, page_token=token)
+        found += [describe(v) for v in page]
+        token = page.token
+        if not token:
+            return tuple(sorted(found, key=lambda v: int(v.version)))
+
+
+def find(store: Store, name: str, version: str) -> RegisteredVersion | None:
+    """One version, or None when there is none (any more)."""
+    if not str(version).isdigit():
+        return None
+    found = client(store).search_model_versions(f"name = '{name}' and version_number = {version}", max_results=1)
+    return describe(found[0]) if found else None
+
+
+def get_version(store: Store, name: str, version: str) -> RegisteredVersion:
+    """One version. Raises InputError naming the versions there are."""
+    found = find(store, name, version)
+    if found is None:
+        listed = ", ".join(v.version for v in versions(store, name)) or "none"
+        raise InputError(f"{name} has no version {version} in {store}; versions: {listed}")
+    return found
+
+
+def version_tags(store: Store, name: str, version: str) -> dict[str, str]:
+    """The tags of a version."""
+    return get_version(store, name, version).tags
+
+
+def aliases(store: Store, name: str) -> dict[str, str]:
+    """alias -> version of a registered model; empty when there is no such model."""
+    model = _model(store, name)
+    return {} if model is None else {k: str(v) for k, v in model.aliases.items()}
+
+
+def version_of_alias(store: Store, name: str, alias: str) -> str:
+    """The version behind `alias`. Raises InputError naming the aliases there are."""
+    held = aliases(store, name)
+    if alias not in held:
+        listed = ", ".join(f"{k} -> {v}" for k, v in sorted(held.items())) or "none"
+        raise InputError(f"{name} has no alias {alias} in {store}; aliases: {listed}")
+    return held[alias]
+
+
+def champion(store: Store, name: str) -> str | None:
+    """The champion's version, or None when there is none yet."""
+    return aliases(store, name).get(store.config.aliases.champion)
+
+
+def set_alias(store: Store, name: str, alias: str, version: str) -> None:
+    """Point `alias` at `version` and read it back. Raises RegistryError when it does not hold."""
+    get_version(store, name, version)
+    client(store).set_registered_model_alias(name, alias, str(version))
+    if aliases(store, name).get(alias) != str(version):
+        raise RegistryError(f"alias {alias} of {name} should be version {version}: another process moved it")
+
+
+def drop_alias(store: Store, name: str, alias: str) -> None:
+    """Take `alias` off the model."""
+    client(store).delete_registered_model_alias(name, alias)
+
+
+def model_tags(store: Store, name: str) -> dict[str, str]:
+    """The tags of a registered model; empty when there is no such model."""
+    model = _model(store, name)
+    return {} if model is None else dict(model.tags)
+
+
+def require_model(store: Store, name: str) -> None:
+    """Raise InputError, naming the registered models there are, unless `name` is one."""
+    if _model(store, name) is None:
+        listed = ", ".join(model_names(store)) or "none"
+        raise InputError(f"there is no registered model {name} in {store}; registered models: {listed}")
+
+
+def model_names(store: Store) -> tuple[str, ...]:
+    """Every registered model's name, sorted."""
+    api, found, token = client(store), [], None
+    while True:
+        page = api.search_registered_models(max_results=100, page_token=token)
+        found += [str(m.name) for m in page]
+        token = page.token
+        if not token:
+            return tuple(sorted(found))
+
+
+def tag_version(store: Store, name: str, version: str, tags: Mapping[str, str]) -> None:
+    """Set (or replace) tags of a version."""
+    api = client(store)
+    for key, value in tags.items():
+        api.set_model_version_tag(name, str(version), key, str(value))
+
+
+def describe(found: Any, was_found: bool = True) -> RegisteredVersion:
+    """MLflow's ModelVersion as our value."""
+    return RegisteredVersion(
+        name=found.name,
+        version=str(found.version),
+        model_uri=f"models:/{found.name}/{found.version}",
+        run_id=found.run_id or "",
+        model_id=found.tags.get(MODEL_ID) or str(found.model_id or ""),  # a search leaves model_id empty
+        tags=dict(found.tags),
+        created_ms=int(found.creation_timestamp or 0),
+        was_found=was_found,
+    )
+
+
+def require_ready(store: Store, model_id: str) -> None:
+    """Raise RegistryError unless the logged model is READY."""
+    # create_model_version takes a FAILED logged model, and aliases move to it: only loading fails (measured).
+    status = logged_model_status(store, model_id)
+    if status != READY:
+        raise RegistryError(f"logged model {model_id} is {status}, wanted {READY}: register the run again")
+
+
+def _model(store: Store, name: str) -> Any:
+    ensure_store(store)
+    found = client(store).search_registered_models(f"name = '{name}'", max_results=1)
+    return found[0] if found else None

@@ -1,0 +1,68 @@
+"""Registered versions as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bertft_core.base.errors import ArtifactError, InputError
+from bertft_core.config.store import Store
+from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
+from bertft_core.serving.artifact import CARD, ArtifactCard, read_card
+from bertft_core.tracking.store import download_files, list_files
+
+EVIDENCE = "evidence"
+SCRATCH = ".scratch-"  # folders of a command below BERTFT_HOME; a kill leaves them
+
+
+def resolve_model(store: Store, model: str) -> tuple[str, Path]:
+    """A models:/ URI with its alias resolved, and the served folder downloaded once below BERTFT_HOME/served.
+
+    A local artefact folder is returned as it is. Raises InputError when there is no such version.
+    """
+    if not model.startswith("models:/"):
+        if not (Path(model) / CARD).is_file():
+            raise InputError(f"--model {model}: no artefact folder (no {CARD}); wanted one, or models:/NAME@champion")
+        return model, Path(model)
+    found = _parse_uri(store, model)
+    folder = Path(store.home) / "served" / found.model_id
+    return found.model_uri, download_model(store, found.model_uri, folder)
+
+
+def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
+    """Download a version's served folder (what `Predictor.load` reads) below `folder`; returns its path.
+
+    model_uri: models:/NAME/VERSION or models:/NAME@ALIAS. Raises InputError when there is no such version.
+    """
+    version = _parse_uri(store, model_uri)
+    root = download_files(store, version.model_id, "artifacts", folder)
+    found = sorted(p.parent for p in root.rglob("bertft.json"))
+    if not found:
+        raise ArtifactError(f"{model_uri} holds no bertft.json: it was not logged by bertft")
+    return found[0]
+
+
+def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
+    """bertft.json of a version, without its weights. Raises ArtifactError when it is not there."""
+    model_id = get_version(store, name, version).model_id
+    inside = [f for f in list_files(store, model_id, "artifacts") if f.endswith(f"/{CARD}")]
+    if not inside:
+        raise ArtifactError(f"version {version} of {name} holds no {CARD}: it was not logged by bertft, or is damaged")
+    return read_card(download_files(store, model_id, inside[0], Path(store.home) / EVIDENCE / model_id).parent)
+
+
+def download_evidence(store: Store, name: str, version: str, file: str = "evidence.json") -> Path:
+    """Download one evidence file of a version; it stays below BERTFT_HOME/evidence."""
+    found = get_version(store, name, version)
+    target = Path(store.home) / EVIDENCE / found.model_id
+    return download_files(store, found.model_id, f"{EVIDENCE}/{file}", target)
+
+
+def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
+    text = uri.removeprefix("models:/")
+    name, at, alias = text.partition("@")
+    if at:
+        return get_version(store, name, version_of_alias(store, name, alias))
+    name, slash, version = text.rpartition("/")
+    if not slash or text == uri:
+        raise InputError(f"model {uri!r}: wanted models:/NAME/VERSION or models:/NAME@ALIAS")
+    return get_version(store, name, version)

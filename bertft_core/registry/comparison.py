@@ -1,0 +1,123 @@
+"""Two registered versions on one labelled file, each answering in a fresh process with its own code."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.errors import DataError, InputError
+from bertft_core.config.run import DataConfig
+from bertft_core.config.store import Store
+from bertft_core.registry import aliases, artifacts
+from bertft_core.registry.answers import require, score_versions
+from bertft_core.registry.artifacts import SCRATCH
+from bertft_core.serving.artifact import ArtifactCard
+
+_TEXT = 160  # characters of a text that are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRows:
+    """Usable rows: row in the file (from 1), texts, labels [n], soft weights [n, C] or None; the others by reason.
+
+    Multi-label: labels are 0 and 1 [n, C].
+    """
+
+    rows: tuple[int, ...]
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    labels: Any
+    weights: Any
+    skipped: dict[str, int]
+
+
+def compare_versions(store: Store, name: str, first: str, second: str, data: Path, label: str | None) -> dict[str, Any]:
+    """Both versions' scores, the paired difference (second minus first) with interval, McNemar, disagreements.
+
+    Columns are those of the first version's training rows; `label` overrides one. Rows that a version was trained
+    on flatter it. Raises InputError for an unknown version or other classes, DataError for an unusable file.
+    """
+    from bertft_core.evaluation.comparison import compare
+
+    aliases.require_model(store, name)
+    cards = [artifacts.read_served_card(store, name, version) for version in (first, second)]
+    classes = cards[0].classes
+    if set(classes) != set(cards[1].classes):
+        raise InputError(
+            f"version {first} of {name} knows the classes {sorted(classes)}, version {second} "
+            f"{sorted(cards[1].classes)}: not comparable"
+        )
+    rows = read_labelled(data, cards[0], label)
+    (p_one, says_one), (p_two, says_two) = _answers(store, name, (first, second), rows, classes)
+    result = compare(
+        rows.labels, p_one, p_two, classes, weights=rows.weights, decided_first=says_one, decided_second=says_two
+    ).to_json()
+    result["shown"] = [
+        {**shown, "row": rows.rows[shown["row"]], "text": rows.texts[shown["row"]][:_TEXT]} for shown in result["shown"]
+    ]
+    named = {"registered_model": name, "versions": [first, second], "data": str(data)}
+    return {**named, "skipped": rows.skipped, **result}
+
+
+def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> LabelledRows:
+    """The rows of a file that training would have taken; the others are counted by reason.
+
+    Raises DataError when the file, a column or every row cannot be used.
+    """
+    from bertft_core.data.labels import LabelColumn
+    from bertft_core.data.quality import RowChecker
+    from bertft_core.data.readers import read_batches
+
+    if not data.is_file():
+        raise DataError(f"--data {data}: no such file")
+    given = label or card.label
+    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair, "label": given}
+    if isinstance(given, str):
+        columns["classes"] = list(card.classes)
+    else:
+        columns["label"] = list(given)
+    config, column = DataConfig(source=str(data), **columns), LabelColumn(list(card.classes), card.multi_label)
+    checker, skipped = RowChecker(config, column), Counter[str]()
+    rows, texts, pairs = [], [], []
+    for batch in read_batches(data, config):
+        checked = checker.check(batch)
+        skipped.update(fault.reason.partition(":")[0] for fault in checked.faults)
+        for row, text, pair, value in zip(checked.rows, checked.texts, checked.pairs, checked.labels, strict=True):
+            if card.text_pair is not None and not (pair or "").strip():
+                skipped["missing text_pair"] += 1
+                continue
+            rows.append(row)
+            texts.append(text)
+            pairs.append(pair or "")
+            column.append(value)
+    if not rows:
+        why = ", ".join(f"{n} {reason}" for reason, n in skipped.items()) or "it holds no rows"
+        raise DataError(f"--data {data}: no row can be used: {why}; classes of the model: {', '.join(card.classes)}")
+    labels = column.close()
+    return LabelledRows(
+        rows=tuple(rows),
+        texts=tuple(texts),
+        pairs=tuple(pairs) if card.text_pair is not None else None,
+        labels=labels.dense(0, len(rows)).astype(int) if labels.is_multi else labels.top,
+        weights=labels.dense(0, len(rows)) if labels.is_soft else None,
+        skipped=dict(skipped),
+    )
+
+
+def _answers(
+    store: Store, name: str, versions: tuple[str, ...], rows: LabelledRows, classes: tuple[str, ...]
+) -> list[tuple[Any, Any]]:
+    """Probabilities [n, C] and decisions [n] of each version. Raises ArtifactError where one does not answer."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
+    with tempfile.TemporaryDirectory(dir=store.home, prefix=SCRATCH) as scratch:
+        source = Path(scratch) / "rows.parquet"
+        frame.to_parquet(source)
+        outs = {f"models:/{name}/{version}": Path(scratch) / f"{version}.npz" for version in versions}
+        scored = score_versions(outs, source, 0, store)
+        both = [require(scored[f"models:/{name}/{version}"]) for version in versions]
+        return [(found.probabilities(classes), found.predicted(classes)) for found in both]

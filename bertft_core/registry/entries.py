@@ -1,0 +1,186 @@
+"""Ledger entries as values, and what follows from them: the hold, rejected versions, where a rollback goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from bisect import bisect_right
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from bertft_core.base.errors import RegistryError
+
+PROMOTED, FORCED, APPROVED, ROLLED_BACK = "promoted", "forced", "approved", "rolled_back"
+KEPT, HELD, AWAITING, RESUMED, NOTICED = "kept", "held", "awaiting", "resumed", "noticed"
+PROMOTIONS = frozenset({PROMOTED, FORCED, APPROVED})
+ALIAS_MOVES = PROMOTIONS | {ROLLED_BACK}  # entries that bertft carries out on the aliases
+_CHAMPION_CHANGES = ALIAS_MOVES | {NOTICED}
+ACTIONS = _CHAMPION_CHANGES | {KEPT, HELD, AWAITING, RESUMED}
+PENDING, DONE, VOID = "pending", "done", "void"
+TAG_LENGTH = 5000  # characters: width of MLflow's registered_model_tags.value
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"  # of an entry's `at`, UTC: texts sort as times do
+_DAY = 86_400  # seconds
+_VITAL = ("difference", "spent", "test", "gate")  # numbers that `spent` and `anchor` live on
+_SHOWN_BETTER = ("first", "superiority")  # tests of the gate that say more than "not worse"
+_LEAST_REASON = 200  # characters of a reason that stay when an entry is too long for its tag
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerEntry:
+    """One decision on a registered model.
+
+    action: one of ACTIONS. version: the one it is about; of a rollback, the one taken down. from_version,
+    to_version: the champion before and after, None for none. numbers: what the gate measured. report: where the
+    evidence lies. rows, commit, run_key, weights: of `version`. state: pending (announced, not yet carried out),
+    done, or void (announced, never carried out). token: tells two writers of one number apart.
+    """
+
+    number: int
+    action: str
+    version: str
+    from_version: str | None
+    to_version: str | None
+    reason: str
+    by: str
+    at: str
+    state: str = DONE
+    numbers: dict[str, Any] = field(default_factory=dict)
+    report: str = ""
+    rows: str = ""
+    commit: str = ""
+    prefect_run: str = ""
+    run_key: str = ""
+    weights: str = ""
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS or self.state not in (PENDING, DONE, VOID):
+            raise RegistryError(f"ledger entry {self.number}: unknown action {self.action!r} or state {self.state!r}")
+
+    def __str__(self) -> str:
+        move = f"{self.from_version or 'none'} -> {self.to_version or 'none'}"
+        return f"{self.number} {self.action} version {self.version} ({move}): {self.reason}"
+
+    def to_text(self) -> str:
+        """One line of JSON that fits a tag; a reason too long for it ends in …, then most numbers go."""
+        text = _dump(self)
+        if len(text) <= TAG_LENGTH:
+            return text
+        sizes = range(len(self.reason))
+        kept = bisect_right(sizes, TAG_LENGTH, key=lambda n: len(_dump(self._shortened(n)))) - 1
+        vital = {key: value for key, value in self.numbers.items() if key in _VITAL}
+        if kept < min(_LEAST_REASON, len(self.reason)) and self.numbers != vital:
+            return replace(self, numbers=vital).to_text()
+        return _dump(self._shortened(max(0, kept)))
+
+    def _shortened(self, length: int) -> LedgerEntry:
+        return replace(self, reason=self.reason[:length] + "…")
+
+    @classmethod
+    def from_text(cls, text: str) -> LedgerEntry:
+        """The entry that `to_text` wrote, without a later bertft's fields. Raises RegistryError for other text."""
+        try:
+            values = json.loads(text)
+            return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        except (ValueError, TypeError) as fault:
+            raise RegistryError(f"a ledger entry cannot be read ({fault}), found {text[:200]!r}") from fault
+
+
+Entries = tuple[LedgerEntry, ...]
+
+
+def carried_out(entries: Entries) -> Entries:
+    """The entries without void ones."""
+    return tuple(e for e in entries if e.state != VOID)
+
+
+def expected_champion(entries: Entries) -> str | None:
+    """The champion as the ledger has it; None when there is none, or when its loss has been noticed."""
+    changes = [e for e in carried_out(entries) if e.action in _CHAMPION_CHANGES]
+    return changes[-1].to_version if changes else None
+
+
+def last_champion(entries: Entries) -> str | None:
+    """The last version that the ledger knows as champion, be it gone by now; None when there never was one."""
+    known = [e.to_version for e in carried_out(entries) if e.action in _CHAMPION_CHANGES and e.to_version]
+    return known[-1] if known else None
+
+
+def champion_entry(entries: Entries, version: str) -> LedgerEntry | None:
+    """The entry that made `version` the present champion; None when it is not the champion."""
+    changes = [e for e in carried_out(entries) if e.action in _CHAMPION_CHANGES]
+    return changes[-1] if changes and changes[-1].to_version == version else None
+
+
+def rolled_back(entries: Entries) -> set[str]:
+    """Versions that a rollback took down."""
+    return {e.version for e in carried_out(entries) if e.action == ROLLED_BACK and e.version != e.to_version}
+
+
+def rejected_weights(entries: Entries) -> set[str]:
+    """Weights of the versions that a rollback took down: they may come back under another number."""
+    return {e.weights for e in carried_out(entries) if e.version in rolled_back(entries) and e.weights}
+
+
+def past_champions(entries: Entries) -> tuple[str, ...]:
+    """Champions that were never rolled back, the latest first, each once."""
+    bad = rolled_back(entries)
+    found = [e.to_version for e in reversed(carried_out(entries)) if e.action in _CHAMPION_CHANGES and e.to_version]
+    return tuple(dict.fromkeys(v for v in found if v not in bad))
+
+
+def rollback_target(entries: Entries, current: str | None, existing: Collection[str]) -> str | None:
+    """The last champion that was never rolled back, still exists and is not `current`; None when there is none."""
+    return next((v for v in past_champions(entries) if v != current and v in existing), None)
+
+
+def anchor(entries: Entries) -> str | None:
+    """The last version promoted because it was shown better (or was the first), and never rolled back; else None."""
+    bad = rolled_back(entries)
+    shown = [e for e in carried_out(entries) if e.action in PROMOTIONS and e.numbers.get("test") in _SHOWN_BETTER]
+    return next((e.version for e in reversed(shown) if e.version not in bad), None)
+
+
+def spent(entries: Entries, allowed: int, now: float) -> int:
+    """Decisions of the running period (`allowed` days back from `now`, seconds since 1970) that compared two models.
+
+    An approval repeats the comparison it approves and counts once with it; another rule or code is another look.
+    """
+    since = time.strftime(TIME_FORMAT, time.gmtime(now - allowed * _DAY))
+    compared = [e for e in carried_out(entries) if e.at >= since and e.numbers.get("difference") is not None]
+    paid = [e for e in compared if e.numbers.get("spent", 0) < allowed]
+    return len({(e.version, e.from_version, e.numbers.get("gate")) for e in paid})
+
+
+def hold(entries: Entries) -> str | None:
+    """Why promotions are on hold, or None: a rollback holds them until somebody resumes."""
+    found = [e for e in carried_out(entries) if e.action in (ROLLED_BACK, RESUMED)]
+    if not found or found[-1].action == RESUMED:
+        return None
+    return f"rolled back from version {found[-1].version}: {found[-1].reason}"
+
+
+def standing_decision(entries: Entries, version: str, champion: str | None, gate: str) -> LedgerEntry | None:
+    """The gate's last answer on `version` where nothing that it rests on has changed, else None.
+
+    Only the gate reads the test rows, once per version: the same rule (`gate`, a fingerprint) against the same
+    champion is not asked twice.
+    """
+    about = [e for e in carried_out(entries) if e.version == version and e.action not in (RESUMED, NOTICED)]
+    if not about or about[-1].action not in (KEPT, AWAITING):
+        return None
+    last = about[-1]
+    return last if last.from_version == champion and last.numbers.get("gate") == gate else None
+
+
+def repeated(entries: Entries, version: str, action: str, reason: str, champion: str | None) -> LedgerEntry | None:
+    """The last entry about `version` when it already says just this, else None."""
+    about = [e for e in carried_out(entries) if e.version == version]
+    if not about or (about[-1].action, about[-1].reason, about[-1].from_version) != (action, reason, champion):
+        return None
+    return about[-1]
+
+
+def _dump(entry: LedgerEntry) -> str:
+    return json.dumps(asdict(entry), ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,222 @@
+"""MLflow registry: log the served folder and register it, once per run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.errors import RegistryError
+from bertft_core.base.files import is_complete
+from bertft_core.config.store import Store
+from bertft_core.registry import ledger
+from bertft_core.registry.aliases import (
+    MODEL_ID,
+    READY,
+    RUN_ID,
+    RegisteredVersion,
+    aliases,
+    champion,
+    describe,
+    find,
+    require_ready,
+    versions,
+)
+from bertft_core.registry.artifacts import EVIDENCE
+from bertft_core.registry.entries import rollback_target
+from bertft_core.serving.artifact import read_card
+from bertft_core.tracking.store import client, ensure_store, logged_model_location, store_lock
+
+# What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
+_SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+
+
+def register(
+    store: Store,
+    run_id: str,
+    model_folder: Path | str,
+    registered_model: str,
+    tags: Mapping[str, str],
+    *,
+    extra_files: Sequence[Path | str] = (),
+) -> RegisteredVersion:
+    """Log the artefact `model_folder` under the MLflow run `run_id`; register it once per tag bertft.run_id.
+
+    A version with that tag is returned as it is; a model that was logged but not yet registered (a kill in
+    between) is registered without logging it again. `extra_files` travel in the logged model's evidence
+    folder. Raises RegistryError when the tag is missing, the folder is damaged or the logged model is not
+    READY.
+    """
+    if not tags.get(RUN_ID):
+        raise RegistryError(f"a version needs the tag {RUN_ID}: without it a repeat would register twice")
+    experiment = ensure_store(store)
+    with store_lock(store, timeout_seconds=600):
+        found = find_version(store, registered_model, tags[RUN_ID])
+        if found is not None:
+            require_ready(store, found.model_id)
+            return found
+        folder = Path(model_folder)
+        if not is_complete(folder):
+            raise RegistryError(f"{folder} is not a complete artefact: build it again with build_artifact")
+        model_id = _logged_model(store, experiment, tags[RUN_ID])
+        if model_id is None:
+            model_id = _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
+        require_ready(store, model_id)
+        api = client(store)
+        _ensure_model(api, registered_model)
+        marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
+        made = api.create_model_version(
+            registered_model, source=_source(store, model_id), run_id=run_id, tags=marks, model_id=model_id,
+            description=f"decisions on it: bertft history {registered_model}",
+        )  # fmt: skip
+        return describe(made, was_found=False)
+
+
+def find_version(store: Store, name: str, run_id: str) -> RegisteredVersion | None:
+    """The oldest version tagged bertft.run_id = `run_id`, or None."""
+    matching = [v for v in versions(store, name) if v.tags.get(RUN_ID) == run_id]
+    return matching[0] if matching else None
+
+
+def artifact_size(store: Store, version: RegisteredVersion) -> int | None:
+    """Bytes of a version's artefacts on this machine; None when they lie elsewhere or are gone."""
+    location = logged_model_location(store, version.model_id)
+    if location is None or "://" in location.removeprefix("file://"):
+        return None
+    files = [p for p in Path(location.removeprefix("file://")).rglob("*") if p.is_file()]
+    return sum(p.stat().st_size for p in files)
+
+
+def delete_version(store: Store, name: str, version: str) -> None:
+    """Delete a version with its logged model and artefacts; safe to kill and repeat.
+
+    Raises RegistryError for a version that an alias points at, that a rollback would return to, or whose
+    artefacts another version shares.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with store_lock(store):
+        found = find(store, name, version)
+        if found is None:
+            return
+        if reason := _needed(store, found):
+            raise RegistryError(f"{found} is not deleted: {reason}")
+        api, location = client(store), logged_model_location(store, found.model_id)
+        if location is not None:  # the version goes last: until then a killed removal is found again
+            get_artifact_repository(location, tracking_uri=store.tracking_uri).delete_artifacts()
+            api.delete_logged_model(found.model_id)
+        api.delete_model_version(name, version)
+
+
+def _needed(store: Store, version: RegisteredVersion) -> str | None:
+    held = [alias for alias, target in aliases(store, version.name).items() if target == version.version]
+    if held:
+        return f"alias {held[0]} points at it"
+    existing = {v.version for v in versions(store, version.name)}
+    target = rollback_target(ledger.read(store, version.name), champion(store, version.name), existing)
+    if target == version.version:
+        return "a rollback would return to it"
+    sharing = client(store).search_model_versions(f"tags.`{MODEL_ID}` = '{version.model_id}'")
+    return "another version shares its artefacts" if len(sharing) > 1 else None
+
+
+def _ensure_model(api: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        api.create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
+            raise RegistryError(f"registered model {name!r}: {fault}") from fault
+
+
+def _source(store: Store, model_id: str) -> str:
+    # A database registry resolves models:/ids by MLflow's global URI, not by its client's: give the place
+    # itself. A tracking server resolves ids in its own store, and refuses file paths.
+    if store.registry_uri.startswith(("http://", "https://")):
+        return f"models:/{model_id}"
+    return str(client(store).get_logged_model(model_id).artifact_location)
+
+
+def _logged_model(store: Store, experiment: str, run_id: str) -> str | None:
+    query = f"tags.`{RUN_ID}` = '{run_id}'"
+    found = client(store).search_logged_models([experiment], filter_string=query)
+    ready = [str(m.model_id) for m in found if str(m.status) == READY]
+    return ready[0] if ready else None
+
+
+def _log_model(
+    store: Store,
+    experiment: str,
+    mlflow_run: str,
+    folder: Path,
+    run_id: str,
+    extra_files: Sequence[Path | str],
+) -> str:
+    """Save locally, upload, mark READY; by explicit client calls, so no global MLflow state is touched."""
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    api = client(store)
+    made = api.create_logged_model(
+        experiment,
+        name="classifier",
+        source_run_id=mlflow_run,
+        tags={RUN_ID: run_id},
+        model_type="classifier",
+    )
+    model_id = str(made.model_id)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bertft-model-") as scratch:
+            target = Path(scratch) / "model"
+            record = Model(
+                artifact_path=made.artifact_location,
+                model_uuid=model_id,
+                run_id=mlflow_run,
+                model_id=model_id,
+            )
+            mlflow.pyfunc.save_model(str(target), mlflow_model=record, **_contents(folder))
+            (target / EVIDENCE).mkdir()
+            for file in extra_files:
+                shutil.copyfile(file, target / EVIDENCE / Path(file).name)
+            api.log_model_artifacts(model_id, str(target))
+    except BaseException:
+        api.finalize_logged_model(model_id, "FAILED")
+        raise
+    api.finalize_logged_model(model_id, READY)
+    api.log_outputs(mlflow_run, [LoggedModelOutput(model_id, 0)])
+    return model_id
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    import bertft_core
+
+    core = Path(bertft_core.__file__).parent
+    return {
+        "python_model": str(core / "serving" / "model_file.py"),
+        "artifacts": {"model": str(folder)},
+        "code_paths": [str(core)],
+        "pip_requirements": _requirements(),
+        "signature": _signature(read_card(folder).classes),
+    }
+
+
+def _requirements() -> list[str]:
+    # The part after + names a build (2.13.0+cpu) that no index serves under that name.
+    return [f"{p}=={importlib.metadata.version(p).partition('+')[0]}" for p in _SERVED_PACKAGES]
+
+
+def _signature(classes: tuple[str, ...]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    inputs = Schema([ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)])
+    probabilities = (ColSpec("double", f"probability_{name}") for name in classes)
+    answer = [ColSpec("string", "label"), ColSpec("double", "confidence"), ColSpec("boolean", "abstain")]
+    outputs = Schema([*answer, *probabilities])
+    params = ParamSchema([ParamSpec("batch_size", "long", 0)])  # 0 = the artefact's token budget
+    return ModelSignature(inputs=inputs, outputs=outputs, params=params)

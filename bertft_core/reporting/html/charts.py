@@ -1,0 +1,271 @@
+"""Charts as inline SVG: small functions from numbers to markup, coloured by the page's CSS variables.
+
+All are drawn 360 units wide, which is the width of a phone, so that their 11-unit text stays readable there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bertft_core.reporting.html.markup import Markup, clipped, el, join, number, percent
+
+WIDTH = 360
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 34, 36
+_PLOT = 170  # height of a line chart's plot area
+_ROW = 44  # height of one row of a chart of intervals
+_CELLS = 2000  # off-diagonal cells drawn of a large confusion matrix
+
+Point = tuple[float, float]
+Scale = Callable[[float], float]
+Domain = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A line: points by rising x; colour blue, orange or grey; a title for each point, shown under the pointer."""
+
+    name: str
+    points: Sequence[Point]
+    colour: str
+    is_dashed: bool = False
+    marker: str = "circle"
+    titles: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A title, the values it spans, how a tick is written, and where ticks stand (None: at round values)."""
+
+    title: str
+    domain: Domain
+    written: Callable[[float], str]
+    ticks: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whisker:
+    """A row of a chart of intervals: name, value, interval, and values to compare with (name, value)."""
+
+    name: str
+    shown: str
+    value: float
+    interval: Domain | None
+    others: Sequence[tuple[str, float]] = ()
+
+
+def line_chart(
+    label: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    bands: Sequence[tuple[float, float, str]] = (),
+    extra: Callable[[Scale, Scale], Markup] | None = None,
+) -> Markup:
+    """Lines with markers over x and y. bands (start, end, text) are shaded alternately; `extra` draws on top."""
+    height = _TOP + _PLOT + _BOTTOM
+    top = 0 if y.title else 16  # no empty line where a title would stand
+    at_x, at_y = _scale(x.domain, (_LEFT, WIDTH - _RIGHT)), _scale(y.domain, (_TOP + _PLOT, _TOP))
+    return el(
+        "svg",
+        *(_band(at_x, i, *band) for i, band in enumerate(bands)),
+        _frame(at_x, at_y, x, y),
+        *(_line(s, at_x, at_y) for s in series),
+        extra(at_x, at_y) if extra else None,
+        viewBox=f"0 {top} {WIDTH} {height - top}",
+        role="img",
+        aria_label=label,
+    )
+
+
+def whisker_chart(label: str, rows: Sequence[Whisker], domain: Domain, *, zero: bool = False) -> Markup:
+    """One row per value: its name and number, below it dot and interval on a shared axis.
+
+    `others` are a ring (the first) and a triangle (the second). zero: the line at 0 is drawn strong.
+    """
+    at = _scale(domain, (8, WIDTH - 8))
+    bottom = _ROW * len(rows) + 6
+    marks = ticks(domain, 5)
+    digits = _digits(marks)
+    grid = [el("line", x1=_r(at(t)), x2=_r(at(t)), y1=4, y2=bottom, class_="grid") for t in marks]
+    names = [_text(at(t), bottom + 14, number(t, digits, zero), "middle") for t in marks]
+    strong = el("line", x1=_r(at(0)), x2=_r(at(0)), y1=4, y2=bottom, class_="axis") if zero else None
+    lines = [_whisker_row(row, i * _ROW, at) for i, row in enumerate(rows)]
+    size = f"0 0 {WIDTH} {bottom + 20}"
+    return el("svg", *grid, strong, *lines, *names, viewBox=size, role="img", aria_label=label)
+
+
+def spark_whisker(label: str, value: float, interval: Domain | None, domain: Domain, reference: float) -> Markup:
+    """A dot with its interval in the height of a line of text; the upright line is the reference."""
+    at = _scale(domain, (4, 140))
+    line = el("line", x1=_r(at(reference)), x2=_r(at(reference)), y1=0, y2=16, class_="axis")
+    arm = None if interval is None else _arm(at, interval, 8)
+    dot = el("circle", cx=_r(at(value)), cy=8, r=3.4, class_="f-blue")
+    return el("svg", line, arm, dot, viewBox="0 0 144 16", role="img", aria_label=label)
+
+
+def heat_map(label: str, counts: Sequence[Sequence[int]]) -> Markup:
+    """A large confusion matrix without numbers: the shares of each true class, errors in orange."""
+    n = len(counts)
+    errors = [(i, j, row[j] / max(1, sum(row))) for i, row in enumerate(counts) for j in range(n) if i != j and row[j]]
+    shown = sorted(errors, key=lambda cell: -cell[2])[:_CELLS]
+    right = [(i, i, row[i] / max(1, sum(row))) for i, row in enumerate(counts)]
+    back = el("rect", width=n, height=n, class_="band")
+    # an error of one row in a hundred must still be seen: opacity grows with the root of the share
+    cells = [
+        el("rect", x=j, y=i, width=1, height=1, class_=kind, fill_opacity=_r(0.15 + 0.85 * math.sqrt(share), 2))
+        for kind, part in (("cell-right", right), ("cell-wrong", shown))
+        for i, j, share in part
+    ]
+    return el("svg", back, *cells, viewBox=f"0 0 {n} {n}", role="img", aria_label=label, shape_rendering="crispEdges")
+
+
+def key(name: str, colour: str, marker: str = "circle", is_dashed: bool = False) -> Markup:
+    """A legend entry: a piece of line with its marker, then the name."""
+    line = el("line", x1=1, x2=27, y1=6, y2=6, class_=f"curve s-{colour}{' dashed' if is_dashed else ''}")
+    dot = None if marker == "none" else _marker(14, 6, colour, marker)
+    return el("span", el("svg", line, dot, viewBox="0 0 28 12"), name, class_="key")
+
+
+def point_key(name: str, colour: str, marker: str) -> Markup:
+    """A legend entry of a marker alone."""
+    return el("span", el("svg", _marker(14, 6, colour, marker), viewBox="0 0 28 12"), name, class_="key")
+
+
+def sign(passed: bool) -> Markup:
+    """A tick or a cross, in the colour of the text around it."""
+    d = "M2 8.5 6 12.5 14 3.5" if passed else "M3 3 13 13 M13 3 3 13"
+    path = el("path", d=d, fill="none", stroke="currentColor", stroke_width=2.2, stroke_linecap="round")
+    return el("svg", path, viewBox="0 0 16 16", aria_hidden="true")
+
+
+def ticks(domain: Domain, wanted: int) -> list[float]:
+    """About `wanted` round values (1, 2 or 5 times a power of ten apart) within the domain.
+
+    >>> ticks((0.0, 1.0), 5)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    low, high = domain
+    step = _step(domain, wanted)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def _step(domain: Domain, wanted: int) -> float:
+    raw = (domain[1] - domain[0]) / max(1, wanted)
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+
+
+def rounded_out(low: float, high: float, wanted: int = 4) -> Domain:
+    """The domain widened to round values; one of no width gets some."""
+    if high - low < 1e-9:
+        low, high = low - max(abs(low), 1e-3) * 0.1, high + max(abs(high), 1e-3) * 0.1
+    for _ in range(3):  # a wider domain may have wider steps
+        step = _step((low, high), wanted)
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return low, high
+
+
+def share_axis(title: str, domain: Domain) -> Axis:
+    """An axis of shares in percent."""
+    digits = max(0, _digits(ticks(domain, 4)) - 2)
+    return Axis(title=title, domain=domain, written=lambda v: percent(v, digits))
+
+
+def value_axis(title: str, domain: Domain) -> Axis:
+    """An axis of plain numbers."""
+    digits = _digits(ticks(domain, 4))
+    return Axis(title=title, domain=domain, written=lambda v: number(v, digits))
+
+
+def _digits(marks: Sequence[float]) -> int:
+    """Decimals that tell the ticks apart."""
+    return next((d for d in range(7) if all(abs(round(m, d) - m) < 1e-9 for m in marks)), 6)
+
+
+def _scale(domain: Domain, target: Domain) -> Scale:
+    (a, b), (c, d) = domain, target
+    return lambda v: c + (min(max(v, a), b) - a) / (b - a) * (d - c)
+
+
+def _r(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _text(x: float, y: float, value: str, anchor: str = "start", kind: str | None = None) -> Markup:
+    return el("text", value, x=_r(x), y=_r(y), text_anchor=anchor, class_=kind)
+
+
+def _frame(at_x: Scale, at_y: Scale, x: Axis, y: Axis) -> Markup:
+    """Grid lines, ticks, axis titles: y's above the plot, so that nothing is read sideways."""
+    right, bottom = WIDTH - _RIGHT, _TOP + _PLOT
+    marks = y.ticks if y.ticks is not None else ticks(y.domain, 4)
+    rows = [
+        join([
+            el("line", x1=_LEFT, x2=right, y1=_r(at_y(t)), y2=_r(at_y(t)), class_="grid"),
+            _text(_LEFT - 6, at_y(t) + 4, y.written(t), "end"),
+        ])
+        for t in marks
+    ]  # fmt: skip
+    columns = [
+        join([
+            el("line", x1=_r(at_x(t)), x2=_r(at_x(t)), y1=bottom, y2=bottom + 4, class_="axis"),
+            _text(at_x(t), bottom + 16, x.written(t), "middle"),
+        ])
+        for t in (x.ticks if x.ticks is not None else ticks(x.domain, 5))
+    ]  # fmt: skip
+    base = el("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis")
+    titles = [_text(0, 10, y.title, kind="strong"), _text(right, bottom + 31, x.title, "end", "strong")]
+    return join([*rows, *columns, base, *titles])
+
+
+def _band(at_x: Scale, place: int, start: float, end: float, label: str) -> Markup:
+    a, b = at_x(start), at_x(end)
+    shade = el("rect", x=_r(a), y=_TOP, width=_r(b - a), height=_PLOT, class_="band") if place % 2 == 0 else None
+    return join([shade, _text((a + b) / 2, _TOP - 5, label, "middle")])
+
+
+def _line(series: Series, at_x: Scale, at_y: Scale) -> Markup:
+    places = [(at_x(a), at_y(b)) for a, b in series.points]
+    path = " ".join(f"{_r(a)},{_r(b)}" for a, b in places)
+    kind = f"curve s-{series.colour}{' dashed' if series.is_dashed else ''}"
+    titles = list(series.titles) + [""] * (len(places) - len(series.titles))
+    dots = [] if series.marker == "none" else [
+        _marker(a, b, series.colour, series.marker, title)
+        for (a, b), title in zip(places, titles, strict=True)
+    ]  # fmt: skip
+    return join([el("polyline", points=path, class_=kind), *dots])
+
+
+def _marker(x: float, y: float, colour: str, kind: str, title: str = "") -> Markup:
+    name = el("title", title) if title else None
+    if kind == "ring":
+        return el("circle", name, cx=_r(x), cy=_r(y), r=3.6, class_=f"hollow s-{colour}")
+    if kind == "square":
+        return el("rect", name, x=_r(x - 3.2), y=_r(y - 3.2), width=6.4, height=6.4, class_=f"hollow s-{colour}")
+    if kind == "triangle":
+        d = f"M{_r(x - 4.2)} {_r(y + 3.4)} {_r(x + 4.2)} {_r(y + 3.4)} {_r(x)} {_r(y - 4)}Z"
+        return el("path", name, d=d, class_=f"hollow s-{colour}")
+    return el("circle", name, cx=_r(x), cy=_r(y), r=3.6, class_=f"f-{colour}")
+
+
+def _whisker_row(row: Whisker, top: float, at: Scale) -> Markup:
+    y = top + 30
+    kinds = ("ring", "triangle")
+    others = [
+        _marker(at(value), y, "grey", kinds[min(i, 1)], f"{name} {number(value)}")
+        for i, (name, value) in enumerate(row.others)
+    ]
+    arm = None if row.interval is None else _arm(at, row.interval, y)
+    dot = el("circle", cx=_r(at(row.value)), cy=_r(y), r=4.2, class_="f-blue")
+    name = _text(0, top + 16, clipped(row.name, 40), kind="strong")
+    return join([name, _text(WIDTH, top + 16, row.shown, "end", "strong"), arm, *others, dot])
+
+
+def _arm(at: Scale, interval: Domain, y: float) -> Markup:
+    a, b = at(interval[0]), at(interval[1])
+    ends = [el("line", x1=_r(x), x2=_r(x), y1=_r(y - 4), y2=_r(y + 4), class_="curve s-blue") for x in (a, b)]
+    return join([el("line", x1=_r(a), x2=_r(b), y1=_r(y), y2=_r(y), class_="curve s-blue"), *ends])

@@ -1,0 +1,295 @@
+"""Pictures of a search as PNG files, drawn from its results: scores, time, workers, the second objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bertft_core.reporting.search.knob_pictures import add_legend, importance_picture, parallel_picture, slice_picture
+from bertft_core.search.knobs import BLUE, GREY, ORANGE, best_of, knobs_of, score_limits, score_name, scored
+from bertft_core.search.results import TrialResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_LABELLED = 60  # bars that carry their slot
+_GROUPS = 100  # bars, where not every trial can have its own
+_NEAR = 0.05  # of an axis: two labels of a front as near as this would overlap
+_STATES = (("complete", BLUE), ("pruned", "#b8bec6"), ("fail", ORANGE))
+_NAMES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
+MEASURES = {"latency": "time of one row (ms)", "size": "size (MB)"}
+
+
+def draw_all(
+    results: Sequence[TrialResult],
+    metric: str,
+    folder: Path,
+    *,
+    log: Collection[str] = (),
+    importances: Mapping[str, float] | None = None,
+    measure: str | None = None,
+    front: Collection[int] = (),
+    chosen: int | None = None,
+) -> tuple[Path, ...]:
+    """Draw into `folder` every picture that makes sense of these results, in the order to be read; their paths.
+
+    history.png, parallel.png and times.png from two trials on; importances.png where there are importances;
+    slice.png where two numeric knobs vary; workers.png where start and end are known; front.png for a `measure`
+    ("latency" or "size") known of two trials. log: knobs on a logarithmic scale. front, chosen: slots.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(results) < 2:
+        return ()
+    found: list[Path | None] = [history_picture(results, metric, folder / "history.png")]
+    if importances:
+        complete = len(scored(results, "complete"))
+        found.append(importance_picture(importances, complete, folder / "importances.png"))
+    if knobs_of(results):
+        found.append(parallel_picture(results, metric, folder / "parallel.png", log, importances))
+        found.append(slice_picture(results, metric, folder / "slice.png", log, importances))
+    if measure is not None:
+        found.append(front_picture(results, metric, measure, folder / "front.png", front, chosen))
+    found.append(time_picture(results, folder / "times.png"))
+    found.append(workers_picture(results, folder / "workers.png"))
+    return tuple(path for path in found if path is not None)
+
+
+def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> Path:
+    """Each trial's score by slot, pruned and failed ones marked, the best so far as a line; returns `path`.
+
+    Trials without a score, and the few whose score lies far below all others, stand at the lower edge.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6.8, 4.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    done, pruned = scored(results, "complete"), scored(results, "pruned")
+    low, high = score_limits([score for _, score in [*done, *pruned]])
+    room = 0.06 * (high - low)
+    axes.set(ylim=(low - 2 * room, high + room), title="Search history")
+    size = 6 if len(results) <= 100 else 3
+    for found, mark, colour, label in ((done, "o", BLUE, "complete"), (pruned, "x", GREY, "pruned")):
+        inside = [(r.slot, s) for r, s in found if s >= low]
+        if inside:
+            axes.plot(*zip(*inside, strict=True), mark, color=colour, markersize=size, label=f"{label} ({len(found)})")
+    _mark_edge(axes, results, low, size)
+    best, line = -math.inf, []
+    for _, score in done:
+        best = max(best, score)
+        line.append(best)
+    if line:
+        slots = [r.slot for r, _ in done] + [max(r.slot for r in results)]
+        axes.step(slots, [*line, best], where="post", color=ORANGE, linewidth=1.4, zorder=1, label="best so far")
+    axes.set(xlabel="trial", ylabel=score_name(metric))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    add_legend(figure, 4)
+    figure.savefig(path)
+    return Path(path)
+
+
+def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int) -> None:
+    """At the lower edge: failed trials, pruned ones without a score, scores below the axis."""
+    place = axes.get_xaxis_transform()
+    known = {r.slot for state in ("complete", "pruned") for r, _ in scored(results, state)}
+    kinds = (
+        ("failed", "^", ORANGE, [r.slot for r in results if r.state == "fail"]),
+        ("no score", "v", GREY, [r.slot for r in results if r.state != "fail" and r.slot not in known]),
+        ("score far below", "v", "#444444", [r.slot for r in results if r.slot in known and (r.score or 0.0) < low]),
+    )
+    for label, mark, colour, slots in kinds:
+        if slots:
+            axes.plot(
+                slots, [0.03] * len(slots), mark, color=colour, markersize=size, transform=place, clip_on=False,
+                label=f"{label} ({len(slots)})",
+            )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """A span of time in the unit that suits it.
+
+    >>> duration(4000), duration(5820)
+    ('67 min', '1 h 37 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def pruned_share(results: Sequence[TrialResult]) -> float:
+    """Share of the trials' time that went into pruned ones, in [0, 1]."""
+    total = sum(r.seconds for r in results)
+    return sum(r.seconds for r in results if r.state == "pruned") / total if total > 0 else 0.0
+
+
+def time_picture(results: Sequence[TrialResult], path: Path) -> Path:
+    """Time of each trial as a bar by slot, pruned ones hatched; the sum stands in the title. Returns `path`.
+
+    Above 200 trials a bar is the time of several together, stacked by what became of them.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    width = 1 if len(results) <= 2 * _GROUPS else -(-len(results) // _GROUPS)
+    places = sorted({r.slot // width * width for r in results})
+    sums = {state: dict.fromkeys(places, 0.0) for state, _ in _STATES}
+    for r in results:
+        sums[r.state][r.slot // width * width] += r.seconds
+    base = dict.fromkeys(places, 0.0)
+    unit, divisor = _unit(max(sum(found[p] for found in sums.values()) for p in places))
+    figure = Figure(figsize=(6.8, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    few = len(places) <= _LABELLED
+    for state, colour in _STATES:
+        n = sum(r.state == state for r in results)
+        if n:
+            axes.bar(
+                [p + (width - 1) / 2 for p in places], [sums[state][p] / divisor for p in places],
+                bottom=[base[p] / divisor for p in places], color=colour, label=f"{_NAMES[state]} ({n})",
+                width=0.72 * width if few else width, hatch="////" if state == "pruned" and few else None,
+                edgecolor="white" if few else "none", linewidth=0,
+            )  # fmt: skip
+            base = {p: base[p] + sums[state][p] for p in places}
+    total = duration(sum(r.seconds for r in results))
+    axes.set_title(f"Time per trial: {total} in all, {100 * pruned_share(results):.0f} % on pruned")
+    axes.set(xlabel="trial" if width == 1 else f"trial ({width} to a bar)", ylabel=unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.01)
+    axes.set_ylim(0, 1.06 * max(base.values()) / divisor or 1.0)
+    axes.spines[["top", "right"]].set_visible(False)
+    add_legend(figure, 3)
+    figure.savefig(path)
+    return Path(path)
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    return ("seconds", 1.0) if seconds < 180 else ("minutes", 60.0) if seconds < 10_800 else ("hours", 3600.0)
+
+
+def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
+    """When each trial ran, in lanes of each host; None where the start and end of fewer than two are known.
+
+    A lane is one trial at a time: a host has as many as it ran trials at once.
+    """
+    from matplotlib.figure import Figure
+
+    known = sorted((r for r in results if r.finished > r.started > 0), key=lambda r: r.started)
+    if len(known) < 2:
+        return None
+    lanes = _lanes(known)
+    names = sorted(set(lanes.values()), reverse=True)
+    origin, end = known[0].started, max(r.finished for r in known)
+    unit, divisor = _unit(end - origin)
+    figure = Figure(figsize=(6.8, 1.9 + 0.36 * min(len(names), 24)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for state, colour in _STATES:
+        bars = [
+            (names.index(lanes[r.slot]), (r.started - origin) / divisor, (r.finished - r.started) / divisor)
+            for r in known if r.state == state
+        ]  # fmt: skip
+        if bars:
+            rows, starts, lengths = zip(*bars, strict=True)
+            line = 0.6 if len(known) <= _LABELLED else 0.0
+            axes.barh(rows, lengths, 0.7, starts, color=colour, edgecolor="white", linewidth=line, label=_NAMES[state])
+    if len(known) <= _LABELLED:
+        _name_bars(
+            axes, [r for r in known if r.finished - r.started > 0.03 * (end - origin)], lanes, names, origin, divisor
+        )
+    is_one = len({host for host, _ in names}) == 1
+    labels = [f"worker {lane + 1}" if is_one else f"{host[:16] or 'host'} · {lane + 1}" for host, lane in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=8, parse_math=False)
+    axes.set_xlabel(f"{unit} since the first trial began")
+    axes.set_title(f"Who ran what: {duration(end - origin)} from first to last")
+    axes.spines[["top", "right"]].set_visible(False)
+    add_legend(figure, 3)
+    figure.savefig(path)
+    return Path(path)
+
+
+def _name_bars(
+    axes: Axes, shown: Sequence[TrialResult], lanes: Mapping[int, tuple[str, int]], names: list[tuple[str, int]],
+    origin: float, divisor: float,
+) -> None:  # fmt: skip
+    for r in shown:
+        middle = ((r.started + r.finished) / 2 - origin) / divisor
+        ink = "black" if r.state == "pruned" else "white"
+        axes.text(middle, names.index(lanes[r.slot]), str(r.slot), ha="center", va="center", fontsize=7, color=ink)
+
+
+def _lanes(known: Sequence[TrialResult]) -> dict[int, tuple[str, int]]:
+    """(host, lane) of each slot: the first lane of its host that is free when it starts."""
+    ends: dict[str, list[float]] = {}
+    found = {}
+    for r in known:
+        free = ends.setdefault(r.host, [])
+        lane = next((i for i, end in enumerate(free) if end <= r.started + 1e-6), len(free))
+        free[lane : lane + 1] = [r.finished]
+        found[r.slot] = (r.host, lane)
+    return found
+
+
+def measured(result: TrialResult, measure: str) -> float | None:
+    """The second objective of a trial: milliseconds of one row, or megabytes (10**6 bytes)."""
+    if measure == "latency":
+        return result.latency_ms
+    return None if result.size_bytes is None else result.size_bytes / 1e6
+
+
+def front_picture(
+    results: Sequence[TrialResult],
+    metric: str,
+    measure: str,
+    path: Path,
+    front: Collection[int] = (),
+    chosen: int | None = None,
+) -> Path | None:
+    """Score against latency or size, the Pareto front as a line, the chosen trial ringed; None below two points.
+
+    measure: "latency" or "size". front: slots on the front, chosen: the slot that was picked.
+    """
+    from matplotlib.figure import Figure
+
+    points = [(r.slot, x, s) for r, s in scored(results, "complete") if (x := measured(r, measure)) is not None]
+    if len(points) < 2:
+        return None
+    low, high = score_limits([s for _, _, s in points])
+    figure = Figure(figsize=(6.8, 4.4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    room = 0.08 * (high - low)
+    axes.set(ylim=(low - room, high + 2 * room), xlabel=MEASURES[measure], ylabel=score_name(metric))
+    others = [(x, max(s, low)) for slot, x, s in points if slot not in front]
+    if others:
+        size = 5 if len(others) <= 100 else 3
+        axes.plot(*zip(*others, strict=True), "o", color=GREY, markersize=size, alpha=0.7, label="complete")
+    on_front = sorted((x, max(s, low), slot) for slot, x, s in points if slot in front)
+    if on_front:
+        xs, ys, slots = zip(*on_front, strict=True)
+        axes.step(xs, ys, "o-", where="post", color=BLUE, markersize=6, label=f"Pareto front ({len(slots)})")
+    picked = [(x, max(s, low), slot) for slot, x, s in points if slot == chosen]
+    for x, y, slot in picked:
+        best = best_of(results)
+        kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
+        axes.plot([x], [y], "o", label=f"{kind}: trial {slot}", markersize=14, mfc="none", mec=ORANGE, mew=2)
+    axes.margins(x=0.06)
+    _name_points(axes, [*picked, *on_front])
+    axes.set_title(f"Score against {'latency' if measure == 'latency' else 'size'}")
+    add_legend(figure, 3)
+    figure.savefig(path)
+    return Path(path)
+
+
+def _name_points(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
+    """Write the slot over each point, the first ones first, where it does not run into another."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    named: list[tuple[float, float]] = []
+    for x, y, slot in points:
+        at = ((x - left) / (right - left), (y - low) / (high - low))
+        if all(abs(at[0] - a) > _NEAR or abs(at[1] - b) > _NEAR for a, b in named):
+            axes.annotate(str(slot), (x, y), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+            named.append(at)

@@ -1,0 +1,1 @@
+"""Runs, metrics, files and data sets in MLflow's tracking store."""

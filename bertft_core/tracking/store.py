@@ -1,0 +1,413 @@
+"""MLflow runs: one store, one run per (run_key, role, slot), logging that may be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from bertft_core.base.errors import ArtifactError, ConfigError, RegistryError
+from bertft_core.base.locks import exclusive
+from bertft_core.base.postgres import advisory_lock, is_postgres
+from bertft_core.base.text import mask_uri
+from bertft_core.config.store import MlflowConfig, Store
+
+if TYPE_CHECKING:
+    from bertft_core.data.dataset import DatasetSplits
+
+
+_LOGGER = logging.getLogger(__name__)
+_THREAD = threading.local()
+RUN_KEY = "bertft.run_key"
+ROLE = "bertft.role"
+SLOT = "bertft.slot"
+NOTE = "mlflow.note.content"  # what MLflow shows as a run's description
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow 3 opens it at traces of agents
+_PARENT = "mlflow.parentRunId"
+_BATCH = 1000  # entries one log_batch takes (MLflow's limit for metrics)
+_PARAM_BATCH = 100  # MLflow's limit for parameters and tags
+_PARAM_LENGTH = 6000  # MLflow's limit for a parameter's value, characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricPoint:
+    """One measured value. step: optimizer steps (or an epoch, or a slot), >= 0. value: may be nan."""
+
+    key: str
+    value: float
+    step: int = 0
+
+
+def client(store: Store) -> Any:
+    """An MlflowClient for `store`; switches MLflow's telemetry off first."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=store.tracking_uri, registry_uri=store.registry_uri)
+
+
+def open_store(config: MlflowConfig, home: Path | str) -> Store:
+    """The store of a configuration, made where missing. Raises as `ensure_store` does."""
+    store = config.store(home)
+    ensure_store(store)
+    return store
+
+
+def ensure_store(store: Store) -> str:
+    """Create the database and the experiment where missing; return the experiment's id.
+
+    Safe to call from several processes at once (MLflow alone is not on a fresh database, sqlite or PostgreSQL).
+    Raises ConfigError when the experiment exists with another artifact_root or was deleted, RegistryError or
+    StorageError when the store does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with store_lock(store):
+        _make_folders(store)
+        try:
+            api = client(store)
+            found = api.get_experiment_by_name(store.experiment)
+            if found is None:
+                found = api.get_experiment(_create(api, store))
+        except MlflowException as fault:
+            raise RegistryError(f"{store}: {fault}") from fault
+    if found.lifecycle_stage == "deleted":
+        raise ConfigError(f"experiment {store.experiment!r} was deleted in {store}: restore or rename it")
+    if store.artifact_root and _plain(found.artifact_location) != _plain(store.artifact_root):
+        raise ConfigError(
+            f"artifact_root: experiment {store.experiment!r} keeps its artefacts in "
+            f"{mask_uri(found.artifact_location)}, mlflow.yaml says {mask_uri(store.artifact_root)}: "
+            "set artifact_root to the first, or choose another experiment"
+        )
+    return str(found.experiment_id)
+
+
+def find_or_create_run(
+    store: Store,
+    run_key: str,
+    role: str,
+    parent_id: str | None = None,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    slot: int | None = None,
+    started: float | None = None,
+) -> str:
+    """The id of the run tagged (run_key, role, slot); made when missing, running again when it failed.
+
+    The oldest match wins, so that a second call after a kill continues the first one's run. A finished run
+    stays so. started: seconds since 1970, of what began before its run is made; None: now. A run that started at
+    another time mirrors something else (a trial of another storage) and is deleted.
+    """
+    marks = {RUN_KEY: run_key, ROLE: role}
+    if slot is not None:
+        marks[SLOT] = str(slot)
+    experiment = ensure_store(store)
+    api = client(store)
+    with store_lock(store):
+        found = _matching(api, experiment, marks)
+        if found is not None and started and found.info.start_time != _milliseconds(started):
+            api.delete_run(found.info.run_id)
+            found = None
+        if found is not None:
+            run_id = str(found.info.run_id)
+            if found.info.status in {"FAILED", "KILLED"}:
+                api.update_run(run_id, status="RUNNING")
+            if tags:
+                set_tags(store, run_id, tags)
+            return run_id
+        if parent_id is not None:
+            marks[_PARENT] = parent_id
+        made = api.create_run(experiment, _milliseconds(started), {**(tags or {}), **marks}, name)
+        return str(made.info.run_id)
+
+
+def ended_slots(store: Store, run_key: str, role: str) -> dict[int, float]:
+    """Slots whose run (run_key, role, slot) has ended, well or not, and when it started (seconds since 1970)."""
+    from mlflow.exceptions import MlflowException
+
+    experiment, api = ensure_store(store), client(store)
+    query = f"tags.`{RUN_KEY}` = '{run_key}' and tags.`{ROLE}` = '{role}' and attributes.status != 'RUNNING'"
+    found: dict[int, float] = {}
+    token: str | None = None
+    try:
+        while True:
+            page = api.search_runs([experiment], query, max_results=_BATCH, page_token=token)
+            found |= {int(run.data.tags[SLOT]): run.info.start_time / 1000 for run in page}
+            token = page.token
+            if not token:
+                return found
+    except MlflowException as fault:
+        raise RegistryError(f"{store}: {fault}") from fault
+
+
+def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
+    """Log parameters once; repeating equal ones does nothing.
+
+    Raises RegistryError when one is already logged with another value (MLflow's parameters cannot change).
+    """
+    from mlflow.entities import Param
+
+    api = client(store)
+    known = api.get_run(run_id).data.params
+    wanted = {key: _param_text(value) for key, value in params.items()}
+    changed = [f"{k} ({known[k]} -> {v})" for k, v in wanted.items() if k in known and known[k] != v]
+    if changed:
+        raise RegistryError(f"run {run_id} already holds other values of {', '.join(changed)}")
+    fresh = [Param(k, v) for k, v in wanted.items() if k not in known]
+    for start in range(0, len(fresh), _PARAM_BATCH):
+        api.log_batch(run_id, params=fresh[start : start + _PARAM_BATCH])
+
+
+def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | Sequence[MetricPoint]) -> None:
+    """Log points (a mapping: at step 0) in batches; undefined (None) and infinite values are left out.
+
+    A (key, step) that the run already holds with this value is skipped, so that resuming doubles nothing; of two
+    values the later one counts.
+    """
+    from mlflow.entities import Metric
+
+    if isinstance(points, Mapping):
+        points = [MetricPoint(key=k, value=v) for k, v in points.items() if v is not None]
+    by_key: dict[str, dict[int, float]] = defaultdict(dict)
+    for point in points:
+        by_key[point.key][point.step] = point.value
+    api = client(store)
+    known = set(api.get_run(run_id).data.metrics) & set(by_key)
+    history = sorted((m for key in known for m in api.get_metric_history(run_id, key)), key=lambda m: m.timestamp)
+    stored = {(m.key, m.step): m.value for m in history}
+    now = int(time.time() * 1000)
+    fresh = [
+        Metric(key, float(value), now, step)
+        for key, steps in by_key.items()
+        for step, value in steps.items()
+        if not math.isinf(value) and not _is_same(stored.get((key, step)), float(value))
+    ]
+    for start in range(0, len(fresh), _BATCH):
+        api.log_batch(run_id, metrics=fresh[start : start + _BATCH])
+
+
+def _is_same(stored: float | None, value: float) -> bool:
+    return stored == value or (stored is not None and math.isnan(stored) and math.isnan(value))
+
+
+def log_history(store: Store, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
+    """Log epochs (mappings with `step` and numbers) as metric curves over optimizer steps."""
+    log_metrics(store, run_id, history_points(history))
+
+
+def history_points(history: Sequence[Mapping[str, Any]]) -> list[MetricPoint]:
+    """The points of `log_history`."""
+    renamed = {"seconds": "epoch_seconds"}  # a run's own `seconds` is the whole fit
+    return [
+        MetricPoint(key=renamed.get(key, key), value=float(value), step=int(epoch["step"]))
+        for epoch in history
+        for key, value in epoch.items()
+        if key != "step" and isinstance(value, int | float)
+    ]
+
+
+def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set (or replace) tags of a run."""
+    from mlflow.entities import RunTag
+
+    pairs = [RunTag(key, str(value)) for key, value in tags.items()]
+    api = client(store)
+    for start in range(0, len(pairs), _PARAM_BATCH):
+        api.log_batch(run_id, tags=pairs[start : start + _PARAM_BATCH])
+
+
+def log_dataset(store: Store, run_id: str, dataset: DatasetSplits, source: str) -> None:
+    """Record once which rows a run read, one entry per split. source: a path or URI, shown masked."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    api = client(store)
+    inputs = api.get_run(run_id).inputs
+    if inputs is not None and inputs.dataset_inputs:
+        return
+    entries = []
+    for split in ("train", "validation", "test"):
+        record = Dataset(
+            name=split,
+            digest=dataset.fingerprint[:36],  # MLflow's column is 36 characters wide
+            source_type="local",
+            source=json.dumps({"uri": mask_uri(source)}),
+            profile=json.dumps({"num_rows": getattr(dataset, f"n_{split}"), "classes": list(dataset.classes)}),
+        )
+        entries.append(DatasetInput(record, tags=[InputTag(key="mlflow.data.context", value=split)]))
+    api.log_inputs(run_id, datasets=entries)
+
+
+def log_files(store: Store, run_id: str, paths: Sequence[Path | str], folder: str = "") -> None:
+    """Copy files (a directory: all below it) to the run's artefacts, below `folder`."""
+    api = client(store)
+    for path in paths:
+        if Path(path).is_dir():
+            api.log_artifacts(run_id, str(path), folder or None)
+        else:
+            api.log_artifact(run_id, str(path), folder or None)
+
+
+def download_files(store: Store, model_id: str, path: str, folder: Path | str) -> Path:
+    """Download `path` of a logged model below `folder`. Raises ArtifactError when it is not there."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    location = logged_model_location(store, model_id)
+    if location is None:
+        raise ArtifactError(f"logged model {model_id} is gone from {store}")
+    try:
+        got = download_artifacts(
+            artifact_uri=f"{location}/{path}", dst_path=str(folder), tracking_uri=store.tracking_uri
+        )
+    except (OSError, MlflowException) as fault:
+        raise ArtifactError(f"{mask_uri(location)}/{path} cannot be downloaded: {fault}") from fault
+    return Path(got)
+
+
+def list_files(store: Store, model_id: str, folder: str) -> list[str]:
+    """Paths of a logged model's files in `folder` and one level below it; none when nothing is there."""
+    from mlflow.exceptions import MlflowException
+
+    api = client(store)
+    try:
+        found = api.list_logged_model_artifacts(model_id, folder)
+        below = [f for entry in found if entry.is_dir for f in api.list_logged_model_artifacts(model_id, entry.path)]
+    except (OSError, MlflowException) as fault:
+        raise ArtifactError(f"the files of logged model {model_id} cannot be listed: {fault}") from fault
+    return [str(f.path) for f in [*found, *below] if not f.is_dir]
+
+
+def log_text(store: Store, run_id: str, text: str, file: str) -> None:
+    """Write `text` as an artefact of the run. A store that refuses it gets a warning: it is a copy of tags."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client(store).log_text(run_id, text, file)
+    except (MlflowException, OSError) as fault:
+        _LOGGER.warning("%s of run %s was not written: %s", file, run_id, fault)
+
+
+def logged_model_status(store: Store, model_id: str) -> str:
+    """READY, FAILED, PENDING, or GONE when there is no such logged model."""
+    found = _logged_model(store, model_id)
+    return "GONE" if found is None else str(found.status)
+
+
+def logged_model_location(store: Store, model_id: str) -> str | None:
+    """Where a logged model's files lie; None when there is no such logged model."""
+    found = _logged_model(store, model_id)
+    return None if found is None else str(found.artifact_location).rstrip("/")
+
+
+def _logged_model(store: Store, model_id: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client(store).get_logged_model(model_id)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise RegistryError(f"{store}: {fault}") from fault
+        return None
+
+
+def is_finished(store: Store, run_id: str) -> bool:
+    """Whether the run ended well."""
+    return bool(client(store).get_run(run_id).info.status == "FINISHED")
+
+
+def is_running(store: Store, run_id: str) -> bool:
+    """Whether the run has not ended yet."""
+    return bool(client(store).get_run(run_id).info.status == "RUNNING")
+
+
+def finish_run(store: Store, run_id: str, *, failed: bool = False, ended: float | None = None) -> None:
+    """End a run as FINISHED or FAILED. ended: seconds since 1970; None: now."""
+    client(store).set_terminated(run_id, "FAILED" if failed else "FINISHED", _milliseconds(ended))
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(1000 * seconds)
+
+
+@contextlib.contextmanager
+def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
+    """Hold the lock on the store; a thread that has it already goes on.
+
+    With PostgreSQL it lies on the server and excludes other machines, which share no file; else it is this
+    machine's. Raises BusyError when it is not free within `timeout_seconds`, StorageError when the server does
+    not answer.
+    """
+    database = next((uri for uri in (store.tracking_uri, store.registry_uri) if is_postgres(uri)), None)
+    path = Path(store.home) / "locks" / "mlflow.lock"
+    key = database or str(path)
+    if key in _held():
+        yield
+        return
+    what = f"an update of {store}"
+    if database is None:
+        lock = exclusive(path, what, timeout_seconds)
+    else:
+        lock = advisory_lock(database, "bertft.mlflow", what, timeout_seconds)
+    with lock:
+        _held().add(key)
+        try:
+            yield
+        finally:
+            _held().discard(key)
+
+
+def _held() -> set[str]:
+    """Lock files and databases whose lock the current thread holds."""
+    if not hasattr(_THREAD, "held"):
+        _THREAD.held = set()
+    held: set[str] = _THREAD.held
+    return held
+
+
+def _make_folders(store: Store) -> None:
+    for uri in (store.tracking_uri, store.registry_uri):
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if store.artifact_root and "://" not in store.artifact_root:
+        Path(store.artifact_root).mkdir(parents=True, exist_ok=True)
+
+
+def _create(api: Any, store: Store) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(api.create_experiment(store.experiment, store.artifact_root, EXPERIMENT_TAGS))
+    except MlflowException as fault:  # another machine was first
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(api.get_experiment_by_name(store.experiment).experiment_id)
+
+
+def _matching(api: Any, experiment: str, marks: Mapping[str, str]) -> Any:
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in marks.items())
+    found = api.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1)
+    return found[0] if found else None
+
+
+def _param_text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return text[:_PARAM_LENGTH]
+
+
+def _plain(uri: str) -> str:
+    """A local path or file: URI as one resolved path; any other URI without its trailing slash."""
+    if uri.startswith("file:"):
+        return str(Path(unquote(urlsplit(uri).path)).resolve())
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())

@@ -1,0 +1,1 @@
+"""`bertft up`: the services of a machine of one's own."""

@@ -1,0 +1,276 @@
+"""`bertft up`: the local stack of one BERTFT_HOME comes up together, is watched, and ends together.
+
+Prefect server, MLflow server over the home's own store, a process work pool with its worker, on request
+optuna-dashboard. flows/stack/services.py runs the programs; this file says which, with what, and when each is healthy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import urlencode
+
+from bertft_core.base.errors import ConfigError, InputError, StackError
+from bertft_core.base.locks import exclusive
+from bertft_core.base.text import mask_uri
+from bertft_core.config.store import Store, load_mlflow_config
+from bertft_core.tracking.store import EXPERIMENT_TAGS, store_lock
+from flows.environment import POOL, service_environment
+from flows.stack.services import Service, Stack
+
+HOST = "127.0.0.1"
+_ANSWER_SECONDS = 3.0  # a server that is up answers its health endpoint in milliseconds
+# Storages of every kind, made under their lock, without a password on the command line (optuna-dashboard 0.21).
+_DASHBOARD = """
+import sys
+from pathlib import Path
+from optuna_dashboard import run_server
+from bertft_core.search.storage import open_storage
+from flows.environment import study_storage
+run_server(open_storage(study_storage(), Path(sys.argv[1])).optuna, host=sys.argv[2], port=int(sys.argv[3]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where the services listen on 127.0.0.1; dashboard None: no optuna-dashboard.
+
+    Raises InputError when two are equal or one is no port.
+    """
+
+    prefect: int = 4200
+    mlflow: int = 5000
+    dashboard: int | None = None
+
+    def __post_init__(self) -> None:
+        wanted = self.wanted()
+        for name, port in wanted.items():
+            if not 1 <= port <= 65535:
+                raise InputError(f"--{name}-port must lie in 1..65535, was {port}")
+            if twin := next((other for other in wanted if other != name and wanted[other] == port), None):
+                raise InputError(f"--{name}-port and --{twin}-port are both {port}: give each its own")
+
+    def wanted(self) -> dict[str, int]:
+        """Service name to port."""
+        asked = {"prefect": self.prefect, "mlflow": self.mlflow, "dashboard": self.dashboard}
+        return {name: port for name, port in asked.items() if port is not None}
+
+    @property
+    def prefect_address(self) -> str:
+        """The Prefect server with its pages."""
+        return f"http://{HOST}:{self.prefect}"
+
+    @property
+    def mlflow_address(self) -> str:
+        """The MLflow server."""
+        return f"http://{HOST}:{self.mlflow}"
+
+
+def own_store(mlflow_file: str | None, home: Path, ports: Ports, *, environ: Mapping[str, str] | None = None) -> Store:
+    """The store that runs of `home` use without a server, which the MLflow server stands over.
+
+    An address that an earlier `up` told the shell to export is not taken for it. Raises ConfigError when the store
+    is a server already.
+    """
+    user = os.environ if environ is None else environ
+    known = {k: v for k, v in user.items() if v.rstrip("/") != ports.mlflow_address}
+    config = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd(), environ=known)
+    store = config.store(home)
+    for key, uri in (("tracking_uri", store.tracking_uri), ("registry_uri", store.registry_uri)):
+        if uri.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"{key} is {mask_uri(uri)}, a server already, and `bertft up` starts one of its own over a database: "
+                f"unset MLFLOW_{key.upper()}, or take {key} out of {config.origin}"
+            )
+    return store
+
+
+def up(
+    home: Path, store: Store, ports: Ports, tell: Callable[[dict[str, Any]], None], say: Callable[[str], None]
+) -> None:
+    """Bring the stack up, `tell` its addresses once all of it is healthy, and keep it until SIGINT or SIGTERM.
+
+    home: absolute BERTFT_HOME. say: takes lines of progress. Raises BusyError when this home's stack is up already,
+    InputError for a port that is taken, StackError when a service does not come up or ends; no service is left.
+    """
+    begun, stop = time.monotonic(), _Stop()
+    with exclusive(home / "locks" / "up.lock", f"`bertft up` of {home}"):
+        refuse_taken(ports)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        stack = Stack(services(home, store, ports, os.environ), home / "logs", is_stopped=stop.is_asked, say=say)
+        try:
+            with store_lock(store):  # MLflow does not bear two first users of an empty database
+                stack.start()
+            tell(_document(home, store, ports, stack, time.monotonic() - begun))
+            stack.watch()
+        finally:
+            say("stopping")
+            stack.stop()
+
+
+class _Stop:
+    """A signal handler that only remembers: a service is never left half started."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def is_asked(self) -> bool:
+        return self._asked
+
+
+def refuse_taken(ports: Ports) -> None:
+    """Raises InputError naming the service, the port and the option when a port of this machine is not free."""
+    for name, port in ports.wanted().items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: a port just left is free
+            try:
+                probe.bind((HOST, port))
+            except OSError as fault:
+                raise InputError(
+                    f"{name} wants port {port} of {HOST}, which is not free ({fault.strerror}): stop what listens "
+                    f"there, or choose another with --{name}-port; nothing was started"
+                ) from fault
+
+
+def exports(home: Path, store: Store, ports: Ports) -> dict[str, str]:
+    """What another shell needs in its environment to work on this stack."""
+    found = {
+        "BERTFT_HOME": str(home),
+        "PREFECT_API_URL": f"{ports.prefect_address}/api",
+        "MLFLOW_TRACKING_URI": ports.mlflow_address,
+    }
+    if store.registry_uri != store.tracking_uri:
+        found["MLFLOW_REGISTRY_URI"] = ports.mlflow_address
+    return found
+
+
+def services(home: Path, store: Store, ports: Ports, user: Mapping[str, str]) -> list[Service]:
+    """The programs of the stack. user: the user's environment, which they inherit.
+
+    Raises InputError when the dashboard is wanted and not installed.
+    """
+    shared = {
+        **service_environment(user),
+        **exports(home, store, ports),
+        "PREFECT_HOME": str(home / "prefect"),
+        "PYTHONSAFEPATH": "1",  # no local tasks/ or flows/ folder shadows ours, in flow runs of the worker neither
+        "PYTHONUNBUFFERED": "1",
+    }
+    found = [_prefect(ports, shared), _mlflow(store, ports, shared), _worker(ports, shared)]
+    return found if ports.dashboard is None else [*found, _dashboard(home, ports.dashboard, shared)]
+
+
+def _prefect(ports: Ports, environment: Mapping[str, str]) -> Service:
+    return Service(
+        name="prefect",
+        arguments=("-m", "prefect", "server", "start", "--host", HOST, "--port", str(ports.prefect)),
+        address=ports.prefect_address,
+        environment=environment,
+        is_healthy=lambda since: _ask(f"{ports.prefect_address}/api/health").strip() == b"true",
+    )
+
+
+def _mlflow(store: Store, ports: Ports, shared: Mapping[str, str]) -> Service:
+    """The database goes by environment: it may hold a password, and anyone may read a command line."""
+    own = {
+        "MLFLOW_BACKEND_STORE_URI": store.tracking_uri,
+        "MLFLOW_REGISTRY_STORE_URI": store.registry_uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(store.artifact_root),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else seven more processes of 245 MB each
+    }
+    listen = ("--host", HOST, "--port", str(ports.mlflow), "--workers", "1", "--uvicorn-opts=--no-access-log")
+    return Service(
+        name="mlflow",
+        arguments=("-m", "mlflow", "server", *listen, "--no-serve-artifacts"),
+        address=ports.mlflow_address,
+        environment={k: v for k, v in shared.items() if not k.endswith(("_TRACKING_URI", "_REGISTRY_URI"))} | own,
+        is_healthy=lambda since: _ask(f"{ports.mlflow_address}/health").strip() == b"OK",
+        when_healthy=lambda: _make_experiment(store, ports.mlflow_address),
+    )
+
+
+def _worker(ports: Ports, environment: Mapping[str, str]) -> Service:
+    api, name = f"{ports.prefect_address}/api", f"bertft up on {os.uname().nodename}"
+    return Service(
+        name="worker",
+        arguments=("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name),
+        address=f"work pool {POOL}",
+        environment=environment,
+        needs=("prefect", "mlflow"),
+        is_healthy=lambda since: _is_online(api, name, since),
+    )
+
+
+def _dashboard(home: Path, port: int, environment: Mapping[str, str]) -> Service:
+    if importlib.util.find_spec("optuna_dashboard") is None:
+        raise InputError(
+            f"--dashboard wants optuna-dashboard, which is not installed here: {sys.executable} -m pip install "
+            "'optuna-dashboard>=0.21'"
+        )
+    address = f"http://{HOST}:{port}"
+    return Service(
+        name="dashboard",
+        arguments=("-c", _DASHBOARD, str(home), HOST, str(port)),
+        address=address,
+        environment=environment,
+        is_healthy=lambda since: bool(_ask(f"{address}/dashboard")),
+    )
+
+
+def _is_online(api: str, name: str, since: float) -> bool:
+    """Whether the pool's worker `name` has reported after `since`: one of yesterday counts as online for 90 s."""
+    found = json.loads(_ask(f"{api}/work_pools/{POOL}/workers/filter", {}))
+    return any(
+        worker["status"] == "ONLINE" and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() >= since
+        for worker in found
+        if worker["name"] == name
+    )
+
+
+def _make_experiment(store: Store, address: str) -> None:
+    """Make the experiment where missing, in the folder that runs without a server use, not one below it."""
+    api = f"{address}/api/2.0/mlflow/experiments"
+    try:
+        try:
+            _ask(f"{api}/get-by-name?{urlencode({'experiment_name': store.experiment})}")
+        except urllib.error.HTTPError as fault:
+            if fault.code != 404:
+                raise
+            tags = [{"key": key, "value": value} for key, value in EXPERIMENT_TAGS.items()]
+            _ask(f"{api}/create", {"name": store.experiment, "artifact_location": store.artifact_root, "tags": tags})
+    except OSError as fault:
+        raise StackError(f"mlflow made no experiment {store.experiment!r} in {store.shown_uri}: {fault}") from fault
+
+
+def _ask(url: str, body: Any = None) -> bytes:
+    """The answer of a service; POST where there is a body. No proxy stands before 127.0.0.1."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+def _document(home: Path, store: Store, ports: Ports, stack: Stack, seconds: float) -> dict[str, Any]:
+    return {
+        "home": str(home), "pid": os.getpid(), "pool": POOL, "store": store.shown_uri, "seconds": round(seconds, 1),
+        "services": stack.shown(), "environment": exports(home, store, ports),
+    }  # fmt: skip

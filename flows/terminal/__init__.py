@@ -1,0 +1,1 @@
+"""Progress and the live table of trials on a terminal."""

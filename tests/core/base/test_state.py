@@ -1,0 +1,124 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bertft_core.base.errors import BusyError, ConfigError, InputError
+from bertft_core.base.files import is_complete, staged_folder, write_json
+from bertft_core.base.hashes import encoder_fingerprint
+from bertft_core.base.home import open_home
+from bertft_core.base.locks import exclusive
+from bertft_core.base.text import mask_uri
+from bertft_core.recipe.runs import Run, latest_fitted, open_run
+
+
+def test_staged_folder_is_all_or_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / "a") as staging:
+        (staging / "x").write_text("1")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flipped_byte_makes_a_folder_incomplete(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "a") as staging:
+        (staging / "x").write_text("1")
+    assert is_complete(tmp_path / "a")
+    (tmp_path / "a" / "x").write_text("2")
+    assert not is_complete(tmp_path / "a")
+
+
+def test_lock_names_its_holder(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path / "l", "run"),
+        pytest.raises(BusyError, match=str(os.getpid())),
+        exclusive(tmp_path / "l", "run"),
+    ):
+        pass
+
+
+def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
+    code = f"import sys,os; sys.path.insert(0,{str(Path(__file__).parents[3])!r})\n"
+    code += "from bertft_core.base.locks import exclusive\n"
+    code += f"with exclusive({str(tmp_path / 'l')!r}, 'x'): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-P", "-c", code], check=False)
+    with exclusive(tmp_path / "l", "run"):
+        pass
+
+
+def test_credentials_are_masked() -> None:
+    assert mask_uri("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://***@host/db"
+
+
+def test_home_of_another_format_is_refused(tmp_path: Path) -> None:
+    home = open_home(tmp_path / "home")
+    assert home.stat().st_mode & 0o777 == 0o700
+    write_json(home / "format.json", {"format": 0})
+    with pytest.raises(ConfigError, match="format 0"):
+        open_home(home)
+
+
+def test_again_opens_a_new_attempt_only_after_a_finished_one(tmp_path: Path) -> None:
+    first = open_run(tmp_path, "k" * 64, again=True)
+    assert open_run(tmp_path, "k" * 64, again=True).run_id == first.run_id
+    first.update(result={"version": "1"})
+    assert open_run(tmp_path, "k" * 64, again=False).result == {"version": "1"}
+    assert open_run(tmp_path, "k" * 64, again=True).run_id == first.run_id + "-2"
+
+
+def test_secrets_in_a_query_are_masked() -> None:
+    assert mask_uri("http://host/db?user=me&api_token=abc&x=1") == "http://host/db?user=me&api_token=***&x=1"
+    assert mask_uri("postgresql://me:pw@host/db") == "postgresql://***@host/db"
+
+
+def test_home_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="MB free, wanted at least"):
+        open_home(tmp_path / "home", least_free=2**62)
+
+
+def test_lock_is_waited_for(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "lock", "the first"):
+        begun = time.monotonic()
+        with (
+            pytest.raises(BusyError, match="the second is already running"),
+            exclusive(tmp_path / "lock", "the second", timeout_seconds=0.2),
+        ):
+            pass
+        assert time.monotonic() - begun >= 0.2
+
+
+def test_encoder_fingerprint_follows_the_files_content(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("a")
+    before = encoder_fingerprint(tmp_path)
+    (tmp_path / "README.md").write_text("b")
+    assert encoder_fingerprint(tmp_path) == before
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    assert encoder_fingerprint(tmp_path) != before
+
+
+def test_latest_fitted_passes_over_an_attempt_without_a_fit(tmp_path: Path) -> None:
+    first = open_run(tmp_path, "k" * 64, again=False)
+    assert latest_fitted(tmp_path, "k" * 64) is None
+    first.update(fit={}, result={})
+    assert open_run(tmp_path, "k" * 64, again=True).attempt == 2
+    assert latest_fitted(tmp_path, "k" * 64) == first
+
+
+def test_values_that_two_processes_store_at_once_are_all_kept(tmp_path: Path) -> None:
+    run = open_run(tmp_path, "k" * 64, again=False)
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_store_fifty, args=(run, name)) for name in ("one", "other")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(run.state()) == 100
+
+
+def _store_fifty(run: Run, name: str) -> None:
+    for i in range(50):
+        run.update(**{f"{name}{i}": i})

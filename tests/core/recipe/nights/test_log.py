@@ -1,0 +1,76 @@
+"""The run log of the nights."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from bertft_core.recipe.nights.log import KEPT, SKIPPED, Basis, Night, NightLog
+
+
+def night(day: int, outcome: str = SKIPPED) -> Night:
+    return Night(night=f"2026-01-{day:02}", started="2026-01-01T02:30:00+00:00", outcome=outcome, reason="x", seconds=1)
+
+
+def append(home: Path, day: int) -> None:
+    for _ in range(20):
+        NightLog(home, "news").add(night(day))
+
+
+def test_nights_are_read_back_in_order(tmp_path: Path) -> None:
+    log = NightLog(tmp_path, "news")
+    for day in (1, 2, 3):
+        log.add(night(day))
+    assert [n.night for n in log.nights()] == ["2026-01-01", "2026-01-02", "2026-01-03"]
+
+
+def test_log_that_is_not_there_has_no_nights(tmp_path: Path) -> None:
+    assert NightLog(tmp_path, "news").nights() == []
+
+
+def test_half_a_line_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
+    log = NightLog(tmp_path, "news")
+    log.add(night(1))
+    log.file.write_bytes(log.file.read_bytes() + b'{"night": "2026-01-')
+    log.add(night(3, KEPT))
+    assert [(n.night, n.outcome) for n in log.nights()] == [("2026-01-01", SKIPPED), ("2026-01-03", KEPT)]
+
+
+def test_processes_that_append_at_once_lose_no_line(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=append, args=(tmp_path, day)) for day in (1, 2, 3, 4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(NightLog(tmp_path, "news").nights()) == 80
+    assert all(json.loads(line) for line in NightLog(tmp_path, "news").file.read_text().splitlines())
+
+
+def test_night_that_never_ended_is_found(tmp_path: Path) -> None:
+    log = NightLog(tmp_path, "news")
+    log.begin(night="2026-01-01", plan=None)
+    assert NightLog(tmp_path, "news").left_open() == {"night": "2026-01-01", "plan": None}
+    log.end(night(1))
+    assert log.left_open() is None
+
+
+def test_unknown_outcome_is_refused() -> None:
+    with pytest.raises(ValueError, match="an outcome is one of"):
+        night(1, "fine")
+
+
+def test_age_is_counted_from_the_training(tmp_path: Path) -> None:
+    basis = Basis(
+        rows="r", asked="a", run="/r", run_id="i", version="1", params={}, trained="2026-01-01T00:00:00+00:00",
+        searched="2025-12-25T00:00:00+00:00",
+    )  # fmt: skip
+    NightLog(tmp_path, "news").train_on(basis)
+    back = NightLog(tmp_path, "news").basis
+    assert back == basis
+    moment = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)
+    assert (back.age_days(moment), back.search_age_days(moment)) == (2.5, 9.5)

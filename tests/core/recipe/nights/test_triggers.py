@@ -1,0 +1,102 @@
+"""When a night trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bertft_core.base.errors import DataError
+from bertft_core.config.nightly import NightlyConfig
+from bertft_core.evaluation.drift.domain_shift import DomainShift
+from bertft_core.evaluation.drift.label_shift import LabelShift, label_shift
+from bertft_core.recipe.nights.rows import Changes
+from bertft_core.recipe.nights.triggers import (
+    FreshScore,
+    cheap_triggers,
+    decide,
+    drift_trigger,
+    drop_trigger,
+    require_sound,
+)
+
+
+def found(**values: Any) -> Changes:
+    fixed = {"before": 1000, "now": 1000, "new": 0, "deleted": 0, "relabelled": 0, "moved": 0, "new_classes": (),
+             "lost_classes": (), "counts_before": {"a": 500, "b": 500}, "new_by_class": {"a": 0, "b": 0}}  # fmt: skip
+    return Changes(**{**fixed, **values})
+
+
+def fired(changes: Changes, *, age: float = 1.0, anew: bool = False, label: LabelShift | None = None, **config: Any):
+    return cheap_triggers(changes, NightlyConfig(**config), age_days=age, is_asked_anew=anew, label=label)
+
+
+@pytest.mark.parametrize(
+    ("new", "wanted", "fires"), [(9, 0.01, 0), (10, 0.01, 1), (49, 50, 0), (50, 50, 1), (9, None, 0)]
+)
+def test_new_rows_count_as_a_share_below_one_and_as_a_number_from_one(new: int, wanted: Any, fires: int) -> None:
+    assert len(fired(found(new=new, now=1000 + new), new_rows=wanted)) == fires
+
+
+def test_relabelled_and_deleted_rows_count_together() -> None:
+    assert fired(found(relabelled=6, deleted=4)) == ["6 relabelled, 4 deleted rows"]
+    assert not fired(found(relabelled=5, deleted=4))
+
+
+def test_age_counts_only_where_a_row_changed() -> None:
+    assert not fired(found(), age=31)
+    assert len(fired(found(new=1), age=31)) == 1
+    assert not fired(found(new=1), age=29)
+
+
+def test_shifted_class_shares_fire_above_their_limit() -> None:
+    even = {"a": 500, "b": 500}
+    assert len(fired(found(new=9), label=label_shift(even, {"a": 161, "b": 100}))) == 1
+    assert not fired(found(new=9), label=label_shift(even, {"a": 119, "b": 81}))  # a distance of 0.095
+    assert not fired(found(new=9), label=label_shift(even, {"a": 22, "b": 14}))  # 0.11, but of 36 rows
+
+
+def test_changed_configuration_fires() -> None:
+    assert fired(found(), anew=True) == ["configuration, encoder or code changed"]
+
+
+@pytest.mark.parametrize(("low", "fires"), [(0.71, True), (0.7, False), (None, False)])
+def test_text_drift_fires_where_the_whole_interval_is_above_the_limit(low: float | None, fires: bool) -> None:
+    known = (
+        {"auroc": 0.8, "low": low, "high": 0.9} if low else {"auroc": None, "low": None, "high": None, "reason": "few"}
+    )
+    shift = DomainShift(n_old=50, n_new=50, **known)
+    assert (drift_trigger(shift, NightlyConfig(text_drift=0.7)) is not None) is fires
+
+
+def test_lost_accuracy_fires_only_where_the_interval_excludes_less() -> None:
+    # Wilson's upper end for 70 of 100 right is 0.7811
+    assert drop_trigger(FreshScore(right=70, rows=100), 0.82, NightlyConfig(score_drop=0.03)) is not None
+    assert drop_trigger(FreshScore(right=70, rows=100), 0.81, NightlyConfig(score_drop=0.03)) is None
+    assert drop_trigger(FreshScore(right=0, rows=29), 0.99, NightlyConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (found(new_classes=("c",)), "new_class"),
+        (found(lost_classes=("b",)), "lost_class"),
+        (found(now=500), "halved"),
+    ],
+)
+def test_changed_shape_of_the_data_is_refused_until_it_is_allowed(changes: Changes, key: str) -> None:
+    with pytest.raises(DataError, match=rf"nightly\.{key}: fail"):
+        require_sound(changes, NightlyConfig())
+    assert len(require_sound(changes, NightlyConfig(**{key: "warn"}))) == 1
+
+
+def test_all_faults_are_told_together() -> None:
+    with pytest.raises(DataError, match=r"new_class: fail.*halved: fail"):
+        require_sound(found(new_classes=("c",), now=400), NightlyConfig())
+
+
+def test_first_night_trains_and_an_unchanged_one_does_not() -> None:
+    assert decide([], None, is_forced=False).trains
+    assert decide([], found(), is_forced=False).reason == "unchanged"
+    assert not decide([], found(new=3), is_forced=False).trains
+    assert decide([], found(), is_forced=True).reason == "forced"

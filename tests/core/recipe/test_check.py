@@ -1,0 +1,64 @@
+"""`bertft check`: the preset, the rates and the phases of a run that is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertft_core.base.errors import ConfigError
+from bertft_core.base.home import open_home
+from bertft_core.config.run import load_config
+from bertft_core.config.store import load_mlflow_config
+from bertft_core.recipe.check import plan
+from bertft_core.testing.encoders import tiny_encoder
+
+Plan = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def planned(project: Callable[..., Path], tmp_path: Path) -> Plan:
+    """The plan of the tiny project (3 layers) with some sections replaced."""
+
+    def make(**sections: Any) -> dict[str, Any]:
+        config = load_config(project(**sections))
+        return plan(config, open_home(tmp_path / "home"), load_mlflow_config(None, config.base_dir, tmp_path))
+
+    return make
+
+
+def test_plan_has_the_preset_in_full_and_what_replaces_it(planned: Plan) -> None:
+    found = planned(preset="ulmfit", training={"epochs": 4, "ratio": 16}, search={"trials": 0})
+    assert found["preset"]["name"] == "ulmfit" and found["preset"]["values"]["training.ratio"] == 32
+    assert found["preset"]["replaced"] == {"training.ratio": 16}
+    assert found["rates"] == "slanted_triangular, rises over 10%, falls to 1/16, anew in each phase"
+    assert [row["thaws_at"] for row in found["layers"]] == [0, 0.25, 0.5, 0.75, 0.75]
+
+
+def test_plan_without_a_preset_says_none(planned: Plan) -> None:
+    found = planned(search={"trials": 0})
+    assert found["preset"] is None and found["rates"] == "linear, warm-up over 10%, once over the fit"
+
+
+def test_phases_deeper_than_the_encoder_are_refused(planned: Plan) -> None:
+    with pytest.raises(ConfigError, match=r"training\.unfreezing must not go deeper than 4 .* with 3 layers"):
+        planned(training={"unfreezing": [[0.0, 1], [0.5, 5]]}, search={"trials": 0})
+
+
+def test_phases_deeper_than_a_searched_encoder_are_refused(planned: Plan, encoder: Path, tmp_path: Path) -> None:
+    small = tiny_encoder(tmp_path / "small", layers=2, hidden=16)
+    space = {"model.pretrained": [str(encoder), str(small)]}
+    with pytest.raises(ConfigError, match="must not go deeper than 3 .* with 2 layers"):
+        planned(training={"unfreezing": [[0.0, 1], [0.5, 4]]}, search={"trials": 2, "space": space})
+
+
+def test_max_length_of_a_preset_beyond_the_encoder_is_refused(planned: Plan, tmp_path: Path) -> None:
+    short = tiny_encoder(tmp_path / "short", layers=2, hidden=16, max_positions=64)
+    sections: dict[str, Any] = {"model": {"pretrained": str(short)}, "search": {"trials": 0}, "preset": "sun2019"}
+    with pytest.raises(ConfigError, match=r"tokenization\.max_length must not exceed 64"):
+        planned(**sections, tokenization={})
+    assert planned(**sections, tokenization={"max_length": 64})["preset"]["replaced"] == {
+        "tokenization.max_length": 64, "training.lr": 2e-3, "training.batch_size": 8, "training.epochs": 2
+    }  # fmt: skip

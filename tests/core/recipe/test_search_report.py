@@ -1,0 +1,107 @@
+"""From results to the report of a search: counts, the winner, files."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from bertft_core.recipe.search_report import SearchReport, write_search_report
+from bertft_core.search.results import TrialResult
+
+SPACE = {"lr": FloatDistribution(1e-5, 1e-3, log=True), "pooling": CategoricalDistribution(["cls", "<mean>"])}
+
+
+def trial(slot: int, score: float | None, state: str = "complete", reason: str = "") -> TrialResult:
+    params = {"lr": (slot + 1) * 1e-5, "pooling": ["cls", "<mean>"][slot % 2]}
+    return TrialResult(
+        slot=slot, number=slot, state=state, reason=reason, params=params, score=score, log_loss=0.3, seconds=60.0,
+        started=100.0 + 60 * slot, finished=160.0 + 60 * slot, host="a",
+    )  # fmt: skip
+
+
+RESULTS = (
+    *(trial(i, 0.8 + i / 100) for i in range(9)),
+    trial(9, 0.6, "pruned", "below the median"),
+    trial(10, None, "pruned", "out of memory"),
+    trial(11, None, "fail", "died <twice>"),
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> SearchReport:
+    return write_search_report(
+        RESULTS,
+        tmp_path_factory.mktemp("report"),
+        title="news",
+        metric="macro_f1",
+        distributions=SPACE,
+        trials=12,
+        timeout=7200,
+        best=RESULTS[7],
+        how="highest mean of 2 further seeds",
+        confirmed=[(RESULTS[8], (0.84, 0.86)), (RESULTS[7], (0.86, 0.87))],
+        dashboard="optuna-dashboard sqlite:///search.db",
+    )
+
+
+def shown(report: SearchReport) -> str:
+    text = re.sub(r"<style>.*?</style>|data:image[^\"]*", "", report.page.read_text(encoding="utf-8"))
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def test_page_names_every_trial_s_values(report: SearchReport) -> None:
+    text = shown(report)
+    assert all(f"{r.slot + 1}e-5 {r.params['pooling']}" in text for r in RESULTS[:8])
+
+
+def test_page_shows_the_pictures_that_were_written(report: SearchReport) -> None:
+    inside = re.findall(r"data:image/png;base64,([^\"]*)", report.page.read_text(encoding="utf-8"))
+    assert [base64.b64decode(data) for data in inside] == [path.read_bytes() for path in report.pictures]
+    assert [p.stem for p in report.pictures] == ["history", "importances", "parallel", "times", "workers"]
+
+
+def test_states_are_counted_with_their_reasons(report: SearchReport) -> None:
+    text = shown(report)
+    assert "complete 9 failed 1 pruned 2" in text
+    assert "died <twice> failed 1" in text
+
+
+def test_facts_say_how_much_time_was_spent(report: SearchReport) -> None:
+    text = shown(report)
+    assert "trials 12 of 12 time of all trials 12 min of it on pruned trials 17 %" in text
+    assert "time allowed 2 h 00 min" in text
+
+
+def test_winner_is_the_given_one_and_the_optimism_that_of_the_single_best(report: SearchReport) -> None:
+    text = shown(report)
+    assert "Trial 7: validation macro F1 0.8700 highest mean of 2 further seeds" in text
+    assert "0.8800 of trial 8, promised 0.0300 too much" in text
+
+
+def test_space_is_told_in_words(report: SearchReport) -> None:
+    assert "lr 1e-5 to 0.001, logarithmic pooling cls, <mean>" in shown(report)
+
+
+def test_without_a_chosen_trial_the_best_single_score_wins(tmp_path: Path) -> None:
+    found = write_search_report(RESULTS[:3], tmp_path, title="t", metric="accuracy", distributions=SPACE)
+    assert "Trial 2: validation accuracy 0.8200 The highest single score" in shown(found)
+
+
+def test_second_objective_is_a_column(tmp_path: Path) -> None:
+    sized = [TrialResult(**{**vars(r), "size_bytes": 91_000_000 + r.slot * 10**6}) for r in RESULTS[:3]]
+    found = write_search_report(
+        sized, tmp_path, title="t", metric="accuracy", distributions=SPACE, measure="size", front=[0]
+    )
+    assert "2 chosen complete 0.8200 93 60" in shown(found)
+    assert "front" in {p.stem for p in found.pictures}
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_search_without_pictures_still_has_a_page(tmp_path: Path, n: int) -> None:
+    found = write_search_report(RESULTS[:n], tmp_path, title="t", metric="accuracy", distributions=SPACE)
+    assert found.pictures == () and f"trials {n} " in shown(found)

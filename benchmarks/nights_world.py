@@ -159,8 +159,11 @@ class World:
         with open(files[0], "wb") as out, open(files[1], "wb") as errors:
             process = subprocess.Popen(
                 self.command("nightly", str(self.config), "--as-of", date, "--live", "--json", *more),
-                env=self.environment, cwd=self.folder, stdout=out, stderr=errors,
-            )  # fmt: skip
+                env=self.environment,
+                cwd=self.folder,
+                stdout=out,
+                stderr=errors,
+            )
         return Begun(process=process, out=files[0], errors=files[1])
 
     def wait(self, begun: Begun) -> Lived:
@@ -191,9 +194,14 @@ class World:
     def bertft(self, *arguments: str) -> dict[str, Any]:
         """Another verb's document. Ends the benchmark where it fails."""
         done = subprocess.run(
-            self.command(*arguments, "--json"), env=self.environment, cwd=self.folder, capture_output=True, text=True,
-            timeout=1800, check=False,
-        )  # fmt: skip
+            self.command(*arguments, "--json"),
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            check=False,
+        )
         if done.returncode:
             raise SystemExit(f"bertft {' '.join(arguments)}: {done.stderr[-2000:]}")
         return dict(json.loads(done.stdout))

@@ -18,9 +18,14 @@ RATES = (1e-4, 2e-4)  # MiniLM's; the paper's are 2e-5 and 2.5e-5
 FORGETTING = (2e-5, 5e-5, 1e-4, 4e-4)  # the panels of Figure 2
 ALPHAS = (1.0, 0.95, 0.9, 0.85, 0.8)
 BASE: dict[str, Any] = {
-    "lr": RATES[0], "alpha": 1.0, "epochs": EPOCHS, "batch_size": BATCH, "unfreezing": "none",
-    "tokenization.max_length": MAX_LENGTH, "tokenization.truncation": "head+tail",
-}  # fmt: skip
+    "lr": RATES[0],
+    "alpha": 1.0,
+    "epochs": EPOCHS,
+    "batch_size": BATCH,
+    "unfreezing": "none",
+    "tokenization.max_length": MAX_LENGTH,
+    "tokenization.truncation": "head+tail",
+}
 SCHEDULES = ("gradual", "fast", "ulmfit", "head_first")
 
 
@@ -80,17 +85,33 @@ def table2() -> list[Arm]:
     cut = "tokenization.truncation"
     return [
         Arm(table="table2", name="head", values={cut: "head"}, error=5.63),
-        Arm(table="table2", name="tail", values={cut: "tail"}, against="head", error=5.44,
-            technique="Reading the end of a long text (`tail`) instead of its beginning"),
-        Arm(table="table2", name="head+tail", against="head", error=5.42,
-            technique="Reading beginning and end (`head+tail`) instead of the beginning alone"),
+        Arm(
+            table="table2",
+            name="tail",
+            values={cut: "tail"},
+            against="head",
+            error=5.44,
+            technique="Reading the end of a long text (`tail`) instead of its beginning",
+        ),
+        Arm(
+            table="table2",
+            name="head+tail",
+            against="head",
+            error=5.42,
+            technique="Reading beginning and end (`head+tail`) instead of the beginning alone",
+        ),
         *(
-            Arm(table="table2", name=f"hierarchical {kind}", against="head+tail", error=error,
+            Arm(
+                table="table2",
+                name=f"hierarchical {kind}",
+                against="head+tail",
+                error=error,
                 values={cut: "chunks", "tokenization.chunk_pooling": kind},
-                technique=f"Reading all of a text in chunks, joined by {kind}, instead of `head+tail`")
+                technique=f"Reading all of a text in chunks, joined by {kind}, instead of `head+tail`",
+            )
             for kind, error in kinds.items()
         ),
-    ]  # fmt: skip
+    ]
 
 
 def table3() -> list[Arm]:
@@ -101,20 +122,37 @@ def table3() -> list[Arm]:
     return [
         Arm(table="table3", name="pooled [CLS]", error=5.42, note="layer 11"),
         *(
-            Arm(table="table3", name=f"layer {layer}", against="pooled [CLS]", values={**raw, "model.layers": layer},
-                error=error, note=f"its layer {2 * layer + 1} of 12",
-                technique=f"The raw [CLS] of layer {layer} instead of the pooled [CLS] of the top layer")
+            Arm(
+                table="table3",
+                name=f"layer {layer}",
+                against="pooled [CLS]",
+                values={**raw, "model.layers": layer},
+                error=error,
+                note=f"its layer {2 * layer + 1} of 12",
+                technique=f"The raw [CLS] of layer {layer} instead of the pooled [CLS] of the top layer",
+            )
             for layer, error in layers.items()
         ),
         *(
-            Arm(table="table3", name=f"last 4, {how}", against="pooled [CLS]", error=error,
-                values={**raw, "model.layers": "last_4", "model.combine": how}, note="of 12",
-                technique=f"The [CLS] of the last four layers, joined by {how}, instead of the pooled one")
+            Arm(
+                table="table3",
+                name=f"last 4, {how}",
+                against="pooled [CLS]",
+                error=error,
+                values={**raw, "model.layers": "last_4", "model.combine": how},
+                note="of 12",
+                technique=f"The [CLS] of the last four layers, joined by {how}, instead of the pooled one",
+            )
             for how, error in joined.items()
         ),
-        Arm(table="table3", name="token mean", against="pooled [CLS]", values={"model.pooling": "mean"},
-            technique="The mean of the top layer's tokens instead of the pooled [CLS]"),
-    ]  # fmt: skip
+        Arm(
+            table="table3",
+            name="token mean",
+            against="pooled [CLS]",
+            values={"model.pooling": "mean"},
+            technique="The mean of the top layer's tokens instead of the pooled [CLS]",
+        ),
+    ]
 
 
 def table4() -> list[Arm]:
@@ -127,17 +165,26 @@ def table4() -> list[Arm]:
     arms = []
     for lr in RATES:
         for alpha in ALPHAS:
-            arms.append(Arm(
-                table="table4", name=f"lr {short(lr)}, alpha {alpha:g}", values={"lr": lr, "alpha": alpha},
-                against="" if alpha == 1 else f"lr {short(lr)}, alpha 1", error=errors[lr].get(alpha),
-                note=notes[lr] if alpha in errors[lr] else "",
-                technique="" if alpha == 1 else f"`alpha: {alpha:g}` instead of equal rates at lr {short(lr)}",
-            ))  # fmt: skip
-        arms.append(Arm(
-            table="table4", name=f"lr {short(lr)}, alpha 0.95, paper_code", against=f"lr {short(lr)}, alpha 0.95",
-            values={"lr": lr, "alpha": 0.95, "embedding_rate": "paper_code"},
-            technique=f"Embeddings at lr {short(lr)} itself (`paper_code`) instead of below layer 0, alpha 0.95",
-        ))  # fmt: skip
+            arms.append(
+                Arm(
+                    table="table4",
+                    name=f"lr {short(lr)}, alpha {alpha:g}",
+                    values={"lr": lr, "alpha": alpha},
+                    against="" if alpha == 1 else f"lr {short(lr)}, alpha 1",
+                    error=errors[lr].get(alpha),
+                    note=notes[lr] if alpha in errors[lr] else "",
+                    technique="" if alpha == 1 else f"`alpha: {alpha:g}` instead of equal rates at lr {short(lr)}",
+                )
+            )
+        arms.append(
+            Arm(
+                table="table4",
+                name=f"lr {short(lr)}, alpha 0.95, paper_code",
+                against=f"lr {short(lr)}, alpha 0.95",
+                values={"lr": lr, "alpha": 0.95, "embedding_rate": "paper_code"},
+                technique=f"Embeddings at lr {short(lr)} itself (`paper_code`) instead of below layer 0, alpha 0.95",
+            )
+        )
     return arms
 
 
@@ -145,10 +192,15 @@ def figure2() -> list[Arm]:
     """Forgetting (§5.3.3): rates. The paper prints curves, no numbers."""
     lowest = f"lr {short(FORGETTING[0])}"
     return [
-        Arm(table="figure2", name=f"lr {short(lr)}", values={"lr": lr}, against="" if lr == FORGETTING[0] else lowest,
-            technique="" if lr == FORGETTING[0] else f"lr {short(lr)} instead of the paper's {short(FORGETTING[0])}")
+        Arm(
+            table="figure2",
+            name=f"lr {short(lr)}",
+            values={"lr": lr},
+            against="" if lr == FORGETTING[0] else lowest,
+            technique="" if lr == FORGETTING[0] else f"lr {short(lr)} instead of the paper's {short(FORGETTING[0])}",
+        )
         for lr in FORGETTING
-    ]  # fmt: skip
+    ]
 
 
 def unfreezing() -> list[Arm]:
@@ -159,16 +211,27 @@ def unfreezing() -> list[Arm]:
         arms.append(Arm(table="unfreezing", name=plain, values={"lr": lr}, error=6.87, note="ULMFiT, full"))
         for schedule in SCHEDULES:
             is_theirs = schedule == "ulmfit"
-            arms.append(Arm(
-                table="unfreezing", name=f"lr {short(lr)}, {schedule}", values={"lr": lr, "unfreezing": schedule},
-                against=plain, technique=f"`unfreezing: {schedule}` instead of `none` at lr {short(lr)}",
-                error=6.37 if is_theirs else None, note="ULMFiT, freez" if is_theirs else "",
-            ))  # fmt: skip
-        arms.append(Arm(
-            table="unfreezing", name=f"lr {short(lr)}, gradual, restarts", against=f"lr {short(lr)}, gradual",
-            values={"lr": lr, "unfreezing": "gradual", "phase_restart": True},
-            technique=f"`phase_restart: true` (a curve a phase) instead of one curve, with `gradual` at lr {short(lr)}",
-        ))  # fmt: skip
+            arms.append(
+                Arm(
+                    table="unfreezing",
+                    name=f"lr {short(lr)}, {schedule}",
+                    values={"lr": lr, "unfreezing": schedule},
+                    against=plain,
+                    technique=f"`unfreezing: {schedule}` instead of `none` at lr {short(lr)}",
+                    error=6.37 if is_theirs else None,
+                    note="ULMFiT, freez" if is_theirs else "",
+                )
+            )
+        arms.append(
+            Arm(
+                table="unfreezing",
+                name=f"lr {short(lr)}, gradual, restarts",
+                against=f"lr {short(lr)}, gradual",
+                values={"lr": lr, "unfreezing": "gradual", "phase_restart": True},
+                technique="`phase_restart: true` (a curve a phase) instead of one curve, "
+                f"with `gradual` at lr {short(lr)}",
+            )
+        )
     return arms
 
 

@@ -95,9 +95,14 @@ def open_bench(load: Workload, records: Records, home: Path, trainer: Trainer, t
     if known is None:
         known = records.add(MACHINE, asdict(trainer.resolve(prepared.pretrained, "auto", "cpu", threads)))
     return Bench(
-        config=config, prepared=prepared, followed=chain.prepare(followed, home), records=records, home=home,
-        settings=MachineSettings.from_json(known), trainer=trainer,
-    )  # fmt: skip
+        config=config,
+        prepared=prepared,
+        followed=chain.prepare(followed, home),
+        records=records,
+        home=home,
+        settings=MachineSettings.from_json(known),
+        trainer=trainer,
+    )
 
 
 def run_fit(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
@@ -116,9 +121,13 @@ def run_fit(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
         answers = "".join(map(str, classes_of(result.model_dir, spec)))
         seconds["test_cpu"] = time.process_time() - begun
         return {
-            "answers": answers, "history": [asdict(epoch) for epoch in result.history], "seconds": result.seconds,
-            "best_epoch": result.best_epoch, **seconds, **stamp(),
-        }  # fmt: skip
+            "answers": answers,
+            "history": [asdict(epoch) for epoch in result.history],
+            "seconds": result.seconds,
+            "best_epoch": result.best_epoch,
+            **seconds,
+            **stamp(),
+        }
 
 
 def classes_of(model_dir: Path | str, spec: FitSpec) -> Any:
@@ -148,7 +157,7 @@ def make_spec(
     """A fit in a folder of its own; all fits share the prefix cache, as those of a search do."""
     spec = fit_spec(
         config, prepared, bench.settings, bench.home, folder / "fit", seed=seed, rows=None, keep_model=keep_model
-    )  # fmt: skip
+    )
     return replace(spec, metric="accuracy", checkpoint_seconds=3600.0)
 
 

@@ -165,8 +165,11 @@ def section(found: Found, table: str, folder: Path) -> str:
     """One table of the paper: numbers, picture, sentences."""
     arms = [arm for arm in found.arms if arm.table == table]
     file = folder / f"evidence_{table}.png"
-    lines = ["| arm | error, % (lowest to highest seed) | against | difference | over seeds | over rows and seeds | "
-             "paper: error | paper: difference |", "|" + "---|" * 8]  # fmt: skip
+    lines = [
+        "| arm | error, % (lowest to highest seed) | against | difference | over seeds | over rows and seeds | "
+        "paper: error | paper: difference |",
+        "|" + "---|" * 8,
+    ]
     differences = {arm.name: found.difference(arm) for arm in arms if arm.against}
     lines += [row(found, arm, differences.get(arm.name)) for arm in arms]
     said = [f"- {sentence(a, differences[a.name], found.reason(a))}" for a in arms if a.technique]

@@ -63,8 +63,17 @@ def _legend(figure: Any, has_paper: bool) -> None:
         Line2D([], [], color=BLUE, linewidth=2, label="95 % over rows and seeds"),
     ]
     if has_paper:
-        marks.append(Line2D([], [], marker="D", linestyle="", markerfacecolor="none", markeredgecolor=ORANGE,
-                            label="published difference"))  # fmt: skip
+        marks.append(
+            Line2D(
+                [],
+                [],
+                marker="D",
+                linestyle="",
+                markerfacecolor="none",
+                markeredgecolor=ORANGE,
+                label="published difference",
+            )
+        )
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=9)
 
 

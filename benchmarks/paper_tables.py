@@ -111,8 +111,10 @@ def show_plan(rows: list[dict[str, Any]], seeds: int, rows_tested: int) -> None:
         print(total_line("sum", own, seeds))
     once = list({row["arm"].key(0): row for row in sorted(rows, key=lambda r: r["cost"].curve)}.values())
     print(f"\n{total_line('all, shared fits once', once, seeds)}")
-    print(f"PFLOP and minutes of {seeds} seeds; within, between: % of {rows_tested} test rows (paper_plan.py); "
-          "resolves: points of accuracy")  # fmt: skip
+    print(
+        f"PFLOP and minutes of {seeds} seeds; within, between: % of {rows_tested} test rows (paper_plan.py); "
+        "resolves: points of accuracy"
+    )
 
 
 def plan_line(row: dict[str, Any], seeds: int) -> str:
@@ -145,8 +147,13 @@ def decide(bench: Bench, arms: list[Arm], seeds: int, *, drops: bool) -> list[Ar
         is_compared = bool(arm.against)
         is_kept = not (drops and is_compared) or (arm.table, arm.name) in needed or row["resolvable"] <= POINTS
         found = None if math.isnan(row["resolvable"]) else row["resolvable"]
-        value = {"kept": is_kept, "resolvable": found, "within": noise.within, "between": noise.between,
-                 "source": noise.source}  # fmt: skip
+        value = {
+            "kept": is_kept,
+            "resolvable": found,
+            "within": noise.within,
+            "between": noise.between,
+            "source": noise.source,
+        }
         bench.records.add(decision_key(arm), value)
     kept = [arm for arm in arms if (bench.records.get(decision_key(arm)) or {})["kept"]]
     for arm in (arm for arm in arms if arm not in kept):

@@ -121,15 +121,28 @@ def _trainer(job: dict[str, Any], rows: list[Any], validation: list[Any] | None,
     model = AutoModelForSequenceClassification.from_pretrained(job["encoder"], num_labels=job["classes"], **changes)
     tokenizer = AutoTokenizer.from_pretrained(job["encoder"])
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(prefix="peer-"), per_device_train_batch_size=job["batch_size"],
-        per_device_eval_batch_size=job["batch_size"], num_train_epochs=epochs, learning_rate=job["lr"],
-        seed=job["seed"], use_cpu=True, report_to="none", disable_tqdm=True, logging_strategy="no",
-        save_strategy="no" if validation is None else "epoch", **chosen,
-    )  # fmt: skip
+        output_dir=tempfile.mkdtemp(prefix="peer-"),
+        per_device_train_batch_size=job["batch_size"],
+        per_device_eval_batch_size=job["batch_size"],
+        num_train_epochs=epochs,
+        learning_rate=job["lr"],
+        seed=job["seed"],
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        save_strategy="no" if validation is None else "epoch",
+        **chosen,
+    )
     return Trainer(
-        model=model, args=arguments, train_dataset=rows, eval_dataset=validation, processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=accuracy,
-    )  # fmt: skip
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=accuracy,
+    )
 
 
 def accuracy(found: Any) -> dict[str, float]:

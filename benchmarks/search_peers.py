@@ -16,13 +16,22 @@ from typing import Any
 # without their dependencies: torch, transformers, optuna and mlflow stay those of the environment. bertuner imports
 # tensorboard's writer, which imports absl and markdown
 PACKAGES = (
-    "accelerate==1.15.0", "bertuner==0.2.4", "tensorboard==2.21.0", "tensorboard-data-server==0.7.2",
-    "absl-py==2.5.1", "markdown==3.11.3",
-)  # fmt: skip
+    "accelerate==1.15.0",
+    "bertuner==0.2.4",
+    "tensorboard==2.21.0",
+    "tensorboard-data-server==0.7.2",
+    "absl-py==2.5.1",
+    "markdown==3.11.3",
+)
 _BERTUNER_FIXED = {  # one value each: its space wants these names; the loss is plain cross-entropy
-    "weight_decay": [0.01], "warmup_ratio": [0.1], "scheduler": ["linear"], "dropout": [0.1],
-    "early_stopping_patience": [3], "loss_type": ["cross_entropy"], "model": ["encoder"],
-}  # fmt: skip
+    "weight_decay": [0.01],
+    "warmup_ratio": [0.1],
+    "scheduler": ["linear"],
+    "dropout": [0.1],
+    "early_stopping_patience": [3],
+    "loss_type": ["cross_entropy"],
+    "model": ["encoder"],
+}
 
 
 def site_folder(folder: Path) -> dict[str, str]:
@@ -68,32 +77,50 @@ def trainer_search(job: dict[str, Any]) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(job["encoder"])
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(prefix="peer-"), per_device_eval_batch_size=job["eval_batch_size"],
-        eval_strategy="epoch", save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
-        use_cpu=True, seed=job["seed"], **chosen,
-    )  # fmt: skip
+        output_dir=tempfile.mkdtemp(prefix="peer-"),
+        per_device_eval_batch_size=job["eval_batch_size"],
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=job["seed"],
+        **chosen,
+    )
     trainer = Trainer(
-        model_init=model_init, args=arguments, train_dataset=read_rows(job["tokens"], "train"),
-        eval_dataset=read_rows(job["tokens"], "validation"), processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=accuracy,
-    )  # fmt: skip
+        model_init=model_init,
+        args=arguments,
+        train_dataset=read_rows(job["tokens"], "train"),
+        eval_dataset=read_rows(job["tokens"], "validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=accuracy,
+    )
     storage = optuna.storages.InMemoryStorage()  # the Trainer's default too; named here to read the trials afterwards
     best = trainer.hyperparameter_search(
-        hp_space=space, compute_objective=lambda metrics: metrics["eval_accuracy"], n_trials=job["trials"],
-        direction="maximize", backend="optuna", sampler=optuna.samplers.TPESampler(seed=job["seed"]),
-        pruner=optuna.pruners.MedianPruner(), storage=storage, study_name="search",
-    )  # fmt: skip
+        hp_space=space,
+        compute_objective=lambda metrics: metrics["eval_accuracy"],
+        n_trials=job["trials"],
+        direction="maximize",
+        backend="optuna",
+        sampler=optuna.samplers.TPESampler(seed=job["seed"]),
+        pruner=optuna.pruners.MedianPruner(),
+        storage=storage,
+        study_name="search",
+    )
     trials = optuna.load_study(study_name="search", storage=storage).trials
     values = best.hyperparameters
     return {
         "params": {
-            "lr": values["learning_rate"], "batch_size": values["per_device_train_batch_size"],
+            "lr": values["learning_rate"],
+            "batch_size": values["per_device_train_batch_size"],
             "epochs": values["num_train_epochs"],
         },
         "score": best.objective,
         "states": _counted([trial.state.name.lower() for trial in trials]),
         "epochs": sum(len(trial.intermediate_values) for trial in trials),
-    }  # fmt: skip
+    }
 
 
 def _counted(states: list[str]) -> dict[str, int]:
@@ -143,9 +170,15 @@ def _tuner(job: dict[str, Any], seed: int) -> Any:
         frames[split] = frame.assign(label=frame["label"].map(numbers))
     folder = tempfile.mkdtemp(prefix="bertuner-")
     tuner = BERTuneClassifier(
-        models_dir=folder, text_feature="text", target_cols=["label"], data_splits=frames, seed=seed,
-        num_labels=len(numbers), max_length=job["max_length"], mlflow_tracking_uri=f"{folder}/mlruns",
-    )  # fmt: skip
+        models_dir=folder,
+        text_feature="text",
+        target_cols=["label"],
+        data_splits=frames,
+        seed=seed,
+        num_labels=len(numbers),
+        max_length=job["max_length"],
+        mlflow_tracking_uri=f"{folder}/mlruns",
+    )
     tuner.initialize_model_choices({"encoder": job["encoder"]})
     low, high = job["space"]["lr"]
     tuner.initialize_search_space(

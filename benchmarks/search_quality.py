@@ -241,9 +241,13 @@ def run_confirmed(place: Place, found: Mapping[str, Any], top: int = 3, seeds: i
     verdict = judge(chosen, seeds, told)
     best = {"params": verdict.best.params, "score": verdict.best.score, "slot": verdict.best.slot}
     return {
-        "trials": done, "winner": best, "budget": budget, "confirming_seconds": took, "optimism": verdict.optimism,
+        "trials": done,
+        "winner": best,
+        "budget": budget,
+        "confirming_seconds": took,
+        "optimism": verdict.optimism,
         "seconds": done[-1]["at"] + took,
-    }  # fmt: skip
+    }
 
 
 def refit(place: Place, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -304,9 +308,13 @@ def open_place(args: argparse.Namespace, records: Records, folder: Path, repetit
         "settings of the machine", asdict(trainer.resolve(prepared.pretrained, args.precision, "cpu"))
     )
     return Place(
-        config=config, prepared=prepared, settings=MachineSettings.from_json(stored), home=home, trainer=trainer,
+        config=config,
+        prepared=prepared,
+        settings=MachineSettings.from_json(stored),
+        home=home,
+        trainer=trainer,
         seed=repetition_seed(repetition),
-    )  # fmt: skip
+    )
 
 
 def settle_budget(args: argparse.Namespace, records: Records, place: Place) -> float:
@@ -331,8 +339,9 @@ def say(key: str, found: Mapping[str, Any] | None) -> None:
     best = found["winner"] or {"score": float("nan"), "params": {}}
     print(
         f"{key}: {len(found['trials'])} trials ({complete} complete), best {best['score']:.4f} with {best['params']}",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def right_rows(records: Records, repetitions: int, seeds: int, method: str) -> Any:
@@ -426,9 +435,13 @@ def draw(found: Mapping[str, Any], args: argparse.Namespace, records: Records, p
         error = [[held["mean"] - held["low"]], [held["high"] - held["mean"]]]
         right.errorbar(place, held["mean"], error, fmt="o", color=COLOURS[method], capsize=4, markersize=7)
         right.plot(
-            [place + 0.2] * len(own["held_out_by_repetition"]), own["held_out_by_repetition"], "_", markersize=11,
-            color=COLOURS[method], alpha=0.7,
-        )  # fmt: skip
+            [place + 0.2] * len(own["held_out_by_repetition"]),
+            own["held_out_by_repetition"],
+            "_",
+            markersize=11,
+            color=COLOURS[method],
+            alpha=0.7,
+        )
         right.plot([place - 0.2] * len(own["best_validation"]), own["best_validation"], "x", color="#9ca3af")
     right.set(title="Winners: held-out (dot), validation (x)", ylabel="accuracy", xlim=(-0.5, 3.5))
     right.set_xticks(range(4), [m.replace(", ", ",\n") for m in found["methods"]])

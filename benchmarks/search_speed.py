@@ -81,11 +81,18 @@ class Place:
     def job(self, seed: int, **more: Any) -> dict[str, Any]:
         """What a side that is not ours is told."""
         return {
-            "encoder": self.prepared.pretrained, "tokens": self.prepared.tokens.directory, "seed": seed,
-            "classes": len(self.prepared.dataset.classes), "class_names": list(self.prepared.dataset.classes),
-            "space": self.space, "trials": self.args.trials, "eval_batch_size": EVAL_BATCH, "max_length": MAX_LENGTH,
-            "files": {split: getattr(self.config.data, split) for split in ("train", "validation", "test")}, **more,
-        }  # fmt: skip
+            "encoder": self.prepared.pretrained,
+            "tokens": self.prepared.tokens.directory,
+            "seed": seed,
+            "classes": len(self.prepared.dataset.classes),
+            "class_names": list(self.prepared.dataset.classes),
+            "space": self.space,
+            "trials": self.args.trials,
+            "eval_batch_size": EVAL_BATCH,
+            "max_length": MAX_LENGTH,
+            "files": {split: getattr(self.config.data, split) for split in ("train", "validation", "test")},
+            **more,
+        }
 
     def child(self, function: str, job: dict[str, Any]) -> Any:
         """A peer's function in a fresh process."""
@@ -114,8 +121,10 @@ def our_tree(place: Place, preset: str, seed: int) -> dict[str, Any]:
     data = place.config.data
     space = {
         "lr": {"low": place.space["lr"][0], "high": place.space["lr"][1], "log": True},
-        "batch_size": place.space["batch_size"], "epochs": place.space["epochs"], "alpha": {"low": 0.8, "high": 1.0},
-    }  # fmt: skip
+        "batch_size": place.space["batch_size"],
+        "epochs": place.space["epochs"],
+        "alpha": {"low": 0.8, "high": 1.0},
+    }
     return {
         "name": "search-speed",
         "data": {split: getattr(data, split) for split in ("train", "validation", "test")} | {"min_class_rows": 1},
@@ -220,19 +229,21 @@ def summary(place: Place) -> dict[str, Any]:
             sides[side] = {
                 "seconds": statistics.median(r["seconds"] for r in found),
                 "all_seconds": [r["seconds"] for r in found],
-                "winner": found[0]["params"], "score": found[0]["score"], "trials": found[0].get("states"),
-            }  # fmt: skip
+                "winner": found[0]["params"],
+                "score": found[0]["score"],
+                "trials": found[0].get("states"),
+            }
     labels = open_split(place.prepared.tokens.path, "test").labels
     return {
         "search": ratios(place, sides, place.args.preset, labels),
         **{f"search_{preset}": ratios(place, sides, preset, labels) for preset in OURS if preset in sides},
         "sides": sides,
         "best_variant": (place.records.get("which best") or {}).get("variant"),
-        "rows": {
-            s: len(open_split(place.prepared.tokens.path, s).labels) for s in ("train", "validation", "test")
-        },
-        "trials": place.args.trials, "rounds": place.args.rounds, "space": place.space,
-    }  # fmt: skip
+        "rows": {s: len(open_split(place.prepared.tokens.path, s).labels) for s in ("train", "validation", "test")},
+        "trials": place.args.trials,
+        "rounds": place.args.rounds,
+        "space": place.space,
+    }
 
 
 def ratios(place: Place, sides: dict[str, Any], preset: str, labels: Any) -> dict[str, Any]:

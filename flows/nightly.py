@@ -79,9 +79,15 @@ def nightly(
             "live aliases; put {name} into it, or say --live"
         )
     work = _Night(
-        config=config, config_path=config_path, overrides=changed, home=Path(home), mlflow_file=mlflow_file,
-        settings=store, is_forced=force, night=as_of or dt.date.today().isoformat(),
-    )  # fmt: skip
+        config=config,
+        config_path=config_path,
+        overrides=changed,
+        home=Path(home),
+        mlflow_file=mlflow_file,
+        settings=store,
+        is_forced=force,
+        night=as_of or dt.date.today().isoformat(),
+    )
     ended = work.through()
     document = {**asdict(ended), "name": config.name}
     _told.append((document, work.exit_code))
@@ -107,9 +113,12 @@ def _not_begun(home: Path, name: str, night: str | None, fault: Exception) -> Ba
     """Write down a night that Prefect could not even begin (its server is away, say); what to raise."""
     now = dt.datetime.now(dt.UTC)
     ended = Night(
-        night=night or now.date().isoformat(), started=now.isoformat(timespec="seconds"), outcome=FAILED,
-        reason=f"the flow did not begin: {type(fault).__name__}: {fault}"[:2000], seconds=0.0,
-    )  # fmt: skip
+        night=night or now.date().isoformat(),
+        started=now.isoformat(timespec="seconds"),
+        outcome=FAILED,
+        reason=f"the flow did not begin: {type(fault).__name__}: {fault}"[:2000],
+        seconds=0.0,
+    )
     NightLog(home, name).add(ended)
     return BadNight({**asdict(ended), "name": name}, getattr(fault, "exit_code", 1))
 
@@ -182,9 +191,14 @@ class _Night:
         seconds = round(time.monotonic() - self.began, 2)
         stages = {f"seconds_{name}": value for name, value in self.report.seconds.items()}
         return Night(
-            night=self.night, started=self._now(), outcome=outcome, reason=reason[:2000], seconds=seconds,
-            facts={**self.facts, **stages}, **more,
-        )  # fmt: skip
+            night=self.night,
+            started=self._now(),
+            outcome=outcome,
+            reason=reason[:2000],
+            seconds=seconds,
+            facts={**self.facts, **stages},
+            **more,
+        )
 
     def _work(self) -> Night:
         open_home(self.home)  # raises where the disk is nearly full
@@ -268,9 +282,8 @@ class _Night:
             label = label_shift(found.counts_before, found.new_by_class)
             self.facts["label_distance"] = round(label.total_variation, 4)
         fired = triggers.cheap_triggers(
-            found, nightly, age_days=basis.age_days(self._moment), is_asked_anew=basis.asked != asked,
-            label=label,
-        )  # fmt: skip
+            found, nightly, age_days=basis.age_days(self._moment), is_asked_anew=basis.asked != asked, label=label
+        )
         if fired or label is None or (nightly.text_drift is None and nightly.score_drop is None):
             return fired
         with self.report.stage("drift"):
@@ -289,9 +302,13 @@ class _Night:
     def _train(self, plan: Plan, *, again: bool) -> dict[str, Any]:
         """The chain's result document."""
         result: dict[str, Any] = pipeline(
-            config_path=self.config_path, overrides=[*self.overrides, *plan.overrides], home=str(self.home),
-            mlflow_file=self.mlflow_file, again=again, last="promote",
-        )  # fmt: skip
+            config_path=self.config_path,
+            overrides=[*self.overrides, *plan.overrides],
+            home=str(self.home),
+            mlflow_file=self.mlflow_file,
+            again=again,
+            last="promote",
+        )
         for stage, value in result["seconds"].items():
             self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + value
         self.facts |= {"accuracy": result["test"]["accuracy"]} if "test" in result else {}
@@ -302,12 +319,20 @@ class _Night:
         folder = self.home / "runs" / result["run_id"]
         now.save(folder)
         at, test = self._moment.isoformat(timespec="seconds"), result.get("test", {})
-        self.log.train_on(Basis(
-            rows=plan.rows, asked=plan.asked, run=str(folder), run_id=result["run_id"],
-            version=result["version"], params=result.get("best_params", {}), trained=at,
-            searched=at if plan.is_searched or basis is None else basis.searched,
-            accuracy=test.get("accuracy"), test_rows=test.get("n", 0),
-        ))  # fmt: skip
+        self.log.train_on(
+            Basis(
+                rows=plan.rows,
+                asked=plan.asked,
+                run=str(folder),
+                run_id=result["run_id"],
+                version=result["version"],
+                params=result.get("best_params", {}),
+                trained=at,
+                searched=at if plan.is_searched or basis is None else basis.searched,
+                accuracy=test.get("accuracy"),
+                test_rows=test.get("n", 0),
+            )
+        )
 
     def _tell(self, ended: Night) -> None:
         """MLflow, Prefect, the people; none of them may change how the night ended."""
@@ -325,6 +350,9 @@ class _Night:
 def _killed(left: dict[str, Any]) -> Night:
     """The line of a night that never wrote its own."""
     return Night(
-        night=left["night"], started=left["started"], outcome=FAILED, seconds=0.0,
+        night=left["night"],
+        started=left["started"],
+        outcome=FAILED,
+        seconds=0.0,
         reason="its process was killed or its run cancelled; the next night goes on from what it left",
-    )  # fmt: skip
+    )

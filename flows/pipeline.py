@@ -117,9 +117,15 @@ def _train_and_release(
 
 
 def _chosen(
-    config: RunConfig, prepared: Prepared, run: Run, root: Path, trainer: Trainer, tree: Tree, report: Reporter,
+    config: RunConfig,
+    prepared: Prepared,
+    run: Run,
+    root: Path,
+    trainer: Trainer,
+    tree: Tree,
+    report: Reporter,
     last: str,
-) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
+) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration with the winner's values, and what the result document says of the choice.
 
     Of a run whose final fit is finished, the values of that fit: the study may name another winner by now.

@@ -15,14 +15,25 @@ from flows.terminal.progress import Reporter
 
 @flow(name="bertft-predict")
 def predict(
-    model: str, input: str, output: str, home: str = ".bertft", mlflow_file: str | None = None,
-    text: str | None = None, text_pair: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    model: str,
+    input: str,
+    output: str,
+    home: str = ".bertft",
+    mlflow_file: str | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+) -> dict[str, Any]:
     """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths."""
     ends_when_told()
     store, report = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), Reporter()
     with report.stage("predict"):
         return predict_file(
-            model, Path(input), Path(output), store, Path(home), text=text, text_pair=text_pair,
+            model,
+            Path(input),
+            Path(output),
+            store,
+            Path(home),
+            text=text,
+            text_pair=text_pair,
             on_rows=lambda count: report.rows("scored", count),
-        )  # fmt: skip
+        )

@@ -69,9 +69,12 @@ def search(
     trials.sweep(study, home)
     published = publish(study, found, config, run, tree)
     return found, {
-        **trials.document(found), "study": study.name, "stopped": study.stopped or None, "report": str(published.page),
+        **trials.document(found),
+        "study": study.name,
+        "stopped": study.stopped or None,
+        "report": str(published.page),
         "dashboard": study.storage.dashboard_command(),
-    }  # fmt: skip
+    }
 
 
 @flow(name="bertft-join", validate_parameters=False)
@@ -93,9 +96,13 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
         study = help_search(config, prepared, run, root, report)
     own = [r.slot for r in study.results() if r.host == study.owner.host]
     return {
-        "name": config.name, "run_id": run.run_id, "study": study.name, "trials": len(study.results()),
-        "trials_of_this_host": own, "seconds": report.seconds,
-    }  # fmt: skip
+        "name": config.name,
+        "run_id": run.run_id,
+        "study": study.name,
+        "trials": len(study.results()),
+        "trials_of_this_host": own,
+        "seconds": report.seconds,
+    }
 
 
 def help_search(config: RunConfig, prepared: Prepared, run: Run, home: Path, report: Reporter) -> SearchStudy:
@@ -118,11 +125,14 @@ def crew(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: T
         team = Crew(trainers=[trainer, *(stack.enter_context(Trainer(gpu)) for gpu in gpus)])
         yield (
             Bench(
-                config=config, prepared=prepared, settings=trials.share(settings, workers), home=home,
+                config=config,
+                prepared=prepared,
+                settings=trials.share(settings, workers),
+                home=home,
                 is_stopped=lambda: team.is_stopped,
             ),
             team,
-        )  # fmt: skip
+        )
 
 
 def work_through(
@@ -137,9 +147,13 @@ def work_through(
 
 
 def work(
-    study: SearchStudy, bench: Bench, team: Crew, report: Reporter,
-    mirror: Callable[[list[TrialResult]], None] | None, name: str,
-) -> None:  # fmt: skip
+    study: SearchStudy,
+    bench: Bench,
+    team: Crew,
+    report: Reporter,
+    mirror: Callable[[list[TrialResult]], None] | None,
+    name: str,
+) -> None:
     """Run the study's open slots to their end, and wait for those that others hold. `mirror` gets the results."""
     done = study.results()
     if mirror:
@@ -148,9 +162,11 @@ def work(
         return
 
     @flow(
-        name=name, flow_run_name=study.name, validate_parameters=False,
+        name=name,
+        flow_run_name=study.name,
+        validate_parameters=False,
         task_runner=ThreadPoolTaskRunner(max_workers=len(team.trainers)),
-    )  # fmt: skip
+    )
     def run_slots() -> None:
         with report.board(study.slots, bench.config.evaluation.metric, done, len(team.trainers)) as board:
             Shift(study=study, bench=bench, team=team, board=board, mirror=mirror).run()

@@ -46,9 +46,15 @@ def evaluate_model(
 
 @task(name="review", cache_policy=NO_CACHE)
 def review_model(
-    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, report: EvaluationReport, trainer: Trainer,
-    home: Path, progress: Any,
-) -> Path:  # fmt: skip
+    config: RunConfig,
+    prepared: Prepared,
+    run: Run,
+    fit: TrainingResult,
+    report: EvaluationReport,
+    trainer: Trainer,
+    home: Path,
+    progress: Any,
+) -> Path:
     """Doubtful labels, the words behind the worst errors, and the HTML report, as yet without a verdict."""
     served = versions.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     review.review(
@@ -59,9 +65,15 @@ def review_model(
 
 @task(name="report", cache_policy=NO_CACHE)
 def write_report(
-    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, report: EvaluationReport, release: Release,
-    tree: Tree, home: Path,
-) -> Path:  # fmt: skip
+    config: RunConfig,
+    prepared: Prepared,
+    run: Run,
+    fit: TrainingResult,
+    report: EvaluationReport,
+    release: Release,
+    tree: Tree,
+    home: Path,
+) -> Path:
     """The HTML report with its verdict, and the gate's decision as Markdown; both go to the MLflow run."""
     folder = run.path / "evaluation"
     file = folder / "decision.json"
@@ -71,9 +83,17 @@ def write_report(
         (folder / "decision.md").write_text(text, encoding="utf-8")
     outcome = "promoted" if release.promoted else _SHOWN.get(release.outcome, "kept")
     page = review.write_page(
-        config, prepared, run, fit, report, home=home, verdict=Verdict(outcome=outcome, text=release.reason),
-        decision=decision, champion=_champion(run, report, release), lineage=_lineage(prepared, run, release, tree),
-    )  # fmt: skip
+        config,
+        prepared,
+        run,
+        fit,
+        report,
+        home=home,
+        verdict=Verdict(outcome=outcome, text=release.reason),
+        decision=decision,
+        champion=_champion(run, report, release),
+        lineage=_lineage(prepared, run, release, tree),
+    )
     tree.report(folder)
     report_uri = f"runs:/{tree.final}/evaluation/{page.name}"
     aliases.tag_version(tree.store, release.registered_model, release.version, {"bertft.report": report_uri})

@@ -52,9 +52,10 @@ def measure_drift(
     found = _features(config, prepared, np.concatenate(sides), home)
     old, new = found[: len(sides[0])], found[len(sides[0]) :]
     report = DriftReport(
-        label=label, domain=domain_shift(old, new, seed=config.training.seed),
+        label=label,
+        domain=domain_shift(old, new, seed=config.training.seed),
         text=text_figures(*(_texts(prepared, side.tolist()) for side in sides)),
-    )  # fmt: skip
+    )
     create_markdown_artifact(key="bertft-drift", markdown=report.to_markdown())
     return report
 
@@ -159,11 +160,15 @@ def record(night: Night, name: str, store: Store, prefect_run: str, drift: Drift
 def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> str:
     """Write the night's MLflow run, once; its id."""
     tags = {
-        "bertft.name": name, "bertft.night": night.night, "bertft.outcome": night.outcome,
-        "bertft.reason": night.reason[:5000], "bertft.pipeline_run": night.run_id or "",
-        "bertft.version": night.version or "", "prefect.flow_run_id": prefect_run,
+        "bertft.name": name,
+        "bertft.night": night.night,
+        "bertft.outcome": night.outcome,
+        "bertft.reason": night.reason[:5000],
+        "bertft.pipeline_run": night.run_id or "",
+        "bertft.version": night.version or "",
+        "prefect.flow_run_id": prefect_run,
         tracking.NOTE: f"{night.outcome}: {night.reason}"[:5000],
-    }  # fmt: skip
+    }
     key = f"{name} {night.started}"
     run_id = tracking.find_or_create_run(store, key, "night", name=f"{name} night {night.night}", tags=tags)
     numbers = {k: float(v) for k, v in night.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}

@@ -38,15 +38,27 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
     fingerprint = test_fingerprint(dataset)
     served = versions.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
-    write_json(folder / EVIDENCE, {
-        "config": config.resolved(), "base_dir": str(config.base_dir), "test_rows": fingerprint,
-        "classes": list(dataset.classes), "weights": fit.weights_digest, "folder": str(folder),
-        "size_mb": size, "rule": tree.store.config.promotion.model_dump(mode="json"),
-    })  # fmt: skip
+    write_json(
+        folder / EVIDENCE,
+        {
+            "config": config.resolved(),
+            "base_dir": str(config.base_dir),
+            "test_rows": fingerprint,
+            "classes": list(dataset.classes),
+            "weights": fit.weights_digest,
+            "folder": str(folder),
+            "size_mb": size,
+            "rule": tree.store.config.promotion.model_dump(mode="json"),
+        },
+    )
     tags = {
-        aliases.RUN_ID: run.run_id, aliases.WEIGHTS: fit.weights_digest, "bertft.test_rows": fingerprint,
-        "bertft.rows": dataset.fingerprint, "bertft.run_key": run.run_key, **lineage.version_tags(config.base_dir),
-    }  # fmt: skip
+        aliases.RUN_ID: run.run_id,
+        aliases.WEIGHTS: fit.weights_digest,
+        "bertft.test_rows": fingerprint,
+        "bertft.rows": dataset.fingerprint,
+        "bertft.run_key": run.run_key,
+        **lineage.version_tags(config.base_dir),
+    }
     name = tree.store.config.model_name(config.name)
     version = versions.register(
         tree.store, tree.final, served, name, tags, extra_files=[folder / EVIDENCE, folder / TRAIN_ROWS]

@@ -21,7 +21,7 @@ from bertft_core.training.spec import TrainingResult, micro_batch_line
 @task(name="finetune", cache_policy=NO_CACHE)
 def finetune_model(
     config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, progress: Any
-) -> TrainingResult:  # fmt: skip
+) -> TrainingResult:
     """The final fit on all training rows."""
 
     told: set[Any] = set()

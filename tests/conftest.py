@@ -155,8 +155,13 @@ def bertft(
     home.parent.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
         [sys.executable, "-P", "-c", "import sys; from flows.cli import main; sys.exit(main())", *arguments],
-        env=environment(home), cwd=cwd or home.parent, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+        env=environment(home),
+        cwd=cwd or home.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -222,9 +227,13 @@ def launch(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def start(code: str, *arguments: str, home: Path | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", code, *arguments], cwd=tmp_path, env=environment(home or tmp_path / "home"),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, "-P", "-c", code, *arguments],
+            cwd=tmp_path,
+            env=environment(home or tmp_path / "home"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     return start
 

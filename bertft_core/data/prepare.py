@@ -120,10 +120,16 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
     counts, digest = _write_splits(raw, staging, seen, labels, sides, used, on_progress)
     raw.unlink()
     fields = {
-        "fingerprint": hash_json([digest, labels.classes]), "classes": labels.classes, "n_train": counts[0],
-        "n_validation": counts[1], "n_test": counts[2], "is_soft": labels.is_soft, "is_multi": labels.is_multi,
-        "has_pair": config.text_pair is not None, "report": asdict(report),
-    }  # fmt: skip
+        "fingerprint": hash_json([digest, labels.classes]),
+        "classes": labels.classes,
+        "n_train": counts[0],
+        "n_validation": counts[1],
+        "n_test": counts[2],
+        "is_soft": labels.is_soft,
+        "is_multi": labels.is_multi,
+        "has_pair": config.text_pair is not None,
+        "report": asdict(report),
+    }
     write_json(staging / "report.json", fields)
 
 
@@ -160,10 +166,15 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
     if n_rows == 0 or not hashes:
         raise _nothing_usable(config, checker, n_rows, filtered, reasons)
     return _Collected(
-        hashes=np.concatenate(hashes), groups=np.concatenate(groups), dates=np.concatenate(dates),
-        given_sides=np.concatenate(given), labels=column.close(), rows=n_rows, filtered=filtered,
+        hashes=np.concatenate(hashes),
+        groups=np.concatenate(groups),
+        dates=np.concatenate(dates),
+        given_sides=np.concatenate(given),
+        labels=column.close(),
+        rows=n_rows,
+        filtered=filtered,
         reasons=reasons,
-    )  # fmt: skip
+    )
 
 
 def _nothing_usable(
@@ -198,12 +209,7 @@ def _quarantine_conflicts(raw: Path, repeats: Repeats, quarantine: TextIO) -> No
             mask = repeats.conflict[start : start + batch.num_rows]
             start += batch.num_rows
             for row in batch.filter(pa.array(mask)).to_pylist() if mask.any() else []:
-                fault = {
-                    "file": row["file"],
-                    "row": row["row"],
-                    "reason": CONFLICT,
-                    "text": row["text"][:200],
-                }
+                fault = {"file": row["file"], "row": row["row"], "reason": CONFLICT, "text": row["text"][:200]}
                 quarantine.write(json.dumps(fault, ensure_ascii=False) + "\n")
 
 
@@ -222,9 +228,15 @@ def _sample(keep: Any, u: Any, wanted: int | None) -> tuple[Any, int]:
 
 
 def _report(
-    config: DataConfig, sources: Sources, seen: _Collected, repeats: Repeats, labels: Labels,
-    sides: Any, used: Any, n_sampled_out: int,
-) -> DataReport:  # fmt: skip
+    config: DataConfig,
+    sources: Sources,
+    seen: _Collected,
+    repeats: Repeats,
+    labels: Labels,
+    sides: Any,
+    used: Any,
+    n_sampled_out: int,
+) -> DataReport:
     """Count, gate the classes, gather warnings. Raises DataError through `gate_classes`."""
     counts, rows = labels.counts(used, sides), [int((used & (sides == s)).sum()) for s in range(3)]
     in_train = labels.present(used & (sides == 0))
@@ -251,15 +263,20 @@ def _report(
     n_faulty, n_dropped = sum(seen.reasons.values()), int(repeats.dropped.sum())
     assert seen.rows - n_sampled_out == n_used + n_faulty + n_dropped, "a row was lost or counted twice"
     return DataReport(
-        rows_read=seen.rows - n_sampled_out, rows_used=n_used, rows_quarantined=n_faulty,
-        duplicates_dropped=n_dropped, rows_filtered=seen.filtered + n_sampled_out, reasons=dict(seen.reasons),
-        encodings=dict(encodings), warnings=tuple(warnings), overlaps=overlaps,
+        rows_read=seen.rows - n_sampled_out,
+        rows_used=n_used,
+        rows_quarantined=n_faulty,
+        duplicates_dropped=n_dropped,
+        rows_filtered=seen.filtered + n_sampled_out,
+        reasons=dict(seen.reasons),
+        encodings=dict(encodings),
+        warnings=tuple(warnings),
+        overlaps=overlaps,
         rows_superseded=int(repeats.superseded.sum()),
         class_counts={
-            split: {name: int(counts[s, c]) for c, name in enumerate(labels.classes)}
-            for s, split in enumerate(SPLITS)
+            split: {name: int(counts[s, c]) for c, name in enumerate(labels.classes)} for s, split in enumerate(SPLITS)
         },
-    )  # fmt: skip
+    )
 
 
 def _group_warnings(config: DataConfig, groups: Any, sides: Any) -> list[str]:

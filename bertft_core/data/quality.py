@@ -240,9 +240,12 @@ def find_repeats(
     back = np.empty(n, dtype=np.int64)
     back[order] = place
     return Repeats(
-        keep=keep[back], conflict=conflict[back], dropped=dropped[back],
-        superseded=superseded[back], overlap=overlap[back],
-    )  # fmt: skip
+        keep=keep[back],
+        conflict=conflict[back],
+        dropped=dropped[back],
+        superseded=superseded[back],
+        overlap=overlap[back],
+    )
 
 
 def gate_faulty_share(reasons: dict[str, int], rows: int, limit: float, quarantine: Path) -> None:
@@ -258,9 +261,13 @@ def gate_faulty_share(reasons: dict[str, int], rows: int, limit: float, quaranti
 
 
 def gate_classes(
-    classes: Sequence[str], counts: npt.NDArray[np.int64], rows: Sequence[int], in_train: Bools, config: DataConfig,
+    classes: Sequence[str],
+    counts: npt.NDArray[np.int64],
+    rows: Sequence[int],
+    in_train: Bools,
+    config: DataConfig,
     is_soft: bool,
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """Check counts [3 splits, C] and rows [3 splits]; warnings for classes absent from validation or test.
 
     Raises DataError for fewer than two classes, empty splits, a class absent from train (`in_train` [C]) or
@@ -295,5 +302,7 @@ def gate_classes(
             )
     return tuple(
         f"class {name!r} is absent from {SPLITS[s]}: its scores there are undefined"
-        for s in (1, 2) for c, name in enumerate(classes) if counts[s, c] == 0
-    )  # fmt: skip
+        for s in (1, 2)
+        for c, name in enumerate(classes)
+        if counts[s, c] == 0
+    )

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 
 KINDS = {
-    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-    ".parquet": "parquet", ".pq": "parquet",
-}  # fmt: skip
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
 _BLOCK = 1 << 20
 _CONTROL = bytes(b for b in range(32) if b not in b"\t\n\r\f\x1b")
 

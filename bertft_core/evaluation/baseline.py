@@ -101,12 +101,7 @@ def _candidates(
     found: list[Candidate] = []
     for strength, model in _fitted(x_train, y):
         p_val = _widen(model.predict_proba(x_val), model.classes_, width)
-        params = {
-            "model": "tfidf",
-            "stop_words": stop_words,
-            "C": strength,
-            "features": int(x_train.shape[1]),
-        }
+        params = {"model": "tfidf", "stop_words": stop_words, "C": strength, "features": int(x_train.shape[1])}
         p_test = _widen(model.predict_proba(x_test), model.classes_, width) if len(texts_test) else p_val[:0]
         found.append((_rank(y_val, p_val, metric), params, p_test))
     return found
@@ -146,9 +141,14 @@ def _widen(probabilities: npt.NDArray[Any], seen: Ints, width: int) -> npt.NDArr
 
 
 def set_floor(
-    texts_train: Sequence[str], y_train: Any, texts_val: Sequence[str], y_val: Any, texts_test: Sequence[str],
-    metric: str, seed: int,
-) -> FloorResult:  # fmt: skip
+    texts_train: Sequence[str],
+    y_train: Any,
+    texts_val: Sequence[str],
+    y_val: Any,
+    texts_test: Sequence[str],
+    metric: str,
+    seed: int,
+) -> FloorResult:
     """Fit word 1-2-gram TF-IDF and a regression per class; C is chosen on validation, one for all classes.
 
     Labels are 0 and 1 [n, C]. A class of which every or no training row is gets its share; texts without words too.

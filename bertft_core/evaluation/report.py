@@ -133,11 +133,7 @@ class EvaluationReport:
 
     def to_markdown(self, title: str = "Evaluation", pictures: Sequence[tuple[str, str]] = ()) -> str:
         """The report as Markdown; `pictures` are (caption, path relative to the file) pairs."""
-        parts = [
-            f"# {_plain(title)}",
-            _headline(self),
-            *(f"> **Warning:** {_plain(w)}" for w in self.warnings),
-        ]
+        parts = [f"# {_plain(title)}", _headline(self), *(f"> **Warning:** {_plain(w)}" for w in self.warnings)]
         parts += ["## Classes", _class_table(self)]
         if not self.scores.is_multi:
             parts += ["## Confusion (rows: true, columns: predicted)", _confusion_table(self)]

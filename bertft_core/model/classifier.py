@@ -21,9 +21,16 @@ from bertft_core.model.layers import LayerMap
 
 # config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT
 _DROPOUT = (
-    "hidden_dropout_prob", "classifier_dropout", "classifier_dropout_prob", "dropout", "seq_classif_dropout",
-    "embedding_dropout", "mlp_dropout", "pooler_dropout", "cls_dropout",
-)  # fmt: skip
+    "hidden_dropout_prob",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "dropout",
+    "seq_classif_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "pooler_dropout",
+    "cls_dropout",
+)
 MULTI_LABEL = "multi_label_classification"  # what transformers calls it in config.json
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 
@@ -113,10 +120,7 @@ def load_encoder(pretrained: Path | str) -> PreTrainedModel:
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             model = AutoModel.from_pretrained(
-                str(pretrained),
-                local_files_only=Path(pretrained).is_dir(),
-                use_safetensors=True,
-                dtype=torch.float32,
+                str(pretrained), local_files_only=Path(pretrained).is_dir(), use_safetensors=True, dtype=torch.float32
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
@@ -130,11 +134,7 @@ def load_saved(folder: Path | str) -> Classifier:
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             model, info = kind.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
+                str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise ModelError(f"{folder} is not a model folder ({fault})") from fault

@@ -114,19 +114,36 @@ class PostNormLayer:
         """The parts by their names in transformers. Raises AttributeError where one is missing."""
         if hasattr(layer.attention, "q_lin"):
             return cls(
-                module=layer, query=layer.attention.q_lin, key=layer.attention.k_lin, value=layer.attention.v_lin,
-                joined=layer.attention.out_lin, attention_norm=layer.sa_layer_norm, inner=layer.ffn.lin1,
-                activation=layer.ffn.activation, outer=layer.ffn.lin2, norm=layer.output_layer_norm,
-                heads=config.n_heads, dropout=config.dropout, attention_dropout=config.attention_dropout,
-            )  # fmt: skip
+                module=layer,
+                query=layer.attention.q_lin,
+                key=layer.attention.k_lin,
+                value=layer.attention.v_lin,
+                joined=layer.attention.out_lin,
+                attention_norm=layer.sa_layer_norm,
+                inner=layer.ffn.lin1,
+                activation=layer.ffn.activation,
+                outer=layer.ffn.lin2,
+                norm=layer.output_layer_norm,
+                heads=config.n_heads,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+            )
         inner, outer = layer.attention.self, layer.attention.output
         return cls(
-            module=layer, query=inner.query, key=inner.key, value=inner.value, joined=outer.dense,
-            attention_norm=outer.LayerNorm, inner=layer.intermediate.dense,
-            activation=layer.intermediate.intermediate_act_fn, outer=layer.output.dense, norm=layer.output.LayerNorm,
-            heads=config.num_attention_heads, dropout=config.hidden_dropout_prob,
+            module=layer,
+            query=inner.query,
+            key=inner.key,
+            value=inner.value,
+            joined=outer.dense,
+            attention_norm=outer.LayerNorm,
+            inner=layer.intermediate.dense,
+            activation=layer.intermediate.intermediate_act_fn,
+            outer=layer.output.dense,
+            norm=layer.output.LayerNorm,
+            heads=config.num_attention_heads,
+            dropout=config.hidden_dropout_prob,
             attention_dropout=config.attention_probs_dropout_prob,
-        )  # fmt: skip
+        )
 
     def __call__(self, hidden: torch.Tensor, bias: torch.Tensor | None, first_only: bool) -> torch.Tensor:
         """[B, T, H] to [B, T, H], or to [B, 1, H] at the first position only. ``bias`` [B, 1, 1, T] masks padding."""

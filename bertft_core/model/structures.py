@@ -139,12 +139,16 @@ def _adapted(model: nn.Module, entry: EntryPoint) -> Layers:
     missing = sorted(str(name) for name in names if name not in known)
     nested = sorted(a for a in names for b in names if a != b and str(a).startswith(f"{b}."))
     wrong = (
-        "no layers" if not all(layers) or not layers
-        else f"{missing[:3]}, which are no modules of it" if missing
-        else f"{nested[:3]} inside other layers" if nested
-        else "a module twice" if len(set(names)) < len(names)
+        "no layers"
+        if not all(layers) or not layers
+        else f"{missing[:3]}, which are no modules of it"
+        if missing
+        else f"{nested[:3]} inside other layers"
+        if nested
+        else "a module twice"
+        if len(set(names)) < len(names)
         else ""
-    )  # fmt: skip
+    )
     if wrong:
         raise ModelError(
             f"the adaptor {entry.value} ({GROUP}, {entry.name}) names {wrong}, for {type(model).__name__}; wanted the "

@@ -111,9 +111,15 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
     report = report_search(study, config, found, home / "search" / study.name / "report")
     states = {state: sum(r.state == state for r in results) for state in ("complete", "pruned", "fail")}
     return {
-        "name": config.name, "study": study.name, "finished": len(results), "trials": study.slots, **states,
-        "stopped": study.stopped or None, "report": str(report.page), "dashboard": study.storage.dashboard_command(),
-    }  # fmt: skip
+        "name": config.name,
+        "study": study.name,
+        "finished": len(results),
+        "trials": study.slots,
+        **states,
+        "stopped": study.stopped or None,
+        "report": str(report.page),
+        "dashboard": study.storage.dashboard_command(),
+    }
 
 
 def _verdict_if_done(study: SearchStudy, config: RunConfig) -> Verdict | None:

@@ -32,9 +32,12 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     layer_table(encoder)  # a structure that is not known ends here
     schedule = schedule_of(config, Path(prepared.pretrained))
     peaks = layer_rates(
-        schedule.n_layers, training.lr, training.alpha, embedding_rate=training.embedding_rate,
+        schedule.n_layers,
+        training.lr,
+        training.alpha,
+        embedding_rate=training.embedding_rate,
         head_multiplier=training.head_multiplier,
-    )  # fmt: skip
+    )
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
@@ -53,7 +56,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
-    }  # fmt: skip
+    }
 
 
 def _features(config: RunConfig, prepared: Prepared) -> str | None:

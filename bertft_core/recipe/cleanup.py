@@ -72,9 +72,12 @@ def clean_up(
             _remove(store, removal, policy)
             say(f"removed {removal.kind} {removal.name}")
     return {
-        "applied": apply, "keep": keep, "days": days, "bytes": sum(r.size or 0 for r in found),
+        "applied": apply,
+        "keep": keep,
+        "days": days,
+        "bytes": sum(r.size or 0 for r in found),
         "removals": [asdict(r) for r in found],
-    }  # fmt: skip
+    }
 
 
 def needed_versions(store: Store, name: str, keep: int) -> dict[str, str]:
@@ -128,9 +131,13 @@ def _versions(store: Store, found: list[RegisteredVersion], policy: _Policy) -> 
     for version in found:
         if version.tags.get(RUN_ID) and version.created_ms / 1000 < policy.oldest:  # no tag: not made by bertft
             yield Removal(
-                kind="version", name=str(version), why="no alias, no rollback target, past the policy",
-                size=versions.artifact_size(store, version), model=version.name, version=version.version,
-            )  # fmt: skip
+                kind="version",
+                name=str(version),
+                why="no alias, no rollback target, past the policy",
+                size=versions.artifact_size(store, version),
+                model=version.name,
+                version=version.version,
+            )
 
 
 def _copies(home: Path, needed_models: set[str], policy: _Policy) -> Iterator[Removal]:

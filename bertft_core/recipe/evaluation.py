@@ -121,10 +121,7 @@ def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prep
         confusion_picture(report, folder / "confusion.png")
         pictures.insert(0, ("Confusion", "confusion.png"))
     learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases(config, prepared))
-    (folder / "report.md").write_text(
-        report.to_markdown(config.name, pictures),
-        encoding="utf-8",
-    )
+    (folder / "report.md").write_text(report.to_markdown(config.name, pictures), encoding="utf-8")
 
 
 def _fit_policy(config: RunConfig, dataset: DatasetSplits, validation: Any) -> DecisionPolicy:

@@ -157,9 +157,14 @@ class Tree:
                 store.finish_run(self.store, run_id, failed=True)
 
     def _open(
-        self, role: str, parent: str | None, name: str, tags: dict[str, str], slot: int | None = None,
+        self,
+        role: str,
+        parent: str | None,
+        name: str,
+        tags: dict[str, str],
+        slot: int | None = None,
         started: float | None = None,
-    ) -> str:  # fmt: skip
+    ) -> str:
         return store.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot, started)
 
 

@@ -31,9 +31,12 @@ class Prepared:
 
 
 def prepare_for(
-    config: RunConfig, chosen: RunConfig, prepared: Prepared, home: Path,
+    config: RunConfig,
+    chosen: RunConfig,
+    prepared: Prepared,
+    home: Path,
     on_progress: Callable[[str, int], None] | None = None,
-) -> Prepared:  # fmt: skip
+) -> Prepared:
     """`prepared` for a configuration that differs from `config` in searched values: another encoder, other cuts."""
     if chosen.model == config.model and chosen.tokenization == config.tokenization:
         return prepared

@@ -121,6 +121,11 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
         np.save(folder / "predicted.npy", found.predicted(evidence["classes"]), allow_pickle=False)
         np.save(folder / "probabilities.npy", found.probabilities(evidence["classes"]), allow_pickle=False)
     return Candidate(
-        name=name, version=chosen, classes=tuple(evidence["classes"]), folder=str(folder),
-        metric=config.evaluation.metric, weights_digest=evidence["weights"], size_mb=evidence["size_mb"],
-    )  # fmt: skip
+        name=name,
+        version=chosen,
+        classes=tuple(evidence["classes"]),
+        folder=str(folder),
+        metric=config.evaluation.metric,
+        weights_digest=evidence["weights"],
+        size_mb=evidence["size_mb"],
+    )

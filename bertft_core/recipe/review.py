@@ -114,9 +114,16 @@ def _features(
     if not is_complete(folder):
         with staged_folder(folder) as staging:
             trainer.features(
-                prepared.pretrained, prepared.tokens.directory, "train", staging / "features.npy", rows,
-                settings.precision, settings.device, settings.threads, on_progress,
-            )  # fmt: skip
+                prepared.pretrained,
+                prepared.tokens.directory,
+                "train",
+                staging / "features.npy",
+                rows,
+                settings.precision,
+                settings.device,
+                settings.threads,
+                on_progress,
+            )
     return folder / "features.npy"
 
 

@@ -61,15 +61,23 @@ def report_search(
     results = study.results()
     folder.mkdir(parents=True, exist_ok=True)
     return write_search_report(
-        results, folder, title=f"{config.name}: {study.name}", metric=config.evaluation.metric,
-        distributions=distributions(search), trials=search.trials, timeout=search.timeout,
-        best=found.best if found else None, how=found.how if found else "",
+        results,
+        folder,
+        title=f"{config.name}: {study.name}",
+        metric=config.evaluation.metric,
+        distributions=distributions(search),
+        trials=search.trials,
+        timeout=search.timeout,
+        best=found.best if found else None,
+        how=found.how if found else "",
         confirmed=[(c.trial, c.scores) for c in found.confirmations] if found else (),
         measure=search.second.measure if search.second else None,
         front=[r.slot for r in pareto(results, search.second.measure)] if search.second else (),
-        dashboard=study.storage.dashboard_command(), notes=[study.stopped] if study.stopped else [],
-        space=in_words(search), where=where,
-    )  # fmt: skip
+        dashboard=study.storage.dashboard_command(),
+        notes=[study.stopped] if study.stopped else [],
+        space=in_words(search),
+        where=where,
+    )
 
 
 def write_search_report(
@@ -104,9 +112,15 @@ def write_search_report(
     importances, log = knob_importances(results, distributions), log_knobs(distributions)
     chosen = best or best_of(results)
     pictures = draw_all(
-        results, metric, folder, log=log, importances=importances, measure=measure, front=front,
+        results,
+        metric,
+        folder,
+        log=log,
+        importances=importances,
+        measure=measure,
+        front=front,
         chosen=None if chosen is None else chosen.slot,
-    )  # fmt: skip
+    )
     page = replace(
         _page(results, title, metric, measure),
         facts=_facts(results, trials, timeout),

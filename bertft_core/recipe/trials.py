@@ -56,9 +56,13 @@ def share(settings: MachineSettings, workers: int) -> MachineSettings:
 
 
 def open_study(
-    config: RunConfig, prepared: Prepared, home: Path, owner: Owner | None = None, storage: str | None = None,
+    config: RunConfig,
+    prepared: Prepared,
+    home: Path,
+    owner: Owner | None = None,
+    storage: str | None = None,
     must_exist: bool = False,
-) -> SearchStudy | None:  # fmt: skip
+) -> SearchStudy | None:
     """The study of this configuration, or None where nothing is to be searched.
 
     storage: a URL that wins over search.storage. must_exist: raise InputError where nobody has begun it.
@@ -213,9 +217,16 @@ def _spec(slot: Slot, bench: Bench, folder: Path, follow: _Follower) -> FitSpec:
     prepared = prepare_for(bench.config, config, bench.prepared, bench.home, lambda *_: follow(0.0, {}))
     measured = search.second is not None and search.second.measure == "latency"
     spec = fit_spec(
-        config, prepared, bench.settings, bench.home, folder, seed=slot.seed, rows=search.rows, keep_model=False,
+        config,
+        prepared,
+        bench.settings,
+        bench.home,
+        folder,
+        seed=slot.seed,
+        rows=search.rows,
+        keep_model=False,
         measure_latency=measured,
-    )  # fmt: skip
+    )
     return replace(spec, checkpoint_seconds=_CHECKPOINT_SECONDS)
 
 

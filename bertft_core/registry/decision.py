@@ -73,11 +73,19 @@ def _record(
 ) -> LedgerEntry:
     known = ledger.read(store, name)
     repeated = entries.repeated(known, version, verdict.action, verdict.reason, state.version)
-    return repeated or ledger.record(store, name, ledger.Decision(
-        action=verdict.action, version=version, champion=state.version,
-        to_version=version if verdict.action in entries.PROMOTIONS else state.version,
-        reason=verdict.reason, numbers=verdict.numbers, prefect_run=prefect_run,
-    ))  # fmt: skip
+    return repeated or ledger.record(
+        store,
+        name,
+        ledger.Decision(
+            action=verdict.action,
+            version=version,
+            champion=state.version,
+            to_version=version if verdict.action in entries.PROMOTIONS else state.version,
+            reason=verdict.reason,
+            numbers=verdict.numbers,
+            prefect_run=prefect_run,
+        ),
+    )
 
 
 def gate_fingerprint(candidate: Candidate, store: Store) -> str:

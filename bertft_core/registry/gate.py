@@ -142,12 +142,24 @@ def judge_against(
     with np.load(folder / "slices.npz", allow_pickle=False) as stored:
         slices = {name: stored[name][kept] for name in stored.files}
     return decide(
-        rule, own("labels"), own("probabilities"), p_champion, classes, weights=own("weights"),
-        same_weights=same_weights, challenger_name=f"version {candidate.version}",
-        champion_name=f"version {rivals.champion}", anchor_name=f"version {rivals.anchor}", p_anchor=p_anchor,
-        predicted_challenger=own("predicted"), predicted_champion=champion_says, predicted_anchor=anchor_says,
-        slices=slices, spent=spent, given=given,
-    )  # fmt: skip
+        rule,
+        own("labels"),
+        own("probabilities"),
+        p_champion,
+        classes,
+        weights=own("weights"),
+        same_weights=same_weights,
+        challenger_name=f"version {candidate.version}",
+        champion_name=f"version {rivals.champion}",
+        anchor_name=f"version {rivals.anchor}",
+        p_anchor=p_anchor,
+        predicted_challenger=own("predicted"),
+        predicted_champion=champion_says,
+        predicted_anchor=anchor_says,
+        slices=slices,
+        spent=spent,
+        given=given,
+    )
 
 
 def _answers(candidate: Candidate, version: str, store: Store, scored: Scored) -> Answers:

@@ -86,10 +86,16 @@ def release_of(name: str, entry: LedgerEntry, look: tuple[str, ...] = (), versio
     """A ledger entry as the document of a verb. version: the one asked about, where the entry may be on another."""
     if version is not None and (entry.version != version or entry.action == entries.NOTICED):
         return Release(
-            registered_model=name, version=version, promoted=False, outcome=entries.KEPT,
+            registered_model=name,
+            version=version,
+            promoted=False,
+            outcome=entries.KEPT,
             reason=f"already the champion, by entry {entry.number} of the ledger ({entry.action})",
-            champion_before=version, champion_after=version, by=entry.by, look=look,
-        )  # fmt: skip
+            champion_before=version,
+            champion_after=version,
+            by=entry.by,
+            look=look,
+        )
     return Release(
         registered_model=name,
         version=entry.version,
@@ -171,9 +177,13 @@ def settle(store: Store, name: str) -> Settled:
 def _noticed(before: str | None, after: str | None) -> Decision:
     words = f"champion moved outside bertft: {before or 'none'} -> {after or 'none'}"
     return Decision(
-        action=entries.NOTICED, version=str(after or before), champion=before, to_version=after, reason=words,
+        action=entries.NOTICED,
+        version=str(after or before),
+        champion=before,
+        to_version=after,
+        reason=words,
         by="unknown",
-    )  # fmt: skip
+    )
 
 
 def _append(store: Store, name: str, known: Entries, decision: Decision) -> LedgerEntry:

@@ -62,18 +62,33 @@ def approve(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_r
     check_answers(store, name, entry.version)
     words = entry.reason.removeprefix("awaiting approval: ").partition("; finish with")[0]
     return _record(
-        store, name, entries.APPROVED, entry.version, entry.from_version, entry.version, words,
-        numbers=entry.numbers, by=by, prefect_run=prefect_run,
-    )  # fmt: skip
+        store,
+        name,
+        entries.APPROVED,
+        entry.version,
+        entry.from_version,
+        entry.version,
+        words,
+        numbers=entry.numbers,
+        by=by,
+        prefect_run=prefect_run,
+    )
 
 
 def decline(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_run: str = "") -> Release:
     """Keep the champion: the approval that `entry` asks for was not given."""
     return _record(
-        store, name, entries.KEPT, entry.version, entry.from_version, entry.from_version,
+        store,
+        name,
+        entries.KEPT,
+        entry.version,
+        entry.from_version,
+        entry.from_version,
         f"approval was not given; {entry.reason.partition('; finish with')[0]}",
-        numbers=entry.numbers, by=by, prefect_run=prefect_run,
-    )  # fmt: skip
+        numbers=entry.numbers,
+        by=by,
+        prefect_run=prefect_run,
+    )
 
 
 def rollback(store: Store, name: str, reason: str, to: str | None = None) -> Release:

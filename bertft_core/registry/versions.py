@@ -69,9 +69,13 @@ def register(
         _ensure_model(api, registered_model)
         marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
         made = api.create_model_version(
-            registered_model, source=_source(store, model_id), run_id=run_id, tags=marks, model_id=model_id,
+            registered_model,
+            source=_source(store, model_id),
+            run_id=run_id,
+            tags=marks,
+            model_id=model_id,
             description=f"decisions on it: bertft history {registered_model}",
-        )  # fmt: skip
+        )
         return describe(made, was_found=False)
 
 
@@ -149,12 +153,7 @@ def _logged_model(store: Store, experiment: str, run_id: str) -> str | None:
 
 
 def _log_model(
-    store: Store,
-    experiment: str,
-    mlflow_run: str,
-    folder: Path,
-    run_id: str,
-    extra_files: Sequence[Path | str],
+    store: Store, experiment: str, mlflow_run: str, folder: Path, run_id: str, extra_files: Sequence[Path | str]
 ) -> str:
     """Save locally, upload, mark READY; by explicit client calls, so no global MLflow state is touched."""
     import mlflow.pyfunc
@@ -163,21 +162,14 @@ def _log_model(
 
     api = client(store)
     made = api.create_logged_model(
-        experiment,
-        name="classifier",
-        source_run_id=mlflow_run,
-        tags={RUN_ID: run_id},
-        model_type="classifier",
+        experiment, name="classifier", source_run_id=mlflow_run, tags={RUN_ID: run_id}, model_type="classifier"
     )
     model_id = str(made.model_id)
     try:
         with tempfile.TemporaryDirectory(prefix="bertft-model-") as scratch:
             target = Path(scratch) / "model"
             record = Model(
-                artifact_path=made.artifact_location,
-                model_uuid=model_id,
-                run_id=mlflow_run,
-                model_id=model_id,
+                artifact_path=made.artifact_location, model_uuid=model_id, run_id=mlflow_run, model_id=model_id
             )
             mlflow.pyfunc.save_model(str(target), mlflow_model=record, **_contents(folder))
             (target / EVIDENCE).mkdir()

@@ -34,8 +34,14 @@ PATIENCE_SECONDS = 300.0  # a server's restart with its recovery takes a minute 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two attempts
 # What opening a file of something else, a full disk or tables of another Optuna raise.
 _UNUSABLE = (
-    SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, RuntimeError, ValueError, LookupError, TypeError,
-)  # fmt: skip
+    SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+)
 _SQLITE, _JOURNAL, _POSTGRES = "sqlite:///", "journal:///", "postgresql+psycopg://"
 
 
@@ -99,8 +105,10 @@ class StudyStorage:
                 if wait == _FIRST_WAIT:
                     _LOGGER.warning(
                         "%s does not answer (%s): trying again for up to %.0f s",
-                        self.shown, short_reason(fault), self.patience_seconds,
-                    )  # fmt: skip
+                        self.shown,
+                        short_reason(fault),
+                        self.patience_seconds,
+                    )
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 

@@ -35,9 +35,14 @@ class SearchStudy:
     """
 
     def __init__(
-        self, storage: StudyStorage, name: str, config: RunConfig, owner: Owner | None = None,
-        plan: StudyPlan | None = None, must_exist: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        storage: StudyStorage,
+        name: str,
+        config: RunConfig,
+        owner: Owner | None = None,
+        plan: StudyPlan | None = None,
+        must_exist: bool = False,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.storage, self.owner = storage, owner or Owner()
         self._config, self._search = config, config.search or SearchConfig(trials=0)
@@ -221,9 +226,12 @@ class SearchStudy:
             )
         directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"] if self._measure else ["maximize"]
         return optuna.create_study(
-            storage=self.storage.optuna, study_name=name, load_if_exists=True, directions=directions,
+            storage=self.storage.optuna,
+            study_name=name,
+            load_if_exists=True,
+            directions=directions,
             pruner=pruner_for(self._search.trials),
-        )  # fmt: skip
+        )
 
     def _first_plan(self, study: optuna.Study) -> StudyPlan:
         """Configured values first, then last night's winner; decided once and stored with the study."""
@@ -241,9 +249,10 @@ class SearchStudy:
     def _last_winner(self, but: str) -> dict[str, Any] | None:
         summaries = optuna.get_all_study_summaries(storage=self.storage.optuna)
         kept = [
-            s for s in summaries
+            s
+            for s in summaries
             if s.user_attrs.get("name") == self._config.name and "winner" in s.user_attrs and s.study_name != but
-        ]  # fmt: skip
+        ]
         last = max(kept, key=lambda s: s.datetime_start.timestamp() if s.datetime_start else 0.0, default=None)
         return values_inside(self._search, last.user_attrs["winner"]) if last else None
 

@@ -66,9 +66,11 @@ class ArtifactCard:
     def cutting(self) -> Cutting:
         """How texts become ids."""
         return Cutting(
-            max_length=self.max_length, truncation=self.truncation, chunk_overlap=self.chunk_overlap,
+            max_length=self.max_length,
+            truncation=self.truncation,
+            chunk_overlap=self.chunk_overlap,
             max_chunks=self.max_chunks,
-        )  # fmt: skip
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -88,12 +88,7 @@ class Predictor:
         return result
 
     def predict_frame(
-        self,
-        rows: Any,
-        *,
-        text: str | None = None,
-        text_pair: str | None = None,
-        batch_size: int | None = None,
+        self, rows: Any, *, text: str | None = None, text_pair: str | None = None, batch_size: int | None = None
     ) -> pd.DataFrame:
         """label, confidence, abstain, probability_<class> of each row of a frame, `{"text": [...]}` or list of dicts.
 
@@ -189,11 +184,7 @@ class Predictor:
 
         card = self.card
         ids, pair_starts, _ = encode_texts(
-            self._tokenizer,
-            self._layout,
-            list(texts),
-            None if pairs is None else list(pairs),
-            **asdict(card.cutting),
+            self._tokenizer, self._layout, list(texts), None if pairs is None else list(pairs), **asdict(card.cutting)
         )
         counts = np.ones(len(ids), dtype=np.int64)
         if card.truncation == "chunks":

@@ -92,10 +92,5 @@ def _write_tokenizer(target: Path, vocabulary: list[str], max_positions: int) ->
     tokenizer.save(str(target / "tokenizer.json"))
     (target / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIALS, strict=True))
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": True,
-        "model_max_length": max_positions,
-        **names,
-    }
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": max_positions, **names}
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

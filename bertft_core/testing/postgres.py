@@ -107,9 +107,14 @@ class LocalPostgres:
         with open(self.folder / f"{program}.out", "w+", encoding="utf-8") as out:
             done = subprocess.run(
                 [str(self._binaries / program), *arguments],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.folder, timeout=_SECONDS, check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self.folder,
+                timeout=_SECONDS,
+                check=False,
                 **self._as_user,
-            )  # fmt: skip
+            )
             if done.returncode:
                 out.seek(0)
                 raise RuntimeError(f"{program} failed: {out.read()[-2000:]}")

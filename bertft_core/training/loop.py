@@ -309,12 +309,7 @@ def _beat(run: _Fit, facts: dict[str, Any], *, is_forced: bool = False) -> None:
     now = time.monotonic()
     if run.on_progress and (is_forced or now - run.last_beat >= _BEAT_SECONDS):
         run.last_beat = now
-        common = {
-            "step": run.state.step,
-            "total_steps": run.total,
-            "depth": run.state.depth,
-            "seconds": run.seconds(),
-        }
+        common = {"step": run.state.step, "total_steps": run.total, "depth": run.state.depth, "seconds": run.seconds()}
         run.on_progress(run.state.step / run.total, {**common, **facts})
 
 

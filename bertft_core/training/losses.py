@@ -182,9 +182,7 @@ def validation_scores(
     support = np.bincount(labels, minlength=n_classes)
     f1 = 2 * hits / np.maximum(1, support + np.bincount(predicted, minlength=n_classes))
     return ValidationScores(
-        log_loss=float(log_loss),
-        accuracy=float((predicted == labels).mean()),
-        macro_f1=float(f1[support > 0].mean()),
+        log_loss=float(log_loss), accuracy=float((predicted == labels).mean()), macro_f1=float(f1[support > 0].mean())
     )
 
 

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 
 def predict_logits(
-    model: Classifier, arrays: TokenArrays, device: torch.device, on_beat: Beat | None = None,
+    model: Classifier,
+    arrays: TokenArrays,
+    device: torch.device,
+    on_beat: Beat | None = None,
     precision: str = "float32",
-) -> NDArray[np.float32]:  # fmt: skip
+) -> NDArray[np.float32]:
     """Logits [n, C] float32 of all rows in order, in eval mode; on_beat(fraction) about once a second."""
     return open_forward(model, device, precision).predict(arrays, WHOLE, on_beat)
 

@@ -57,9 +57,11 @@ def _schedule_options(sub: argparse.ArgumentParser, verb: str) -> None:
     sub.add_argument("--cron", default="30 2 * * *", help="when a night begins (default: %(default)s)")
     sub.add_argument("--timezone", default="UTC", metavar="ZONE", help="of --cron, such as Europe/Berlin (default UTC)")
     sub.add_argument(
-        "--collision", choices=("skip", "queue"), default="skip",
+        "--collision",
+        choices=("skip", "queue"),
+        default="skip",
         help="a night that comes due while another is at work is left out, or waits (default skip)",
-    )  # fmt: skip
+    )
     sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
     if verb == "deploy":
         sub.add_argument("--pool", default=POOL, help="process work pool, made when missing (default %(default)s)")

@@ -151,10 +151,15 @@ def _deployed(args: argparse.Namespace) -> dict[str, Any]:
 
     deployments.require_server(is_served)
     plan = deployments.Plan(
-        config_path=Path(args.config).resolve(), overrides=tuple(args.overrides), home=home,
-        mlflow_file=Path(args.mlflow).resolve() if args.mlflow else None, cron=args.cron, timezone=args.timezone,
-        collision=args.collision, is_paused=args.paused,
-    )  # fmt: skip
+        config_path=Path(args.config).resolve(),
+        overrides=tuple(args.overrides),
+        home=home,
+        mlflow_file=Path(args.mlflow).resolve() if args.mlflow else None,
+        cron=args.cron,
+        timezone=args.timezone,
+        collision=args.collision,
+        is_paused=args.paused,
+    )
     if args.verb == "deploy":
         return deployments.deploy(plan, args.pool)
     deployments.serve_here(plan)
@@ -198,9 +203,15 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
     config, report = load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), Reporter()
     with report.stage("predict"):
         return predict_file(
-            args.model, Path(args.input), Path(args.output), config, home, text=args.text, text_pair=args.text_pair,
+            args.model,
+            Path(args.input),
+            Path(args.output),
+            config,
+            home,
+            text=args.text,
+            text_pair=args.text_pair,
             on_rows=lambda count: report.rows("scored", count),
-        )  # fmt: skip
+        )
 
 
 def _store(args: argparse.Namespace) -> Any:

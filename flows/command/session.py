@@ -46,8 +46,11 @@ def watch_over(verb: str, is_served: bool) -> None:
     if os.path.isdir("/proc/self"):
         subprocess.Popen(  # its stdin closes when this process ends, by whatever death
             [sys.executable, "-I", "-S", "-c", _REAPER, token],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     os.environ[TOKEN] = token
 
     def interrupted(number: int, frame: FrameType | None) -> None:

@@ -9,11 +9,21 @@ from typing import Any
 def render(verb: str, result: dict[str, Any]) -> str:
     """A short table for `verb`'s result document."""
     tables = {
-        "predict": _lines, "report": _lines,
-        "check": _plan, "promote": _release, "rollback": _release, "resume": _release, "history": _history,
-        "compare": _comparison, "gc": _removals, "nightly": _night, "nights": _nights,
-        "deploy": _deployments, "serve": _lines, "up": _stack,
-    }  # fmt: skip
+        "predict": _lines,
+        "report": _lines,
+        "check": _plan,
+        "promote": _release,
+        "rollback": _release,
+        "resume": _release,
+        "history": _history,
+        "compare": _comparison,
+        "gc": _removals,
+        "nightly": _night,
+        "nights": _nights,
+        "deploy": _deployments,
+        "serve": _lines,
+        "up": _stack,
+    }
     if verb == "search" and "best_params" not in result:
         return _lines(result)
     return tables.get(verb, _run)(result)
@@ -158,8 +168,11 @@ def _comparison(result: dict[str, Any]) -> str:
         scores = f"{result['first'][metric]:>12.4f}{result['second'][metric]:>12.4f}"
         name = "-log_loss" if metric == "log_loss" else metric  # higher is better in every row
         lines.append(f"{name:<10}{scores}{paired['difference']:>+12.4f}  [{low:+.4f}, {high:+.4f}]")
-    lines += ["", f"right only in {first}: {result['first_only']}, only in {second}: {result['second_only']}; "
-              f"exact McNemar p {result['p_value']:.3g}"]  # fmt: skip
+    lines += [
+        "",
+        f"right only in {first}: {result['first_only']}, only in {second}: {result['second_only']}; "
+        f"exact McNemar p {result['p_value']:.3g}",
+    ]
     lines += [f"left out     {n} rows: {reason}" for reason, n in result["skipped"].items()]
     lines.append(f"different answers on {result['disagreements']} rows")
     for row in result["shown"]:

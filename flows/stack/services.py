@@ -134,11 +134,14 @@ class Stack:
         """Name, address, process id, seconds until healthy and log of each service, in the order of their start."""
         return [
             {
-                "name": one.service.name, "address": one.service.address, "pid": one.process.pid,
-                "seconds": one.seconds, "log": str(one.log),
+                "name": one.service.name,
+                "address": one.service.address,
+                "pid": one.process.pid,
+                "seconds": one.seconds,
+                "log": str(one.log),
             }
             for one in self._running
-        ]  # fmt: skip
+        ]
 
     def _unhealthy(self) -> list[_Running]:
         return [one for one in self._running if one.seconds is None]
@@ -170,9 +173,14 @@ def _launch(service: Service, logs: Path) -> _Running:
     since = time.time()
     with open(log, "ab") as out:  # appending, so that it may be emptied meanwhile
         process = subprocess.Popen(
-            [sys.executable, *service.arguments], env=dict(service.environment), cwd=logs,
-            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, *service.arguments],
+            env=dict(service.environment),
+            cwd=logs,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     return _Running(service=service, process=process, log=log, since=since)
 
 

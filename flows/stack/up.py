@@ -271,6 +271,11 @@ def _ask(url: str, body: Any = None) -> bytes:
 
 def _document(home: Path, store: Store, ports: Ports, stack: Stack, seconds: float) -> dict[str, Any]:
     return {
-        "home": str(home), "pid": os.getpid(), "pool": POOL, "store": store.shown_uri, "seconds": round(seconds, 1),
-        "services": stack.shown(), "environment": exports(home, store, ports),
-    }  # fmt: skip
+        "home": str(home),
+        "pid": os.getpid(),
+        "pool": POOL,
+        "store": store.shown_uri,
+        "seconds": round(seconds, 1),
+        "services": stack.shown(),
+        "environment": exports(home, store, ports),
+    }

@@ -63,9 +63,15 @@ class TrialBoard:
     """
 
     def __init__(
-        self, total: int, metric: str, finished: Iterable[TrialResult] = (), *, quiet: bool = False, workers: int = 1,
+        self,
+        total: int,
+        metric: str,
+        finished: Iterable[TrialResult] = (),
+        *,
+        quiet: bool = False,
+        workers: int = 1,
         console: WholeConsole | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._total, self._workers, self._quiet = total, workers, quiet
         self._metric = "-log_loss" if metric == "log_loss" else metric  # scores are higher is better
         self._console = console or WholeConsole(stderr=True, highlight=False)
@@ -79,9 +85,12 @@ class TrialBoard:
         # a terminal by the file itself: FORCE_COLOR makes rich take a log file for one
         if not self._quiet and self._console.file.isatty() and self._console.is_interactive:
             live = Live(
-                console=self._console, get_renderable=lambda: _Picture(self), transient=True, auto_refresh=False,
+                console=self._console,
+                get_renderable=lambda: _Picture(self),
+                transient=True,
+                auto_refresh=False,
                 redirect_stdout=sys.stdout.isatty(),
-            )  # fmt: skip
+            )
             before = sys.stdout, sys.stderr
             self._table = ExitStack()
             self._table.enter_context(shown(self._console, live))
@@ -138,8 +147,11 @@ class TrialBoard:
     def best(self) -> TrialResult | None:
         """The complete trial with the highest score; ties by lower log loss, then lower slot. None without one."""
         with self._lock:
-            scored = [(r.score, -(r.log_loss or 0.0), -r.slot, r) for r in self._finished.values()
-                      if r.state == "complete" and r.score is not None]  # fmt: skip
+            scored = [
+                (r.score, -(r.log_loss or 0.0), -r.slot, r)
+                for r in self._finished.values()
+                if r.state == "complete" and r.score is not None
+            ]
         return max(scored, key=lambda entry: entry[:3])[3] if scored else None
 
     def seconds_left(self) -> float | None:

@@ -296,10 +296,7 @@ def test_functions_stay_below_fifty_lines() -> None:
 
 def test_no_machine_path_is_in_the_source() -> None:
     found = []
-    for path in [
-        *ROOT.glob("*.*"),
-        *(p for d in (*PACKAGES, "examples", "tests") for p in (ROOT / d).rglob("*")),
-    ]:
+    for path in [*ROOT.glob("*.*"), *(p for d in (*PACKAGES, "examples", "tests") for p in (ROOT / d).rglob("*"))]:
         if path.suffix in {".py", ".yaml", ".toml", ".md"}:
             text = path.read_text(encoding="utf-8")
             found += [
@@ -309,17 +306,7 @@ def test_no_machine_path_is_in_the_source() -> None:
 
 
 def test_no_module_is_named_after_a_library() -> None:
-    libraries = {
-        "tokenize",
-        "datasets",
-        "evaluate",
-        "logging",
-        "types",
-        "mlflow",
-        "optuna",
-        "torch",
-        "prefect",
-    }
+    libraries = {"tokenize", "datasets", "evaluate", "logging", "types", "mlflow", "optuna", "torch", "prefect"}
     assert not {s.path for s in sources() if s.module.split(".")[-1] in libraries}
 
 
@@ -334,12 +321,7 @@ def run_python(code: str, folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("BERTFT", "PREFECT", "MLFLOW"))}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-P", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

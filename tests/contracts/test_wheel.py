@@ -64,12 +64,7 @@ def test_wheel_imports_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(site)}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=empty,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-P", "-c", code], cwd=empty, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [str(site / name / "__init__.py") for name in PACKAGES]

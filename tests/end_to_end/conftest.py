@@ -74,10 +74,13 @@ def prefect_server(
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
     clients = {
-        "PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
-    }  # fmt: skip
+    }
     running: list[subprocess.Popen[Any]] = []
 
     with open(folder / "log.txt", "w") as log:
@@ -140,9 +143,14 @@ def prefect_worker(
 
     def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, json.dumps(parameters)], env={**clean_environment(home), **clients},
-            cwd=clients["PREFECT_HOME"], capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
+            [sys.executable, "-P", "-c", code, json.dumps(parameters)],
+            env={**clean_environment(home), **clients},
+            cwd=clients["PREFECT_HOME"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
         return Deployed(url=prefect_server.url, deployment=done.stdout.split()[-1])
 
     Deployed(url=prefect_server.url, deployment="").ask("work_pools/", {"name": "desk", "type": "process"})

@@ -46,9 +46,13 @@ def coordinator(project, clean_environment, tmp_path, storage):
         config, home = str(project(**SECTIONS)), tmp_path / "home"
         asked = [config, f"search.trials={trials}"]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"], cwd=tmp_path, text=True,
-            env={**clean_environment(home), "BERTFT_STORAGE": storage}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"],
+            cwd=tmp_path,
+            text=True,
+            env={**clean_environment(home), "BERTFT_STORAGE": storage},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         started.append(process)
         deadline = time.monotonic() + 120
         while not any(t.state.is_finished() for t in _trials(storage)):
@@ -93,9 +97,13 @@ def test_join_shares_the_study_of_a_running_search(coordinator, clean_environmen
     other = tmp_path / "elsewhere" / "home"
     other.parent.mkdir()
     joined = subprocess.run(
-        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--join", "--json"], cwd=tmp_path, text=True,
-        env={**clean_environment(other), "BERTFT_STORAGE": storage}, capture_output=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--join", "--json"],
+        cwd=tmp_path,
+        text=True,
+        env={**clean_environment(other), "BERTFT_STORAGE": storage},
+        capture_output=True,
+        timeout=300,
+    )
     assert document(joined)["trials"] == 8
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -117,9 +125,13 @@ def test_flow_run_of_a_work_pool_finishes_the_search_of_a_killed_coordinator(
     run = helper.start()
     helper.wait_for(run, "Completed")
     again = subprocess.run(
-        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"], cwd=tmp_path, text=True,
-        env={**clean_environment(home), "BERTFT_STORAGE": storage}, capture_output=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"],
+        cwd=tmp_path,
+        text=True,
+        env={**clean_environment(home), "BERTFT_STORAGE": storage},
+        capture_output=True,
+        timeout=300,
+    )
     document(again)
     _check(storage, home, 3)
     found = helper.ask("task_runs/filter", {"task_runs": {"tags": None}, "limit": 200})

@@ -70,9 +70,12 @@ def _mlflow_nights(home: Path) -> list[str]:
 def test_killed_night_is_told_and_gone_on_with(nights, clean_environment, tmp_path) -> None:
     slow = ["training.epochs=40", "training.batch_size=1"]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", MAIN, "nightly", str(nights.config), *slow], cwd=tmp_path,
-        env=clean_environment(nights.home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", MAIN, "nightly", str(nights.config), *slow],
+        cwd=tmp_path,
+        env=clean_environment(nights.home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not list(nights.home.glob("runs/*/fit/checkpoint.safetensors")):
         assert process.poll() is None and time.monotonic() < deadline

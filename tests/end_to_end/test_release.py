@@ -40,10 +40,14 @@ def released(tmp_path_factory, encoder, rows, command, document):
     with open(root / "rows.csv", "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([("text", "label"), *rows(240)])
     tree = {
-        "name": "tiny", "data": {"source": "rows.csv"}, "model": {"pretrained": str(encoder)},
-        "tokenization": {"max_length": 32}, "evaluation": {"resamples": 500}, "search": {"trials": 0},
+        "name": "tiny",
+        "data": {"source": "rows.csv"},
+        "model": {"pretrained": str(encoder)},
+        "tokenization": {"max_length": 32},
+        "evaluation": {"resamples": 500},
+        "search": {"trials": 0},
         "training": {"batch_size": 8, "unfreezing": "none", "threads": 1, "precision": "float32"},
-    }  # fmt: skip
+    }
     (root / "run.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     (root / "strict.yaml").write_text("promotion: {min_score: {accuracy: 1.01}}\n", encoding="utf-8")
     (root / "asking.yaml").write_text("promotion: {require_approval: true}\n", encoding="utf-8")
@@ -70,9 +74,14 @@ def history(command, document, home):
 
 def start(home, environment, *arguments, code=MAIN):
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *arguments], env=environment(home), cwd=home.parent,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", code, *arguments],
+        env=environment(home),
+        cwd=home.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, command, document, history):

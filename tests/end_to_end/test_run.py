@@ -125,8 +125,12 @@ def test_multi_label(project, command, document, rows, tmp_path: Path) -> None:
 def _run_until(home: Path, config: str, env: dict[str, str], is_time) -> None:
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", MAIN, "run", config, "--json"],
-        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=home.parent,
-    )  # fmt: skip
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=home.parent,
+    )
     deadline = time.monotonic() + 120
     while process.poll() is None and not is_time() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -154,8 +158,10 @@ def test_kill_at_every_stage_ends_like_an_undisturbed_run(
     rough = document(command(home, "run", config, "--json"))
     assert rough["promoted"] and _versions(home) == ["1"]
     assert rough["best_params"] == calm["best_params"]
-    digests = [json.loads(next((h / "runs").glob("*/run.json")).read_text())["fit"]["weights_digest"]
-               for h in (home, tmp_path / "calm" / "home")]  # fmt: skip
+    digests = [
+        json.loads(next((h / "runs").glob("*/run.json")).read_text())["fit"]["weights_digest"]
+        for h in (home, tmp_path / "calm" / "home")
+    ]
     assert digests[0] == digests[1]
 
 

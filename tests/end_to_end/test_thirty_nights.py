@@ -16,8 +16,12 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "thirty_nights.py"
 def test_every_accident_of_a_month_ends_in_its_outcome(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), "--tiny", "--json", "--picture", str(tmp_path / "p.png")],
-        capture_output=True, text=True, timeout=900, cwd=tmp_path, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=900,
+        cwd=tmp_path,
+        check=False,
+    )
     assert done.stdout, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert done.returncode == 0, (found["checks"], done.stderr[-3000:])

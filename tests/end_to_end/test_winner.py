@@ -38,13 +38,21 @@ def finished(
     blind = tiny_encoder(folder / "blind", layers=1, hidden=8, seed=3)
     pd.DataFrame(_rows_that_end_with_their_label(240), columns=["text", "label"]).to_csv(folder / "rows.csv")
     tree = {
-        "name": "cut", "data": {"source": "rows.csv"}, "model": {"pretrained": str(blind)},
+        "name": "cut",
+        "data": {"source": "rows.csv"},
+        "model": {"pretrained": str(blind)},
         "tokenization": {"max_length": 10, "truncation": "head"},
         "training": {
-            "lr": 3e-3, "batch_size": 8, "epochs": 4, "threads": 1, "precision": "float32", "unfreezing": "none",
+            "lr": 3e-3,
+            "batch_size": 8,
+            "epochs": 4,
+            "threads": 1,
+            "precision": "float32",
+            "unfreezing": "none",
         },
         "search": {
-            "trials": 6, "stop_early": False,
+            "trials": 6,
+            "stop_early": False,
             "space": {
                 "model.pretrained": [str(blind), str(encoder)],
                 "tokenization.truncation": ["head", "tail"],
@@ -52,7 +60,7 @@ def finished(
             },
         },
         "evaluation": {"resamples": 500, "review_rows": 0},
-    }  # fmt: skip
+    }
     (folder / "run.yaml").write_text(json.dumps(tree), encoding="utf-8")
     told = document(command(folder / "home", "run", str(folder / "run.yaml"), "--json"))
     return folder / "home", folder / "run.yaml", told

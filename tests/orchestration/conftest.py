@@ -98,9 +98,14 @@ def candidate(tmp_path):
         np.save(folder / "test_rows.npy", np.arange(60, dtype=np.uint64), allow_pickle=False)
         np.savez(folder / "slices.npz", first=np.arange(60) < 40)
         return gate.Candidate(
-            name=MODEL, version=version, classes=classes, folder=str(folder), metric="accuracy",
-            weights_digest=weights or f"w{version}", size_mb=1.0,
-        )  # fmt: skip
+            name=MODEL,
+            version=version,
+            classes=classes,
+            folder=str(folder),
+            metric="accuracy",
+            weights_digest=weights or f"w{version}",
+            size_mb=1.0,
+        )
 
     return go
 

@@ -81,7 +81,7 @@ def test_seconds_left_is_when_the_last_worker_ends(finished, running, waiting, w
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [(None, "…"), (0, "0 s"), (59.4, "59 s"), (59.7, "1 min"), (3569, "59 min"), (3571, "1 h 0 min")],
-)  # fmt: skip
+)
 def test_shown_time_is_short_and_rounds_over_the_hour(seconds: float | None, expected: str) -> None:
     assert shown_time(seconds) == expected
 
@@ -165,8 +165,9 @@ def test_dropped_trial_leaves_the_table_uncounted() -> None:
     board.drop(7)
     board.update(7, 0.5, facts(1))
     assert drawn(board, 100) == [
-        "no trial has completed yet", "time left …; 0 of 3 finished (0 complete, 0 pruned, 0 failed)"
-    ]  # fmt: skip
+        "no trial has completed yet",
+        "time left …; 0 of 3 finished (0 complete, 0 pruned, 0 failed)",
+    ]
 
 
 def test_results_of_others_count_once_and_print_no_line() -> None:
@@ -315,9 +316,13 @@ def on_terminal(program: str, width: int, environment: dict[str, str]) -> tuple[
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", program], stderr=slave, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        env={**environment, "TERM": "xterm-256color", "COLUMNS": str(width)}, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, "-P", "-c", program],
+        stderr=slave,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={**environment, "TERM": "xterm-256color", "COLUMNS": str(width)},
+        text=True,
+    ) as process:
         os.close(slave)
         pieces = []
         while True:

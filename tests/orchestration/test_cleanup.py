@@ -75,7 +75,7 @@ def test_apply_removes_version_logged_model_and_files_and_says_so(four_to_delete
     clean_up(four_to_delete, 3, 0.0, True, told.append)
     assert [v.version for v in aliases.versions(four_to_delete, MODEL)] == ["1", "2", "3"] and told == [
         "removed version letters version 4"
-    ]  # fmt: skip
+    ]
     assert tracking.logged_model_status(four_to_delete, version.model_id) == "GONE" and not list(
         files.rglob("*.safetensors")
     )

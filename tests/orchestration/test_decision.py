@@ -233,9 +233,7 @@ def test_champion_whose_code_no_longer_loads_is_kept(damaged, store):
 def test_champion_with_another_label_set_is_kept(store, publish, encoder, tmp_path, candidate):
     labels = ("ham", "eggs", "spam")
     fit = save_classifier(load_classifier(encoder, labels, seed=1), encoder, tmp_path / "fit", labels)
-    folder = build_artifact(
-        fit, tmp_path / "made", ArtifactCard(max_length=48, truncation="head", classes=labels)
-    )  # fmt: skip
+    folder = build_artifact(fit, tmp_path / "made", ArtifactCard(max_length=48, truncation="head", classes=labels))
     run = tracking.find_or_create_run(store, "other", "final")
     other = versions.register(store, run, folder, MODEL, {"bertft.run_id": "other"})
     record(store, "promoted", other.version, None, other.version)

@@ -18,8 +18,14 @@ def plan(tmp_path):
     def make(**values) -> Plan:
         tree = {"name": "news", "data": {"source": "rows.csv"}, "model": {"pretrained": "enc"}, "search": {"trials": 3}}
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
-        fixed = {"config_path": tmp_path / "run.yaml", "overrides": (), "home": tmp_path / "home", "mlflow_file": None,
-                 "cron": "30 2 * * *", "timezone": "UTC"}  # fmt: skip
+        fixed = {
+            "config_path": tmp_path / "run.yaml",
+            "overrides": (),
+            "home": tmp_path / "home",
+            "mlflow_file": None,
+            "cron": "30 2 * * *",
+            "timezone": "UTC",
+        }
         return Plan(**{**fixed, **values})
 
     return make
@@ -28,9 +34,12 @@ def plan(tmp_path):
 def test_nights_have_a_schedule_and_the_others_have_none(plan) -> None:
     made = {d.full_name: d for d in deployments(plan(timezone="Europe/Berlin"))}
     assert sorted(made) == [
-        "bertft-join/news", "bertft-nightly/news", "bertft-pipeline/news-search", "bertft-predict/news",
+        "bertft-join/news",
+        "bertft-nightly/news",
+        "bertft-pipeline/news-search",
+        "bertft-predict/news",
         "bertft-promote/news",
-    ]  # fmt: skip
+    ]
     schedule = made["bertft-nightly/news"].schedules[0].schedule
     assert (schedule.cron, schedule.timezone) == ("30 2 * * *", "Europe/Berlin")
     assert not any(d.schedules for name, d in made.items() if name != "bertft-nightly/news")

@@ -13,11 +13,18 @@ def ledger(*moves):
     """(action, version, from, to) -> entries 1, 2, ... with weights w<version>."""
     return tuple(
         LedgerEntry(
-            number=n, action=action, version=version, from_version=before, to_version=after, reason=f"reason {n}",
-            by="ann@desk", at="2026-01-31T00:00:00Z", weights=f"w{version}",
+            number=n,
+            action=action,
+            version=version,
+            from_version=before,
+            to_version=after,
+            reason=f"reason {n}",
+            by="ann@desk",
+            at="2026-01-31T00:00:00Z",
+            weights=f"w{version}",
         )
         for n, (action, version, before, after) in enumerate(moves, 1)
-    )  # fmt: skip
+    )
 
 
 TWO_THEN_BACK = (("promoted", "1", None, "1"), ("promoted", "2", "1", "2"), ("rolled_back", "2", "2", "1"))

@@ -100,9 +100,13 @@ def test_judge_refuses_a_champion_of_another_label_set(shelf, candidate):
 
 
 def promoted(store, version, champion, **numbers):
-    ledger.record(store, MODEL, ledger.Decision(
-        action=entries.PROMOTED, version=version, champion=champion, to_version=version, reason="", numbers=numbers,
-    ))  # fmt: skip
+    ledger.record(
+        store,
+        MODEL,
+        ledger.Decision(
+            action=entries.PROMOTED, version=version, champion=champion, to_version=version, reason="", numbers=numbers
+        ),
+    )
 
 
 @pytest.mark.slow
@@ -133,9 +137,16 @@ def test_budgets_hold_for_the_first_version_too(shelf, candidate):
 def entry(number, action, version, days_ago=0.0, champion="1", **numbers):
     at = time.strftime(entries.TIME_FORMAT, time.gmtime(NOW - days_ago * 86_400))
     return LedgerEntry(
-        number=number, action=action, version=version, from_version=champion,
-        to_version=version if action in entries.PROMOTIONS else champion, reason="", by="", at=at, numbers=numbers,
-    )  # fmt: skip
+        number=number,
+        action=action,
+        version=version,
+        from_version=champion,
+        to_version=version if action in entries.PROMOTIONS else champion,
+        reason="",
+        by="",
+        at=at,
+        numbers=numbers,
+    )
 
 
 def test_spent_counts_comparisons_of_the_period_and_an_approval_once():
@@ -173,6 +184,6 @@ def test_anchor_is_the_last_version_shown_better_and_never_rolled_back():
     )
     assert entries.anchor(known) == "2"
     rolled = LedgerEntry(
-        number=5, action=entries.ROLLED_BACK, version="2", from_version="2", to_version="1", reason="", by="", at="",
-    )  # fmt: skip
+        number=5, action=entries.ROLLED_BACK, version="2", from_version="2", to_version="1", reason="", by="", at=""
+    )
     assert entries.anchor((*known, rolled)) == "1"

@@ -20,9 +20,12 @@ from bertft_core.tracking import store as tracking
 pytestmark = pytest.mark.orchestration
 MODEL = "letters"
 WRITES = (
-    "set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias",
-    "set_model_version_tag", "log_text",
-)  # fmt: skip
+    "set_registered_model_tag",
+    "set_registered_model_alias",
+    "delete_registered_model_alias",
+    "set_model_version_tag",
+    "log_text",
+)
 
 
 def record(store, action, version, champion, to, reason="because", **facts):
@@ -101,8 +104,9 @@ def test_version_and_its_run_carry_copies_of_the_entry(two):
     assert ledger.LedgerEntry.from_text(version.tags["bertft.ledger.000002"]) == ledger.read(two, MODEL)[1]
     text = Path(tracking.client(two).download_artifacts(version.run_id, "ledger.jsonl")).read_text()
     assert [(json.loads(line)["number"], json.loads(line)["state"]) for line in text.splitlines()] == [
-        (1, "done"), (2, "done"),
-    ]  # fmt: skip
+        (1, "done"),
+        (2, "done"),
+    ]
 
 
 def test_store_that_refuses_the_copy_keeps_the_entry(two, caplog):
@@ -233,11 +237,13 @@ def test_two_promotions_at_once_have_one_winner_and_no_gap(shelf, stocked, tmp_p
     started = [
         subprocess.Popen(
             [sys.executable, "-P", "-c", RACE, *arguments, version, str(tmp_path / "gate")],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(Path(ledger.__file__).parents[2])},
         )
         for version in ("2", "3")
-    ]  # fmt: skip
+    ]
     answers = [p.communicate(timeout=100) for p in started]
     assert sorted(out.strip() for out, _ in answers) == ["lost", "won"], answers
     known = ledger.read(store, MODEL)

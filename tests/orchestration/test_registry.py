@@ -344,8 +344,11 @@ def test_mlflow_models_serve_answers_and_refuses_wrong_columns(shared, tmp_path)
         server = subprocess.Popen(
             [*command, "--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"],
             env={**env, "PATH": bin_folder + os.pathsep + env["PATH"]},
-            cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         answer = ask(port, {"dataframe_records": [{"text": t} for t in TEXTS]}, deadline=time.monotonic() + 90)
         assert [row["label"] in CLASSES for row in answer["predictions"]] == [True] * len(TEXTS)
@@ -361,9 +364,7 @@ def test_mlflow_models_serve_answers_and_refuses_wrong_columns(shared, tmp_path)
 
 def ask(port, body, deadline):
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
+        f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     while True:
         try:

@@ -7,9 +7,16 @@ import pytest
 from flows.command.tables import render
 
 ENTRY = {
-    "number": 7, "action": "rolled_back", "version": "2", "from_version": "2", "to_version": "1", "by": "ann@desk",
-    "reason": "complaints", "at": "2026-01-31T00:00:00Z", "state": "done",
-}  # fmt: skip
+    "number": 7,
+    "action": "rolled_back",
+    "version": "2",
+    "from_version": "2",
+    "to_version": "1",
+    "by": "ann@desk",
+    "reason": "complaints",
+    "at": "2026-01-31T00:00:00Z",
+    "state": "done",
+}
 
 
 @pytest.mark.parametrize(
@@ -31,10 +38,16 @@ def test_incomplete_command_is_bad_input_and_touches_nothing(command, tmp_path, 
 
 
 def test_history_shows_who_moved_the_champion_where_and_why():
-    shown = render("history", {
-        "registered_model": "tiny", "aliases": {"champion": "1"}, "hold": "rolled back from version 2: complaints",
-        "repaired": [7], "entries": [ENTRY, {**ENTRY, "number": 8, "state": "void"}],
-    })  # fmt: skip
+    shown = render(
+        "history",
+        {
+            "registered_model": "tiny",
+            "aliases": {"champion": "1"},
+            "hold": "rolled back from version 2: complaints",
+            "repaired": [7],
+            "entries": [ENTRY, {**ENTRY, "number": 8, "state": "void"}],
+        },
+    )
     lines = shown.splitlines()
     assert lines[1] == "hold         rolled back from version 2: complaints"
     assert lines[4].split() == ["7", ENTRY["at"], "rolled_back", "2", "2", "->", "1", "ann@desk"]
@@ -51,8 +64,18 @@ def test_gc_table_sums_bytes_and_says_what_was_done():
 
 
 def test_release_table_shows_outcome_and_move():
-    shown = render("promote", {
-        "registered_model": "tiny", "version": "2", "outcome": "awaiting approval", "reason": "better", "by": "ann",
-        "promoted": False, "champion_before": None, "champion_after": None, "look": (),
-    })  # fmt: skip
+    shown = render(
+        "promote",
+        {
+            "registered_model": "tiny",
+            "version": "2",
+            "outcome": "awaiting approval",
+            "reason": "better",
+            "by": "ann",
+            "promoted": False,
+            "champion_before": None,
+            "champion_after": None,
+            "look": (),
+        },
+    )
     assert "tiny version 2: awaiting approval" in shown and "none -> none" in shown

@@ -40,9 +40,13 @@ def stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 
     def service(name: str, ready: str = "", needs: tuple[str, ...] = ()) -> Service:
         return Service(
-            name=name, arguments=("-c", TOY + ready + IDLE, name), address=f"{name}.local", environment=os.environ,
-            is_healthy=lambda since: (tmp_path / f"{name}.healthy").exists(), needs=needs,
-        )  # fmt: skip
+            name=name,
+            arguments=("-c", TOY + ready + IDLE, name),
+            address=f"{name}.local",
+            environment=os.environ,
+            is_healthy=lambda since: (tmp_path / f"{name}.healthy").exists(),
+            needs=needs,
+        )
 
     def make(*wanted: tuple[object, ...], is_stopped: Callable[[], bool] = lambda: False) -> Stack:
         plan = [service(*one) for one in wanted]  # type: ignore[arg-type]

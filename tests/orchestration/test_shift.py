@@ -22,9 +22,11 @@ pytestmark = pytest.mark.orchestration
 @pytest.fixture
 def study(tmp_path: Path) -> SearchStudy:
     tree = {
-        "name": "n", "data": {"source": "x.csv"}, "model": {"pretrained": "m"},
+        "name": "n",
+        "data": {"source": "x.csv"},
+        "model": {"pretrained": "m"},
         "search": {"trials": 1, "space": {"lr": [1e-5, 5e-5]}},
-    }  # fmt: skip
+    }
     found = SearchStudy(open_storage(None, tmp_path), "n-study", parse_config(tree, tmp_path))
     slot = found.claim()
     assert slot is not None

@@ -87,9 +87,13 @@ def bring_up(folder: Path, environment: dict[str, str]) -> Up:
     with open(folder / "stderr", "w") as said:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", MAIN, "up", "--json", f"--prefect-port={prefect}", f"--mlflow-port={mlflow}"],
-            env={**environment, "PATH": "/usr/bin:/bin"}, cwd=folder, stdout=subprocess.PIPE, stderr=said, text=True,
+            env={**environment, "PATH": "/usr/bin:/bin"},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
             start_new_session=True,
-        )  # fmt: skip
+        )
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -124,9 +128,14 @@ def start_chain(up: Up, config: Path, environment: dict[str, str]) -> str:
     """The id of a flow run of the chain on the stack's pool."""
     asked = json.dumps({"config_path": str(config), "home": str(up.home)})
     made = subprocess.run(
-        [sys.executable, "-P", "-c", DEPLOY, asked], env={**environment, **up.document["environment"]},
-        cwd=up.home.parent, capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", DEPLOY, asked],
+        env={**environment, **up.document["environment"]},
+        cwd=up.home.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     api = up.document["environment"]["PREFECT_API_URL"]
     return str(ask(f"{api}/deployments/{made.stdout.split()[-1]}/create_flow_run", {})["id"])
 
@@ -159,8 +168,10 @@ def own_stack(tmp_path: Path, clean_environment: Callable[[Path], dict[str, str]
 def test_all_services_are_told_with_address_process_and_seconds(stack: Up) -> None:
     told = stack.document["services"]
     assert [one["address"] for one in sorted(told, key=lambda one: str(one["name"]))] == [
-        stack.ports.mlflow_address, stack.ports.prefect_address, f"work pool {POOL}",
-    ]  # fmt: skip
+        stack.ports.mlflow_address,
+        stack.ports.prefect_address,
+        f"work pool {POOL}",
+    ]
     assert all(Path(f"/proc/{one['pid']}").exists() and one["seconds"] > 0 for one in told)
 
 

@@ -51,11 +51,7 @@ def scoring_batches(lengths: NDArray[np.integer], token_budget: int, multiple: i
 
 
 def pad_batch(
-    arrays: TokenArrays,
-    rows: NDArray[np.integer],
-    pad_id: int,
-    multiple: int = 8,
-    max_width: int | None = None,
+    arrays: TokenArrays, rows: NDArray[np.integer], pad_id: int, multiple: int = 8, max_width: int | None = None
 ) -> tuple[Ints, Ints, Ints, NDArray[np.int64] | NDArray[np.float32]]:
     """Padded arrays [n, T] (ids, mask, type ids; int64) and targets: labels [n], or weights [n, C] if soft.
 

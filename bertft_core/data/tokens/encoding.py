@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 Mode = Literal["head", "tail", "head+tail", "chunks"]
 Ids = npt.NDArray[np.int32]
-HEAD_REFERENCE, BUDGET_REFERENCE = (
-    128,
-    510,
-)  # head+tail keeps 128 of 510 tokens (Sun et al. 2019, section 5.3.1)
+HEAD_REFERENCE, BUDGET_REFERENCE = (128, 510)  # head+tail keeps 128 of 510 tokens (Sun et al. 2019, section 5.3.1)
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
 _CHARS_AT_ONCE = 1_000_000  # of text in one call: an Encoding costs about 150 bytes per token
 
 

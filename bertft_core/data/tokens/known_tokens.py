@@ -133,9 +133,13 @@ def _open(file: Path) -> KnownPart | None:
         keys = np.frombuffer(batch["key"].buffers()[1] or b"", dtype=np.uint64).reshape(-1, 2)[: batch.num_rows]
         ids = batch["input_ids"]
         return KnownPart(
-            keys=keys, order=np.argsort(keys[:, 0], kind="stable"), ids=ids.values.to_numpy(),
-            offsets=ids.offsets.to_numpy(), pair_start=batch["pair_start"].to_numpy(), uncut=batch["uncut"].to_numpy(),
-        )  # fmt: skip
+            keys=keys,
+            order=np.argsort(keys[:, 0], kind="stable"),
+            ids=ids.values.to_numpy(),
+            offsets=ids.offsets.to_numpy(),
+            pair_start=batch["pair_start"].to_numpy(),
+            uncut=batch["uncut"].to_numpy(),
+        )
     except (OSError, pa.ArrowException, KeyError, ValueError) as fault:
         _log.info("%s is not used: %s", file, fault)
         return None

@@ -32,9 +32,17 @@ from bertft_core.data.tokens.known_tokens import KEY_BYTES, MANNER, Keys, KnownR
 TOKENS_VERSION = 2
 # model_type of encoders whose positions begin above pad_token_id: config.json alone does not say it
 _OFFSET_POSITIONS = (
-    "roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "xmod", "ibert",
-    "mpnet", "longformer",
-)  # fmt: skip
+    "roberta",
+    "camembert",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
+    "data2vec-text",
+    "xmod",
+    "ibert",
+    "mpnet",
+    "longformer",
+)
 _PERCENTILES = (50, 90, 95, 99)
 _CHUNK = b"bertft-chunk"  # in the metadata of a split: ids of a whole chunk, where its rows are chunks
 
@@ -102,9 +110,12 @@ class TokenArrays:
         offsets = np.append(np.repeat(self.offsets[:-1], counts) + place * self.chunk, self.offsets[-1:])
         offsets = offsets.astype(np.int64)
         return TokenArrays(
-            ids=self.ids, offsets=offsets, pair_start=np.diff(offsets).astype(np.int32),
-            labels=np.zeros(len(place), dtype=np.int32), weights=None,
-        )  # fmt: skip
+            ids=self.ids,
+            offsets=offsets,
+            pair_start=np.diff(offsets).astype(np.int32),
+            labels=np.zeros(len(place), dtype=np.int32),
+            weights=None,
+        )
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -183,11 +194,17 @@ def tokenize_splits(
         with staged_folder(folder) as staging:
             facts = {s: _tokenize_split(dataset, s, encoder, keys[s], manner, staging, on_progress) for s in SPLITS}
             summary = TokenizedSplits(
-                directory="", fingerprint=key, max_length=config.max_length, n_train=dataset.n_train,
-                n_validation=dataset.n_validation, n_test=dataset.n_test, has_pair=dataset.has_pair,
-                rows_cut={s: f[0] for s, f in facts.items()}, percentiles={s: f[1] for s, f in facts.items()},
+                directory="",
+                fingerprint=key,
+                max_length=config.max_length,
+                n_train=dataset.n_train,
+                n_validation=dataset.n_validation,
+                n_test=dataset.n_test,
+                has_pair=dataset.has_pair,
+                rows_cut={s: f[0] for s, f in facts.items()},
+                percentiles={s: f[1] for s, f in facts.items()},
                 pad_id=_pad_id(pretrained, tokenizer),
-            )  # fmt: skip
+            )
             write_json(staging / "tokens.json", asdict(summary))
     return load_tokenized_splits(folder)
 
@@ -332,6 +349,10 @@ def open_split(directory: Path | str, split: str) -> TokenArrays:
     weights = batch["weights"].values.to_numpy().reshape(n, -1) if "weights" in batch.schema.names else None
     chunk = (batch.schema.metadata or {}).get(_CHUNK)
     return TokenArrays(
-        ids=ids.values.to_numpy(), offsets=ids.offsets.to_numpy(), pair_start=batch["pair_start"].to_numpy(),
-        labels=batch["label"].to_numpy(), weights=weights, chunk=int(chunk) if chunk else None,
-    )  # fmt: skip
+        ids=ids.values.to_numpy(),
+        offsets=ids.offsets.to_numpy(),
+        pair_start=batch["pair_start"].to_numpy(),
+        labels=batch["label"].to_numpy(),
+        weights=weights,
+        chunk=int(chunk) if chunk else None,
+    )

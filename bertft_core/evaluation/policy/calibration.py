@@ -117,10 +117,7 @@ def fit_temperature(labels: Any, probabilities: Any, weights: Any = None) -> flo
         return float((logsumexp(z / temperature, axis=1) - own / temperature).mean())
 
     found = minimize_scalar(
-        lambda log_t: loss(float(np.exp(log_t))),
-        bounds=np.log(TEMPERATURES),
-        method="bounded",
-        options={"xatol": 1e-6},
+        lambda log_t: loss(float(np.exp(log_t))), bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}
     )
     return min((*TEMPERATURES, float(np.exp(found.x))), key=loss)  # the search itself never tries the bounds
 

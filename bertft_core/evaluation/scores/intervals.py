@@ -301,9 +301,17 @@ def _set_values(
 
 
 def _set_difference(
-    labels: Any, p_a: Any, p_b: Any, classes: Sequence[str], metric: str, level: float, resamples: int, seed: int,
-    predicted_a: Any, predicted_b: Any,
-) -> PairedDifference:  # fmt: skip
+    labels: Any,
+    p_a: Any,
+    p_b: Any,
+    classes: Sequence[str],
+    metric: str,
+    level: float,
+    resamples: int,
+    seed: int,
+    predicted_a: Any,
+    predicted_b: Any,
+) -> PairedDifference:
     a, b = _set_values(labels, p_a, p_b, classes, metric, predicted_a, predicted_b)
     low, high = _percentiles(difference_draws(metric, a, b, resamples, seed), level)
     y = np.asarray(labels).astype(bool)

@@ -14,9 +14,16 @@ _ROUNDING = 1e-12
 
 
 def set_intervals(
-    labels: Any, probabilities: Any, classes: Sequence[str], *, level: float, resamples: int, seed: int,
-    predicted: Any = None, weights: Any = None,
-) -> dict[str, Interval | None]:  # fmt: skip
+    labels: Any,
+    probabilities: Any,
+    classes: Sequence[str],
+    *,
+    level: float,
+    resamples: int,
+    seed: int,
+    predicted: Any = None,
+    weights: Any = None,
+) -> dict[str, Interval | None]:
     """Percentile bootstrap intervals of the scores that may decide, Wilson for accuracy; log loss in its own sense.
 
     `weights` is ignored: sets have none.

@@ -212,9 +212,14 @@ def exchange_p_value(metric: str, a: Floats, b: Floats, permutations: int, seed:
 
 
 def any_scores(
-    labels: Any, probabilities: Any, classes: Sequence[str], weights: Any = None, predicted: Any = None, *,
+    labels: Any,
+    probabilities: Any,
+    classes: Sequence[str],
+    weights: Any = None,
+    predicted: Any = None,
+    *,
     ranking: bool = True,
-) -> Scores:  # fmt: skip
+) -> Scores:
     """`metrics.scores` of rows with one label, `set_scores` of multi-label ones."""
     if are_sets(labels):
         return set_scores(labels, probabilities, classes, predicted, ranking=ranking)

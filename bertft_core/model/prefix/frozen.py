@@ -197,19 +197,33 @@ def _rows_of(width: int) -> int:
 
 
 def open_prefixes(
-    passes: EncoderPass, layers: LayerMap, cuts: Sequence[int], splits: Sequence[tuple[TokenArrays, Ints]],
-    cache: PrefixCache, padding: Mapping[str, Any], precision: str, dtype: str,
-) -> list[FrozenPrefix]:  # fmt: skip
+    passes: EncoderPass,
+    layers: LayerMap,
+    cuts: Sequence[int],
+    splits: Sequence[tuple[TokenArrays, Ints]],
+    cache: PrefixCache,
+    padding: Mapping[str, Any],
+    precision: str,
+    dtype: str,
+) -> list[FrozenPrefix]:
     """A prefix for each (split, rows that will be asked for), not built yet; layers below the cuts are pretrained."""
     device = passes.model.device
     name, keys = prefix_keys(passes, layers, cuts, precision, dtype, device)
     return [
         FrozenPrefix(
-            passes=passes, arrays=arrays, rows=rows, name=name, keys=keys, dtype=dtype, precision=precision,
-            device=device, padding=padding, cache=cache,
+            passes=passes,
+            arrays=arrays,
+            rows=rows,
+            name=name,
+            keys=keys,
+            dtype=dtype,
+            precision=precision,
+            device=device,
+            padding=padding,
+            cache=cache,
         )
         for arrays, rows in splits
-    ]  # fmt: skip
+    ]
 
 
 def row_keys(arrays: TokenArrays, rows: Ints) -> NDArray[np.uint64]:

@@ -41,9 +41,11 @@ class Rows:
         place = {name: i for i, name in enumerate(names)}
         order = np.argsort(joined_hashes := np.concatenate(hashes), kind="stable")
         return cls(
-            hashes=joined_hashes[order], labels=np.array([place[text] for text in labels], dtype=np.int32)[order],
-            splits=np.concatenate(splits)[order], classes=tuple(place),
-        )  # fmt: skip
+            hashes=joined_hashes[order],
+            labels=np.array([place[text] for text in labels], dtype=np.int32)[order],
+            splits=np.concatenate(splits)[order],
+            classes=tuple(place),
+        )
 
     def save(self, folder: Path) -> Path:
         """Write folder/rows.npz, whole or not at all."""
@@ -111,12 +113,17 @@ def changes(before: Rows, now: Rows) -> Changes:
     names_then = np.array(before.classes, dtype=object)[before.labels[theirs]]
     present, past = _present(now), _present(before)
     return Changes(
-        before=len(before.hashes), now=len(now.hashes), new=int((~is_known).sum()),
-        deleted=len(before.hashes) - len(common), relabelled=int((names_now != names_then).sum()),
+        before=len(before.hashes),
+        now=len(now.hashes),
+        new=int((~is_known).sum()),
+        deleted=len(before.hashes) - len(common),
+        relabelled=int((names_now != names_then).sum()),
         moved=int((now.splits[mine] != before.splits[theirs]).sum()),
-        new_classes=tuple(sorted(present - past)), lost_classes=tuple(sorted(past - present)),
-        counts_before=before.counts(), new_by_class=now.counts(~is_known),
-    )  # fmt: skip
+        new_classes=tuple(sorted(present - past)),
+        lost_classes=tuple(sorted(past - present)),
+        counts_before=before.counts(),
+        new_by_class=now.counts(~is_known),
+    )
 
 
 def _present(rows: Rows) -> set[str]:

@@ -204,19 +204,23 @@ def _frame(at_x: Scale, at_y: Scale, x: Axis, y: Axis) -> Markup:
     right, bottom = WIDTH - _RIGHT, _TOP + _PLOT
     marks = y.ticks if y.ticks is not None else ticks(y.domain, 4)
     rows = [
-        join([
-            el("line", x1=_LEFT, x2=right, y1=_r(at_y(t)), y2=_r(at_y(t)), class_="grid"),
-            _text(_LEFT - 6, at_y(t) + 4, y.written(t), "end"),
-        ])
+        join(
+            [
+                el("line", x1=_LEFT, x2=right, y1=_r(at_y(t)), y2=_r(at_y(t)), class_="grid"),
+                _text(_LEFT - 6, at_y(t) + 4, y.written(t), "end"),
+            ]
+        )
         for t in marks
-    ]  # fmt: skip
+    ]
     columns = [
-        join([
-            el("line", x1=_r(at_x(t)), x2=_r(at_x(t)), y1=bottom, y2=bottom + 4, class_="axis"),
-            _text(at_x(t), bottom + 16, x.written(t), "middle"),
-        ])
+        join(
+            [
+                el("line", x1=_r(at_x(t)), x2=_r(at_x(t)), y1=bottom, y2=bottom + 4, class_="axis"),
+                _text(at_x(t), bottom + 16, x.written(t), "middle"),
+            ]
+        )
         for t in (x.ticks if x.ticks is not None else ticks(x.domain, 5))
-    ]  # fmt: skip
+    ]
     base = el("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis")
     titles = [_text(0, 10, y.title, kind="strong"), _text(right, bottom + 31, x.title, "end", "strong")]
     return join([*rows, *columns, base, *titles])
@@ -233,10 +237,11 @@ def _line(series: Series, at_x: Scale, at_y: Scale) -> Markup:
     path = " ".join(f"{_r(a)},{_r(b)}" for a, b in places)
     kind = f"curve s-{series.colour}{' dashed' if series.is_dashed else ''}"
     titles = list(series.titles) + [""] * (len(places) - len(series.titles))
-    dots = [] if series.marker == "none" else [
-        _marker(a, b, series.colour, series.marker, title)
-        for (a, b), title in zip(places, titles, strict=True)
-    ]  # fmt: skip
+    dots = (
+        []
+        if series.marker == "none"
+        else [_marker(a, b, series.colour, series.marker, title) for (a, b), title in zip(places, titles, strict=True)]
+    )
     return join([el("polyline", points=path, class_=kind), *dots])
 
 

@@ -112,21 +112,25 @@ def _config(page: ReportPage) -> Markup | None:
     if len(page.config_yaml) > _YAML:
         text += f"\n[cut here: {len(page.config_yaml) - _YAML:,} more characters]"
     lines = len(page.config_yaml.splitlines())
-    return join([
-        el("h2", "Configuration"),
-        el("p", "As it was run, every default written out.", class_="lead"),
-        folded(f"Show all {lines} lines", el("pre", el("code", text), tabindex="0")),
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Configuration"),
+            el("p", "As it was run, every default written out.", class_="lead"),
+            folded(f"Show all {lines} lines", el("pre", el("code", text), tabindex="0")),
+        ]
+    )
 
 
 def _lineage(page: ReportPage) -> Markup | None:
     if not page.lineage:
         return None
-    return join([
-        el("h2", "Lineage"),
-        el("p", "What has to be equal for these numbers to be equal.", class_="lead"),
-        el("div", pairs(page.lineage), class_="lineage"),
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Lineage"),
+            el("p", "What has to be equal for these numbers to be equal.", class_="lead"),
+            el("div", pairs(page.lineage), class_="lineage"),
+        ]
+    )
 
 
 _SECTIONS: tuple[tuple[str, str, Section], ...] = (

@@ -42,13 +42,15 @@ def errors_section(page: ReportPage) -> Markup | None:
             class_="note",
         )
     more = len(page.errors) - len(shown)
-    return join([
-        el("h2", "Worst errors"),
-        el("p", lead, class_="lead"),
-        legend,
-        el("ul", *(_error(e) for e in shown), class_="rows"),
-        el("p", f"{more:,} more are not shown.", class_="note") if more > 0 else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Worst errors"),
+            el("p", lead, class_="lead"),
+            legend,
+            el("ul", *(_error(e) for e in shown), class_="rows"),
+            el("p", f"{more:,} more are not shown.", class_="note") if more > 0 else None,
+        ]
+    )
 
 
 def _error(row: WrongRow) -> Markup:
@@ -160,14 +162,16 @@ def suspects_section(page: ReportPage) -> Markup | None:
     more = len(page.suspects) - len(shown)
     lead = "Labels to look at again, the most doubtful first: a list to read, nothing was changed or left out."
     first, rest = shown[:5], shown[5:]
-    return join([
-        el("h2", "Suspected label errors"),
-        el("p", lead, class_="lead"),
-        el("p", page.suspects_note[:600], class_="note") if page.suspects_note else None,
-        el("ul", *(_suspect(s) for s in first), class_="rows"),
-        folded(f"{len(rest)} more", el("ul", *(_suspect(s) for s in rest), class_="rows")) if rest else None,
-        el("p", f"{more:,} more are not shown here.", class_="note") if more > 0 else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Suspected label errors"),
+            el("p", lead, class_="lead"),
+            el("p", page.suspects_note[:600], class_="note") if page.suspects_note else None,
+            el("ul", *(_suspect(s) for s in first), class_="rows"),
+            folded(f"{len(rest)} more", el("ul", *(_suspect(s) for s in rest), class_="rows")) if rest else None,
+            el("p", f"{more:,} more are not shown here.", class_="note") if more > 0 else None,
+        ]
+    )
 
 
 def _suspect(row: SuspectRow) -> Markup:

@@ -82,9 +82,15 @@ def _name_depths(axes: Any, marks: Sequence[tuple[float, int]], side: str) -> No
     """Write the depth beside each mark, at most eight of them: more would overlap."""
     for at, depth in marks[:: max(1, -(-len(marks) // 8))]:
         axes.text(
-            at, 0.98, f" depth {depth} ", transform=axes.get_xaxis_transform(), va="top", ha=side,
-            fontsize=7, color="#555555",
-        )  # fmt: skip
+            at,
+            0.98,
+            f" depth {depth} ",
+            transform=axes.get_xaxis_transform(),
+            va="top",
+            ha=side,
+            fontsize=7,
+            color="#555555",
+        )
 
 
 def _short(name: str) -> str:

@@ -62,10 +62,13 @@ def _class_table(rows: Sequence[ClassRow]) -> Markup | None:
         [
             data(clipped(r.name, _NAME)),
             el("span", number(r.f1), class_="low" if r.f1 == lowest and len(rows) > 1 else None),
-            number(r.precision), number(r.recall), f"{r.rows:,}", f"{r.predicted:,}",
+            number(r.precision),
+            number(r.recall),
+            f"{r.rows:,}",
+            f"{r.predicted:,}",
         ]
         for r in ordered[:_CLASSES]
-    ]  # fmt: skip
+    ]
     found = join([table(head, lines), el("p", " ".join(_class_notes(rows)), class_="note")])
     if len(rows) > _UNFOLDED:
         found = folded(f"All {len(rows):,} classes", found)
@@ -183,12 +186,14 @@ def calibration_section(page: ReportPage) -> Markup | None:
     statement = page.coverage.sentence[:300] if page.coverage else ""
     left = _reliability(page.calibration) if page.calibration else None
     right = _coverage(page.coverage) if page.coverage and page.coverage.coverage else None
-    return join([
-        el("h2", "Calibration and coverage"),
-        el("p", statement[:1].upper() + statement[1:], class_="statement") if statement else None,
-        el("div", left, right, class_="pair"),
-        _calibration_notes(page.calibration) if page.calibration else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Calibration and coverage"),
+            el("p", statement[:1].upper() + statement[1:], class_="statement") if statement else None,
+            el("div", left, right, class_="pair"),
+            _calibration_notes(page.calibration) if page.calibration else None,
+        ]
+    )
 
 
 def _reliability(calibration: Calibration) -> Markup | None:
@@ -205,12 +210,16 @@ def _reliability(calibration: Calibration) -> Markup | None:
         Series(name="", points=diagonal, colour="grey", marker="none"),
         *(
             Series(
-                name=name, points=[(b.confidence, b.accuracy) for b in bins], colour=colour, is_dashed=dashed,
-                marker=marker, titles=[_bin_title(b) for b in bins],
+                name=name,
+                points=[(b.confidence, b.accuracy) for b in bins],
+                colour=colour,
+                is_dashed=dashed,
+                marker=marker,
+                titles=[_bin_title(b) for b in bins],
             )
             for name, bins, colour, marker, dashed in given
         ),
-    ]  # fmt: skip
+    ]
     label = "accuracy by confidence, " + "; ".join(f"{name}: {len(bins)} bins" for name, bins, *_ in given)
     chart = line_chart(label, lines, share_axis("confidence", domain), share_axis("accuracy", domain))
     keys = [key(name, colour, marker, dashed) for name, _, colour, marker, dashed in given]
@@ -230,10 +239,7 @@ def _calibration_notes(calibration: Calibration) -> Markup:
         for name, before, a in calibration.scores
     ]
     notes = [el("li", data(note[:600])) for note in calibration.notes[:20]]
-    return join([
-        table(head, rows) if rows else None,
-        el("ul", *notes, class_="note") if notes else None,
-    ])  # fmt: skip
+    return join([table(head, rows) if rows else None, el("ul", *notes, class_="note") if notes else None])
 
 
 def _coverage(curve: Coverage) -> Markup:

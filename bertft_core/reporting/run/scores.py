@@ -29,11 +29,13 @@ def verdict_section(page: ReportPage) -> Markup | None:
 def _verdict(verdict: Verdict) -> Markup:
     checks = sorted(verdict.checks, key=lambda check: check.passed)  # what failed is what is asked for first
     mark = {"promoted": sign(True), "kept": sign(False), "held": sign(False)}.get(verdict.outcome)
-    return join([
-        el("h2", mark, _OUTCOMES[verdict.outcome], class_="outcome"),
-        el("p", data(_sentence(verdict.text)), class_="reason") if verdict.text else None,
-        el("ul", *(_check(check) for check in checks[:_CHECKS]), class_="checks") if checks else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", mark, _OUTCOMES[verdict.outcome], class_="outcome"),
+            el("p", data(_sentence(verdict.text)), class_="reason") if verdict.text else None,
+            el("ul", *(_check(check) for check in checks[:_CHECKS]), class_="checks") if checks else None,
+        ]
+    )
 
 
 def _sentence(value: str) -> str:
@@ -65,10 +67,7 @@ def scores_part(page: ReportPage) -> Markup | None:
         return None
     rows = f" on {page.rows:,} test rows" if page.rows else ""
     lead = f"Values{rows}, below each its {page.level * 100:g} % interval where there is one."
-    return join([
-        el("p", lead, class_="lead"),
-        el("div", _score_table(page.scores), _score_chart(page), class_="pair"),
-    ])  # fmt: skip
+    return join([el("p", lead, class_="lead"), el("div", _score_table(page.scores), _score_chart(page), class_="pair")])
 
 
 def _score_table(scores: tuple[ScoreRow, ...]) -> Markup:
@@ -133,14 +132,17 @@ def differences_part(page: ReportPage) -> Markup | None:
     ]
     label = "; ".join(f"{row.name} {row.shown}, {span_of(row.interval, signed=True)}" for row in rows)
     chart = el("figure", whisker_chart(label, rows, rounded_out(min(ends), max(ends)), zero=True))
-    return join([
-        el("h3", "Differences on the same rows"),
-        el(
-            "p", "Right of zero this model is better. An interval that holds zero shows no difference either way.",
-            class_="lead",
-        ),
-        el("div", chart, el("div", *(_difference(d) for d in page.differences)), class_="pair"),
-    ])  # fmt: skip
+    return join(
+        [
+            el("h3", "Differences on the same rows"),
+            el(
+                "p",
+                "Right of zero this model is better. An interval that holds zero shows no difference either way.",
+                class_="lead",
+            ),
+            el("div", chart, el("div", *(_difference(d) for d in page.differences)), class_="pair"),
+        ]
+    )
 
 
 def _difference(difference: DifferenceRow) -> Markup:
@@ -148,8 +150,9 @@ def _difference(difference: DifferenceRow) -> Markup:
     said = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
     return el(
         "p",
-        el("strong", clipped(difference.name, _NAME)), f": {said}, {number(difference.value, signed=True)} ",
+        el("strong", clipped(difference.name, _NAME)),
+        f": {said}, {number(difference.value, signed=True)} ",
         f"({span_of(difference.interval, signed=True)}). ",
         data(difference.note[:_TEXT]) if difference.note else None,
         class_="said",
-    )  # fmt: skip
+    )

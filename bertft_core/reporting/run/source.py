@@ -27,13 +27,15 @@ def learning_section(page: ReportPage) -> Markup | None:
         lead += (
             " The bands are the phases of gradual unfreezing: depth 0 trains the head alone, each further one a layer."
         )
-    return join([
-        el("h2", "Training"),
-        el("p", lead, class_="lead") if learning.epochs else None,
-        el("div", pairs(learning.facts), class_="facts") if learning.facts else None,
-        curves,
-        _epoch_table(learning.epochs) if learning.epochs else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Training"),
+            el("p", lead, class_="lead") if learning.epochs else None,
+            el("div", pairs(learning.facts), class_="facts") if learning.facts else None,
+            curves,
+            _epoch_table(learning.epochs) if learning.epochs else None,
+        ]
+    )
 
 
 def _losses(learning: Learning) -> Markup:
@@ -70,10 +72,14 @@ def _curve(title: str, learning: Learning, lines: Sequence[Series], y: Axis) -> 
     total = float(max(e.step for e in learning.epochs))
     x = Axis(title="step", domain=(0.0, total), written=lambda v: f"{v:,.0f}")
     named = len(learning.phases) <= _PHASES
-    bands = [
-        (start * total, end * total, (f"depth {depth}" if i == 0 else str(depth)) if named else "")
-        for i, (start, end, depth) in enumerate(learning.phases)
-    ] if len(learning.phases) > 1 else []  # fmt: skip
+    bands = (
+        [
+            (start * total, end * total, (f"depth {depth}" if i == 0 else str(depth)) if named else "")
+            for i, (start, end, depth) in enumerate(learning.phases)
+        ]
+        if len(learning.phases) > 1
+        else []
+    )
     label = "; ".join(f"{s.name} from {number(s.points[0][1])} to {number(s.points[-1][1])}" for s in lines)
     keys = [key(s.name, s.colour, s.marker, s.is_dashed) for s in lines]
     chart = line_chart(f"{title} by step: {label}", lines, x, y, bands=bands)
@@ -84,11 +90,15 @@ def _epoch_table(epochs: Sequence[EpochRow]) -> Markup:
     head = ["Epoch", "Step", "Train loss", "Validation loss", "Accuracy", "Macro F1"]
     rows: list[Sequence[Child]] = [
         [
-            join([str(e.epoch), el("span", " kept", class_="tag") if e.best else None]), f"{e.step:,}",
-            number(e.train_loss), number(e.validation_loss), number(e.accuracy), number(e.macro_f1),
+            join([str(e.epoch), el("span", " kept", class_="tag") if e.best else None]),
+            f"{e.step:,}",
+            number(e.train_loss),
+            number(e.validation_loss),
+            number(e.accuracy),
+            number(e.macro_f1),
         ]
         for e in epochs[:_EPOCHS]
-    ]  # fmt: skip
+    ]
     found = table(head, rows)
     return found if len(epochs) <= 6 else folded(f"All {len(epochs)} epochs", found)
 
@@ -99,11 +109,13 @@ def data_section(page: ReportPage) -> Markup | None:
     if facts is None or not (facts.facts or facts.class_counts or facts.split_facts):
         return None
     tables = [part for part in (_split_table(facts), _class_counts(facts)) if part is not None]
-    return join([
-        el("h2", "Data"),
-        el("div", pairs(facts.facts), class_="facts") if facts.facts else None,
-        el("div", *tables, class_="pair") if tables else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Data"),
+            el("div", pairs(facts.facts), class_="facts") if facts.facts else None,
+            el("div", *tables, class_="pair") if tables else None,
+        ]
+    )
 
 
 def _split_table(facts: DataFacts) -> Markup | None:

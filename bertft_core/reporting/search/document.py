@@ -64,14 +64,16 @@ def _winner(page: SearchPage) -> Markup:
     if best is None:
         return join([el("p", "No trial was completed", class_="outcome"), notes])
     sentence = optimism_sentence(best)
-    return join([
-        el("p", f"Trial {best.slot}: {page.score} {number(best.score)}", class_="outcome"),
-        el("p", best.how, class_="reason"),
-        pairs(best.values) if best.values else None,
-        el("p", sentence, class_="statement") if sentence else None,
-        _confirmed(best.confirmed, best.slot) if best.confirmed else None,
-        notes,
-    ])  # fmt: skip
+    return join(
+        [
+            el("p", f"Trial {best.slot}: {page.score} {number(best.score)}", class_="outcome"),
+            el("p", best.how, class_="reason"),
+            pairs(best.values) if best.values else None,
+            el("p", sentence, class_="statement") if sentence else None,
+            _confirmed(best.confirmed, best.slot) if best.confirmed else None,
+            notes,
+        ]
+    )
 
 
 def _confirmed(rows: Sequence[ConfirmedRow], chosen: int) -> Markup:
@@ -79,10 +81,13 @@ def _confirmed(rows: Sequence[ConfirmedRow], chosen: int) -> Markup:
     lines: list[Sequence[Child]] = [
         [
             join([str(r.slot), el("span", " chosen", class_="tag") if r.slot == chosen else None]),
-            number(r.first), number(r.mean), number(r.spread), ", ".join(number(v) for v in r.further) or "–",
+            number(r.first),
+            number(r.mean),
+            number(r.spread),
+            ", ".join(number(v) for v in r.further) or "–",
         ]
         for r in rows
-    ]  # fmt: skip
+    ]
     lead = "The first score picked these trials for being high; only the further seeds say how good they are."
     return join([el("h3", "Confirmed with further seeds"), el("p", lead, class_="lead"), table(head, lines)])
 
@@ -98,12 +103,14 @@ def _pictures(page: SearchPage) -> Markup | None:
         else:
             left.append(picture.title)
     note = f"Left out to keep the page small: {', '.join(left)}." if left else None
-    return join([
-        el("h2", "Pictures"),
-        el("p", page.caution, class_="lead") if page.caution else None,
-        el("div", *shown, class_="plots"),
-        el("p", note, class_="note") if note else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Pictures"),
+            el("p", page.caution, class_="lead") if page.caution else None,
+            el("div", *shown, class_="plots"),
+            el("p", note, class_="note") if note else None,
+        ]
+    )
 
 
 def _figure(picture: Picture) -> Markup:
@@ -119,10 +126,7 @@ def _figure(picture: Picture) -> Markup:
 def _space(page: SearchPage) -> Markup | None:
     if not page.space:
         return None
-    return join([
-        el("h2", "What was searched"),
-        el("div", pairs(page.space), class_="lineage"),
-    ])  # fmt: skip
+    return join([el("h2", "What was searched"), el("div", pairs(page.space), class_="lineage")])
 
 
 def _states(page: SearchPage) -> Markup | None:
@@ -133,16 +137,18 @@ def _states(page: SearchPage) -> Markup | None:
         [el("span", data(clipped(reason, _REASON))), state, f"{n:,}"] for state, reason, n in page.reasons[:_OPEN]
     ]
     more = len(page.reasons) - _OPEN
-    return join([
-        el("h2", "What became of the trials"),
-        el(
-            "div",
-            table(["State", "Trials"], rows),
-            el("div", table(["Reason", "State", "Trials"], why), class_="names") if why else None,
-            class_="pair",
-        ),
-        el("p", f"{more:,} more reasons are in the table of trials.", class_="note") if more > 0 else None,
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "What became of the trials"),
+            el(
+                "div",
+                table(["State", "Trials"], rows),
+                el("div", table(["Reason", "State", "Trials"], why), class_="names") if why else None,
+                class_="pair",
+            ),
+            el("p", f"{more:,} more reasons are in the table of trials.", class_="note") if more > 0 else None,
+        ]
+    )
 
 
 def _trials(page: SearchPage) -> Markup | None:
@@ -164,23 +170,24 @@ def _trials(page: SearchPage) -> Markup | None:
     note = el("p", f"{left:,} more trials are not shown: the study holds them.", class_="note") if left else None
     box = el("div", el("table", top, el("tbody", *lines)), class_="scroll trials", tabindex="0")
     found = join([box, note])
-    return join([
-        el("h2", "All trials"),
-        found if len(page.trials) <= _OPEN else folded(f"Show {len(lines):,} trials", found),
-    ])  # fmt: skip
+    return join(
+        [el("h2", "All trials"), found if len(page.trials) <= _OPEN else folded(f"Show {len(lines):,} trials", found)]
+    )
 
 
 def _trial(trial: TrialRow, has_measure: bool, is_best: bool) -> Markup:
     cells: list[Child] = [
-        join([
-            el("span", trial.state, class_="low" if trial.state == "failed" else None),
-            el("small", data(clipped(trial.reason, _REASON))) if trial.reason else None,
-        ]),
+        join(
+            [
+                el("span", trial.state, class_="low" if trial.state == "failed" else None),
+                el("small", data(clipped(trial.reason, _REASON))) if trial.reason else None,
+            ]
+        ),
         number(trial.score),
         *([trial.measure or "–"] if has_measure else []),
         number(trial.seconds, 0 if trial.seconds >= 10 else 1),
         *(data(clipped(value, _CELL)) if value else "–" for value in trial.values),
-    ]  # fmt: skip
+    ]
     name = join([str(trial.slot), el("span", " chosen", class_="tag") if is_best else None])
     kind = "best" if is_best else "others" if trial.state != "complete" else None
     return el("tr", el("th", name, scope="row"), *(el("td", cell) for cell in cells), class_=kind)
@@ -189,8 +196,10 @@ def _trial(trial: TrialRow, has_measure: bool, is_best: bool) -> Markup:
 def _dashboard(page: SearchPage) -> Markup | None:
     if not page.dashboard:
         return None
-    return join([
-        el("h2", "Look further"),
-        el("p", "This command opens the study itself, with every trial's course.", class_="lead"),
-        el("pre", el("code", page.dashboard), tabindex="0"),
-    ])  # fmt: skip
+    return join(
+        [
+            el("h2", "Look further"),
+            el("p", "This command opens the study itself, with every trial's course.", class_="lead"),
+            el("pre", el("code", page.dashboard), tabindex="0"),
+        ]
+    )

@@ -125,9 +125,15 @@ def _broken(name: str) -> str:
 
 
 def _draw_lines(
-    axes: Axes, trials: Sequence[TrialResult], knobs: Sequence[Knob], last: Knob, colours: Sequence[Any], alpha: float,
-    width: float, spread: float,
-) -> None:  # fmt: skip
+    axes: Axes,
+    trials: Sequence[TrialResult],
+    knobs: Sequence[Knob],
+    last: Knob,
+    colours: Sequence[Any],
+    alpha: float,
+    width: float,
+    spread: float,
+) -> None:
     from matplotlib.collections import LineCollection
 
     lines = []
@@ -135,9 +141,10 @@ def _draw_lines(
         aside = 0.5 - (r.slot * 0.618) % 1.0  # many lines through one choice pass beside each other
         places = [
             k.place(r.params[k.name]) + (aside * spread / len(k.choices) if k.choices else 0.0)
-            if k.name in r.params else _ABSENT
+            if k.name in r.params
+            else _ABSENT
             for k in knobs
-        ]  # fmt: skip
+        ]
         places.append(_ABSENT if r.score is None or not math.isfinite(r.score) else last.place(r.score))
         lines.append(list(enumerate(places)))
     axes.add_collection(LineCollection(lines, colors=list(colours), alpha=alpha, linewidths=width))
@@ -195,9 +202,16 @@ def slice_picture(
     if done:
         xs, ys = (k.places([r for r, _ in done]) for k in (x, y))
         axes.scatter(
-            xs, ys, c=[s for _, s in done], cmap=SHADES, norm=norm, s=size, edgecolors="white", linewidths=0.5,
+            xs,
+            ys,
+            c=[s for _, s in done],
+            cmap=SHADES,
+            norm=norm,
+            s=size,
+            edgecolors="white",
+            linewidths=0.5,
             label="complete",
-        )  # fmt: skip
+        )
     if best is not None and best in both:
         axes.scatter(
             x.places([best]),

@@ -103,9 +103,15 @@ def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int
     for label, mark, colour, slots in kinds:
         if slots:
             axes.plot(
-                slots, [0.03] * len(slots), mark, color=colour, markersize=size, transform=place, clip_on=False,
+                slots,
+                [0.03] * len(slots),
+                mark,
+                color=colour,
+                markersize=size,
+                transform=place,
+                clip_on=False,
                 label=f"{label} ({len(slots)})",
-            )  # fmt: skip
+            )
 
 
 def duration(seconds: float) -> str:
@@ -150,11 +156,16 @@ def time_picture(results: Sequence[TrialResult], path: Path) -> Path:
         n = sum(r.state == state for r in results)
         if n:
             axes.bar(
-                [p + (width - 1) / 2 for p in places], [sums[state][p] / divisor for p in places],
-                bottom=[base[p] / divisor for p in places], color=colour, label=f"{_NAMES[state]} ({n})",
-                width=0.72 * width if few else width, hatch="////" if state == "pruned" and few else None,
-                edgecolor="white" if few else "none", linewidth=0,
-            )  # fmt: skip
+                [p + (width - 1) / 2 for p in places],
+                [sums[state][p] / divisor for p in places],
+                bottom=[base[p] / divisor for p in places],
+                color=colour,
+                label=f"{_NAMES[state]} ({n})",
+                width=0.72 * width if few else width,
+                hatch="////" if state == "pruned" and few else None,
+                edgecolor="white" if few else "none",
+                linewidth=0,
+            )
             base = {p: base[p] + sums[state][p] for p in places}
     total = duration(sum(r.seconds for r in results))
     axes.set_title(f"Time per trial: {total} in all, {100 * pruned_share(results):.0f} % on pruned")
@@ -191,8 +202,9 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
     for state, colour in _STATES:
         bars = [
             (names.index(lanes[r.slot]), (r.started - origin) / divisor, (r.finished - r.started) / divisor)
-            for r in known if r.state == state
-        ]  # fmt: skip
+            for r in known
+            if r.state == state
+        ]
         if bars:
             rows, starts, lengths = zip(*bars, strict=True)
             line = 0.6 if len(known) <= _LABELLED else 0.0
@@ -213,9 +225,13 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
 
 
 def _name_bars(
-    axes: Axes, shown: Sequence[TrialResult], lanes: Mapping[int, tuple[str, int]], names: list[tuple[str, int]],
-    origin: float, divisor: float,
-) -> None:  # fmt: skip
+    axes: Axes,
+    shown: Sequence[TrialResult],
+    lanes: Mapping[int, tuple[str, int]],
+    names: list[tuple[str, int]],
+    origin: float,
+    divisor: float,
+) -> None:
     for r in shown:
         middle = ((r.started + r.finished) / 2 - origin) / divisor
         ink = "black" if r.state == "pruned" else "white"

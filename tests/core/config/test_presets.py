@@ -45,8 +45,9 @@ def test_ulmfit_divides_by_two_point_six_a_layer() -> None:
 
 def test_own_keys_win_over_the_preset_and_overrides_over_both(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("name: x\npreset: sun2019\ndata: {source: a.csv}\nmodel: {pretrained: m}\n"
-                    "training: {epochs: 2, lr: 1.0e-4}\n")  # fmt: skip
+    file.write_text(
+        "name: x\npreset: sun2019\ndata: {source: a.csv}\nmodel: {pretrained: m}\ntraining: {epochs: 2, lr: 1.0e-4}\n"
+    )
     found = load_config(file, ["training.lr=3e-4", "tokenization.max_length=128"])
     assert (found.training.epochs, found.training.lr, found.training.batch_size) == (2, 3e-4, 24)
     assert (found.tokenization.max_length, found.tokenization.truncation) == (128, "head+tail")
@@ -91,10 +92,19 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
 
     found = config(preset="sun2019", training={"epochs": 2})
     plan = {
-        "name": "x", "data": "d", "splits": [], "preset": _preset(found), "encoder": "e", "features": None,
-        "layers": [], "rates": "linear", "steps": 1,
-        "search": "none", "register": "r", "warnings": [],
-    }  # fmt: skip
+        "name": "x",
+        "data": "d",
+        "splits": [],
+        "preset": _preset(found),
+        "encoder": "e",
+        "features": None,
+        "layers": [],
+        "rates": "linear",
+        "steps": 1,
+        "search": "none",
+        "register": "r",
+        "warnings": [],
+    }
     text = render("check", plan)
     assert "preset       sun2019: Sun et al. 2019" in text
     assert all(f"  {key} " in text for key in PRESETS["sun2019"].values)

@@ -34,9 +34,13 @@ def chunked(tokens: int, overlap: int = 0, most: int | None = None) -> list[list
     cutting = Cutting(max_length=N + 2, truncation="chunks", chunk_overlap=overlap, max_chunks=most)
     ids = np.array(pack_chunks(range(100, 100 + tokens), LAYOUT, cutting), dtype=np.int32)
     arrays = TokenArrays(
-        ids=ids, offsets=np.array([0, len(ids)]), pair_start=np.array([len(ids)]), labels=np.zeros(1, np.int32),
-        weights=None, chunk=N + 2,
-    )  # fmt: skip
+        ids=ids,
+        offsets=np.array([0, len(ids)]),
+        pair_start=np.array([len(ids)]),
+        labels=np.zeros(1, np.int32),
+        weights=None,
+        chunk=N + 2,
+    )
     starts = arrays.units.offsets
     return [ids[a:b].tolist() for a, b in itertools.pairwise(starts)]
 

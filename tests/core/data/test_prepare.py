@@ -159,11 +159,7 @@ def test_too_many_faulty_rows_stop_with_counts_and_a_list(tmp_path: Path) -> Non
     ("rows", "settings", "message"),
     [
         ([(f"t{i}", "a") for i in range(60)], {}, "at least two classes, found 'a'"),
-        (
-            [*plain(), ("rare", "c")],
-            {},
-            r"class 'c' (is absent from train: 1 rows|has 1 rows, wanted at least 3)",
-        ),
+        ([*plain(), ("rare", "c")], {}, r"class 'c' (is absent from train: 1 rows|has 1 rows, wanted at least 3)"),
         (plain(), {"classes": ["a", "b", "z"]}, "class 'z' is absent from train: 0 rows"),
         (plain(3), {}, "no row falls into"),
         ([], {}, "no rows"),
@@ -207,12 +203,7 @@ def test_unknown_label_and_lone_surrogate_are_faults(tmp_path: Path) -> None:
     lines(tmp_path / "a.jsonl", rows)
     data = prepare(tmp_path, "a.jsonl", classes=["b", "a"], max_faulty_share=0.1)
     assert data.classes == ("b", "a")
-    assert data.report.reasons == {
-        "unknown label": 1,
-        "invalid Unicode": 1,
-        "text is no string": 1,
-        "empty text": 1,
-    }
+    assert data.report.reasons == {"unknown label": 1, "invalid Unicode": 1, "text is no string": 1, "empty text": 1}
     balanced(data)
 
 

@@ -43,13 +43,7 @@ def test_package_is_found_without_importing_it() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "package://no_such_pkg/x",
-        "package://json/nothing.csv",
-        "package://json/../os.py",
-        "ftp://x/y",
-        "gone.csv",
-    ],
+    ["package://no_such_pkg/x", "package://json/nothing.csv", "package://json/../os.py", "ftp://x/y", "gone.csv"],
 )
 def test_missing_source_names_the_key(text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.source"):

@@ -148,9 +148,18 @@ def test_headline_intervals_hold_every_score_they_are_named_after() -> None:
     p = softer(model(y, 3, 0.8, 4), 5)
     found, point = headline_intervals(y, p, list("abc"), resamples=500), scores(y, p, list("abc"))
     assert set(found) == {
-        "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "weighted_precision",
-        "mcc", "log_loss", "brier", "ece", "auroc",
-    }  # fmt: skip
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "weighted_f1",
+        "macro_precision",
+        "weighted_precision",
+        "mcc",
+        "log_loss",
+        "brier",
+        "ece",
+        "auroc",
+    }
     for name, interval in found.items():
         assert interval is not None and interval[0] <= getattr(point, name) <= interval[1], name
 

@@ -26,10 +26,15 @@ def report(**changes: object) -> EvaluationReport:
     y, p = rows()
     _, floor = rows(right=0.6, seed=1)
     given = {
-        "labels": y, "probabilities": p, "classes": CLASSES,
+        "labels": y,
+        "probabilities": p,
+        "classes": CLASSES,
         "texts": [f"text | *{i}*\nsecond line" for i in range(120)],
-        "sources": [f"a.csv:{i}" for i in range(120)], "floor_probabilities": floor, "resamples": 500, **changes,
-    }  # fmt: skip
+        "sources": [f"a.csv:{i}" for i in range(120)],
+        "floor_probabilities": floor,
+        "resamples": 500,
+        **changes,
+    }
     return evaluate(**given)  # type: ignore[arg-type]
 
 
@@ -68,9 +73,14 @@ def test_worst_errors_are_the_ten_most_confident_wrong_rows() -> None:
 def test_warnings_name_absent_classes_and_a_floor_that_was_not_beaten() -> None:
     y, p = rows(40)
     found = evaluate(
-        labels=y, probabilities=np.c_[p, np.zeros(40)], classes=(*CLASSES, "tech"), texts=["t"] * 40,
-        floor_probabilities=np.c_[p, np.zeros(40)], resamples=200, warnings=("from the gate",),
-    )  # fmt: skip
+        labels=y,
+        probabilities=np.c_[p, np.zeros(40)],
+        classes=(*CLASSES, "tech"),
+        texts=["t"] * 40,
+        floor_probabilities=np.c_[p, np.zeros(40)],
+        resamples=200,
+        warnings=("from the gate",),
+    )
     text = " ".join(found.warnings)
     assert found.warnings[0] == "from the gate"
     assert "no test row of class tech" in text and "only 40 test rows" in text and "TF-IDF floor" in text
@@ -99,10 +109,16 @@ def test_confusion_picture_is_a_png(tmp_path: Path) -> None:
 
 def test_learning_curve_picture_is_a_png_with_and_without_phases(tmp_path: Path) -> None:
     history = [
-        {"step": 90 * e, "train_loss": 1 / e, "validation_loss": 1.1 / e, "accuracy": 1 - 0.3 / e,
-         "macro_f1": 1 - 0.35 / e, "depth": 2 * e}
+        {
+            "step": 90 * e,
+            "train_loss": 1 / e,
+            "validation_loss": 1.1 / e,
+            "accuracy": 1 - 0.3 / e,
+            "macro_f1": 1 - 0.35 / e,
+            "depth": 2 * e,
+        }
         for e in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     phases = ((0.0, 0.25, 1), (0.25, 0.5, 2), (0.5, 0.75, 4), (0.75, 1.0, 7))
     assert min(size_of(learning_curve_picture(history, tmp_path / "a.png"))) > 300
     assert min(size_of(learning_curve_picture(history, tmp_path / "b.png", phases))) > 300

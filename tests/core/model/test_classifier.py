@@ -37,11 +37,7 @@ def test_load_classifier_head_depends_on_the_seed_alone(encoder: Path) -> None:
 def test_load_classifier_sets_labels_and_dropout(encoder: Path) -> None:
     config = load_classifier(encoder, ("x", "y"), 0, 0.3).config
     assert config.id2label == {0: "x", 1: "y"}
-    assert (config.hidden_dropout_prob, config.classifier_dropout, config.attention_probs_dropout_prob) == (
-        0.3,
-        0.3,
-        0,
-    )
+    assert (config.hidden_dropout_prob, config.classifier_dropout, config.attention_probs_dropout_prob) == (0.3, 0.3, 0)
 
 
 def test_save_classifier_gives_equal_logits_in_plain_transformers(encoder: Path, tmp_path: Path) -> None:

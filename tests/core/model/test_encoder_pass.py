@@ -27,9 +27,14 @@ from bertft_core.model.encoder_pass import EncoderPass, Tricks, batch_tensors, l
 from bertft_core.model.layers import layer_table, set_depth
 
 _SIZE: dict[str, Any] = {
-    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32,
-    "num_labels": 3, "pad_token_id": 1,
-}  # fmt: skip
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "num_labels": 3,
+    "pad_token_id": 1,
+}
 _DISTIL = {"vocab_size": 50, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32, "num_labels": 3}
 TAKEN = {
     "bert": BertConfig(**_SIZE),

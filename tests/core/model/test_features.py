@@ -213,12 +213,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "electra": {"intermediate_size": 32, "embedding_size": 8},
     "distilbert": {"hidden_dim": 32},
     "deberta-v2": {
-        "intermediate_size": 32, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0,
+        "intermediate_size": 32,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "type_vocab_size": 0,
         "pooler_hidden_size": 16,
     },
     "albert": {"intermediate_size": 32, "embedding_size": 8},
     "modernbert": {"intermediate_size": 32, "pad_token_id": 0},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

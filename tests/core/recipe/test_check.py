@@ -60,5 +60,8 @@ def test_max_length_of_a_preset_beyond_the_encoder_is_refused(planned: Plan, tmp
     with pytest.raises(ConfigError, match=r"tokenization\.max_length must not exceed 64"):
         planned(**sections, tokenization={})
     assert planned(**sections, tokenization={"max_length": 64})["preset"]["replaced"] == {
-        "tokenization.max_length": 64, "training.lr": 2e-3, "training.batch_size": 8, "training.epochs": 2
-    }  # fmt: skip
+        "tokenization.max_length": 64,
+        "training.lr": 2e-3,
+        "training.batch_size": 8,
+        "training.epochs": 2,
+    }

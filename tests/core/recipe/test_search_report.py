@@ -19,9 +19,18 @@ SPACE = {"lr": FloatDistribution(1e-5, 1e-3, log=True), "pooling": CategoricalDi
 def trial(slot: int, score: float | None, state: str = "complete", reason: str = "") -> TrialResult:
     params = {"lr": (slot + 1) * 1e-5, "pooling": ["cls", "<mean>"][slot % 2]}
     return TrialResult(
-        slot=slot, number=slot, state=state, reason=reason, params=params, score=score, log_loss=0.3, seconds=60.0,
-        started=100.0 + 60 * slot, finished=160.0 + 60 * slot, host="a",
-    )  # fmt: skip
+        slot=slot,
+        number=slot,
+        state=state,
+        reason=reason,
+        params=params,
+        score=score,
+        log_loss=0.3,
+        seconds=60.0,
+        started=100.0 + 60 * slot,
+        finished=160.0 + 60 * slot,
+        host="a",
+    )
 
 
 RESULTS = (

@@ -107,10 +107,7 @@ TRIANGLE = "schedule: [linear, slanted_triangular]"
             f"{TRIANGLE}, warmup_fraction: [0.0, 0.1]",
             r"warmup_fraction .* schedule is slanted_triangular: add `when: {schedule: \[linear\]}`",
         ),
-        (
-            "phase_restart: [true, false], unfreezing: [none, gradual]",
-            r"phase_restart .* is none: add .*\[gradual\]",
-        ),
+        ("phase_restart: [true, false], unfreezing: [none, gradual]", r"phase_restart .* is none: add .*\[gradual\]"),
         ("unfreezing: [none, ulmfit], epochs: {values: [1, 2], when: {unfreezing: none}}", None),
         ("loss: [cross_entropy, focal], focal_gamma: [1.0, 2.0]", r"focal_gamma .* add `when: {loss: \[focal\]}`"),
     ],
@@ -134,7 +131,8 @@ CHUNKED = {"tokenization.truncation": "chunks"}
         ("model.combine: [concat, mean]", {**LAYERS, "model.layers": -1}, "model.combine .* while model.layers is -1"),
         ("embedding_rate: [layerwise, paper_code]", {"alpha": 1.0}, "embedding_rate has no effect while alpha is 1"),
         (
-            "alpha: [0.9, 1.0], embedding_rate: [layerwise, paper_code]", {},
+            "alpha: [0.9, 1.0], embedding_rate: [layerwise, paper_code]",
+            {},
             r"embedding_rate has no effect while alpha is 1.0: add `when: {alpha: \[0.9\]}`",
         ),
         ("embedding_rate: [layerwise, paper_code]", {"unfreezing": "fast"}, "embedding_rate .* unfreezing is fast"),
@@ -146,7 +144,7 @@ CHUNKED = {"tokenization.truncation": "chunks"}
         ("tokenization.truncation: [head, chunks]", {"tokenization.max_chunks": 1}, "truncation has no effect: one ch"),
         ("phase_restart: [true, false]", {"unfreezing": "ulmfit", "epochs": 1}, "phase_restart .* there is one phase"),
     ],
-)  # fmt: skip
+)
 def test_knob_that_its_neighbours_make_idle_is_refused(space: str, configured: dict[str, Any], wanted: str) -> None:
     found = config(space)
     known = found.with_values({key: value for key, value in configured.items() if key not in space})

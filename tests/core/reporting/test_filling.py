@@ -33,47 +33,88 @@ def rows(right: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def report() -> EvaluationReport:
     y, p = rows(0.95, 0)
     return evaluate(
-        labels=y, probabilities=p, classes=CLASSES, texts=["some text"] * 200, floor_probabilities=rows(0.8, 1)[1],
-        resamples=200, warnings=("from the gate",),
-    )  # fmt: skip
+        labels=y,
+        probabilities=p,
+        classes=CLASSES,
+        texts=["some text"] * 200,
+        floor_probabilities=rows(0.8, 1)[1],
+        resamples=200,
+        warnings=("from the gate",),
+    )
 
 
 def fit() -> dict[str, Any]:
     history = tuple(
         EpochResult(
-            epoch=e, step=10 * e, train_loss=1 / e, validation_loss=1.1 / e, accuracy=0.9, macro_f1=0.9, depth=e,
+            epoch=e,
+            step=10 * e,
+            train_loss=1 / e,
+            validation_loss=1.1 / e,
+            accuracy=0.9,
+            macro_f1=0.9,
+            depth=e,
             seconds=1.0,
         )
         for e in (1, 2)
-    )  # fmt: skip
+    )
     result = TrainingResult(
-        state="complete", reason="", score=0.9, log_loss=0.3, best_epoch=2, steps=20, history=history, rungs=(),
-        weights_digest="", model_dir="", seconds=12.4,
-    )  # fmt: skip
+        state="complete",
+        reason="",
+        score=0.9,
+        log_loss=0.3,
+        best_epoch=2,
+        steps=20,
+        history=history,
+        rungs=(),
+        weights_digest="",
+        model_dir="",
+        seconds=12.4,
+    )
     return json.loads(json.dumps(result.to_json()))
 
 
 def dataset() -> dict[str, Any]:
     counts = {"train": {"business": 60, "sport": 40}, "validation": {"sport": 10}, "test": {"business": 100}}
     report = DataReport(
-        rows_read=2225, rows_used=2100, rows_quarantined=24, duplicates_dropped=101, rows_filtered=0,
-        reasons={"empty text": 24}, encodings={"utf-8": 2224, "latin-1": 1}, class_counts=counts, warnings=(),
+        rows_read=2225,
+        rows_used=2100,
+        rows_quarantined=24,
+        duplicates_dropped=101,
+        rows_filtered=0,
+        reasons={"empty text": 24},
+        encodings={"utf-8": 2224, "latin-1": 1},
+        class_counts=counts,
+        warnings=(),
         overlaps={"train": 3},
-    )  # fmt: skip
+    )
     splits = DatasetSplits(
-        directory="", fingerprint="f", classes=CLASSES, n_train=100, n_validation=10, n_test=100, is_soft=False,
-        has_pair=False, report=report,
-    )  # fmt: skip
+        directory="",
+        fingerprint="f",
+        classes=CLASSES,
+        n_train=100,
+        n_validation=10,
+        n_test=100,
+        is_soft=False,
+        has_pair=False,
+        report=report,
+    )
     return json.loads(json.dumps(asdict(splits)))
 
 
 def tokens() -> dict[str, Any]:
     lengths = {"p50": 400, "p90": 700, "p95": 900, "p99": 1200, "max": 3884}
     splits = TokenizedSplits(
-        directory="", fingerprint="f", max_length=256, n_train=100, n_validation=10, n_test=100,
+        directory="",
+        fingerprint="f",
+        max_length=256,
+        n_train=100,
+        n_validation=10,
+        n_test=100,
         rows_cut={"train": 88, "validation": 8, "test": 0},
-        percentiles={"train": lengths, "validation": lengths, "test": {}}, pad_id=0, has_pair=False,
-    )  # fmt: skip
+        percentiles={"train": lengths, "validation": lengths, "test": {}},
+        pad_id=0,
+        has_pair=False,
+    )
     return json.loads(json.dumps(asdict(splits)))
 
 
@@ -86,9 +127,12 @@ def decision() -> dict[str, Any]:
 def test_a_report_alone_fills_scores_classes_and_errors_and_no_more(report: EvaluationReport) -> None:
     page = page_of(report, title="news")
     assert page.scores[0] == ScoreRow(
-        name="macro F1", value=report.scores.macro_f1, interval=report.intervals["macro_f1"],
-        floor=report.floor_macro_f1, decides=True,
-    )  # fmt: skip
+        name="macro F1",
+        value=report.scores.macro_f1,
+        interval=report.intervals["macro_f1"],
+        floor=report.floor_macro_f1,
+        decides=True,
+    )
     assert len(page.scores) == 11 and page.scores[1].name == "accuracy"
     assert (
         next(s.name for s in page.scores if s.is_lower_better) == "log loss, nats"
@@ -138,15 +182,20 @@ def test_the_epoch_that_was_kept_is_marked(report: EvaluationReport) -> None:
 def test_data_facts_name_reasons_overlaps_and_cut_rows(report: EvaluationReport) -> None:
     data = page_of(report, title="news", dataset=dataset(), tokens=tokens()).data
     assert dict(data.facts) == {
-        "rows read": "2,225", "rows used": "2,100", "duplicates left out": "101 (across splits: train 3)",
-        "quarantined": "24 (empty text 24)", "files by encoding": "utf-8 2,224, latin-1 1",
-    }  # fmt: skip
+        "rows read": "2,225",
+        "rows used": "2,100",
+        "duplicates left out": "101 (across splits: train 3)",
+        "quarantined": "24 (empty text 24)",
+        "files by encoding": "utf-8 2,224, latin-1 1",
+    }
     assert data.class_counts == (("business", (60, 0, 100)), ("sport", (40, 10, 0)))
     assert dict(data.split_facts) == {
-        "rows": ("100", "10", "100"), "tokens, median": ("400", "400", "–"),
-        "tokens, 95th percentile": ("900", "900", "–"), "tokens, longest": ("3,884", "3,884", "–"),
+        "rows": ("100", "10", "100"),
+        "tokens, median": ("400", "400", "–"),
+        "tokens, 95th percentile": ("900", "900", "–"),
+        "tokens, longest": ("3,884", "3,884", "–"),
         "cut to 256 tokens": ("88 (88 %)", "8 (80 %)", "0 (0 %)"),
-    }  # fmt: skip
+    }
 
 
 def test_word_weights_go_to_the_errors_in_order(report: EvaluationReport) -> None:
@@ -156,9 +205,16 @@ def test_word_weights_go_to_the_errors_in_order(report: EvaluationReport) -> Non
 
 def test_everything_together_draws_a_page(report: EvaluationReport) -> None:
     page = page_of(
-        report, title="news", fit=fit(), phases=[(0, 1, 7)], dataset=dataset(), tokens=tokens(), decision=decision(),
-        config_yaml="name: news\n", lineage={"git commit": "abc"},
-    )  # fmt: skip
+        report,
+        title="news",
+        fit=fit(),
+        phases=[(0, 1, 7)],
+        dataset=dataset(),
+        tokens=tokens(),
+        decision=decision(),
+        config_yaml="name: news\n",
+        lineage={"git commit": "abc"},
+    )
     text = report_html(page)
     for part in ("verdict", "scores", "classes", "errors", "training", "data", "configuration", "lineage"):
         assert f'id="{part}"' in text

@@ -142,11 +142,23 @@ def test_an_empty_page_has_a_title_and_no_heading_below_it() -> None:
 
 
 SECTION_OF = {
-    "verdict": "verdict", "warnings": "verdict", "scores": "scores", "differences": "scores", "classes": "classes",
-    "confusion": "classes", "slices": "slices", "errors": "errors", "suspects": "suspects", "suspects_note": None,
-    "calibration": "calibration", "coverage": "calibration", "learning": "training", "data": "data",
-    "config_yaml": "configuration", "lineage": "lineage",
-}  # fmt: skip
+    "verdict": "verdict",
+    "warnings": "verdict",
+    "scores": "scores",
+    "differences": "scores",
+    "classes": "classes",
+    "confusion": "classes",
+    "slices": "slices",
+    "errors": "errors",
+    "suspects": "suspects",
+    "suspects_note": None,
+    "calibration": "calibration",
+    "coverage": "calibration",
+    "learning": "training",
+    "data": "data",
+    "config_yaml": "configuration",
+    "lineage": "lineage",
+}
 
 
 @pytest.mark.parametrize("name", SECTION_OF)
@@ -236,9 +248,13 @@ def test_the_strongest_word_of_a_long_text_is_shown_and_the_gaps_add_up() -> Non
 
 def test_words_are_shaded_by_sign_and_relative_weight() -> None:
     error = WrongRow(
-        row="1", text="", label="a", predicted="b", confidence=0.9,
+        row="1",
+        text="",
+        label="a",
+        predicted="b",
+        confidence=0.9,
         words=(("up", 0.02), ("half", 0.01), ("down", -0.02), ("faint", 0.001), ("none", 0.0)),
-    )  # fmt: skip
+    )
     page = tree(ReportPage(title="x", errors=(error,)))
     quote = next(e for e in page.iter(f"{X}p") if e.get("class") == "quote")
     spans = {s.text: (s.get("class"), s.get("style"), s.get("title")) for s in quote.iter(f"{X}span")}

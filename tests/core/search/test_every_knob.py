@@ -104,10 +104,15 @@ def config(folder: Path) -> RunConfig:
         "model": {"pretrained": "one"},
         "tokenization": {"max_length": 16},
         "training": {
-            "lr": 2e-3, "batch_size": 16, "epochs": 1,
-            "threads": 1, "precision": "float32", "device": "cpu", "prefix_cache": "off",
+            "lr": 2e-3,
+            "batch_size": 16,
+            "epochs": 1,
+            "threads": 1,
+            "precision": "float32",
+            "device": "cpu",
+            "prefix_cache": "off",
         },
-    }  # fmt: skip
+    }
     return parse_config(tree, folder)
 
 

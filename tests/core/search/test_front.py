@@ -13,9 +13,17 @@ def _trial(slot: int, score: float | None, cost: float | None, state: str = "com
     """A trial whose latency (ms) is `cost` and whose size is as many megabytes."""
     size = None if cost is None else int(cost * 1e6)
     return TrialResult(
-        slot=slot, number=slot, state=state, reason="", params={}, score=score, log_loss=None, seconds=1.0,
-        latency_ms=cost, size_bytes=size,
-    )  # fmt: skip
+        slot=slot,
+        number=slot,
+        state=state,
+        reason="",
+        params={},
+        score=score,
+        log_loss=None,
+        seconds=1.0,
+        latency_ms=cost,
+        size_bytes=size,
+    )
 
 
 # slot: (score, cost). 1 beats 3 (same cost, lower score) and 4 (dearer, lower score); 2 is the best and dearest.
@@ -47,8 +55,7 @@ def test_front_leaves_out_what_is_not_complete_scored_and_measured(odd: TrialRes
 
 
 @pytest.mark.parametrize(
-    ("within", "slot"),
-    [(0.0, 2), (0.005, 2), (0.01, 1), (0.05, 1), (0.109, 1), (0.11, 0), (1.0, 0)],
+    ("within", "slot"), [(0.0, 2), (0.005, 2), (0.01, 1), (0.05, 1), (0.109, 1), (0.11, 0), (1.0, 0)]
 )
 def test_choice_is_the_cheapest_trial_within_reach_of_the_best(within: float, slot: int) -> None:
     chosen = choose(HAND, "latency", within)

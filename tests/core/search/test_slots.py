@@ -11,9 +11,11 @@ from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.search.slots import study_name
 
 _TREE: dict[str, Any] = {
-    "name": "n", "data": {"source": "x.csv"}, "model": {"pretrained": "m"},
+    "name": "n",
+    "data": {"source": "x.csv"},
+    "model": {"pretrained": "m"},
     "search": {"trials": 4, "space": {"model.pretrained": ["a", "b"], "lr": {"low": 1e-5, "high": 1e-4}}},
-}  # fmt: skip
+}
 
 
 def _config(section: str, values: dict[str, Any]) -> RunConfig:

@@ -83,9 +83,7 @@ def test_values_that_do_not_count_are_left_out() -> None:
 def test_defaults_inside_reads_every_section() -> None:
     tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "b"}, "training": {"alpha": 0.8}}
     found = defaults_inside(search(), parse_config(tree, Path(".")))
-    assert found == {
-        "unfreezing": "gradual", "alpha": 0.8, "batch_size": 16, "dropout": None, "model.pretrained": "b",
-    }  # fmt: skip
+    assert found == {"unfreezing": "gradual", "alpha": 0.8, "batch_size": 16, "dropout": None, "model.pretrained": "b"}
     assert defaults_inside(search(), parse_config({**tree, "model": {"pretrained": "c"}}, Path("."))) is None
 
 

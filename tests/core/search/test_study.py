@@ -19,9 +19,12 @@ from bertft_core.training.spec import TrainingResult
 
 def _config(**search: Any) -> RunConfig:
     tree = {
-        "name": "n", "data": {"source": "x.csv"}, "model": {"pretrained": "m"},
-        "training": {"lr": 3e-5, "alpha": 0.9}, "search": {"trials": 6, **search},
-    }  # fmt: skip
+        "name": "n",
+        "data": {"source": "x.csv"},
+        "model": {"pretrained": "m"},
+        "training": {"lr": 3e-5, "alpha": 0.9},
+        "search": {"trials": 6, **search},
+    }
     return parse_config(tree, Path("."))
 
 
@@ -31,9 +34,18 @@ def _study(folder: Path, owner: Owner | None = None, name: str = "n-study", **se
 
 def _result(score: float, **others: Any) -> dict[str, Any]:
     result = TrainingResult(
-        state="complete", reason="", score=score, log_loss=1 - score, best_epoch=1, steps=1, history=(), rungs=(),
-        weights_digest="", model_dir="", seconds=1.0,
-    )  # fmt: skip
+        state="complete",
+        reason="",
+        score=score,
+        log_loss=1 - score,
+        best_epoch=1,
+        steps=1,
+        history=(),
+        rungs=(),
+        weights_digest="",
+        model_dir="",
+        seconds=1.0,
+    )
     return {**asdict(result), **others}
 
 

@@ -107,7 +107,7 @@ def policy(predictor):
     below = float(np.sort(scaled[:, rarest])[1:3].mean())
     return DecisionPolicy(
         temperature=2.5, thresholds=thresholds, abstain_below=below, fitted_on=300, notes=("tried", "kept")
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

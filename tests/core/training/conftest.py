@@ -48,10 +48,7 @@ def write_tokens(
                 weights[np.arange(count), labels] = 0.9
                 columns["weights"] = pa.array(weights.tolist(), pa.list_(pa.float32()))
             table = pa.table(columns)
-            with (
-                pa.OSFile(str(staging / f"{split}.arrow"), "wb") as sink,
-                pa.ipc.new_file(sink, table.schema) as out,
-            ):
+            with pa.OSFile(str(staging / f"{split}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
                 out.write_table(table)
     return folder
 
@@ -91,7 +88,7 @@ def spec(encoder: Path, tokens: Path, tmp_path: Path) -> Callable[..., FitSpec]:
             "epochs": 2,
             "threads": 1,
             **changes,
-        }  # fmt: skip
+        }
         return FitSpec(**values)
 
     return build

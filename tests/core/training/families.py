@@ -26,9 +26,13 @@ VOCABULARY = 130
 BERT_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_MARKS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _SIZE: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "intermediate_size": 48, "initializer_range": 0.2,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "initializer_range": 0.2,
+}
 _ROBERTA = {**_SIZE, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _MARKS = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
 CONFIGS: dict[str, Any] = {
@@ -36,7 +40,12 @@ CONFIGS: dict[str, Any] = {
     "roberta": RobertaConfig(**_ROBERTA, max_position_embeddings=66, type_vocab_size=1),
     "xlm-roberta": XLMRobertaConfig(**_ROBERTA, max_position_embeddings=66, type_vocab_size=1),
     "distilbert": DistilBertConfig(
-        vocab_size=VOCABULARY, dim=32, n_layers=3, n_heads=2, hidden_dim=48, initializer_range=0.2,
+        vocab_size=VOCABULARY,
+        dim=32,
+        n_layers=3,
+        n_heads=2,
+        hidden_dim=48,
+        initializer_range=0.2,
         max_position_embeddings=64,
     ),
     "electra": ElectraConfig(**_SIZE, embedding_size=16, max_position_embeddings=64),
@@ -44,15 +53,28 @@ CONFIGS: dict[str, Any] = {
     "albert-2-groups": AlbertConfig(**_SIZE, embedding_size=16, max_position_embeddings=64, num_hidden_groups=2),
     "mpnet": MPNetConfig(**_ROBERTA, max_position_embeddings=66),
     "deberta-v2": DebertaV2Config(
-        **_SIZE, max_position_embeddings=64, type_vocab_size=0, relative_attention=True, norm_rel_ebd="layer_norm",
-        pos_att_type=["p2c", "c2p"], conv_kernel_size=3, conv_act="gelu",
+        **_SIZE,
+        max_position_embeddings=64,
+        type_vocab_size=0,
+        relative_attention=True,
+        norm_rel_ebd="layer_norm",
+        pos_att_type=["p2c", "c2p"],
+        conv_kernel_size=3,
+        conv_act="gelu",
     ),
     "deberta-v3": DebertaV2Config(
-        **_SIZE, max_position_embeddings=64, type_vocab_size=0, relative_attention=True, norm_rel_ebd="layer_norm",
-        pos_att_type=["p2c", "c2p"], position_buckets=8, share_att_key=True, position_biased_input=False,
+        **_SIZE,
+        max_position_embeddings=64,
+        type_vocab_size=0,
+        relative_attention=True,
+        norm_rel_ebd="layer_norm",
+        pos_att_type=["p2c", "c2p"],
+        position_buckets=8,
+        share_att_key=True,
+        position_biased_input=False,
     ),
     "modernbert": ModernBertConfig(**_SIZE, **_MARKS, max_position_embeddings=64, local_attention=8),
-}  # fmt: skip
+}
 LAYERS = {**dict.fromkeys(CONFIGS, 3), "albert": 1, "albert-2-groups": 2}
 WITHOUT_OWN_PASS = ("albert", "albert-2-groups", "mpnet", "deberta-v2", "deberta-v3", "modernbert")
 UNKNOWN = FlaubertConfig(
@@ -80,9 +102,10 @@ def _wordpiece(texts: list[str]) -> Tokenizer:
     trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(BERT_MARKS))
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )  # fmt: skip
+    )
     return tokenizer
 
 

@@ -64,9 +64,7 @@ def test_latency_leaves_out_the_time_that_the_thread_waits(
     handle.remove()
 
 
-def test_size_of_more_layers_is_larger_by_the_layers(
-    short_and_deep: tuple[PreTrainedModel, PreTrainedModel],
-) -> None:
+def test_size_of_more_layers_is_larger_by_the_layers(short_and_deep: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     short, deep = short_and_deep
     layer = sum(4 * p.numel() for p in short.bert.encoder.layer[0].parameters())
     assert weight_bytes(deep) - weight_bytes(short) == 22 * layer

@@ -50,8 +50,14 @@ class Family:
 
     def spec(self, output: Path, **changes: Any) -> FitSpec:
         values: dict[str, Any] = {
-            "lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "dropout": 0.2, "warmup_fraction": 0.0, **changes
-        }  # fmt: skip
+            "lr": 2e-3,
+            "batch_size": 8,
+            "epochs": 2,
+            "threads": 1,
+            "dropout": 0.2,
+            "warmup_fraction": 0.0,
+            **changes,
+        }
         return FitSpec(
             pretrained=str(self.folder), tokens=str(self.tokens), output=str(output), classes=("a", "b"), **values
         )
@@ -141,10 +147,13 @@ TABLES = {
     1: [("head", 1e-3, 0), ("layer 0", 1e-3, 0), ("embeddings", 5e-4, 0.25)],
     2: [("head", 1e-3, 0), ("layer 1", 1e-3, 0), ("layer 0", 5e-4, 0.25), ("embeddings", 2.5e-4, 0.75)],
     3: [
-        ("head", 1e-3, 0), ("layer 2", 1e-3, 0), ("layer 1", 5e-4, 0.25), ("layer 0", 2.5e-4, 0.75),
+        ("head", 1e-3, 0),
+        ("layer 2", 1e-3, 0),
+        ("layer 1", 5e-4, 0.25),
+        ("layer 0", 2.5e-4, 0.75),
         ("embeddings", 1.25e-4, 0.75),
     ],
-}  # fmt: skip
+}
 
 
 def test_check_prints_rate_decay_and_phase_of_each_layer(family: Family, table: Any) -> None:

@@ -75,10 +75,18 @@ def folders(dataset: DatasetSplits, encoder: Path, tmp_path_factory: pytest.Temp
 def spec(encoder: Path, folders: dict[bool, Path], tmp_path: Path) -> Callable[..., FitSpec]:
     def build(plan: FeaturePlan, **changes: Any) -> FitSpec:
         values: dict[str, Any] = {
-            "pretrained": str(encoder), "tokens": str(folders[plan.chunk_pooling is not None]), "classes": ("a", "b"),
-            "output": str(tmp_path / "fit"), "lr": 3e-3, "batch_size": 16, "epochs": 2, "threads": 1, "features": plan,
-            "prefix_root": str(tmp_path / "prefix"), "checkpoint_seconds": 0,
-        }  # fmt: skip
+            "pretrained": str(encoder),
+            "tokens": str(folders[plan.chunk_pooling is not None]),
+            "classes": ("a", "b"),
+            "output": str(tmp_path / "fit"),
+            "lr": 3e-3,
+            "batch_size": 16,
+            "epochs": 2,
+            "threads": 1,
+            "features": plan,
+            "prefix_root": str(tmp_path / "prefix"),
+            "checkpoint_seconds": 0,
+        }
         return FitSpec(**{**values, **changes})
 
     return build

@@ -77,9 +77,14 @@ def test_fit_killed_and_resumed_equals_uninterrupted(
     ],
 )
 def test_fit_of_every_target_killed_and_resumed_equals_uninterrupted(
-    spec: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, at_step: int,
-    split: str, changes: dict[str, Any],
-) -> None:  # fmt: skip
+    spec: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    at_step: int,
+    split: str,
+    changes: dict[str, Any],
+) -> None:
     settings = {"tokens": str(request.getfixturevalue(split)), "dropout": 0.2, **changes}
     whole = fit(spec(**settings, output=str(tmp_path / "whole")))
     broken = spec(**settings, output=str(tmp_path / "broken"), checkpoint_seconds=0)
@@ -156,10 +161,12 @@ def test_fit_frozen_levels_have_no_gradient_and_no_dropout(spec: Build, monkeypa
     def spied(run: Any, rows: Any) -> None:
         real(run, rows)
         layers = run.model.bert.encoder.layer
-        seen.append((
-            [p.grad is not None for p in (layers[0].output.dense.weight, layers[2].output.dense.weight)],
-            [layers[0].output.dropout.training, layers[2].output.dropout.training],
-        ))  # fmt: skip
+        seen.append(
+            (
+                [p.grad is not None for p in (layers[0].output.dense.weight, layers[2].output.dense.weight)],
+                [layers[0].output.dropout.training, layers[2].output.dropout.training],
+            )
+        )
 
     monkeypatch.setattr(loop, "_step", spied)
     fit(spec(epochs=4))

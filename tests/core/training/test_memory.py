@@ -67,21 +67,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_fit_in_micro_batches_equals_the_undisturbed_one(folder: Path, tmp_path: Path) -> None:
     common: dict[str, Any] = {
-        "pretrained": str(folder / "encoder"), "tokens": str(folder / "tokens"), "classes": ("a", "b"), "lr": 1e-3,
-        "batch_size": 128, "epochs": 2, "unfreezing": "none", "dropout": 0.0, "threads": 1, "checkpoint_seconds": 0,
-    }  # fmt: skip
+        "pretrained": str(folder / "encoder"),
+        "tokens": str(folder / "tokens"),
+        "classes": ("a", "b"),
+        "lr": 1e-3,
+        "batch_size": 128,
+        "epochs": 2,
+        "unfreezing": "none",
+        "dropout": 0.0,
+        "threads": 1,
+        "checkpoint_seconds": 0,
+    }
     warm, small, broken, whole = (
         FitSpec(**{**common, "output": str(tmp_path / name), **changes}).to_json()
-        for name, changes in (
-            ("warm", {"batch_size": 1, "rows": 4}), ("small", {}), ("broken", {}), ("whole", {}),
-        )
-    )  # fmt: skip
+        for name, changes in (("warm", {"batch_size": 1, "rows": 4}), ("small", {}), ("broken", {}), ("whole", {}))
+    )
     order = [(warm, 0, 0), (small, 150, 0), (broken, 150, 1), (broken, 0, 0), (whole, 0, 0)]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _LIMITED], capture_output=True, text=True, timeout=540, input=json.dumps(order),
+        [sys.executable, "-P", "-c", _LIMITED],
+        capture_output=True,
+        text=True,
+        timeout=540,
+        input=json.dumps(order),
         # no 64 MB of addresses for the arena of a new thread, and what is freed goes back at once
         env={**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     _, small, killed, resumed, whole = json.loads(done.stdout.splitlines()[-1])
     assert whole["said"] == resumed["said"] == []  # memory is there again; what the checkpoint says is kept

@@ -152,11 +152,17 @@ def prefix_of(pretrained: str, tokens: str, root: Path, **values: Any) -> Frozen
     arrays = open_split(Path(tokens), "train")
     device = torch.device("cpu")
     return FrozenPrefix(
-        passes=passes, arrays=arrays, rows=values.pop("rows", np.arange(len(arrays.labels))), dtype=dtype,
-        name="0" * 32, keys=prefix_keys(passes, layers, (1, 2), precision, dtype, device)[1],
-        precision=precision, device=device,
-        padding=padding(model), cache=PrefixCache(root, 10**9),
-    )  # fmt: skip
+        passes=passes,
+        arrays=arrays,
+        rows=values.pop("rows", np.arange(len(arrays.labels))),
+        dtype=dtype,
+        name="0" * 32,
+        keys=prefix_keys(passes, layers, (1, 2), precision, dtype, device)[1],
+        precision=precision,
+        device=device,
+        padding=padding(model),
+        cache=PrefixCache(root, 10**9),
+    )
 
 
 def test_read_gives_the_states_below_the_cut(cached: Build, tmp_path: Path) -> None:
@@ -164,8 +170,13 @@ def test_read_gives_the_states_below_the_cut(cached: Build, tmp_path: Path) -> N
     prefix = prefix_of(spec.pretrained, spec.tokens, tmp_path / "p")
     prefix.build()
     rows = np.array([5, 0, 17])
-    forward = Forward(model=prefix.passes.model, passes=prefix.passes, device=torch.device("cpu"), precision="float32",
-                      padding=prefix.padding)  # fmt: skip
+    forward = Forward(
+        model=prefix.passes.model,
+        passes=prefix.passes,
+        device=torch.device("cpu"),
+        precision="float32",
+        padding=prefix.padding,
+    )
     plain = forward.logits(prefix.arrays, rows, 1)[0]
     forward.prefixes[id(prefix.arrays)] = prefix
     torch.testing.assert_close(forward.logits(prefix.arrays, rows, 1)[0], plain, atol=1e-5, rtol=1e-5)

@@ -103,9 +103,7 @@ def test_warm_in_steps_are_a_tenth_at_least_eleven_and_end_with_the_phase() -> N
 def test_no_level_jumps_in(total: int, unfreezing: str, schedule: str, phase_restart: bool) -> None:
     """The first update of a level that thaws late is less than a tenth of its peak, or the first of a short phase."""
     levels = UnfreezeSchedule.of(unfreezing, 6, 4)
-    found = RatePlan(
-        curve=RateCurve(schedule=schedule), unfreezing=levels, total=total, phase_restart=phase_restart
-    )  # fmt: skip
+    found = RatePlan(curve=RateCurve(schedule=schedule), unfreezing=levels, total=total, phase_restart=phase_restart)
     thaws = [(level, thaw) for level, thaw in enumerate(levels.thaw_steps(total)) if thaw]
     assert thaws
     for level, thaw in thaws:

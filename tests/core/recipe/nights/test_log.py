@@ -66,9 +66,15 @@ def test_unknown_outcome_is_refused() -> None:
 
 def test_age_is_counted_from_the_training(tmp_path: Path) -> None:
     basis = Basis(
-        rows="r", asked="a", run="/r", run_id="i", version="1", params={}, trained="2026-01-01T00:00:00+00:00",
+        rows="r",
+        asked="a",
+        run="/r",
+        run_id="i",
+        version="1",
+        params={},
+        trained="2026-01-01T00:00:00+00:00",
         searched="2025-12-25T00:00:00+00:00",
-    )  # fmt: skip
+    )
     NightLog(tmp_path, "news").train_on(basis)
     back = NightLog(tmp_path, "news").basis
     assert back == basis

@@ -22,8 +22,18 @@ from bertft_core.recipe.nights.triggers import (
 
 
 def found(**values: Any) -> Changes:
-    fixed = {"before": 1000, "now": 1000, "new": 0, "deleted": 0, "relabelled": 0, "moved": 0, "new_classes": (),
-             "lost_classes": (), "counts_before": {"a": 500, "b": 500}, "new_by_class": {"a": 0, "b": 0}}  # fmt: skip
+    fixed = {
+        "before": 1000,
+        "now": 1000,
+        "new": 0,
+        "deleted": 0,
+        "relabelled": 0,
+        "moved": 0,
+        "new_classes": (),
+        "lost_classes": (),
+        "counts_before": {"a": 500, "b": 500},
+        "new_by_class": {"a": 0, "b": 0},
+    }
     return Changes(**{**fixed, **values})
 
 
@@ -78,11 +88,7 @@ def test_lost_accuracy_fires_only_where_the_interval_excludes_less() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "key"),
-    [
-        (found(new_classes=("c",)), "new_class"),
-        (found(lost_classes=("b",)), "lost_class"),
-        (found(now=500), "halved"),
-    ],
+    [(found(new_classes=("c",)), "new_class"), (found(lost_classes=("b",)), "lost_class"), (found(now=500), "halved")],
 )
 def test_changed_shape_of_the_data_is_refused_until_it_is_allowed(changes: Changes, key: str) -> None:
     with pytest.raises(DataError, match=rf"nightly\.{key}: fail"):

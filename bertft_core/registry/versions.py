@@ -110,7 +110,8 @@ def delete_version(store: Store, name: str, version: str) -> None:
             raise RegistryError(f"{found} is not deleted: {reason}")
         api, location = client(store), logged_model_location(store, found.model_id)
         if location is not None:  # the version goes last: until then a killed removal is found again
-            get_artifact_repository(location, tracking_uri=store.tracking_uri).delete_artifacts()
+            files: Any = get_artifact_repository(location, tracking_uri=store.tracking_uri)
+            files.delete_artifacts()
             api.delete_logged_model(found.model_id)
         api.delete_model_version(name, version)
 

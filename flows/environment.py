@@ -75,4 +75,5 @@ def _profile_url() -> str | None:
     except (OSError, tomllib.TOMLDecodeError):
         return None
     active = os.environ.get("PREFECT_PROFILE", profiles.get("active", ""))
-    return profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+    url: str | None = profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+    return url

@@ -219,10 +219,11 @@ class _Night:
         if not decision.trains:
             return self._ended(SKIPPED, decision.reason)
         self.report.say(f"training: {decision.reason}")
-        kept = Plan(**left["plan"]) if left and left["plan"] else None
         # a killed night's plan goes on while it stands for the same rows: its trials and its fit are resumed
-        is_same = kept is not None and (kept.rows, kept.asked) == (dataset.fingerprint, asked)
-        plan = kept if is_same else make_plan(self.config, basis, dataset.fingerprint, asked, self._moment)
+        plan = Plan(**left["plan"]) if left and left["plan"] else None
+        is_same = plan is not None and (plan.rows, plan.asked) == (dataset.fingerprint, asked)
+        if plan is None or not is_same:
+            plan = make_plan(self.config, basis, dataset.fingerprint, asked, self._moment)
         log.begin(night=self.night, started=self._now(), plan=asdict(plan))
         result = self._train(plan, again=self.is_forced and not is_same)
         self._remember(basis, plan, now, result)
@@ -343,8 +344,8 @@ class _Night:
         except Exception as fault:  # whatever the store's client raises
             self.report.say(f"the night is not written to MLflow ({type(fault).__name__}: {str(fault)[:200]})")
         if ended.outcome in (REJECTED, FAILED):
-            for fault in notify(self.config.nightly.notify, f"bertft {self.config.name}", str(ended)):
-                self.report.say(f"not notified: {fault}")
+            for failure in notify(self.config.nightly.notify, f"bertft {self.config.name}", str(ended)):
+                self.report.say(f"not notified: {failure}")
 
 
 def _killed(left: dict[str, Any]) -> Night:

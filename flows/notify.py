@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 from prefect.blocks.core import Block
@@ -26,7 +27,8 @@ def notify(targets: Sequence[str], subject: str, text: str) -> list[str]:
 
 def _send(target: str, subject: str, text: str) -> None:
     if not target.startswith("env:"):
-        Block.load(target).notify(body=text, subject=subject)  # type: ignore[attr-defined]
+        block: Any = Block.load(target)  # one of the kinds that have `notify`
+        block.notify(body=text, subject=subject)
         return
     name = target.removeprefix("env:")
     url = os.environ.get(name)

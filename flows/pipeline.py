@@ -16,7 +16,7 @@ from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, prepare_for
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.release import Standing, standing_release
 from bertft_core.recipe.runs import Run
@@ -88,7 +88,7 @@ def _train_and_release(
             result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
             with report.stage("search"):
                 chosen, told = _chosen(config, prepared, run, root, trainer, tree, report, last)
-                config, prepared = chosen, fitting.prepare_for(config, chosen, prepared, root)
+                config, prepared = chosen, prepare_for(config, chosen, prepared, root)
             result |= told
             if last == "search":
                 return {**result, "seconds": report.seconds}

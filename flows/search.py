@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def search(
     """The winner of the search and its part of the result document; None where nothing is searched."""
     owner = Owner(run=run.run_id, prefect=tree.prefect_run)
     study = trials.open_study(config, prepared, home, owner, study_storage())
-    if study is None:
+    if study is None or config.search is None:
         return None
     run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
@@ -139,10 +140,10 @@ def work_through(
     study: SearchStudy, bench: Bench, team: Crew, report: Reporter, tree: Tree | None
 ) -> SearchStudy | None:
     """The trials, then the confirming fits; the study of the latter, where there are any. tree: None for a helper."""
-    work(study, bench, team, report, tree and tree.trials, "bertft-search")
+    work(study, bench, team, report, tree.trials if tree else None, "bertft-search")
     confirmation = trials.open_confirmation(study, bench.config)
     if confirmation is not None:
-        work(confirmation, bench, team, report, tree and tree.confirmations, "bertft-confirm")
+        work(confirmation, bench, team, report, tree.confirmations if tree else None, "bertft-confirm")
     return confirmation
 
 
@@ -151,7 +152,7 @@ def work(
     bench: Bench,
     team: Crew,
     report: Reporter,
-    mirror: Callable[[list[TrialResult]], None] | None,
+    mirror: Callable[[Sequence[TrialResult]], None] | None,
     name: str,
 ) -> None:
     """Run the study's open slots to their end, and wait for those that others hold. `mirror` gets the results."""
@@ -161,12 +162,10 @@ def work(
     if not study.open_slots() and not study.held():
         return
 
-    @flow(
-        name=name,
-        flow_run_name=study.name,
-        validate_parameters=False,
-        task_runner=ThreadPoolTaskRunner(max_workers=len(team.trainers)),
-    )
+    # the decorator's type wants futures of the general kind, which no runner of Prefect has
+    runner: Any = ThreadPoolTaskRunner(max_workers=len(team.trainers))
+
+    @flow(name=name, flow_run_name=study.name, validate_parameters=False, task_runner=runner)
     def run_slots() -> None:
         with report.board(study.slots, bench.config.evaluation.metric, done, len(team.trainers)) as board:
             Shift(study=study, bench=bench, team=team, board=board, mirror=mirror).run()
@@ -182,7 +181,7 @@ class Shift:
     bench: Bench
     team: Crew
     board: TrialBoard
-    mirror: Callable[[list[TrialResult]], None] | None
+    mirror: Callable[[Sequence[TrialResult]], None] | None
     running: int = 0
     finished: queue.SimpleQueue[tuple[PrefectFuture[TrialResult | None], Trainer]] = field(
         default_factory=queue.SimpleQueue
@@ -216,8 +215,11 @@ class Shift:
             trainer = self.team.idle.pop()
             worker = f"trainer {self.team.trainers.index(trainer) + 1}"
             future = run_trial.submit(self.study, slot, self.bench, trainer, self.board, worker)
-            future.add_done_callback(lambda done, trainer=trainer: self.finished.put((done, trainer)))
+            future.add_done_callback(partial(self._ended, trainer))
             self.running += 1
+
+    def _ended(self, trainer: Trainer, trial: PrefectFuture[TrialResult | None]) -> None:
+        self.finished.put((trial, trainer))
 
     def _collect(self, timeout: float) -> None:
         """Wait for a trial to finish; account for the time."""

@@ -22,8 +22,9 @@ from bertft_core.recipe import evaluation, review
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.release import build_model_folder
 from bertft_core.recipe.runs import Run
-from bertft_core.registry import aliases, versions
+from bertft_core.registry import aliases
 from bertft_core.registry.answers import Answers
 from bertft_core.registry.gate import answers_file
 from bertft_core.registry.ledger import Release
@@ -56,7 +57,7 @@ def review_model(
     progress: Any,
 ) -> Path:
     """Doubtful labels, the words behind the worst errors, and the HTML report, as yet without a verdict."""
-    served = versions.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
+    served = build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     review.review(
         config, prepared, run, report, served, trainer, home, lambda fraction, facts: progress.fraction(fraction)
     )

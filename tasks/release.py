@@ -15,7 +15,7 @@ from bertft_core.config.store import Store
 from bertft_core.data.dataset import test_fingerprint
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.release import write_gate_rows
+from bertft_core.recipe.release import build_model_folder, write_gate_rows
 from bertft_core.recipe.runs import Run
 from bertft_core.registry import aliases, ledger, versions
 from bertft_core.registry.answers import Answers, Scored, Scorer, require
@@ -36,7 +36,7 @@ def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: Trainin
     dataset, folder = prepared.dataset, run.path / "evaluation"
     write_gate_rows(config, dataset, folder)
     fingerprint = test_fingerprint(dataset)
-    served = versions.build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
+    served = build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
     size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
     write_json(
         folder / EVIDENCE,

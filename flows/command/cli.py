@@ -119,7 +119,8 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     from flows.pipeline import pipeline
 
     again = getattr(args, "again", False)
-    return pipeline(**_asked(args, home), mlflow_file=_mlflow_file(args), again=again, last=last)
+    result: dict[str, Any] = pipeline(**_asked(args, home), mlflow_file=_mlflow_file(args), again=again, last=last)
+    return result
 
 
 def _nightly(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,7 +134,8 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
 
     try:
         chosen = {"as_of": args.as_of, "force": args.force, "live": args.live}
-        return nightly(**_asked(args, home), mlflow_file=_mlflow_file(args), **chosen)
+        night: dict[str, Any] = nightly(**_asked(args, home), mlflow_file=_mlflow_file(args), **chosen)
+        return night
     except BadNight:
         raise
     except Exception as fault:
@@ -190,7 +192,8 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         return search_report(config, home, study_storage())
     from flows.search import join
 
-    return join(**_asked(args, home))
+    joined: dict[str, Any] = join(**_asked(args, home))
+    return joined
 
 
 def _predict(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertft_core.search.results import TrialResult
 from flows.terminal.board import TrialBoard
@@ -25,7 +25,7 @@ class Reporter:
         self._logs_stages = log is not None
         self._console = WholeConsole(file=log and _Lines(log), stderr=log is None, highlight=False)
         self._bar: Progress | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._standing = ExitStack()  # the bar, while it stands
 
     def say(self, text: str) -> None:
@@ -69,7 +69,7 @@ class Reporter:
     def fraction(self, done: float, text: str = "") -> None:
         """Move the bar of the current stage to `done` in [0, 1]."""
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=done, **({"description": text} if text else {}))
+            self._bar.update(self._task, completed=done, description=text or None)
 
     def rows(self, what: str, count: int) -> None:
         """Rows done so far in an open-ended stage."""

@@ -283,13 +283,14 @@ def test_no_global_seed_is_set() -> None:
     assert not [at for at, c in calls() if called(c) in seeds]
 
 
-def test_functions_stay_below_fifty_lines() -> None:
+def test_functions_stay_within_eighty_lines() -> None:
+    """Linear code that says one thing stays in one piece: five private helpers with one caller each read worse."""
     long = {
         f"{s.path}:{n.lineno} {n.name}": n.end_lineno - n.lineno + 1
         for s in sources()
         for n in ast.walk(s.tree)
         if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.end_lineno is not None
-        if n.end_lineno - n.lineno + 1 > 50
+        if n.end_lineno - n.lineno + 1 > 80
     }
     assert not long
 

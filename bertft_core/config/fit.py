@@ -25,7 +25,6 @@ UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
 CHUNKS = "chunks"
-Metric = Literal["macro_f1", "micro_f1", "accuracy", "log_loss"]
 Pooling = Literal["cls", "mean", "layers"]
 Combine = Literal["concat", "mean", "max"]
 ChunkPooling = Literal["mean", "max", "attention"]

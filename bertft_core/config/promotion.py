@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from bertft_core.base.errors import ConfigError
+from bertft_core.config.metrics import METRICS
 
-METRICS = ("macro_f1", "accuracy", "log_loss")  # those that may decide
-SET_METRICS = (*METRICS, "micro_f1")  # of multi-label rows
 RESAMPLES = 10_000
 Test = Literal["superiority", "non_inferiority"]
 Period = Literal["night", "week", "month"]
@@ -68,13 +67,11 @@ class PromotionRule:
         return max(self.resamples, round(5 / self.alpha))
 
     def _score_faults(self) -> list[str]:
-        valid = ", ".join(SET_METRICS)
+        valid = ", ".join(METRICS)
         faults = [
-            f"promotion.min_score.{name} is no metric; valid: {valid}"
-            for name in self.min_score
-            if name not in SET_METRICS
+            f"promotion.min_score.{name} is no metric; valid: {valid}" for name in self.min_score if name not in METRICS
         ]
-        if self.metric not in SET_METRICS:
+        if self.metric not in METRICS:
             faults.append(f"promotion.metric must be one of {valid}, was {self.metric!r}")
         if (least := self.min_score.get("log_loss", 0.0)) > 0:
             faults.append(f"promotion.min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")

@@ -16,7 +16,6 @@ from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
 from bertft_core.config.fit import (
     CHUNKS,
-    Metric,
     ModelConfig,
     Number,
     Part,
@@ -27,6 +26,7 @@ from bertft_core.config.fit import (
     no_bool,
 )
 from bertft_core.config.knobs import SEARCHED_SECTIONS, idle_fault, key_fault, place, without_idle
+from bertft_core.config.metrics import Metric
 from bertft_core.config.nightly import NightlyConfig
 from bertft_core.config.presets import PresetName, with_preset
 from bertft_core.config.search import Range, SearchConfig, Values, values_of

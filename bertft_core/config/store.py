@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
+from bertft_core.config.metrics import Metric
 from bertft_core.config.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Aliases(_Part):
 class PromotionSettings(_Part):
     """When a challenger goes live (see PromotionRule); the metric is the configuration's evaluation.metric."""
 
-    min_score: dict[Literal["accuracy", "macro_f1", "log_loss"], Number] = Field(default_factory=dict)
+    min_score: dict[Metric, Number] = Field(default_factory=dict)
     test: Literal["superiority", "non_inferiority"] = "superiority"
     margin: Share | None = None
     min_gain: Annotated[Number, Field(ge=0)] = 0.0

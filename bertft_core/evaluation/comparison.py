@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.text import set_text
-from bertft_core.config.promotion import METRICS, RESAMPLES, SET_METRICS
+from bertft_core.config.metrics import metrics_of
+from bertft_core.config.promotion import RESAMPLES
 from bertft_core.evaluation.scores.intervals import PairedDifference, mcnemar, paired_difference
 from bertft_core.evaluation.scores.label_sets import any_scores, are_sets, check_sets, decided_sets
 from bertft_core.evaluation.scores.metrics import check_rows, decisions
@@ -70,7 +71,7 @@ def compare(
     decided_* are 0 and 1 [n, C], and a row is right where its whole set is.
     Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
     """
-    metrics = SET_METRICS if are_sets(labels) else METRICS
+    metrics = metrics_of(multi_label=are_sets(labels))
     guess_one, guess_two = (
         _guess(labels, p, classes, said) for p, said in ((p_first, decided_first), (p_second, decided_second))
     )

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from bertft_core.config.metrics import LOWER_IS_BETTER
 from bertft_core.search.results import TrialResult, ranked
 
 BLUE, ORANGE, GREY = "#1f6feb", "#d9480f", "#888888"
@@ -111,7 +112,9 @@ def _round_values(low: float, high: float, is_log: bool) -> list[float]:
 
 def score_name(metric: str) -> str:
     """The score's name for an axis; log loss is negated, so that higher is better everywhere."""
-    return f"validation {metric.replace('_', ' ').replace('f1', 'F1')}{', negated' if metric == 'log_loss' else ''}"
+    return (
+        f"validation {metric.replace('_', ' ').replace('f1', 'F1')}{', negated' if metric in LOWER_IS_BETTER else ''}"
+    )
 
 
 def scored(results: Sequence[TrialResult], state: str) -> list[tuple[TrialResult, float]]:

@@ -34,7 +34,6 @@ from bertft_core.training.losses import (
     ValidationScores,
     class_weights,
     log_priors,
-    set_scores,
     set_weights,
     validation_scores,
 )
@@ -346,10 +345,8 @@ def _validate(run: _Fit) -> ValidationScores:
 
     logits = run.forward.predict(run.validation, run.state.depth, beat)
     set_depth(run.model, run.layers, run.state.depth)
-    if run.spec.multi_label:
-        assert run.validation.weights is not None, "rows of several labels have a number for each class"
-        return set_scores(logits, run.validation.weights)
-    return validation_scores(logits, run.validation.labels, run.validation.weights)
+    labels, weights = run.validation.labels, run.validation.weights
+    return validation_scores(logits, labels, weights, multi_label=run.spec.multi_label)
 
 
 def _end_epoch(run: _Fit) -> ValidationScores:

@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from bertft_core.config.metrics import as_score
+from bertft_core.evaluation.scores.metrics import class_f1
+
 
 def class_weights(mode: str | Sequence[float], targets: NDArray[Any], n_classes: int) -> NDArray[np.float32] | None:
     """Weight [C] of each class in the loss, None for mode none; their mean over the rows of ``targets`` is 1.
@@ -160,46 +163,38 @@ class ValidationScores:
 
     def by_metric(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return -self.log_loss if metric == "log_loss" else float(getattr(self, metric))
+        return as_score(metric, float(getattr(self, metric)))
 
 
 def validation_scores(
-    logits: NDArray[np.float32], labels: NDArray[np.integer], weights: NDArray[np.float32] | None = None
+    logits: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    weights: NDArray[np.float32] | None = None,
+    *,
+    multi_label: bool = False,
 ) -> ValidationScores:
-    """Scores of logits [n, C] against labels [n]; log loss uses ``weights`` [n, C] where given.
+    """Scores of logits [n, C] against labels [n]; log loss uses soft ``weights`` [n, C] where given.
 
-    Macro F1 is the mean over the classes that occur in ``labels``.
+    Macro F1 is the mean over the classes that occur. ``multi_label``: ``weights`` are the labels, 0 and 1 [n, C], a
+    class is predicted from probability 1/2 on; log_loss is the binary cross entropy, mean over rows and classes,
+    accuracy the share of rows whose whole set is right, micro_f1 that of all classes' counts together.
     """
-    values = logits.astype(np.float64)
-    shifted = values - values.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    if weights is None:
-        log_loss = -log_p[np.arange(len(labels)), labels].mean()
+    values, everyone = logits.astype(np.float64), np.arange(logits.shape[1])
+    if multi_label:
+        assert weights is not None, "rows of several labels have a number for each class"
+        is_true, guess = weights > 0.5, values >= 0
+        log_loss = np.logaddexp(0.0, np.where(is_true, -values, values)).mean()
     else:
-        log_loss = -(weights * log_p).sum(axis=1).mean()
-    predicted, n_classes = values.argmax(axis=1), values.shape[1]
-    hits = np.bincount(labels[predicted == labels], minlength=n_classes)
-    support = np.bincount(labels, minlength=n_classes)
-    f1 = 2 * hits / np.maximum(1, support + np.bincount(predicted, minlength=n_classes))
-    return ValidationScores(
-        log_loss=float(log_loss), accuracy=float((predicted == labels).mean()), macro_f1=float(f1[support > 0].mean())
-    )
-
-
-def set_scores(logits: NDArray[np.float32], targets: NDArray[np.float32]) -> ValidationScores:
-    """Scores of logits [n, C] against 0 and 1 [n, C] (multi-label); a class is predicted from probability 1/2 on.
-
-    log_loss: binary cross entropy, mean over rows and classes. accuracy: rows whose whole set is right. macro_f1: mean
-    over the classes that occur in ``targets``; micro_f1: of all classes' counts together.
-    """
-    values, is_true = logits.astype(np.float64), targets > 0.5
-    log_loss = np.logaddexp(0.0, np.where(is_true, -values, values)).mean()
-    guess = values >= 0
-    hits, support, predicted = ((m).sum(axis=0) for m in (is_true & guess, is_true, guess))
-    f1 = 2 * hits / np.maximum(1, support + predicted)
+        is_true, guess = labels[:, None] == everyone, values.argmax(axis=1)[:, None] == everyone
+        shifted = values - values.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        own = log_p[np.arange(len(labels)), labels] if weights is None else (weights * log_p).sum(axis=1)
+        log_loss = -own.mean()
+    hits, decided, support = (flags.sum(axis=0) for flags in (is_true & guess, guess, is_true))
+    f1 = class_f1(hits, decided, support)[support > 0]
     return ValidationScores(
         log_loss=float(log_loss),
         accuracy=float((guess == is_true).all(axis=1).mean()),
-        macro_f1=float(f1[support > 0].mean()) if support.any() else 0.0,
-        micro_f1=float(2 * hits.sum() / max(1, support.sum() + predicted.sum())),
+        macro_f1=float(f1.mean()) if len(f1) else 0.0,
+        micro_f1=float(class_f1(hits.sum(), decided.sum(), support.sum())) if multi_label else None,
     )

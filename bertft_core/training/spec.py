@@ -11,13 +11,13 @@ from typing import Any, Self, get_args
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.files import MANIFEST
 from bertft_core.base.hashes import encoder_fingerprint, hash_file, hash_json
-from bertft_core.config.fit import WEIGHTINGS, Loss, Metric, Phases, class_weight_faults, read_unfreezing, target_faults
+from bertft_core.config.fit import WEIGHTINGS, Loss, Phases, class_weight_faults, read_unfreezing, target_faults
+from bertft_core.config.metrics import METRICS, as_score
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, layer_rates
 from bertft_core.training.schedules import RateCurve
 
 PREFIX_BYTES = {"float32": 4, "float16": 2}  # of one number of the prefix cache
-METRICS = get_args(Metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ class EpochResult:
 
     def score(self, metric: str) -> float:
         """The value that is compared, higher is better (log loss negated)."""
-        return -self.validation_loss if metric == "log_loss" else float(getattr(self, metric))
+        return as_score(metric, self.validation_loss if metric == "log_loss" else float(getattr(self, metric)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from bertft_core.config.metrics import score_column
+
 
 def render(verb: str, result: dict[str, Any]) -> str:
     """A short table for `verb`'s result document."""
@@ -166,7 +168,7 @@ def _comparison(result: dict[str, Any]) -> str:
     for metric, paired in result["differences"].items():
         low, high = paired["low"], paired["high"]
         scores = f"{result['first'][metric]:>12.4f}{result['second'][metric]:>12.4f}"
-        name = "-log_loss" if metric == "log_loss" else metric  # higher is better in every row
+        name = score_column(metric)  # higher is better in every row
         lines.append(f"{name:<10}{scores}{paired['difference']:>+12.4f}  [{low:+.4f}, {high:+.4f}]")
     lines += [
         "",

@@ -20,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bertft_core.config.metrics import score_column
 from bertft_core.search.results import TrialResult
 from flows.terminal.console import WholeConsole, shown
 from flows.terminal.estimate import Running, seconds_left, shown_time
@@ -73,7 +74,7 @@ class TrialBoard:
         console: WholeConsole | None = None,
     ) -> None:
         self._total, self._workers, self._quiet = total, workers, quiet
-        self._metric = "-log_loss" if metric == "log_loss" else metric  # scores are higher is better
+        self._metric = score_column(metric)  # scores are higher is better
         self._console = console or WholeConsole(stderr=True, highlight=False)
         self._lock = threading.RLock()  # never held while the console is at work: that has locks of its own
         self._running: dict[int, _Row] = {}

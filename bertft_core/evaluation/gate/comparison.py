@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.text import percent
+from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import Check
 from bertft_core.evaluation.scores.intervals import PairedDifference, mcnemar, paired_difference, paired_permutation
@@ -25,7 +26,6 @@ from bertft_core.evaluation.scores.label_sets import any_scores, are_sets, decid
 from bertft_core.evaluation.scores.metrics import Ints, Scores, row_losses
 
 POWER = 0.8  # at which "a difference that could have been shown" is stated
-WORDS = {"macro_f1": "macro F1", "micro_f1": "micro F1", "accuracy": "accuracy", "log_loss": "negated log loss"}
 _RARE = 30  # a class with fewer test rows says nothing about its own recall
 
 
@@ -117,7 +117,7 @@ def judge_champion(case: Case, shown: PairedDifference, champion_score: float) -
     else:
         check, lead = _non_inferiority(case, case.champion, shown)
     summary = (
-        f"{lead}: {WORDS[rule.metric]} {champion_score + shown.difference:.4f} against {champion_score:.4f}, "
+        f"{lead}: {score_title(rule.metric)} {champion_score + shown.difference:.4f} against {champion_score:.4f}, "
         f"{_interval(rule, shown)} on {shown.n} rows"
     )
     is_settled = check.passed or shown.high < 0

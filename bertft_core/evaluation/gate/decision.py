@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bertft_core.base.text import percent, plain
+from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import (
     LATENCY,
@@ -22,7 +23,7 @@ from bertft_core.evaluation.gate.checks import (
     group_checks,
     groups_of,
 )
-from bertft_core.evaluation.gate.comparison import WORDS, Case, Rows, compare, judge_anchor, judge_champion, score_model
+from bertft_core.evaluation.gate.comparison import Case, Rows, compare, judge_anchor, judge_champion, score_model
 from bertft_core.evaluation.scores.metrics import Scores
 
 
@@ -172,7 +173,7 @@ def _judge(
 def _unopposed(
     rule: PromotionRule, ours: Scores, own: Sequence[Check], champion_name: str, fault: str | None, spent: int
 ) -> PromotionDecision:
-    shown = f"{WORDS[rule.metric]} {ours.score(rule.metric):.4f} on {ours.n} rows"
+    shown = f"{score_title(rule.metric)} {ours.score(rule.metric):.4f} on {ours.n} rows"
     checks, lead = own, "no champion yet"
     if fault is not None:
         check = champion_fault_check(champion_name, fault, rule.champion_unavailable == "promote")
@@ -208,7 +209,7 @@ def _minima(rule: PromotionRule, ours: Scores) -> list[Check]:
     for name, least in sorted(rule.min_score.items()):
         score = ours.score(name)
         verb = "reaches" if score >= least else "misses"
-        detail = f"{WORDS[name]} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})"
+        detail = f"{score_title(name)} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})"
         checks.append(Check(name=f"minimum {name}", passed=score >= least, detail=detail))
     return checks
 

@@ -20,6 +20,7 @@ from bertft_core.evaluation.scores.metrics import (
     ReliabilityBin,
     Scores,
     check_metric,
+    class_f1,
     confidence_bins,
     scores,
 )
@@ -93,7 +94,7 @@ def set_scores(
         accuracy=float((guess == y).all(axis=1).mean()),
         balanced_accuracy=None,
         macro_f1=float(counted["macro_f1"]),
-        weighted_f1=float((2 * hits[seen] / (support[seen] + decided[seen])) @ shares),
+        weighted_f1=float(class_f1(hits, decided, support)[seen] @ shares),
         macro_precision=float(precision.mean()) if seen.any() else 0.0,
         weighted_precision=float(precision @ shares),
         mcc=None,
@@ -124,11 +125,10 @@ def set_reliability(labels: Any, probabilities: Any) -> tuple[ReliabilityBin, ..
 def _counted(hits: Any, decided: Any, support: Any) -> dict[str, Any]:
     """Macro and micro F1 from counts [..., C]; macro over the classes with rows, 0 where there is no label at all."""
     seen = support > 0
-    f1 = np.where(seen, 2 * hits / np.maximum(1, support + decided), 0.0)
-    both = (support + decided).sum(axis=-1)
+    f1 = np.where(seen, class_f1(hits, decided, support), 0.0)
     return {
         "macro_f1": f1.sum(axis=-1) / np.maximum(1, seen.sum(axis=-1)),
-        "micro_f1": 2 * hits.sum(axis=-1) / np.maximum(1, both),
+        "micro_f1": class_f1(hits.sum(axis=-1), decided.sum(axis=-1), support.sum(axis=-1)),
     }
 
 

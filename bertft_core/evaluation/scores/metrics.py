@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError, DataError
-from bertft_core.config.promotion import SET_METRICS
+from bertft_core.config.metrics import METRICS, as_score
 
 BINS = 15  # of calibration error and reliability diagram (Guo et al. 2017, arXiv 1706.04599)
 # float32's epsilon, scikit-learn's clip for float32 probabilities: an exact 0 costs 15.9 nats, not infinity
@@ -97,11 +97,9 @@ class Scores:
 
     def score(self, metric: str) -> float:
         """The metric as a score, higher is better: log loss is negated."""
-        if metric == "log_loss":
-            return -self.log_loss
         if metric == "micro_f1" and self.micro_f1 is None:
             return self.accuracy  # which it is where each row has one label
-        return float(getattr(self, check_metric(metric)))
+        return as_score(metric, float(getattr(self, check_metric(metric))))
 
     def __str__(self) -> str:
         shares = f"accuracy {self.accuracy:.4f}, macro F1 {self.macro_f1:.4f}"
@@ -109,9 +107,9 @@ class Scores:
 
 
 def check_metric(metric: str) -> str:
-    """`metric` itself. Raises DataError when it is none of SET_METRICS."""
-    if metric not in SET_METRICS:
-        raise DataError(f"evaluation.metric must be one of {', '.join(SET_METRICS)}, was {metric!r}")
+    """`metric` itself. Raises DataError when it is none of METRICS."""
+    if metric not in METRICS:
+        raise DataError(f"evaluation.metric must be one of {', '.join(METRICS)}, was {metric!r}")
     return metric
 
 
@@ -201,7 +199,7 @@ def count_scores(hits: Any, predicted: Any, support: Ints) -> dict[str, Any]:
     seen = support > 0
     h, p, s = hits[..., seen], predicted[..., seen], support[seen]
     n, shares = s.sum(), s / s.sum()
-    f1, precision = 2 * h / (s + p), h / np.maximum(p, 1)
+    f1, precision = class_f1(h, p, s), h / np.maximum(p, 1)
     right = h.sum(axis=-1)
     spread = (n**2 - (np.asarray(predicted, dtype=np.float64) ** 2).sum(axis=-1)) * float(n**2 - (s**2).sum())
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -215,6 +213,11 @@ def count_scores(hits: Any, predicted: Any, support: Ints) -> dict[str, Any]:
         "weighted_precision": precision @ shares,
         "mcc": mcc,
     }
+
+
+def class_f1(hits: Any, predicted: Any, support: Any) -> Any:
+    """F1 of each class from counts [..., C] as in `count_scores`; 0 for a class without rows that nothing is decided as."""
+    return 2 * hits / np.maximum(1, support + predicted)
 
 
 def confusion(labels: Ints, predicted: Ints, n_classes: int) -> Ints:

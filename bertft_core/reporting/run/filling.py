@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.config.metrics import LOWER_IS_BETTER
 from bertft_core.reporting.html.markup import number, percent
 from bertft_core.reporting.run.page import (
     CheckRow,
@@ -44,7 +45,6 @@ _NAMES = {
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
 }
-_LOWER_IS_BETTER = {"log_loss", "brier", "ece"}
 
 
 def page_of(
@@ -107,7 +107,7 @@ def _scores(report: EvaluationReport, champion: Values, floor: Values) -> tuple[
             interval=report.intervals.get(name),
             champion=champion.get(name),
             floor=below.get(name),
-            is_lower_better=name in _LOWER_IS_BETTER,
+            is_lower_better=name in LOWER_IS_BETTER,
             decides=name == report.metric,
         )
         for name, shown in _NAMES.items()

@@ -216,7 +216,7 @@ def count_scores(hits: Any, predicted: Any, support: Ints) -> dict[str, Any]:
 
 
 def class_f1(hits: Any, predicted: Any, support: Any) -> Any:
-    """F1 of each class from counts [..., C] as in `count_scores`; 0 for a class without rows that nothing is decided as."""
+    """F1 of each class from counts [..., C] as in `count_scores`; 0 for a class that neither occurs nor is decided."""
     return 2 * hits / np.maximum(1, support + predicted)
 
 

@@ -7,13 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from bertft_core.training.losses import (
-    TrainingLoss,
-    class_weights,
-    log_priors,
-    set_weights,
-    validation_scores,
-)
+from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, set_weights, validation_scores
 
 
 def classification_loss(

@@ -137,7 +137,7 @@ def serve_here(plan: Plan) -> None:
     serve(*deployments(plan), print_starting_message=True)
 
 
-def require_server(is_served: bool) -> None:
+def require_server(*, is_served: bool) -> None:
     """Raises InputError where no Prefect server is configured: an embedded one ends with its command."""
     if not is_served:
         raise InputError(

@@ -151,7 +151,7 @@ def _deployed(args: argparse.Namespace) -> dict[str, Any]:
     is_served = prepare_environment(home)
     from flows import deployments
 
-    deployments.require_server(is_served)
+    deployments.require_server(is_served=is_served)
     plan = deployments.Plan(
         config_path=Path(args.config).resolve(),
         overrides=tuple(args.overrides),

@@ -37,7 +37,7 @@ for number in (signal.SIGTERM, signal.SIGKILL):
 """
 
 
-def watch_over(verb: str, is_served: bool) -> None:
+def watch_over(verb: str, *, is_served: bool) -> None:
     """Mark this command and its children; end them when it ends. Ctrl-C ends it at once, with one line.
 
     is_served: a Prefect server of the user's own is told first, for at most 15 s.

@@ -18,7 +18,7 @@ from flows.terminal.console import WholeConsole, shown
 class Reporter:
     """Stage seconds and progress of one command; of a flow run of a deployment, where it is made inside the flow."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.seconds: dict[str, float] = {}
         self._quiet = quiet
         log = _run_log()

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -293,6 +294,126 @@ def test_functions_stay_within_eighty_lines() -> None:
         if n.end_lineno - n.lineno + 1 > 80
     }
     assert not long
+
+
+# Functions with more parameters than these rules allow: they shrink, none is added.
+MANY_PARAMETERS = {
+    "bertft_core/evaluation/comparison.py compare",
+    "bertft_core/evaluation/gate/decision.py decide",
+    "bertft_core/evaluation/report.py evaluate",
+    "bertft_core/evaluation/scores/intervals.py _set_difference",
+    "bertft_core/evaluation/scores/intervals.py bootstrap_interval",
+    "bertft_core/evaluation/scores/intervals.py paired_difference",
+    "bertft_core/evaluation/scores/intervals.py paired_permutation",
+    "bertft_core/recipe/fit.py fit_spec",
+    "bertft_core/recipe/process/client.py features",
+    "bertft_core/recipe/review.py write_page",
+    "bertft_core/recipe/search_report.py write_search_report",
+    "bertft_core/reporting/run/filling.py page_of",
+    "bertft_core/training/scoring.py features",
+}
+POSITIONAL_BOOLEANS = {
+    "bertft_core/config/fit.py target_faults(is_multi)",
+    "bertft_core/data/labels.py __init__(is_multi)",
+    "bertft_core/data/labels.py _require(is_multi)",
+    "bertft_core/data/quality.py gate_classes(is_soft)",
+    "bertft_core/data/sources.py _decodes(final)",
+    "bertft_core/data/tokens/encoding.py n_special(is_pair)",
+    "bertft_core/data/tokens/tokenization.py encode(has_pair)",
+    "bertft_core/evaluation/gate/checks.py champion_fault_check(promote)",
+    "bertft_core/evaluation/gate/decision.py _another_model(same_weights)",
+    "bertft_core/evaluation/gate/decision.py _judge(same_weights)",
+    "bertft_core/evaluation/scores/label_sets.py _per_class(ranking)",
+    "bertft_core/model/classifier.py load_classifier(multi_label)",
+    "bertft_core/model/encoder_pass.py __call__(first_only)",
+    "bertft_core/model/structures.py read(has_mask)",
+    "bertft_core/recipe/cleanup.py clean_up(apply)",
+    "bertft_core/recipe/evaluation.py _answers(is_multi)",
+    "bertft_core/recipe/trials.py open_confirmation(must_exist)",
+    "bertft_core/recipe/trials.py open_study(must_exist)",
+    "bertft_core/registry/aliases.py describe(was_found)",
+    "bertft_core/registry/decision.py _ask(approved)",
+    "bertft_core/reporting/html/charts.py key(is_dashed)",
+    "bertft_core/reporting/html/charts.py sign(passed)",
+    "bertft_core/reporting/html/markup.py number(signed)",
+    "bertft_core/reporting/html/markup.py span_of(signed)",
+    "bertft_core/reporting/run/source.py _series(is_dashed)",
+    "bertft_core/reporting/search/document.py _trial(has_measure)",
+    "bertft_core/reporting/search/document.py _trial(is_best)",
+    "bertft_core/search/knobs.py _derived(is_log)",
+    "bertft_core/search/knobs.py _knob(is_log)",
+    "bertft_core/search/knobs.py _round_values(is_log)",
+    "bertft_core/search/study.py __init__(must_exist)",
+    "bertft_core/search/study.py _locked_open(must_exist)",
+    "bertft_core/search/study.py _open(must_exist)",
+    "flows/nightly.py _night_config(live)",
+    "flows/nightly.py nightly(force)",
+    "flows/nightly.py nightly(live)",
+    "flows/pipeline.py pipeline(again)",
+    "flows/release.py _judged(approve)",
+    "flows/release.py promote(approve)",
+    "tasks/release.py decide_promotion(approved)",
+}
+
+
+@cache
+def functions() -> tuple[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef], ...]:
+    """Every function, with the path of its file."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return tuple((s.path, n) for s in sources() for n in ast.walk(s.tree) if isinstance(n, kinds))
+
+
+def test_no_function_has_more_than_eight_parameters() -> None:
+    found = {
+        f"{path} {f.name}"
+        for path, f in functions()
+        if sum(a.arg not in ("self", "cls") for a in [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs]) > 8
+    }
+    assert not found - MANY_PARAMETERS, "one value type for those that travel together"
+
+
+def test_booleans_are_passed_by_keyword() -> None:
+    found = set()
+    for path, f in functions():
+        parameters = [*f.args.posonlyargs, *f.args.args]
+        defaults = [None] * (len(parameters) - len(f.args.defaults)) + f.args.defaults
+        for parameter, default in zip(parameters, defaults, strict=True):
+            hint = ast.unparse(parameter.annotation) if parameter.annotation else ""
+            is_switch = isinstance(default, ast.Constant) and isinstance(default.value, bool)
+            if hint in ("bool", "bool | None") or is_switch:
+                found.add(f"{path} {f.name}({parameter.arg})")
+    assert not found - POSITIONAL_BOOLEANS, "put `*` before them: a bare True at a call says nothing"
+
+
+def comments(path: Path) -> Iterator[str]:
+    with tokenize.open(path) as handle:
+        yield from (t.string for t in tokenize.generate_tokens(handle.readline) if t.type == tokenize.COMMENT)
+
+
+def test_the_formatter_is_held_off_seldom_and_with_a_reason() -> None:
+    folders = (*PACKAGES, "tests", "benchmarks")
+    held = [c for folder in folders for path in (ROOT / folder).rglob("*.py") for c in comments(path) if "fmt:" in c]
+    assert len(held) <= 10
+    assert not [c for c in held if len(re.sub(r"fmt: *\w+", "", c).split()) < 4], "the reason stands on the line"
+
+
+def tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in done.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+def test_no_tracked_file_outside_docs_is_binary_or_large() -> None:
+    contents = {name: (ROOT / name).read_bytes() for name in tracked() if not name.startswith("docs/")}
+    assert not [name for name, content in contents.items() if b"\0" in content or len(content) > 500_000]
+
+
+def test_the_top_level_holds_what_the_readme_names() -> None:
+    house = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The house")[2].partition("\n## ")[0]
+    named = {line.split()[0].rstrip("/") for line in house.splitlines() if line[:1].strip(" `")}
+    tops = {name.partition("/")[0] for name in tracked()}
+    assert not tops - named - {".gitignore", "LICENSE", "README.md"}
 
 
 def test_no_machine_path_is_in_the_source() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from bertft_core.config.run import RunConfig
 from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.search.slots import slot_seed
 from bertft_core.tracking import store as tracking
@@ -174,7 +175,8 @@ def _refit(config: RunConfig, home: Path, trial: Any) -> dict[str, Any]:
     run = chain.identify(config, prepared, home)
     last = stored["rungs"][-1][0] if stored["state"] == "pruned" else 1.0
     with Trainer() as trainer, tempfile.TemporaryDirectory() as folder:
-        settings = trials.share(fitting.settle(config, prepared, run, home, trainer), search.workers)
+        context = RunContext(config=config, prepared=prepared, run=run, home=home, trainer=trainer)
+        settings = trials.share(fitting.settle(context), search.workers)
         spec = fitting.fit_spec(
             config.with_values(trial.params),
             prepared,

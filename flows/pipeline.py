@@ -15,8 +15,8 @@ from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.prepare import Prepared, prepare_for
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.release import Standing, standing_release
 from bertft_core.recipe.runs import Run
@@ -62,11 +62,12 @@ def pipeline(
         run = chain.fitted(config, run, root)
     lock = root / "locks" / f"{run.run_key[:12]}.lock"
     with exclusive(lock, f"run {run.run_id}", float("inf"), lambda holder: report.say(_wait_text(run, config, holder))):
-        if last == "promote" and (standing := standing_release(store, config, run, root)):
+        context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
+        if last == "promote" and (standing := standing_release(store, context)):
             return unchanged(run, standing, report)
-        tree = Tree(store, config, run, prepared, root, flow_run.id)
+        tree = Tree(store, context, flow_run.id)
         try:
-            result = _train_and_release(config, prepared, run, tree, root, report, last)
+            result = _train_and_release(context, tree, report, last)
         except Exception:
             with suppress(Exception):  # a store that is away is not worth hiding the fault
                 tree.fail()
@@ -80,35 +81,34 @@ def _wait_text(run: Run, config: RunConfig, holder: str) -> str:
     return f"run {run.run_id} of {config.name} is at work in process {holder}: waiting for its end{helps}"
 
 
-def _train_and_release(
-    config: RunConfig, prepared: Prepared, run: Run, tree: Tree, root: Path, report: Reporter, last: str
-) -> dict[str, Any]:
+def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: str) -> dict[str, Any]:
+    run = context.run
     with ExitStack() as held:
-        with Trainer() as trainer:
-            result: dict[str, Any] = {"name": config.name, "run_id": run.run_id}
+        with context.trainer:  # ends before the release, whose processes want its memory
+            result: dict[str, Any] = {"name": context.config.name, "run_id": run.run_id}
             with report.stage("search"):
-                chosen, told = _chosen(config, prepared, run, root, trainer, tree, report, last)
-                config, prepared = chosen, prepare_for(config, chosen, prepared, root)
+                chosen, told = _chosen(context, tree, report, last)
+                context = context.with_config(chosen)
             result |= told
             if last == "search":
                 return {**result, "seconds": report.seconds}
             with report.stage("finetune"):
-                fit = finetune_model(config, prepared, run, root, trainer, report)
-                tree.final_run(fit, config)
+                fit = finetune_model(context, report)
+                tree.final_run(fit, context.config)
             result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
             if last == "finetune":
                 return {**result, "seconds": report.seconds}
             scorer = held.enter_context(Scorer(tree.store)) if last == "promote" else None
             with report.stage("evaluate"):
-                evaluation = evaluate_model(config, prepared, run, fit, trainer, root)
-                tree.evaluation(evaluation, run.path / "evaluation")
+                evaluation = evaluate_model(context, fit)
+                tree.evaluation(evaluation, run.folder.evaluation)
             with report.stage("review"):
-                review_model(config, prepared, run, fit, evaluation, trainer, root, report)
+                review_model(context, fit, evaluation, report)
             result["test"] = test_document(evaluation)
         if scorer is not None:
             with report.stage("release"):
-                released = release(config, prepared, run, fit, tree, root, scorer)
-                write_report(config, prepared, run, fit, evaluation, released, tree, root)
+                released = release(context, fit, tree, scorer)
+                write_report(context, fit, evaluation, released, tree)
                 result |= asdict(released)
             result["seconds"] = report.seconds
             tree.finish(result)
@@ -116,24 +116,16 @@ def _train_and_release(
     return {**result, "seconds": report.seconds}
 
 
-def _chosen(
-    config: RunConfig,
-    prepared: Prepared,
-    run: Run,
-    root: Path,
-    trainer: Trainer,
-    tree: Tree,
-    report: Reporter,
-    last: str,
-) -> tuple[RunConfig, dict[str, Any]]:
+def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration with the winner's values, and what the result document says of the choice.
 
     Of a run whose final fit is finished, the values of that fit: the study may name another winner by now.
     """
+    config, run = context.config, context.run
     fitted = fitting.fitted_config(config, run)
     if fitted is not None and last != "search":
         return fitted, run.state().get("chosen", {"best_params": trials.shown_values(fitted, None)})
-    found = search(config, prepared, run, root, trainer, tree, report)
+    found = search(context, tree, report)
     told: dict[str, Any] = {"best_params": trials.shown_values(config, found and found[0].best)}
     if found is not None:
         told = {"search": found[1], **told}

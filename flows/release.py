@@ -12,12 +12,10 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 
 from bertft_core.base.locks import exclusive
-from bertft_core.config.run import RunConfig
 from bertft_core.config.store import Store, load_mlflow_config
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.release import candidate_of_version
-from bertft_core.recipe.runs import Run
 from bertft_core.registry import overrides
 from bertft_core.registry.aliases import WEIGHTS, get_version, version_of_alias
 from bertft_core.registry.answers import Scorer
@@ -38,12 +36,10 @@ class Approval(RunInput):
     by: str = ""
 
 
-def release(
-    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree, home: Path, scorer: Scorer
-) -> Release:
+def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer) -> Release:
     """Register the fit and let the gate decide; one release per registered model at a time."""
-    with _alone(home, tree.store.config.model_name(config.name)):
-        candidate = register_model(config, prepared, run, fit, tree)
+    with _alone(context.home, tree.store.config.model_name(context.config.name)):
+        candidate = register_model(context, fit, tree)
         outcome = decide_promotion(candidate, tree.store, check_parity(candidate, tree.store, scorer))
     return _with_approval(tree.store, outcome)
 

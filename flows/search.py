@@ -16,13 +16,12 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.config.run import RunConfig, load_config
+from bertft_core.config.run import load_config
 from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.runs import Run
 from bertft_core.recipe.trials import Bench
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
@@ -52,23 +51,22 @@ class Crew:
         self.idle = list(self.trainers)
 
 
-def search(
-    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, tree: Tree, report: Reporter
-) -> tuple[Verdict, dict[str, Any]] | None:
+def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[Verdict, dict[str, Any]] | None:
     """The winner of the search and its part of the result document; None where nothing is searched."""
-    owner = Owner(run=run.run_id, prefect=tree.prefect_run)
-    study = trials.open_study(config, prepared, home, owner, study_storage())
+    config, prepared = context.config, context.prepared
+    owner = Owner(run=context.run.run_id, prefect=tree.prefect_run)
+    study = trials.open_study(config, prepared, context.home, owner, study_storage())
     if study is None or config.search is None:
         return None
-    run.update(study=study.name)
+    context.run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
-    with crew(config, prepared, run, home, trainer) as (bench, team):
+    with crew(context) as (bench, team):
         report.say(f"  {fitting.prefix_plan(config, prepared, bench.settings.precision, config.search.rows)}")
         confirmation = work_through(study, bench, team, report, tree)
     found = trials.verdict(study, config, confirmation)
     study.crown(found.best.params)
-    trials.sweep(study, home)
-    published = publish(study, found, config, run, tree)
+    trials.sweep(study, context.home)
+    published = publish(study, found, context, tree)
     return found, {
         **trials.document(found),
         "study": study.name,
@@ -93,8 +91,8 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
     with report.stage("tokenize"):
         prepared = tokenize_rows(config, dataset, root, report)
     run = chain.identify(config, prepared, root)
-    with report.stage("search"):
-        study = help_search(config, prepared, run, root, report)
+    with report.stage("search"), Trainer() as trainer:
+        study = help_search(RunContext(config=config, prepared=prepared, run=run, home=root, trainer=trainer), report)
     own = [r.slot for r in study.results() if r.host == study.owner.host]
     return {
         "name": config.name,
@@ -106,30 +104,31 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
     }
 
 
-def help_search(config: RunConfig, prepared: Prepared, run: Run, home: Path, report: Reporter) -> SearchStudy:
+def help_search(context: RunContext, report: Reporter) -> SearchStudy:
     """The study, worked on with this machine's trainers to its end."""
-    study = trials.open_study(config, prepared, home, Owner(run=run.run_id), study_storage(), must_exist=True)
+    owner = Owner(run=context.run.run_id)
+    study = trials.open_study(context.config, context.prepared, context.home, owner, study_storage(), must_exist=True)
     assert study is not None, "the caller checked that there is a search"
-    with Trainer() as trainer, crew(config, prepared, run, home, trainer) as (bench, team):
+    with crew(context) as (bench, team):
         work_through(study, bench, team, report, None)
     return study
 
 
 @contextmanager
-def crew(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer) -> Iterator[tuple[Bench, Crew]]:
+def crew(context: RunContext) -> Iterator[tuple[Bench, Crew]]:
     """search.workers trainers with their share of the threads, or one GPU each; all end with the block."""
-    assert config.search is not None, "a crew works on a search"
-    workers = config.search.workers
-    settings = fitting.settle(config, prepared, run, home, trainer)
+    assert context.config.search is not None, "a crew works on a search"
+    workers = context.config.search.workers
+    settings = fitting.settle(context)
     with ExitStack() as stack:
         gpus = [index % settings.gpus if settings.gpus else None for index in range(1, workers)]
-        team = Crew(trainers=[trainer, *(stack.enter_context(Trainer(gpu)) for gpu in gpus)])
+        team = Crew(trainers=[context.trainer, *(stack.enter_context(Trainer(gpu)) for gpu in gpus)])
         yield (
             Bench(
-                config=config,
-                prepared=prepared,
+                config=context.config,
+                prepared=context.prepared,
                 settings=trials.share(settings, workers),
-                home=home,
+                home=context.home,
                 is_stopped=lambda: team.is_stopped,
             ),
             team,

@@ -14,15 +14,13 @@ from prefect.cache_policies import NO_CACHE
 
 from bertft_core.base.files import read_json
 from bertft_core.base.hashes import code_fingerprint
-from bertft_core.config.run import RunConfig
 from bertft_core.evaluation.gate.decision import PromotionDecision
 from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.evaluation.scores.label_sets import any_scores
 from bertft_core.recipe import evaluation, review
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.release import build_model_folder
+from bertft_core.recipe.release import build_served
 from bertft_core.recipe.runs import Run
 from bertft_core.registry import aliases
 from bertft_core.registry.answers import Answers
@@ -36,47 +34,27 @@ _SHOWN: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)
-def evaluate_model(
-    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, trainer: Trainer, home: Path
-) -> EvaluationReport:
+def evaluate_model(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     """Score the untouched test split beside the TF-IDF floor."""
-    report = evaluation.evaluate(config, prepared, run, fit, trainer, home)
-    create_markdown_artifact(key="bertft-evaluation", markdown=report.to_markdown(config.name))
+    report = evaluation.evaluate(context, fit)
+    create_markdown_artifact(key="bertft-evaluation", markdown=report.to_markdown(context.config.name))
     return report
 
 
 @task(name="review", cache_policy=NO_CACHE)
-def review_model(
-    config: RunConfig,
-    prepared: Prepared,
-    run: Run,
-    fit: TrainingResult,
-    report: EvaluationReport,
-    trainer: Trainer,
-    home: Path,
-    progress: Any,
-) -> Path:
+def review_model(context: RunContext, fit: TrainingResult, report: EvaluationReport, progress: Any) -> Path:
     """Doubtful labels, the words behind the worst errors, and the HTML report, as yet without a verdict."""
-    served = build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
-    review.review(
-        config, prepared, run, report, served, trainer, home, lambda fraction, facts: progress.fraction(fraction)
-    )
-    return review.write_page(config, prepared, run, fit, report, home=home)
+    served = build_served(context, fit)
+    review.review(context, report, served, lambda fraction, facts: progress.fraction(fraction))
+    return review.write_page(context, fit, report)
 
 
 @task(name="report", cache_policy=NO_CACHE)
 def write_report(
-    config: RunConfig,
-    prepared: Prepared,
-    run: Run,
-    fit: TrainingResult,
-    report: EvaluationReport,
-    release: Release,
-    tree: Tree,
-    home: Path,
+    context: RunContext, fit: TrainingResult, report: EvaluationReport, release: Release, tree: Tree
 ) -> Path:
     """The HTML report with its verdict, and the gate's decision as Markdown; both go to the MLflow run."""
-    folder = run.path / "evaluation"
+    folder = context.run.folder.evaluation
     file = folder / "decision.json"
     decision = read_json(file) if file.exists() else None
     if decision is not None:
@@ -84,16 +62,13 @@ def write_report(
         (folder / "decision.md").write_text(text, encoding="utf-8")
     outcome = "promoted" if release.promoted else _SHOWN.get(release.outcome, "kept")
     page = review.write_page(
-        config,
-        prepared,
-        run,
+        context,
         fit,
         report,
-        home=home,
         verdict=Verdict(outcome=outcome, text=release.reason),
         decision=decision,
-        champion=_champion(run, report, release),
-        lineage=_lineage(prepared, run, release, tree),
+        champion=_champion(context.run, report, release),
+        lineage=_lineage(context, release, tree),
     )
     tree.report(folder)
     report_uri = f"runs:/{tree.final}/evaluation/{page.name}"
@@ -103,7 +78,7 @@ def write_report(
 
 def _champion(run: Run, report: EvaluationReport, release: Release) -> dict[str, Any] | None:
     """Scores of the champion that the gate compared with, on the whole test split."""
-    folder = run.path / "evaluation"
+    folder = run.folder.evaluation
     file = answers_file(folder, release.champion_before or "")
     if not file.exists():
         return None
@@ -115,7 +90,8 @@ def _champion(run: Run, report: EvaluationReport, release: Release) -> dict[str,
     return asdict(any_scores(labels, found.probabilities(report.classes), report.classes, predicted=said))
 
 
-def _lineage(prepared: Prepared, run: Run, release: Release, tree: Tree) -> dict[str, str]:
+def _lineage(context: RunContext, release: Release, tree: Tree) -> dict[str, str]:
+    run, prepared = context.run, context.prepared
     settings = run.state().get("settings")
     facts = {
         "registered model": f"{release.registered_model} version {release.version}",

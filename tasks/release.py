@@ -10,13 +10,11 @@ from prefect.runtime import flow_run
 
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import write_json
-from bertft_core.config.run import RunConfig
 from bertft_core.config.store import Store
 from bertft_core.data.dataset import test_fingerprint
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.release import build_model_folder, write_gate_rows
-from bertft_core.recipe.runs import Run
+from bertft_core.recipe.release import build_served, write_gate_rows
 from bertft_core.registry import aliases, ledger, versions
 from bertft_core.registry.answers import Answers, Scored, Scorer, require
 from bertft_core.registry.decision import decide
@@ -31,12 +29,13 @@ EVIDENCE = "evidence.json"
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
-def register_model(config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, tree: Tree) -> Candidate:
+def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
-    dataset, folder = prepared.dataset, run.path / "evaluation"
+    config, run, dataset = context.config, context.run, context.prepared.dataset
+    folder = run.folder.evaluation
     write_gate_rows(config, dataset, folder)
     fingerprint = test_fingerprint(dataset)
-    served = build_model_folder(config, prepared, fit.model_dir, run.policy, run.path / "served")
+    served = build_served(context, fit)
     size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
     write_json(
         folder / EVIDENCE,

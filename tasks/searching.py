@@ -8,11 +8,10 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core.config.run import RunConfig
 from bertft_core.recipe import trials
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.runs import Run
 from bertft_core.recipe.search_report import SearchReport, report_search
 from bertft_core.recipe.trials import Bench
 from bertft_core.search.results import TrialResult
@@ -39,9 +38,10 @@ def run_trial(
 
 
 @task(name="report", task_run_name="search-report", cache_policy=NO_CACHE)
-def publish(study: SearchStudy, found: Verdict, config: RunConfig, run: Run, tree: Tree) -> SearchReport:
+def publish(study: SearchStudy, found: Verdict, context: RunContext, tree: Tree) -> SearchReport:
     """Pictures and page of a finished search: on disk, on the MLflow search run, as a Prefect artifact."""
-    report = report_search(study, config, found, run.path / "search", tree.search_address)
+    config = context.config
+    report = report_search(study, config, found, context.run.folder.search, tree.search_address)
     create_markdown_artifact(key="bertft-search", markdown=report.summary, description=f"{config.name}: {study.name}")
     tree.search_done(found, [report.page, *report.pictures])
     return report

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core.config.run import RunConfig
 from bertft_core.recipe import fit as fitting
-from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.runs import Run
+from bertft_core.recipe.context import RunContext
 from bertft_core.training.spec import TrainingResult, micro_batch_line
 
 
 @task(name="finetune", cache_policy=NO_CACHE)
-def finetune_model(
-    config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer, progress: Any
-) -> TrainingResult:
+def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
     """The final fit on all training rows."""
 
     told: set[Any] = set()
@@ -36,11 +30,11 @@ def finetune_model(
             told.add(line)
             progress.say(f"  {line}")
 
-    settings = fitting.settle(config, prepared, run, home, trainer)
-    progress.say(f"  {fitting.prefix_plan(config, prepared, settings.precision, None)}")
-    result = fitting.finetune(config, prepared, run, home, trainer, show)
+    settings = fitting.settle(context)
+    progress.say(f"  {fitting.prefix_plan(context.config, context.prepared, settings.precision, None)}")
+    result = fitting.finetune(context, show)
     if result.prefix and result.prefix["reason"]:
         progress.say(f"  the prefix cache is not used for all rows: {result.prefix['reason']}")
     rows = [asdict(epoch) for epoch in result.history]
-    create_table_artifact(key="bertft-epochs", table=rows, description=f"{config.name}: {result}")
+    create_table_artifact(key="bertft-epochs", table=rows, description=f"{context.config.name}: {result}")
     return result

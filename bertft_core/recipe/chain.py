@@ -19,9 +19,10 @@ from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.model.pretrained import resolve_pretrained
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import evaluate
 from bertft_core.recipe.fit import finetune, fitted_config, settle
-from bertft_core.recipe.prepare import Prepared, prepare_for, require_targets
+from bertft_core.recipe.prepare import Prepared, require_targets
 from bertft_core.recipe.runs import Run, latest_fitted, open_run, run_key
 from bertft_core.recipe.trials import Bench, open_confirmation, open_study, run_trial, verdict
 
@@ -76,22 +77,26 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
 
     root = open_home(home)
     prepared = prepare(config, root)
-    current = identify(config, prepared, root, again=again)
     with Trainer() as trainer:
-        chosen = fitted_config(config, current)
+        context = RunContext(
+            config=config,
+            prepared=prepared,
+            run=identify(config, prepared, root, again=again),
+            home=root,
+            trainer=trainer,
+        )
+        chosen = fitted_config(config, context.run)
         study = open_study(config, prepared, root) if chosen is None else None
         if study is not None:
-            settings = settle(config, prepared, current, root, trainer)
+            settings = settle(context)
             bench = Bench(config=config, prepared=prepared, settings=settings, home=root)
             _run_all(study, bench, trainer)
             confirmation = open_confirmation(study, config)
             if confirmation is not None:
                 _run_all(confirmation, bench, trainer)
             chosen = config.with_values(verdict(study, config, confirmation).best.params)
-        chosen = chosen or config
-        prepared, config = prepare_for(config, chosen, prepared, root), chosen
-        fit = finetune(config, prepared, current, root, trainer)
-        return evaluate(config, prepared, current, fit, trainer, root)
+        context = context.with_config(chosen or config)
+        return evaluate(context, finetune(context))
 
 
 def search_report(config: RunConfig, home: Path, storage: str | None = None) -> dict[str, Any]:

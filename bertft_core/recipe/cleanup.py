@@ -20,13 +20,13 @@ from bertft_core.base.files import read_json
 from bertft_core.base.locks import exclusive
 from bertft_core.config.store import Store
 from bertft_core.recipe.nights.log import last_runs
+from bertft_core.recipe.runs import RunFolder
 from bertft_core.registry import aliases, entries, ledger, versions
 from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
 from bertft_core.registry.artifacts import EVIDENCE, SCRATCH
 
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
 _CACHES = ("data", "tokens", "floors")
-_CHECKPOINT = "checkpoint.safetensors"
 _STORE_LOCK = "mlflow.lock"
 _DOOMED = ".removed"
 
@@ -116,7 +116,7 @@ def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
         yield from _versions(store, loose, policy)
     yield from _copies(home, {v.model_id for v in stays}, policy)
     runs = _runs(home)
-    is_busy = any("result" not in state and _age(path / "run.json") >= policy.oldest for path, state in runs)
+    is_busy = any("result" not in state and _age(RunFolder(path).state) >= policy.oldest for path, state in runs)
     rests = {v.tags.get(RUN_ID, "") for v in stays} | last_runs(home)
     yield from _run_folders(runs, rests, policy)
     yield from _search_folders(home, runs, policy)
@@ -148,8 +148,8 @@ def _copies(home: Path, needed_models: set[str], policy: _Policy) -> Iterator[Re
 
 
 def _runs(home: Path) -> list[tuple[Path, dict[str, Any]]]:
-    files = sorted((home / "runs").glob("[!.]*/run.json"))
-    return [(file.parent, dict(read_json(file))) for file in files]
+    folders = sorted((home / "runs").glob("[!.]*/"))
+    return [(path, dict(read_json(RunFolder(path).state))) for path in folders if RunFolder(path).state.exists()]
 
 
 def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str], policy: _Policy) -> Iterator[Removal]:
@@ -158,12 +158,12 @@ def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str],
     for path, state in runs:
         attempts.setdefault(path.name.partition("-")[0], []).append((path, state))
     for group in attempts.values():
-        is_over = all("result" in state and _age(path / "run.json") < policy.oldest for path, state in group)
+        is_over = all("result" in state and _age(RunFolder(path).state) < policy.oldest for path, state in group)
         if is_over and not any(path.name in needed_runs for path, _ in group):
             yield from (_folder("run folder", p, "finished, no alias, champion or night rests on it") for p, _ in group)
             continue
         for path, state in group:
-            checkpoint = path / "fit" / _CHECKPOINT
+            checkpoint = RunFolder(path).checkpoint
             if "result" in state and checkpoint.exists():
                 yield _folder("checkpoint", checkpoint, f"run {path.name} has finished")
 

@@ -11,13 +11,12 @@ from bertft_core.base.hashes import hash_json
 from bertft_core.config.run import RunConfig
 from bertft_core.data.dataset import DatasetSplits, soft_weights, target_labels
 from bertft_core.evaluation.policy.decisions import SET_THRESHOLD, DecisionPolicy
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.fit import schedule_of, settle
 from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.runs import Run
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
-    from bertft_core.recipe.process.client import Trainer
     from bertft_core.training.spec import TrainingResult
 
 
@@ -56,28 +55,25 @@ def _joined_texts(dataset: DatasetSplits, split: str) -> list[str]:
     return [f"{a} {b or ''}" for a, b in zip(texts, table["text_pair"].to_pylist(), strict=True)]
 
 
-def evaluate(
-    config: RunConfig, prepared: Prepared, run: Run, fit: TrainingResult, trainer: Trainer, home: Path
-) -> EvaluationReport:
+def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     """Score the untouched test split, set it beside the TF-IDF floor, write report and pictures to run/evaluation."""
     import numpy as np
 
     from bertft_core.evaluation.report import evaluate as evaluate_rows
 
-    folder = run.path / "evaluation"
+    config, prepared, dataset = context.config, context.prepared, context.prepared.dataset
+    folder, settings = context.run.folder.evaluation, settle(context)
     folder.mkdir(exist_ok=True)
-    settings = settle(config, prepared, run, home, trainer)
-    dataset = prepared.dataset
     raw = {}
     for split in ("validation", "test"):
         file = folder / f"raw_{split}.npy"
-        trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
+        context.trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
         raw[split] = np.load(file, allow_pickle=False)
     policy = _fit_policy(config, dataset, raw["validation"])
     probabilities, predicted = _answers(policy, raw["test"], dataset.is_multi)
     np.save(folder / "probabilities.npy", probabilities.astype(np.float32), allow_pickle=False)
     np.save(folder / "predicted.npy", predicted, allow_pickle=False)
-    floor = np.load(floor_probabilities(config, dataset, home), allow_pickle=False)
+    floor = np.load(floor_probabilities(config, dataset, context.home), allow_pickle=False)
     table = dataset.table("test")
     report = evaluate_rows(
         labels=target_labels(dataset, "test"),
@@ -96,7 +92,7 @@ def evaluate(
     report = replace(report, warnings=(*report.warnings, *dataset.report.warnings))
     write_json(folder / "evaluation.json", report.to_json())
     _draw(config, report, fit, prepared, folder)
-    run.update(evaluated=True, policy=policy.to_json())
+    context.run.update(evaluated=True, policy=policy.to_json())
     return report
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bertft_core.base.errors import InputError
 from bertft_core.base.files import read_json, write_json
@@ -17,32 +17,30 @@ from bertft_core.config.knobs import SEARCHED_SECTIONS
 from bertft_core.config.run import RunConfig
 from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.model.pretrained import features_of, hidden_size, layers_computed
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.runs import Run
 from bertft_core.training.schedules import UnfreezeSchedule, usable_cuts
 from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings, TrainingResult
 
-if TYPE_CHECKING:
-    from bertft_core.recipe.process.client import Trainer
 
-
-def settle(config: RunConfig, prepared: Prepared, run: Run, home: Path, trainer: Trainer) -> MachineSettings:
+def settle(context: RunContext) -> MachineSettings:
     """Threads, precision and device: resolved once, stored with the run and reused on resume.
 
     What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
     does not change the numbers from one night to the next; delete the file to measure again.
     """
-    stored = run.state().get("settings")
+    stored = context.run.state().get("settings")
     if stored:
         return MachineSettings.from_json(stored)
-    file, asked = home / "machine.json", config.training
+    file, prepared, training = context.home / "machine.json", context.prepared, context.config.training
     known = read_json(file) if file.exists() else {}
-    parts = [platform.node(), version("torch"), os.cpu_count(), prepared.encoder]
-    key = hash_json([*parts, asked.precision, asked.device, asked.threads])[:16]
+    wanted = (training.precision, training.device, training.threads)
+    key = hash_json([platform.node(), version("torch"), os.cpu_count(), prepared.encoder, *wanted])[:16]
     if key not in known:
-        known[key] = asdict(trainer.resolve(prepared.pretrained, asked.precision, asked.device, asked.threads))
+        known[key] = asdict(context.trainer.resolve(prepared.pretrained, *wanted))
         write_json(file, known)
-    run.update(settings=known[key])
+    context.run.update(settings=known[key])
     return MachineSettings.from_json(known[key])
 
 
@@ -56,7 +54,6 @@ def fit_spec(
     seed: int,
     rows: int | None,
     keep_model: bool,
-    measure_latency: bool = False,
 ) -> FitSpec:
     """One fit as the trainer process reads it."""
     values = {**config.training.model_dump(), "seed": seed}
@@ -70,7 +67,6 @@ def fit_spec(
         metric=config.evaluation.metric,
         rows=rows,
         keep_model=keep_model,
-        measure_latency=measure_latency,
         prefix_root=str(home / "prefix"),
         features=features_of(config, Path(prepared.pretrained)),
         multi_label=prepared.dataset.is_multi,
@@ -133,22 +129,17 @@ def _tokens_read(prepared: Prepared, rows: int | None) -> int:
     return round(totals["train"] * share) + totals["validation"]
 
 
-def finetune(
-    config: RunConfig,
-    prepared: Prepared,
-    run: Run,
-    home: Path,
-    trainer: Trainer,
-    on_progress: Callable[[float, dict[str, Any]], None] | None = None,
-) -> TrainingResult:
-    """The final fit on all training rows, under run/fit; a finished one is read back. config: with the best values."""
+def finetune(context: RunContext, on_progress: Callable[[float, dict[str, Any]], None] | None = None) -> TrainingResult:
+    """The final fit on all training rows, under run/fit; a finished one of this configuration is read back."""
+    config, run = context.config, context.run
     stored = run.state().get("fit")
     if stored and fitted_config(config, run) == config:
         return TrainingResult.from_json(stored)
-    settings = settle(config, prepared, run, home, trainer)
-    seed = config.training.seed
-    spec = fit_spec(config, prepared, settings, home, run.path / "fit", seed=seed, rows=None, keep_model=True)
-    result = trainer.fit(spec, on_progress, None)
+    settings, seed = settle(context), config.training.seed
+    spec = fit_spec(
+        config, context.prepared, settings, context.home, run.folder.fit, seed=seed, rows=None, keep_model=True
+    )
+    result = context.trainer.fit(spec, on_progress)
     if result.state != "complete":
         raise InputError(f"the final fit ended early ({result.reason}): lower training.lr or training.batch_size")
     run.update(fit=asdict(result), fitted={name: getattr(config, name).model_dump() for name in SEARCHED_SECTIONS})

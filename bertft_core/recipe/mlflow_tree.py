@@ -11,8 +11,7 @@ from bertft_core.base.files import write_json
 from bertft_core.base.text import mask_uri
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
-from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.runs import Run
+from bertft_core.recipe.context import RunContext
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import Verdict
 from bertft_core.tracking import lineage, store
@@ -24,10 +23,9 @@ _MILLISECOND = 0.001
 class Tree:
     """Every method is idempotent: runs are found again by their tags, so a resumed command adds nothing twice."""
 
-    def __init__(
-        self, settings: MlflowConfig, config: RunConfig, run: Run, prepared: Prepared, home: Path, prefect_run_id: Any
-    ) -> None:
-        self.store = store.open_store(settings, home)
+    def __init__(self, settings: MlflowConfig, context: RunContext, prefect_run_id: Any) -> None:
+        self.store = store.open_store(settings, context.home)
+        config, run, prepared = context.config, context.run, context.prepared
         self._config, self._run = config, run
         self.prefect_run = str(prefect_run_id or "")
         git = lineage.git_tags(config.base_dir)
@@ -43,9 +41,9 @@ class Tree:
         store.log_params(self.store, self.root, _flat(config.resolved()))
         source = str(config.data.source or config.data.train)
         store.log_dataset(self.store, self.root, prepared.dataset, source)
-        write_json(run.path / "config.json", config.resolved())
-        (run.path / "environment.txt").write_text(lineage.environment_text(), encoding="utf-8")
-        store.log_files(self.store, self.root, [run.path / "config.json", run.path / "environment.txt"])
+        write_json(run.folder.config, config.resolved())
+        run.folder.environment.write_text(lineage.environment_text(), encoding="utf-8")
+        store.log_files(self.store, self.root, [run.folder.config, run.folder.environment])
         self._search: str | None = None
         self._mirrored: dict[str, dict[int, float]] = {}
         self.final = ""
@@ -137,8 +135,8 @@ class Tree:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Keep the result document, say on the root how it ended; close final and pipeline run."""
-        write_json(self._run.path / "result.json", result)
-        store.log_files(self.store, self.root, [self._run.path / "result.json"])
+        write_json(self._run.folder.result, result)
+        store.log_files(self.store, self.root, [self._run.folder.result])
         told = f"version {result['version']}: {result['outcome']}. {result['reason']}"
         store.set_tags(self.store, self.root, {store.NOTE: told[:5000], "bertft.outcome": result["outcome"]})
         shown = {f"test_{key}": result["test"][key] for key in ("accuracy", "macro_f1", "log_loss")}

@@ -13,17 +13,16 @@ from bertft_core.base.files import read_json
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.data.dataset import DatasetSplits, soft_weights, target_labels, test_fingerprint
-from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.evaluation.scores.slices import slice_groups
 from bertft_core.recipe import chain
-from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.runs import Run
+from bertft_core.recipe.context import RunContext
 from bertft_core.registry import aliases, artifacts
 from bertft_core.registry.answers import score_in_fresh_process
 from bertft_core.registry.gate import TRAIN_ROWS, Candidate
 from bertft_core.registry.versions import find_version
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking.store import open_store
+from bertft_core.training.spec import TrainingResult
 
 
 def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Path) -> None:
@@ -60,10 +59,9 @@ def _fingerprints(table: Any) -> Any:
     return np.frombuffer(joined, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
 
 
-def build_model_folder(
-    config: RunConfig, prepared: Prepared, model_dir: Path | str, policy: DecisionPolicy, folder: Path | str
-) -> Path:
-    """The served folder of a fit: its transformers folder plus bertft.json, complete or absent."""
+def build_served(context: RunContext, fit: TrainingResult) -> Path:
+    """The artefact of a fit, run/served: its transformers folder plus bertft.json, complete or absent."""
+    config, prepared = context.config, context.prepared
     card = ArtifactCard(
         max_length=prepared.tokens.max_length,
         **{key: value for key, value in config.tokenization.cut().items() if key != "max_length"},
@@ -71,10 +69,10 @@ def build_model_folder(
         text=config.data.text,
         text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
         label=config.data.label if isinstance(config.data.label, str) else tuple(config.data.label),
-        policy=policy,
+        policy=context.run.policy,
         multi_label=prepared.dataset.is_multi,
     )
-    return build_artifact(model_dir, folder, card)
+    return build_artifact(fit.model_dir, context.run.folder.served, card)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +85,12 @@ class Standing:
     champion_after: str | None
 
 
-def standing_release(settings: MlflowConfig, config: RunConfig, run: Run, home: Path) -> Standing | None:
+def standing_release(settings: MlflowConfig, context: RunContext) -> Standing | None:
     """The version of a finished run, None when it did not finish or today's store does not hold it."""
-    if run.result is None:
+    if context.run.result is None:
         return None
-    store, name = open_store(settings, home), settings.model_name(config.name)
-    found = find_version(store, name, run.run_id)
+    store, name = open_store(settings, context.home), settings.model_name(context.config.name)
+    found = find_version(store, name, context.run.run_id)
     if found is None:
         return None
     now = aliases.champion(store, name)

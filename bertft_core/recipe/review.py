@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.config.run import RunConfig
-from bertft_core.data.dataset import take_rows, target_labels
+from bertft_core.data.dataset import DatasetSplits, take_rows, target_labels
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import floor_probabilities, phases
 from bertft_core.recipe.fit import settle
-from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.runs import Run
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.label_errors import LabelReview
     from bertft_core.evaluation.report import EvaluationReport
-    from bertft_core.recipe.process.client import Trainer
     from bertft_core.reporting.run.page import Calibration, Coverage, SliceRow, SuspectRow, Verdict
-    from bertft_core.training.spec import TrainingResult
+    from bertft_core.training.spec import MachineSettings, TrainingResult
 
 
 PAGE = "report.html"
@@ -31,43 +30,34 @@ _EXPLAINED = 5  # worst errors whose words are weighed: each costs 64 passes thr
 OnProgress = Callable[[float, dict[str, Any]], None]
 
 
-def review(
-    config: RunConfig,
-    prepared: Prepared,
-    run: Run,
-    report: EvaluationReport,
-    served: Path,
-    trainer: Trainer,
-    home: Path,
-    on_progress: OnProgress | None = None,
-) -> None:
+def review(context: RunContext, report: EvaluationReport, served: Path, on_progress: OnProgress | None = None) -> None:
     """Look for doubtful labels and for the words behind the worst errors; written to run/evaluation.
 
     doubtful_labels.csv is a list to read: nothing is changed, nothing deleted. words.json holds (word, weight)
     pairs of the first of report.worst_errors. `served`: the artefact folder.
     """
-    folder, settings = run.path / "evaluation", settle(config, prepared, run, home, trainer)
-    if prepared.dataset.is_multi:  # both explain and doubt one class per row
+    folder, settings, dataset = context.run.folder.evaluation, settle(context), context.prepared.dataset
+    if dataset.is_multi:  # both explain and doubt one class per row
         note = "Doubtful labels are looked for, and words weighed, where a row has one label only."
         write_json(folder / "suspects_note.json", note)
         return
-    table = prepared.dataset.table("test").select(["text", "text_pair"])
+    table = dataset.table("test").select(["text", "text_pair"])
     explained = report.worst_errors[:_EXPLAINED]
     worst = take_rows(table, [e.row for e in explained]).to_pylist()
     asked = [{**row, "class": e.predicted} for row, e in zip(worst, explained, strict=True)]
     write_json(folder / "worst_errors.json", asked)
-    trainer.explain(
+    context.trainer.explain(
         served, folder / "worst_errors.json", folder / "words.json", settings.device, settings.threads, on_progress
     )
-    if config.evaluation.review_rows:
-        found = _doubtful_labels(config, prepared, settings, trainer, home, on_progress)
+    if context.config.evaluation.review_rows:
+        found = _doubtful_labels(context, settings, on_progress)
         write_json(folder / "suspects.json", [asdict(row) for row in found[0]])
         (folder / SUSPECTS).write_text(found[1], encoding="utf-8")
         write_json(folder / "suspects_note.json", found[2])
 
 
 def _doubtful_labels(
-    config: RunConfig, prepared: Prepared, settings: Any, trainer: Trainer, home: Path, on_progress: OnProgress | None
+    context: RunContext, settings: MachineSettings, on_progress: OnProgress | None
 ) -> tuple[list[SuspectRow], str, str]:
     """Rows for the page, the CSV list, and one sentence on how they were found."""
     import numpy as np
@@ -77,9 +67,9 @@ def _doubtful_labels(
     from bertft_core.evaluation.label_errors import suspect_labels
     from bertft_core.reporting.run.page import SuspectRow
 
-    wanted, dataset = config.evaluation.review_rows, prepared.dataset
-    chosen = sample_rows(open_split(prepared.tokens.path, "train"), wanted)
-    file = _features(prepared, wanted, settings, trainer, home, on_progress)
+    config, dataset = context.config, context.prepared.dataset
+    chosen = sample_rows(open_split(context.prepared.tokens.path, "train"), config.evaluation.review_rows)
+    file = _features(context, settings, on_progress)
     table = dataset.table("train").take(chosen)
     places, texts = [dataset.sources("train")[i] for i in chosen], table["text"].to_pylist()
     found = suspect_labels(
@@ -105,15 +95,14 @@ def _how_found(found: LabelReview, n_train: int) -> str:
     return f"{len(found.suspects)} of {looked} looked through; the whole list: {SUSPECTS}.{notes}"
 
 
-def _features(
-    prepared: Prepared, rows: int, settings: Any, trainer: Trainer, home: Path, on_progress: OnProgress | None
-) -> Path:
+def _features(context: RunContext, settings: MachineSettings, on_progress: OnProgress | None) -> Path:
     """Frozen features of sampled training rows, computed once per tokens and encoder."""
+    prepared, rows = context.prepared, context.config.evaluation.review_rows
     key = hash_json([prepared.tokens.fingerprint, prepared.encoder, rows, settings.precision, _FEATURES_VERSION])[:24]
-    folder = home / "features" / key
+    folder = context.home / "features" / key
     if not is_complete(folder):
         with staged_folder(folder) as staging:
-            trainer.features(
+            context.trainer.features(
                 prepared.pretrained,
                 prepared.tokens.directory,
                 "train",
@@ -128,13 +117,10 @@ def _features(
 
 
 def write_page(
-    config: RunConfig,
-    prepared: Prepared,
-    run: Run,
+    context: RunContext,
     fit: TrainingResult,
     report: EvaluationReport,
     *,
-    home: Path,
     verdict: Verdict | None = None,
     decision: Mapping[str, Any] | None = None,
     champion: Mapping[str, Any] | None = None,
@@ -152,8 +138,8 @@ def write_page(
     from bertft_core.reporting.run.document import report_html
     from bertft_core.reporting.run.filling import page_of
 
-    folder = run.path / "evaluation"
-    p_floor = np.load(floor_probabilities(config, prepared.dataset, home), allow_pickle=False)
+    config, prepared, folder = context.config, context.prepared, context.run.folder.evaluation
+    p_floor = np.load(floor_probabilities(config, prepared.dataset, context.home), allow_pickle=False)
     floor = any_scores(target_labels(prepared.dataset, "test"), p_floor, report.classes)
     page = page_of(
         report,
@@ -171,26 +157,26 @@ def write_page(
     )
     if verdict is not None:
         page = replace(page, verdict=replace(verdict, checks=page.verdict.checks if page.verdict else ()))
-    page = replace(page, **_parts(config, prepared, run, report))
+    page = replace(page, **_parts(context, report))
     target = folder / PAGE
     target.write_text(report_html(page), encoding="utf-8")
     return target
 
 
-def _parts(config: RunConfig, prepared: Prepared, run: Run, report: EvaluationReport) -> dict[str, Any]:
+def _parts(context: RunContext, report: EvaluationReport) -> dict[str, Any]:
     """Slices, calibration, coverage and doubtful labels of a page."""
     import numpy as np
 
     from bertft_core.reporting.run.page import SuspectRow
 
-    folder, dataset = run.path / "evaluation", prepared.dataset
+    run, dataset, folder = context.run, context.prepared.dataset, context.run.folder.evaluation
     labels = target_labels(dataset, "test")
     p, raw, predicted = (
         np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("probabilities", "raw_test", "predicted")
     )
     suspects = _read(folder / "suspects.json", [])
     return {
-        "slices": _slices(config, prepared, labels, predicted),
+        "slices": _slices(context.config, dataset, labels, predicted),
         "calibration": None if dataset.is_multi else _calibration(run, report, labels, raw),
         "coverage": None if dataset.is_multi else _coverage(run, labels, p, predicted),
         "suspects": tuple(SuspectRow(**row) for row in suspects),
@@ -198,11 +184,11 @@ def _parts(config: RunConfig, prepared: Prepared, run: Run, report: EvaluationRe
     }
 
 
-def _slices(config: RunConfig, prepared: Prepared, labels: Any, predicted: Any) -> tuple[SliceRow, ...]:
+def _slices(config: RunConfig, dataset: DatasetSplits, labels: Any, predicted: Any) -> tuple[SliceRow, ...]:
     from bertft_core.evaluation.scores.slices import SMALL, score_slices, slice_groups
     from bertft_core.reporting.run.page import SliceRow
 
-    table = prepared.dataset.table("test")
+    table = dataset.table("test")
     groups = slice_groups(
         table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
     )

@@ -16,7 +16,25 @@ from bertft_core.evaluation.policy.decisions import DecisionPolicy
 
 _KEY_LENGTH = 12
 _RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
-_REPORT = "evaluation/report.html"
+
+
+class RunFolder:
+    """The files of a run, BERTFT_HOME/runs/<run id>: who writes each, who reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / "run.json"  # what the run remembers: `Run.update` writes it, `Run.state` reads it
+        self.lock = path / ".lock"  # held by `Run.update` while it writes
+        self.config = path / "config.json"  # resolved: mlflow_tree writes it and logs it to MLflow
+        self.environment = path / "environment.txt"  # packages and machine: as config.json
+        self.result = path / "result.json"  # the result document: as config.json, once the run is finished
+        self.fit = path / "fit"  # the final fit: training/loop writes model, history and, until the end, a checkpoint
+        self.checkpoint = self.fit / "checkpoint.safetensors"  # of an unfinished fit; `bertft gc` removes it afterwards
+        self.served = path / "served"  # the artefact that is registered: review builds and explains it
+        self.search = path / "search"  # search.html and its pictures: search_report writes them
+        self.evaluation = path / "evaluation"  # evaluation, review and release write it; the gate and the pages read it
+        self.page = self.evaluation / "report.html"  # review writes it; `bertft report` names it
+        self.rows = path / "rows.npz"  # which rows were trained on: a night writes it, the next one reads it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +51,21 @@ class Run:
         """The run's folder."""
         return Path(self.directory)
 
+    @property
+    def folder(self) -> RunFolder:
+        """The run's files by name."""
+        return RunFolder(self.path)
+
     def state(self) -> dict[str, Any]:
         """What is stored of this run: settings, result once finished."""
-        file = self.path / "run.json"
+        file = self.folder.state
         return dict(read_json(file)) if file.exists() else {}
 
     def update(self, **values: Any) -> None:
         """Store further values, atomically; a joined coordinator in the same home may write others at that moment."""
-        with open(self.path / ".lock", "w", encoding="utf-8") as lock:
+        with open(self.folder.lock, "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            write_json(self.path / "run.json", {**self.state(), **values})
+            write_json(self.folder.state, {**self.state(), **values})
 
     @property
     def policy(self) -> DecisionPolicy:
@@ -83,14 +106,14 @@ def latest_fitted(runs: Path, key: str) -> Run | None:
 
 def report_of(runs: Path, run_id: str) -> dict[str, Any]:
     """Where the HTML report of a run lies, and its verdict. Raises InputError naming the evaluated runs there are."""
-    folder = runs / run_id
-    if not _RUN_ID.match(run_id) or not (folder / _REPORT).is_file():
-        known = sorted(p.parent.parent.name for p in runs.glob(f"*/{_REPORT}"))
+    folder = RunFolder(runs / run_id)
+    if not _RUN_ID.match(run_id) or not folder.page.is_file():
+        known = sorted(path.name for path in runs.glob("[!.]*/") if RunFolder(path).page.is_file())
         raise InputError(f"no report of run {run_id!r}; evaluated runs: {', '.join(known) or 'none'}")
-    run = Run(run_key="", run_id=run_id, directory=str(folder), attempt=1)
+    run = Run(run_key="", run_id=run_id, directory=str(folder.path), attempt=1)
     kept = ("name", "registered_model", "version", "outcome", "reason")
     told = {key: (run.result or {}).get(key) for key in kept}
-    return {"run_id": run_id, **told, "report": str(folder / _REPORT)}
+    return {"run_id": run_id, **told, "report": str(folder.page)}
 
 
 def _attempts(runs: Path, key: str) -> list[Run]:

@@ -61,6 +61,7 @@ def open_study(
     home: Path,
     owner: Owner | None = None,
     storage: str | None = None,
+    *,
     must_exist: bool = False,
 ) -> SearchStudy | None:
     """The study of this configuration, or None where nothing is to be searched.
@@ -96,7 +97,7 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> str:
     return hash_json(fingerprints) if len(fingerprints) > 1 else fingerprints[0]
 
 
-def open_confirmation(study: SearchStudy, config: RunConfig, must_exist: bool = False) -> SearchStudy | None:
+def open_confirmation(study: SearchStudy, config: RunConfig, *, must_exist: bool = False) -> SearchStudy | None:
     """The study that runs the best trials again with further seeds; None where search.confirm is off.
 
     must_exist: raise InputError where nobody has begun it.
@@ -217,17 +218,9 @@ def _spec(slot: Slot, bench: Bench, folder: Path, follow: _Follower) -> FitSpec:
     prepared = prepare_for(bench.config, config, bench.prepared, bench.home, lambda *_: follow(0.0, {}))
     measured = search.second is not None and search.second.measure == "latency"
     spec = fit_spec(
-        config,
-        prepared,
-        bench.settings,
-        bench.home,
-        folder,
-        seed=slot.seed,
-        rows=search.rows,
-        keep_model=False,
-        measure_latency=measured,
+        config, prepared, bench.settings, bench.home, folder, seed=slot.seed, rows=search.rows, keep_model=False
     )
-    return replace(spec, checkpoint_seconds=_CHECKPOINT_SECONDS)
+    return replace(spec, checkpoint_seconds=_CHECKPOINT_SECONDS, measure_latency=measured)
 
 
 @dataclass(kw_only=True)

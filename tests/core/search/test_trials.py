@@ -20,6 +20,7 @@ from bertft_core.base.home import open_home
 from bertft_core.config.run import load_config
 from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.trials import Bench
 from bertft_core.search.results import TrialResult
@@ -49,7 +50,7 @@ def opened(project: Callable[..., Path], tmp_path: Path, trainer: Trainer) -> Op
         home = open_home(tmp_path / "home")
         prepared = chain.prepare(config, home)
         run = chain.identify(config, prepared, home)
-        settings = fitting.settle(config, prepared, run, home, trainer)
+        settings = fitting.settle(RunContext(config=config, prepared=prepared, run=run, home=home, trainer=trainer))
         study = trials.open_study(config, prepared, home)
         assert study is not None
         return study, Bench(config=config, prepared=prepared, settings=settings, home=home)

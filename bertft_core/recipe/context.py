@@ -1,0 +1,36 @@
+"""The value that every stage of a run works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bertft_core.config.run import RunConfig
+from bertft_core.recipe.prepare import Prepared, prepare_for
+from bertft_core.recipe.runs import Run
+
+if TYPE_CHECKING:
+    from bertft_core.recipe.process.client import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """One run at work; each stage takes it and adds files to the run's folder.
+
+    config: the configuration; from the end of the search on, with the winner's values
+    prepared: the rows, tokens and encoder of `config`
+    run: which run this is, and its folder
+    home: BERTFT_HOME, for what runs share: caches, studies, locks
+    trainer: the process that fits, scores and explains; it starts with its first command
+    """
+
+    config: RunConfig
+    prepared: Prepared
+    run: Run
+    home: Path
+    trainer: Trainer
+
+    def with_config(self, config: RunConfig) -> RunContext:
+        """The same run with searched values; tokenizes again where those want another encoder or other cuts."""
+        return replace(self, config=config, prepared=prepare_for(self.config, config, self.prepared, self.home))

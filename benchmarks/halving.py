@@ -5,7 +5,7 @@ python benchmarks/halving.py [--configurations N] [--seeds N] [--out FILE] [--js
 Configurations drawn from the search space of search_speed.py (lr, batch size, epochs, alpha) are each fitted to the end
 with several seeds, gradual unfreezing, on BBC News at 256 tokens; the validation score at every rung is kept. Then
 searches of 12 trials are replayed from these fits: 12 of the configurations in a random order, one seed; each trial's
-scores go to the product's own pruner (bertft_core.search.pruning) on a real Optuna study, which drops some. The winner
+scores go to the product's own pruner (bertft_core.search.stopping) on a real Optuna study, which drops some. The winner
 among those that were left is compared with the winner of the same 12 without pruning.
 
 What a configuration is worth is its accuracy on the test rows, mean over the seeds that the replayed search did not

@@ -273,7 +273,7 @@ import logging, sys, threading, time, warnings
 handler = logging.StreamHandler()  # holds the stderr of this moment, as libraries' handlers do
 logging.getLogger("library").addHandler(handler)
 from bertft_core.search.results import TrialResult
-from flows.progress import Reporter
+from flows.terminal.progress import Reporter
 
 def trial(slot, score, state="complete"):
     return TrialResult(slot=slot, number=slot, state=state, reason="", params={"lr": 1e-4}, score=score,

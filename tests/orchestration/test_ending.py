@@ -13,7 +13,7 @@ pytestmark = pytest.mark.orchestration
 # SIGTERM becomes an exception, as in Prefect; it comes to nothing, and the code goes on
 CODE = """
 import signal, sys, time
-from flows.ending import ends_when_told, is_told
+from flows.signals import ends_when_told, is_told
 def raised(number, frame):
     raise KeyboardInterrupt
 signal.signal(signal.SIGTERM, raised)
@@ -31,7 +31,7 @@ time.sleep(60 if len(sys.argv) == 2 else 0)
 # a forked process that was told to end is no reason for its parent to
 FORKED = """
 import multiprocessing, signal, time
-from flows.ending import ends_when_told, is_told
+from flows.signals import ends_when_told, is_told
 signal.signal(signal.SIGTERM, lambda number, frame: None)
 ends_when_told(0.0)
 child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.5,))

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.orchestration
 # the child ignores SIGINT and SIGTERM is its default: it stands for Prefect's embedded server
 CODE = """
 import subprocess, sys, time
-from flows.session import watch_over
+from flows.command.session import watch_over
 watch_over("run", is_served=False)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
 print(child.pid, flush=True)

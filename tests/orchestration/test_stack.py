@@ -231,7 +231,7 @@ def test_interrupt_ends_all_and_a_run_of_the_worker_within_ten_seconds(
 ) -> None:
     config = project(search={"trials": 0}, training={"epochs": 500, "batch_size": 8, "threads": 1})
     wait_for(own_stack, start_chain(own_stack, config, clean_environment(own_stack.home)), "Running")
-    while not any("bertft_core.training" in line for line in own_stack.left()):
+    while not any("bertft_core.recipe.process.trainer" in line for line in own_stack.left()):
         time.sleep(0.2)
     begun = time.monotonic()
     os.killpg(own_stack.process.pid, signal.SIGINT)  # as a terminal does

@@ -1,4 +1,4 @@
-"""The trainer process: `python -P -m bertft_core.training.trainer`, JSON lines in, JSON lines out.
+"""The trainer process: `python -P -m bertft_core.recipe.process.trainer`, JSON lines in, JSON lines out.
 
 Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "score" | "features" | "explain" | "resolve", ...}.
 Answers: {"event": "progress" | "rung" | "result" | "error", ...}; a rung waits for {"stop": bool}.

@@ -128,7 +128,7 @@ def test_encode_texts_counts_cut_rows_and_does_not_depend_on_the_batch(tokenizer
 
 
 def test_encoding_needs_no_pyarrow() -> None:
-    code = "import sys, bertft_core.data.encoding; sys.exit(bool({'pyarrow', 'torch'} & set(sys.modules)))"
+    code = "import sys, bertft_core.data.tokens.encoding; sys.exit(bool({'pyarrow', 'torch'} & set(sys.modules)))"
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

@@ -216,7 +216,7 @@ _READ_ONLY = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from bertft_core.training.prefix_cache import PrefixCache
+from bertft_core.model.prefix.cache import PrefixCache
 root, key = Path(sys.argv[1]), "0a" * 16
 if os.geteuid() == 0:
     os.seteuid(65534)  # root may write anywhere
@@ -321,8 +321,8 @@ _DIE = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from bertft_core.training.prefix_cache import PrefixCache
-from bertft_core.training.prefix_segments import Pending
+from bertft_core.model.prefix.cache import PrefixCache
+from bertft_core.model.prefix.segments import Pending
 rows = Pending()
 rows.add(np.array([[1, 2]], dtype=np.uint64), np.array([1000]), np.ones((1000, 8), np.float32))
 class Dying(Pending):
@@ -377,7 +377,7 @@ def test_sweep_removes_older_formats_and_spares_newer_ones(cache: PrefixCache) -
 _HOLD = """
 import sys, time
 from pathlib import Path
-from bertft_core.training.prefix_cache import PrefixCache
+from bertft_core.model.prefix.cache import PrefixCache
 with PrefixCache(Path(sys.argv[1]), 10**9).building("aa"):
     print("held", flush=True)
     time.sleep(60)

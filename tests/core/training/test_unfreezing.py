@@ -144,6 +144,6 @@ def test_rates_table_minilm_has_the_contracts_rates() -> None:
 
 
 def test_rates_table_imports_no_torch() -> None:
-    code = "import sys; import bertft_core.training.rates, bertft_core.training.client"
+    code = "import sys; import bertft_core.training.schedules, bertft_core.recipe.process.client"
     done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=False)
     assert done.returncode == 0

@@ -146,7 +146,7 @@ def test_process_that_lost_onednn_ends_with_its_answer_and_a_fresh_one_follows(
 
 def test_trainer_dies_with_its_parent() -> None:
     code = (
-        "import time; from bertft_core.training.client import Trainer; t = Trainer(); "
+        "import time; from bertft_core.recipe.process.client import Trainer; t = Trainer(); "
         "t.resolve('x', 'float32', 'cpu', 1); print(t.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -166,7 +166,7 @@ def test_trainer_dies_with_its_parent() -> None:
 
 def test_trainer_process_imports_no_orchestrator() -> None:
     code = (
-        "import sys; import bertft_core.training.trainer, bertft_core.training.loop; "
+        "import sys; import bertft_core.recipe.process.trainer, bertft_core.training.loop; "
         "sys.exit(any(m in sys.modules for m in ('prefect', 'mlflow', 'optuna')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

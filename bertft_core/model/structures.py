@@ -2,11 +2,12 @@
 
 An adaptor is one function: given the model, it names the modules of each layer, from the embeddings up. It is declared
 as an entry point of the group bertft.structures under the encoder's model_type (docs/encoders.md). All other
-parameters are placed by what the forward pass does with them (`flow`).
+parameters are placed by what the forward pass does with them (`segments_read`). Importing this needs no torch.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -15,13 +16,9 @@ from typing import TYPE_CHECKING, Any
 from bertft_core.base.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
-
-import copy
-
-import torch
-from torch import nn
 
 GROUP = "bertft.structures"
 Layers = tuple[tuple[str, ...], ...]  # module names of each layer, from the embeddings up
@@ -188,6 +185,8 @@ class _OutOfOrder(Exception):
 
 def _twin(model: Any, device: str) -> tuple[nn.Module, torch.Tensor]:
     """A model like this one with weights of its own, and token ids for it."""
+    import torch
+
     with torch.device(device), torch.random.fork_rng(devices=[]):
         twin = type(model)(copy.deepcopy(model.config)).eval()
         return twin, torch.arange(_ROWS * _TOKENS).reshape(_ROWS, _TOKENS) % model.config.vocab_size
@@ -202,6 +201,8 @@ class _Trace:
         self._at = -1
 
     def read(self, has_mask: bool) -> dict[str, frozenset[int]]:
+        import torch
+
         handles = [
             self._model.get_submodule(names[0]).register_forward_pre_hook(self._enter(i), with_kwargs=True)
             for i, names in enumerate(self._layers)
@@ -239,6 +240,8 @@ class _Trace:
         return hook
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
+        import torch
+
         hidden = output if isinstance(output, torch.Tensor) else output[0]
         self._ends.append((len(self._layers), hidden))
         cut = hidden.detach().clone()

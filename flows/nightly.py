@@ -27,6 +27,7 @@ from bertft_core.recipe.nights.log import AWAITING, FAILED, KEPT, PROMOTED, REJE
 from bertft_core.recipe.nights.plan import Plan, make_plan
 from bertft_core.recipe.nights.rows import Changes, Rows, changes
 from bertft_core.recipe.nights.triggers import Decision
+from bertft_core.recipe.runs import RUN_CODE
 from bertft_core.tracking.store import open_store
 from flows.notify import notify
 from flows.pipeline import pipeline
@@ -253,7 +254,7 @@ class _Night:
         tree = self.config.identity()
         for key in ("classes", "unknown_class"):  # set by a night itself
             del tree["data"][key]
-        return hash_json([tree, encoder_fingerprint(resolve_pretrained(self.config)), code_fingerprint()])
+        return hash_json([tree, encoder_fingerprint(resolve_pretrained(self.config)), code_fingerprint(*RUN_CODE)])
 
     def _compare(self, before: Rows | None, dataset: DatasetSplits) -> tuple[Changes | None, Rows]:
         """What changed since the last training; None before the first. Raises DataError by the nightly section."""

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from bertft_core.base.locks import exclusive
+from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe import chain, trials
@@ -61,7 +61,7 @@ def pipeline(
     if last == "evaluate":
         run = chain.fitted(config, run, root)
     lock = root / "locks" / f"{run.run_key[:12]}.lock"
-    with exclusive(lock, f"run {run.run_id}", float("inf"), lambda holder: report.say(_wait_text(run, config, holder))):
+    with exclusive(lock, f"run {run.run_id}", FOREVER, lambda holder: report.say(_wait_text(run, config, holder))):
         context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
         if last == "promote" and (standing := standing_release(store, context)):
             return unchanged(run, standing, report)

@@ -24,8 +24,11 @@ def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
     return not isinstance(state.result(raise_on_failure=False), BertftError)
 
 
+TOKEN_CODE = ("data", "base/text.py", "recipe/prepare.py")  # what makes the tokens, and the value that names them
+
+
 def _pointer(config: RunConfig, dataset: DatasetSplits, home: Path) -> Path:
-    parts = [dataset.fingerprint, dataset.directory, config.tokenization.model_dump(), code_fingerprint()]
+    parts = [dataset.fingerprint, dataset.directory, config.tokenization.model_dump(), code_fingerprint(*TOKEN_CODE)]
     encoder = encoder_fingerprint(resolve_pretrained(config))
     return home / "tokens" / f"{hash_json([*parts, encoder])}.pointer.json"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import zipfile
@@ -19,21 +20,34 @@ from bertft_core.base.hashes import hash_file
 MANIFEST = "manifest.json"
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; when the block ends well, what is there replaces `path`, else it goes.
+
+    A reader sees the old file or the new one, never half of one, and a power cut loses neither: the new file is on
+    the disk (fsync) before it takes the name. Mode 0644.
+    """
     target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            json.dump(value, handle, indent=1, ensure_ascii=False)
-            handle.flush()
+        yield part
+        with open(part, "rb+") as handle:
             os.fsync(handle.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        part.chmod(0o644)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def read_json(path: Path | str) -> Any:
@@ -78,14 +92,16 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
 
 
 def save_arrays(file: Path, **arrays: Any) -> None:
-    """Write an .npz so that a reader sees the old file or the new one, never half of one."""
+    """Write an .npz, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    with open(part, "wb") as handle:
+    with replacing(file) as part, open(part, "wb") as handle:
         np.savez(handle, **arrays)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, file)
+
+
+def save_array(file: Path, array: Any) -> None:
+    """Write an .npy, whole or not at all."""
+    with replacing(file) as part, open(part, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
 
 
 def load_arrays(file: Path, *names: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from functools import lru_cache
@@ -45,8 +46,35 @@ def _unchanged_digest(path: Path, modified_ns: int, size: int) -> str:
     return hash_file(path)
 
 
-@lru_cache(maxsize=1)
-def code_fingerprint() -> str:
-    """sha256 over bertft_core's Python sources: part of every run_key."""
+@lru_cache(maxsize=8)
+def code_fingerprint(*places: str) -> str:
+    """sha256 over what bertft_core's sources do in `places`: rooms ("data"), files ("recipe/fit.py"); none: all of it.
+
+    Comments, docstrings and layout do not count: what is hashed is the syntax tree, which is the same in every patch
+    release of one Python version; another version (3.12) may name the same code anew.
+    """
     root = Path(__file__).parents[1]
-    return hash_json([[str(p.relative_to(root)), hash_file(p)] for p in sorted(root.rglob("*.py"))])
+    return hash_json([[str(file.relative_to(root)), _code_digest(file)] for file in code_files(*places)])
+
+
+def code_files(*places: str) -> tuple[Path, ...]:
+    """The Python files of bertft_core in `places`, as for `code_fingerprint`. Raises FileNotFoundError for none."""
+    root = Path(__file__).parents[1]
+    files: set[Path] = set()
+    for place in places or (".",):
+        found = [root / place] if (root / place).is_file() else list((root / place).rglob("*.py"))
+        if not found:
+            raise FileNotFoundError(f"bertft_core has no code in {place}")
+        files.update(found)
+    return tuple(sorted(files))
+
+
+@lru_cache(maxsize=512)
+def _code_digest(file: Path) -> str:
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode("utf-8")).hexdigest()

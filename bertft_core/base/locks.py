@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from bertft_core.base.errors import BusyError
 
-_POLL_SECONDS = 0.05  # between two looks at a lock that somebody holds
+_POLL_SECONDS = 0.01  # between two looks at a lock that somebody holds
+FOREVER = math.inf
 
 
 @contextlib.contextmanager
@@ -20,34 +20,32 @@ def exclusive(
 ) -> Iterator[None]:
     """Hold a lock file that the kernel releases when the process dies. on_wait(holder) is called once before waiting.
 
-    Raises BusyError naming the holder when it is not free within `timeout_seconds`.
+    The file stays behind and names its last holder, "PID on HOST". filelock's FileLock is flock on Linux: it looks
+    at the file it locked once more, so that a file deleted meanwhile is no lock. Raises BusyError naming the holder
+    when it is not free within `timeout_seconds`.
     """
+    from filelock import FileLock, Timeout  # asyncio with it, 0.1 s: too much for `bertft --help`
+
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout_seconds
-    with open(target, "a+", encoding="utf-8") as handle:
-        while not _locked(handle):
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            if on_wait is not None:
-                on_wait(holder)
-                on_wait = None
-            if time.monotonic() >= deadline:
-                raise BusyError(
-                    f"{what} is already running in process {holder}: wait for it, then run the command again"
-                )
-            time.sleep(_POLL_SECONDS)
-        handle.truncate(0)
-        handle.write(f"{os.getpid()} on {os.uname().nodename}")
-        handle.flush()
-        yield
-
-
-def _locked(handle: IO[str]) -> bool:
-    import fcntl
-
+    lock = FileLock(target, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait is not None:
+                on_wait(_holder(target))
+            lock.acquire(timeout=-1 if math.isinf(timeout_seconds) else timeout_seconds)
+    except Timeout:
+        raise BusyError(
+            f"{what} is already running in process {_holder(target)}: wait for it, then run the command again"
+        ) from None
+    try:
+        target.write_text(f"{os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(target: Path) -> str:
+    return target.read_text(encoding="utf-8").strip() or "unknown"

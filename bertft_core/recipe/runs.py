@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from bertft_core.base.errors import InputError
 from bertft_core.base.files import read_json, write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
+from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.run import RunConfig
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
 
@@ -63,8 +63,7 @@ class Run:
 
     def update(self, **values: Any) -> None:
         """Store further values, atomically; a joined coordinator in the same home may write others at that moment."""
-        with open(self.folder.lock, "w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(self.folder.lock, f"an update of run {self.run_id}", FOREVER):
             write_json(self.folder.state, {**self.state(), **values})
 
     @property
@@ -79,16 +78,27 @@ class Run:
         return self.state().get("result")
 
 
+RUN_CODE = (
+    *("config", "data", "model", "training", "search"),
+    *("recipe/prepare.py", "recipe/fit.py", "recipe/trials.py", "recipe/process/trainer.py"),
+    "base/text.py",
+)
+
+
 def run_key(config: RunConfig, rows: str, encoder: str) -> str:
-    """Hash of the configuration, row fingerprint, encoder fingerprint and code fingerprint."""
-    return hash_json([config.identity(), rows, encoder, code_fingerprint()])
+    """Hash of the configuration, row fingerprint, encoder fingerprint and the code that can change the weights.
+
+    RUN_CODE: the rooms below the recipe that rows pass on their way to weights; of the recipe the files that say what
+    a fit gets; of the base the text functions, which say what is the same text. How a run is judged, shown and
+    released is not in it: such an edit trains nothing anew.
+    """
+    return hash_json([config.identity(), rows, encoder, code_fingerprint(*RUN_CODE)])
 
 
 def open_run(runs: Path, key: str, *, again: bool) -> Run:
     """The attempt to work on: the latest one; with `again`, a new one once the latest has finished."""
     runs.mkdir(parents=True, exist_ok=True)
-    with open(runs / ".lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(runs / ".lock", f"the opening of run {key}", FOREVER):
         latest = _attempts(runs, key)[-1:] or [_make(runs, key, 1)]
         run = latest[0]
         if again and run.result is not None:

@@ -88,9 +88,16 @@ def _record(
     )
 
 
+GATE_CODE = ("config", "evaluation", *(f"registry/{file}.py" for file in ("answers", "decision", "entries", "gate")))
+
+
 def gate_fingerprint(candidate: Candidate, store: Store) -> str:
-    """Hash of the rule and of the code that applies it: with another one the gate is asked again."""
-    return hash_json([asdict(store.config.promotion_rule(candidate.metric)), code_fingerprint()])[:16]
+    """Hash of the rule and of the code that applies it: with another one the gate is asked again.
+
+    GATE_CODE: the rooms that hold the rule and its figures; of the registry the files that collect answers and entries
+    and decide on them.
+    """
+    return hash_json([asdict(store.config.promotion_rule(candidate.metric)), code_fingerprint(*GATE_CODE)])[:16]
 
 
 def gate_numbers(decision: PromotionDecision, gate: str) -> dict[str, Any]:

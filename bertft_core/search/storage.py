@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -22,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bertft_core.base.errors import ConfigError, StorageError
 from bertft_core.base.hashes import hash_json
-from bertft_core.base.locks import exclusive
+from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.base.postgres import advisory_lock, check_server, connect_arguments, is_passing, short_reason
 from bertft_core.base.text import mask_uri
 
@@ -211,16 +210,15 @@ class _JournalLock:
     """
 
     def __init__(self, path: str) -> None:
-        self._path, self._descriptor = path, -1
+        self._path, self._lock = path, contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        self._descriptor = os.open(f"{self._path}.append.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self._lock.enter_context(exclusive(f"{self._path}.append.lock", f"an append to {self._path}", FOREVER))
         _cut_half_line(self._path)
         return True
 
     def release(self) -> None:
-        os.close(self._descriptor)
+        self._lock.close()
 
 
 def _cut_half_line(path: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import InputError
+from bertft_core.base.files import replacing
 from bertft_core.config.run import DataConfig
 from bertft_core.data.formats import csv_header, csv_records, decoding, json_objects, parquet_batches, sniff_delimiter
 from bertft_core.data.sources import SourceFile, inspect_source
@@ -111,13 +111,8 @@ def _writer(target: Path) -> Iterator[Write]:
         raise InputError(f"--output {target}: unknown kind {kind or '(none)'}; wanted {', '.join(_KINDS)}")
     if not target.parent.is_dir():
         raise InputError(f"--output {target}: the folder {target.parent} does not exist")
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    try:
-        with _parquet_writer(part) if kind == ".parquet" else _text_writer(part, kind) as write:
-            yield write
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as part, _parquet_writer(part) if kind == ".parquet" else _text_writer(part, kind) as write:
+        yield write
 
 
 @contextmanager

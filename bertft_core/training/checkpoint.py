@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from bertft_core.base.files import replacing
 from bertft_core.training.spec import EpochResult
 
 _FILE = "checkpoint.safetensors"
@@ -50,12 +50,8 @@ class FitState:
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write safetensors (mode 0644) so that a reader sees the old file or the new one, never half."""
-    part = path.with_name(f".{path.name}.part")
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, part, metadata)
-    with open(part, "rb+") as handle:
-        os.fsync(handle.fileno())
-    part.chmod(0o644)
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, part, metadata)
 
 
 def save_checkpoint(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.base.files import read_json, write_json
+from bertft_core.base.locks import FOREVER, exclusive
 
 SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
@@ -64,15 +64,11 @@ class NightLog:
 
     def add(self, night: Night) -> None:
         """Append a line; on its own line even after half of another."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "ab+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            handle.seek(0, os.SEEK_END)
-            if handle.tell():
-                handle.seek(-1, os.SEEK_END)
-                start = b"" if handle.read(1) == b"\n" else b"\n"
-            else:
-                start = b""
+        lock = exclusive(self.folder / f"{self.file.name}.lock", f"an append to {self.file}", FOREVER)
+        with lock, open(self.file, "ab+") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - 1))
+            start = b"\n" if handle.read(1) not in (b"", b"\n") else b""
             handle.write(start + json.dumps(asdict(night), ensure_ascii=False).encode("utf-8") + b"\n")
             handle.flush()
             os.fsync(handle.fileno())

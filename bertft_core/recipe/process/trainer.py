@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bertft_core.base.errors import BertftError, ConfigError
-from bertft_core.base.files import read_json, write_json
+from bertft_core.base.files import read_json, save_array, write_json
 from bertft_core.training.spec import MachineSettings
 
 _PULSE_SECONDS = 2.0  # below the 5 s in which contracts.md renews a lease
@@ -156,14 +156,8 @@ def _beat(wire: _Wire, facts: dict[str, Any]) -> Callable[[float], None]:
 
 
 def _save_array(output: str, array: Any) -> dict[str, Any]:
-    import numpy as np
-
-    target = Path(output)
-    part = target.with_name(f".{target.name}.part")
-    with open(part, "wb") as handle:
-        np.save(handle, array, allow_pickle=False)
-    os.replace(part, target)
-    return {"path": str(target), "rows": len(array)}
+    save_array(Path(output), array)
+    return {"path": output, "rows": len(array)}
 
 
 def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:

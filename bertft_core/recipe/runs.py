@@ -81,6 +81,7 @@ class Run:
 RUN_CODE = (
     *("config", "data", "model", "training", "search"),
     *("recipe/prepare.py", "recipe/fit.py", "recipe/trials.py", "recipe/process/trainer.py"),
+    "evaluation/scores/metrics.py",
     "base/text.py",
 )
 
@@ -89,8 +90,8 @@ def run_key(config: RunConfig, rows: str, encoder: str) -> str:
     """Hash of the configuration, row fingerprint, encoder fingerprint and the code that can change the weights.
 
     RUN_CODE: the rooms below the recipe that rows pass on their way to weights; of the recipe the files that say what
-    a fit gets; of the base the text functions, which say what is the same text. How a run is judged, shown and
-    released is not in it: such an edit trains nothing anew.
+    a fit gets; the scores that choose its best epoch; of the base the text functions, which say what is the same text.
+    How a run is judged, shown and released is not in it: such an edit trains nothing anew.
     """
     return hash_json([config.identity(), rows, encoder, code_fingerprint(*RUN_CODE)])
 

@@ -130,16 +130,16 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     if args.live and not args.as_of:
         raise InputError("--live goes with --as-of: a night of today is live")
     config, home = load_config(args.config, args.overrides), _home(args)
-    from flows.nightly import BadNight, nightly, what_ended
+    from flows.nightly import NightFailed, night_despite, nightly
 
     try:
         chosen = {"as_of": args.as_of, "force": args.force, "live": args.live}
         night: dict[str, Any] = nightly(**_asked(args, home), mlflow_file=_mlflow_file(args), **chosen)
         return night
-    except BadNight:
+    except NightFailed:
         raise
     except Exception as fault:
-        return what_ended(home, config.name, args.as_of, fault)
+        return night_despite(home, config.name, args.as_of, fault)
 
 
 def _deployed(args: argparse.Namespace) -> dict[str, Any]:

@@ -20,6 +20,7 @@ ROOMS_THAT_COUNT = ("config", "data", "model", "training", "search", "evaluation
 OF_THE_RUN = {
     *("config", "data", "model", "training", "search"),
     *("recipe/prepare.py", "recipe/fit.py", "recipe/trials.py", "recipe/process/trainer.py", "base/text.py"),
+    "evaluation/scores/metrics.py",
 }
 OF_THE_GATE = {
     *("config", "evaluation"),
@@ -30,6 +31,7 @@ OF_TOKENS = {"data", "base/text.py", "recipe/prepare.py"}
 WITHOUT_EFFECT = {
     "recipe/runs.py": "where the run's files lie",
     "recipe/unused_knobs.py": "refuses a search or lets it pass",
+    "recipe/context.py": "carries values from stage to stage",
     "recipe/process/client.py": "carries a fit to the trainer process and its result back",
     "serving/attribution.py": "explains answers of a finished model",
 }

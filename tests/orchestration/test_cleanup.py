@@ -15,7 +15,7 @@ from bertft_core.base.errors import BusyError, RegistryError
 from bertft_core.base.files import write_json
 from bertft_core.base.locks import exclusive
 from bertft_core.recipe.cleanup import clean_up
-from bertft_core.recipe.nights.log import Basis, NightLog
+from bertft_core.recipe.nights.log import LastTraining, NightLog
 from bertft_core.registry import aliases, ledger, versions
 from bertft_core.tracking import store as tracking
 
@@ -178,10 +178,17 @@ def test_run_whose_rows_the_next_night_is_compared_with_stays(store):
     home = Path(store.home)
     for name in ("r1", "r2"):
         a_run(home, name, result={})
-    basis = Basis(
-        rows="", asked="", run=str(home / "runs" / "r1"), run_id="r1", version="1", params={}, trained="", searched=""
+    last = LastTraining(
+        rows="",
+        settings="",
+        run=str(home / "runs" / "r1"),
+        run_id="r1",
+        version="1",
+        params={},
+        trained="",
+        searched="",
     )
-    NightLog(home, MODEL).train_on(basis)
+    NightLog(home, MODEL).remember_training(last)
     assert removed(store) == [("run folder", "r2")]
 
 

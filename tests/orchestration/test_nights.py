@@ -11,9 +11,9 @@ from bertft_core.evaluation.drift.label_shift import label_shift
 from bertft_core.evaluation.drift.report import DriftReport
 from bertft_core.evaluation.drift.text_figures import text_figures
 from bertft_core.recipe.nights.log import FAILED, KEPT, PROMOTED, REJECTED, Night, NightLog
+from bertft_core.recipe.nights.record import log_night
 from bertft_core.tracking import store as tracking
 from flows import nightly
-from tasks.nights import log_night
 
 pytestmark = pytest.mark.orchestration
 NIGHT = Night(night="2026-03-01", started="2026-03-01T01:00:00+00:00", outcome=KEPT, reason="a tie", seconds=20.0)
@@ -45,18 +45,18 @@ def test_night_without_drift_has_no_such_files(store) -> None:
 @pytest.mark.parametrize("outcome, exit_code", [(PROMOTED, 0), (REJECTED, 2)])
 def test_server_that_goes_away_at_the_end_changes_no_outcome(tmp_path, monkeypatch, outcome, exit_code) -> None:
     document = {"outcome": outcome, "reason": "because"}
-    monkeypatch.setattr(nightly, "_told", [(document, exit_code)])
+    monkeypatch.setattr(nightly, "_ended", [(document, exit_code)])
     if exit_code:
-        with pytest.raises(nightly.BadNight, match="because") as caught:
-            nightly.what_ended(tmp_path, "letters", None, ConnectionError("refused"))
+        with pytest.raises(nightly.NightFailed, match="because") as caught:
+            nightly.night_despite(tmp_path, "letters", None, ConnectionError("refused"))
         assert caught.value.exit_code == exit_code
     else:
-        assert nightly.what_ended(tmp_path, "letters", None, ConnectionError("refused")) == document
+        assert nightly.night_despite(tmp_path, "letters", None, ConnectionError("refused")) == document
     assert NightLog(tmp_path, "letters").nights() == []
 
 
 def test_night_that_prefect_could_not_begin_is_written_down_as_failed(tmp_path) -> None:
-    with pytest.raises(nightly.BadNight, match="did not begin: ConnectionError: refused"):
-        nightly.what_ended(tmp_path, "letters", "2026-03-01", ConnectionError("refused"))
+    with pytest.raises(nightly.NightFailed, match="did not begin: ConnectionError: refused"):
+        nightly.night_despite(tmp_path, "letters", "2026-03-01", ConnectionError("refused"))
     (told,) = NightLog(tmp_path, "letters").nights()
     assert (told.night, told.outcome) == ("2026-03-01", FAILED)

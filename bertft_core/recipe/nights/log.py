@@ -14,7 +14,7 @@ from bertft_core.base.locks import FOREVER, exclusive
 
 SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
-_BASIS = ".basis.json"
+_LAST_TRAINING = ".basis.json"
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
 
 
@@ -46,7 +46,7 @@ class NightLog:
         self.folder = home / "nights"
         self.file = self.folder / f"{name}.jsonl"
         self._open = self.folder / f"{name}.open.json"
-        self._basis = self.folder / f"{name}{_BASIS}"
+        self._last_training = self.folder / f"{name}{_LAST_TRAINING}"
 
     def nights(self) -> list[Night]:
         """All nights, oldest first; half a line, from a full disk or a kill, is left out."""
@@ -91,35 +91,35 @@ class NightLog:
         self._open.unlink(missing_ok=True)
 
     @property
-    def basis(self) -> Basis | None:
+    def last_training(self) -> LastTraining | None:
         """The last training, None before the first."""
         try:
-            return Basis(**read_json(self._basis))
+            return LastTraining.from_json(read_json(self._last_training))
         except FileNotFoundError:
             return None
 
-    def train_on(self, basis: Basis) -> None:
+    def remember_training(self, training: LastTraining) -> None:
         """Remember a training that the next nights are compared with."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._basis, asdict(basis))
+        write_json(self._last_training, training.to_json())
 
 
 def last_runs(home: Path) -> set[str]:
     """The run of each model's last training: the next night reads its rows."""
-    names = [file.name.removesuffix(_BASIS) for file in (home / "nights").glob(f"*{_BASIS}")]
-    return {basis.run_id for name in names if (basis := NightLog(home, name).basis)}
+    names = [file.name.removesuffix(_LAST_TRAINING) for file in (home / "nights").glob(f"*{_LAST_TRAINING}")]
+    return {training.run_id for name in names if (training := NightLog(home, name).last_training)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basis:
-    """The last training: its rows (fingerprint, and a file in `run`), what it was asked, what it found.
+class LastTraining:
+    """The last training: its rows (fingerprint, and a file in the folder `run`), its parameters, how good it was.
 
-    asked: hash of configuration, encoder and code. trained, searched: ISO 8601 in UTC. accuracy: on the test rows of
-    then.
+    settings: hash of configuration, encoder and code. trained, searched: when, ISO 8601 in UTC. accuracy: on the test
+    rows of that training.
     """
 
     rows: str
-    asked: str
+    settings: str
     run: str
     run_id: str
     version: str | None
@@ -128,6 +128,15 @@ class Basis:
     searched: str
     accuracy: float | None = None
     test_rows: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As it lies on disk, where `settings` has the name `asked`."""
+        return {"asked" if key == "settings" else key: value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> LastTraining:
+        """What `to_json` gave."""
+        return cls(**{"settings" if key == "asked" else key: found for key, found in value.items()})
 
     def age_days(self, now: dt.datetime) -> float:
         """Days since the training."""

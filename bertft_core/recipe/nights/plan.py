@@ -1,32 +1,47 @@
-"""What a night asks of the chain: a search, or the parameters found last. Kept with the night, whatever kills it."""
+"""How a night trains: with a search, or with the parameters found last. Written down, so that it outlasts a kill."""
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bertft_core.config.knobs import place
 from bertft_core.config.run import RunConfig
-from bertft_core.recipe.nights.log import Basis
+from bertft_core.recipe.nights.log import LastTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """rows, asked: what it stands for, as in `Basis`. overrides: of the configuration. is_searched: by a new search."""
+class TrainingPlan:
+    """rows, settings: what it stands for, as in `LastTraining`. overrides: of the configuration, for the training.
+
+    is_searched: whether the parameters come from a new search.
+    """
 
     rows: str
-    asked: str
+    settings: str
     overrides: list[str]
     is_searched: bool
 
+    def to_json(self) -> dict[str, Any]:
+        """As it lies on disk, where `settings` has the name `asked`."""
+        return {"asked" if key == "settings" else key: value for key, value in asdict(self).items()}
 
-def make_plan(config: RunConfig, basis: Basis | None, rows: str, asked: str, moment: dt.datetime) -> Plan:
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TrainingPlan:
+        """What `to_json` gave."""
+        return cls(**{"settings" if key == "asked" else key: found for key, found in value.items()})
+
+
+def plan_training(
+    config: RunConfig, last: LastTraining | None, rows: str, settings: str, moment: dt.datetime
+) -> TrainingPlan:
     """Search, unless nothing is to be searched or the last search is younger than nightly.search_every_days."""
     search, nightly = config.search, config.nightly
     if search is None or not search.trials:
-        return Plan(rows=rows, asked=asked, overrides=[], is_searched=False)
-    if basis and basis.asked == asked and basis.search_age_days(moment) < nightly.search_every_days:
-        values = [f"{'.'.join(place(knob))}={value}" for knob, value in basis.params.items()]
-        return Plan(rows=rows, asked=asked, overrides=["search.trials=0", *values], is_searched=False)
-    trials = [f"search.trials={nightly.trials}"] if nightly.trials and basis else []
-    return Plan(rows=rows, asked=asked, overrides=trials, is_searched=True)
+        return TrainingPlan(rows=rows, settings=settings, overrides=[], is_searched=False)
+    if last and last.settings == settings and last.search_age_days(moment) < nightly.search_every_days:
+        values = [f"{'.'.join(place(knob))}={value}" for knob, value in last.params.items()]
+        return TrainingPlan(rows=rows, settings=settings, overrides=["search.trials=0", *values], is_searched=False)
+    trials = [f"search.trials={nightly.trials}"] if nightly.trials and last else []
+    return TrainingPlan(rows=rows, settings=settings, overrides=trials, is_searched=True)

@@ -16,7 +16,7 @@ LEAST_ROWS = 30  # new rows below which a share or a score of them says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class TrainingDecision:
     """Whether to train, and every trigger that fired, or why none did."""
 
     trains: bool
@@ -24,7 +24,7 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FreshScore:
+class NewRowsScore:
     """Right answers of the champion on so many rows that it did not see."""
 
     right: int
@@ -66,11 +66,11 @@ def _names(classes: tuple[str, ...]) -> str:
 
 
 def cheap_triggers(
-    found: Changes, config: NightlyConfig, *, age_days: float, is_asked_anew: bool, label: LabelShift | None
+    found: Changes, config: NightlyConfig, *, age_days: float, settings_changed: bool, label: LabelShift | None
 ) -> list[str]:
     """What speaks for training without an encoder. label: None where there are too few new rows."""
     fired = []
-    if is_asked_anew:
+    if settings_changed:
         fired.append("configuration, encoder or code changed")
     enough = _wanted(config.new_rows, found.before)
     if found.new and found.new >= enough:
@@ -99,7 +99,7 @@ def drift_trigger(shift: DomainShift, config: NightlyConfig) -> str | None:
     return f"new texts can be told from old ones, {found} (nightly.text_drift: {config.text_drift:g})"
 
 
-def drop_trigger(score: FreshScore, accuracy: float | None, config: NightlyConfig) -> str | None:
+def drop_trigger(score: NewRowsScore, accuracy: float | None, config: NightlyConfig) -> str | None:
     """Why the champion's answers on new rows speak for training, or None. accuracy: on its test rows.
 
     The upper end of Wilson's 95 % interval must lie below the accuracy on the test rows less nightly.score_drop.
@@ -116,13 +116,13 @@ def drop_trigger(score: FreshScore, accuracy: float | None, config: NightlyConfi
     )
 
 
-def decide(fired: list[str], found: Changes | None, *, is_forced: bool) -> Decision:
+def decide_training(fired: list[str], found: Changes | None, *, is_forced: bool) -> TrainingDecision:
     """Train where anything fired. found: None before the first training."""
     if found is None:
-        return Decision(trains=True, reason="no training yet")
+        return TrainingDecision(trains=True, reason="no training yet")
     if is_forced:
-        return Decision(trains=True, reason="; ".join(["forced", *fired]))
+        return TrainingDecision(trains=True, reason="; ".join(["forced", *fired]))
     if fired:
-        return Decision(trains=True, reason="; ".join(fired))
+        return TrainingDecision(trains=True, reason="; ".join(fired))
     what = "unchanged" if not found.any else f"no trigger fired: {found}"
-    return Decision(trains=False, reason=what)
+    return TrainingDecision(trains=False, reason=what)

@@ -116,7 +116,7 @@ _FILL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from bertft_core.training import prefix_cache, prefix_store
+from bertft_core.model.prefix import cache as prefix_cache, store as prefix_store
 root, file_bytes = Path(sys.argv[1]), int(sys.argv[2])
 prefix_cache.SEGMENT_BYTES = 1 << 20
 # as if somebody else took the room between the look and the write: nothing has to stay free, nor be there
@@ -191,7 +191,7 @@ _TWO_FITS = """
 import shutil, sys
 from pathlib import Path
 import numpy as np
-from bertft_core.training import prefix_cache, prefix_store
+from bertft_core.model.prefix import cache as prefix_cache, store as prefix_store
 root = Path(sys.argv[1])
 prefix_store.LEAST_FREE_BYTES, prefix_cache.SEGMENT_BYTES = 1 << 20, 1 << 19
 for key in ("0a" * 16, "0b" * 16):
@@ -255,7 +255,7 @@ _BUILD = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from bertft_core.training import prefix_cache
+from bertft_core.model.prefix import cache as prefix_cache
 root, count, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 prefix_cache.SEGMENT_BYTES = 20_000
 number = np.arange(count, dtype=np.uint64)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertft_core.recipe.nights.log import KEPT, SKIPPED, Basis, Night, NightLog
+from bertft_core.recipe.nights.log import KEPT, SKIPPED, LastTraining, Night, NightLog
 
 
 def night(day: int, outcome: str = SKIPPED) -> Night:
@@ -65,9 +65,9 @@ def test_unknown_outcome_is_refused() -> None:
 
 
 def test_age_is_counted_from_the_training(tmp_path: Path) -> None:
-    basis = Basis(
+    basis = LastTraining(
         rows="r",
-        asked="a",
+        settings="a",
         run="/r",
         run_id="i",
         version="1",
@@ -75,8 +75,8 @@ def test_age_is_counted_from_the_training(tmp_path: Path) -> None:
         trained="2026-01-01T00:00:00+00:00",
         searched="2025-12-25T00:00:00+00:00",
     )
-    NightLog(tmp_path, "news").train_on(basis)
-    back = NightLog(tmp_path, "news").basis
+    NightLog(tmp_path, "news").remember_training(basis)
+    back = NightLog(tmp_path, "news").last_training
     assert back == basis
     moment = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)
     assert (back.age_days(moment), back.search_age_days(moment)) == (2.5, 9.5)

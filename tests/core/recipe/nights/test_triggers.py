@@ -12,9 +12,9 @@ from bertft_core.evaluation.drift.domain_shift import DomainShift
 from bertft_core.evaluation.drift.label_shift import LabelShift, label_shift
 from bertft_core.recipe.nights.rows import Changes
 from bertft_core.recipe.nights.triggers import (
-    FreshScore,
+    NewRowsScore,
     cheap_triggers,
-    decide,
+    decide_training,
     drift_trigger,
     drop_trigger,
     require_sound,
@@ -38,7 +38,7 @@ def found(**values: Any) -> Changes:
 
 
 def fired(changes: Changes, *, age: float = 1.0, anew: bool = False, label: LabelShift | None = None, **config: Any):
-    return cheap_triggers(changes, NightlyConfig(**config), age_days=age, is_asked_anew=anew, label=label)
+    return cheap_triggers(changes, NightlyConfig(**config), age_days=age, settings_changed=anew, label=label)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_text_drift_fires_where_the_whole_interval_is_above_the_limit(low: float
 
 def test_lost_accuracy_fires_only_where_the_interval_excludes_less() -> None:
     # Wilson's upper end for 70 of 100 right is 0.7811
-    assert drop_trigger(FreshScore(right=70, rows=100), 0.82, NightlyConfig(score_drop=0.03)) is not None
-    assert drop_trigger(FreshScore(right=70, rows=100), 0.81, NightlyConfig(score_drop=0.03)) is None
-    assert drop_trigger(FreshScore(right=0, rows=29), 0.99, NightlyConfig()) is None
+    assert drop_trigger(NewRowsScore(right=70, rows=100), 0.82, NightlyConfig(score_drop=0.03)) is not None
+    assert drop_trigger(NewRowsScore(right=70, rows=100), 0.81, NightlyConfig(score_drop=0.03)) is None
+    assert drop_trigger(NewRowsScore(right=0, rows=29), 0.99, NightlyConfig()) is None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_all_faults_are_told_together() -> None:
 
 
 def test_first_night_trains_and_an_unchanged_one_does_not() -> None:
-    assert decide([], None, is_forced=False).trains
-    assert decide([], found(), is_forced=False).reason == "unchanged"
-    assert not decide([], found(new=3), is_forced=False).trains
-    assert decide([], found(), is_forced=True).reason == "forced"
+    assert decide_training([], None, is_forced=False).trains
+    assert decide_training([], found(), is_forced=False).reason == "unchanged"
+    assert not decide_training([], found(new=3), is_forced=False).trains
+    assert decide_training([], found(), is_forced=True).reason == "forced"

@@ -1,0 +1,141 @@
+"""What tonight's texts say before anything is trained: drift from the last training's, the champion on new rows."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertft_core.base.errors import ArtifactError, InputError
+from bertft_core.base.files import load_arrays, save_arrays
+from bertft_core.base.hashes import hash_json
+from bertft_core.config.run import RunConfig
+from bertft_core.config.store import Store
+from bertft_core.data.dataset import take_rows
+from bertft_core.data.splits import SPLITS
+from bertft_core.evaluation.drift.domain_shift import domain_shift
+from bertft_core.evaluation.drift.label_shift import LabelShift
+from bertft_core.evaluation.drift.report import DriftReport
+from bertft_core.evaluation.drift.text_figures import text_figures
+from bertft_core.recipe.nights.rows import Rows
+from bertft_core.recipe.nights.triggers import NewRowsScore
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.process.client import Trainer
+from bertft_core.registry import aliases, artifacts
+from bertft_core.registry.answers import score_in_fresh_process
+
+MOST_ROWS = 1_000  # on either side of a comparison: features cost an encoder pass a row
+_TRAIN = SPLITS.index("train")
+
+
+def measure_drift(
+    config: RunConfig, prepared: Prepared, last: Path, label: LabelShift, home: Path
+) -> DriftReport | None:
+    """How the new training texts differ from those of the last training, by the pretrained encoder and by their words.
+
+    last: folder of the last training's run. At most 1,000 rows a side, smallest hash first: from night to night the
+    same ones, whose features are kept. None where one of the sides has no row.
+    """
+    before, now = Rows.require(last), Rows.of(prepared.dataset)
+    is_known, in_train = now.is_in(before), now.splits == _TRAIN
+    sides = [now.hashes[in_train & known][:MOST_ROWS] for known in (is_known, ~is_known)]
+    if not (len(sides[0]) and len(sides[1])):
+        return None
+    found = _features(config, prepared, np.concatenate(sides), home)
+    old, new = found[: len(sides[0])], found[len(sides[0]) :]
+    return DriftReport(
+        label=label,
+        domain=domain_shift(old, new, seed=config.training.seed),
+        text=text_figures(*(_texts(prepared, side.tolist()) for side in sides)),
+    )
+
+
+def _texts(prepared: Prepared, hashes: list[bytes]) -> list[str]:
+    table = take_rows(prepared.dataset.table("train"), _places(prepared, hashes))
+    texts: list[str] = table["text"].to_pylist()
+    if not prepared.dataset.has_pair:
+        return texts
+    return [f"{text} {pair or ''}" for text, pair in zip(texts, table["text_pair"].to_pylist(), strict=True)]
+
+
+def _places(prepared: Prepared, hashes: list[bytes]) -> list[int]:
+    """Where these rows lie in the training split."""
+    # numpy leaves the zero bytes at the end of a fixed-length string away
+    found = (h.rstrip(b"\0") for h in prepared.dataset.table("train")["fingerprint"].to_pylist())
+    places = {h: place for place, h in enumerate(found)}
+    return [places[h] for h in hashes]
+
+
+def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) -> Any:
+    """[n, H] of training rows by the hash of their text; what is not in the store is computed and added."""
+    manner = hash_json([prepared.encoder, config.tokenization.model_dump()])[:16]
+    file = home / "features" / f"{config.name}-{manner}.npz"
+    stored = load_arrays(file, "hashes", "values") or {"hashes": np.array([], dtype="S16"), "values": ()}
+    known = dict(zip(stored["hashes"].tolist(), stored["values"], strict=True))
+    missing = [h for h in hashes.tolist() if h not in known]
+    if missing:
+        known |= dict(zip(missing, _computed(config, prepared, missing, home), strict=True))
+    values = np.stack([known[h] for h in hashes.tolist()])
+    if missing:
+        save_arrays(file, hashes=hashes, values=values)
+    return values
+
+
+def _computed(config: RunConfig, prepared: Prepared, hashes: list[bytes], home: Path) -> Any:
+    with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as folder, Trainer() as trainer:
+        file = Path(folder) / "features.npy"
+        trainer.features(
+            prepared.pretrained,
+            prepared.tokens.directory,
+            "train",
+            file,
+            threads=config.training.threads,
+            places=_places(prepared, hashes),
+        )
+        return np.load(file, allow_pickle=False)
+
+
+def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: Store, home: Path) -> NewRowsScore | None:
+    """Today's champion on rows that came after the last training (its run's folder), none of them test rows.
+
+    None where there is no champion that answers; the release says then what is wrong with it.
+    """
+    import pandas as pd
+
+    name = store.config.model_name(config.name)
+    version = aliases.champion(store, name)
+    if version is None:
+        return None
+    before, now = Rows.require(last), Rows.of(prepared.dataset)
+    texts, labels = _new_rows(prepared, now.hashes[~now.is_in(before)])
+    if not texts["text"]:
+        return None
+    with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as scratch:
+        folder = Path(scratch)
+        pd.DataFrame({k: v for k, v in texts.items() if v}).to_parquet(folder / "rows.parquet")
+        try:
+            found = score_in_fresh_process(
+                f"models:/{name}/{version}", folder / "rows.parquet", folder / "answers.npz", 0, store
+            )
+        except (ArtifactError, InputError):
+            return None
+        answers = found.told()
+    right = int((answers == np.array(labels, dtype=object)).sum())
+    return NewRowsScore(right=right, rows=len(labels))
+
+
+def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], list[str]]:
+    wanted = set(hashes.tolist())
+    texts: dict[str, list[str]] = {"text": [], "text_pair": []}
+    labels: list[str] = []
+    for split in ("train", "validation"):
+        table = prepared.dataset.table(split)
+        places = [i for i, h in enumerate(table["fingerprint"].to_pylist()) if h.rstrip(b"\0") in wanted][:MOST_ROWS]
+        part = take_rows(table, places)
+        texts["text"] += part["text"].to_pylist()
+        if prepared.dataset.has_pair:
+            texts["text_pair"] += part["text_pair"].to_pylist()
+        labels += prepared.dataset.label_texts(part)
+    return texts, labels

@@ -1,0 +1,268 @@
+"""The order of a night: read the rows, decide whether to train, train, remember. It ends in one named outcome."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bertft_core.base.errors import BertftError, BusyError, DataError
+from bertft_core.base.hashes import code_fingerprint, encoder_fingerprint, hash_json
+from bertft_core.base.home import open_home
+from bertft_core.base.locks import exclusive
+from bertft_core.config.run import RunConfig, load_config
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.evaluation.drift.label_shift import LabelShift, label_shift
+from bertft_core.evaluation.drift.report import DriftReport
+from bertft_core.model.pretrained import resolve_pretrained
+from bertft_core.recipe.nights import triggers
+from bertft_core.recipe.nights.log import (
+    AWAITING,
+    FAILED,
+    KEPT,
+    PROMOTED,
+    REJECTED,
+    SKIPPED,
+    LastTraining,
+    Night,
+    NightLog,
+)
+from bertft_core.recipe.nights.plan import TrainingPlan, plan_training
+from bertft_core.recipe.nights.rows import Changes, Rows, changes
+from bertft_core.recipe.nights.triggers import NewRowsScore, TrainingDecision
+from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.runs import RUN_CODE
+
+_OUTCOMES = {"promoted": PROMOTED, "awaiting approval": AWAITING, "unchanged": SKIPPED}  # of a release; else: kept
+
+
+class Report(Protocol):
+    """Where a night says what it does. seconds: what its stages took, by name."""
+
+    seconds: dict[str, float]
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+
+    def stage(self, name: str) -> AbstractContextManager[Any]:
+        """Times what happens within."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightSteps:
+    """The steps of a night as functions; an orchestrator wraps each of them in a task.
+
+    drift, champion_on_new: given the configuration, tonight's rows and the folder of the last training's run.
+    train: given overrides of the configuration and `again`, the chain up to the release; its result document.
+    """
+
+    ingest: Callable[[RunConfig], DatasetSplits]
+    tokenize: Callable[[RunConfig, DatasetSplits], Prepared]
+    drift: Callable[[RunConfig, Prepared, Path, LabelShift], DriftReport | None]
+    champion_on_new: Callable[[RunConfig, Prepared, Path], NewRowsScore | None]
+    train: Callable[[list[str], bool], dict[str, Any]]
+
+
+@dataclass(kw_only=True)
+class NightRun:
+    """One night of a model, from its configuration to its line in the log.
+
+    night: the date it stands for. is_forced: train whatever the triggers say. limit: ends the night when it takes too
+    long. is_cancelled: whether this process was told to end. facts, drift, exit_code: what it finds out on its way.
+    """
+
+    config: RunConfig
+    config_path: str
+    overrides: list[str]
+    home: Path
+    night: str
+    steps: NightSteps
+    report: Report
+    is_forced: bool = False
+    limit: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    is_cancelled: Callable[[], bool] = lambda: False
+    began: float = field(default_factory=time.monotonic)
+    started: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    facts: dict[str, Any] = field(default_factory=dict)
+    drift: DriftReport | None = None
+    exit_code: int = 0
+
+    def run(self) -> Night:
+        """Run the night and write down how it ended, whatever happens short of a kill."""
+        name = self.config.name
+        log = NightLog(self.home, name)
+        try:
+            with exclusive(self.home / "locks" / f"nightly-{name}.lock", f"a night of {name}"):
+                try:
+                    with self.limit:
+                        ended = self._work(log)
+                except Exception as fault:
+                    if self.is_cancelled():  # a library swallowed the signal and fell over it: the next night says so
+                        raise
+                    text = str(fault) if isinstance(fault, BertftError) else f"{type(fault).__name__}: {fault}"
+                    ended = self._end(REJECTED if isinstance(fault, DataError) else FAILED, text)
+                    self.exit_code = getattr(fault, "exit_code", 1)
+                log.end(ended)
+        except BusyError as busy:
+            ended = self._end(SKIPPED, str(busy))
+            log.add(ended)
+        self.report.say(str(ended))
+        return ended
+
+    def _work(self, log: NightLog) -> Night:
+        open_home(self.home)  # raises where the disk is nearly full
+        killed = log.left_open()
+        kept = TrainingPlan.from_json(killed["plan"]) if killed and killed["plan"] else None
+        if killed is not None:
+            log.add(_killed(killed))
+            self.report.say(f"the night of {killed.get('night')} was killed; this one goes on from what it left")
+        last = log.last_training
+        log.begin(night=self.night, started=self._started, plan=kept and kept.to_json())
+        rows_before = Rows.load(Path(last.run)) if last else None
+        self._fix_classes(rows_before)
+        with self.report.stage("ingest"):
+            dataset = self.steps.ingest(self.config)
+        settings = self._settings()
+        rows = Rows.of(dataset)
+        change = self._changes(rows_before, rows, dataset)
+        decision = self._decide(last, settings, dataset, change)
+        if not decision.trains:
+            return self._end(SKIPPED, decision.reason)
+        self.report.say(f"training: {decision.reason}")
+        plan, goes_on = kept, kept is not None and (kept.rows, kept.settings) == (dataset.fingerprint, settings)
+        if plan is None or not goes_on:  # a plan for the same rows goes on: its trials and its fit are resumed
+            plan = plan_training(self.config, last, dataset.fingerprint, settings, self._moment)
+        log.begin(night=self.night, started=self._started, plan=plan.to_json())
+        result = self.steps.train([*self.overrides, *plan.overrides], self.is_forced and not goes_on)
+        for stage, seconds in result["seconds"].items():
+            self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + seconds
+        self.facts |= {"accuracy": result["test"]["accuracy"]} if "test" in result else {}
+        self._remember(log, last, plan, rows, result)
+        outcome = _OUTCOMES.get(result["outcome"], KEPT)
+        reason = f"{result['reason'].removeprefix(f'{outcome}: ')} (trained: {decision.reason})"
+        return self._end(outcome, reason, run_id=result["run_id"], version=result["version"])
+
+    def _end(self, outcome: str, reason: str, **more: Any) -> Night:
+        stages = {f"seconds_{name}": value for name, value in self.report.seconds.items()}
+        return Night(
+            night=self.night,
+            started=self._started,
+            outcome=outcome,
+            reason=reason[:2000],
+            seconds=round(time.monotonic() - self.began, 2),
+            facts={**self.facts, **stages},
+            **more,
+        )
+
+    @property
+    def _started(self) -> str:
+        return self.started.isoformat(timespec="seconds")
+
+    @property
+    def _moment(self) -> dt.datetime:
+        """What ages are counted to: now, or the end of the day that is replayed."""
+        if self.night == self.started.date().isoformat():
+            return self.started
+        return dt.datetime.fromisoformat(self.night).replace(hour=23, minute=59, tzinfo=dt.UTC)
+
+    def _fix_classes(self, rows_before: Rows | None) -> None:
+        """nightly.new_class: warn leaves rows of a class out that the last training did not know."""
+        if self.config.nightly.new_class == "warn" and rows_before is not None and self.config.data.classes is None:
+            names = json.dumps(rows_before.classes)  # JSON is YAML
+            self.overrides = [*self.overrides, f"data.classes={names}", "data.unknown_class=drop"]
+            self.config = load_config(self.config_path, self.overrides)
+
+    def _settings(self) -> str:
+        """Hash of all that a training depends on besides its rows: configuration, encoder and code."""
+        tree = self.config.identity()
+        for key in ("classes", "unknown_class"):  # set by a night itself
+            del tree["data"][key]
+        return hash_json([tree, encoder_fingerprint(resolve_pretrained(self.config)), code_fingerprint(*RUN_CODE)])
+
+    def _changes(self, rows_before: Rows | None, rows: Rows, dataset: DatasetSplits) -> Changes | None:
+        """What changed since the last training; None before the first. Raises DataError by the nightly section."""
+        self.facts |= {"rows": len(rows.hashes), "rows_left_out": dataset.report.rows_filtered}
+        self.facts["rows_faulty"] = dataset.report.rows_quarantined
+        if rows_before is None:
+            return None
+        change = changes(rows_before, rows)
+        self.facts |= {"new": change.new, "deleted": change.deleted, "relabelled": change.relabelled}
+        for text in triggers.require_sound(change, self.config.nightly):
+            self.report.say(f"warning: {text}")
+            self.facts.setdefault("warnings", []).append(text)
+        return change
+
+    def _decide(
+        self, last: LastTraining | None, settings: str, dataset: DatasetSplits, change: Changes | None
+    ) -> TrainingDecision:
+        if last is None or change is None:
+            return triggers.decide_training([], None, is_forced=self.is_forced)
+        if last.rows == dataset.fingerprint and last.settings == settings:
+            return triggers.decide_training([], change, is_forced=self.is_forced)
+        nightly, label = self.config.nightly, None
+        if change.new >= triggers.LEAST_ROWS:
+            label = label_shift(change.counts_before, change.new_by_class)
+            self.facts["label_distance"] = round(label.total_variation, 4)
+        fired = triggers.cheap_triggers(
+            change,
+            nightly,
+            age_days=last.age_days(self._moment),
+            settings_changed=last.settings != settings,
+            label=label,
+        )
+        if not fired and label is not None and (nightly.text_drift is not None or nightly.score_drop is not None):
+            with self.report.stage("drift"):
+                fired = self._encoder_triggers(last, dataset, label)
+        return triggers.decide_training(fired, change, is_forced=self.is_forced)
+
+    def _encoder_triggers(self, last: LastTraining, dataset: DatasetSplits, label: LabelShift) -> list[str]:
+        """Drift of the texts and the champion's answers on new rows: they cost an encoder pass a row."""
+        nightly = self.config.nightly
+        prepared = self.steps.tokenize(self.config, dataset)
+        self.drift = self.steps.drift(self.config, prepared, Path(last.run), label)
+        score = self.steps.champion_on_new(self.config, prepared, Path(last.run))
+        fired = [] if self.drift is None else [triggers.drift_trigger(self.drift.domain, nightly)]
+        if self.drift is not None and self.drift.domain.auroc is not None:
+            self.facts["text_auroc"] = round(self.drift.domain.auroc, 4)
+        if score is not None:
+            self.facts["champion_on_new"] = round(score.right / score.rows, 4)
+            fired.append(triggers.drop_trigger(score, last.accuracy, nightly))
+        return [text for text in fired if text]
+
+    def _remember(
+        self, log: NightLog, last: LastTraining | None, plan: TrainingPlan, rows: Rows, result: dict[str, Any]
+    ) -> None:
+        """What the next nights are compared with."""
+        folder = self.home / "runs" / result["run_id"]
+        rows.save(folder)
+        trained, test = self._moment.isoformat(timespec="seconds"), result.get("test", {})
+        log.remember_training(
+            LastTraining(
+                rows=plan.rows,
+                settings=plan.settings,
+                run=str(folder),
+                run_id=result["run_id"],
+                version=result["version"],
+                params=result.get("best_params", {}),
+                trained=trained,
+                searched=trained if plan.is_searched or last is None else last.searched,
+                accuracy=test.get("accuracy"),
+                test_rows=test.get("n", 0),
+            )
+        )
+
+
+def _killed(left: dict[str, Any]) -> Night:
+    """The line of a night that never wrote its own."""
+    return Night(
+        night=left["night"],
+        started=left["started"],
+        outcome=FAILED,
+        seconds=0.0,
+        reason="its process was killed or its run cancelled; the next night goes on from what it left",
+    )

@@ -1,0 +1,181 @@
+"""Real nights on a tiny encoder, through plain functions: no orchestrator, no registry."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertft_core.base.errors import BertftError
+from bertft_core.base.locks import exclusive
+from bertft_core.config.run import load_config
+from bertft_core.recipe import chain
+from bertft_core.recipe.nights.drift import measure_drift
+from bertft_core.recipe.nights.log import FAILED, KEPT, REJECTED, SKIPPED, Night, NightLog
+from bertft_core.recipe.nights.night import NightRun, NightSteps
+from bertft_core.recipe.prepare import Prepared
+
+FRUGAL: dict[str, Any] = {
+    "training": {"lr": 2e-3, "batch_size": 16, "epochs": 1, "threads": 1, "precision": "float32"},
+    "search": {"trials": 0},
+    "nightly": {"new_rows": 20, "text_drift": None, "score_drop": None},
+}
+
+
+class Lines:
+    """Keeps what a night says, and what its stages took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.seconds[name] = 0.0
+        yield
+
+
+class Nights:
+    """Nights of one configuration in one home. trained: overrides and `again` of each training."""
+
+    def __init__(self, config: Path) -> None:
+        self.config, self.home = config, config.parent / "home"
+        self.log = NightLog(self.home, "tiny")
+        self.trained: list[tuple[list[str], bool]] = []
+        self.report = Lines()
+
+    def prepare(self, config: Any, dataset: Any) -> Prepared:
+        return chain.prepare(config, self.home)
+
+    def train(self, overrides: list[str], again: bool) -> dict[str, Any]:
+        """The chain up to the evaluation: nothing is released here."""
+        self.trained.append((overrides, again))
+        config = load_config(self.config, overrides)
+        report = chain.run(config, self.home, again=again)
+        run = chain.identify(config, chain.prepare(config, self.home), self.home)
+        return {
+            "run_id": run.run_id,
+            "version": None,
+            "outcome": "kept",
+            "reason": "nothing is released here",
+            "seconds": {"finetune": 1.0},
+            "test": {"accuracy": report.scores.accuracy, "n": report.n},
+        }
+
+    def run(self, *overrides: str, **values: Any) -> Night:
+        self.report = Lines()
+        steps = {
+            "ingest": lambda config: chain.ingest(config, self.home),
+            "tokenize": self.prepare,
+            "drift": lambda config, prepared, last, label: measure_drift(config, prepared, last, label, self.home),
+            "champion_on_new": lambda *_: None,
+            "train": self.train,
+        }
+        steps |= values.pop("steps", {})
+        self.night = NightRun(
+            config=load_config(self.config, list(overrides)),
+            config_path=str(self.config),
+            overrides=list(overrides),
+            home=self.home,
+            night=values.pop("night", "2026-03-01"),
+            steps=NightSteps(**steps),
+            report=self.report,
+            **values,
+        )
+        return self.night.run()
+
+    def add(self, rows: list[tuple[str, str]]) -> None:
+        with open(self.config.parent / "rows.csv", "a", newline="", encoding="utf-8") as handle:
+            csv.writer(handle).writerows(rows)
+
+
+@pytest.fixture
+def nights(project: Callable[..., Path], rows: Callable[..., list[tuple[str, str]]]) -> Nights:
+    return Nights(project(rows(150), **FRUGAL))
+
+
+def test_first_night_trains_and_an_unchanged_second_one_does_not(nights: Nights) -> None:
+    first = nights.run()
+    assert (first.outcome, first.reason) == (KEPT, "nothing is released here (trained: no training yet)")
+    assert first.run_id is not None and (nights.home / "runs" / first.run_id / "rows.npz").exists()
+    assert first.facts["rows"] == 150 and first.facts["seconds_finetune"] == 1.0 and first.facts["accuracy"] > 0
+    second = nights.run()
+    assert (second.outcome, second.reason, second.run_id) == (SKIPPED, "unchanged", None)
+    assert [n.outcome for n in nights.log.nights()] == [KEPT, SKIPPED]
+    assert nights.trained == [([], False)] and nights.log.left_open() is None
+
+
+def test_forced_night_trains_again(nights: Nights) -> None:
+    nights.run()
+    assert nights.run(is_forced=True).reason.endswith("(trained: forced)")
+    assert [again for _, again in nights.trained] == [False, True]
+
+
+def test_new_class_is_rejected_or_left_out(nights: Nights) -> None:
+    nights.run()
+    nights.add([(f"third kind {i}", "third") for i in range(30)])
+    refused = nights.run()
+    assert refused.outcome == REJECTED and "nightly.new_class: fail" in refused.reason and nights.night.exit_code == 2
+    assert nights.run("nightly.new_class=warn").outcome == SKIPPED
+    assert len(nights.trained) == 1
+
+
+def test_night_that_falls_over_is_written_down_as_failed(nights: Nights) -> None:
+    def broken(overrides: list[str], again: bool) -> dict[str, Any]:
+        raise ZeroDivisionError("by zero")
+
+    ended = nights.run(steps={"train": broken})
+    assert (ended.outcome, ended.reason, nights.night.exit_code) == (FAILED, "ZeroDivisionError: by zero", 1)
+    assert nights.log.nights() == [ended] and nights.log.left_open() is None
+
+
+def test_night_that_takes_too_long_is_written_down_as_failed(nights: Nights) -> None:
+    @contextlib.contextmanager
+    def over() -> Iterator[None]:
+        yield
+        raise BertftError("nightly.timeout of 1 s passed")
+
+    assert nights.run(limit=over()).reason == "nightly.timeout of 1 s passed"
+
+
+def test_killed_night_is_written_down_and_its_plan_goes_on(nights: Nights) -> None:
+    def killed(overrides: list[str], again: bool) -> dict[str, Any]:
+        raise KeyboardInterrupt  # no Exception: as a kill, it leaves the night open
+
+    with pytest.raises(KeyboardInterrupt):
+        nights.run(steps={"train": killed}, is_forced=True)
+    left = nights.log.left_open()
+    assert left is not None and left["plan"]["overrides"] == [] and "asked" in left["plan"]
+    after = nights.run(night="2026-03-02", is_forced=True)
+    assert [(n.night, n.outcome) for n in nights.log.nights()] == [("2026-03-01", FAILED), ("2026-03-02", KEPT)]
+    assert after.outcome == KEPT and nights.trained == [([], False)]  # resumed, not begun again
+    assert any("was killed; this one goes on" in line for line in nights.report.lines)
+
+
+def test_cancelled_night_leaves_its_line_to_the_next_one(nights: Nights) -> None:
+    def broken(overrides: list[str], again: bool) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        nights.run(steps={"train": broken}, is_cancelled=lambda: True)
+    assert nights.log.nights() == [] and nights.log.left_open() is not None
+
+
+def test_second_night_at_once_is_skipped(nights: Nights) -> None:
+    with exclusive(nights.home / "locks" / "nightly-tiny.lock", "a night of tiny"):
+        ended = nights.run()
+    assert ended.outcome == SKIPPED and "a night of tiny is already running in process" in ended.reason
+
+
+def test_drift_of_the_texts_is_measured_where_the_cheap_signs_are_silent(nights: Nights) -> None:
+    nights.run()
+    nights.add([(f"quite other words here now {i}", ("sport", "tech", "food")[i % 3]) for i in range(60)])
+    ended = nights.run("nightly.new_rows=null", "nightly.label_shift=null", "nightly.text_drift=0.99")
+    assert nights.night.drift is not None and ended.facts["text_auroc"] > 0.5

@@ -40,7 +40,11 @@ class _File(NamedTuple):
 
 
 class PrefixStore:
-    """At most `budget_bytes` of files below `root`; `own` are those that this fit needs and never evicts."""
+    """At most `budget_bytes` of files below `root`; `own` are those that this fit needs and never evicts.
+
+    A file that is being written is locked itself (flock, no lock file beside it) and has its final size from the start:
+    whether its writer lives and how much room it takes show without a list that a kill would leave behind.
+    """
 
     def __init__(self, root: Path, budget_bytes: int) -> None:
         self.root = root

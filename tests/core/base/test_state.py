@@ -2,16 +2,17 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from bertft_core.base.errors import BusyError, ConfigError, InputError
-from bertft_core.base.files import is_complete, staged_folder, write_json
+from bertft_core.base.files import is_complete, replacing, save_array, staged_folder, write_json, write_text
 from bertft_core.base.hashes import encoder_fingerprint
 from bertft_core.base.home import open_home
-from bertft_core.base.locks import exclusive
+from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.base.text import mask_uri
 from bertft_core.recipe.runs import Run, latest_fitted, open_run
 
@@ -88,6 +89,35 @@ def test_lock_is_waited_for(tmp_path: Path) -> None:
         ):
             pass
         assert time.monotonic() - begun >= 0.2
+
+
+def test_waiter_learns_the_holder_once_and_gets_the_same_file(tmp_path: Path) -> None:
+    lock, held, holders = tmp_path / "lock", threading.Event(), []
+
+    def hold() -> None:
+        with exclusive(lock, "the first"):
+            held.set()
+            time.sleep(0.3)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    before = lock.stat().st_ino
+    with exclusive(lock, "the second", FOREVER, holders.append):
+        assert lock.stat().st_ino == before
+    holder.join()
+    assert holders == [f"{os.getpid()} on {os.uname().nodename}"]
+    assert lock.stat().st_ino == before  # a file that went while others wait for it would be two locks
+
+
+def test_write_that_fails_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a") as part:
+        part.write_text("new")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+    save_array(tmp_path / "b.npy", [1, 2])
+    assert (tmp_path / "b.npy").stat().st_mode & 0o777 == 0o644 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_encoder_fingerprint_follows_the_files_content(tmp_path: Path) -> None:

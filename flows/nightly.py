@@ -67,7 +67,7 @@ def nightly(
         )
     root, report = Path(home), Reporter()
 
-    def train(training: list[str], again: bool) -> dict[str, Any]:
+    def train(training: list[str], *, again: bool) -> dict[str, Any]:
         result: dict[str, Any] = pipeline(
             config_path=config_path, overrides=training, home=home, mlflow_file=mlflow_file, again=again, last="promote"
         )

@@ -58,14 +58,14 @@ class NightSteps:
     """The steps of a night as functions; an orchestrator wraps each of them in a task.
 
     drift, champion_on_new: given the configuration, tonight's rows and the folder of the last training's run.
-    train: given overrides of the configuration and `again`, the chain up to the release; its result document.
+    train(overrides, again=…): the chain up to the release under further overrides; its result document.
     """
 
     ingest: Callable[[RunConfig], DatasetSplits]
     tokenize: Callable[[RunConfig, DatasetSplits], Prepared]
     drift: Callable[[RunConfig, Prepared, Path, LabelShift], DriftReport | None]
     champion_on_new: Callable[[RunConfig, Prepared, Path], NewRowsScore | None]
-    train: Callable[[list[str], bool], dict[str, Any]]
+    train: Callable[..., dict[str, Any]]
 
 
 @dataclass(kw_only=True)
@@ -138,7 +138,7 @@ class NightRun:
         if plan is None or not goes_on:  # a plan for the same rows goes on: its trials and its fit are resumed
             plan = plan_training(self.config, last, dataset.fingerprint, settings, self._moment)
         log.begin(night=self.night, started=self._started, plan=plan.to_json())
-        result = self.steps.train([*self.overrides, *plan.overrides], self.is_forced and not goes_on)
+        result = self.steps.train([*self.overrides, *plan.overrides], again=self.is_forced and not goes_on)
         for stage, seconds in result["seconds"].items():
             self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + seconds
         self.facts |= {"accuracy": result["test"]["accuracy"]} if "test" in result else {}

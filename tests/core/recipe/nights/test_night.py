@@ -54,7 +54,7 @@ class Nights:
     def prepare(self, config: Any, dataset: Any) -> Prepared:
         return chain.prepare(config, self.home)
 
-    def train(self, overrides: list[str], again: bool) -> dict[str, Any]:
+    def train(self, overrides: list[str], *, again: bool) -> dict[str, Any]:
         """The chain up to the evaluation: nothing is released here."""
         self.trained.append((overrides, again))
         config = load_config(self.config, overrides)
@@ -128,7 +128,7 @@ def test_new_class_is_rejected_or_left_out(nights: Nights) -> None:
 
 
 def test_night_that_falls_over_is_written_down_as_failed(nights: Nights) -> None:
-    def broken(overrides: list[str], again: bool) -> dict[str, Any]:
+    def broken(overrides: list[str], *, again: bool) -> dict[str, Any]:
         raise ZeroDivisionError("by zero")
 
     ended = nights.run(steps={"train": broken})
@@ -146,7 +146,7 @@ def test_night_that_takes_too_long_is_written_down_as_failed(nights: Nights) -> 
 
 
 def test_killed_night_is_written_down_and_its_plan_goes_on(nights: Nights) -> None:
-    def killed(overrides: list[str], again: bool) -> dict[str, Any]:
+    def killed(overrides: list[str], *, again: bool) -> dict[str, Any]:
         raise KeyboardInterrupt  # no Exception: as a kill, it leaves the night open
 
     with pytest.raises(KeyboardInterrupt):
@@ -160,7 +160,7 @@ def test_killed_night_is_written_down_and_its_plan_goes_on(nights: Nights) -> No
 
 
 def test_cancelled_night_leaves_its_line_to_the_next_one(nights: Nights) -> None:
-    def broken(overrides: list[str], again: bool) -> dict[str, Any]:
+    def broken(overrides: list[str], *, again: bool) -> dict[str, Any]:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from bertft_core.base.hashes import code_fingerprint
 from bertft_core.evaluation.gate.decision import PromotionDecision
 from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.evaluation.scores.label_sets import any_scores
+from bertft_core.evaluation.scores.metrics import Scores
 from bertft_core.recipe import evaluation, review
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
@@ -26,7 +26,7 @@ from bertft_core.registry import aliases
 from bertft_core.registry.answers import Answers
 from bertft_core.registry.gate import answers_file
 from bertft_core.registry.ledger import Release
-from bertft_core.reporting.run.page import Outcome, Verdict
+from bertft_core.reporting.run.page import Outcome, ReleaseFacts
 from bertft_core.training.spec import MachineSettings, TrainingResult
 
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
@@ -56,18 +56,18 @@ def write_report(
     """The HTML report with its verdict, and the gate's decision as Markdown; both go to the MLflow run."""
     folder = context.run.folder.evaluation
     file = folder / "decision.json"
-    decision = read_json(file) if file.exists() else None
+    decision = PromotionDecision.from_json(read_json(file)) if file.exists() else None
     if decision is not None:
-        text = PromotionDecision.from_json(decision).to_markdown(str(release))
+        text = decision.to_markdown(str(release))
         (folder / "decision.md").write_text(text, encoding="utf-8")
     outcome = "promoted" if release.promoted else _SHOWN.get(release.outcome, "kept")
     page = review.write_page(
         context,
         fit,
         report,
-        verdict=Verdict(outcome=outcome, text=release.reason),
-        decision=decision,
-        champion=_champion(context.run, report, release),
+        ReleaseFacts(
+            outcome=outcome, reason=release.reason, decision=decision, champion=_champion(context.run, report, release)
+        ),
         lineage=_lineage(context, release, tree),
     )
     tree.report(folder)
@@ -76,7 +76,7 @@ def write_report(
     return page
 
 
-def _champion(run: Run, report: EvaluationReport, release: Release) -> dict[str, Any] | None:
+def _champion(run: Run, report: EvaluationReport, release: Release) -> Scores | None:
     """Scores of the champion that the gate compared with, on the whole test split."""
     folder = run.folder.evaluation
     file = answers_file(folder, release.champion_before or "")
@@ -87,7 +87,7 @@ def _champion(run: Run, report: EvaluationReport, release: Release) -> dict[str,
         return None
     labels = np.load(folder / "labels.npy", allow_pickle=False)
     said = found.predicted(report.classes)
-    return asdict(any_scores(labels, found.probabilities(report.classes), report.classes, predicted=said))
+    return any_scores(labels, found.probabilities(report.classes), report.classes, predicted=said)
 
 
 def _lineage(context: RunContext, release: Release, tree: Tree) -> dict[str, str]:

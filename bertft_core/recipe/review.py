@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
-from bertft_core.config.run import RunConfig
-from bertft_core.data.dataset import DatasetSplits, take_rows, target_labels
+from bertft_core.data.dataset import take_rows, target_labels
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import floor_probabilities, phases
 from bertft_core.recipe.fit import settle
@@ -19,7 +18,7 @@ from bertft_core.recipe.runs import Run
 if TYPE_CHECKING:
     from bertft_core.evaluation.label_errors import LabelReview
     from bertft_core.evaluation.report import EvaluationReport
-    from bertft_core.reporting.run.page import Calibration, Coverage, SliceRow, SuspectRow, Verdict
+    from bertft_core.reporting.run.page import Calibration, Coverage, ReleaseFacts, SuspectRow
     from bertft_core.training.spec import MachineSettings, TrainingResult
 
 
@@ -120,108 +119,62 @@ def write_page(
     context: RunContext,
     fit: TrainingResult,
     report: EvaluationReport,
-    *,
-    verdict: Verdict | None = None,
-    decision: Mapping[str, Any] | None = None,
-    champion: Mapping[str, Any] | None = None,
+    release: ReleaseFacts | None = None,
     lineage: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write run/evaluation/report.html from what lies there.
-
-    verdict: of the release, which may differ from the gate's `decision` (its JSON): held, awaiting approval.
-    champion: fields of its `metrics.Scores` on the same rows.
-    """
+    """Write run/evaluation/report.html from what lies there; release: what became of the model, once it is known."""
     import numpy as np
     import yaml
 
     from bertft_core.evaluation.scores.label_sets import any_scores
+    from bertft_core.evaluation.scores.slices import score_slices, slice_groups
     from bertft_core.reporting.run.document import report_html
-    from bertft_core.reporting.run.filling import page_of
+    from bertft_core.reporting.run.filling import data_facts, page_of
+    from bertft_core.reporting.run.page import SuspectRow
 
     config, prepared, folder = context.config, context.prepared, context.run.folder.evaluation
-    p_floor = np.load(floor_probabilities(config, prepared.dataset, context.home), allow_pickle=False)
-    floor = any_scores(target_labels(prepared.dataset, "test"), p_floor, report.classes)
-    page = page_of(
-        report,
-        title=config.name,
-        fit=fit.to_json(),
-        phases=phases(config, prepared),
-        dataset=asdict(prepared.dataset),
-        tokens=asdict(prepared.tokens),
-        decision=decision,
-        champion=champion,
-        floor=asdict(floor),
-        words=_read(folder / "words.json", []),
-        config_yaml=yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True),
-        lineage=lineage,
+    dataset = prepared.dataset
+    labels, table = target_labels(dataset, "test"), dataset.table("test")
+    p, raw, predicted = (
+        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("probabilities", "raw_test", "predicted")
     )
-    if verdict is not None:
-        page = replace(page, verdict=replace(verdict, checks=page.verdict.checks if page.verdict else ()))
-    page = replace(page, **_parts(context, report))
+    p_baseline = np.load(floor_probabilities(config, dataset, context.home), allow_pickle=False)
+    groups = slice_groups(
+        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
+    )
+    words = _read(folder / "words.json", [])
+    page = replace(
+        page_of(report, title=config.name, release=release, baseline=any_scores(labels, p_baseline, report.classes)),
+        slices=score_slices(labels, predicted, groups, config.evaluation.level),
+        words=tuple(tuple((word, float(weight)) for word, weight in row) for row in words),
+        suspects=tuple(SuspectRow(**row) for row in _read(folder / "suspects.json", [])),
+        suspects_note=_read(folder / "suspects_note.json", ""),
+        calibration=None if dataset.is_multi else _calibration(context.run, report, labels, raw),
+        coverage=None if dataset.is_multi else _coverage(context.run, labels, p, predicted),
+        fit=fit,
+        phases=phases(config, prepared),
+        data=data_facts(dataset, prepared.tokens),
+        config_yaml=yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True),
+        lineage=tuple((lineage or {}).items()),
+    )
     target = folder / PAGE
     target.write_text(report_html(page), encoding="utf-8")
     return target
 
 
-def _parts(context: RunContext, report: EvaluationReport) -> dict[str, Any]:
-    """Slices, calibration, coverage and doubtful labels of a page."""
-    import numpy as np
-
-    from bertft_core.reporting.run.page import SuspectRow
-
-    run, dataset, folder = context.run, context.prepared.dataset, context.run.folder.evaluation
-    labels = target_labels(dataset, "test")
-    p, raw, predicted = (
-        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("probabilities", "raw_test", "predicted")
-    )
-    suspects = _read(folder / "suspects.json", [])
-    return {
-        "slices": _slices(context.config, dataset, labels, predicted),
-        "calibration": None if dataset.is_multi else _calibration(run, report, labels, raw),
-        "coverage": None if dataset.is_multi else _coverage(run, labels, p, predicted),
-        "suspects": tuple(SuspectRow(**row) for row in suspects),
-        "suspects_note": _read(folder / "suspects_note.json", ""),
-    }
-
-
-def _slices(config: RunConfig, dataset: DatasetSplits, labels: Any, predicted: Any) -> tuple[SliceRow, ...]:
-    from bertft_core.evaluation.scores.slices import SMALL, score_slices, slice_groups
-    from bertft_core.reporting.run.page import SliceRow
-
-    table = dataset.table("test")
-    groups = slice_groups(
-        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
-    )
-    return tuple(
-        SliceRow(
-            group=s.group,
-            name=s.name,
-            rows=s.n,
-            accuracy=s.accuracy,
-            interval=s.interval,
-            note=f"under {SMALL} rows" if s.is_small else "",
-        )
-        for s in score_slices(labels, predicted, groups, config.evaluation.level)
-    )
-
-
 def _calibration(run: Run, report: EvaluationReport, labels: Any, raw: Any) -> Calibration:
     from bertft_core.evaluation.scores.metrics import reliability, scores
-    from bertft_core.reporting.run.page import BinRow, Calibration
+    from bertft_core.reporting.run.page import Calibration
 
     policy, before = run.policy, scores(labels, raw, report.classes, ranking=False)
     is_scaled = policy.temperature != 1.0
-
-    def bins(found: Any) -> tuple[BinRow, ...]:
-        return tuple(BinRow(confidence=b.confidence, accuracy=b.accuracy, rows=b.rows) for b in found)
-
     names = {"ece": "calibration error (ECE)", "log_loss": "log loss, nats", "brier": "Brier score"}
     return Calibration(
-        before=bins(reliability(labels, raw)),
-        after=bins(report.reliability) if is_scaled else (),
+        before=reliability(labels, raw),
+        after=report.reliability if is_scaled else (),
         scores=tuple(
-            (shown, getattr(before, name), getattr(report.scores, name) if is_scaled else None)
-            for name, shown in names.items()
+            (name, getattr(before, field), getattr(report.scores, field) if is_scaled else None)
+            for field, name in names.items()
         ),
         notes=(str(policy), *policy.notes),
     )

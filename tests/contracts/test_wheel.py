@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["bertft_core", "flows", "tasks"]
+TEMPLATES = ("page.css", "page.html.j2", "parts.html.j2", "report.html.j2", "search.html.j2")
 pytestmark = pytest.mark.slow
 
 
@@ -42,7 +43,8 @@ def test_wheel_holds_exactly_three_top_level_names(wheel: Path) -> None:
 def test_wheel_holds_every_source_file_and_the_defaults(wheel: Path) -> None:
     held = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     wanted = {p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
-    assert held == wanted | {"bertft_core/config/mlflow_defaults.yaml"}
+    templates = {f"bertft_core/reporting/html/templates/{name}" for name in TEMPLATES}
+    assert held == wanted | templates | {"bertft_core/config/mlflow_defaults.yaml"}
 
 
 def test_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:

@@ -6,10 +6,12 @@ All are drawn 360 units wide, which is the width of a phone, so that their 11-un
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bertft_core.reporting.html.markup import Markup, clipped, el, join, number, percent
+from markupsafe import Markup, escape
+
+from bertft_core.reporting.html.values import clipped, number, percent
 
 WIDTH = 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 34, 36
@@ -49,10 +51,30 @@ class Whisker:
     """A row of a chart of intervals: name, value, interval, and values to compare with (name, value)."""
 
     name: str
-    shown: str
+    text: str
     value: float
     interval: Domain | None
     others: Sequence[tuple[str, float]] = ()
+
+
+def el(tag: str, /, *children: str | None, **attributes: str | float | None) -> Markup:
+    """One element; None children and None attributes are left out. `class_` is class, `aria_label` aria-label.
+
+    >>> el("text", "1 < 2", class_="strong")
+    Markup('<text class="strong">1 &lt; 2</text>')
+    """
+    named = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = join(children)
+    return Markup(f"<{tag}{named}>{inside}</{tag}>" if inside else f"<{tag}{named}/>")
+
+
+def join(children: Iterable[str | None]) -> Markup:
+    """Children side by side, text escaped."""
+    return Markup("").join(child for child in children if child is not None)
 
 
 def line_chart(
@@ -90,7 +112,7 @@ def whisker_chart(label: str, rows: Sequence[Whisker], domain: Domain, *, zero: 
     marks = ticks(domain, 5)
     digits = _digits(marks)
     grid = [el("line", x1=_r(at(t)), x2=_r(at(t)), y1=4, y2=bottom, class_="grid") for t in marks]
-    names = [_text(at(t), bottom + 14, number(t, digits, zero), "middle") for t in marks]
+    names = [_text(at(t), bottom + 14, number(t, digits, signed=zero), "middle") for t in marks]
     strong = el("line", x1=_r(at(0)), x2=_r(at(0)), y1=4, y2=bottom, class_="axis") if zero else None
     lines = [_whisker_row(row, i * _ROW, at) for i, row in enumerate(rows)]
     size = f"0 0 {WIDTH} {bottom + 20}"
@@ -122,7 +144,7 @@ def heat_map(label: str, counts: Sequence[Sequence[int]]) -> Markup:
     return el("svg", back, *cells, viewBox=f"0 0 {n} {n}", role="img", aria_label=label, shape_rendering="crispEdges")
 
 
-def key(name: str, colour: str, marker: str = "circle", is_dashed: bool = False) -> Markup:
+def key(name: str, colour: str, marker: str = "circle", *, is_dashed: bool = False) -> Markup:
     """A legend entry: a piece of line with its marker, then the name."""
     line = el("line", x1=1, x2=27, y1=6, y2=6, class_=f"curve s-{colour}{' dashed' if is_dashed else ''}")
     dot = None if marker == "none" else _marker(14, 6, colour, marker)
@@ -132,13 +154,6 @@ def key(name: str, colour: str, marker: str = "circle", is_dashed: bool = False)
 def point_key(name: str, colour: str, marker: str) -> Markup:
     """A legend entry of a marker alone."""
     return el("span", el("svg", _marker(14, 6, colour, marker), viewBox="0 0 28 12"), name, class_="key")
-
-
-def sign(passed: bool) -> Markup:
-    """A tick or a cross, in the colour of the text around it."""
-    d = "M2 8.5 6 12.5 14 3.5" if passed else "M3 3 13 13 M13 3 3 13"
-    path = el("path", d=d, fill="none", stroke="currentColor", stroke_width=2.2, stroke_linecap="round")
-    return el("svg", path, viewBox="0 0 16 16", aria_hidden="true")
 
 
 def ticks(domain: Domain, wanted: int) -> list[float]:
@@ -267,7 +282,7 @@ def _whisker_row(row: Whisker, top: float, at: Scale) -> Markup:
     arm = None if row.interval is None else _arm(at, row.interval, y)
     dot = el("circle", cx=_r(at(row.value)), cy=_r(y), r=4.2, class_="f-blue")
     name = _text(0, top + 16, clipped(row.name, 40), kind="strong")
-    return join([name, _text(WIDTH, top + 16, row.shown, "end", "strong"), arm, *others, dot])
+    return join([name, _text(WIDTH, top + 16, row.text, "end", "strong"), arm, *others, dot])
 
 
 def _arm(at: Scale, interval: Domain, y: float) -> Markup:

@@ -1,4 +1,4 @@
-"""What an HTML report shows, as plain values: `html.report_html` draws it, `filling.page_of` fills it from a run.
+"""What the report of a run shows, as plain values; `report_html` draws it, `page_of` fills it from an evaluation.
 
 Every part is optional; an absent part leaves no trace on the page. Shares lie in [0, 1], intervals are (low, high).
 """
@@ -6,41 +6,43 @@ Every part is optional; an absent part leaves no trace on the page. Shares lie i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from bertft_core.base.errors import DataError
+
+if TYPE_CHECKING:
+    from bertft_core.evaluation.gate.decision import PromotionDecision
+    from bertft_core.evaluation.report import WorstError
+    from bertft_core.evaluation.scores.metrics import ClassScores, ReliabilityBin, Scores
+    from bertft_core.evaluation.scores.slices import SliceScore
+    from bertft_core.training.spec import TrainingResult
 
 Interval = tuple[float, float]
 Facts = tuple[tuple[str, str], ...]  # (name, value) as they are to be read
 Outcome = Literal["promoted", "kept", "awaiting", "held", "none"]
-OUTCOMES = ("promoted", "kept", "awaiting", "held", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckRow:
-    """One check of the gate: its name, whether it held, the numbers behind it."""
+class ReleaseFacts:
+    """What became of the model and why, in one sentence; outcome "none": nothing was decided.
 
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What became of the model, why in one sentence, and every check. outcome "none": nothing was decided."""
+    decision: the gate's, which the release may overrule (held, awaiting approval). champion: its scores on the same
+    rows.
+    """
 
     outcome: Outcome
-    text: str
-    checks: tuple[CheckRow, ...] = ()
+    reason: str
+    decision: PromotionDecision | None = None
+    champion: Scores | None = None
 
     def __post_init__(self) -> None:
-        if self.outcome not in OUTCOMES:
-            raise DataError(f"a verdict is one of {', '.join(OUTCOMES)}, was {self.outcome!r}")
+        if self.outcome not in get_args(Outcome):
+            raise DataError(f"an outcome is one of {', '.join(get_args(Outcome))}, was {self.outcome!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """A score with its interval (None: none to give), beside the champion's and the TF-IDF floor's.
+    """A score with its interval (None: none to give), beside the champion's and the TF-IDF baseline's.
 
     is_lower_better: log loss and its like. decides: this score decides the promotion.
     """
@@ -49,7 +51,7 @@ class ScoreRow:
     value: float | None
     interval: Interval | None = None
     champion: float | None = None
-    floor: float | None = None
+    baseline: float | None = None
     is_lower_better: bool = False
     decides: bool = False
 
@@ -62,18 +64,6 @@ class DifferenceRow:
     value: float
     interval: Interval
     note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassRow:
-    """One class: precision, recall, F1 or None where undefined; its rows and the rows decided as it."""
-
-    name: str
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    rows: int
-    predicted: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,32 +80,8 @@ class Confusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SliceRow:
-    """Accuracy on a part of the rows with its interval; `group` is what the parts divide, `note` a warning."""
-
-    group: str
-    name: str
-    rows: int
-    accuracy: float | None
-    interval: Interval | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WrongRow:
-    """A wrong prediction. words: (word or span, weight in [-1, 1]) in order; positive speaks for the prediction."""
-
-    row: str
-    text: str
-    label: str
-    predicted: str
-    confidence: float
-    words: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class SuspectRow:
-    """A row whose label is doubted, the label suggested, and how probable each is out of sample."""
+    """A row of suspects.json: the place and text of a doubted label, the label suggested, and how probable each is."""
 
     row: str
     text: str
@@ -126,20 +92,11 @@ class SuspectRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinRow:
-    """A bin of the reliability diagram: mean confidence, accuracy, rows."""
-
-    confidence: float
-    accuracy: float
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Reliability before and after temperature scaling; scores: (name, before, after); notes of the policy."""
 
-    before: tuple[BinRow, ...]
-    after: tuple[BinRow, ...] = ()
+    before: tuple[ReliabilityBin, ...]
+    after: tuple[ReliabilityBin, ...] = ()
     scores: tuple[tuple[str, float, float | None], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -162,28 +119,6 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochRow:
-    """One epoch: losses in nats and validation scores after `step` updates; best: the epoch that was kept."""
-
-    epoch: int
-    step: int
-    train_loss: float
-    validation_loss: float
-    accuracy: float
-    macro_f1: float
-    best: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learning:
-    """The epochs and the unfreezing phases (start, end, depth), fractions of the fit; facts beside them."""
-
-    epochs: tuple[EpochRow, ...]
-    phases: tuple[tuple[float, float, int], ...] = ()
-    facts: Facts = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """What the data gate and the tokeniser saw.
 
@@ -198,28 +133,32 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPage:
-    """One report. `facts` stand under the title; `warnings` right after the verdict.
+    """One report. `facts` stand under the title; `warnings` right after the outcome.
 
-    level: of all intervals, in (0, 1). rows: test rows. suspects_note: how the suspects were found, how many.
+    level: of all intervals, in (0, 1). rows: test rows. words: for each of the first `errors` its (word, weight in
+    [-1, 1]) in order, a positive weight speaking for the prediction. suspects_note: how the suspects were found.
+    phases: of the unfreezing, (start, end, depth), as fractions of the fit.
     """
 
     title: str
     facts: Facts = ()
     level: float = 0.95
     rows: int | None = None
-    verdict: Verdict | None = None
+    release: ReleaseFacts | None = None
     warnings: tuple[str, ...] = ()
     scores: tuple[ScoreRow, ...] = ()
     differences: tuple[DifferenceRow, ...] = ()
-    classes: tuple[ClassRow, ...] = ()
+    classes: tuple[ClassScores, ...] = ()
     confusion: Confusion | None = None
-    slices: tuple[SliceRow, ...] = ()
-    errors: tuple[WrongRow, ...] = ()
+    slices: tuple[SliceScore, ...] = ()
+    errors: tuple[WorstError, ...] = ()
+    words: tuple[tuple[tuple[str, float], ...], ...] = ()
     suspects: tuple[SuspectRow, ...] = ()
     suspects_note: str = ""
     calibration: Calibration | None = None
     coverage: Coverage | None = None
-    learning: Learning | None = None
+    fit: TrainingResult | None = None
+    phases: tuple[tuple[float, float, int], ...] = ()
     data: DataFacts | None = None
     config_yaml: str = ""
     lineage: Facts = ()

@@ -1,16 +1,19 @@
-"""What the report of a search shows, as plain values, and its summary in Markdown; `search_html` draws the page."""
+"""What the report of a search shows: the results themselves, and what else is known; its summary in Markdown."""
 
 from __future__ import annotations
 
 import re
-import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bertft_core.base.errors import DataError
-from bertft_core.reporting.html.markup import clipped, number
-from bertft_core.reporting.run.page import Facts
+from bertft_core.reporting.html.values import clipped, counted, number
+from bertft_core.reporting.search.pictures import MEASURES, duration, measured, pruned_share
+from bertft_core.search.knobs import best_of, knobs_of, score_name, written
+from bertft_core.search.results import TrialResult, ranked
+from bertft_core.search.winner import Verdict
 
+_ONE_SEED = "The highest single score, from one seed each; ties by lower log loss, then by lower number."
 _BEST = 10  # trials of the summary
 _COLUMNS = 12  # knobs of the summary
 _CELL = 40  # characters of a cell of the summary
@@ -19,117 +22,111 @@ _LINES = 20  # reasons and notes of the summary
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialRow:
-    """One trial. values: as text, in the order of the page's knobs, "" for a knob it does not have.
-
-    score: higher is better, None without one. measure: its second objective as text. reason: why it did not complete.
-    """
-
-    slot: int
-    state: str
-    score: float | None
-    seconds: float
-    values: tuple[str, ...]
-    reason: str = ""
-    measure: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfirmedRow:
-    """A trial that was fitted again: the score of the search, and the scores with further seeds."""
-
-    slot: int
-    first: float
-    further: tuple[float, ...]
-
-    @property
-    def mean(self) -> float | None:
-        """Mean of the further seeds alone: the first score was selected for being high."""
-        return statistics.fmean(self.further) if self.further else None
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation of the further seeds, None below two."""
-        return statistics.stdev(self.further) if len(self.further) > 1 else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Winner:
-    """The chosen trial and how it was chosen; values: its knobs. confirmed: the trials with further seeds.
-
-    single: (slot, score) of the best trial by its one score. optimism: that score minus the mean over its further
-    seeds, None where it has none.
-    """
-
-    slot: int
-    score: float | None
-    how: str
-    values: Facts = ()
-    confirmed: tuple[ConfirmedRow, ...] = ()
-    single: tuple[int, float] | None = None
-    optimism: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A PNG image with its title and a sentence on how to read it."""
-
-    title: str
-    note: str
-    png: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
 class SearchPage:
-    """A search. score: what it is called. facts: under the title. space: (knob, its values).
+    """A search. trials, timeout (seconds): what the configuration allows. space: what each knob could be, in words.
 
-    states: (state, how many trials). reasons: (state, reason, how many). notes: said before everything else, for
-    example why the search ended. measure: name of the second objective. dashboard: the command that opens the study.
-    Raises DataError for a trial with another number of values than there are knobs.
+    verdict: who won and why; None: the highest single score. measure: "latency" or "size", the second objective, with
+    the slots of its Pareto `front`. notes: said before everything else, for example why the search ended.
+    importances: of the knobs, with a `caution` on how far they can be trusted. log: knobs on a logarithmic scale.
+    dashboard: the command that opens the study, without passwords.
     """
 
     title: str
-    score: str
-    knobs: tuple[str, ...] = ()
-    trials: tuple[TrialRow, ...] = ()
-    facts: Facts = ()
-    space: Facts = ()
-    states: tuple[tuple[str, int], ...] = ()
-    reasons: tuple[tuple[str, str, int], ...] = ()
-    winner: Winner | None = None
-    notes: tuple[str, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    metric: str
+    results: tuple[TrialResult, ...] = ()
+    trials: int | None = None
+    timeout: float | None = None
+    space: Mapping[str, str] | None = None
+    verdict: Verdict | None = None
+    measure: str | None = None
+    front: Collection[int] = ()
+    notes: Sequence[str] = ()
+    importances: Mapping[str, float] | None = None
     caution: str = ""
-    measure: str = ""
+    log: Collection[str] = ()
     dashboard: str = ""
 
-    def __post_init__(self) -> None:
-        for trial in self.trials:
-            if len(trial.values) != len(self.knobs):
-                raise DataError(f"trial {trial.slot} has {len(trial.values)} values for {len(self.knobs)} knobs")
+    @property
+    def score(self) -> str:
+        """What the score is called."""
+        return score_name(self.metric)
+
+    @property
+    def measure_name(self) -> str:
+        """What the second objective is called, "" without one."""
+        return MEASURES[self.measure] if self.measure else ""
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names of what was varied."""
+        return tuple(k.name for k in knobs_of(self.results))
+
+    @property
+    def winner(self) -> Verdict | None:
+        """The verdict, else the highest single score; None where no trial was completed."""
+        best = best_of(self.results)
+        return self.verdict or (None if best is None else Verdict(best=best, how=_ONE_SEED))
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What stands under the title: how many trials, how much time, which hosts."""
+        of = "" if self.trials is None else f" of {self.trials}"
+        facts = {
+            "trials": f"{len(self.results)}{of}",
+            "time of all trials": duration(sum(r.seconds for r in self.results)),
+            "of it on pruned trials": f"{100 * pruned_share(self.results):.0f} %",
+        }
+        timed = [r for r in self.results if r.finished > r.started > 0]
+        if timed:
+            facts["from first to last"] = duration(max(r.finished for r in timed) - min(r.started for r in timed))
+        if self.timeout is not None:
+            facts["time allowed"] = duration(self.timeout)
+        hosts = sorted({r.host for r in self.results if r.host})
+        if hosts:
+            facts["hosts"] = ", ".join(hosts)
+        return tuple(facts.items())
+
+    @property
+    def states(self) -> list[tuple[str, int]]:
+        """(state, how many trials)."""
+        return [(state_name(s), n) for s, n in sorted(Counter(r.state for r in self.results).items())]
+
+    @property
+    def reasons(self) -> list[tuple[str, str, int]]:
+        """(state, reason, how many trials), the most frequent first."""
+        counts = Counter((r.state, r.reason) for r in self.results if r.reason)
+        return [(state_name(state), reason, n) for (state, reason), n in counts.most_common()]
+
+    def cost(self, result: TrialResult) -> str:
+        """A trial's second objective as text, a dash where it was not measured."""
+        cost = measured(result, self.measure) if self.measure else None
+        return "–" if cost is None else f"{cost:.4g}"
 
 
-def optimism_sentence(winner: Winner) -> str | None:
+def state_name(state: str) -> str:
+    """A trial's state as a word."""
+    return {"fail": "failed"}.get(state, state)
+
+
+def value_of(result: TrialResult, knob: str) -> str:
+    """A trial's value of a knob as text, "" where it does not have it."""
+    return written(result.params[knob]) if knob in result.params else ""
+
+
+def optimism_sentence(page: SearchPage) -> str | None:
     """How much the best single score promised too much; None where it was not confirmed."""
-    if winner.single is None or winner.optimism is None:
+    best, winner = best_of(page.results), page.winner
+    if winner is None or best is None or best.score is None:
         return None
-    slot, score = winner.single
-    further = next((len(row.further) for row in winner.confirmed if row.slot == slot), 0)
-    seeds = f"{further} further seed{'' if further == 1 else 's'}"
-    said = "promised" if winner.optimism >= 0 else "stayed"
-    how = "too much" if winner.optimism >= 0 else "below what it does"
-    mean = number(score - winner.optimism)
+    confirmed = next((c for c in winner.confirmations if c.trial.slot == best.slot and c.scores), None)
+    if confirmed is None:
+        return None
+    optimism = best.score - confirmed.mean
+    promised = f"promised {number(optimism)} too much" if optimism >= 0 else f"promised {number(-optimism)} too little"
     return (
-        f"The best single score, {number(score)} of trial {slot}, {said} {number(abs(winner.optimism))} {how}: "
-        f"with {seeds} the trial reaches {mean} on average."
+        f"The best single score, {number(best.score)} of trial {best.slot}, {promised}: with "
+        f"{counted(len(confirmed.scores), 'further seed')} the trial reaches {number(confirmed.mean)} on average."
     )
-
-
-def ranked(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """Completed trials from the highest score, then the others by slot."""
-    done = [t for t in trials if t.state == "complete" and t.score is not None]
-    rest = [t for t in trials if t not in done]
-    return sorted(done, key=lambda t: (-(t.score or 0.0), t.slot)) + sorted(rest, key=lambda t: t.slot)
 
 
 def search_summary(page: SearchPage, where: str = "") -> str:
@@ -137,48 +134,54 @@ def search_summary(page: SearchPage, where: str = "") -> str:
     lines = [f"# Search: {_cell(page.title, 200)}", ""]
     lines += [f"- {_cell(note, 400)}" for note in page.notes[:_LINES]]
     lines += [f"- {_cell(name)}: {_cell(value, 200)}" for name, value in page.facts[:_LINES]]
-    lines += [*_chosen(page), *_best_table(page), "", "## What became of the trials", ""]
+    best = page.winner
+    if best is None:
+        lines += ["", "**No trial was completed.**"]
+    else:
+        values = ", ".join(f"{_cell(k)} {_cell(written(v))}" for k, v in list(best.best.params.items())[:_COLUMNS])
+        lines += [
+            "",
+            f"**Chosen: trial {best.best.slot}**, {_cell(page.score)} {number(best.best.score)} ({values})",
+            "",
+        ]
+        lines += [_cell(text, 600) for text in (best.how, optimism_sentence(page)) if text]
+    lines += [*_best_table(page), "", "## What became of the trials", ""]
     lines += [f"- {n} {_cell(state)}" for state, n in page.states]
-    lines += [f"    - {n} {_cell(state)}: {_cell(reason, 160)}" for state, reason, n in page.reasons[:_LINES]]
-    if len(page.reasons) > _LINES:
-        lines.append(f"    - {len(page.reasons) - _LINES} more reasons are on the page")
+    reasons = page.reasons
+    lines += [f"    - {n} {_cell(state)}: {_cell(reason, 160)}" for state, reason, n in reasons[:_LINES]]
+    if len(reasons) > _LINES:
+        lines.append(f"    - {counted(len(reasons) - _LINES, 'more reason is', 'more reasons are')} on the page")
     last = [*(["", f"The whole report: {where[: _CELL * 20]}"] if where else [])]
     last += [*(["", f"Open the study: `{page.dashboard[: _CELL * 20]}`"] if page.dashboard else [])]
     return "\n".join([*_within(lines, _BYTES), *last]) + "\n"
 
 
-def _chosen(page: SearchPage) -> list[str]:
-    best = page.winner
-    if best is None:
-        return ["", "**No trial was completed.**"]
-    values = ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in best.values[:_COLUMNS])
-    said = [_cell(text, 600) for text in (best.how, optimism_sentence(best)) if text]
-    return ["", f"**Chosen: trial {best.slot}**, {_cell(page.score)} {number(best.score)} ({values})", "", *said]
-
-
 def _best_table(page: SearchPage) -> list[str]:
-    shown = [t for t in ranked(page.trials)[:_BEST] if t.state == "complete"]
-    if not shown:
+    best, knobs = ranked(page.results)[:_BEST], page.knobs
+    if not best:
         return []
-    head = ["trial", page.score, *([page.measure] if page.measure else []), *page.knobs[:_COLUMNS]]
-    lines = ["", f"## The best {len(shown)} of {len(page.trials)}", "", _row(head), _row(["---"] * len(head))]
-    for t in shown:
-        extra = [t.measure] if page.measure else []
-        lines.append(_row([str(t.slot), number(t.score), *extra, *t.values[:_COLUMNS]]))
-    more = len(page.knobs) - _COLUMNS
-    return [*lines, *(["", f"{more} more knobs are on the page."] if more > 0 else [])]
+    head = ["trial", page.score, *([page.measure_name] if page.measure else []), *knobs[:_COLUMNS]]
+    title = f"## The best {len(best)} of {counted(len(page.results), 'trial')}"
+    lines = ["", title, "", _row(head), _row(["---"] * len(head))]
+    for trial in best:
+        cost = [page.cost(trial)] if page.measure else []
+        lines.append(
+            _row([str(trial.slot), number(trial.score), *cost, *(value_of(trial, k) for k in knobs[:_COLUMNS])])
+        )
+    more = len(knobs) - _COLUMNS
+    return [*lines, *(["", f"{counted(more, 'more knob is', 'more knobs are')} on the page."] if more > 0 else [])]
 
 
 def _within(lines: Sequence[str], most: int) -> list[str]:
     """The first lines, as many as fit into so many bytes."""
     room = most
-    kept: list[str] = []
+    first: list[str] = []
     for line in lines:
         room -= len(line.encode()) + 1
         if room < 0:
-            return [*kept, "", "Cut here: the rest is on the page."]
-        kept.append(line)
-    return kept
+            return [*first, "", "Cut here: the rest is on the page."]
+        first.append(line)
+    return first
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -11,7 +11,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from bertft_core.recipe.search_report import SearchReport, write_search_report
+from bertft_core.reporting.search.page import SearchPage
+from bertft_core.search.knobs import knob_importances, log_knobs, space_facts
 from bertft_core.search.results import TrialResult
+from bertft_core.search.winner import Confirmation, Verdict
 
 SPACE = {"lr": FloatDistribution(1e-5, 1e-3, log=True), "pooling": CategoricalDistribution(["cls", "<mean>"])}
 
@@ -43,19 +46,23 @@ RESULTS = (
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> SearchReport:
-    return write_search_report(
-        RESULTS,
-        tmp_path_factory.mktemp("report"),
+    confirmations = (
+        Confirmation(trial=RESULTS[8], scores=(0.84, 0.86)),
+        Confirmation(trial=RESULTS[7], scores=(0.86, 0.87)),
+    )
+    page = SearchPage(
         title="news",
         metric="macro_f1",
-        distributions=SPACE,
+        results=RESULTS,
         trials=12,
         timeout=7200,
-        best=RESULTS[7],
-        how="highest mean of 2 further seeds",
-        confirmed=[(RESULTS[8], (0.84, 0.86)), (RESULTS[7], (0.86, 0.87))],
+        space=space_facts(SPACE),
+        verdict=Verdict(best=RESULTS[7], how="highest mean of 2 further seeds", confirmations=confirmations),
+        importances=knob_importances(RESULTS, SPACE),
+        log=log_knobs(SPACE),
         dashboard="optuna-dashboard sqlite:///search.db",
     )
+    return write_search_report(page, tmp_path_factory.mktemp("report"))
 
 
 def shown(report: SearchReport) -> str:
@@ -97,20 +104,19 @@ def test_space_is_told_in_words(report: SearchReport) -> None:
 
 
 def test_without_a_chosen_trial_the_best_single_score_wins(tmp_path: Path) -> None:
-    found = write_search_report(RESULTS[:3], tmp_path, title="t", metric="accuracy", distributions=SPACE)
+    found = write_search_report(SearchPage(title="t", metric="accuracy", results=RESULTS[:3]), tmp_path)
     assert "Trial 2: validation accuracy 0.8200 The highest single score" in shown(found)
 
 
 def test_second_objective_is_a_column(tmp_path: Path) -> None:
     sized = [TrialResult(**{**vars(r), "size_bytes": 91_000_000 + r.slot * 10**6}) for r in RESULTS[:3]]
-    found = write_search_report(
-        sized, tmp_path, title="t", metric="accuracy", distributions=SPACE, measure="size", front=[0]
-    )
+    page = SearchPage(title="t", metric="accuracy", results=tuple(sized), measure="size", front=[0])
+    found = write_search_report(page, tmp_path)
     assert "2 chosen complete 0.8200 93 60" in shown(found)
     assert "front" in {p.stem for p in found.pictures}
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_search_without_pictures_still_has_a_page(tmp_path: Path, n: int) -> None:
-    found = write_search_report(RESULTS[:n], tmp_path, title="t", metric="accuracy", distributions=SPACE)
+    found = write_search_report(SearchPage(title="t", metric="accuracy", results=RESULTS[:n]), tmp_path)
     assert found.pictures == () and f"trials {n} " in shown(found)

@@ -4,23 +4,24 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
+from markupsafe import Markup
 
 from bertft_core.reporting.html.charts import (
     Series,
     Whisker,
+    el,
     heat_map,
     key,
     line_chart,
     point_key,
     rounded_out,
     share_axis,
-    sign,
     spark_whisker,
     ticks,
     value_axis,
     whisker_chart,
 )
-from bertft_core.reporting.html.markup import Markup, clipped, el, number, span_of, text
+from bertft_core.reporting.html.values import clipped, counted, interval_text, number
 
 
 def curve(points: list[tuple[float, float]], marker: str = "circle") -> ET.Element:
@@ -58,7 +59,7 @@ def test_bands_are_shaded_in_turn_and_named() -> None:
 
 def test_every_chart_is_well_formed_and_has_a_name_for_readers_that_do_not_see() -> None:
     name = 'a "quoted" <label> & more'
-    row = Whisker(name=name, shown="0.9", value=0.9, interval=(0.8, 1.0), others=(("champion", 0.85), ("floor", 0.7)))
+    row = Whisker(name=name, text="0.9", value=0.9, interval=(0.8, 1.0), others=(("champion", 0.85), ("floor", 0.7)))
     charts = [
         whisker_chart(name, [row], (0.6, 1.0)),
         whisker_chart(name, [row], (-0.5, 1.0), zero=True),
@@ -70,13 +71,13 @@ def test_every_chart_is_well_formed_and_has_a_name_for_readers_that_do_not_see()
         found = ET.fromstring(chart)
         assert (found.get("role"), found.get("aria-label")) == ("img", name)
         assert len(found.get("viewBox").split()) == 4
-    for mark in (sign(True), key("a", "blue"), point_key("a", "grey", "triangle")):
+    for mark in (key("a", "blue"), point_key("a", "grey", "triangle")):
         assert list(ET.fromstring(mark).iter())
 
 
 def test_charts_name_no_colour_but_the_pages() -> None:
-    row = Whisker(name="a", shown="0.9", value=0.9, interval=(0.8, 1.0))
-    drawn = whisker_chart("", [row], (0.6, 1.0)) + heat_map("", [[1, 1], [1, 1]]) + sign(True)
+    row = Whisker(name="a", text="0.9", value=0.9, interval=(0.8, 1.0))
+    drawn = whisker_chart("", [row], (0.6, 1.0)) + heat_map("", [[1, 1], [1, 1]])
     assert not re.search(r"#[0-9a-f]{3,6}\b|rgb\(", drawn)
 
 
@@ -107,19 +108,22 @@ def test_a_domain_of_one_value_gets_a_width() -> None:
 
 def test_text_is_escaped_and_markup_is_not_escaped_twice() -> None:
     inner = el("b", 'a < "b"')
-    assert inner == '<b>a &lt; "b"</b>' and isinstance(inner, Markup)
+    assert inner == "<b>a &lt; &#34;b&#34;</b>" and isinstance(inner, Markup)
     assert el("p", inner, None, "&", class_="x", aria_label='"', hidden=None) == (
-        f'<p class="x" aria-label="&quot;">{inner}&amp;</p>'
+        f'<p class="x" aria-label="&#34;">{inner}&amp;</p>'
     )
-    assert text(inner) is inner
 
 
 def test_numbers_have_a_true_minus_sign_and_no_negative_zero() -> None:
     assert number(-0.5) == "−0.5000" and number(0.5, signed=True) == "+0.5000"
     assert number(-0.00004) == "0.0000" and number(0.0, 2, signed=True) == "0.00"
-    assert number(None) == "–" and number(1234.0, 0) == "1,234" and span_of(None) is None
+    assert number(None) == "–" and number(1234.0, 0) == "1,234" and interval_text(None) is None
 
 
 def test_clipped_text_is_one_line_of_at_most_so_many_characters() -> None:
     assert clipped("a\n b   c", 9) == "a b c"
     assert clipped("abcdefgh", 5) == "abcd…"
+
+
+def test_a_counted_noun_has_its_plural() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

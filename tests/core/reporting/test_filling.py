@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import Any
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from bertft_core.data.tokens.tokenization import TokenizedSplits
 from bertft_core.evaluation.gate.decision import decide
 from bertft_core.evaluation.report import EvaluationReport, evaluate
 from bertft_core.reporting.run.document import report_html
-from bertft_core.reporting.run.filling import page_of
-from bertft_core.reporting.run.page import ScoreRow
+from bertft_core.reporting.run.filling import data_facts, page_of
+from bertft_core.reporting.run.page import ReleaseFacts, ScoreRow
 from bertft_core.training.spec import EpochResult, TrainingResult
 
 CLASSES = ("business", "sport")
@@ -43,7 +42,7 @@ def report() -> EvaluationReport:
     )
 
 
-def fit() -> dict[str, Any]:
+def fit() -> TrainingResult:
     history = tuple(
         EpochResult(
             epoch=e,
@@ -57,7 +56,7 @@ def fit() -> dict[str, Any]:
         )
         for e in (1, 2)
     )
-    result = TrainingResult(
+    return TrainingResult(
         state="complete",
         reason="",
         score=0.9,
@@ -70,10 +69,9 @@ def fit() -> dict[str, Any]:
         model_dir="",
         seconds=12.4,
     )
-    return json.loads(json.dumps(result.to_json()))
 
 
-def dataset() -> dict[str, Any]:
+def dataset() -> DatasetSplits:
     counts = {"train": {"business": 60, "sport": 40}, "validation": {"sport": 10}, "test": {"business": 100}}
     report = DataReport(
         rows_read=2225,
@@ -87,7 +85,7 @@ def dataset() -> dict[str, Any]:
         warnings=(),
         overlaps={"train": 3},
     )
-    splits = DatasetSplits(
+    return DatasetSplits(
         directory="",
         fingerprint="f",
         classes=CLASSES,
@@ -98,12 +96,11 @@ def dataset() -> dict[str, Any]:
         has_pair=False,
         report=report,
     )
-    return json.loads(json.dumps(asdict(splits)))
 
 
-def tokens() -> dict[str, Any]:
+def tokens() -> TokenizedSplits:
     lengths = {"p50": 400, "p90": 700, "p95": 900, "p99": 1200, "max": 3884}
-    splits = TokenizedSplits(
+    return TokenizedSplits(
         directory="",
         fingerprint="f",
         max_length=256,
@@ -115,13 +112,13 @@ def tokens() -> dict[str, Any]:
         pad_id=0,
         has_pair=False,
     )
-    return json.loads(json.dumps(asdict(splits)))
 
 
-def decision() -> dict[str, Any]:
+def release() -> ReleaseFacts:
     y, p = rows(0.95, 0)
     found = decide(PromotionRule(metric="accuracy", resamples=200), y, p, rows(0.7, 5)[1], CLASSES)
-    return json.loads(json.dumps(found.to_json()))
+    outcome = "promoted" if found.promote else "kept"
+    return ReleaseFacts(outcome=outcome, reason=found.reason, decision=found)
 
 
 def test_a_report_alone_fills_scores_classes_and_errors_and_no_more(report: EvaluationReport) -> None:
@@ -130,7 +127,7 @@ def test_a_report_alone_fills_scores_classes_and_errors_and_no_more(report: Eval
         name="macro F1",
         value=report.scores.macro_f1,
         interval=report.intervals["macro_f1"],
-        floor=report.floor_macro_f1,
+        baseline=report.floor_macro_f1,
         decides=True,
     )
     assert len(page.scores) == 11 and page.scores[1].name == "accuracy"
@@ -139,48 +136,50 @@ def test_a_report_alone_fills_scores_classes_and_errors_and_no_more(report: Eval
         and page.rows == 200
         and page.warnings == report.warnings
     )
-    assert [c.rows for c in page.classes] == [100, 100] and page.confusion.counts == report.confusion
+    assert [c.support for c in page.classes] == [100, 100] and page.confusion.counts == report.confusion
     assert len(page.errors) == len(report.worst_errors) > 0
-    assert page.verdict is page.learning is page.data is page.coverage is None
+    assert page.release is page.fit is page.data is page.coverage is None
 
 
-def test_the_floor_is_a_difference_of_its_own(report: EvaluationReport) -> None:
+def test_the_baseline_is_a_difference_of_its_own(report: EvaluationReport) -> None:
     (found,) = page_of(report, title="news").differences
     assert (found.value, found.interval) == (report.floor_difference, report.floor_difference_interval)
 
 
-def test_champion_and_floor_stand_beside_the_reports_own_scores(report: EvaluationReport) -> None:
-    page = page_of(report, title="news", champion={"auroc": 0.97}, floor={"auroc": 0.9})
+def test_champion_and_baseline_stand_beside_the_reports_own_scores(report: EvaluationReport) -> None:
+    champion = ReleaseFacts(outcome="kept", reason="", champion=replace(report.scores, auroc=0.97))
+    page = page_of(report, title="news", release=champion, baseline=replace(report.scores, auroc=0.9))
     auroc = {s.name: s for s in page.scores}["AUROC, one against the rest"]
     own, spread = report.scores.auroc, report.intervals["auroc"]
-    assert (auroc.value, auroc.interval, auroc.champion, auroc.floor) == (own, spread, 0.97, 0.9)
+    assert (auroc.value, auroc.interval, auroc.champion, auroc.baseline) == (own, spread, 0.97, 0.9)
 
 
-def test_a_decision_becomes_verdict_checks_and_difference(report: EvaluationReport) -> None:
-    given = decision()
-    page = page_of(report, title="news", decision=given)
-    assert page.verdict.outcome == ("promoted" if given["promote"] else "kept") and page.verdict.text == given["reason"]
-    assert [c.name for c in page.verdict.checks] == [c["name"] for c in given["checks"]]
-    assert page.differences[0].value == given["difference"]
+def test_a_decision_becomes_checks_and_difference(report: EvaluationReport) -> None:
+    given = release()
+    page = page_of(report, title="news", release=given)
+    assert page.release is given and len(given.decision.checks) > 0
+    assert page.differences[0].value == given.decision.difference
     assert page.differences[0].name == "accuracy: this model − champion"
 
 
 def test_a_first_decision_has_no_difference(report: EvaluationReport) -> None:
     y, p = rows(0.95, 0)
-    first = decide(PromotionRule(resamples=200), y, p, None, CLASSES).to_json()
-    assert [d.name for d in page_of(report, title="news", decision=first).differences] == [
-        "accuracy: this model − TF-IDF floor"
+    decision = decide(PromotionRule(resamples=200), y, p, None, CLASSES)
+    first = ReleaseFacts(outcome="promoted", reason="", decision=decision)
+    assert [d.name for d in page_of(report, title="news", release=first).differences] == [
+        "accuracy: this model − TF-IDF baseline"
     ]
 
 
-def test_the_epoch_that_was_kept_is_marked(report: EvaluationReport) -> None:
-    learning = page_of(report, title="news", fit=fit(), phases=[(0, 0.5, 1), (0.5, 1, 4)]).learning
-    assert [e.best for e in learning.epochs] == [False, True] and learning.phases == ((0.0, 0.5, 1), (0.5, 1.0, 4))
-    assert learning.facts == (("steps", "20"), ("duration", "12 s"))
+def test_the_epoch_that_was_kept_is_marked_among_the_facts_of_the_fit(report: EvaluationReport) -> None:
+    page = replace(page_of(report, title="news"), fit=fit(), phases=((0.0, 0.5, 1), (0.5, 1.0, 4)))
+    text = " ".join(re.sub("<[^>]*>", " ", report_html(page)).split())
+    assert "steps 20 duration 12 s" in text
+    assert re.findall(r" (\d) kept ", text) == ["2"]
 
 
-def test_data_facts_name_reasons_overlaps_and_cut_rows(report: EvaluationReport) -> None:
-    data = page_of(report, title="news", dataset=dataset(), tokens=tokens()).data
+def test_data_facts_name_reasons_overlaps_and_cut_rows() -> None:
+    data = data_facts(dataset(), tokens())
     assert dict(data.facts) == {
         "rows read": "2,225",
         "rows used": "2,100",
@@ -199,21 +198,19 @@ def test_data_facts_name_reasons_overlaps_and_cut_rows(report: EvaluationReport)
 
 
 def test_word_weights_go_to_the_errors_in_order(report: EvaluationReport) -> None:
-    errors = page_of(report, title="news", words=[[["some", 0.5], ["text", -0.1]]]).errors
-    assert errors[0].words == (("some", 0.5), ("text", -0.1)) and errors[1].words == ()
+    page = replace(page_of(report, title="news"), words=((("some", 0.5), ("text", -0.1)),))
+    items = re.findall(r"<li><p class=\"head\">.*?</li>", report_html(page), flags=re.DOTALL)
+    assert ["Strongest: " in item for item in items] == [True, *[False] * (len(report.worst_errors) - 1)]
 
 
 def test_everything_together_draws_a_page(report: EvaluationReport) -> None:
-    page = page_of(
-        report,
-        title="news",
+    page = replace(
+        page_of(report, title="news", release=release()),
         fit=fit(),
-        phases=[(0, 1, 7)],
-        dataset=dataset(),
-        tokens=tokens(),
-        decision=decision(),
+        phases=((0, 1, 7),),
+        data=data_facts(dataset(), tokens()),
         config_yaml="name: news\n",
-        lineage={"git commit": "abc"},
+        lineage=(("git commit", "abc"),),
     )
     text = report_html(page)
     for part in ("verdict", "scores", "classes", "errors", "training", "data", "configuration", "lineage"):

@@ -1,0 +1,48 @@
+"""Pages from the templates beside this file: every value is escaped, a name without a value is an error.
+
+A template takes plain values and writes them with the filters of `values`; charts come as Markup, which is not escaped
+again. What a page may load and run is said once, in page.html.j2.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bertft_core.reporting.html import values
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+# neither HTML nor XML may hold control characters and lone surrogates
+_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render(template: str, **given: Any) -> str:
+    """The page of a template and its values, also well-formed XML; characters that no page may hold become U+FFFD."""
+    return _UNPRINTABLE.sub("\ufffd", _environment().get_template(template).render(**given))
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("bertft_core.reporting.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols"],
+    )
+    environment.filters |= {
+        "clip": values.clipped,
+        "number": values.number,
+        "percent": values.percent,
+        "interval": values.interval_text,
+        "count": "{:,}".format,
+        "capital": lambda text: text[:1].upper() + text[1:],
+    }
+    environment.globals["counted"] = values.counted
+    return environment

@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertft_core.base.files import read_json, write_json
 from bertft_core.base.locks import FOREVER, exclusive
@@ -15,6 +15,7 @@ from bertft_core.base.locks import FOREVER, exclusive
 SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
 _LAST_TRAINING = ".basis.json"
+T = TypeVar("T")
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
 
 
@@ -94,14 +95,14 @@ class NightLog:
     def last_training(self) -> LastTraining | None:
         """The last training, None before the first."""
         try:
-            return LastTraining.from_json(read_json(self._last_training))
+            return from_disk(LastTraining, read_json(self._last_training))
         except FileNotFoundError:
             return None
 
     def remember_training(self, training: LastTraining) -> None:
         """Remember a training that the next nights are compared with."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._last_training, training.to_json())
+        write_json(self._last_training, to_disk(training))
 
 
 def last_runs(home: Path) -> set[str]:
@@ -129,15 +130,6 @@ class LastTraining:
     accuracy: float | None = None
     test_rows: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """As it lies on disk, where `settings` has the name `asked`."""
-        return {"asked" if key == "settings" else key: value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> LastTraining:
-        """What `to_json` gave."""
-        return cls(**{"settings" if key == "asked" else key: found for key, found in value.items()})
-
     def age_days(self, now: dt.datetime) -> float:
         """Days since the training."""
         return _days(self.trained, now)
@@ -149,3 +141,13 @@ class LastTraining:
 
 def _days(then: str, now: dt.datetime) -> float:
     return (now - dt.datetime.fromisoformat(then)).total_seconds() / 86_400
+
+
+def to_disk(value: Any) -> dict[str, Any]:
+    """A training or a plan as it lies on disk, where `settings` has the name `asked`."""
+    return {"asked" if key == "settings" else key: part for key, part in asdict(value).items()}
+
+
+def from_disk(kind: type[T], stored: dict[str, Any]) -> T:
+    """Inverse of `to_disk`."""
+    return kind(**{"settings" if key == "asked" else key: part for key, part in stored.items()})

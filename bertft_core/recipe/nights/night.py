@@ -31,6 +31,8 @@ from bertft_core.recipe.nights.log import (
     LastTraining,
     Night,
     NightLog,
+    from_disk,
+    to_disk,
 )
 from bertft_core.recipe.nights.plan import TrainingPlan, plan_training
 from bertft_core.recipe.nights.rows import Changes, Rows, changes
@@ -117,12 +119,12 @@ class NightRun:
     def _work(self, log: NightLog) -> Night:
         open_home(self.home)  # raises where the disk is nearly full
         killed = log.left_open()
-        kept = TrainingPlan.from_json(killed["plan"]) if killed and killed["plan"] else None
+        kept = from_disk(TrainingPlan, killed["plan"]) if killed and killed["plan"] else None
         if killed is not None:
             log.add(_killed(killed))
             self.report.say(f"the night of {killed.get('night')} was killed; this one goes on from what it left")
         last = log.last_training
-        log.begin(night=self.night, started=self._started, plan=kept and kept.to_json())
+        log.begin(night=self.night, started=self._started, plan=kept and to_disk(kept))
         rows_before = Rows.load(Path(last.run)) if last else None
         self._fix_classes(rows_before)
         with self.report.stage("ingest"):
@@ -137,7 +139,7 @@ class NightRun:
         plan, goes_on = kept, kept is not None and (kept.rows, kept.settings) == (dataset.fingerprint, settings)
         if plan is None or not goes_on:  # a plan for the same rows goes on: its trials and its fit are resumed
             plan = plan_training(self.config, last, dataset.fingerprint, settings, self._moment)
-        log.begin(night=self.night, started=self._started, plan=plan.to_json())
+        log.begin(night=self.night, started=self._started, plan=to_disk(plan))
         result = self.steps.train([*self.overrides, *plan.overrides], again=self.is_forced and not goes_on)
         for stage, seconds in result["seconds"].items():
             self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + seconds

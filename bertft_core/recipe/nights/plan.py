@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from bertft_core.config.knobs import place
 from bertft_core.config.run import RunConfig
@@ -22,15 +21,6 @@ class TrainingPlan:
     settings: str
     overrides: list[str]
     is_searched: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """As it lies on disk, where `settings` has the name `asked`."""
-        return {"asked" if key == "settings" else key: value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> TrainingPlan:
-        """What `to_json` gave."""
-        return cls(**{"settings" if key == "asked" else key: found for key, found in value.items()})
 
 
 def plan_training(

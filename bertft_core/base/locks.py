@@ -28,7 +28,7 @@ def exclusive(
 
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
+    lock = FileLock(target, poll_interval=_POLL_SECONDS, thread_local=False, fallback_to_soft=False)
     try:
         try:
             lock.acquire(timeout=0)

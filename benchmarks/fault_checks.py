@@ -176,7 +176,7 @@ def _refit(config: RunConfig, home: Path, trial: Any) -> dict[str, Any]:
     last = stored["rungs"][-1][0] if stored["state"] == "pruned" else 1.0
     with Trainer() as trainer, tempfile.TemporaryDirectory() as folder:
         context = RunContext(config=config, prepared=prepared, run=run, home=home, trainer=trainer)
-        settings = trials.share(fitting.settle(context), search.workers)
+        settings = trials.share(fitting.machine_settings(context), search.workers)
         spec = fitting.fit_spec(
             config.with_values(trial.params),
             prepared,

@@ -114,14 +114,24 @@ def run_ours(bench: Bench, load: Workload, precision: str, **training: Any) -> d
 def told(result: Any, spec: FitSpec, load: Workload) -> dict[str, Any]:
     """What is kept of a fit of the product."""
     last = result.history[-1]
-    found = {"seconds": last.seconds, "steps": last.step, "rows": load.train * spec.epochs, "padding": padding(spec)}
-    return {**found, "precision": spec.precision, "prefix_cache": spec.prefix_cache, "prefix": result.prefix}
+    found = {
+        "seconds": last.seconds,
+        "steps": last.step,
+        "rows": load.train * spec.training.epochs,
+        "padding": padding(spec),
+    }
+    return {
+        **found,
+        "precision": spec.training.precision,
+        "prefix_cache": spec.training.prefix_cache,
+        "prefix": result.prefix,
+    }
 
 
 def padding(spec: FitSpec) -> float:
     """Share of padding in the tokens of a fit's first epoch."""
     lengths = open_split(spec.tokens, "train").lengths
-    batches = epoch_batches(lengths, spec.batch_size, spec.seed, 0)
+    batches = epoch_batches(lengths, spec.training.batch_size, spec.training.seed, 0)
     padded = sum(len(rows) * (-(-int(lengths[rows].max()) // 8) * 8) for rows in batches)
     return 1.0 - int(lengths.sum()) / padded
 
@@ -134,7 +144,7 @@ def run_schedule(bench: Bench, schedule: str) -> dict[str, Any]:
         warm, spec = specs(bench, load, bench.settings.precision, Path(folder), **wanted)
         trainer.fit(warm)
         cold = told(trainer.fit(spec), spec, load)
-        again = replace(spec, seed=2, output=f"{spec.output}-2")
+        again = replace(spec, training=spec.training.model_copy(update={"seed": 2}), output=f"{spec.output}-2")
         hot = told(trainer.fit(again), again, load)
     return {"cold": cold, "warm": hot}
 
@@ -225,5 +235,7 @@ def quality_ours(bench: Bench, load: Workload, schedule: str, seed: int) -> dict
         _, spec = specs(bench, load, bench.settings.precision, Path(folder), **wanted)
         spec = replace(spec, keep_model=True, metric="accuracy", prefix_root=str(bench.home / "prefix"))
         result = trainer.fit(spec)
-        file = trainer.score(result.model_dir, spec.tokens, "test", Path(folder) / "test.npy", threads=spec.threads)
+        file = trainer.score(
+            result.model_dir, spec.tokens, "test", Path(folder) / "test.npy", threads=spec.training.threads
+        )
         return {**told(result, spec, load), "answers": np.load(file).argmax(axis=1).tolist()}

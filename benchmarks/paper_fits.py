@@ -134,7 +134,9 @@ def classes_of(model_dir: Path | str, spec: FitSpec) -> Any:
     """[test rows] classes that a model answers, in the precision of training: float32 would cost as much as the fit."""
     from bertft_core.training.scoring import score
 
-    return score(model_dir, spec.tokens, "test", spec.device, spec.threads, precision=spec.precision).argmax(axis=1)
+    return score(
+        model_dir, spec.tokens, "test", spec.training.device, spec.training.threads, precision=spec.training.precision
+    ).argmax(axis=1)
 
 
 def run_curve(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
@@ -146,8 +148,8 @@ def run_curve(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
             result = bench.trainer.fit(spec, None, lambda *_: False)
         except TrialPruned as fault:
             return {"diverged": str(fault), **stamp()}
-    epochs = [(epoch.epoch / spec.epochs, epoch.accuracy) for epoch in result.history]
-    losses = [(epoch.epoch / spec.epochs, epoch.train_loss) for epoch in result.history]
+    epochs = [(epoch.epoch / spec.training.epochs, epoch.accuracy) for epoch in result.history]
+    losses = [(epoch.epoch / spec.training.epochs, epoch.train_loss) for epoch in result.history]
     return {"accuracy": sorted([*epochs, *result.rungs]), "train_loss": losses, **stamp()}
 
 
@@ -164,7 +166,14 @@ def make_spec(
 def warm(bench: Bench, spec: FitSpec) -> None:
     """Start the trainer and its imports, so that they are not counted."""
     if bench.trainer.pid is None:
-        bench.trainer.fit(replace(spec, rows=2 * spec.batch_size, epochs=1, output=f"{spec.output}-warm"))
+        bench.trainer.fit(
+            replace(
+                spec,
+                rows=2 * spec.training.batch_size,
+                training=spec.training.model_copy(update={"epochs": 1}),
+                output=f"{spec.output}-warm",
+            )
+        )
 
 
 def processor_seconds(trainer: Trainer) -> float:

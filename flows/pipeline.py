@@ -124,9 +124,9 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
     config, run = context.config, context.run
     fitted = fitting.fitted_config(config, run)
     if fitted is not None and last != "search":
-        return fitted, run.state().get("chosen", {"best_params": trials.shown_values(fitted, None)})
+        return fitted, run.state().get("chosen", {"best_params": trials.final_values(fitted, None)})
     found = search(context, tree, report)
-    told: dict[str, Any] = {"best_params": trials.shown_values(config, found and found[0].best)}
+    told: dict[str, Any] = {"best_params": trials.final_values(config, found and found[0].best)}
     if found is not None:
         told = {"search": found[1], **told}
     if last != "search":

@@ -22,7 +22,7 @@ from bertft_core.registry.answers import Scorer
 from bertft_core.registry.decision import bar
 from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
 from bertft_core.tracking.store import open_store
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.results import TrainingResult
 from flows.signals import ends_when_told
 from tasks.release import check_parity, decide_promotion, register_model
 

@@ -22,11 +22,11 @@ from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.trials import Bench
+from bertft_core.recipe.trials import TrialRunner
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy
-from bertft_core.search.winner import Verdict
+from bertft_core.search.winner import SearchWinner
 from flows.environment import study_storage
 from flows.signals import ends_when_told
 from flows.terminal.board import TrialBoard
@@ -40,7 +40,7 @@ _ACCOUNT_SECONDS = 30.0  # time spent is written that often: a kill loses no mor
 
 
 @dataclass(kw_only=True)
-class Crew:
+class Workers:
     """The trainer processes of one coordinator, those without a trial, and whether they all shall stop."""
 
     trainers: list[Trainer]
@@ -51,24 +51,25 @@ class Crew:
         self.idle = list(self.trainers)
 
 
-def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[Verdict, dict[str, Any]] | None:
+def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[SearchWinner, dict[str, Any]] | None:
     """The winner of the search and its part of the result document; None where nothing is searched."""
     config, prepared = context.config, context.prepared
+    if config.search is None or not config.is_searched:
+        return None
+    trials.require_possible(config, prepared, context.home)
     owner = Owner(run=context.run.run_id, prefect=tree.prefect_run)
     study = trials.open_study(config, prepared, context.home, owner, study_storage())
-    if study is None or config.search is None:
-        return None
     context.run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
-    with crew(context) as (bench, team):
-        report.say(f"  {fitting.prefix_plan(config, prepared, bench.settings.precision, config.search.rows)}")
-        confirmation = work_through(study, bench, team, report, tree)
-    found = trials.verdict(study, config, confirmation)
-    study.crown(found.best.params)
+    with trial_workers(context) as (runner, workers):
+        report.say(f"  {fitting.prefix_plan(config, prepared, runner.settings.precision, config.search.rows)}")
+        confirmation = run_search(study, runner, workers, report, tree)
+    winner = trials.find_winner(study, config, confirmation)
+    study.store_winner(winner.best.params)
     trials.sweep(study, context.home)
-    published = publish(study, found, context, tree)
-    return found, {
-        **trials.document(found),
+    published = publish(study, winner, context, tree)
+    return winner, {
+        **trials.winner_document(winner),
         "study": study.name,
         "stopped": study.stopped or None,
         "report": str(published.page),
@@ -84,7 +85,7 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
     """
     ends_when_told()
     config, root, report = load_config(config_path, overrides or []), Path(home), Reporter()
-    if config.search is None or config.search.trials == 0:
+    if not config.is_searched:
         raise ConfigError(f"{config_path}: search.trials is 0: there is no search to join")
     with report.stage("ingest"):
         dataset = ingest_rows(config, root, report)
@@ -106,50 +107,48 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
 
 def help_search(context: RunContext, report: Reporter) -> SearchStudy:
     """The study, worked on with this machine's trainers to its end."""
-    owner = Owner(run=context.run.run_id)
-    study = trials.open_study(context.config, context.prepared, context.home, owner, study_storage(), must_exist=True)
-    assert study is not None, "the caller checked that there is a search"
-    with crew(context) as (bench, team):
-        work_through(study, bench, team, report, None)
+    config, prepared, home = context.config, context.prepared, context.home
+    trials.require_possible(config, prepared, home)
+    study = trials.open_study(config, prepared, home, Owner(run=context.run.run_id), study_storage(), must_exist=True)
+    with trial_workers(context) as (runner, workers):
+        run_search(study, runner, workers, report, None)
     return study
 
 
 @contextmanager
-def crew(context: RunContext) -> Iterator[tuple[Bench, Crew]]:
+def trial_workers(context: RunContext) -> Iterator[tuple[TrialRunner, Workers]]:
     """search.workers trainers with their share of the threads, or one GPU each; all end with the block."""
-    assert context.config.search is not None, "a crew works on a search"
-    workers = context.config.search.workers
-    settings = fitting.settle(context)
+    assert context.config.search is not None, "the caller checked that there is a search"
+    count = context.config.search.workers
+    settings = fitting.machine_settings(context)
     with ExitStack() as stack:
-        gpus = [index % settings.gpus if settings.gpus else None for index in range(1, workers)]
-        team = Crew(trainers=[context.trainer, *(stack.enter_context(Trainer(gpu)) for gpu in gpus)])
-        yield (
-            Bench(
-                config=context.config,
-                prepared=context.prepared,
-                settings=trials.share(settings, workers),
-                home=context.home,
-                is_stopped=lambda: team.is_stopped,
-            ),
-            team,
+        gpus = [index % settings.gpus if settings.gpus else None for index in range(1, count)]
+        workers = Workers(trainers=[context.trainer, *(stack.enter_context(Trainer(gpu)) for gpu in gpus)])
+        runner = TrialRunner(
+            config=context.config,
+            prepared=context.prepared,
+            settings=trials.share(settings, count),
+            home=context.home,
+            is_stopped=lambda: workers.is_stopped,
         )
+        yield runner, workers
 
 
-def work_through(
-    study: SearchStudy, bench: Bench, team: Crew, report: Reporter, tree: Tree | None
+def run_search(
+    study: SearchStudy, runner: TrialRunner, workers: Workers, report: Reporter, tree: Tree | None
 ) -> SearchStudy | None:
     """The trials, then the confirming fits; the study of the latter, where there are any. tree: None for a helper."""
-    work(study, bench, team, report, tree.trials if tree else None, "bertft-search")
-    confirmation = trials.open_confirmation(study, bench.config)
+    run_study(study, runner, workers, report, tree.trials if tree else None, "bertft-search")
+    confirmation = trials.open_confirmation(study, runner.config)
     if confirmation is not None:
-        work(confirmation, bench, team, report, tree.confirmations if tree else None, "bertft-confirm")
+        run_study(confirmation, runner, workers, report, tree.confirmations if tree else None, "bertft-confirm")
     return confirmation
 
 
-def work(
+def run_study(
     study: SearchStudy,
-    bench: Bench,
-    team: Crew,
+    runner: TrialRunner,
+    workers: Workers,
     report: Reporter,
     mirror: Callable[[Sequence[TrialResult]], None] | None,
     name: str,
@@ -162,23 +161,23 @@ def work(
         return
 
     # the decorator's type wants futures of the general kind, which no runner of Prefect has
-    runner: Any = ThreadPoolTaskRunner(max_workers=len(team.trainers))
+    task_runner: Any = ThreadPoolTaskRunner(max_workers=len(workers.trainers))
 
-    @flow(name=name, flow_run_name=study.name, validate_parameters=False, task_runner=runner)
+    @flow(name=name, flow_run_name=study.name, validate_parameters=False, task_runner=task_runner)
     def run_slots() -> None:
-        with report.board(study.slots, bench.config.evaluation.metric, done, len(team.trainers)) as board:
-            Shift(study=study, bench=bench, team=team, board=board, mirror=mirror).run()
+        with report.board(study.slots, runner.config.evaluation.metric, done, len(workers.trainers)) as board:
+            Scheduler(study=study, runner=runner, workers=workers, board=board, mirror=mirror).run()
 
     run_slots()
 
 
 @dataclass(kw_only=True)
-class Shift:
+class Scheduler:
     """One pass over the open slots of a study: claim, submit, collect, until every slot is finished."""
 
     study: SearchStudy
-    bench: Bench
-    team: Crew
+    runner: TrialRunner
+    workers: Workers
     board: TrialBoard
     mirror: Callable[[Sequence[TrialResult]], None] | None
     running: int = 0
@@ -200,7 +199,7 @@ class Shift:
                 self._collect(_POLL_SECONDS)
             self._mirror(is_last=True)
         except BaseException:
-            self.team.is_stopped = True
+            self.workers.is_stopped = True
             while self.running:
                 self.finished.get()
                 self.running -= 1
@@ -210,10 +209,10 @@ class Shift:
 
     def _submit(self) -> None:
         """Give every idle trainer a slot, as far as there are any."""
-        while self.team.idle and (slot := self.study.claim()) is not None:
-            trainer = self.team.idle.pop()
-            worker = f"trainer {self.team.trainers.index(trainer) + 1}"
-            future = run_trial.submit(self.study, slot, self.bench, trainer, self.board, worker)
+        while self.workers.idle and (slot := self.study.claim()) is not None:
+            trainer = self.workers.idle.pop()
+            worker = f"trainer {self.workers.trainers.index(trainer) + 1}"
+            future = run_trial.submit(self.study, slot, self.runner, trainer, self.board, worker)
             future.add_done_callback(partial(self._ended, trainer))
             self.running += 1
 
@@ -228,14 +227,14 @@ class Shift:
             future = None
         if future is not None:
             self.running -= 1
-            self.team.idle.append(trainer)
+            self.workers.idle.append(trainer)
             future.result()
         self._keep_time(is_finished=future is not None)
 
     def _keep_time(self, *, is_finished: bool) -> None:
         now = time.monotonic()
         if is_finished or now - self.since > _ACCOUNT_SECONDS:
-            reason = self.study.spend(self.bench.prepared.dataset.n_validation)
+            reason = self.study.spend(self.runner.prepared.dataset.n_validation)
             self.since = now
             if reason and not self.has_stopped:
                 self.has_stopped = True

@@ -27,7 +27,8 @@ from bertft_core.registry.answers import Answers
 from bertft_core.registry.gate import answers_file
 from bertft_core.registry.ledger import Release
 from bertft_core.reporting.run.page import Outcome, ReleaseFacts
-from bertft_core.training.spec import MachineSettings, TrainingResult
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import MachineSettings
 
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
 _SHOWN: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}

@@ -21,7 +21,7 @@ from bertft_core.registry.decision import decide
 from bertft_core.registry.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions
 from bertft_core.registry.ledger import Release
 from bertft_core.tracking import lineage
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.results import TrainingResult
 from tasks.data import is_retryable
 
 PARITY = 1e-5

@@ -11,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.context import RunContext
-from bertft_core.training.spec import TrainingResult, micro_batch_line
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import micro_batch_line
 
 
 @task(name="finetune", cache_policy=NO_CACHE)
@@ -30,7 +31,7 @@ def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
             told.add(line)
             progress.say(f"  {line}")
 
-    settings = fitting.settle(context)
+    settings = fitting.machine_settings(context)
     progress.say(f"  {fitting.prefix_plan(context.config, context.prepared, settings.precision, None)}")
     result = fitting.finetune(context, show)
     if result.prefix and result.prefix["reason"]:

@@ -9,17 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-
-def no_bool(value: Any) -> Any:
-    """`value`, unless it is a bool: Python takes those for numbers. Raises ValueError."""
-    if isinstance(value, bool):
-        raise ValueError("must not be true or false (quote yes and no: YAML reads them as booleans)")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(no_bool)]
-
+from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 
 UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
@@ -31,7 +21,6 @@ ChunkPooling = Literal["mean", "max", "attention"]
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 FOCAL, ADJUSTED = "focal", "logit_adjusted"
 WEIGHTINGS = ("none", "balanced", "sqrt")
-Positive = Annotated[Number, Field(gt=0)]
 # key: the key that decides whether it is read, and the one value of it with which it is
 READ_WITH = {
     "cut_fraction": ("schedule", SLANTED),
@@ -195,11 +184,11 @@ class TrainingConfig(Part):
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
     unfreezing: Annotated[str | Phases, BeforeValidator(read_unfreezing)] = "gradual"
     schedule: Schedule = "linear"
-    cut_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    cut_fraction: Share = 0.1
     ratio: Annotated[Number, Field(gt=1)] = 32.0
     phase_restart: bool = False
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 13
-    max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
+    max_grad_norm: Positive = 1.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
     attention_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     loss: Loss = "cross_entropy"

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from bertft_core.config.fit import Number, Part, Whole
+from bertft_core.config.fit import Part
+from bertft_core.config.numbers import Number, Positive, Whole
 
 _BLOCK = "wanted TYPE/NAME of a Prefect notification block, such as slack-webhook/ops, or env:VARIABLE with a URL"
 
@@ -38,15 +39,15 @@ class NightlyConfig(Part):
     notify: who is told of a night that failed or whose data were rejected.
     """
 
-    new_rows: Annotated[Number, Field(gt=0)] | None = 0.01
+    new_rows: Positive | None = 0.01
     label_shift: Annotated[Number, Field(gt=0, le=1)] | None = 0.1
     text_drift: Annotated[Number, Field(ge=0.5, lt=1)] | None = 0.55
     score_drop: Annotated[Number, Field(ge=0, lt=1)] | None = 0.03
-    max_age_days: Annotated[Number, Field(gt=0)] | None = 30.0
+    max_age_days: Positive | None = 30.0
     search_every_days: Annotated[Number, Field(ge=0)] = 7.0
     trials: Annotated[Whole, Field(ge=1)] | None = None
     new_class: Literal["fail", "warn", "extend"] = "fail"
     lost_class: Literal["fail", "warn"] = "fail"
     halved: Literal["fail", "warn"] = "fail"
-    timeout: Annotated[Number, Field(gt=0)] | None = None
+    timeout: Positive | None = None
     notify: list[Annotated[str, AfterValidator(_target)]] = Field(default_factory=list)

@@ -14,20 +14,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
-from bertft_core.config.fit import (
-    CHUNKS,
-    ModelConfig,
-    Number,
-    Part,
-    TokenizationConfig,
-    TrainingConfig,
-    Whole,
-    is_one_layer,
-    no_bool,
-)
+from bertft_core.config.fit import CHUNKS, ModelConfig, Part, TokenizationConfig, TrainingConfig, is_one_layer
 from bertft_core.config.knobs import SEARCHED_SECTIONS, idle_fault, key_fault, place, without_idle
 from bertft_core.config.metrics import Metric
 from bertft_core.config.nightly import NightlyConfig
+from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 from bertft_core.config.presets import PresetName, with_preset
 from bertft_core.config.search import Range, SearchConfig, Values, values_of
 from bertft_core.config.yaml_files import read_yaml
@@ -52,8 +43,8 @@ def _pattern(value: str) -> str:
 class SplitConfig(Part):
     """Shares of rows (by hash of the text) for validation and test; the rest trains."""
 
-    validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    test: Annotated[Number, Field(gt=0, lt=1)] = 0.2
+    validation: Share = 0.1
+    test: Share = 0.2
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> SplitConfig:
@@ -154,9 +145,9 @@ class DecisionConfig(Part):
 
     temperature: bool = True
     thresholds: Literal["f_beta", "balanced_accuracy"] | None = None
-    beta: Annotated[Number, Field(gt=0)] = 1.0
+    beta: Positive = 1.0
     costs: dict[str, dict[str, Annotated[Number, Field(ge=0)]]] | None = None
-    abstain_accuracy: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    abstain_accuracy: Share | None = None
 
     @model_validator(mode="after")
     def _one_rule(self) -> DecisionConfig:
@@ -221,6 +212,11 @@ class RunConfig(Part):
         if most > least // 2:
             raise ValueError(f"{overlap}: must be at most half of {length}, {least // 2:g}, was {most:g}")
         return self
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether there are trials to run."""
+        return self.search is not None and self.search.trials > 0
 
     def possible(self, knob: str) -> list[Any]:
         """The configured value of a knob, and those (of a range: its ends) that a search may take."""

@@ -19,8 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from bertft_core.config.fit import Number, Part, Whole
+from bertft_core.config.fit import Part
 from bertft_core.config.knobs import SEARCHED_SECTIONS, canonical, is_integer, is_number, key_fault, place, read_value
+from bertft_core.config.numbers import Number, Positive, Whole
 
 CONFIRM_FROM = 15  # trials; with fewer, the luckiest of them is not yet far above its own mean
 _SIZES = ("model.pretrained", "model.layers", "model.pooling")
@@ -265,8 +266,8 @@ class SearchConfig(Part):
     storage: Annotated[str, Field(min_length=1), AfterValidator(_storage_url)] | None = Field(
         default=None, exclude=True, repr=False
     )
-    timeout: Annotated[Number, Field(gt=0)] | None = None
-    trial_timeout: Annotated[Number, Field(gt=0)] | None = None
+    timeout: Positive | None = None
+    trial_timeout: Positive | None = None
     stop_early: bool = True
     confirm: Annotated[
         Annotated[ConfirmConfig, Tag("[confirm]")] | Annotated[Literal[False] | None, Tag("[off]")],

@@ -5,16 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.model.structures import Layers, find_layers, unknown_structure
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-EMBEDDING_RATES = ("layerwise", "paper_code")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,12 @@ def level_names(n_layers: int) -> list[str]:
 
 
 def layer_rates(
-    n_layers: int, lr: float, alpha: float, *, embedding_rate: str = "layerwise", head_multiplier: float = 1.0
+    n_layers: int,
+    lr: float,
+    alpha: float,
+    *,
+    embedding_rate: Literal["layerwise", "paper_code"] = "layerwise",
+    head_multiplier: float = 1.0,
 ) -> LayerRates:
     """Layer-wise rates: pooler and top layer take ``lr``, each layer below ``alpha`` of the one above.
 
@@ -69,19 +71,12 @@ def layer_rates(
     lr * ``head_multiplier``. The embeddings continue the row, lr * alpha**L (``layerwise``), or take ``lr`` as in
     the paper's released code (``paper_code``).
 
-    Raises: ConfigError unless lr > 0, 0 < alpha <= 1, head_multiplier >= 1 and embedding_rate is one of the two.
+    lr > 0, 0 < alpha <= 1 and head_multiplier >= 1 (TrainingConfig sees to that). Raises ConfigError for rates that
+    fall towards the head.
 
     >>> layer_rates(2, 1.0, 0.5)
     LayerRates(head=1.0, layers=(0.5, 1.0), embeddings=0.25)
     """
-    if not 0 < alpha <= 1:
-        raise ConfigError(f"training.alpha must lie in (0, 1], was {alpha}")
-    if not lr > 0:
-        raise ConfigError(f"training.lr must be above 0, was {lr}")
-    if not head_multiplier >= 1:
-        raise ConfigError(f"training.head_multiplier must be 1 or more, was {head_multiplier}")
-    if embedding_rate not in EMBEDDING_RATES:
-        raise ConfigError(f"training.embedding_rate must be one of {EMBEDDING_RATES}, was {embedding_rate!r}")
     layers = tuple(lr * alpha ** (n_layers - 1 - i) for i in range(n_layers))
     embeddings = lr * alpha**n_layers if embedding_rate == "layerwise" else lr
     return LayerRates(head=lr * head_multiplier, layers=layers, embeddings=embeddings)

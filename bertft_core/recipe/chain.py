@@ -21,16 +21,16 @@ from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_split
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import evaluate
-from bertft_core.recipe.fit import finetune, fitted_config, settle
+from bertft_core.recipe.fit import finetune, fitted_config, machine_settings
 from bertft_core.recipe.prepare import Prepared, require_targets
 from bertft_core.recipe.runs import Run, latest_fitted, open_run, run_key
-from bertft_core.recipe.trials import Bench, open_confirmation, open_study, run_trial, verdict
+from bertft_core.recipe.trials import TrialRunner, find_winner, open_confirmation, open_study, require_possible
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
     from bertft_core.recipe.process.client import Trainer
     from bertft_core.search.study import SearchStudy
-    from bertft_core.search.winner import Verdict
+    from bertft_core.search.winner import SearchWinner
 
 
 Progress = Callable[[str, int], None]
@@ -86,15 +86,15 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
             trainer=trainer,
         )
         chosen = fitted_config(config, context.run)
-        study = open_study(config, prepared, root) if chosen is None else None
-        if study is not None:
-            settings = settle(context)
-            bench = Bench(config=config, prepared=prepared, settings=settings, home=root)
-            _run_all(study, bench, trainer)
+        if chosen is None and config.is_searched:
+            require_possible(config, prepared, root)
+            study = open_study(config, prepared, root)
+            runner = TrialRunner(config=config, prepared=prepared, settings=machine_settings(context), home=root)
+            _run_all(study, runner, trainer)
             confirmation = open_confirmation(study, config)
             if confirmation is not None:
-                _run_all(confirmation, bench, trainer)
-            chosen = config.with_values(verdict(study, config, confirmation).best.params)
+                _run_all(confirmation, runner, trainer)
+            chosen = config.with_values(find_winner(study, config, confirmation).best.params)
         context = context.with_config(chosen or config)
         return evaluate(context, finetune(context))
 
@@ -106,14 +106,14 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
     """
     from bertft_core.recipe.search_report import report_search
 
-    if config.search is None or not config.search.trials:
+    if not config.is_searched:
         raise ConfigError("search.trials is 0: there is no search to report on")
     prepared = prepare(config, home)
+    require_possible(config, prepared, home)
     study = open_study(config, prepared, home, storage=storage, must_exist=True)
-    assert study is not None, "the configuration has a search"
     results = study.results()
-    found = _verdict_if_done(study, config)
-    report = report_search(study, config, found, home / "search" / study.name / "report")
+    winner = _winner_if_done(study, config)
+    report = report_search(study, config, winner, home / "search" / study.name / "report")
     states = {state: sum(r.state == state for r in results) for state in ("complete", "pruned", "fail")}
     return {
         "name": config.name,
@@ -127,7 +127,7 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
     }
 
 
-def _verdict_if_done(study: SearchStudy, config: RunConfig) -> Verdict | None:
+def _winner_if_done(study: SearchStudy, config: RunConfig) -> SearchWinner | None:
     if study.open_slots() or study.held() or not any(r.state == "complete" for r in study.results()):
         return None
     try:
@@ -136,10 +136,10 @@ def _verdict_if_done(study: SearchStudy, config: RunConfig) -> Verdict | None:
         return None
     if confirmation is not None and confirmation.open_slots():
         return None
-    return verdict(study, config, confirmation)
+    return find_winner(study, config, confirmation)
 
 
-def _run_all(study: SearchStudy, bench: Bench, trainer: Trainer) -> None:
+def _run_all(study: SearchStudy, runner: TrialRunner, trainer: Trainer) -> None:
     while (slot := study.claim()) is not None:
-        run_trial(study, slot, bench, trainer)
-        study.spend(bench.prepared.dataset.n_validation)
+        runner.run(study, slot, trainer)
+        study.spend(runner.prepared.dataset.n_validation)

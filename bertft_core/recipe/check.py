@@ -11,7 +11,7 @@ from bertft_core.base.text import mask_uri
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
-from bertft_core.model.layers import layer_rates, layer_table
+from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count
 from bertft_core.model.structures import describe, meta_classifier
 from bertft_core.recipe import chain
@@ -21,7 +21,7 @@ from bertft_core.recipe.prepare import Prepared
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
-    from bertft_core.training.schedules import rates_table
+    from bertft_core.training.schedules import RateCurve, peak_rates, rates_table
 
     prepared = chain.prepare(config, home)
     dataset, tokens = prepared.dataset, prepared.tokens
@@ -31,13 +31,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     encoder = meta_classifier(Path(prepared.pretrained))
     layer_table(encoder)  # a structure that is not known ends here
     schedule = schedule_of(config, Path(prepared.pretrained))
-    peaks = layer_rates(
-        schedule.n_layers,
-        training.lr,
-        training.alpha,
-        embedding_rate=training.embedding_rate,
-        head_multiplier=training.head_multiplier,
-    )
+    peaks = peak_rates(training, schedule.n_layers)
     return {
         "name": config.name,
         "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
@@ -50,7 +44,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "features": _features(config, prepared),
         "encoder": describe(encoder),
         "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
-        "rates": _rates(config),
+        "rates": f"{RateCurve.of(training)}, {'anew in each phase' if training.phase_restart else 'once over the fit'}",
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
         "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
@@ -76,13 +70,6 @@ def _preset(config: RunConfig) -> dict[str, Any] | None:
     preset = PRESETS[config.preset]
     replaced = {key: config.value_of(key) for key, value in preset.values.items() if config.value_of(key) != value}
     return {"name": config.preset, "source": preset.source, "values": dict(preset.values), "replaced": replaced}
-
-
-def _rates(config: RunConfig) -> str:
-    from bertft_core.training.schedules import RateCurve
-
-    kept = {name: getattr(config.training, name) for name in ("schedule", "warmup_fraction", "cut_fraction", "ratio")}
-    return f"{RateCurve(**kept)}, {'anew in each phase' if config.training.phase_restart else 'once over the fit'}"
 
 
 def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str:

@@ -12,12 +12,12 @@ from bertft_core.config.run import RunConfig
 from bertft_core.data.dataset import DatasetSplits, soft_weights, target_labels
 from bertft_core.evaluation.policy.decisions import SET_THRESHOLD, DecisionPolicy
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.fit import schedule_of, settle
+from bertft_core.recipe.fit import machine_settings, schedule_of
 from bertft_core.recipe.prepare import Prepared
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
-    from bertft_core.training.spec import TrainingResult
+    from bertft_core.training.results import TrainingResult
 
 
 FLOOR_VERSION = 1
@@ -62,7 +62,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     from bertft_core.evaluation.report import evaluate as evaluate_rows
 
     config, prepared, dataset = context.config, context.prepared, context.prepared.dataset
-    folder, settings = context.run.folder.evaluation, settle(context)
+    folder, settings = context.run.folder.evaluation, machine_settings(context)
     folder.mkdir(exist_ok=True)
     raw = {}
     for split in ("validation", "test"):

@@ -1,4 +1,4 @@
-"""Fits of a run: machine settings, what a fit is told, the final fit. Plain functions over the trainer process."""
+"""Fits of a run: machine settings, what each fit needs to know, the final fit, over the trainer process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from bertft_core.base.errors import InputError
 from bertft_core.base.files import read_json, write_json
 from bertft_core.base.hashes import hash_json
+from bertft_core.config.fit import TrainingConfig
 from bertft_core.config.knobs import SEARCHED_SECTIONS
 from bertft_core.config.run import RunConfig
 from bertft_core.data.tokens.tokenization import open_split
@@ -20,11 +21,12 @@ from bertft_core.model.pretrained import features_of, hidden_size, layers_comput
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.runs import Run
+from bertft_core.training.results import TrainingResult
 from bertft_core.training.schedules import UnfreezeSchedule, usable_cuts
-from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings, TrainingResult
+from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings
 
 
-def settle(context: RunContext) -> MachineSettings:
+def machine_settings(context: RunContext) -> MachineSettings:
     """Threads, precision and device: resolved once, stored with the run and reused on resume.
 
     What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
@@ -56,21 +58,20 @@ def fit_spec(
     keep_model: bool,
 ) -> FitSpec:
     """One fit as the trainer process reads it."""
-    values = {**config.training.model_dump(), "seed": seed}
-    values |= {"precision": settings.precision, "threads": settings.threads, "device": settings.device}
-    values["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
+    settled = {"precision": settings.precision, "threads": settings.threads, "device": settings.device, "seed": seed}
+    settled["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
     return FitSpec(
+        training=TrainingConfig(**{**dict(config.training), **settled}),
         pretrained=prepared.pretrained,
         tokens=prepared.tokens.directory,
         output=str(output),
         classes=prepared.dataset.classes,
+        features=features_of(config, Path(prepared.pretrained)),
+        multi_label=prepared.dataset.is_multi,
         metric=config.evaluation.metric,
         rows=rows,
         keep_model=keep_model,
         prefix_root=str(home / "prefix"),
-        features=features_of(config, Path(prepared.pretrained)),
-        multi_label=prepared.dataset.is_multi,
-        **values,
     )
 
 
@@ -135,7 +136,7 @@ def finetune(context: RunContext, on_progress: Callable[[float, dict[str, Any]],
     stored = run.state().get("fit")
     if stored and fitted_config(config, run) == config:
         return TrainingResult.from_json(stored)
-    settings, seed = settle(context), config.training.seed
+    settings, seed = machine_settings(context), config.training.seed
     spec = fit_spec(
         config, context.prepared, settings, context.home, run.folder.fit, seed=seed, rows=None, keep_model=True
     )

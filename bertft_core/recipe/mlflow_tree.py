@@ -13,9 +13,9 @@ from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
 from bertft_core.recipe.context import RunContext
 from bertft_core.search.results import TrialResult
-from bertft_core.search.winner import Verdict
+from bertft_core.search.winner import SearchWinner
 from bertft_core.tracking import lineage, store
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.results import TrainingResult
 
 _MILLISECOND = 0.001
 
@@ -89,23 +89,24 @@ class Tree:
         }
         run_id = self._open(role, self._search, f"{role} {result.slot}", tags, result.slot, result.started)
         store.log_params(self.store, run_id, result.params)
+        fit = result.fit
         numbers = {"seconds": result.seconds, "score": result.score, "log_loss": result.log_loss}
         numbers |= {"latency_ms": result.latency_ms, "size_bytes": result.size_bytes}
         points = [store.MetricPoint(key=k, value=float(v)) for k, v in numbers.items() if v is not None]
-        points += [
-            store.MetricPoint(key="rung_score", value=score, step=round(100 * part)) for part, score in result.rungs
-        ]
-        store.log_metrics(self.store, run_id, [*points, *store.history_points(result.history)])
+        for part, score in fit.rungs if fit else ():
+            points.append(store.MetricPoint(key="rung_score", value=score, step=round(100 * part)))
+        points += store.history_points([asdict(epoch) for epoch in fit.history] if fit else [])
+        store.log_metrics(self.store, run_id, points)
         store.finish_run(self.store, run_id, failed=result.state == "fail", ended=result.finished)
 
-    def search_done(self, verdict: Verdict, files: Sequence[Path]) -> None:
+    def search_done(self, winner: SearchWinner, files: Sequence[Path]) -> None:
         """Close the search run with its winner, pictures and page."""
         assert self._search is not None, "search_run comes first"
-        best = verdict.best
-        tags = {"bertft.best_slot": str(best.slot), "bertft.chosen": verdict.how}
+        best = winner.best
+        tags = {"bertft.best_slot": str(best.slot), "bertft.chosen": winner.how}
         store.set_tags(self.store, self._search, tags)
         store.set_tags(self.store, self._search, {f"bertft.best.{k}": str(v) for k, v in best.params.items()})
-        numbers = {"best_score": best.score, "optimism": verdict.optimism}
+        numbers = {"best_score": best.score, "optimism": winner.optimism}
         store.log_metrics(self.store, self._search, numbers)
         store.log_files(self.store, self._search, files, "search")
         store.finish_run(self.store, self._search)

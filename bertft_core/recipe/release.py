@@ -22,7 +22,7 @@ from bertft_core.registry.gate import TRAIN_ROWS, Candidate
 from bertft_core.registry.versions import find_version
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking.store import open_store
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.results import TrainingResult
 
 
 def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Path) -> None:

@@ -12,14 +12,15 @@ from bertft_core.base.hashes import hash_json
 from bertft_core.data.dataset import take_rows, target_labels
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import floor_probabilities, phases
-from bertft_core.recipe.fit import settle
+from bertft_core.recipe.fit import machine_settings
 from bertft_core.recipe.runs import Run
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.label_errors import LabelReview
     from bertft_core.evaluation.report import EvaluationReport
     from bertft_core.reporting.run.page import Calibration, Coverage, ReleaseFacts, SuspectRow
-    from bertft_core.training.spec import MachineSettings, TrainingResult
+    from bertft_core.training.results import TrainingResult
+    from bertft_core.training.spec import MachineSettings
 
 
 PAGE = "report.html"
@@ -35,7 +36,7 @@ def review(context: RunContext, report: EvaluationReport, served: Path, on_progr
     doubtful_labels.csv is a list to read: nothing is changed, nothing deleted. words.json holds (word, weight)
     pairs of the first of report.worst_errors. `served`: the artefact folder.
     """
-    folder, settings, dataset = context.run.folder.evaluation, settle(context), context.prepared.dataset
+    folder, settings, dataset = context.run.folder.evaluation, machine_settings(context), context.prepared.dataset
     if dataset.is_multi:  # both explain and doubt one class per row
         note = "Doubtful labels are looked for, and words weighed, where a row has one label only."
         write_json(folder / "suspects_note.json", note)

@@ -9,7 +9,7 @@ from bertft_core.config.run import RunConfig
 from bertft_core.reporting.search.page import SearchPage, search_summary
 from bertft_core.search.space import distributions, in_words
 from bertft_core.search.study import SearchStudy
-from bertft_core.search.winner import Verdict, pareto
+from bertft_core.search.winner import SearchWinner, pareto
 
 PAGE = "search.html"
 # (title, how to read it) by the file's name
@@ -40,7 +40,7 @@ class SearchReport:
 
 
 def report_search(
-    study: SearchStudy, config: RunConfig, verdict: Verdict | None, folder: Path, where: str = ""
+    study: SearchStudy, config: RunConfig, verdict: SearchWinner | None, folder: Path, where: str = ""
 ) -> SearchReport:
     """The report of a study as it stands; `verdict`: who won, once it is finished. where: the MLflow run."""
     from bertft_core.search.knobs import caution, knob_importances, log_knobs

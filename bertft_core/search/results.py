@@ -7,15 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bertft_core.training.results import TrainingResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialFailure:
+    """A trial that ended without a result of training. limit: the time limit that it passed, if that was why."""
+
+    state: str
+    reason: str
+    seconds: float = 0.0
+    limit: float | None = None
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """A finished trial. `score` is its best validation score (higher is better), None when it has none.
+    """A finished trial.
 
     state: "complete", "pruned" or "fail" (the last two with `reason`). params by the names of search.space
-    (training fields without "training."). history: the epochs as mappings. rungs: (fraction of the trial's own
-    length, score). depth: levels that were thawed when it ended (0 = head only). started, finished: seconds since
-    1970. latency_ms (one row) and size_bytes are None where the search does not ask for them.
+    (training fields without "training."). fit: what training answered, None where it gave no result. depth: levels
+    that were thawed when it ended (0 = head only). started, finished: seconds since 1970.
     """
 
     slot: int
@@ -23,18 +34,33 @@ class TrialResult:
     state: str
     reason: str
     params: dict[str, Any]
-    score: float | None
-    log_loss: float | None
+    fit: TrainingResult | None
     seconds: float
-    history: tuple[dict[str, Any], ...] = ()
-    rungs: tuple[tuple[float, float], ...] = ()
     depth: int | None = None
     seed: int = 0
     host: str = ""
     started: float = 0.0
     finished: float = 0.0
-    latency_ms: float | None = None
-    size_bytes: int | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The best validation score (higher is better), None without one."""
+        return self.fit.score if self.fit else None
+
+    @property
+    def log_loss(self) -> float | None:
+        """Validation log loss that goes with the score."""
+        return self.fit.log_loss if self.fit else None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Milliseconds of one row, None where the search does not ask for them."""
+        return self.fit.latency_ms if self.fit else None
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Bytes of the weights."""
+        return self.fit.size_bytes if self.fit else None
 
     def __str__(self) -> str:
         shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.params.items())

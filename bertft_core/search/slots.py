@@ -14,6 +14,7 @@ from bertft_core.config.run import RunConfig
 from bertft_core.config.search import SearchConfig
 from bertft_core.search.results import TrialResult
 from bertft_core.search.space import space_hash
+from bertft_core.training.results import TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +76,11 @@ def result_of(trial: FrozenTrial, seed: int) -> TrialResult:
         # an owner that died between reason and state leaves one behind, on a trial that may complete later
         reason="" if trial.state == TrialState.COMPLETE else trial.user_attrs.get("reason", ""),
         params=dict(trial.params),
-        score=stored.get("score"),
-        log_loss=stored.get("log_loss"),
+        fit=TrainingResult.from_json(stored) if stored.get("score") is not None else None,
         seconds=float(stored.get("seconds") or 0.0),
-        history=tuple(stored.get("history", ())),
-        rungs=tuple((float(f), float(v)) for f, v in stored.get("rungs", ())),
         depth=stored.get("depth"),
         seed=seed,
         host=trial.user_attrs.get("lease", {}).get("host", ""),
         started=began.timestamp() if began else 0.0,
         finished=ended.timestamp() if ended else 0.0,
-        latency_ms=stored.get("latency_ms"),
-        size_bytes=stored.get("size_bytes"),
     )
-
-
-def with_a_number(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The result, as pruned when its score is no number: Optuna would neither store nor learn from it."""
-    if result["state"] != "complete" or math.isfinite(result["score"]):
-        return result
-    return {**result, "state": "pruned", "reason": f"nonfinite: the validation score is {result['score']}"}

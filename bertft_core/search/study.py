@@ -8,10 +8,12 @@ left RUNNING by a dead owner is adopted with its parameters, and its fit continu
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import optuna
@@ -21,11 +23,12 @@ from bertft_core.base.errors import InputError, LeaseLost
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import SearchConfig
 from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
-from bertft_core.search.results import TrialResult
-from bertft_core.search.slots import Slot, StudyPlan, is_finished, result_of, slot_seed, with_a_number
+from bertft_core.search.results import TrialFailure, TrialResult
+from bertft_core.search.slots import Slot, StudyPlan, is_finished, result_of, slot_seed
 from bertft_core.search.space import defaults_inside, suggest, values_inside
 from bertft_core.search.stopping import Clock, exhausted, pruner_for, spent
 from bertft_core.search.storage import StudyStorage
+from bertft_core.training.results import TrainingResult
 
 
 class SearchStudy:
@@ -69,7 +72,7 @@ class SearchStudy:
         return self._plan.is_pruned and not self._measure
 
     @property
-    def given(self) -> tuple[dict[str, Any], ...]:
+    def first_params(self) -> tuple[dict[str, Any], ...]:
         """Parameters of the first slots, where they were decided on; of all slots of a confirmation."""
         return tuple(dict(params) for params in self._plan.first)
 
@@ -143,23 +146,27 @@ class SearchStudy:
             self.storage.call(trial.report, score, step=round(100 * fraction))
             return bool(self.storage.call(trial.should_prune))
 
-    def tell(self, slot: int, result: Mapping[str, Any]) -> TrialResult:
-        """Finish a claimed slot with a training result (`TrainingResult` as a mapping, state also "fail").
+    def tell(self, slot: int, result: TrainingResult | TrialFailure, depth: int | None = None) -> TrialResult:
+        """Finish a claimed slot; depth: levels that were thawed when it ended.
 
-        A score that is no number ends it as pruned. Raises LeaseLost when another owner took the slot over.
+        A score that is no number ends it as pruned: Optuna would neither store nor learn from it. Raises LeaseLost when
+        another owner took the slot over.
         """
-        self.storage.call(self._tell, slot, with_a_number(result))
-        told = next((r for r in self.results() if r.slot == slot), None)
-        if told is None:
+        state, reason = result.state, result.reason
+        if isinstance(result, TrainingResult) and state == "complete" and not math.isfinite(result.score):
+            state, reason = "pruned", f"nonfinite: the validation score is {result.score}"
+        self.storage.call(self._tell, slot, {**asdict(result), "depth": depth, "state": state, "reason": reason})
+        finished = next((r for r in self.results() if r.slot == slot), None)
+        if finished is None:
             raise LeaseLost(f"trial {slot} was ended by another process")
-        return told
+        return finished
 
-    def _tell(self, slot: int, result: Mapping[str, Any]) -> None:
+    def _tell(self, slot: int, result: dict[str, Any]) -> None:
         with self._guard, self.storage.lock(self.name):
             trial, _ = self._live[slot]
             now = self._require_own(slot, trial)
             if not now.state.is_finished():  # else an earlier attempt was told and its answer was lost
-                trial.set_user_attr("result", dict(result))
+                trial.set_user_attr("result", result)
                 if result["state"] == "complete":
                     values = [result["score"], result[_FIELDS[self._measure]]] if self._measure else result["score"]
                     self._study.tell(trial.number, values)
@@ -202,7 +209,7 @@ class SearchStudy:
                     self._study.set_user_attr("stopped", reason)
             return self.stopped
 
-    def crown(self, params: Mapping[str, Any]) -> None:
+    def store_winner(self, params: Mapping[str, Any]) -> None:
         """Store the winner's parameters: the next study of this configuration's name begins with them."""
         self.storage.call(self._study.set_user_attr, "winner", dict(params))
 
@@ -258,9 +265,9 @@ class SearchStudy:
 
     def _fresh(self, slot: int) -> optuna.Trial:
         """A new trial with its parameters; the lease, written last, tells a complete one from one that died here."""
-        given = self._earlier(slot) or (self._plan.first[slot] if slot < len(self._plan.first) else None)
-        if given is not None:
-            self._study.enqueue_trial(dict(given), user_attrs={"slot": slot})
+        params = self._earlier(slot) or (self._plan.first[slot] if slot < len(self._plan.first) else None)
+        if params is not None:
+            self._study.enqueue_trial(dict(params), user_attrs={"slot": slot})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             seed = slot_seed(self._seed, slot)

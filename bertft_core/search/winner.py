@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bertft_core.search.results import TrialResult, ranked
 
@@ -30,7 +30,7 @@ class Confirmation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class SearchWinner:
     """Who won a search and why. optimism: of the single-seed best, first score minus confirmed mean; else None."""
 
     best: TrialResult
@@ -40,11 +40,6 @@ class Verdict:
 
 
 def finalists(results: Sequence[TrialResult], top: int) -> list[TrialResult]:
-    """The `top` best completed trials, by the order of `ranked`."""
-    return ranked(results)[:top]
-
-
-def contenders(results: Sequence[TrialResult], top: int) -> list[TrialResult]:
     """The best completed trial of each of the `top` best sets of parameters: a set needs no second confirmation."""
     found: list[TrialResult] = []
     for trial in ranked(results):
@@ -53,33 +48,33 @@ def contenders(results: Sequence[TrialResult], top: int) -> list[TrialResult]:
     return found[:top]
 
 
-def confirm_slots(finalists_: Sequence[TrialResult], seeds: int) -> list[tuple[TrialResult, int]]:
+def confirm_slots(best: Sequence[TrialResult], seeds: int) -> list[tuple[TrialResult, int]]:
     """(trial, index of the further seed) per slot of the confirming study: every finalist gets the same seeds."""
-    return [(trial, index) for trial in finalists_ for index in range(seeds)]
+    return [(trial, index) for trial in best for index in range(seeds)]
 
 
-def judge(chosen: Sequence[TrialResult], seeds: int, fits: Sequence[TrialResult]) -> Verdict:
+def confirmed_winner(best: Sequence[TrialResult], seeds: int, fits: Sequence[TrialResult]) -> SearchWinner:
     """The finalist with the highest mean over further seeds; a finalist whose fits all failed cannot win.
 
-    chosen: by rank; fits: results of the slots of `confirm_slots`. Raises ValueError without a finalist.
+    best: the finalists by rank; fits: results of the slots of `confirm_slots`. Raises ValueError without a finalist.
     """
-    scores: dict[int, list[float]] = {rank: [] for rank in range(len(chosen))}
+    scores: dict[int, list[float]] = {rank: [] for rank in range(len(best))}
     for fit in fits:
         if fit.state == "complete" and fit.score is not None:
             scores[fit.slot // seeds].append(fit.score)
-    found = [Confirmation(trial=t, scores=tuple(scores[rank])) for rank, t in enumerate(chosen)]
-    best = max(found, key=lambda c: (c.mean, -chosen.index(c.trial)))
-    first = found[0]
+    confirmations = tuple(Confirmation(trial=t, scores=tuple(scores[rank])) for rank, t in enumerate(best))
+    winner = max(confirmations, key=lambda c: c.mean)  # of equal means the first
+    first = confirmations[0]
     optimism = (first.trial.score or 0.0) - first.mean if first.scores else None
     how = "no confirming fit completed: the best single score"
-    if best.scores:
-        how = f"highest mean of {len(best.scores)} further seeds among the {len(found)} best"
-    return Verdict(best=best.trial, how=how, confirmations=tuple(found), optimism=optimism)
+    if winner.scores:
+        how = f"highest mean of {len(winner.scores)} further seeds among the {len(best)} best"
+    return SearchWinner(best=winner.trial, how=how, confirmations=confirmations, optimism=optimism)
 
 
 Measure = Literal["latency", "size"]
 
-# Latencies this close, relative to the lower one, are one latency: one model was timed 7 % apart (training/cost.py).
+# Latencies this close, relative to the lower one, are one latency: one model was timed 7 % apart (training/machine.py).
 _NOISE: dict[Measure, float] = {"latency": 0.1, "size": 0.0}
 _ROUNDING = 1e-9
 
@@ -90,15 +85,14 @@ def pareto(results: Iterable[TrialResult], measure: Measure) -> tuple[TrialResul
     Rule: a trial is beaten by one with at least its score and at most its cost, one of the two being better. Of
     trials equal in both the lowest slot stands for all. Costs: latency_ms or size_bytes.
     """
-    front: list[TrialResult] = []
-    measured = [r for r in _scored(results) if math.isfinite(_cost(r, measure))]
-    for result in sorted(measured, key=lambda r: (_cost(r, measure), -_score(r), r.slot)):
-        if not front or _score(result) > _score(front[-1]):
-            front.append(result)
-    return tuple(front)
+    front: list[_Measured] = []
+    for trial in sorted(_measured(results, measure), key=lambda t: (t.cost, -t.score, t.result.slot)):
+        if math.isfinite(trial.cost) and (not front or trial.score > front[-1].score):
+            front.append(trial)
+    return tuple(trial.result for trial in front)
 
 
-def choose(results: Iterable[TrialResult], measure: Measure, within: float) -> TrialResult | None:
+def cheapest_within(results: Iterable[TrialResult], measure: Measure, within: float) -> TrialResult | None:
     """The cheapest complete trial whose score is at most `within` below the best; None when none completed.
 
     Rule: `within` is absolute, in units of the metric. Latencies within 10 % of the lowest in reach count as that
@@ -106,25 +100,27 @@ def choose(results: Iterable[TrialResult], measure: Measure, within: float) -> T
     score wins, then the lower cost, then the lower slot. A trial that was not measured is the dearest. No other
     trial beats the chosen one in the sense of `pareto`.
     """
-    scored = _scored(results)
-    if not scored:
+    trials = _measured(results, measure)
+    if not trials:
         return None
-    floor = max(map(_score, scored)) - within - _ROUNDING
-    reach = [r for r in scored if _score(r) >= floor]
-    limit = min(_cost(r, measure) for r in reach) * (1 + _NOISE[measure])
-    cheap = [r for r in reach if _cost(r, measure) <= limit]
-    return min(cheap, key=lambda r: (-_score(r), _cost(r, measure), r.slot))
+    least = max(t.score for t in trials) - within - _ROUNDING
+    reach = [t for t in trials if t.score >= least]
+    limit = min(t.cost for t in reach) * (1 + _NOISE[measure])
+    cheap = [t for t in reach if t.cost <= limit]
+    return min(cheap, key=lambda t: (-t.score, t.cost, t.result.slot)).result
 
 
-def _scored(results: Iterable[TrialResult]) -> list[TrialResult]:
-    return [r for r in results if r.state == "complete" and r.score is not None]
+class _Measured(NamedTuple):
+    score: float
+    cost: float
+    result: TrialResult
 
 
-def _score(result: TrialResult) -> float:
-    assert result.score is not None
-    return result.score
-
-
-def _cost(result: TrialResult, measure: Measure) -> float:
-    value = result.latency_ms if measure == "latency" else result.size_bytes
-    return math.inf if value is None else float(value)
+def _measured(results: Iterable[TrialResult], measure: Measure) -> list[_Measured]:
+    """The complete trials with score and cost; infinity where the cost was not measured."""
+    found = []
+    for result in results:
+        if result.state == "complete" and result.score is not None:
+            cost = result.latency_ms if measure == "latency" else result.size_bytes
+            found.append(_Measured(result.score, math.inf if cost is None else float(cost), result))
+    return found

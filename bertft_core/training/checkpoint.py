@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bertft_core.base.files import replacing
-from bertft_core.training.spec import EpochResult
+from bertft_core.training.results import EpochResult
 
 _FILE = "checkpoint.safetensors"
 

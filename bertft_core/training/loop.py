@@ -46,9 +46,10 @@ from bertft_core.training.optimizer import (
     parameter_groups,
     set_rates,
 )
-from bertft_core.training.schedules import RUNGS, RatePlan, UnfreezeSchedule, usable_cuts
+from bertft_core.training.results import EpochResult, TrainingResult
+from bertft_core.training.schedules import RUNGS, RateCurve, RatePlan, UnfreezeSchedule, peak_rates, usable_cuts
 from bertft_core.training.scoring import score
-from bertft_core.training.spec import EpochResult, FitSpec, TrainingResult
+from bertft_core.training.spec import FitSpec
 
 if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
@@ -87,16 +88,21 @@ class _Fit:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.rows) / self.spec.batch_size)
+        return math.ceil(len(self.rows) / self.spec.training.batch_size)
 
     @property
     def total(self) -> int:
-        return self.steps_per_epoch * self.spec.epochs
+        return self.steps_per_epoch * self.spec.training.epochs
 
     @property
     def rates(self) -> RatePlan:
         spec = self.spec
-        return RatePlan(curve=spec.curve, unfreezing=self.schedule, total=self.total, phase_restart=spec.phase_restart)
+        return RatePlan(
+            curve=RateCurve.of(spec.training),
+            unfreezing=self.schedule,
+            total=self.total,
+            phase_restart=spec.training.phase_restart,
+        )
 
     def seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.started
@@ -121,7 +127,7 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
     finished = _read_result(output, key, spec)
     if finished is not None:
         return finished
-    with _memory_faults(), runtime(spec.threads, [0] if spec.device == "cuda" else None):
+    with _memory_faults(), runtime(spec.training.threads, [0] if spec.training.device == "cuda" else None):
         run = _prepare(spec, key, on_progress, on_rung)
         _beat(run, {}, is_forced=True)  # says where it goes on from
         _build_prefixes(run)
@@ -164,20 +170,26 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     for name, arrays in (("train", train), ("validation", validation)):
         if len(arrays.labels) == 0:
             raise DataError(f"the {name} split is empty: raise data.split or add rows")
-    device = pick_device(spec.device)
-    settings = (spec.seed, spec.dropout, spec.attention_dropout, spec.multi_label, spec.features)
+    device = pick_device(spec.training.device)
+    settings = (
+        spec.training.seed,
+        spec.training.dropout,
+        spec.training.attention_dropout,
+        spec.multi_label,
+        spec.features,
+    )
     model = load_classifier(spec.pretrained, spec.classes, *settings)
     model.to(device)  # type: ignore[arg-type]
     layers = level_map(model)
-    rates = spec.layer_rates(len(layers.layers))
-    optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.weight_decay))
-    schedule = UnfreezeSchedule.of(spec.unfreezing, len(layers.layers), spec.epochs)
+    rates = peak_rates(spec.training, len(layers.layers))
+    optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.training.weight_decay))
+    schedule = UnfreezeSchedule.of(spec.training.unfreezing, len(layers.layers), spec.training.epochs)
     rows = sample_rows(train, spec.rows)
     run = _Fit(
         spec=spec,
         key=key,
         output=Path(spec.output),
-        forward=open_forward(model, device, spec.precision),
+        forward=open_forward(model, device, spec.training.precision),
         model=model,
         layers=layers,
         optimizer=optimizer,
@@ -202,15 +214,15 @@ def _build_prefixes(run: _Fit) -> None:
     spec, passes = run.spec, run.forward.passes
     deepest = len(run.layers.layers) - max(run.state.depth, 0)
     cuts = [cut for cut in usable_cuts(run.schedule, spec.features) if cut <= deepest]
-    if spec.prefix_cache == "off" or passes is None or not cuts:
+    if spec.training.prefix_cache == "off" or passes is None or not cuts:
         return  # stock modules have no cut to go on from
     run.model.eval()
-    cache = PrefixCache(Path(spec.prefix_root), int(spec.prefix_cache_gb * 1e9))
+    cache = PrefixCache(Path(spec.prefix_root), int(spec.training.prefix_cache_gb * 1e9))
     every = np.arange(len(run.validation.labels))
     splits = [
         (arrays.units, unit_rows(arrays, rows)) for arrays, rows in ((run.train, run.rows), (run.validation, every))
     ]
-    settings = (run.forward.padding, spec.precision, spec.prefix_cache)
+    settings = (run.forward.padding, spec.training.precision, spec.training.prefix_cache)
     for prefix in open_prefixes(passes, run.layers, cuts, splits, cache, *settings):
         prefix.build(lambda fraction: _beat(run, {"prefix": fraction}))
         run.forward.prefixes[id(prefix.arrays)] = prefix
@@ -221,14 +233,14 @@ def _build_prefixes(run: _Fit) -> None:
 
 def _loss(spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device) -> TrainingLoss:
     targets, n_classes = (train.labels if train.weights is None else train.weights)[rows], len(spec.classes)
-    given = spec.class_weights
+    given = spec.training.class_weights
     mode = given if isinstance(given, str) else [given.get(name, 1.0) for name in spec.classes]
     weights = set_weights(mode, targets) if spec.multi_label else class_weights(mode, targets, n_classes)
-    adjustment = spec.tau * log_priors(targets, n_classes) if spec.loss == ADJUSTED else None
+    adjustment = spec.training.tau * log_priors(targets, n_classes) if spec.training.loss == ADJUSTED else None
     return TrainingLoss(
         weights=None if weights is None else torch.from_numpy(weights).to(device),
-        smoothing=spec.label_smoothing,
-        gamma=spec.focal_gamma if spec.loss == FOCAL else None,
+        smoothing=spec.training.label_smoothing,
+        gamma=spec.training.focal_gamma if spec.training.loss == FOCAL else None,
         adjustment=None if adjustment is None else torch.from_numpy(adjustment).to(device),
         is_multi=spec.multi_label,
     )
@@ -239,7 +251,7 @@ def _train(run: _Fit) -> str:
     lengths = np.diff(run.train.offsets)[run.rows]
     while run.state.step < run.total:
         epoch, done = divmod(run.state.step, run.steps_per_epoch)
-        batches = epoch_batches(lengths, run.spec.batch_size, run.spec.seed, epoch)
+        batches = epoch_batches(lengths, run.spec.training.batch_size, run.spec.training.seed, epoch)
         for chosen in batches[done:]:
             _enter_phase(run)
             _step(run, run.rows[chosen])
@@ -257,7 +269,7 @@ def _train(run: _Fit) -> str:
 
 def _is_stale(run: _Fit) -> bool:
     """Whether training.patience epochs of the last phase passed without a better score; earlier ones count not."""
-    patience, deepest = run.spec.patience, run.schedule.starts[-1][1]
+    patience, deepest = run.spec.training.patience, run.schedule.starts[-1][1]
     if patience is None or run.state.best is None:
         return False
     since = [h.epoch for h in run.state.history if h.depth == deepest and h.epoch > run.state.best[0]]
@@ -270,7 +282,9 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     set_rates(run.optimizer, run.rates.factors(state.step))
     before = state.micro_batch
     value = _gradient(run, rows)
-    norm = torch.nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.requires_grad], spec.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(
+        [p for p in run.model.parameters() if p.requires_grad], spec.training.max_grad_norm
+    )
     if not math.isfinite(value) or not math.isfinite(norm.item()):
         raise TrialPruned(
             f"nonfinite: loss {value}, gradient norm {norm.item()} at step {state.step + 1}: lower training.lr"
@@ -291,8 +305,8 @@ def _gradient(run: _Fit, rows: np.ndarray[Any, Any]) -> float:
     """
     spec, state = run.spec, run.state
     while True:
-        size = state.micro_batch or spec.batch_size
-        torch.manual_seed((spec.seed << 32) + state.step)
+        size = state.micro_batch or spec.training.batch_size
+        torch.manual_seed((spec.training.seed << 32) + state.step)
         run.optimizer.zero_grad(set_to_none=True)
         try:
             return accumulate(lambda part: run.loss(*run.forward.logits(run.train, part, state.depth)), rows, size)
@@ -429,6 +443,6 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
 
 def _prefix_figures(run: _Fit) -> dict[str, Any] | None:
     cuts = usable_cuts(run.schedule, run.spec.features)
-    if run.spec.prefix_cache != "off" and cuts and run.forward.passes is None:
+    if run.spec.training.prefix_cache != "off" and cuts and run.forward.passes is None:
         return asdict(PrefixFigures(reason=f"{type(run.model).__name__} has layers of another structure than BERT's"))
     return figures(list(run.forward.prefixes.values()))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self, get_args
+from typing import Self
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.config.fit import SLANTED, UNFREEZING, Phases, Schedule, phases_fault
+from bertft_core.config.fit import SLANTED, UNFREEZING, Phases, TrainingConfig, phases_fault
 from bertft_core.model.feature_plan import FeaturePlan
-from bertft_core.model.layers import LayerRates, level_names
+from bertft_core.model.layers import LayerRates, layer_rates, level_names
 
-RUNGS = (0.25, 0.5, 0.75)  # contracts.md, Rates and phases: search rungs sit at these fractions of a fit
+# fractions of a fit at which its score is reported to the search: where the stages of gradual unfreezing end
+RUNGS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +164,20 @@ def rates_table(schedule: UnfreezeSchedule, peaks: LayerRates, weight_decay: flo
     return tuple(rows)
 
 
+def peak_rates(training: TrainingConfig, n_layers: int) -> LayerRates:
+    """The peak rate of each level of an encoder of so many layers, by a configuration's training section."""
+    return layer_rates(
+        n_layers,
+        training.lr,
+        training.alpha,
+        embedding_rate=training.embedding_rate,
+        head_multiplier=training.head_multiplier,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RateCurve:
-    """The factor on the peak rate over a fit, or over one phase of it. Raises ConfigError on impossible values.
+    """The factor on the peak rate over a fit, or over one phase of it; TrainingConfig says what its values may be.
 
     ``warmup_fraction`` shapes linear, cosine and constant; ``cut_fraction`` and ``ratio`` slanted_triangular alone.
     """
@@ -175,16 +187,15 @@ class RateCurve:
     cut_fraction: float = 0.1
     ratio: float = 32.0
 
-    def __post_init__(self) -> None:
-        rules = (
-            (self.schedule in get_args(Schedule), "schedule", f"be one of {get_args(Schedule)}", self.schedule),
-            (0 <= self.warmup_fraction < 1, "warmup_fraction", "lie in [0, 1)", self.warmup_fraction),
-            (0 < self.cut_fraction < 1, "cut_fraction", "lie in (0, 1)", self.cut_fraction),
-            (1 < self.ratio < math.inf, "ratio", "be above 1", self.ratio),
+    @classmethod
+    def of(cls, training: TrainingConfig) -> Self:
+        """The curve of a configuration's training section."""
+        return cls(
+            schedule=training.schedule,
+            warmup_fraction=training.warmup_fraction,
+            cut_fraction=training.cut_fraction,
+            ratio=training.ratio,
         )
-        faults = [f"training.{key} must {rule}, was {value!r}" for holds, key, rule, value in rules if not holds]
-        if faults:
-            raise ConfigError("; ".join(faults))
 
     def __str__(self) -> str:
         if self.schedule == SLANTED:

@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "model": {"config", "data"},
     "evaluation": {"config"},
     "training": {"config", "data", "model", "evaluation"},
-    "search": {"config"},
+    "search": {"config", "training"},
     "serving": {"config", "data", "model", "evaluation"},
     "reporting": {"config", "evaluation", "search"},
     "tracking": {"config"},

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from bertft_core.search.results import TrialResult
+from bertft_core.training.results import TrainingResult
 from flows.terminal.board import TrialBoard, _Picture, short
 from flows.terminal.console import WholeConsole
 from flows.terminal.estimate import Running, seconds_left, shown_time
@@ -29,9 +30,14 @@ PARAMS = {
 }
 
 
-def trial(slot: int, score: float | None = 0.9, state: str = "complete", **values: Any) -> TrialResult:
-    known = {"number": slot, "reason": "", "params": {"lr": 1e-4}, "log_loss": 0.5, "seconds": 60.0, **values}
-    return TrialResult(slot=slot, state=state, score=score, **known)
+def trial(
+    slot: int, score: float | None = 0.9, state: str = "complete", log_loss: float = 0.5, **values: Any
+) -> TrialResult:
+    known = {"number": slot, "reason": "", "params": {"lr": 1e-4}, "seconds": 60.0, **values}
+    fit = (
+        None if score is None else TrainingResult(state=state, score=score, log_loss=log_loss, seconds=known["seconds"])
+    )
+    return TrialResult(slot=slot, state=state, fit=fit, **known)
 
 
 def facts(step: int, **more: Any) -> dict[str, Any]:
@@ -273,11 +279,12 @@ import logging, sys, threading, time, warnings
 handler = logging.StreamHandler()  # holds the stderr of this moment, as libraries' handlers do
 logging.getLogger("library").addHandler(handler)
 from bertft_core.search.results import TrialResult
+from bertft_core.training.results import TrainingResult
 from flows.terminal.progress import Reporter
 
 def trial(slot, score, state="complete"):
-    return TrialResult(slot=slot, number=slot, state=state, reason="", params={"lr": 1e-4}, score=score,
-                       log_loss=0.5, seconds=4.0)
+    fit = TrainingResult(state=state, score=score, log_loss=0.5, seconds=4.0)
+    return TrialResult(slot=slot, number=slot, state=state, reason="", params={"lr": 1e-4}, fit=fit, seconds=4.0)
 
 def work(slot):
     board.start(slot, {"lr": 1e-4, "batch_size": 16}, "trainer")

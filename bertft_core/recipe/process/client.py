@@ -16,7 +16,8 @@ from typing import IO, Any, Self
 
 from bertft_core.base import errors
 from bertft_core.base.errors import BertftError, TrainerDied
-from bertft_core.training.spec import FitSpec, MachineSettings, TrainingResult
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import FitSpec, MachineSettings
 
 OnProgress = Callable[[float, dict[str, Any]], None]
 OnRung = Callable[[float, float], bool]

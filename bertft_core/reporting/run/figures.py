@@ -30,7 +30,7 @@ from bertft_core.reporting.run.page import Calibration, Confusion, Coverage, Dif
 if TYPE_CHECKING:
     from bertft_core.evaluation.scores.metrics import ClassScores
     from bertft_core.evaluation.scores.slices import SliceScore
-    from bertft_core.training.spec import EpochResult
+    from bertft_core.training.results import EpochResult
 
 NAME = 80  # characters of a score's name
 EPOCHS = 200

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bertft_core.evaluation.report import WorstError
     from bertft_core.evaluation.scores.metrics import ClassScores, ReliabilityBin, Scores
     from bertft_core.evaluation.scores.slices import SliceScore
-    from bertft_core.training.spec import TrainingResult
+    from bertft_core.training.results import TrainingResult
 
 Interval = tuple[float, float]
 Facts = tuple[tuple[str, str], ...]  # (name, value) as they are to be read

@@ -11,7 +11,7 @@ from bertft_core.reporting.html.values import clipped, counted, number
 from bertft_core.reporting.search.pictures import MEASURES, duration, measured, pruned_share
 from bertft_core.search.knobs import best_of, knobs_of, score_name, written
 from bertft_core.search.results import TrialResult, ranked
-from bertft_core.search.winner import Verdict
+from bertft_core.search.winner import SearchWinner
 
 _ONE_SEED = "The highest single score, from one seed each; ties by lower log loss, then by lower number."
 _BEST = 10  # trials of the summary
@@ -37,7 +37,7 @@ class SearchPage:
     trials: int | None = None
     timeout: float | None = None
     space: Mapping[str, str] | None = None
-    verdict: Verdict | None = None
+    verdict: SearchWinner | None = None
     measure: str | None = None
     front: Collection[int] = ()
     notes: Sequence[str] = ()
@@ -62,10 +62,10 @@ class SearchPage:
         return tuple(k.name for k in knobs_of(self.results))
 
     @property
-    def winner(self) -> Verdict | None:
+    def winner(self) -> SearchWinner | None:
         """The verdict, else the highest single score; None where no trial was completed."""
         best = best_of(self.results)
-        return self.verdict or (None if best is None else Verdict(best=best, how=_ONE_SEED))
+        return self.verdict or (None if best is None else SearchWinner(best=best, how=_ONE_SEED))
 
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.model.classifier import weights_digest
 from bertft_core.model.layers import LayerRates, layer_rates, layer_table, set_depth
 from bertft_core.model.structures import describe
@@ -159,13 +161,18 @@ def test_rates_that_fall_towards_the_head_cannot_be_made() -> None:
         LayerRates(head=1.0, layers=(1.0, 0.95), embeddings=0.9)
 
 
+def configured(**training: Any) -> RunConfig:
+    tree = {"name": "n", "data": {"source": "x.csv"}, "model": {"pretrained": "m"}, "training": training}
+    return parse_config(tree, Path("."))
+
+
 @pytest.mark.parametrize("wanted", [{"head_multiplier": 0.5}, {"embedding_rate": "inverted"}])
 def test_impossible_rate_options_are_refused_by_key(wanted: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"training\.{next(iter(wanted))} must be"):
-        layer_rates(6, 1e-4, 0.9, **wanted)
+    with pytest.raises(ConfigError, match=rf"training\.{next(iter(wanted))}: input should be"):
+        configured(**wanted)
 
 
 @pytest.mark.parametrize("alpha", [0, 1.3])
-def test_layer_rates_alpha_out_of_range_is_refused(alpha: float) -> None:
+def test_alpha_out_of_range_is_refused(alpha: float) -> None:
     with pytest.raises(ConfigError, match=r"training\.alpha"):
-        layer_rates(6, 1e-4, alpha)
+        configured(alpha=alpha)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from bertft_core.recipe.search_report import SearchReport, write_search_report
 from bertft_core.reporting.search.page import SearchPage
 from bertft_core.search.knobs import knob_importances, log_knobs, space_facts
 from bertft_core.search.results import TrialResult
-from bertft_core.search.winner import Confirmation, Verdict
+from bertft_core.search.winner import Confirmation, SearchWinner
+from bertft_core.training.results import TrainingResult
 
 SPACE = {"lr": FloatDistribution(1e-5, 1e-3, log=True), "pooling": CategoricalDistribution(["cls", "<mean>"])}
 
@@ -27,8 +29,7 @@ def trial(slot: int, score: float | None, state: str = "complete", reason: str =
         state=state,
         reason=reason,
         params=params,
-        score=score,
-        log_loss=0.3,
+        fit=None if score is None else TrainingResult(state=state, score=score, log_loss=0.3, seconds=60.0),
         seconds=60.0,
         started=100.0 + 60 * slot,
         finished=160.0 + 60 * slot,
@@ -57,7 +58,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> SearchReport:
         trials=12,
         timeout=7200,
         space=space_facts(SPACE),
-        verdict=Verdict(best=RESULTS[7], how="highest mean of 2 further seeds", confirmations=confirmations),
+        verdict=SearchWinner(best=RESULTS[7], how="highest mean of 2 further seeds", confirmations=confirmations),
         importances=knob_importances(RESULTS, SPACE),
         log=log_knobs(SPACE),
         dashboard="optuna-dashboard sqlite:///search.db",
@@ -109,7 +110,7 @@ def test_without_a_chosen_trial_the_best_single_score_wins(tmp_path: Path) -> No
 
 
 def test_second_objective_is_a_column(tmp_path: Path) -> None:
-    sized = [TrialResult(**{**vars(r), "size_bytes": 91_000_000 + r.slot * 10**6}) for r in RESULTS[:3]]
+    sized = [replace(r, fit=r.fit and replace(r.fit, size_bytes=91_000_000 + r.slot * 10**6)) for r in RESULTS[:3]]
     page = SearchPage(title="t", metric="accuracy", results=tuple(sized), measure="size", front=[0])
     found = write_search_report(page, tmp_path)
     assert "2 chosen complete 0.8200 93 60" in shown(found)

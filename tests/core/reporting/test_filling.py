@@ -16,7 +16,7 @@ from bertft_core.evaluation.report import EvaluationReport, evaluate
 from bertft_core.reporting.run.document import report_html
 from bertft_core.reporting.run.filling import data_facts, page_of
 from bertft_core.reporting.run.page import ReleaseFacts, ScoreRow
-from bertft_core.training.spec import EpochResult, TrainingResult
+from bertft_core.training.results import EpochResult, TrainingResult
 
 CLASSES = ("business", "sport")
 

@@ -28,7 +28,7 @@ from bertft_core.reporting.run.page import (
     ScoreRow,
     SuspectRow,
 )
-from bertft_core.training.spec import EpochResult, TrainingResult
+from bertft_core.training.results import EpochResult, TrainingResult
 
 EVIL = '<script>alert("1")</script> & \'x\' "><img src=x onerror=alert(2)> <!-- ]]> </style></title>'
 X = "{http://www.w3.org/1999/xhtml}"

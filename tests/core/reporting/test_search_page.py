@@ -13,7 +13,7 @@ from typing import Any
 from bertft_core.reporting.search.document import Picture, search_html
 from bertft_core.reporting.search.page import SearchPage, optimism_sentence, search_summary
 from bertft_core.search.results import TrialResult
-from bertft_core.search.winner import Confirmation, Verdict
+from bertft_core.search.winner import Confirmation, SearchWinner
 
 EVIL = '<script>alert("1")</script> & "><img src=x onerror=alert(2)> </style>'
 X = "{http://www.w3.org/1999/xhtml}"
@@ -59,7 +59,7 @@ def test_everything_is_shown_as_text() -> None:
         metric=EVIL,
         results=(trial,),
         space={EVIL: EVIL},
-        verdict=Verdict(best=trial, how=EVIL, confirmations=(Confirmation(trial=trial, scores=()),)),
+        verdict=SearchWinner(best=trial, how=EVIL, confirmations=(Confirmation(trial=trial, scores=()),)),
         notes=(EVIL,),
         caution=EVIL,
         measure="size",
@@ -123,7 +123,9 @@ def test_confirmed_trials_stand_on_the_page_with_the_optimism() -> None:
         Confirmation(trial=shown.results[3], scores=(0.81,)),
         Confirmation(trial=shown.results[2], scores=()),
     )
-    text = words_of(tree(replace(shown, verdict=Verdict(best=shown.results[3], how="h", confirmations=confirmations))))
+    text = words_of(
+        tree(replace(shown, verdict=SearchWinner(best=shown.results[3], how="h", confirmations=confirmations)))
+    )
     assert "The best single score, 0.8400 of trial 4, promised 0.0300 too much: with 2 further seeds" in text
     assert "4 0.8400 0.8100 0.0141 0.8000, 0.8200" in text
     assert "3 chosen 0.8300 0.8100 – 0.8100" in text
@@ -134,7 +136,7 @@ def test_a_best_score_that_was_beaten_by_its_further_seeds_promised_too_little()
     shown = page()
     confirmed = Confirmation(trial=shown.results[4], scores=(0.85,))
     sentence = optimism_sentence(
-        replace(shown, verdict=Verdict(best=shown.results[4], how="h", confirmations=(confirmed,)))
+        replace(shown, verdict=SearchWinner(best=shown.results[4], how="h", confirmations=(confirmed,)))
     )
     assert (
         sentence is not None and "promised 0.0100 too little: with 1 further seed the trial reaches 0.8500" in sentence
@@ -143,7 +145,7 @@ def test_a_best_score_that_was_beaten_by_its_further_seeds_promised_too_little()
 
 def test_optimism_is_silent_where_it_is_unknown() -> None:
     shown = page()
-    assert optimism_sentence(replace(shown, verdict=Verdict(best=shown.results[4], how="h"))) is None
+    assert optimism_sentence(replace(shown, verdict=SearchWinner(best=shown.results[4], how="h"))) is None
 
 
 def test_summary_has_the_ten_best_and_where_the_page_lies() -> None:
@@ -174,7 +176,7 @@ def test_summary_stays_below_twenty_kilobytes() -> None:
         title=long,
         metric=long,
         results=results,
-        verdict=Verdict(best=results[0], how=long),
+        verdict=SearchWinner(best=results[0], how=long),
         notes=(long,) * 50,
         measure="size",
     )

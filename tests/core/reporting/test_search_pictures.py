@@ -32,13 +32,18 @@ from bertft_core.search.knobs import (
     written,
 )
 from bertft_core.search.results import TrialResult
+from bertft_core.training.results import TrainingResult
 
 
 def trial(slot: int, score: float | None, state: str = "complete", seconds: float = 60.0, **params: Any) -> TrialResult:
     reason = "" if state == "complete" else "why"
-    return TrialResult(
-        slot=slot, number=slot, state=state, reason=reason, params=params, score=score, log_loss=0.3, seconds=seconds
-    )
+    fit = None if score is None else TrainingResult(state=state, score=score, log_loss=0.3, seconds=seconds)
+    return TrialResult(slot=slot, number=slot, state=state, reason=reason, params=params, fit=fit, seconds=seconds)
+
+
+def fitted(result: TrialResult, **values: Any) -> TrialResult:
+    """The same trial, with other values of its fit; without a fit it stays as it is."""
+    return replace(result, fit=result.fit and replace(result.fit, **values))
 
 
 def trials(n: int, seed: int = 0) -> list[TrialResult]:
@@ -63,7 +68,9 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_all_pictures_show_something(tmp_path: Path) -> None:
-    results = [replace(r, started=1.0 + 60 * r.slot, finished=50.0 + 60 * r.slot, latency_ms=3.0) for r in trials(24)]
+    results = [
+        fitted(replace(r, started=1.0 + 60 * r.slot, finished=50.0 + 60 * r.slot), latency_ms=3.0) for r in trials(24)
+    ]
     importances = knob_importances(results, log={"lr"})
     drawn = draw_all(results, "macro_f1", tmp_path, log={"lr"}, importances=importances, measure="latency", front=[0])
     names = ["history", "importances", "parallel", "slice", "front", "times", "workers"]
@@ -92,10 +99,10 @@ def test_search_of_one_trial_has_no_picture(tmp_path: Path) -> None:
     "change",
     [
         pytest.param(lambda r: replace(r, state="pruned"), id="all pruned"),
-        pytest.param(lambda r: replace(r, state="fail", score=None), id="all failed, no score"),
-        pytest.param(lambda r: replace(r, score=0.5), id="equal scores"),
-        pytest.param(lambda r: replace(r, score=-1e6 if r.slot == 2 else -0.3 - r.slot / 100), id="diverged log loss"),
-        pytest.param(lambda r: replace(r, score=math.nan if r.slot == 2 else r.score), id="a score that is no number"),
+        pytest.param(lambda r: replace(r, state="fail", fit=None), id="all failed, no score"),
+        pytest.param(lambda r: fitted(r, score=0.5), id="equal scores"),
+        pytest.param(lambda r: fitted(r, score=-1e6 if r.slot == 2 else -0.3 - r.slot / 100), id="diverged log loss"),
+        pytest.param(lambda r: fitted(r, score=math.nan if r.slot == 2 else r.score), id="a score that is no number"),
         pytest.param(lambda r: replace(r, params={"lr": 1e-5}, seconds=0.0), id="one constant knob, no time"),
         pytest.param(lambda r: replace(r, params={f"model.long_name_{i}": i * r.slot for i in range(30)}), id="wide"),
         pytest.param(lambda r: replace(r, params={"a$b_{": f"$x^{r.slot}", "b": [r.slot]}), id="mathematics in a name"),
@@ -127,7 +134,7 @@ def test_slice_takes_the_most_important_knobs_without_alpha(tmp_path: Path) -> N
 def test_history_marks_failed_trials(tmp_path: Path) -> None:
     results = trials(8)
     history_picture(results, "macro_f1", tmp_path / "a.png")
-    history_picture([*results[:-1], replace(results[-1], state="fail", score=None)], "macro_f1", tmp_path / "b.png")
+    history_picture([*results[:-1], replace(results[-1], state="fail", fit=None)], "macro_f1", tmp_path / "b.png")
     orange = [
         (np.abs(pixels(tmp_path / n) - (0.851, 0.282, 0.059)).max(axis=2) < 0.02).sum() for n in ("a.png", "b.png")
     ]
@@ -145,12 +152,12 @@ def test_workers_need_a_known_start(tmp_path: Path) -> None:
 
 
 def test_front_needs_two_measured_trials(tmp_path: Path) -> None:
-    one = [replace(r, size_bytes=90_000_000 if r.slot == 0 else None) for r in trials(8)]
+    one = [fitted(r, size_bytes=90_000_000 if r.slot == 0 else None) for r in trials(8)]
     assert front_picture(one, "macro_f1", "size", tmp_path / "f.png") is None
 
 
 def test_front_shows_the_chosen_trial(tmp_path: Path) -> None:
-    results = [replace(r, size_bytes=90_000_000 + r.slot) for r in trials(8)]
+    results = [fitted(r, size_bytes=90_000_000 + r.slot) for r in trials(8)]
     for chosen in (0, 2):
         front_picture(results, "macro_f1", "size", tmp_path / f"{chosen}.png", [0], chosen)
     assert (pixels(tmp_path / "0.png") != pixels(tmp_path / "2.png")).any()
@@ -195,7 +202,7 @@ def test_diverged_score_does_not_squeeze_the_others() -> None:
 
 
 def test_best_breaks_ties_by_log_loss_then_slot() -> None:
-    results = [trial(0, 0.9), replace(trial(1, 0.9), log_loss=0.1), replace(trial(2, 0.9), log_loss=0.1)]
+    results = [trial(0, 0.9), fitted(trial(1, 0.9), log_loss=0.1), fitted(trial(2, 0.9), log_loss=0.1)]
     found = best_of([*results, trial(3, 0.95, "pruned")])
     assert found is not None and found.slot == 1
 
@@ -222,7 +229,7 @@ def test_importance_of_a_categorical_knob_is_seen() -> None:
     "results",
     [
         pytest.param([r for r in trials(20) if r.state == "complete"][:7], id="seven complete trials"),
-        pytest.param([replace(r, score=0.5) for r in trials(20)], id="equal scores"),
+        pytest.param([fitted(r, score=0.5) for r in trials(20)], id="equal scores"),
         pytest.param([replace(r, params={"lr": 1e-5}) for r in trials(20)], id="constant knob"),
         pytest.param([replace(r, state="pruned") for r in trials(20)], id="all pruned"),
     ],

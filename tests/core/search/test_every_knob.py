@@ -19,7 +19,8 @@ from bertft_core.model.feature_plan import feature_plan
 from bertft_core.recipe.unused_knobs import longest_text
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.loop import fit
-from bertft_core.training.spec import FitSpec, TrainingResult
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import FitSpec
 
 # Two values of each field; a new field needs an entry here, or the first test fails.
 KNOBS: dict[str, tuple[Any, Any]] = {
@@ -150,7 +151,7 @@ def fitted(config: RunConfig, dataset: DatasetSplits, tokenized: Tokenize, folde
                     classes=dataset.classes,
                     keep_model=False,
                     features=feature_plan(changed.model, changed.tokenization, 2),
-                    **changed.training.model_dump(),
+                    training=changed.training,
                 )
             )
         return done[key]

@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from optuna.trial import TrialState
 from bertft_core.base.errors import InputError, LeaseLost
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.search.lease import Owner
+from bertft_core.search.results import TrialFailure
 from bertft_core.search.slots import Slot, slot_seed
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
-from bertft_core.training.spec import TrainingResult
+from bertft_core.training.results import TrainingResult
 
 
 def _config(**search: Any) -> RunConfig:
@@ -32,21 +32,10 @@ def _study(folder: Path, owner: Owner | None = None, name: str = "n-study", **se
     return SearchStudy(open_storage(None, folder), name, _config(**search), owner)
 
 
-def _result(score: float, **others: Any) -> dict[str, Any]:
-    result = TrainingResult(
-        state="complete",
-        reason="",
-        score=score,
-        log_loss=1 - score,
-        best_epoch=1,
-        steps=1,
-        history=(),
-        rungs=(),
-        weights_digest="",
-        model_dir="",
-        seconds=1.0,
+def _result(score: float, **others: Any) -> TrainingResult:
+    return TrainingResult(
+        state="complete", score=score, log_loss=1 - score, best_epoch=1, steps=1, seconds=1.0, **others
     )
-    return {**asdict(result), **others}
 
 
 def _claim(study: SearchStudy) -> Slot:
@@ -102,14 +91,14 @@ def test_adopted_slot_says_that_somebody_began_it(tmp_path: Path) -> None:
 def test_pruned_trial_is_finished_with_its_reason(tmp_path: Path) -> None:
     study = _study(tmp_path)
     slot = _claim(study)
-    told = study.tell(slot.slot, {"state": "pruned", "reason": "nonfinite loss at step 3"})
+    told = study.tell(slot.slot, TrialFailure(state="pruned", reason="nonfinite loss at step 3"))
     assert (told.state, told.reason) == ("pruned", "nonfinite loss at step 3")
     assert 0 not in study.open_slots()
 
 
 def test_failed_trial_is_finished_with_its_reason(tmp_path: Path) -> None:
     study = _study(tmp_path)
-    told = study.tell(_claim(study).slot, {"state": "fail", "reason": "killed by signal 11 twice"})
+    told = study.tell(_claim(study).slot, TrialFailure(state="fail", reason="killed by signal 11 twice"))
     assert (told.state, told.reason) == ("fail", "killed by signal 11 twice")
     assert 0 not in study.open_slots()
 
@@ -189,7 +178,7 @@ def test_trial_that_died_while_it_was_asked_for_leaves_its_slot_open(tmp_path: P
 
 def test_seed_of_a_slot_is_the_same_after_a_failed_trial_before_it(tmp_path: Path) -> None:
     study = _study(tmp_path)
-    study.tell(_claim(study).slot, {"state": "fail", "reason": "why"})
+    study.tell(_claim(study).slot, TrialFailure(state="fail", reason="why"))
     assert _claim(study).seed == slot_seed(13, 1)
 
 
@@ -197,7 +186,7 @@ def test_last_winner_is_the_second_trial_of_the_next_study(tmp_path: Path) -> No
     winner = {"lr": 2.5e-5, "alpha": 0.85, "batch_size": 32, "epochs": 2}
     last = _study(tmp_path, name="n-last-night")
     _claim(last)
-    last.crown(winner)
+    last.store_winner(winner)
     tonight = _study(tmp_path)
     assert [_claim(tonight).params for _ in range(2)][1] == winner
 
@@ -205,7 +194,7 @@ def test_last_winner_is_the_second_trial_of_the_next_study(tmp_path: Path) -> No
 def test_last_winner_outside_the_space_is_left_out(tmp_path: Path) -> None:
     last = _study(tmp_path, name="n-last-night")
     _claim(last)
-    last.crown({"lr": 9e-3, "alpha": 0.85, "batch_size": 32, "epochs": 2})
+    last.store_winner({"lr": 9e-3, "alpha": 0.85, "batch_size": 32, "epochs": 2})
     tonight = _study(tmp_path)
     assert [_claim(tonight).params for _ in range(2)][1]["lr"] <= 5e-5
 
@@ -239,7 +228,7 @@ def test_trial_given_up_leaves_its_slot_open_and_keeps_its_parameters(tmp_path: 
 def test_trial_over_its_time_is_open_again_under_a_raised_limit(tmp_path: Path) -> None:
     study = _study(tmp_path, trial_timeout=5)
     params = _claim(study).params
-    study.tell(0, {"state": "pruned", "reason": "timeout: 5 s", "limit": 5.0})
+    study.tell(0, TrialFailure(state="pruned", reason="timeout: 5 s", limit=5.0))
     assert study.open_slots() == [1, 2, 3, 4, 5]
     raised = _study(tmp_path, trial_timeout=6)
     assert raised.open_slots() == [0, 1, 2, 3, 4, 5]

@@ -22,7 +22,7 @@ from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.trials import Bench
+from bertft_core.recipe.trials import TrialRunner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy
 from bertft_core.testing.encoders import tiny_encoder
@@ -37,33 +37,34 @@ def trainer() -> Iterator[Trainer]:
         yield process
 
 
-Open = Callable[..., tuple[SearchStudy, Bench]]
+Open = Callable[..., tuple[SearchStudy, TrialRunner]]
 
 
 @pytest.fixture
 def opened(project: Callable[..., Path], tmp_path: Path, trainer: Trainer) -> Open:
-    """A study over the tiny project and the bench to run it on."""
+    """A study over the tiny project and the runner to run it on."""
 
-    def make(training: dict[str, Any] | None = None, **search: Any) -> tuple[SearchStudy, Bench]:
+    def make(training: dict[str, Any] | None = None, **search: Any) -> tuple[SearchStudy, TrialRunner]:
         base = {"lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "precision": "float32"}
         config = load_config(project(training={**base, **(training or {})}, search={**_SEARCH, **search}))
         home = open_home(tmp_path / "home")
         prepared = chain.prepare(config, home)
         run = chain.identify(config, prepared, home)
-        settings = fitting.settle(RunContext(config=config, prepared=prepared, run=run, home=home, trainer=trainer))
+        settings = fitting.machine_settings(
+            RunContext(config=config, prepared=prepared, run=run, home=home, trainer=trainer)
+        )
         study = trials.open_study(config, prepared, home)
-        assert study is not None
-        return study, Bench(config=config, prepared=prepared, settings=settings, home=home)
+        return study, TrialRunner(config=config, prepared=prepared, settings=settings, home=home)
 
     return make
 
 
-def _run(study: SearchStudy, bench: Bench, trainer: Trainer, on_progress: Any = None) -> TrialResult:
+def _run(study: SearchStudy, runner: TrialRunner, trainer: Trainer, on_progress: Any = None) -> TrialResult:
     slot = study.claim()
     assert slot is not None
-    told = trials.run_trial(study, slot, bench, trainer, on_progress)
-    assert told is not None
-    return told
+    result = runner.run(study, slot, trainer, on_progress)
+    assert result is not None
+    return result
 
 
 def _killer(trainer: Trainer, at_steps: list[int]) -> Callable[[float, dict[str, Any]], None]:
@@ -80,18 +81,18 @@ def _killer(trainer: Trainer, at_steps: list[int]) -> Callable[[float, dict[str,
 
 
 def test_trial_completes_with_what_the_pictures_need(opened: Open, trainer: Trainer) -> None:
-    study, bench = opened()
-    told = _run(study, bench, trainer)
-    assert (told.slot, told.state, told.depth) == (0, "complete", 4)
-    assert [fraction for fraction, _ in told.rungs] == [0.25, 0.5, 0.75]
-    assert told.seconds > 0 and told.finished > told.started > 0 and told.seed
-    assert not (bench.home / "search" / study.name / "trial-0").exists()
+    study, runner = opened()
+    result = _run(study, runner, trainer)
+    assert (result.slot, result.state, result.depth) == (0, "complete", 4)
+    assert [fraction for fraction, _ in result.fit.rungs] == [0.25, 0.5, 0.75]
+    assert result.seconds > 0 and result.finished > result.started > 0 and result.seed
+    assert not (runner.home / "search" / study.name / "trial-0").exists()
 
 
 def test_trial_of_a_study_that_prunes_nothing_is_not_scored_at_the_rungs(opened: Open, trainer: Trainer) -> None:
-    study, bench = opened(second={"measure": "latency"}, space={"tokenization.max_length": [16, 24]})
-    told = _run(study, bench, trainer)
-    assert (told.state, told.rungs) == ("complete", ())
+    study, runner = opened(second={"measure": "latency"}, space={"tokenization.max_length": [16, 24]})
+    result = _run(study, runner, trainer)
+    assert (result.state, result.rungs) == ("complete", ())
 
 
 def test_diverged_trial_is_pruned_as_nonfinite_and_the_next_one_runs(
@@ -100,37 +101,37 @@ def test_diverged_trial_is_pruned_as_nonfinite_and_the_next_one_runs(
     wild = shutil.copytree(encoder, tmp_path / "wild")
     weights = load_file(wild / "model.safetensors")
     save_file({name: value * 1e30 for name, value in weights.items()}, wild / "model.safetensors", {"format": "pt"})
-    study, bench = opened(space={"model.pretrained": [str(encoder), str(wild)]}, trials=4)
-    told = [_run(study, bench, trainer) for _ in range(4)]
-    wild_ones = [t for t in told if t.params["model.pretrained"] == str(wild)]
+    study, runner = opened(space={"model.pretrained": [str(encoder), str(wild)]}, trials=4)
+    result = [_run(study, runner, trainer) for _ in range(4)]
+    wild_ones = [t for t in result if t.params["model.pretrained"] == str(wild)]
     assert wild_ones and all(t.state == "pruned" and t.reason.startswith("nonfinite") for t in wild_ones)
-    assert all(t.state == "complete" for t in told if t not in wild_ones)
+    assert all(t.state == "complete" for t in result if t not in wild_ones)
 
 
 def test_trial_without_memory_is_pruned_as_oom_and_the_next_one_runs(
     opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path
 ) -> None:
     large = tiny_encoder(tmp_path / "large", layers=4, hidden=1024)
-    study, bench = opened(space={"model.pretrained": [str(encoder), str(large)]}, trials=5)
-    first = _run(study, bench, trainer)  # the configured encoder; now the process has loaded everything
+    study, runner = opened(space={"model.pretrained": [str(encoder), str(large)]}, trials=5)
+    first = _run(study, runner, trainer)  # the configured encoder; now the process has loaded everything
     assert first.params["model.pretrained"] == str(encoder) and trainer.pid is not None
     used = int(Path(f"/proc/{trainer.pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    told = []
+    result = []
     while study.open_slots():
         if trainer.pid is not None:
             resource.prlimit(trainer.pid, resource.RLIMIT_AS, (used + 30_000_000, used + 30_000_000))
-        told.append(_run(study, bench, trainer))
-    starved = [t for t in told if t.params["model.pretrained"] == str(large)]
+        result.append(_run(study, runner, trainer))
+    starved = [t for t in result if t.params["model.pretrained"] == str(large)]
     assert starved and all(t.state == "pruned" and t.reason.startswith("oom") for t in starved[:1])
-    assert all(t.state == "complete" for t in told if t not in starved)
+    assert all(t.state == "complete" for t in result if t not in starved)
 
 
 def test_killed_trainer_goes_on_from_the_checkpoint(
     opened: Open, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)  # after every step
-    study, bench = opened({"batch_size": 1, "epochs": 4}, rows=100)
-    calm = _run(study, bench, trainer)
+    study, runner = opened({"batch_size": 1, "epochs": 4}, rows=100)
+    calm = _run(study, runner, trainer)
     seen: list[int] = []
     kill = _killer(trainer, [40, 90])
 
@@ -139,9 +140,9 @@ def test_killed_trainer_goes_on_from_the_checkpoint(
             seen.append(facts["step"])
         kill(fraction, facts)
 
-    told = _run(study, bench, trainer, follow)
+    result = _run(study, runner, trainer, follow)
     restarts = [after for before, after in pairwise(seen) if after < before]
-    assert told.state == "complete" and calm.state == "complete"
+    assert result.state == "complete" and calm.state == "complete"
     assert all(step > 0 for step in restarts)
 
 
@@ -149,7 +150,7 @@ def test_lease_names_the_process_and_the_step_it_goes_on_from(
     opened: Open, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)
-    study, bench = opened({"batch_size": 1, "epochs": 4}, rows=100)
+    study, runner = opened({"batch_size": 1, "epochs": 4}, rows=100)
     kill, leases, stored = _killer(trainer, [40]), {}, study.storage.optuna
 
     def follow(fraction: float, facts: dict[str, Any]) -> None:
@@ -159,78 +160,78 @@ def test_lease_names_the_process_and_the_step_it_goes_on_from(
             leases[lease["worker"]] = lease["first_step"]
         kill(fraction, facts)
 
-    _run(study, bench, trainer, follow)
+    _run(study, runner, trainer, follow)
     first, second = leases.values()
     assert first == 0 and second >= 40
 
 
 def test_trainer_killed_twice_without_getting_further_ends_the_trial(opened: Open, trainer: Trainer) -> None:
-    study, bench = opened()
-    told = _run(study, bench, trainer, _killer(trainer, [0, 0]))
-    assert told.state == "pruned" and told.reason.startswith("oom: killed by signal 9 twice")
+    study, runner = opened()
+    result = _run(study, runner, trainer, _killer(trainer, [0, 0]))
+    assert result.state == "pruned" and result.reason.startswith("oom: killed by signal 9 twice")
 
 
 def test_defect_stops_the_search_and_gives_the_slot_back(opened: Open, trainer: Trainer) -> None:
-    study, bench = opened()
+    study, runner = opened()
     slot = study.claim()
     assert slot is not None
-    file = Path(bench.prepared.tokens.directory) / "train.arrow"
+    file = Path(runner.prepared.tokens.directory) / "train.arrow"
     with pa.OSFile(str(file)) as source:  # a mapped table would be lost with the file it is written over
         table = pa.ipc.open_file(source).read_all()
     broken = table.set_column(table.column_names.index("label"), "label", pa.array([99] * len(table), pa.int32()))
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, broken.schema) as writer:
         writer.write_table(broken)
     with pytest.raises(BertftError, match="Traceback"):
-        trials.run_trial(study, slot, bench, trainer)
+        runner.run(study, slot, trainer)
     assert not study.results() and study.open_slots() == [0, 1]
     again = study.claim()
     assert again is not None and again.params == slot.params
 
 
 def test_trial_over_its_time_is_pruned_as_timeout(opened: Open, trainer: Trainer) -> None:
-    study, bench = opened({"batch_size": 1, "epochs": 200}, trial_timeout=3)
-    told = _run(study, bench, trainer)
-    assert told.state == "pruned" and told.reason.startswith("timeout: search.trial_timeout")
+    study, runner = opened({"batch_size": 1, "epochs": 200}, trial_timeout=3)
+    result = _run(study, runner, trainer)
+    assert result.state == "pruned" and result.reason.startswith("timeout: search.trial_timeout")
 
 
 def test_time_limit_that_passes_while_texts_are_cut_ends_the_trial_alone(opened: Open, trainer: Trainer) -> None:
-    study, bench = opened(space={"tokenization.max_length": [8, 12]}, trial_timeout=0.001)
-    assert _run(study, bench, trainer).reason.startswith("timeout: search.trial_timeout")
+    study, runner = opened(space={"tokenization.max_length": [8, 12]}, trial_timeout=0.001)
+    assert _run(study, runner, trainer).reason.startswith("timeout: search.trial_timeout")
 
 
 def test_trial_running_when_the_time_of_the_search_ends_goes_on_with_more_of_it(opened: Open, trainer: Trainer) -> None:
     training = {"batch_size": 1, "epochs": 60}
-    study, bench = opened(training, timeout=7)
+    study, runner = opened(training, timeout=7)
     slot = study.claim()
     assert slot is not None
-    assert trials.run_trial(study, slot, bench, trainer) is None
+    assert runner.run(study, slot, trainer) is None
     assert study.results() == [] and study.held() == {} and study.claim() is None
-    study, bench = opened(training, timeout=200)
+    study, runner = opened(training, timeout=200)
     steps: list[int] = []
-    told = _run(study, bench, trainer, lambda _, facts: steps.append(facts.get("step", -1)))
-    assert (told.slot, told.state, told.params) == (0, "complete", slot.params)
+    result = _run(study, runner, trainer, lambda _, facts: steps.append(facts.get("step", -1)))
+    assert (result.slot, result.state, result.params) == (0, "complete", slot.params)
     assert min(step for step in steps if step >= 0) > 0
 
 
 def test_stopped_search_gives_the_running_slot_back(opened: Open, trainer: Trainer) -> None:
-    study, bench = opened({"batch_size": 1, "epochs": 200})
+    study, runner = opened({"batch_size": 1, "epochs": 200})
     stop = threading.Event()
     with pytest.raises(SearchStopped):
-        _run(study, replace(bench, is_stopped=stop.is_set), trainer, lambda *_: stop.set())
+        _run(study, replace(runner, is_stopped=stop.is_set), trainer, lambda *_: stop.set())
     assert study.open_slots() == [0, 1] and study.held() == {}
 
 
 def test_workers_share_the_threads(opened: Open) -> None:
-    _, bench = opened()
-    whole = replace(bench.settings, threads=8)
+    _, runner = opened()
+    whole = replace(runner.settings, threads=8)
     assert [trials.share(whole, workers).threads for workers in (1, 3, 16)] == [8, 2, 1]
 
 
 def test_searched_encoder_and_cut_reach_the_fit(opened: Open, trainer: Trainer, encoder: Path, tmp_path: Path) -> None:
     small = tiny_encoder(tmp_path / "small", layers=1, hidden=16)
     space = {"model.pretrained": [str(encoder), str(small)], "tokenization.max_length": [8, 24]}
-    study, bench = opened(space=space, trials=4)
-    told = [_run(study, bench, trainer) for _ in range(4)]
+    study, runner = opened(space=space, trials=4)
+    result = [_run(study, runner, trainer) for _ in range(4)]
     depth = {str(encoder): 4, str(small): 2}  # head only is 0, the embeddings are the last
-    assert [t.depth for t in told] == [depth[t.params["model.pretrained"]] for t in told]
-    assert len(list((bench.home / "tokens").iterdir())) >= len({tuple(t.params.values()) for t in told})
+    assert [t.depth for t in result] == [depth[t.params["model.pretrained"]] for t in result]
+    assert len(list((runner.home / "tokens").iterdir())) >= len({tuple(t.params.values()) for t in result})

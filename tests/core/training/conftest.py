@@ -15,6 +15,8 @@ from bertft_core.model.prefix.cache import PrefixCache
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.spec import FitSpec
 
+from .specs import fit_spec
+
 
 def write_tokens(
     folder: Path, n: int = 96, *, classes: int = 2, soft: bool = False, sets: bool = False, seed: int = 0
@@ -89,7 +91,7 @@ def spec(encoder: Path, tokens: Path, tmp_path: Path) -> Callable[..., FitSpec]:
             "threads": 1,
             **changes,
         }
-        return FitSpec(**values)
+        return fit_spec(**values)
 
     return build
 

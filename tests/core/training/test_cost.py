@@ -16,7 +16,8 @@ from bertft_core.model.classifier import load_classifier
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.loop import fit
 from bertft_core.training.machine import _spread, one_row_milliseconds, runtime, weight_bytes
-from bertft_core.training.spec import FitSpec, TrainingResult
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import FitSpec
 
 Build = Callable[..., FitSpec]
 CPU = torch.device("cpu")

@@ -35,6 +35,7 @@ from bertft_core.training.spec import FitSpec
 
 from .families import CONFIGS, LAYERS, UNKNOWN, WITHOUT_OWN_PASS, write_family
 from .kills import Killed, killer
+from .specs import fit_spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = [f"{word} {'soup' if i % 2 else 'goal'} {i} " * (1 + i % 3) for i, word in enumerate(["the", "new"] * 24)]
@@ -58,7 +59,7 @@ class Family:
             "warmup_fraction": 0.0,
             **changes,
         }
-        return FitSpec(
+        return fit_spec(
             pretrained=str(self.folder), tokens=str(self.tokens), output=str(output), classes=("a", "b"), **values
         )
 

@@ -27,10 +27,12 @@ from bertft_core.training import forward as feature_forward
 from bertft_core.training.forward import WHOLE, open_forward
 from bertft_core.training.loop import fit
 from bertft_core.training.machine import one_row_milliseconds
+from bertft_core.training.results import TrainingResult
 from bertft_core.training.scoring import features, score
-from bertft_core.training.spec import FitSpec, TrainingResult
+from bertft_core.training.spec import FitSpec
 
 from .kills import Killed, killer
+from .specs import fit_spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -87,7 +89,7 @@ def spec(encoder: Path, folders: dict[bool, Path], tmp_path: Path) -> Callable[.
             "prefix_root": str(tmp_path / "prefix"),
             "checkpoint_seconds": 0,
         }
-        return FitSpec(**{**values, **changes})
+        return fit_spec(**{**values, **changes})
 
     return build
 

@@ -15,10 +15,12 @@ from bertft_core.data.tokens.batching import epoch_batches, pad_batch
 from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.model.classifier import load_classifier, weights_digest
 from bertft_core.training.loop import fit
+from bertft_core.training.results import TrainingResult
 from bertft_core.training.scoring import score
-from bertft_core.training.spec import FitSpec, TrainingResult
+from bertft_core.training.spec import FitSpec
 
 from .kills import Killed, killer
+from .specs import configured
 
 Build = Callable[..., FitSpec]
 
@@ -110,7 +112,7 @@ def test_fit_equals_a_plain_loop(spec: Build, tokens: Path, encoder: Path) -> No
     result = fit(settings)
 
     torch.set_num_threads(1)
-    model = load_classifier(encoder, ("a", "b"), settings.seed, 0.0)
+    model = load_classifier(encoder, ("a", "b"), settings.training.seed, 0.0)
     plain = [p for p in model.parameters() if p.ndim == 1]
     matrices = [p for p in model.parameters() if p.ndim > 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0}])
@@ -118,7 +120,7 @@ def test_fit_equals_a_plain_loop(spec: Build, tokens: Path, encoder: Path) -> No
     model.train()
     step, losses = 0, []
     for epoch in range(2):
-        for rows in epoch_batches(np.diff(train.offsets), 16, settings.seed, epoch):
+        for rows in epoch_batches(np.diff(train.offsets), 16, settings.training.seed, epoch):
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * ((step + 1) / 4 if step < 3 else (12 - step) / 9)
             ids, mask, types, labels = (torch.from_numpy(np.array(a)) for a in pad_batch(train, rows, 0))
@@ -302,9 +304,9 @@ def test_fit_validation_loss_is_neither_weighted_nor_smoothed(spec: Build, token
 
 
 @pytest.mark.parametrize(("key", "value"), [("class_weights", "equal"), ("label_smoothing", 1.0)])
-def test_fit_spec_impossible_loss_is_named(spec: Build, key: str, value: Any) -> None:
+def test_impossible_loss_is_named(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"training.{key}"):
-        spec(**{key: value})
+        configured(**{key: value})
 
 
 def end_of(history: tuple[Any, ...], patience: int, deepest: int) -> int:
@@ -337,14 +339,26 @@ def test_fit_ends_after_epochs_of_the_last_phase_without_a_better_score(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "hinge"}, "training.loss must be one of"),
-        ({"class_weights": {"a": 2.0, "c": 1.0}}, "training.class_weights: no class 'c' in the data; classes: a, b"),
-        ({"class_weights": {"a": 0.0}}, "training.class_weights must be numbers above 0, was a 0.0"),
-        ({"tau": 0.0}, "training.tau must be above 0"),
-        ({"patience": 0}, "training.patience must be 1 or more"),
+        ({"loss": "hinge"}, "training.loss: input should be 'cross_entropy', 'focal' or 'logit_adjusted'"),
+        ({"class_weights": {"a": 0.0}}, r"training.class_weights.*a: input should be greater than 0, was 0.0"),
+        ({"tau": 0.0}, "training.tau: input should be greater than 0, was 0.0"),
+        ({"patience": 0}, "training.patience: input should be greater than or equal to 1, was 0"),
     ],
 )
-def test_spec_refuses_a_loss_that_cannot_be(spec: Build, changes: dict[str, Any], message: str) -> None:
+def test_configuration_refuses_a_loss_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configured(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_weights": {"a": 2.0, "c": 1.0}}, "training.class_weights: no class 'c' in the data; classes: a, b"),
+        ({"precision": "auto"}, "training.precision must be settled for this machine before a fit, was auto"),
+        ({"metric": "auroc"}, "evaluation.metric must be one of"),
+    ],
+)
+def test_spec_refuses_what_its_data_or_machine_rules_out(spec: Build, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         spec(**changes)
 

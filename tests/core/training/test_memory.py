@@ -17,8 +17,10 @@ import torch
 from bertft_core.base.files import staged_folder
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.optimizer import accumulate, is_memory_fault
+from bertft_core.training.results import TrainingResult
 from bertft_core.training.scoring import score
-from bertft_core.training.spec import FitSpec, TrainingResult
+
+from .specs import fit_spec
 
 # Fits one after the other in one process: a small one loads all that a fit needs, then each may take so many MB more.
 _LIMITED = """
@@ -79,7 +81,7 @@ def test_fit_in_micro_batches_equals_the_undisturbed_one(folder: Path, tmp_path:
         "checkpoint_seconds": 0,
     }
     warm, small, broken, whole = (
-        FitSpec(**{**common, "output": str(tmp_path / name), **changes}).to_json()
+        fit_spec(**{**common, "output": str(tmp_path / name), **changes}).to_json()
         for name, changes in (("warm", {"batch_size": 1, "rows": 4}), ("small", {}), ("broken", {}), ("whole", {}))
     )
     order = [(warm, 0, 0), (small, 150, 0), (broken, 150, 1), (broken, 0, 0), (whole, 0, 0)]

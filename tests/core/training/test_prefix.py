@@ -21,7 +21,8 @@ from bertft_core.model.prefix.frozen import FrozenPrefix, prefix_keys, row_keys
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.forward import Forward, padding
 from bertft_core.training.loop import fit
-from bertft_core.training.spec import FitSpec, TrainingResult
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import FitSpec
 
 from .conftest import write_tokens
 from .kills import Killed, killer

@@ -12,8 +12,9 @@ from bertft_core.config.run import parse_config
 from bertft_core.search.results import TrialResult
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
+from bertft_core.training.results import TrainingResult
 from flows import search
-from flows.search import Crew, Shift
+from flows.search import Scheduler, Workers
 from flows.terminal.board import TrialBoard
 
 pytestmark = pytest.mark.orchestration
@@ -30,7 +31,7 @@ def study(tmp_path: Path) -> SearchStudy:
     found = SearchStudy(open_storage(None, tmp_path), "n-study", parse_config(tree, tmp_path))
     slot = found.claim()
     assert slot is not None
-    found.tell(slot.slot, {"state": "complete", "reason": "", "score": 0.5, "log_loss": 0.6, "seconds": 1.0})
+    found.tell(slot.slot, TrainingResult(state="complete", score=0.5, log_loss=0.6, seconds=1.0))
     return found
 
 
@@ -47,49 +48,49 @@ class Store:
         self.written = [r.slot for r in results]
 
 
-def _shift(study: SearchStudy, store: Store) -> tuple[Shift, io.StringIO]:
+def _scheduler(study: SearchStudy, store: Store) -> tuple[Scheduler, io.StringIO]:
     text = io.StringIO()
     board = TrialBoard(1, "accuracy", console=Console(file=text, width=200))
-    return Shift(study=study, bench=None, team=Crew(trainers=[]), board=board, mirror=store), text  # type: ignore[arg-type]
+    return Scheduler(study=study, runner=None, workers=Workers(trainers=[]), board=board, mirror=store), text  # type: ignore[arg-type]
 
 
 def test_store_that_is_away_is_said_and_written_later(study: SearchStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_MIRROR_PAUSE_SECONDS", 0.0)
     store = Store()
-    shift, text = _shift(study, store)
-    shift._mirror()
+    scheduler, text = _scheduler(study, store)
+    scheduler._mirror()
     assert "MLflow is not written for now (ConnectionError: refused)" in text.getvalue()
     store.is_away = False
-    shift._mirror()
+    scheduler._mirror()
     assert store.written == [0]
 
 
 def test_store_that_is_away_is_not_asked_every_two_seconds(study: SearchStudy) -> None:
     store = Store()
-    shift, _ = _shift(study, store)
-    shift._mirror()
+    scheduler, _ = _scheduler(study, store)
+    scheduler._mirror()
     store.is_away = False
-    shift._mirror()
+    scheduler._mirror()
     assert store.written == []
 
 
 def test_store_that_is_still_away_at_the_end_is_an_error(study: SearchStudy) -> None:
-    shift, _ = _shift(study, Store())
+    scheduler, _ = _scheduler(study, Store())
     with pytest.raises(ConnectionError):
-        shift._mirror(is_last=True)
+        scheduler._mirror(is_last=True)
 
 
 def test_what_ended_before_a_fault_is_written(study: SearchStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     store.is_away = False
-    shift, _ = _shift(study, store)
-    shift.running = 1
-    shift.finished.put((None, None))  # type: ignore[arg-type]
+    scheduler, _ = _scheduler(study, store)
+    scheduler.running = 1
+    scheduler.finished.put((None, None))  # type: ignore[arg-type]
 
     def defect(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(shift, "_submit", defect)
+    monkeypatch.setattr(scheduler, "_submit", defect)
     with pytest.raises(ZeroDivisionError):
-        shift.run()
-    assert store.written == [0] and shift.team.is_stopped
+        scheduler.run()
+    assert store.written == [0] and scheduler.workers.is_stopped

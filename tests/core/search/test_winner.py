@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bertft_core.base.errors import InputError
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.recipe import chain, trials
+from bertft_core.search.results import TrialFailure
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
+from bertft_core.training.results import TrainingResult
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def _tell(study: SearchStudy, *scores: float) -> None:
     for score in scores:
         slot = study.claim()
         assert slot is not None
-        study.tell(slot.slot, {"state": "complete", "score": score, "log_loss": 0.5, "seconds": 1.0})
+        study.tell(slot.slot, TrainingResult(state="complete", score=score, log_loss=0.5, seconds=1.0))
 
 
 def _opened(config: RunConfig, folder: Path) -> SearchStudy:
@@ -44,7 +45,7 @@ def test_trial_that_ends_after_the_confirmation_began_changes_no_finalist(config
     confirmation = _confirmation(study, config)
     _tell(confirmation, 0.5, 0.6)  # of trials 1 and 0
     _tell(study, 0.9)
-    found = trials.verdict(study, config, confirmation)
+    found = trials.find_winner(study, config, confirmation)
     assert [(c.trial.slot, c.scores) for c in found.confirmations] == [(1, (0.5,)), (0, (0.6,))]
     assert found.best.slot == 0
 
@@ -57,7 +58,7 @@ def test_nobody_has_won_before_the_confirmation_has_ended(
     _tell(study, 0.7, 0.8, 0.6)
     if confirmed:
         _tell(_confirmation(study, config), *confirmed)
-    assert chain._verdict_if_done(study, config) is None
+    assert chain._winner_if_done(study, config) is None
 
 
 def test_looking_for_a_verdict_begins_no_confirmation(config: RunConfig, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_looking_for_a_verdict_begins_no_confirmation(config: RunConfig, tmp_pat
 
     study = _opened(config, tmp_path)
     _tell(study, 0.7, 0.8, 0.6)
-    chain._verdict_if_done(study, config)
+    chain._winner_if_done(study, config)
     assert optuna.get_all_study_names(storage=study.storage.optuna) == ["n-study"]
 
 
@@ -73,7 +74,7 @@ def test_winner_is_named_once_the_confirmation_has_ended(config: RunConfig, tmp_
     study = _opened(config, tmp_path)
     _tell(study, 0.7, 0.8, 0.6)
     _tell(_confirmation(study, config), 0.5, 0.6)
-    found = chain._verdict_if_done(study, config)
+    found = chain._winner_if_done(study, config)
     assert found is not None and found.best.slot == 0
 
 
@@ -81,7 +82,6 @@ def test_search_in_which_nothing_completed_names_the_reasons(config: RunConfig, 
     study = _opened(config, tmp_path)
     slot = study.claim()
     assert slot is not None
-    reason: dict[str, Any] = {"state": "pruned", "reason": "oom: no memory left"}
-    study.tell(slot.slot, reason)
+    study.tell(slot.slot, TrialFailure(state="pruned", reason="oom: no memory left"))
     with pytest.raises(InputError, match="no trial of study n-study completed .*oom: no memory left"):
-        trials.verdict(study, config, None)
+        trials.find_winner(study, config, None)

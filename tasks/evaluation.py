@@ -24,7 +24,7 @@ from bertft_core.recipe.release import build_served
 from bertft_core.recipe.runs import Run
 from bertft_core.registry import aliases
 from bertft_core.registry.answers import Answers
-from bertft_core.registry.gate import answers_file
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.ledger import Release
 from bertft_core.reporting.run.page import Outcome, ReleaseFacts
 from bertft_core.training.results import TrainingResult
@@ -55,12 +55,11 @@ def write_report(
     context: RunContext, fit: TrainingResult, report: EvaluationReport, release: Release, tree: Tree
 ) -> Path:
     """The HTML report with its verdict, and the gate's decision as Markdown; both go to the MLflow run."""
-    folder = context.run.folder.evaluation
-    file = folder / "decision.json"
-    decision = PromotionDecision.from_json(read_json(file)) if file.exists() else None
+    folder = EvaluationFolder(context.run.folder.evaluation)
+    stored = read_json(folder.decision_json) if folder.decision_json.exists() else None
+    decision = PromotionDecision.from_json(stored) if stored else None
     if decision is not None:
-        text = decision.to_markdown(str(release))
-        (folder / "decision.md").write_text(text, encoding="utf-8")
+        folder.decision_markdown.write_text(decision.to_markdown(str(release)), encoding="utf-8")
     outcome = "promoted" if release.promoted else _SHOWN.get(release.outcome, "kept")
     page = review.write_page(
         context,
@@ -71,7 +70,7 @@ def write_report(
         ),
         lineage=_lineage(context, release, tree),
     )
-    tree.report(folder)
+    tree.report(folder.path)
     report_uri = f"runs:/{tree.final}/evaluation/{page.name}"
     aliases.tag_version(tree.store, release.registered_model, release.version, {"bertft.report": report_uri})
     return page
@@ -79,14 +78,14 @@ def write_report(
 
 def _champion(run: Run, report: EvaluationReport, release: Release) -> Scores | None:
     """Scores of the champion that the gate compared with, on the whole test split."""
-    folder = run.folder.evaluation
-    file = answers_file(folder, release.champion_before or "")
+    folder = EvaluationFolder(run.folder.evaluation)
+    file = folder.answers(release.champion_before or "")
     if not file.exists():
         return None
     found = Answers.read(file)
     if set(found.classes) != set(report.classes):
         return None
-    labels = np.load(folder / "labels.npy", allow_pickle=False)
+    labels = np.load(folder.labels, allow_pickle=False)
     said = found.predicted(report.classes)
     return any_scores(labels, found.probabilities(report.classes), report.classes, predicted=said)
 

@@ -18,34 +18,34 @@ from bertft_core.recipe.release import build_served, write_gate_rows
 from bertft_core.registry import aliases, ledger, versions
 from bertft_core.registry.answers import Answers, Scored, Scorer, require
 from bertft_core.registry.decision import decide
-from bertft_core.registry.gate import OTHER_BATCH, TRAIN_ROWS, Candidate, answers_file, rival_versions
+from bertft_core.registry.evaluation_folder import EvaluationFolder
+from bertft_core.registry.gate import OTHER_BATCH, Candidate, rival_versions
 from bertft_core.registry.ledger import Release
 from bertft_core.tracking import lineage
 from bertft_core.training.results import TrainingResult
 from tasks.data import is_retryable
 
 PARITY = 1e-5
-EVIDENCE = "evidence.json"
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
 def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
     config, run, dataset = context.config, context.run, context.prepared.dataset
-    folder = run.folder.evaluation
+    folder = EvaluationFolder(run.folder.evaluation)
     write_gate_rows(config, dataset, folder)
     fingerprint = test_fingerprint(dataset)
     served = build_served(context, fit)
     size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
     write_json(
-        folder / EVIDENCE,
+        folder.evidence,
         {
             "config": config.resolved(),
             "base_dir": str(config.base_dir),
             "test_rows": fingerprint,
             "classes": list(dataset.classes),
             "weights": fit.weights_digest,
-            "folder": str(folder),
+            "folder": str(folder.path),
             "size_mb": size,
             "rule": tree.store.config.promotion.model_dump(mode="json"),
         },
@@ -60,7 +60,7 @@ def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Cand
     }
     name = tree.store.config.model_name(config.name)
     version = versions.register(
-        tree.store, tree.final, served, name, tags, extra_files=[folder / EVIDENCE, folder / TRAIN_ROWS]
+        tree.store, tree.final, served, name, tags, extra_files=[folder.evidence, folder.train_fingerprints]
     )
     create_markdown_artifact(key="bertft-model", markdown=f"`{version.model_uri}` from MLflow run `{version.run_id}`")
     if tree.store.tracking_uri.startswith("http"):
@@ -70,7 +70,7 @@ def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Cand
         name=name,
         version=version.version,
         classes=tuple(map(str, dataset.classes)),
-        folder=str(folder),
+        folder=folder,
         metric=config.evaluation.metric,
         weights_digest=fit.weights_digest,
         size_mb=size,
@@ -84,13 +84,13 @@ def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> Scored:
     The versions it will be compared with answer in the same go, which saves a start; returns those answers,
     without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
     """
-    folder, champion = candidate.path, ledger.champion_state(store, candidate.name)
+    folder, champion = candidate.folder, ledger.champion_state(store, candidate.name)
     rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
     _, rivals = rival_versions(rule, known, None if champion.fault else champion.version)
-    wanted = {candidate.uri_of(v): answers_file(folder, v) for v in (candidate.version, *rivals)}
-    found = scorer.answers(wanted, candidate.rows_file, OTHER_BATCH)
+    wanted = {candidate.uri_of(v): folder.answers(v) for v in (candidate.version, *rivals)}
+    found = scorer.answers(wanted, folder.test_rows, OTHER_BATCH)
     served = require(found[candidate.uri])
-    ours = np.load(folder / "probabilities.npy", allow_pickle=False)
+    ours = np.load(folder.probabilities, allow_pickle=False)
     gap = float(np.abs(served.probabilities(candidate.classes) - ours).max())
     if not gap <= PARITY:
         raise ArtifactError(

@@ -23,7 +23,7 @@ from bertft_core.recipe.nights.log import last_runs
 from bertft_core.recipe.runs import RunFolder
 from bertft_core.registry import aliases, entries, ledger, versions
 from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
-from bertft_core.registry.artifacts import EVIDENCE, SCRATCH
+from bertft_core.registry.artifacts import EVIDENCE_FOLDER, SCRATCH
 
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
 _CACHES = ("data", "tokens", "floors")
@@ -141,7 +141,11 @@ def _versions(store: Store, found: list[RegisteredVersion], policy: _Policy) -> 
 
 
 def _copies(home: Path, needed_models: set[str], policy: _Policy) -> Iterator[Removal]:
-    for folder, kind in (("served", "served copy"), (EVIDENCE, "evidence copy"), ("promote", "copy of test rows")):
+    for folder, kind in (
+        ("served", "served copy"),
+        (EVIDENCE_FOLDER, "evidence copy"),
+        ("promote", "copy of test rows"),
+    ):
         for path in _old(home / folder, policy):
             if path.name not in needed_models:
                 yield _folder(kind, path, "downloaded again when needed")

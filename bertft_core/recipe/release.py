@@ -18,32 +18,31 @@ from bertft_core.recipe import chain
 from bertft_core.recipe.context import RunContext
 from bertft_core.registry import aliases, artifacts
 from bertft_core.registry.answers import score_in_fresh_process
-from bertft_core.registry.gate import TRAIN_ROWS, Candidate
+from bertft_core.registry.evaluation_folder import EvaluationFolder
+from bertft_core.registry.gate import Candidate
 from bertft_core.registry.versions import find_version
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking.store import open_store
 from bertft_core.training.results import TrainingResult
 
 
-def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Path) -> None:
-    """What the gate works on, beside probabilities.npy and predicted.npy of the evaluation.
+def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: EvaluationFolder) -> None:
+    """Write what the gate works on beside the candidate's own answers: rows, labels, slices and fingerprints.
 
-    test_rows.parquet (text, text_pair), labels.npy, weights.npy (soft labels), slices.npz (masks by name),
-    test_rows.npy and train_rows.npy (uint64 fingerprints): a champion must not be judged on rows it has seen.
+    Fingerprints, because a champion must not be judged on rows it was trained on.
     """
     import pyarrow.parquet as parquet
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     table = dataset.table("test")
-    parquet.write_table(
-        table.select(["text", "text_pair"] if dataset.has_pair else ["text"]), folder / "test_rows.parquet"
-    )
-    np.save(folder / "labels.npy", target_labels(dataset, "test"), allow_pickle=False)
+    columns = ["text", "text_pair"] if dataset.has_pair else ["text"]
+    parquet.write_table(table.select(columns), folder.test_rows)
+    np.save(folder.labels, target_labels(dataset, "test"), allow_pickle=False)
     if (weights := soft_weights(dataset, "test")) is not None:
-        np.save(folder / "weights.npy", weights, allow_pickle=False)
-    np.savez(folder / "slices.npz", **slice_masks(config, table))
-    np.save(folder / "test_rows.npy", _fingerprints(table), allow_pickle=False)
-    np.save(folder / TRAIN_ROWS, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)
+        np.save(folder.weights, weights, allow_pickle=False)
+    np.savez(folder.slices, **slice_masks(config, table))
+    np.save(folder.test_fingerprints, _fingerprints(table), allow_pickle=False)
+    np.save(folder.train_fingerprints, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)
 
 
 def slice_masks(config: RunConfig, table: Any) -> dict[str, Any]:
@@ -109,20 +108,19 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
             f"the test rows of {name} version {chosen} have changed since its evaluation "
             f"({evidence['test_rows'][:12]} then, {now[:12]} now): run `bertft run` on today's rows"
         )
-    folder = Path(evidence["folder"])
-    if not (folder / "probabilities.npy").exists():
-        folder = home / "promote" / f"{name}-{chosen}"
+    folder = EvaluationFolder(Path(evidence["folder"]))
+    if not folder.probabilities.exists():
+        folder = EvaluationFolder(home / "promote" / f"{name}-{chosen}")
         write_gate_rows(config, dataset, folder)
-        found = score_in_fresh_process(
-            f"models:/{name}/{chosen}", folder / "test_rows.parquet", folder / "answers.npz", 0, store
-        )
-        np.save(folder / "predicted.npy", found.predicted(evidence["classes"]), allow_pickle=False)
-        np.save(folder / "probabilities.npy", found.probabilities(evidence["classes"]), allow_pickle=False)
+        answers = folder.path / "answers.npz"
+        found = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)
+        np.save(folder.predicted, found.predicted(evidence["classes"]), allow_pickle=False)
+        np.save(folder.probabilities, found.probabilities(evidence["classes"]), allow_pickle=False)
     return Candidate(
         name=name,
         version=chosen,
         classes=tuple(evidence["classes"]),
-        folder=str(folder),
+        folder=folder,
         metric=config.evaluation.metric,
         weights_digest=evidence["weights"],
         size_mb=evidence["size_mb"],

@@ -7,10 +7,11 @@ from pathlib import Path
 from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.config.store import Store
 from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
+from bertft_core.registry.evaluation_folder import EVIDENCE
 from bertft_core.serving.artifact import CARD, ArtifactCard, read_card
 from bertft_core.tracking.store import download_files, list_files
 
-EVIDENCE = "evidence"
+EVIDENCE_FOLDER = "evidence"  # of a logged model, and below BERTFT_HOME
 SCRATCH = ".scratch-"  # folders of a command below BERTFT_HOME; a kill leaves them
 
 
@@ -47,14 +48,14 @@ def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
     inside = [f for f in list_files(store, model_id, "artifacts") if f.endswith(f"/{CARD}")]
     if not inside:
         raise ArtifactError(f"version {version} of {name} holds no {CARD}: it was not logged by bertft, or is damaged")
-    return read_card(download_files(store, model_id, inside[0], Path(store.home) / EVIDENCE / model_id).parent)
+    return read_card(download_files(store, model_id, inside[0], Path(store.home) / EVIDENCE_FOLDER / model_id).parent)
 
 
-def download_evidence(store: Store, name: str, version: str, file: str = "evidence.json") -> Path:
+def download_evidence(store: Store, name: str, version: str, file: str = EVIDENCE) -> Path:
     """Download one evidence file of a version; it stays below BERTFT_HOME/evidence."""
     found = get_version(store, name, version)
-    target = Path(store.home) / EVIDENCE / found.model_id
-    return download_files(store, found.model_id, f"{EVIDENCE}/{file}", target)
+    target = Path(store.home) / EVIDENCE_FOLDER / found.model_id
+    return download_files(store, found.model_id, f"{EVIDENCE_FOLDER}/{file}", target)
 
 
 def _parse_uri(store: Store, uri: str) -> RegisteredVersion:

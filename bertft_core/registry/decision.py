@@ -139,7 +139,7 @@ def _ask(
         if settings.champion_unavailable == "keep":
             return Verdict(action=entries.KEPT, reason=_not_comparable(str(fault), name, candidate.version))
         decision = judge(candidate, None, store)
-    write_json(candidate.path / "decision.json", decision.to_json())
+    write_json(candidate.folder.decision_json, decision.to_json())
     reason = f"{fault} (promotion.champion_unavailable: promote); {decision.reason}" if fault else decision.reason
     action = entries.KEPT
     if decision.promote and settings.require_approval:
@@ -167,5 +167,5 @@ def _compare(
 
 
 def _answer(candidate: Candidate, store: Store, entry: LedgerEntry) -> Release:
-    look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.path / "report.html"))
+    look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.folder.page))
     return ledger.release_of(candidate.name, entry, look, candidate.version)

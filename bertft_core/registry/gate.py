@@ -18,14 +18,9 @@ from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.registry import aliases, artifacts, entries, ledger
 from bertft_core.registry.answers import NOTHING_SCORED, Answers, Scored, score_in_fresh_process
 from bertft_core.registry.entries import Entries
+from bertft_core.registry.evaluation_folder import TRAIN_ROWS, EvaluationFolder
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
-TRAIN_ROWS = "train_rows.npy"
-
-
-def answers_file(folder: Path, version: str) -> Path:
-    """Where the answers of a version to the test rows of `folder` lie."""
-    return folder / f"version-{version}.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +30,10 @@ class Candidate:
     name: str
     version: str
     classes: tuple[str, ...]
-    folder: str
+    folder: EvaluationFolder
     metric: str
     weights_digest: str
     size_mb: float
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return Path(self.folder)
 
     @property
     def uri(self) -> str:
@@ -53,16 +43,6 @@ class Candidate:
     def uri_of(self, version: str) -> str:
         """Another version of the same model, as MLflow names it."""
         return f"models:/{self.name}/{version}"
-
-    @property
-    def rows_file(self) -> Path:
-        """The test rows, parquet."""
-        return self.path / "test_rows.parquet"
-
-    @property
-    def answers_file(self) -> Path:
-        """Where the parity check leaves what the served version answered."""
-        return answers_file(self.path, self.version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +103,8 @@ def judge_against(
     candidate: Candidate, rivals: Rivals, rule: PromotionRule, *, spent: int, same_weights: bool
 ) -> PromotionDecision:
     """Apply the rule on the rows that no rival was trained on. Raises InputError when no row is left."""
-    folder, classes = candidate.path, candidate.classes
-    rows = np.load(folder / "test_rows.npy", allow_pickle=False)
+    folder, classes = candidate.folder, candidate.classes
+    rows = np.load(folder.test_fingerprints, allow_pickle=False)
     kept = ~np.isin(rows, rivals.trained_on)
     if not kept.any():
         raise InputError(
@@ -133,27 +113,26 @@ def judge_against(
     given = _measured(candidate, rule)
     given += [] if rivals.is_empty else [seen_rows_check(int((~kept).sum()), len(rows))]
 
-    def own(name: str) -> Any:
-        file = folder / f"{name}.npy"
+    def own(file: Path) -> Any:
         return np.load(file, allow_pickle=False)[kept] if file.exists() else None
 
     p_champion, champion_says = rivals.of(rivals.champion, classes, kept)
     p_anchor, anchor_says = rivals.of(rivals.anchor, classes, kept)
-    with np.load(folder / "slices.npz", allow_pickle=False) as stored:
+    with np.load(folder.slices, allow_pickle=False) as stored:
         slices = {name: stored[name][kept] for name in stored.files}
     return decide(
         rule,
-        own("labels"),
-        own("probabilities"),
+        own(folder.labels),
+        own(folder.probabilities),
         p_champion,
         classes,
-        weights=own("weights"),
+        weights=own(folder.weights),
         same_weights=same_weights,
         challenger_name=f"version {candidate.version}",
         champion_name=f"version {rivals.champion}",
         anchor_name=f"version {rivals.anchor}",
         p_anchor=p_anchor,
-        predicted_challenger=own("predicted"),
+        predicted_challenger=own(folder.predicted),
         predicted_champion=champion_says,
         predicted_anchor=anchor_says,
         slices=slices,
@@ -165,7 +144,7 @@ def judge_against(
 def _answers(candidate: Candidate, version: str, store: Store, scored: Scored) -> Answers:
     """What a rival answers on the candidate's test rows. Raises InputError when it knows other classes."""
     found = scored.answers.get(version) or score_in_fresh_process(
-        candidate.uri_of(version), candidate.rows_file, answers_file(candidate.path, version), OTHER_BATCH, store
+        candidate.uri_of(version), candidate.folder.test_rows, candidate.folder.answers(version), OTHER_BATCH, store
     )
     check = label_set_check(candidate.classes, found.classes)
     if not check.passed:
@@ -189,7 +168,7 @@ def _measured(candidate: Candidate, rule: PromotionRule) -> list[Check]:
     """Latency and size, where the rule asks for them; latency is the parity check's, one row at a time."""
     checks = []
     if rule.max_latency_ms is not None:
-        facts = read_json(f"{candidate.answers_file}.json")
+        facts = read_json(f"{candidate.folder.answers(candidate.version)}.json")
         checks.append(latency_check(facts["latency_ms"], rule.max_latency_ms))
     if rule.max_size_mb is not None:
         checks.append(size_check(candidate.size_mb, rule.max_size_mb))

@@ -19,6 +19,7 @@ from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, entries, ledger
 from bertft_core.registry.answers import score_in_fresh_process
 from bertft_core.registry.entries import Entries, LedgerEntry
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.ledger import Decision, Release, release_of
 
 _SENTENCE = "The quick brown fox jumps over the lazy dog."
@@ -157,7 +158,7 @@ def _write_rows(store: Store, name: str, version: str, target: Path) -> int:
 
     try:
         evidence = read_json(artifacts.download_evidence(store, name, version))
-        frame = pd.read_parquet(Path(evidence["folder"]) / "test_rows.parquet").head(_ROWS)
+        frame = pd.read_parquet(EvaluationFolder(Path(evidence["folder"])).test_rows).head(_ROWS)
     except (ArtifactError, OSError, KeyError):  # evidence that was never there, or was cleaned up
         card = artifacts.read_served_card(store, name, version)
         pair = {} if card.text_pair is None else {"text_pair": [_SENTENCE]}

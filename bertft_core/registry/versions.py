@@ -25,7 +25,7 @@ from bertft_core.registry.aliases import (
     require_ready,
     versions,
 )
-from bertft_core.registry.artifacts import EVIDENCE
+from bertft_core.registry.artifacts import EVIDENCE_FOLDER
 from bertft_core.registry.entries import rollback_target
 from bertft_core.serving.artifact import read_card
 from bertft_core.tracking.store import client, ensure_store, logged_model_location, store_lock
@@ -173,9 +173,9 @@ def _log_model(
                 artifact_path=made.artifact_location, model_uuid=model_id, run_id=mlflow_run, model_id=model_id
             )
             mlflow.pyfunc.save_model(str(target), mlflow_model=record, **_contents(folder))
-            (target / EVIDENCE).mkdir()
+            (target / EVIDENCE_FOLDER).mkdir()
             for file in extra_files:
-                shutil.copyfile(file, target / EVIDENCE / Path(file).name)
+                shutil.copyfile(file, target / EVIDENCE_FOLDER / Path(file).name)
             api.log_model_artifacts(model_id, str(target))
     except BaseException:
         api.finalize_logged_model(model_id, "FAILED")

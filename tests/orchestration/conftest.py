@@ -11,6 +11,7 @@ import pytest
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.registry import gate, versions
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking import store as tracking
 
@@ -87,21 +88,21 @@ def candidate(tmp_path):
     """A candidate whose stored answers to 60 test rows are right in `right` of them."""
 
     def go(version, right=60, classes=CLASSES, weights=None):
-        folder = tmp_path / f"candidate-{version}"
-        folder.mkdir(exist_ok=True)
+        folder = EvaluationFolder(tmp_path / f"candidate-{version}")
+        folder.path.mkdir(exist_ok=True)
         labels = np.arange(60) % 2
         answers = np.where(np.arange(60) < right, labels, 1 - labels)
-        pd.DataFrame({"text": [f"text number {i}" for i in range(60)]}).to_parquet(folder / "test_rows.parquet")
-        np.save(folder / "labels.npy", labels, allow_pickle=False)
-        np.save(folder / "probabilities.npy", np.eye(2)[answers] * 0.8 + 0.1, allow_pickle=False)
-        np.save(folder / "predicted.npy", answers, allow_pickle=False)
-        np.save(folder / "test_rows.npy", np.arange(60, dtype=np.uint64), allow_pickle=False)
-        np.savez(folder / "slices.npz", first=np.arange(60) < 40)
+        pd.DataFrame({"text": [f"text number {i}" for i in range(60)]}).to_parquet(folder.test_rows)
+        np.save(folder.labels, labels, allow_pickle=False)
+        np.save(folder.probabilities, np.eye(2)[answers] * 0.8 + 0.1, allow_pickle=False)
+        np.save(folder.predicted, answers, allow_pickle=False)
+        np.save(folder.test_fingerprints, np.arange(60, dtype=np.uint64), allow_pickle=False)
+        np.savez(folder.slices, first=np.arange(60) < 40)
         return gate.Candidate(
             name=MODEL,
             version=version,
             classes=classes,
-            folder=str(folder),
+            folder=folder,
             metric="accuracy",
             weights_digest=weights or f"w{version}",
             size_mb=1.0,

@@ -15,6 +15,7 @@ from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.registry import entries, gate, ledger, versions
 from bertft_core.registry.answers import Answers
 from bertft_core.registry.entries import LedgerEntry
+from bertft_core.registry.evaluation_folder import TRAIN_ROWS
 from bertft_core.serving.artifact import build_artifact, read_card
 from bertft_core.tracking import store as tracking
 
@@ -65,8 +66,8 @@ def test_slice_vetoes_only_when_the_rule_asks(candidate, against):
     loser = candidate("2")
     answers = np.arange(60) % 2
     answers[:16] = 1 - answers[:16]  # worse on the champion's good rows, better on all the others
-    np.save(loser.path / "predicted.npy", answers, allow_pickle=False)
-    np.savez(loser.path / "slices.npz", first=np.arange(60) < 30)
+    np.save(loser.folder.predicted, answers, allow_pickle=False)
+    np.savez(loser.folder.slices, first=np.arange(60) < 30)
     lenient = {"per": "night", "max_class_loss": None}
     assert not any("slice" in c.name for c in against(loser, 30, **lenient).checks)
     strict = against(loser, 30, **lenient, max_slice_loss=0.05)
@@ -75,7 +76,7 @@ def test_slice_vetoes_only_when_the_rule_asks(candidate, against):
 
 def test_budgets_are_measured_by_the_caller(candidate, against):
     slow = candidate("2")
-    write_json(f"{slow.answers_file}.json", {"latency_ms": 50.0})
+    write_json(f"{slow.folder.answers(slow.version)}.json", {"latency_ms": 50.0})
     found = against(slow, 30, max_latency_ms=20.0, max_size_mb=0.5)
     assert not check(found, "latency").passed and not check(found, "size").passed and not found.promote
 
@@ -83,7 +84,7 @@ def test_budgets_are_measured_by_the_caller(candidate, against):
 def test_judge_takes_decisions_and_training_rows_from_the_champion_itself(store, served, candidate, tmp_path):
     always_spam = DecisionPolicy(temperature=2.0, thresholds=(1e6, 1e-6))
     folder = build_artifact(served[0], tmp_path / "made", replace(read_card(served[0]), policy=always_spam))
-    evidence = tmp_path / gate.TRAIN_ROWS
+    evidence = tmp_path / TRAIN_ROWS
     np.save(evidence, np.array([*range(0, 40, 2), 77, 2**64 - 1], dtype=np.uint64), allow_pickle=False)
     run = tracking.find_or_create_run(store, "champion", "final")
     made = versions.register(store, run, folder, MODEL, {"bertft.run_id": "champion"}, extra_files=[evidence])
@@ -129,7 +130,7 @@ def test_judge_counts_the_decisions_spent_in_the_ledger(shelf, candidate):
 
 def test_budgets_hold_for_the_first_version_too(shelf, candidate):
     first = candidate("1")
-    write_json(f"{first.answers_file}.json", {"latency_ms": 19.0})
+    write_json(f"{first.folder.answers(first.version)}.json", {"latency_ms": 19.0})
     found = gate.judge(first, None, shelf(max_latency_ms=20.0, max_size_mb=0.5))
     assert check(found, "latency").passed and not check(found, "size").passed and not found.promote
 

@@ -27,6 +27,7 @@ from bertft_core.registry.aliases import (
 )
 from bertft_core.registry.artifacts import EVIDENCE_FOLDER
 from bertft_core.registry.entries import rollback_target
+from bertft_core.registry.served_code import MODEL_FILE, copy_served_code
 from bertft_core.serving.artifact import read_card
 from bertft_core.tracking.store import client, ensure_store, logged_model_location, store_lock
 
@@ -172,7 +173,15 @@ def _log_model(
             record = Model(
                 artifact_path=made.artifact_location, model_uuid=model_id, run_id=mlflow_run, model_id=model_id
             )
-            mlflow.pyfunc.save_model(str(target), mlflow_model=record, **_contents(folder))
+            mlflow.pyfunc.save_model(
+                str(target),
+                mlflow_model=record,
+                python_model=str(MODEL_FILE),
+                artifacts={"model": str(folder)},
+                code_paths=[str(copy_served_code(Path(scratch)))],
+                pip_requirements=_requirements(),
+                signature=_signature(read_card(folder).classes),
+            )
             (target / EVIDENCE_FOLDER).mkdir()
             for file in extra_files:
                 shutil.copyfile(file, target / EVIDENCE_FOLDER / Path(file).name)
@@ -183,19 +192,6 @@ def _log_model(
     api.finalize_logged_model(model_id, READY)
     api.log_outputs(mlflow_run, [LoggedModelOutput(model_id, 0)])
     return model_id
-
-
-def _contents(folder: Path) -> dict[str, Any]:
-    import bertft_core
-
-    core = Path(bertft_core.__file__).parent
-    return {
-        "python_model": str(core / "serving" / "model_file.py"),
-        "artifacts": {"model": str(folder)},
-        "code_paths": [str(core)],
-        "pip_requirements": _requirements(),
-        "signature": _signature(read_card(folder).classes),
-    }
 
 
 def _requirements() -> list[str]:

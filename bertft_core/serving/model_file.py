@@ -1,4 +1,4 @@
-"""The model that MLflow loads: logged by path, with bertft_core beside it. MLflow executes this file."""
+"""The model that MLflow loads: logged by path, the code it imports beside it (registry/served_code). MLflow runs it."""
 
 from __future__ import annotations
 

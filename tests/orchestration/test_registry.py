@@ -20,10 +20,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import bertft_core
 from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.registry import aliases, artifacts, versions
 from bertft_core.registry.answers import Scorer, score_in_fresh_process, score_versions
+from bertft_core.registry.served_code import served_files
 from bertft_core.serving.predictor import Predictor
 from bertft_core.tracking import store as tracking
 
@@ -301,8 +303,20 @@ def test_fresh_process_failure_carries_its_last_words(shared, tmp_path):
     assert not (tmp_path / "p.npz").exists()
 
 
+def test_the_artefact_carries_the_code_it_needs_and_no_more(shared):
+    store, version = shared
+    root = Path(store.artifact_root) / "models" / version.model_id / "artifacts" / "code" / "bertft_core"
+    files = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(Path(bertft_core.__file__).parent).as_posix() for p in served_files()}
+    assert 20 <= len(files) <= 26 and {"serving/predictor.py", "base/text.py", "model/features.py"} <= files
+    rooms = {name.partition("/")[0] for name in files}
+    assert rooms == {"__init__.py", "base", "config", "data", "evaluation", "model", "serving"}
+    assert not [name for name in files if name.startswith(("evaluation/gate", "serving/tables", "config/run"))]
+
+
 def test_loads_without_bertft_installed_for_every_input_shape(shared, tmp_path):
-    packages = without_bertft(tmp_path / "packages")
+    packages, empty = without_bertft(tmp_path / "packages"), tmp_path / "empty"
+    empty.mkdir()
     script = f"""
 import sys
 sys.path.append({str(packages)!r})
@@ -317,11 +331,7 @@ shapes = [pd.DataFrame({{"text": texts}}), {{"text": texts}}, [{{"text": t}} for
 print(json.dumps([model.predict(s).to_dict("list") for s in shapes]))
 """
     done = subprocess.run(
-        [sys.executable, "-S", "-P", "-c", script],
-        env=isolated(shared[0]),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-S", "-I", "-c", script], env=isolated(shared[0]), cwd=empty, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     answers = json.loads(done.stdout.splitlines()[-1])

@@ -47,7 +47,7 @@ def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Cand
             "weights": fit.weights_digest,
             "folder": str(folder.path),
             "size_mb": size,
-            "rule": tree.store.config.promotion.model_dump(mode="json"),
+            "rule": tree.store.config.promotion.settings(),
         },
     )
     tags = {

@@ -1,9 +1,12 @@
-"""When a challenger is promoted: the settings of `promotion` in mlflow.yaml as a value that validates itself."""
+"""When a challenger is promoted: the section `promotion` of mlflow.yaml as a value that validates itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.config.metrics import METRICS
@@ -12,26 +15,47 @@ RESAMPLES = 10_000
 Test = Literal["superiority", "non_inferiority"]
 Period = Literal["night", "week", "month"]
 PERIODS: dict[str, int] = {"night": 1, "week": 7, "month": 30}  # decisions that one error budget pays for
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "test": get_args(Test),
+    "per": tuple(PERIODS),
+    "champion_unavailable": ("keep", "promote"),
+    "metric": METRICS,
+}
+_OWN = ("metric", "resamples", "seed")  # fields that are no key of the file
+_SHARE: tuple[Callable[[float], bool], str] = (lambda v: 0 < v < 1, "lie in (0, 1)")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "margin": _SHARE,
+    "min_gain": (lambda v: v >= 0, "be 0 or more"),
+    "level": (lambda v: 0.5 < v <= 0.999, "lie in (0.5, 0.999]"),
+    "max_class_loss": _SHARE,
+    "max_slice_loss": _SHARE,
+    "max_ece_gain": (lambda v: v >= 0, "be 0 or more"),
+    "max_latency_ms": (lambda v: v > 0, "be above 0"),
+    "max_size_mb": (lambda v: v > 0, "be above 0"),
+    "resamples": (lambda v: v >= 100, "be 100 or more"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromotionRule:
     """When a challenger is promoted; each field but the last three is a key of `promotion` in mlflow.yaml.
 
-    metric: the score compared. min_score: {metric: least score}, with or without a champion (log loss counts
-    negated, so its minimum is <= 0). test: superiority asks for a difference above min_gain >= 0;
-    non_inferiority for one above -margin, margin in (0, 1), and then min_gain is 0.
-    level in (0.5, 0.999]: 1 - level bounds the chance that an equal model is promoted at all (superiority), or
-    one worse by the margin (non_inferiority), over `per`: one night, a week of 7 or a month of 30 decisions.
+    min_score: {metric: least score}, with or without a champion (log loss counts negated, so its minimum is <= 0).
+    test: superiority asks for a difference above min_gain >= 0; non_inferiority for one above -margin, margin in
+        (0, 1), and then min_gain is 0.
+    level: in (0.5, 0.999]; 1 - level bounds the chance that an equal model is promoted at all (superiority), or one
+        worse by the margin (non_inferiority), over `per`: one night, a week of 7 or a month of 30 decisions.
     max_class_loss, max_slice_loss: largest loss of recall (where F1 falls too) or accuracy not to be shown, in (0, 1).
-    max_ece_gain >= 0, max_latency_ms > 0 a row, max_size_mb > 0. None turns any of these off.
-    champion_unavailable: what a champion that cannot be scored does. resamples >= 100 and seed: of bootstrap
-    and permutations; `draws` raises resamples where the level needs more.
+    max_ece_gain >= 0, max_latency_ms > 0 a row, max_size_mb > 0. None turns any of the max_ off.
+    champion_unavailable: what happens when the champion cannot be scored.
+    require_approval: a person has the last word.
+    metric: the score compared, `evaluation.metric` of the run's configuration.
+    resamples, seed: of bootstrap and permutations, >= 100; `draws` raises resamples where the level needs more.
 
     Raises ConfigError that names every value out of range.
     """
 
-    min_score: dict[str, float] = field(default_factory=dict)
+    min_score: Mapping[str, float] = field(default_factory=dict)
     test: Test = "superiority"
     margin: float | None = None
     min_gain: float = 0.0
@@ -43,13 +67,27 @@ class PromotionRule:
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
     champion_unavailable: Literal["keep", "promote"] = "keep"
+    require_approval: bool = False
     metric: str = "macro_f1"
     resamples: int = RESAMPLES
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if faults := [*self._score_faults(), *self._choice_faults(), *self._range_faults()]:
-            raise ConfigError("; ".join(faults))
+        if faults := [*self._score_faults(), *self._range_faults(), *self._choice_faults()]:
+            raise ConfigError("; ".join(f"promotion.{fault}" for fault in faults))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> PromotionRule:
+        """The rule of a mapping read from mlflow.yaml. Raises ConfigError as the constructor does."""
+        numbers = {key: _number(value) for key, value in settings.items() if key in _RANGES}
+        scores = settings.get("min_score", {})
+        if isinstance(scores, Mapping):
+            numbers["min_score"] = {metric: _number(least) for metric, least in scores.items()}
+        return cls(**{**settings, **numbers})
+
+    def settings(self) -> dict[str, Any]:
+        """The keys of mlflow.yaml with their values."""
+        return {key: value for key, value in asdict(self).items() if key not in _OWN}
 
     @property
     def allowed(self) -> int:
@@ -67,42 +105,53 @@ class PromotionRule:
         return max(self.resamples, round(5 / self.alpha))
 
     def _score_faults(self) -> list[str]:
-        valid = ", ".join(METRICS)
-        faults = [
-            f"promotion.min_score.{name} is no metric; valid: {valid}" for name in self.min_score if name not in METRICS
-        ]
-        if self.metric not in METRICS:
-            faults.append(f"promotion.metric must be one of {valid}, was {self.metric!r}")
-        if (least := self.min_score.get("log_loss", 0.0)) > 0:
-            faults.append(f"promotion.min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")
-        return faults
-
-    def _choice_faults(self) -> list[str]:
-        choices = {"test": get_args(Test), "per": tuple(PERIODS), "champion_unavailable": ("keep", "promote")}
-        faults = [
-            f"promotion.{name} must be one of {', '.join(valid)}, was {getattr(self, name)!r}"
-            for name, valid in choices.items()
-            if getattr(self, name) not in valid
-        ]
-        if self.test == "non_inferiority" and self.margin is None:
-            faults.append("promotion.margin must be set where promotion.test is non_inferiority, such as 0.005")
-        if self.test == "non_inferiority" and self.min_gain != 0:
-            faults.append(f"promotion.min_gain belongs to superiority; with non_inferiority 0, was {self.min_gain}")
-        if self.test == "superiority" and self.margin is not None:
-            faults.append(f"promotion.margin belongs to non_inferiority; with superiority null, was {self.margin}")
+        if not isinstance(self.min_score, Mapping):
+            return [f"min_score must map metrics to least scores, was {self.min_score!r}"]
+        faults = []
+        for name, least in self.min_score.items():
+            if name not in METRICS:
+                faults.append(f"min_score.{name} is no metric; valid: {', '.join(METRICS)}")
+            elif not _is_number(least):
+                faults.append(f"min_score.{name} must be a number, was {least!r}")
+            elif name == "log_loss" and least > 0:
+                faults.append(f"min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")
         return faults
 
     def _range_faults(self) -> list[str]:
-        ranges = {
-            "level": (0.5 < self.level <= 0.999, "lie in (0.5, 0.999]"),
-            "min_gain": (self.min_gain >= 0, "be 0 or more"),
-            "resamples": (self.resamples >= 100, "be 100 or more"),
-        }
-        for name in ("margin", "max_class_loss", "max_slice_loss"):
+        faults, optional = [], {f.name for f in fields(self) if "None" in str(f.type)}
+        for name, (holds, words) in _RANGES.items():
             value = getattr(self, name)
-            ranges[name] = (value is None or 0 < value < 1, "lie in (0, 1)")
-        for name in ("max_latency_ms", "max_size_mb"):
-            value = getattr(self, name)
-            ranges[name] = (value is None or value > 0, "be above 0")
-        ranges["max_ece_gain"] = (self.max_ece_gain is None or self.max_ece_gain >= 0, "be 0 or more")
-        return [f"promotion.{n} must {w}, was {getattr(self, n)}" for n, (holds, w) in ranges.items() if not holds]
+            if not (value is None and name in optional) and not (_is_number(value) and holds(value)):
+                faults.append(f"{name} must {words}, was {value!r}")
+        return faults
+
+    def _choice_faults(self) -> list[str]:
+        faults = [
+            f"{name} must be one of {', '.join(valid)}, was {getattr(self, name)!r}"
+            for name, valid in _CHOICES.items()
+            if getattr(self, name) not in valid
+        ]
+        if not isinstance(self.require_approval, bool):
+            faults.append(f"require_approval must be true or false, was {self.require_approval!r}")
+        if self.test == "non_inferiority" and self.margin is None:
+            faults.append("margin must be set where promotion.test is non_inferiority, such as 0.005")
+        if self.test == "non_inferiority" and self.min_gain != 0:
+            faults.append(f"min_gain belongs to superiority; with non_inferiority 0, was {self.min_gain}")
+        if self.test == "superiority" and self.margin is not None:
+            faults.append(f"margin belongs to non_inferiority; with superiority null, was {self.margin}")
+        return faults
+
+
+SETTINGS = tuple(f.name for f in fields(PromotionRule) if f.name not in _OWN)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 5e-3 (no point) as a text: the number it stands for; anything else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value

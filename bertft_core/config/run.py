@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from bertft_core.config.nightly import NightlyConfig
 from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 from bertft_core.config.presets import PresetName, with_preset
 from bertft_core.config.search import Range, SearchConfig, Values, values_of
-from bertft_core.config.yaml_files import read_yaml
+from bertft_core.config.yaml_files import nearest_key, read_yaml
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -295,11 +294,8 @@ def _describe(fault: Any) -> list[str]:
 def _hint(key: str, loc: Sequence[Any]) -> str:
     choice = next((part for part in loc if part in _CHOICES), None)
     siblings = list(_fields(_CHOICES[choice])) if choice else _siblings(key.split("."))
-    known = _known_keys()
-    last = key.split(".")[-1]
-    near = [] if choice else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    near = near or difflib.get_close_matches(last, siblings if choice else [k.split(".")[-1] for k in known], 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(siblings)}"
+    near = nearest_key(key.split(".")[-1], siblings) if choice else nearest_key(key, _known_keys())
+    return f"; did you mean {near}?" if near else f"; known: {', '.join(siblings)}"
 
 
 def _siblings(parts: list[str]) -> list[str]:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
-from bertft_core.config.metrics import Metric
-from bertft_core.config.yaml_files import read_yaml
-
-if TYPE_CHECKING:
-    from bertft_core.config.promotion import PromotionRule
-
+from bertft_core.config.promotion import SETTINGS, PromotionRule
+from bertft_core.config.yaml_files import nearest_key, read_yaml
 
 FILE_NAME = "mlflow.yaml"
 DEFAULTS = Path(__file__).with_name("mlflow_defaults.yaml")
@@ -47,16 +43,8 @@ def _checked_uri(value: Any) -> Any:
     return value
 
 
-def _checked_number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
-    return value
-
-
 Alias = Annotated[str, BeforeValidator(_checked_alias)]
 Uri = Annotated[str, BeforeValidator(_checked_uri), Field(min_length=1)]
-Number = Annotated[float, BeforeValidator(_checked_number), Field(allow_inf_nan=False)]
-Share = Annotated[Number, Field(gt=0, lt=1)]
 
 
 class _Part(BaseModel):
@@ -77,37 +65,20 @@ class Aliases(_Part):
         return self
 
 
-class PromotionSettings(_Part):
-    """When a challenger goes live (see PromotionRule); the metric is the configuration's evaluation.metric."""
-
-    min_score: dict[Metric, Number] = Field(default_factory=dict)
-    test: Literal["superiority", "non_inferiority"] = "superiority"
-    margin: Share | None = None
-    min_gain: Annotated[Number, Field(ge=0)] = 0.0
-    level: Annotated[Number, Field(gt=0.5, le=0.999)] = 0.95
-    per: Literal["night", "week", "month"] = "month"
-    max_class_loss: Share | None = 0.05
-    max_slice_loss: Share | None = None
-    max_ece_gain: Annotated[Number, Field(ge=0)] | None = None
-    max_latency_ms: Annotated[Number, Field(gt=0)] | None = None
-    max_size_mb: Annotated[Number, Field(gt=0)] | None = None
-    champion_unavailable: Literal["keep", "promote"] = "keep"
-    require_approval: bool = False
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> PromotionSettings:
-        try:
-            self.rule("macro_f1")
-        except ConfigError as fault:
-            raise ValueError(str(fault)) from None
-        return self
-
-    def rule(self, metric: str) -> PromotionRule:
-        """The gate's rule for `metric`."""
-        from bertft_core.config.promotion import PromotionRule
-
-        settings = self.model_dump(exclude={"require_approval"})
-        return PromotionRule(metric=metric, **settings)
+def _promotion(value: Any) -> Any:
+    """The rule of a mapping; every fault in one message, each key with its section's name."""
+    if isinstance(value, PromotionRule):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a mapping of keys")
+    faults = [f"promotion.{key}: {_unknown(f'promotion.{key}')}" for key in value if key not in SETTINGS]
+    try:
+        rule = PromotionRule.from_settings({key: v for key, v in value.items() if key in SETTINGS})
+    except ConfigError as fault:
+        faults.append(str(fault))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return rule
 
 
 class MlflowConfig(_Part):
@@ -119,7 +90,7 @@ class MlflowConfig(_Part):
     experiment: Annotated[str, Field(min_length=1)] = "bertft"
     registered_model: Annotated[str, Field(min_length=1)] = "{name}"
     aliases: Aliases = Aliases()
-    promotion: PromotionSettings = PromotionSettings()
+    promotion: Annotated[PromotionRule, PlainValidator(_promotion)] = PromotionRule()
     origin: str = Field(default="", exclude=True)
 
     def tracking(self, home: Path | str) -> str:
@@ -144,8 +115,8 @@ class MlflowConfig(_Part):
         return self.registered_model.replace("{name}", name)
 
     def promotion_rule(self, metric: str) -> PromotionRule:
-        """The gate's rule for `metric` (the configuration's evaluation.metric)."""
-        return self.promotion.rule(metric)
+        """The rule for a run whose configuration has this `evaluation.metric`."""
+        return replace(self.promotion, metric=metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,18 +205,27 @@ def _validated(kind: type[MlflowConfig], tree: dict[str, Any], origin: str) -> A
     try:
         return kind.model_validate(tree)
     except ValidationError as fault:
-        lines = dict.fromkeys(_describe(e) for e in fault.errors())
+        lines = dict.fromkeys(line for e in fault.errors() for line in _describe(e))
         raise ConfigError("\n  ".join([f"{origin}: {len(lines)} fault(s)", *lines])) from None
 
 
-def _describe(fault: Any) -> str:
-    key = ".".join(str(p) for p in fault["loc"] if p != "[key]")
+def _describe(fault: Any) -> list[str]:
+    key = ".".join(str(p) for p in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = [k for k in MlflowConfig.model_fields if k != "origin"]
-        return f"{key}: unknown key; known: {', '.join(known)}"
+        return [f"{key}: {_unknown(key)}"]
     message = fault["msg"].removeprefix("Value error, ")
-    shown = mask_uri(repr(fault["input"]))
-    return f"{key}: {message[0].lower()}{message[1:]}, was {shown}"
+    if message.startswith("promotion."):  # of the whole section: the message names its keys itself
+        return re.split(r"; (?=promotion\.)", message)
+    return [f"{key}: {message[0].lower()}{message[1:]}, was {mask_uri(repr(fault['input']))}"]
+
+
+def _unknown(key: str) -> str:
+    known = [name for name in MlflowConfig.model_fields if name != "origin"]
+    known += [f"aliases.{name}" for name in Aliases.model_fields] + [f"promotion.{name}" for name in SETTINGS]
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    near = nearest_key(key, known)
+    return "unknown key; " + (f"did you mean {near}?" if near else f"known: {', '.join(siblings)}")
 
 
 def _absolute(text: str, base: Path) -> str:

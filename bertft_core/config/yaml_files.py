@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ def read_yaml(file: Path) -> dict[str, Any]:
         found = "an empty file" if tree is None else type(tree).__name__
         raise ConfigError(f"{file}: wanted a mapping of keys, found {found}")
     return tree
+
+
+def nearest_key(key: str, known: Sequence[str]) -> str | None:
+    """The known dotted key that a misspelt one most likely means: by the whole key, else by its last part."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = near or difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known], n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ def shelf(stocked, tmp_path):
         if not (tmp_path / "shelf").exists():
             shutil.copytree(stocked, tmp_path / "shelf", ignore=shutil.ignore_patterns("artifacts"))
         config = load_mlflow_config(environ={})
-        rule = config.promotion.model_copy(update=promotion)
+        rule = replace(config.promotion, **promotion)
         own = {"experiment": "own", "artifact_root": str(stocked / "artifacts"), "promotion": rule}
         return tracking.open_store(config.model_copy(update=own), tmp_path / "shelf")
 

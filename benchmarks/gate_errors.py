@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.config.promotion import PERIODS, RESAMPLES, PromotionRule
+from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import decide
 from bertft_core.evaluation.scores.intervals import wilson
 
@@ -202,8 +203,9 @@ def judge(job: Job, champion: Array, challenger: Array, p: Array, q: Array, spen
     if found - threshold(lax) < error and not job.judges_all:
         return [False] * len(job.rules)
     verdicts: list[bool] = []
+    rows, models = GateRows(labels=y, classes=CLASSES), (Model(name="challenger", p=p), Model(name="champion", p=q))
     for rule in job.rules:
-        verdicts.append(any(verdicts) or decide(rule, y, p, q, CLASSES, spent=spent).promote)
+        verdicts.append(any(verdicts) or decide(rule, rows, *models, spent=spent).promote)
     return verdicts
 
 

@@ -209,18 +209,6 @@ def label_set_check(challenger: Sequence[str], champion: Sequence[str]) -> Check
     return Check(name="label set", passed=not parts, detail=detail)
 
 
-def input_check(challenger: Mapping[str, bool], champion: Mapping[str, bool]) -> Check:
-    """Every request the champion answers, the challenger answers; input columns as {name: is it required}."""
-    needed = sorted(name for name, required in challenger.items() if required and not champion.get(name, False))
-    refused = sorted(set(champion) - set(challenger))
-    parts = [
-        *([f"it needs {_names(needed)}, which callers need not send"] if needed else []),
-        *([f"it does not know {_names(refused)}, which callers may send"] if refused else []),
-    ]
-    detail = f"another input: {'; '.join(parts)}" if parts else "answers every request the champion answers"
-    return Check(name="input columns", passed=not parts, detail=detail)
-
-
 def seen_rows_check(excluded: int, rows: int) -> Check:
     """How many of `rows` test rows were left out because the champion trained on them; fails when none is left."""
     passed = excluded < rows
@@ -232,20 +220,8 @@ def seen_rows_check(excluded: int, rows: int) -> Check:
     return Check(name="seen rows", passed=passed, detail=detail)
 
 
-def champion_fault_check(champion: str, fault: str, promote: bool) -> Check:
-    """The champion could not be scored; that lets the challenger through only when the setting says promote."""
-    outcome = "the challenger needs no comparison" if promote else "it stays"
-    setting = f"promotion.champion_unavailable: {'promote' if promote else 'keep'}"
-    detail = f"{champion} could not be scored ({' '.join(fault.split())}): {outcome} ({setting})"
-    return Check(name="champion", passed=promote, detail=detail)
-
-
 def _quoted(name: str) -> str:
     return f"'{' '.join(str(name).split())}'"
-
-
-def _names(names: Sequence[str]) -> str:
-    return _listed([_quoted(n) for n in names])
 
 
 def _listed(texts: Sequence[str]) -> str:

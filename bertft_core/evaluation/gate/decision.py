@@ -5,25 +5,16 @@ One decision spends a share of an error budget, so that 30 nights together keep 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
-
-import numpy as np
 
 from bertft_core.base.text import percent, plain
 from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
-from bertft_core.evaluation.gate.checks import (
-    LATENCY,
-    SIZE,
-    Check,
-    calibration_check,
-    champion_fault_check,
-    group_checks,
-    groups_of,
-)
-from bertft_core.evaluation.gate.comparison import Case, Rows, compare, judge_anchor, judge_champion, score_model
+from bertft_core.evaluation.gate.checks import LATENCY, SIZE, Check, calibration_check, group_checks, groups_of
+from bertft_core.evaluation.gate.comparison import Comparison, GateRows, Model
+from bertft_core.evaluation.scores.intervals import PairedDifference
 from bertft_core.evaluation.scores.metrics import Scores
 
 
@@ -90,118 +81,66 @@ class PromotionDecision:
 
 def decide(
     rule: PromotionRule,
-    labels: Any,
-    p_challenger: Any,
-    p_champion: Any | None,
-    classes: Sequence[str],
+    rows: GateRows,
+    challenger: Model,
+    champion: Model | None = None,
+    anchor: Model | None = None,
     *,
-    weights: Any = None,
-    same_weights: bool = False,
-    challenger_name: str = "the challenger",
-    champion_name: str = "the champion",
-    champion_fault: str | None = None,
-    anchor_name: str = "the anchor",
-    p_anchor: Any | None = None,
-    predicted_challenger: Any = None,
-    predicted_champion: Any = None,
-    predicted_anchor: Any = None,
-    slices: Mapping[str, Any] | None = None,
     spent: int = 0,
-    given: Sequence[Check] = (),
+    same_weights: bool = False,
+    own_checks: Sequence[Check] = (),
 ) -> PromotionDecision:
-    """Judge a challenger against the champion on the same test rows.
+    """Judge a challenger against the champion on the same test rows; without a champion, by the minima alone.
 
-    labels [n] class indices, probabilities [n, C] in the order of `classes`; `predicted_*` [n] class indices
-    where a model's decisions are not the argmax. Of multi-label rows labels and `predicted_*` are 0 and 1 [n, C], and a
-    row is right where its whole set is. `p_champion` None: no champion yet, or, with `champion_fault` saying why, one
-    that could not be scored. `p_anchor`: the last version promoted by superiority;
-    non_inferiority must hold against it too, so that small losses cannot add up; superiority ignores it.
-    `same_weights`: they are one model, never promoted. `weights` [n, C] (soft labels) enter log loss. `slices`:
-    name -> mask [n]. `spent`: decisions of the running period whose `has_spent` is true. `given`: the
-    caller's own checks; a failed one blocks.
+    anchor: the last version promoted by superiority; non_inferiority must hold against it too, so that small losses
+        cannot add up; superiority ignores it.
+    spent: decisions of the running period whose `has_spent` is true.
+    same_weights: challenger and champion are one model, which is never promoted.
+    own_checks: what the caller measured; a failed one blocks.
 
-    Raises DataError for no rows or a faulty slice, ArtifactError for probabilities that are no distributions.
+    Of multi-label rows one is right where its whole set is. Raises DataError for no rows or a faulty slice,
+    ArtifactError for probabilities that are no distributions.
     """
-    rows = Rows(labels=np.asarray(labels), classes=classes, weights=weights)
-    challenger = rows.model(challenger_name, p_challenger, predicted_challenger)
-    ours = score_model(rows, challenger)
-    own = (*given, *_unmeasured(rule, given), *_minima(rule, ours))
-    if p_champion is None or champion_fault is not None:
-        return _unopposed(rule, ours, own, champion_name, champion_fault, spent)
-    champion = rows.model(champion_name, p_champion, predicted_champion)
-    anchor = None if p_anchor is None else rows.model(anchor_name, p_anchor, predicted_anchor)
-    case = Case(rule=rule, rows=rows, challenger=challenger, champion=champion, anchor=anchor, spent=spent)
-    return _judge(case, ours, own, same_weights, slices or {})
-
-
-def _judge(
-    case: Case, ours: Scores, own: Sequence[Check], same_weights: bool, slices: Mapping[str, Any]
-) -> PromotionDecision:
-    rule, metric = case.rule, case.rule.metric
-    theirs = score_model(case.rows, case.champion)
-    shown = compare(rule, case.rows, case.challenger, case.champion, rule.level)
-    test, reason = judge_champion(case, shown, theirs.score(metric))
-    budget = _budget(rule, case.spent)
-    checks = (
-        *own,
-        _another_model(case, same_weights),
-        budget,
-        test,
-        *judge_anchor(case),
-        *_groups(case, slices),
-        *_calibration(rule, ours, theirs),
-    )
-    failed = [c for c in checks if not c.passed]
-    share = "" if failed[:1] == [budget] else f"; {_share(rule, case.spent)}"
+    metric, ours = rule.metric, challenger.scores(rows)
+    checks = [*own_checks, *_unmeasured(rule, own_checks), *_minima(rule, ours)]
+    reason = f"no champion yet; {score_title(metric)} {ours.score(metric):.4f} on {ours.n} rows"
+    budget: Check | None = None
+    test: Check | None = None
+    theirs: Scores | None = None
+    difference: PairedDifference | None = None
+    if champion is not None:
+        pair = Comparison(rule=rule, rows=rows, challenger=challenger, rival=champion, spent=spent)
+        theirs, difference = champion.scores(rows), pair.difference
+        budget = _budget(rule, spent)
+        test, reason = pair.test()
+        checks += [_another_model(pair, same_weights=same_weights), budget, test]
+        if anchor is not None and rule.test == "non_inferiority":
+            checks.append(replace(replace(pair, rival=anchor).test()[0], name="anchor"))
+        checks += _groups(pair)
+        if rule.max_ece_gain is not None:
+            checks.append(calibration_check(ours.ece, theirs.ece, rule.max_ece_gain))
+    failed = [check for check in checks if not check.passed]
+    if failed:  # the first says why, the others are named
+        more = ", ".join(check.name for check in failed[1:])
+        first = reason if failed[0] is test else failed[0].detail
+        reason = first + (f" (also failed: {more})" if more else "")
+    if champion is not None and failed[:1] != [budget]:
+        reason += f"; {_share(rule, spent)}"
     return PromotionDecision(
         promote=not failed,
-        reason=(_first_fault(failed, {test: reason}) or reason) + share,
+        reason=reason,
         metric=metric,
-        n=shown.n,
-        alpha=rule.alpha,
-        spent=case.spent,
-        allowed=rule.allowed,
-        checks=checks,
-        challenger_score=ours.score(metric),
-        champion_score=theirs.score(metric),
-        difference=shown.difference,
-        interval=(shown.low, shown.high),
-        test=rule.test,
-    )
-
-
-def _unopposed(
-    rule: PromotionRule, ours: Scores, own: Sequence[Check], champion_name: str, fault: str | None, spent: int
-) -> PromotionDecision:
-    shown = f"{score_title(rule.metric)} {ours.score(rule.metric):.4f} on {ours.n} rows"
-    checks, lead = own, "no champion yet"
-    if fault is not None:
-        check = champion_fault_check(champion_name, fault, rule.champion_unavailable == "promote")
-        checks, lead = (*own, check), check.detail
-    failed = [c for c in checks if not c.passed]
-    return PromotionDecision(
-        promote=not failed,
-        reason=_first_fault(failed, {}) or f"{lead}; {shown}",
-        metric=rule.metric,
         n=ours.n,
         alpha=rule.alpha,
         spent=spent,
         allowed=rule.allowed,
         checks=tuple(checks),
-        challenger_score=ours.score(rule.metric),
-        champion_score=None,
-        difference=None,
-        interval=None,
-        test="first" if fault is None else rule.test,
+        challenger_score=ours.score(metric),
+        champion_score=None if theirs is None else theirs.score(metric),
+        difference=None if difference is None else difference.difference,
+        interval=None if difference is None else (difference.low, difference.high),
+        test="first" if champion is None else rule.test,
     )
-
-
-def _first_fault(failed: Sequence[Check], reasons: Mapping[Check, str]) -> str:
-    """What the first failed check says, and the names of the others; empty when none failed."""
-    if not failed:
-        return ""
-    more = ", ".join(c.name for c in failed[1:])
-    return reasons.get(failed[0], failed[0].detail) + (f" (also failed: {more})" if more else "")
 
 
 def _minima(rule: PromotionRule, ours: Scores) -> list[Check]:
@@ -214,22 +153,25 @@ def _minima(rule: PromotionRule, ours: Scores) -> list[Check]:
     return checks
 
 
-def _unmeasured(rule: PromotionRule, given: Sequence[Check]) -> list[Check]:
+def _unmeasured(rule: PromotionRule, own_checks: Sequence[Check]) -> list[Check]:
     """A budget that is set but was not measured blocks: no setting is silently without effect."""
     budgets = {LATENCY: ("max_latency_ms", rule.max_latency_ms), SIZE: ("max_size_mb", rule.max_size_mb)}
     return [
         Check(name=name, passed=False, detail=f"not measured, but promotion.{key} allows {most:g}")
         for name, (key, most) in budgets.items()
-        if most is not None and name not in {c.name for c in given}
+        if most is not None and name not in {c.name for c in own_checks}
     ]
 
 
-def _another_model(case: Case, same_weights: bool) -> Check:
-    same = same_weights or case.challenger.answers_like(case.champion)
-    pair = f"{case.challenger.name} and {case.champion.name}"
-    found = "equal weights" if same_weights else "equal answers on every row"
-    detail = f"{pair} are the same model: {found}" if same else f"{pair} differ"
-    return Check(name="another model", passed=not same, detail=detail)
+def _another_model(pair: Comparison, *, same_weights: bool) -> Check:
+    same = same_weights or pair.are_one_model()
+    names = f"{pair.challenger.name} and {pair.rival.name}"
+    why = "equal weights" if same_weights else "equal answers on every row"
+    return Check(
+        name="another model",
+        passed=not same,
+        detail=f"{names} are the same model: {why}" if same else f"{names} differ",
+    )
 
 
 def _budget(rule: PromotionRule, spent: int) -> Check:
@@ -251,13 +193,9 @@ def _share(rule: PromotionRule, spent: int) -> str:
     return f"decision {spent + 1} of {rule.allowed} in the error budget of this {rule.per}"
 
 
-def _groups(case: Case, slices: Mapping[str, Any]) -> list[Check]:
-    rule, y = case.rule, case.rows.labels
-    most = {"class": rule.max_class_loss, "slice": rule.max_slice_loss}
-    wanted = {kind: value for kind, value in most.items() if value is not None}
-    groups = groups_of(y, case.challenger.decisions(), case.champion.decisions(), case.rows.classes, slices)
-    return group_checks(groups, wanted, rule.level)
-
-
-def _calibration(rule: PromotionRule, ours: Scores, theirs: Scores) -> list[Check]:
-    return [] if rule.max_ece_gain is None else [calibration_check(ours.ece, theirs.ece, rule.max_ece_gain)]
+def _groups(pair: Comparison) -> list[Check]:
+    rows, rule = pair.rows, pair.rule
+    limits = {"class": rule.max_class_loss, "slice": rule.max_slice_loss}
+    ours, theirs = (model.decisions(rows) for model in (pair.challenger, pair.rival))
+    groups = groups_of(rows.labels, ours, theirs, rows.classes, rows.slices)
+    return group_checks(groups, {kind: most for kind, most in limits.items() if most is not None}, rule.level)

@@ -10,7 +10,8 @@ from bertft_core.base.errors import ArtifactError, DataError
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.baseline import set_floor
 from bertft_core.evaluation.comparison import compare
-from bertft_core.evaluation.gate.decision import decide
+from bertft_core.evaluation.gate.comparison import GateRows, Model
+from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.evaluation.report import EvaluationReport, evaluate
 from bertft_core.evaluation.scores.intervals import paired_difference, paired_permutation
 from bertft_core.evaluation.scores.label_sets import difference_draws, row_values, set_scores
@@ -92,25 +93,32 @@ def test_resampled_macro_f1_is_that_of_the_resampled_rows() -> None:
     )
 
 
+def judge(
+    rule: PromotionRule, challenger: np.ndarray, champion: np.ndarray, slices: dict[str, np.ndarray] | None = None
+) -> PromotionDecision:
+    rows = GateRows(labels=Y, classes=CLASSES, slices=slices or {})
+    return decide(rule, rows, Model(name="the challenger", p=challenger), Model(name="the champion", p=champion))
+
+
 @pytest.mark.parametrize("metric", ["macro_f1", "micro_f1", "accuracy", "log_loss"])
 def test_gate_promotes_the_better_keeps_the_equal_and_guards_non_inferiority(metric: str) -> None:
     good, poor = answers(0.2, 1), answers(0.5, 2)
     rule = PromotionRule(metric=metric)
-    assert decide(rule, Y, good, poor, CLASSES).promote
-    assert not decide(rule, Y, poor, good, CLASSES).promote
-    twin = decide(rule, Y, answers(0.5, 3), poor, CLASSES)
+    assert judge(rule, good, poor).promote
+    assert not judge(rule, poor, good).promote
+    twin = judge(rule, answers(0.5, 3), poor)
     assert not twin.promote and "not distinguishable" in twin.reason
     near = PromotionRule(metric=metric, test="non_inferiority", margin=0.9)
-    assert decide(near, Y, answers(0.5, 3), poor, CLASSES).promote
+    assert judge(near, answers(0.5, 3), poor).promote
     tight = PromotionRule(metric=metric, test="non_inferiority", margin=0.001)
-    assert not decide(tight, Y, answers(0.5, 3), poor, CLASSES).promote
+    assert not judge(tight, answers(0.5, 3), poor).promote
 
 
 def test_gate_watches_the_recall_of_each_class_and_whole_rows_in_slices() -> None:
     champion, challenger = answers(0.1, 1), answers(0.1, 1)
     challenger[:, 0] = 0.1  # class a is never found
     rule = PromotionRule(max_class_loss=0.05, max_slice_loss=0.05)
-    found = decide(rule, Y, challenger, champion, CLASSES, slices={"with a": Y[:, 0] == 1})
+    found = judge(rule, challenger, champion, {"with a": Y[:, 0] == 1})
     by_name = {check.name: check for check in found.checks}
     assert not by_name["classes"].passed and "'a'" in by_name["classes"].detail
     assert not by_name["slices"].passed and "'with a'" in by_name["slices"].detail

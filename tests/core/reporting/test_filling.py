@@ -11,6 +11,7 @@ import pytest
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.data.dataset import DataReport, DatasetSplits
 from bertft_core.data.tokens.tokenization import TokenizedSplits
+from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import decide
 from bertft_core.evaluation.report import EvaluationReport, evaluate
 from bertft_core.reporting.run.document import report_html
@@ -116,7 +117,9 @@ def tokens() -> TokenizedSplits:
 
 def release() -> ReleaseFacts:
     y, p = rows(0.95, 0)
-    found = decide(PromotionRule(metric="accuracy", resamples=200), y, p, rows(0.7, 5)[1], CLASSES)
+    models = Model(name="the challenger", p=p), Model(name="the champion", p=rows(0.7, 5)[1])
+    rule = PromotionRule(metric="accuracy", resamples=200)
+    found = decide(rule, GateRows(labels=np.asarray(y), classes=CLASSES), *models)
     outcome = "promoted" if found.promote else "kept"
     return ReleaseFacts(outcome=outcome, reason=found.reason, decision=found)
 
@@ -164,7 +167,8 @@ def test_a_decision_becomes_checks_and_difference(report: EvaluationReport) -> N
 
 def test_a_first_decision_has_no_difference(report: EvaluationReport) -> None:
     y, p = rows(0.95, 0)
-    decision = decide(PromotionRule(resamples=200), y, p, None, CLASSES)
+    given = GateRows(labels=np.asarray(y), classes=CLASSES)
+    decision = decide(PromotionRule(resamples=200), given, Model(name="the challenger", p=p))
     first = ReleaseFacts(outcome="promoted", reason="", decision=decision)
     assert [d.name for d in page_of(report, title="news", release=first).differences] == [
         "accuracy: this model − TF-IDF baseline"

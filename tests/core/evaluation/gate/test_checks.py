@@ -12,10 +12,8 @@ from bertft_core.base.text import plain
 from bertft_core.evaluation.gate.checks import (
     Group,
     calibration_check,
-    champion_fault_check,
     group_checks,
     groups_of,
-    input_check,
     label_set_check,
     latency_check,
     seen_rows_check,
@@ -154,22 +152,9 @@ def test_label_sets_compare_without_order() -> None:
     assert not check.passed and check.detail == "another label set: new 'c'; gone 'b'"
 
 
-def test_input_columns_must_answer_every_request_of_the_champion() -> None:
-    champion = {"text": True, "text_pair": False}
-    assert input_check({"text": True, "text_pair": False, "note": False}, champion).passed
-    assert "needs 'text_pair'" in input_check({"text": True, "text_pair": True}, champion).detail
-    assert "does not know 'text_pair'" in input_check({"text": True}, champion).detail
-
-
 def test_seen_rows_fail_only_where_none_is_left() -> None:
     assert seen_rows_check(12, 500).passed and "12 of 500" in seen_rows_check(12, 500).detail
     assert not seen_rows_check(500, 500).passed
-
-
-def test_unavailable_champion_stays_unless_the_setting_says_promote() -> None:
-    assert not champion_fault_check("version 3", "its artefact\nis gone", False).passed
-    check = champion_fault_check("version 3", "its artefact\nis gone", True)
-    assert check.passed and "version 3 could not be scored (its artefact is gone)" in check.detail
 
 
 def test_plain_text_opens_no_cell_line_tag_or_emphasis() -> None:

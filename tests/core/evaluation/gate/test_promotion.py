@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from bertft_core.base.errors import ArtifactError, ConfigError, DataError
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import Check, latency_check
-from bertft_core.evaluation.gate.comparison import detectable
+from bertft_core.evaluation.gate.comparison import GateRows, Model, detectable
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.evaluation.scores.intervals import PairedDifference
 
@@ -31,8 +32,33 @@ def model(errors: int, offset: int = 0, confidence: float = 0.9, y: np.ndarray =
     return p
 
 
-def judge(challenger: np.ndarray, champion: np.ndarray | None, given_rule: PromotionRule | None = None, **others: Any):
-    return decide(given_rule or rule(), Y, challenger, champion, CLASSES, **others)
+def judge(
+    challenger: np.ndarray,
+    champion: np.ndarray | None,
+    given_rule: PromotionRule | None = None,
+    *,
+    says: tuple[Any, Any] = (None, None),
+    champion_name: str = "the champion",
+    anchor: np.ndarray | None = None,
+    slices: dict[str, Any] | None = None,
+    **others: Any,
+) -> PromotionDecision:
+    return decide(
+        given_rule or rule(),
+        GateRows(labels=Y, classes=CLASSES, slices=slices or {}),
+        Model(name="the challenger", p=challenger, predicted=says[0]),
+        None if champion is None else Model(name=champion_name, p=champion, predicted=says[1]),
+        None if anchor is None else Model(name="version 1", p=anchor),
+        **others,
+    )
+
+
+def judge_rows(
+    given_rule: PromotionRule, y: Any, challenger: np.ndarray, champion: np.ndarray | None, classes: Sequence[str]
+) -> PromotionDecision:
+    rival = None if champion is None else Model(name="the champion", p=champion)
+    rows = GateRows(labels=np.asarray(y), classes=classes)
+    return decide(given_rule, rows, Model(name="the challenger", p=challenger), rival)
 
 
 def named(decision: PromotionDecision, name: str) -> Check:
@@ -147,25 +173,25 @@ def test_non_inferiority_counts_losses_that_few_rows_cannot_show() -> None:
     for n, promoted in ((200, False), (400, True)):
         y = Y[:n]
         a, b = model(8, confidence=0.9, y=y), model(8, confidence=0.8, y=y)
-        assert decide(margin, y, a, b, CLASSES).promote is promoted
+        assert judge_rows(margin, y, a, b, CLASSES).promote is promoted
 
 
 def test_the_lost_row_joins_a_class_that_has_rows() -> None:
     y = np.array([2] * 25 + [1] * 20)
     p = np.eye(3)[y] * 0.7 + 0.1
     q = np.eye(3)[y] * 0.4 + 0.2
-    assert decide(rule(test="non_inferiority", margin=0.4, metric="macro_f1"), y, p, q, list("abc")).promote
+    assert judge_rows(rule(test="non_inferiority", margin=0.4, metric="macro_f1"), y, p, q, list("abc")).promote
 
 
 def test_small_losses_cannot_add_up_past_the_anchor() -> None:
     margin = rule(test="non_inferiority", margin=0.04)
-    found = judge(model(34), model(26), margin, p_anchor=model(10), anchor_name="version 1")
+    found = judge(model(34), model(26), margin, anchor=model(10))
     assert named(found, "non-inferiority").passed and not found.promote
     assert found.reason.startswith("worse than version 1")
 
 
 def test_anchor_is_not_asked_under_superiority() -> None:
-    assert judge(model(10), model(60, 200), p_anchor=model(0)).promote
+    assert judge(model(10), model(60, 200), anchor=model(0)).promote
 
 
 def test_class_that_is_lost_blocks_a_challenger_better_over_all() -> None:
@@ -174,9 +200,9 @@ def test_class_that_is_lost_blocks_a_challenger_better_over_all() -> None:
     champion[:120] = 2
     challenger[300:330] = 0
     a, b = (np.eye(3)[g] * 0.7 + 0.1 for g in (challenger, champion))
-    found = decide(rule(max_class_loss=0.05), y, a, b, ["x", "tech", "z"])
+    found = judge_rows(rule(max_class_loss=0.05), y, a, b, ["x", "tech", "z"])
     assert named(found, "superiority").passed and not found.promote and "worse recall in 'tech' -0.5000" in found.reason
-    assert decide(rule(), y, a, b, ["x", "tech", "z"]).promote
+    assert judge_rows(rule(), y, a, b, ["x", "tech", "z"]).promote
 
 
 def test_slice_that_is_lost_blocks_only_where_slices_are_checked() -> None:
@@ -200,13 +226,13 @@ def test_budget_that_was_not_measured_blocks() -> None:
     limited = rule(max_latency_ms=5.0)
     found = judge(model(10), model(60, 200), limited)
     assert not found.promote and "not measured" in found.reason and "promotion.max_latency_ms" in found.reason
-    assert judge(model(10), model(60, 200), limited, given=[latency_check(4.0, 5.0)]).promote
+    assert judge(model(10), model(60, 200), limited, own_checks=[latency_check(4.0, 5.0)]).promote
 
 
 def test_failed_check_of_the_caller_blocks_with_or_without_a_champion() -> None:
     failed = Check(name="label set", passed=False, detail="another label set: new 'c'")
     for champion in (model(60, 200), None):
-        found = judge(model(10), champion, given=[failed])
+        found = judge(model(10), champion, own_checks=[failed])
         assert not found.promote and found.reason.startswith("another label set: new 'c'")
 
 
@@ -215,20 +241,9 @@ def test_reason_names_the_other_failed_checks() -> None:
     assert "(also failed: superiority, classes)" in found.reason
 
 
-def test_champion_that_cannot_be_scored_stays() -> None:
-    found = judge(model(10), None, champion_fault="its code no longer loads", champion_name="version 4")
-    assert not found.promote and not found.has_spent
-    assert found.reason.startswith("version 4 could not be scored (its code no longer loads): it stays")
-
-
-def test_champion_that_cannot_be_scored_is_replaced_only_where_the_setting_says_so() -> None:
-    found = judge(model(10), None, rule(champion_unavailable="promote"), champion_fault="its artefact is gone")
-    assert found.promote and "its artefact is gone" in found.reason and found.test == "superiority"
-
-
 def test_decisions_that_are_not_the_argmax_are_what_is_judged() -> None:
     good, bad = model(10).argmax(axis=1), model(60, 200).argmax(axis=1)
-    found = judge(model(60, 200), model(10), predicted_challenger=good, predicted_champion=bad)
+    found = judge(model(60, 200), model(10), says=(good, bad))
     assert found.promote and (found.challenger_score, found.champion_score) == (0.975, 0.85)
     assert "only the challenger is right on 60 rows" in named(found, "superiority").detail
 
@@ -256,11 +271,7 @@ def test_equal_challengers_are_promoted_about_as_rarely_as_the_level_says() -> N
 
 
 def test_decision_survives_a_trip_through_json() -> None:
-    for found in (
-        judge(model(10), model(60, 200)),
-        judge(model(10), None),
-        judge(model(10), None, champion_fault="gone"),
-    ):
+    for found in (judge(model(10), model(60, 200)), judge(model(10), None)):
         assert PromotionDecision.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
@@ -279,7 +290,7 @@ def test_markdown_of_a_kept_champion_shows_what_failed() -> None:
 
 def test_no_rows_and_no_distribution_are_refused() -> None:
     with pytest.raises(DataError):
-        decide(rule(), [], np.zeros((0, 2)), None, CLASSES)
+        judge_rows(rule(), [], np.zeros((0, 2)), None, CLASSES)
     with pytest.raises(ArtifactError):
         judge(np.full((400, 2), 0.9), None)
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import write_json
 from bertft_core.config.store import Store
 from bertft_core.data.dataset import test_fingerprint
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.release import build_served, write_gate_rows
-from bertft_core.registry import aliases, ledger, versions
-from bertft_core.registry.answers import Answers, Scored, Scorer, require
-from bertft_core.registry.decision import decide
+from bertft_core.registry import aliases, gate, ledger, versions
+from bertft_core.registry.answers import Scored, Scorer
+from bertft_core.registry.decision import promote_or_keep
 from bertft_core.registry.evaluation_folder import EvaluationFolder
-from bertft_core.registry.gate import OTHER_BATCH, Candidate, rival_versions
+from bertft_core.registry.gate import Candidate
 from bertft_core.registry.ledger import Release
 from bertft_core.tracking import lineage
 from bertft_core.training.results import TrainingResult
 from tasks.data import is_retryable
-
-PARITY = 1e-5
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
@@ -79,26 +75,8 @@ def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Cand
 
 @task(name="parity", cache_policy=NO_CACHE)
 def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> Scored:
-    """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5.
-
-    The versions it will be compared with answer in the same go, which saves a start; returns those answers,
-    without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
-    """
-    folder, champion = candidate.folder, ledger.champion_state(store, candidate.name)
-    rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
-    _, rivals = rival_versions(rule, known, None if champion.fault else champion.version)
-    wanted = {candidate.uri_of(v): folder.answers(v) for v in (candidate.version, *rivals)}
-    found = scorer.answers(wanted, folder.test_rows, OTHER_BATCH)
-    served = require(found[candidate.uri])
-    ours = np.load(folder.probabilities, allow_pickle=False)
-    gap = float(np.abs(served.probabilities(candidate.classes) - ours).max())
-    if not gap <= PARITY:
-        raise ArtifactError(
-            f"{candidate.uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted "
-            f"<= {PARITY:g}): not promoted; look at the served folder and the library versions"
-        )
-    answers = {version: found[candidate.uri_of(version)] for version in rivals}
-    return Scored(answers={version: own for version, own in answers.items() if isinstance(own, Answers)})
+    """The served version answers as its evaluation did; returns what the versions it is compared with answer."""
+    return gate.check_parity(candidate, ledger.view_model(store, candidate.name), scorer)
 
 
 @task(name="promote", cache_policy=NO_CACHE)
@@ -107,8 +85,7 @@ def decide_promotion(candidate: Candidate, store: Store, scored: Scored, approve
 
     scored: what `check_parity` returned.
     """
-    prefect_run = str(flow_run.id or "")
-    release, gate = decide(candidate, store, scored, approved=approved, prefect_run=prefect_run)
-    text = gate.to_markdown(str(release)) if gate else f"**{release}**"
+    release, decision = promote_or_keep(candidate, store, scored, approved=approved, prefect_run=str(flow_run.id or ""))
+    text = decision.to_markdown(str(release)) if decision else f"**{release}**"
     create_markdown_artifact(key="bertft-decision", markdown=text)
     return release

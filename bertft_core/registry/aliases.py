@@ -62,15 +62,15 @@ def get_version(store: Store, name: str, version: str) -> RegisteredVersion:
     return found
 
 
-def version_tags(store: Store, name: str, version: str) -> dict[str, str]:
-    """The tags of a version."""
-    return get_version(store, name, version).tags
+def tags_and_aliases(store: Store, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The tags of a registered model, and alias -> version; both empty when there is no such model."""
+    model = _model(store, name)
+    return ({}, {}) if model is None else (dict(model.tags), {k: str(v) for k, v in model.aliases.items()})
 
 
 def aliases(store: Store, name: str) -> dict[str, str]:
     """alias -> version of a registered model; empty when there is no such model."""
-    model = _model(store, name)
-    return {} if model is None else {k: str(v) for k, v in model.aliases.items()}
+    return tags_and_aliases(store, name)[1]
 
 
 def version_of_alias(store: Store, name: str, alias: str) -> str:
@@ -98,12 +98,6 @@ def set_alias(store: Store, name: str, alias: str, version: str) -> None:
 def drop_alias(store: Store, name: str, alias: str) -> None:
     """Take `alias` off the model."""
     client(store).delete_registered_model_alias(name, alias)
-
-
-def model_tags(store: Store, name: str) -> dict[str, str]:
-    """The tags of a registered model; empty when there is no such model."""
-    model = _model(store, name)
-    return {} if model is None else dict(model.tags)
 
 
 def require_model(store: Store, name: str) -> None:

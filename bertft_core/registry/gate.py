@@ -14,13 +14,15 @@ from bertft_core.base.files import read_json
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.config.store import Store
 from bertft_core.evaluation.gate.checks import Check, label_set_check, latency_check, seen_rows_check, size_check
+from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
-from bertft_core.registry import aliases, artifacts, entries, ledger
-from bertft_core.registry.answers import NOTHING_SCORED, Answers, Scored, score_in_fresh_process
-from bertft_core.registry.entries import Entries
+from bertft_core.registry import aliases, artifacts, entries
+from bertft_core.registry.answers import NOTHING_SCORED, Answers, Scored, Scorer, require, score_in_fresh_process
 from bertft_core.registry.evaluation_folder import TRAIN_ROWS, EvaluationFolder
+from bertft_core.registry.ledger import ModelView
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
+PARITY = 1e-5  # largest difference between a served probability and the evaluation's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,122 +48,129 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rivals:
-    """Whom the candidate is compared with: answers by version, fingerprints of the rows those were trained on.
+class Rival:
+    """A version that the candidate is compared with, on the same rows.
 
-    champion: None where there is none yet. anchor: the last version promoted by superiority, None where the rule
-    does not ask for it.
+    answers: to the candidate's test rows. trained_on: fingerprints of the rows that it was trained on, uint64.
     """
 
-    champion: str | None
-    anchor: str | None
-    answers: dict[str, Answers]
+    version: str
+    answers: Answers
     trained_on: Any
 
-    @property
-    def is_empty(self) -> bool:
-        """Nobody to compare with."""
-        return not self.answers
 
-    def of(self, version: str | None, classes: tuple[str, ...], kept: Any) -> tuple[Any, Any]:
-        """(probabilities, decisions) on the rows kept; (None, None) for nobody."""
-        if version is None:
-            return None, None
-        found = self.answers[version]
-        return found.probabilities(classes)[kept], found.predicted(classes)[kept]
-
-
-def rival_versions(rule: PromotionRule, known: Entries, champion: str | None) -> tuple[str | None, list[str]]:
-    """(anchor, every version that a candidate is compared with); see `Rivals`."""
-    anchor = entries.anchor(known) if rule.test == "non_inferiority" and champion else None
+def rival_versions(rule: PromotionRule, view: ModelView, champion: str | None) -> tuple[str | None, list[str]]:
+    """(anchor, every version that a candidate is compared with); the anchor counts under non_inferiority alone."""
+    anchor = entries.anchor(view.entries) if rule.test == "non_inferiority" and champion else None
     return anchor, [version for version in dict.fromkeys((champion, anchor)) if version]
 
 
+def check_parity(candidate: Candidate, view: ModelView, scorer: Scorer) -> Scored:
+    """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5.
+
+    The versions it will be compared with answer in the same go, which saves a start; returns those answers,
+    without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
+    """
+    folder, rule = candidate.folder, view.store.config.promotion_rule(candidate.metric)
+    _, rivals = rival_versions(rule, view, None if view.champion_fault else view.champion)
+    outs = {candidate.uri_of(version): folder.answers(version) for version in (candidate.version, *rivals)}
+    answers = scorer.answers(outs, folder.test_rows, OTHER_BATCH)
+    served = require(answers[candidate.uri])
+    evaluated = np.load(folder.probabilities, allow_pickle=False)
+    gap = float(np.abs(served.probabilities(candidate.classes) - evaluated).max())
+    if not gap <= PARITY:
+        raise ArtifactError(
+            f"{candidate.uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted "
+            f"<= {PARITY:g}): not promoted; look at the served folder and the library versions"
+        )
+    of_rivals = {version: answers[candidate.uri_of(version)] for version in rivals}
+    return Scored(answers={version: own for version, own in of_rivals.items() if isinstance(own, Answers)})
+
+
 def judge(
-    candidate: Candidate, champion: str | None, store: Store, scored: Scored = NOTHING_SCORED
+    candidate: Candidate, view: ModelView, champion: str | None, scored: Scored = NOTHING_SCORED
 ) -> PromotionDecision:
     """Apply the rule to the candidate and the champion (None: there is none yet).
 
     scored: answers of rivals; those that are missing are computed. Raises InputError when the label sets
     differ or the champion has seen every row, ArtifactError when a rival does not load.
     """
-    rule, known = store.config.promotion_rule(candidate.metric), ledger.read(store, candidate.name)
-    anchor, versions = rival_versions(rule, known, champion)
-    rivals = Rivals(
-        champion=champion,
-        anchor=anchor,
-        answers={version: _answers(candidate, version, store, scored) for version in versions},
-        trained_on=np.concatenate([np.zeros(0, np.uint64), *(_trained_on(candidate, v, store) for v in versions)]),
-    )
-    same = champion is not None and _weights(candidate.name, champion, store) == candidate.weights_digest
+    rule = view.store.config.promotion_rule(candidate.metric)
+    anchor, versions = rival_versions(rule, view, champion)
+    rivals = {version: _rival(candidate, version, view.store, scored) for version in versions}
+    is_same = False
+    if champion is not None:
+        tags = aliases.get_version(view.store, view.name, champion).tags
+        is_same = tags.get(aliases.WEIGHTS) == candidate.weights_digest
     return judge_against(
-        candidate, rivals, rule, spent=entries.spent(known, rule.allowed, time.time()), same_weights=same
+        candidate,
+        rule,
+        None if champion is None else rivals[champion],
+        None if anchor is None else rivals[anchor],
+        spent=entries.spent(view.entries, rule.allowed, time.time()),
+        same_weights=is_same,
     )
 
 
 def judge_against(
-    candidate: Candidate, rivals: Rivals, rule: PromotionRule, *, spent: int, same_weights: bool
+    candidate: Candidate,
+    rule: PromotionRule,
+    champion: Rival | None,
+    anchor: Rival | None,
+    *,
+    spent: int,
+    same_weights: bool,
 ) -> PromotionDecision:
     """Apply the rule on the rows that no rival was trained on. Raises InputError when no row is left."""
     folder, classes = candidate.folder, candidate.classes
+    rivals = [rival for rival in (champion, anchor) if rival]
     rows = np.load(folder.test_fingerprints, allow_pickle=False)
-    kept = ~np.isin(rows, rivals.trained_on)
-    if not kept.any():
+    unseen = ~np.isin(rows, np.concatenate([np.zeros(0, np.uint64), *(rival.trained_on for rival in rivals)]))
+    if rivals and not unseen.any():
         raise InputError(
-            f"version {rivals.champion} was trained on all {len(rows)} test rows: no row is left to compare on"
+            f"version {rivals[0].version} was trained on all {len(rows)} test rows: no row is left to compare on"
         )
-    given = _measured(candidate, rule)
-    given += [] if rivals.is_empty else [seen_rows_check(int((~kept).sum()), len(rows))]
+    own_checks = _measured(candidate, rule)
+    own_checks += [seen_rows_check(int((~unseen).sum()), len(rows))] if rivals else []
 
     def own(file: Path) -> Any:
-        return np.load(file, allow_pickle=False)[kept] if file.exists() else None
+        return np.load(file, allow_pickle=False)[unseen] if file.exists() else None
 
-    p_champion, champion_says = rivals.of(rivals.champion, classes, kept)
-    p_anchor, anchor_says = rivals.of(rivals.anchor, classes, kept)
+    def model_of(rival: Rival | None) -> Model | None:
+        if rival is None:
+            return None
+        p, predicted = rival.answers.probabilities(classes), rival.answers.predicted(classes)
+        return Model(name=f"version {rival.version}", p=p[unseen], predicted=predicted[unseen])
+
     with np.load(folder.slices, allow_pickle=False) as stored:
-        slices = {name: stored[name][kept] for name in stored.files}
+        slices = {name: stored[name][unseen] for name in stored.files}
     return decide(
         rule,
-        own(folder.labels),
-        own(folder.probabilities),
-        p_champion,
-        classes,
-        weights=own(folder.weights),
-        same_weights=same_weights,
-        challenger_name=f"version {candidate.version}",
-        champion_name=f"version {rivals.champion}",
-        anchor_name=f"version {rivals.anchor}",
-        p_anchor=p_anchor,
-        predicted_challenger=own(folder.predicted),
-        predicted_champion=champion_says,
-        predicted_anchor=anchor_says,
-        slices=slices,
+        GateRows(labels=own(folder.labels), classes=classes, weights=own(folder.weights), slices=slices),
+        Model(name=f"version {candidate.version}", p=own(folder.probabilities), predicted=own(folder.predicted)),
+        model_of(champion),
+        model_of(anchor),
         spent=spent,
-        given=given,
+        same_weights=same_weights,
+        own_checks=own_checks,
     )
 
 
-def _answers(candidate: Candidate, version: str, store: Store, scored: Scored) -> Answers:
-    """What a rival answers on the candidate's test rows. Raises InputError when it knows other classes."""
-    found = scored.answers.get(version) or score_in_fresh_process(
-        candidate.uri_of(version), candidate.folder.test_rows, candidate.folder.answers(version), OTHER_BATCH, store
+def _rival(candidate: Candidate, version: str, store: Store, scored: Scored) -> Rival:
+    """A version with its answers and training rows. Raises InputError when it knows other classes."""
+    folder = candidate.folder
+    answers = scored.answers.get(version) or score_in_fresh_process(
+        candidate.uri_of(version), folder.test_rows, folder.answers(version), OTHER_BATCH, store
     )
-    check = label_set_check(candidate.classes, found.classes)
+    check = label_set_check(candidate.classes, answers.classes)
     if not check.passed:
         raise InputError(f"version {version}: {check.detail}")
-    return found
-
-
-def _trained_on(candidate: Candidate, version: str, store: Store) -> Any:
-    """Fingerprints of the rows that a version was trained on; none when its evidence does not say."""
     try:
-        return np.load(artifacts.download_evidence(store, candidate.name, version, TRAIN_ROWS), allow_pickle=False)
-    except ArtifactError:
-        return np.zeros(0, dtype=np.uint64)
-
-
-def _weights(name: str, version: str, store: Store) -> str | None:
-    return aliases.version_tags(store, name, version).get("bertft.weights")
+        evidence = artifacts.download_evidence(store, candidate.name, version, TRAIN_ROWS)
+        trained_on = np.load(evidence, allow_pickle=False)
+    except ArtifactError:  # its evidence does not say
+        trained_on = np.zeros(0, dtype=np.uint64)
+    return Rival(version=version, answers=answers, trained_on=trained_on)
 
 
 def _measured(candidate: Candidate, rule: PromotionRule) -> list[Check]:

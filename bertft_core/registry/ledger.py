@@ -18,12 +18,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from bertft_core.base.errors import RegistryError
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, entries
-from bertft_core.registry.aliases import RegisteredVersion
 from bertft_core.registry.entries import DONE, PENDING, VOID, Entries, LedgerEntry
 from bertft_core.tracking.store import client, log_text, store_lock
 
@@ -35,8 +35,45 @@ _SIGNATURE = 120  # characters of a name in `by`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What is to be recorded. champion: the one the decision rests on; to_version: the champion it makes."""
+class ModelView:
+    """A registered model as it stood when it was read; whoever decides reads it once and passes it on.
+
+    aliases: alias -> version. repaired: the entries that `settle` finished, voided or noticed to make ledger and
+    aliases agree.
+    """
+
+    store: Store
+    name: str
+    entries: Entries
+    aliases: Mapping[str, str]
+    repaired: Entries = ()
+
+    @property
+    def champion(self) -> str | None:
+        """The champion's version; None when there is none."""
+        return self.aliases.get(self.store.config.aliases.champion)
+
+    @property
+    def challenger(self) -> str | None:
+        """The challenger's version; None when there is none."""
+        return self.aliases.get(self.store.config.aliases.challenger)
+
+    @cached_property
+    def champion_fault(self) -> str | None:
+        """Why there is a champion, by the ledger, that cannot be compared with, asked of the store once; else None."""
+        if self.champion is not None:
+            return _unusable(self.store, self.name, self.champion)
+        lost = entries.last_champion(self.entries)
+        if lost is None:
+            return None
+        exists = aliases.find(self.store, self.name, lost) is not None
+        what = f"lost the alias {self.store.config.aliases.champion}" if exists else "was deleted"
+        return f"the champion, version {lost}, {what} outside bertft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """An entry to be written. champion: the one the decision rests on; to_version: the champion it makes."""
 
     action: str
     version: str
@@ -46,22 +83,6 @@ class Decision:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     by: str = ""
     prefect_run: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settled:
-    """A ledger that agrees with the aliases, and what had to be done for that: entries finished, voided, noticed."""
-
-    entries: Entries
-    repaired: Entries = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChampionState:
-    """The champion's version, or None. fault: why there is one, by the ledger, that cannot be used; else None."""
-
-    version: str | None
-    fault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,120 +139,111 @@ def who() -> str:
     return (os.environ.get("BERTFT_USER") or f"{user}@{os.uname().nodename}")[:_SIGNATURE]
 
 
+def view_model(store: Store, name: str) -> ModelView:
+    """Read a registered model; empty when there is none of that name."""
+    tags, held = aliases.tags_and_aliases(store, name)
+    texts = (tags[key] for key in sorted(tags) if key.startswith(LEDGER))
+    return ModelView(store=store, name=name, entries=tuple(map(LedgerEntry.from_text, texts)), aliases=held)
+
+
 def read(store: Store, name: str) -> Entries:
     """Every entry, oldest first; none when there is no such model."""
-    tags = aliases.model_tags(store, name)
-    return tuple(LedgerEntry.from_text(tags[key]) for key in sorted(tags) if key.startswith(LEDGER))
+    return view_model(store, name).entries
 
 
-def champion_state(store: Store, name: str) -> ChampionState:
-    """The champion that a challenger must be compared with. Settle the ledger first."""
-    version = aliases.champion(store, name)
-    if version is not None:
-        return ChampionState(version=version, fault=_unusable(store, name, version))
-    lost = entries.last_champion(read(store, name))
-    if lost is None:
-        return ChampionState(version=None)
-    exists = aliases.find(store, name, lost) is not None
-    what = f"lost the alias {store.config.aliases.champion}" if exists else "was deleted"
-    return ChampionState(version=None, fault=f"the champion, version {lost}, {what} outside bertft")
+def write(store: Store, name: str, draft: Draft) -> LedgerEntry:
+    """Announce a decision and carry it out; a promotion while a hold lasts becomes `held`. Safe to kill and repeat.
 
-
-def record(store: Store, name: str, decision: Decision) -> LedgerEntry:
-    """Write a decision and carry it out; a promotion while a hold lasts becomes `held`. Safe to kill and repeat.
-
-    Raises RegistryError when the champion is no longer `decision.champion`, when the new champion's logged model
+    Raises RegistryError when the champion is no longer `draft.champion`, when the new champion's logged model
     is not READY, or when another machine wrote the same number.
     """
     with store_lock(store):
-        known = settle(store, name).entries
-        actual = aliases.champion(store, name)
-        if actual != decision.champion:
+        view = settle(store, name)
+        if view.champion != draft.champion:
             raise RegistryError(
-                f"the champion of {name} is version {actual or 'none'}, the decision on version {decision.version} "
-                f"rests on {decision.champion or 'none'}: somebody moved it meanwhile, run the command again"
+                f"the champion of {name} is version {view.champion or 'none'}, the decision on version "
+                f"{draft.version} rests on {draft.champion or 'none'}: somebody moved it meanwhile, run the command "
+                "again"
             )
-        held = entries.hold(known)
-        if held and decision.action in (entries.PROMOTED, entries.APPROVED):
-            decision = replace(decision, action=entries.HELD, to_version=actual, reason=f"{held}; {decision.reason}")
-        if decision.action in entries.ALIAS_MOVES:
-            assert decision.to_version is not None
-            aliases.require_ready(store, aliases.get_version(store, name, decision.to_version).model_id)
-        return _append(store, name, known, decision)
+        hold = entries.hold(view.entries)
+        if hold and draft.action in (entries.PROMOTED, entries.APPROVED):
+            reason = f"{hold}; {draft.reason}"
+            draft = replace(draft, action=entries.HELD, to_version=view.champion, reason=reason)
+        if draft.action in entries.ALIAS_MOVES:
+            assert draft.to_version is not None
+            aliases.require_ready(store, aliases.get_version(store, name, draft.to_version).model_id)
+        return _append(view, draft)
 
 
-def settle(store: Store, name: str) -> Settled:
+def settle(store: Store, name: str) -> ModelView:
     """Finish what a killed process announced, note what was moved by hand. Changes nothing when all agrees."""
     with store_lock(store):
-        known = read(store, name)
-        repaired = [_repair(store, name, entry) for entry in known if entry.state == PENDING]
-        if repaired:
-            known = read(store, name)
-        before, after = entries.expected_champion(known), aliases.champion(store, name)
+        view, repaired = view_model(store, name), []
+        while pending := [entry for entry in view.entries if entry.state == PENDING]:
+            repaired.append(_repair(view, pending[0]))
+            view = view_model(store, name)
+        before, after = entries.expected_champion(view.entries), view.champion
         if before != after:
-            repaired.append(_append(store, name, known, _noticed(before, after)))
-            known = read(store, name)
-        return Settled(entries=known, repaired=tuple(repaired))
+            noticed = Draft(
+                action=entries.NOTICED,
+                version=str(after or before),
+                champion=before,
+                to_version=after,
+                reason=f"champion moved outside bertft: {before or 'none'} -> {after or 'none'}",
+                by="unknown",
+            )
+            repaired.append(_append(view, noticed))
+            view = view_model(store, name)
+        return replace(view, repaired=tuple(repaired))
 
 
-def _noticed(before: str | None, after: str | None) -> Decision:
-    words = f"champion moved outside bertft: {before or 'none'} -> {after or 'none'}"
-    return Decision(
-        action=entries.NOTICED,
-        version=str(after or before),
-        champion=before,
-        to_version=after,
-        reason=words,
-        by="unknown",
-    )
-
-
-def _append(store: Store, name: str, known: Entries, decision: Decision) -> LedgerEntry:
-    found = aliases.find(store, name, decision.version)
-    tags = found.tags if found else {}
+def _append(view: ModelView, draft: Draft) -> LedgerEntry:
+    store, name = view.store, view.name
+    version = aliases.find(store, name, draft.version)
+    tags = version.tags if version else {}
     entry = LedgerEntry(
-        number=known[-1].number + 1 if known else 1,
-        action=decision.action,
-        version=decision.version,
-        from_version=decision.champion,
-        to_version=decision.to_version,
-        reason=decision.reason,
-        by=decision.by or who(),
+        number=view.entries[-1].number + 1 if view.entries else 1,
+        action=draft.action,
+        version=draft.version,
+        from_version=draft.champion,
+        to_version=draft.to_version,
+        reason=draft.reason,
+        by=draft.by or who(),
         at=time.strftime(entries.TIME_FORMAT, time.gmtime()),
         state=PENDING,
-        numbers=dict(decision.numbers),
-        report=f"runs:/{found.run_id}/evaluation" if found and found.run_id else "",
+        numbers=dict(draft.numbers),
+        report=f"runs:/{version.run_id}/evaluation" if version and version.run_id else "",
         rows=tags.get("bertft.test_rows", ""),
         commit=tags.get("bertft.git_commit", ""),
-        prefect_run=decision.prefect_run,
+        prefect_run=draft.prefect_run,
         run_key=tags.get("bertft.run_key", ""),
         weights=tags.get(aliases.WEIGHTS, ""),
         token=uuid.uuid4().hex[:12],
     )
-    _write(store, name, entry)
-    if read(store, name)[-1].token != entry.token:
+    _tag_model(store, name, entry)
+    announced = view_model(store, name)
+    if announced.entries[-1].token != entry.token:
         raise RegistryError(
             f"entry {entry.number} of {name}'s ledger was overwritten by another machine: let the machines that "
             "promote it share BERTFT_HOME, then run the command again"
         )
-    return _carry_out(store, name, entry)
+    return _carry_out(announced, entry)
 
 
-def _repair(store: Store, name: str, entry: LedgerEntry) -> LedgerEntry:
-    fault = _obstacle(store, name, entry) if entry.action in entries.ALIAS_MOVES else None
+def _repair(view: ModelView, entry: LedgerEntry) -> LedgerEntry:
+    fault = _obstacle(view, entry) if entry.action in entries.ALIAS_MOVES else None
     if fault is None:
-        return _carry_out(store, name, entry)
+        return _carry_out(view, entry)
     void = replace(entry, state=VOID, reason=f"not carried out, {fault}; {entry.reason}")
-    _write(store, name, void)
+    _tag_model(view.store, view.name, void)
     return void
 
 
-def _obstacle(store: Store, name: str, entry: LedgerEntry) -> str | None:
+def _obstacle(view: ModelView, entry: LedgerEntry) -> str | None:
     """Why an announced move can no longer be carried out, or None."""
-    actual = aliases.champion(store, name)
-    if actual not in (entry.from_version, entry.to_version):
-        return f"the champion was moved to {actual or 'none'} meanwhile"
-    return _unusable(store, name, str(entry.to_version))
+    if view.champion not in (entry.from_version, entry.to_version):
+        return f"the champion was moved to {view.champion or 'none'} meanwhile"
+    return _unusable(view.store, view.name, str(entry.to_version))
 
 
 def _unusable(store: Store, name: str, version: str) -> str | None:
@@ -245,39 +257,36 @@ def _unusable(store: Store, name: str, version: str) -> str | None:
     return None
 
 
-def _carry_out(store: Store, name: str, entry: LedgerEntry) -> LedgerEntry:
+def _carry_out(view: ModelView, entry: LedgerEntry) -> LedgerEntry:
     """Every step may be repeated: after a kill `settle` starts again at the first."""
+    store, name = view.store, view.name
     done = replace(entry, state=DONE)
-    found = aliases.find(store, name, entry.version)
+    version = aliases.find(store, name, entry.version)
     if entry.action in entries.ALIAS_MOVES:
-        _move_aliases(store, name, entry)
-    if found is not None:
-        _mark(store, found, done)
-        others = [e for e in read(store, name) if e.number != entry.number]
-        log_text(store, found.run_id, "".join(e.to_text() + "\n" for e in [*others, done]), FILE)
-    _write(store, name, done)
+        _move_aliases(view, entry)
+    if version is not None:
+        tags = {_key(entry): done.to_text()}
+        if entry.action not in (entries.RESUMED, entries.NOTICED):
+            tags |= {DECISION: entry.action, f"{DECISION}_reason": entry.reason[: entries.TAG_LENGTH]}
+        aliases.tag_version(store, name, version.version, tags)
+        others = [e for e in view.entries if e.number != entry.number]
+        log_text(store, version.run_id, "".join(e.to_text() + "\n" for e in [*others, done]), FILE)
+    _tag_model(store, name, done)
     return done
 
 
-def _move_aliases(store: Store, name: str, entry: LedgerEntry) -> None:
-    names, held = store.config.aliases, aliases.aliases(store, name)
+def _move_aliases(view: ModelView, entry: LedgerEntry) -> None:
+    store, name, names = view.store, view.name, view.store.config.aliases
     old, new = entry.from_version, str(entry.to_version)
     if old is not None and old != new and aliases.find(store, name, old):
         aliases.set_alias(store, name, names.previous, old)
-    if held.get(names.champion) != new:
+    if view.champion != new:
         aliases.set_alias(store, name, names.champion, new)
-    if held.get(names.challenger) == new:
+    if view.challenger == new:
         aliases.drop_alias(store, name, names.challenger)
 
 
-def _mark(store: Store, version: RegisteredVersion, entry: LedgerEntry) -> None:
-    tags = {_key(entry): entry.to_text()}
-    if entry.action not in (entries.RESUMED, entries.NOTICED):
-        tags |= {DECISION: entry.action, f"{DECISION}_reason": entry.reason[: entries.TAG_LENGTH]}
-    aliases.tag_version(store, version.name, version.version, tags)
-
-
-def _write(store: Store, name: str, entry: LedgerEntry) -> None:
+def _tag_model(store: Store, name: str, entry: LedgerEntry) -> None:
     client(store).set_registered_model_tag(name, _key(entry), entry.to_text())
 
 

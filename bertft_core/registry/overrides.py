@@ -7,7 +7,7 @@ answered, not taken twice.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from bertft_core.base.files import read_json
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, entries, ledger
 from bertft_core.registry.answers import score_in_fresh_process
-from bertft_core.registry.entries import Entries, LedgerEntry
+from bertft_core.registry.entries import LedgerEntry
 from bertft_core.registry.evaluation_folder import EvaluationFolder
-from bertft_core.registry.ledger import Decision, Release, release_of
+from bertft_core.registry.ledger import Draft, ModelView, Release, release_of
 
 _SENTENCE = "The quick brown fox jumps over the lazy dog."
 _ROWS = 8  # of a version's own test rows: enough to see that it answers
@@ -29,13 +29,12 @@ _TIMEOUT = 600.0  # seconds for loading and answering them
 
 def already(store: Store, name: str, version: str | None) -> Release | None:
     """The promotion of `version` (default: the challenger) that stands, or that a killed process left; else None."""
-    aliases.require_model(store, name)
-    settled = ledger.settle(store, name)
-    chosen = version or aliases.aliases(store, name).get(store.config.aliases.challenger)
+    view = _settled(store, name)
+    chosen = version or view.challenger
     if chosen is not None:
-        made = entries.champion_entry(settled.entries, chosen)
+        made = entries.champion_entry(view.entries, chosen)
         return release_of(name, made, version=chosen) if made else None
-    left = [e for e in settled.repaired if e.action in entries.PROMOTIONS and e.state == entries.DONE]
+    left = [e for e in view.repaired if e.action in entries.PROMOTIONS and e.state == entries.DONE]
     return release_of(name, left[-1]) if left else None
 
 
@@ -46,50 +45,45 @@ def force(store: Store, name: str, version: str | None, reason: str) -> Release:
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     before = aliases.champion(store, name)
     check_answers(store, name, chosen)
-    return _record(store, name, entries.FORCED, chosen, before, chosen, reason)
+    return _write(
+        store, name, Draft(action=entries.FORCED, version=chosen, champion=before, to_version=chosen, reason=reason)
+    )
 
 
 def awaiting(store: Store, name: str, version: str) -> LedgerEntry | None:
     """The gate's yes to `version` that waits for approval, against today's champion; None where there is none."""
-    known = _settled(store, name)
-    about = [e for e in entries.carried_out(known) if e.version == version]
+    view = _settled(store, name)
+    about = [e for e in entries.carried_out(view.entries) if e.version == version]
     if not about or about[-1].action != entries.AWAITING:
         return None
-    return about[-1] if about[-1].from_version == aliases.champion(store, name) else None
+    return about[-1] if about[-1].from_version == view.champion else None
 
 
 def approve(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_run: str = "") -> Release:
     """Carry out the promotion that `entry` asks approval for, once the version still loads and answers."""
     check_answers(store, name, entry.version)
-    words = entry.reason.removeprefix("awaiting approval: ").partition("; finish with")[0]
-    return _record(
-        store,
-        name,
-        entries.APPROVED,
-        entry.version,
-        entry.from_version,
-        entry.version,
-        words,
-        numbers=entry.numbers,
-        by=by,
-        prefect_run=prefect_run,
+    reason = entry.reason.removeprefix("awaiting approval: ").partition("; finish with")[0]
+    made = Draft(
+        action=entries.APPROVED,
+        version=entry.version,
+        champion=entry.from_version,
+        to_version=entry.version,
+        reason=reason,
     )
+    return _write(store, name, replace(made, numbers=entry.numbers, by=by, prefect_run=prefect_run))
 
 
 def decline(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_run: str = "") -> Release:
     """Keep the champion: the approval that `entry` asks for was not given."""
-    return _record(
-        store,
-        name,
-        entries.KEPT,
-        entry.version,
-        entry.from_version,
-        entry.from_version,
-        f"approval was not given; {entry.reason.partition('; finish with')[0]}",
-        numbers=entry.numbers,
-        by=by,
-        prefect_run=prefect_run,
+    reason = f"approval was not given; {entry.reason.partition('; finish with')[0]}"
+    made = Draft(
+        action=entries.KEPT,
+        version=entry.version,
+        champion=entry.from_version,
+        to_version=entry.from_version,
+        reason=reason,
     )
+    return _write(store, name, replace(made, numbers=entry.numbers, by=by, prefect_run=prefect_run))
 
 
 def rollback(store: Store, name: str, reason: str, to: str | None = None) -> Release:
@@ -98,41 +92,50 @@ def rollback(store: Store, name: str, reason: str, to: str | None = None) -> Rel
     The same reason again answers with the rollback that was done. Raises InputError when there is nothing to
     return to, ArtifactError when the target does not load or answer.
     """
-    known, current = _settled(store, name), aliases.champion(store, name)
-    done = entries.champion_entry(known, current) if current else None
+    view = _settled(store, name)
+    current = view.champion
+    done = entries.champion_entry(view.entries, current) if current else None
     if done and done.action == entries.ROLLED_BACK and done.reason == reason and to in (None, current):
         return release_of(name, done)
-    target = _target(store, name, known, current, to)
+    target = _target(view, to)
     try:
         check_answers(store, name, target)
     except ArtifactError as fault:
         raise ArtifactError(f"not rolled back: {fault}; choose an earlier champion with --to") from fault
-    return _record(store, name, entries.ROLLED_BACK, current or target, current, target, reason)
+    return _write(
+        store,
+        name,
+        Draft(
+            action=entries.ROLLED_BACK, version=current or target, champion=current, to_version=target, reason=reason
+        ),
+    )
 
 
 def resume(store: Store, name: str, reason: str) -> Release:
     """Lift the hold. Raises InputError when there never was one."""
-    known, champion = _settled(store, name), aliases.champion(store, name)
-    if entries.hold(known) is None:
-        lifted = [e for e in known if e.action == entries.RESUMED]
+    view = _settled(store, name)
+    if entries.hold(view.entries) is None:
+        lifted = [e for e in view.entries if e.action == entries.RESUMED]
         if not lifted:
             raise InputError(f"promotions of {name} are not on hold: nothing to resume")
         return release_of(name, lifted[-1])
-    last = [e for e in entries.carried_out(known) if e.action == entries.ROLLED_BACK][-1]
-    return _record(store, name, entries.RESUMED, champion or last.version, champion, champion, reason)
+    last = [e for e in entries.carried_out(view.entries) if e.action == entries.ROLLED_BACK][-1]
+    about, champion = view.champion or last.version, view.champion
+    return _write(
+        store, name, Draft(action=entries.RESUMED, version=about, champion=champion, to_version=champion, reason=reason)
+    )
 
 
 def history(store: Store, name: str) -> dict[str, Any]:
     """The whole ledger, oldest first, with aliases and hold; repairs what a killed process left."""
-    aliases.require_model(store, name)
-    settled = ledger.settle(store, name)
+    view = _settled(store, name)
     return {
         "registered_model": name,
-        "aliases": aliases.aliases(store, name),
-        "hold": entries.hold(settled.entries),
-        "rolled_back": sorted(entries.rolled_back(settled.entries), key=int),
-        "repaired": [e.number for e in settled.repaired],
-        "entries": [asdict(e) for e in settled.entries],
+        "aliases": dict(view.aliases),
+        "hold": entries.hold(view.entries),
+        "rolled_back": sorted(entries.rolled_back(view.entries), key=int),
+        "repaired": [e.number for e in view.repaired],
+        "entries": [asdict(e) for e in view.entries],
     }
 
 
@@ -167,20 +170,22 @@ def _write_rows(store: Store, name: str, version: str, target: Path) -> int:
     return len(frame)
 
 
-def _settled(store: Store, name: str) -> Entries:
+def _settled(store: Store, name: str) -> ModelView:
     aliases.require_model(store, name)
-    return ledger.settle(store, name).entries
+    return ledger.settle(store, name)
 
 
-def _target(store: Store, name: str, known: Entries, current: str | None, to: str | None) -> str:
-    existing = {v.version for v in aliases.versions(store, name)}
+def _target(view: ModelView, to: str | None) -> str:
+    """Where a rollback goes: `to`, or the last champion that was never rolled back."""
+    name, current = view.name, view.champion
+    existing = {v.version for v in aliases.versions(view.store, name)}
     if to is None:
-        target = entries.rollback_target(known, current, existing)
+        target = entries.rollback_target(view.entries, current, existing)
         if target is None:
             where = f"before version {current}" if current else "in the ledger"
             raise InputError(f"{name} has no champion {where} to roll back to that was never rolled back")
         return target
-    allowed = [v for v in entries.past_champions(known) if v in existing and v != current]
+    allowed = [v for v in entries.past_champions(view.entries) if v in existing and v != current]
     if to not in allowed:
         listed = ", ".join(allowed) or "none"
         raise InputError(
@@ -190,8 +195,5 @@ def _target(store: Store, name: str, known: Entries, current: str | None, to: st
     return to
 
 
-def _record(
-    store: Store, name: str, action: str, version: str, before: str | None, after: str | None, reason: str, **facts: Any
-) -> Release:
-    decision = Decision(action=action, version=version, champion=before, to_version=after, reason=reason, **facts)
-    return release_of(name, ledger.record(store, name, decision))
+def _write(store: Store, name: str, draft: Draft) -> Release:
+    return release_of(name, ledger.write(store, name, draft))

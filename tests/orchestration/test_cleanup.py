@@ -25,8 +25,8 @@ OLD = time.time() - 90 * 86400
 
 
 def record(store, action, version, champion, to):
-    made = ledger.Decision(action=action, version=version, champion=champion, to_version=to, reason="because")
-    return ledger.record(store, MODEL, made)
+    made = ledger.Draft(action=action, version=version, champion=champion, to_version=to, reason="because")
+    return ledger.write(store, MODEL, made)
 
 
 def removed(store, *, keep=1, days=0.0, apply=False):

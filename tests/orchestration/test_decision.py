@@ -13,7 +13,7 @@ import pytest
 from bertft_core.base.errors import InputError
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.registry import aliases, ledger, overrides, versions
-from bertft_core.registry.decision import decide
+from bertft_core.registry.decision import promote_or_keep
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking import store as tracking
 
@@ -22,8 +22,8 @@ MODEL = "letters"
 
 
 def record(store, action, version, champion, to, reason="because"):
-    made = ledger.Decision(action=action, version=version, champion=champion, to_version=to, reason=reason)
-    return ledger.record(store, MODEL, made)
+    made = ledger.Draft(action=action, version=version, champion=champion, to_version=to, reason=reason)
+    return ledger.write(store, MODEL, made)
 
 
 def outcome(release):
@@ -44,7 +44,7 @@ def one(shelf):
 
 def test_first_version_is_promoted_and_asking_again_changes_nothing(shelf, candidate):
     store = shelf()
-    answers = [decide(candidate("1"), store)[0] for _ in range(2)]
+    answers = [promote_or_keep(candidate("1"), store)[0] for _ in range(2)]
     assert answers[0] == answers[1] and outcome(answers[0]) == ("promoted", True, None, "1")
     (entry,) = ledger.read(store, MODEL)
     assert entry.numbers["n"] == 60 and entry.numbers["challenger_score"] == 1.0 and entry.numbers["failed"] == []
@@ -52,7 +52,7 @@ def test_first_version_is_promoted_and_asking_again_changes_nothing(shelf, candi
 
 def test_first_version_below_a_minimum_is_kept_with_the_failed_check(shelf, candidate):
     store = shelf(min_score={"accuracy": 0.9})
-    release, _ = decide(candidate("1", right=30), store)
+    release, _ = promote_or_keep(candidate("1", right=30), store)
     assert outcome(release) == ("kept", False, None, None)
     assert ledger.read(store, MODEL)[0].numbers["failed"] == ["minimum accuracy"]
 
@@ -60,8 +60,8 @@ def test_first_version_below_a_minimum_is_kept_with_the_failed_check(shelf, cand
 def test_gate_is_asked_again_when_the_rule_changed(shelf, candidate):
     strict = shelf(min_score={"accuracy": 0.9})
     for _ in range(2):
-        decide(candidate("1", right=30), strict)
-    release, _ = decide(candidate("1", right=30), shelf(min_score={}))
+        promote_or_keep(candidate("1", right=30), strict)
+    release, _ = promote_or_keep(candidate("1", right=30), shelf(min_score={}))
     assert release.promoted and [e.action for e in ledger.read(strict, MODEL)] == ["kept", "promoted"]
 
 
@@ -87,8 +87,8 @@ def test_kill_between_any_two_steps_of_a_promotion(shelf, candidate, tmp_path):
                     return real(self, *args, **kwargs)
 
                 patch.setattr(mlflow.MlflowClient, name, write)
-            decide(candidate("1"), store)
-        release, _ = decide(candidate("1"), store)
+            promote_or_keep(candidate("1"), store)
+        release, _ = promote_or_keep(candidate("1"), store)
         assert outcome(release) == ("promoted", True, None, "1"), f"write {number}"
         assert aliases.aliases(store, MODEL) == {"champion": "1"}
         assert [(e.number, e.state) for e in ledger.read(store, MODEL)] == [(1, "done")]
@@ -99,7 +99,7 @@ def test_kill_between_any_two_steps_of_a_promotion(shelf, candidate, tmp_path):
 
 def test_better_challenger_is_promoted_with_its_numbers(one, candidate):
     store = one()
-    release, gate = decide(candidate("2"), store)
+    release, gate = promote_or_keep(candidate("2"), store)
     assert outcome(release) == ("promoted", True, "1", "2") and gate.promote
     numbers = ledger.read(store, MODEL)[-1].numbers
     assert numbers["difference"] > 0 and numbers["interval"][0] > 0 and numbers["n"] == 60
@@ -108,7 +108,7 @@ def test_better_challenger_is_promoted_with_its_numbers(one, candidate):
 @pytest.mark.slow
 def test_equal_weights_are_kept_and_the_answer_stands(one, candidate):
     store = one()
-    answers = [decide(candidate("2", weights="w1"), store)[0] for _ in range(2)]
+    answers = [promote_or_keep(candidate("2", weights="w1"), store)[0] for _ in range(2)]
     assert answers[0] == answers[1] and outcome(answers[0]) == ("kept", False, "1", "1")
     assert "same model" in answers[0].reason and len(ledger.read(store, MODEL)) == 2
 
@@ -118,7 +118,7 @@ def test_hold_answers_before_the_gate_and_once(one, candidate):
     record(store, "promoted", "2", "1", "2")
     record(store, "rolled_back", "2", "2", "1", "complaints")
     for _ in range(2):
-        release, gate = decide(candidate("3"), store)
+        release, gate = promote_or_keep(candidate("3"), store)
         assert outcome(release) == ("held", False, "1", "1") and gate is None and "complaints" in release.reason
     assert [e.action for e in ledger.read(store, MODEL)].count("held") == 1
 
@@ -129,7 +129,7 @@ def test_what_was_rolled_back_never_comes_back_by_the_gate(one, candidate, versi
     record(store, "promoted", "2", "1", "2")
     record(store, "rolled_back", "2", "2", "1")
     record(store, "resumed", "1", "1", "1")
-    release, _ = decide(candidate(version, weights=weights), store)
+    release, _ = promote_or_keep(candidate(version, weights=weights), store)
     assert outcome(release) == ("kept", False, "1", "1") and "rolled back" in release.reason
 
 
@@ -138,7 +138,7 @@ def test_what_was_rolled_back_never_comes_back_by_the_gate(one, candidate, versi
 
 def test_approval_is_awaited_and_asked_for_once(shelf, candidate):
     store = shelf(require_approval=True)
-    answers = [decide(candidate("1"), store)[0] for _ in range(2)]
+    answers = [promote_or_keep(candidate("1"), store)[0] for _ in range(2)]
     assert answers[0] == answers[1] and outcome(answers[0]) == ("awaiting approval", False, None, None)
     assert "bertft promote letters 1 --approve" in answers[0].reason
     assert aliases.aliases(store, MODEL) == {"challenger": "1"} and len(ledger.read(store, MODEL)) == 1
@@ -147,7 +147,7 @@ def test_approval_is_awaited_and_asked_for_once(shelf, candidate):
 @pytest.mark.slow
 def test_approval_promotes_with_the_numbers_that_were_approved(shelf, candidate):
     store = shelf(require_approval=True)
-    decide(candidate("1"), store)
+    promote_or_keep(candidate("1"), store)
     asked = overrides.awaiting(store, MODEL, "1")
     release = overrides.approve(store, MODEL, asked, by="ann")
     assert outcome(release) == ("approved", True, None, "1") and release.by == "ann"
@@ -157,7 +157,7 @@ def test_approval_promotes_with_the_numbers_that_were_approved(shelf, candidate)
 
 def test_declined_approval_keeps_the_champion(shelf, candidate):
     store = shelf(require_approval=True)
-    decide(candidate("1"), store)
+    promote_or_keep(candidate("1"), store)
     release = overrides.decline(store, MODEL, overrides.awaiting(store, MODEL, "1"), by="ann")
     assert outcome(release) == ("kept", False, None, None) and "not given" in release.reason
 
@@ -189,10 +189,10 @@ def test_lost_champion_keeps_unless_told_otherwise(one, shelf, candidate, lose):
     store = one()
     lose(store)
     for _ in range(2):
-        release, gate = decide(candidate("2"), store)
+        release, gate = promote_or_keep(candidate("2"), store)
         assert release.outcome == "kept" and gate is None and "no comparison" in release.reason
     assert aliases.champion(store, MODEL) != "2"
-    told, _ = decide(candidate("2"), shelf(champion_unavailable="promote"))
+    told, _ = promote_or_keep(candidate("2"), shelf(champion_unavailable="promote"))
     assert told.promoted and told.champion_after == "2" and "champion_unavailable: promote" in told.reason
 
 
@@ -200,7 +200,7 @@ def test_lost_champion_keeps_unless_told_otherwise(one, shelf, candidate, lose):
 def test_alias_moved_by_hand_is_what_the_gate_compares_with(one, candidate):
     store = one()
     aliases.set_alias(store, MODEL, "champion", "3")
-    release, _ = decide(candidate("2", weights="w3"), store)
+    release, _ = promote_or_keep(candidate("2", weights="w3"), store)
     assert outcome(release) == ("kept", False, "3", "3")
     assert [e.action for e in ledger.read(store, MODEL)] == ["promoted", "noticed", "kept"]
 
@@ -216,7 +216,7 @@ def damaged(publish, store, candidate):
 def test_champion_whose_files_are_gone_is_kept(damaged, store):
     files, challenger = damaged
     shutil.rmtree(files)
-    release, _ = decide(challenger, store)
+    release, _ = promote_or_keep(challenger, store)
     assert outcome(release) == ("kept", False, "1", "1")
     assert "models:/letters/1 cannot be scored" in release.reason and len(release.reason) < 1000
 
@@ -226,7 +226,7 @@ def test_champion_whose_code_no_longer_loads_is_kept(damaged, store):
     files, challenger = damaged
     (predictor,) = files.rglob("serving/predictor.py")
     predictor.write_text("import a_library_that_was_removed\n", encoding="utf-8")
-    release, _ = decide(challenger, store)
+    release, _ = promote_or_keep(challenger, store)
     assert outcome(release) == ("kept", False, "1", "1") and "a_library_that_was_removed" in release.reason
 
 
@@ -237,7 +237,7 @@ def test_champion_with_another_label_set_is_kept(store, publish, encoder, tmp_pa
     run = tracking.find_or_create_run(store, "other", "final")
     other = versions.register(store, run, folder, MODEL, {"bertft.run_id": "other"})
     record(store, "promoted", other.version, None, other.version)
-    release, _ = decide(candidate(publish().version), store)
+    release, _ = promote_or_keep(candidate(publish().version), store)
     assert outcome(release) == ("kept", False, "1", "1") and "eggs" in release.reason
 
 
@@ -269,7 +269,7 @@ def test_promoting_a_champion_that_a_rollback_made_says_so(one, candidate):
     store = one()
     record(store, "promoted", "2", "1", "2")
     record(store, "rolled_back", "2", "2", "1")
-    release, _ = decide(candidate("1"), store)
+    release, _ = promote_or_keep(candidate("1"), store)
     assert (release.version, *outcome(release)) == ("1", "kept", False, "1", "1")
     assert "by entry 3 of the ledger (rolled_back)" in release.reason and len(ledger.read(store, MODEL)) == 3
 

@@ -34,11 +34,10 @@ def against(tmp_path):
         said = np.where(np.arange(60) < right, labels, 1 - labels)
         file = tmp_path / "champion.npz"
         np.savez(file, probabilities=(np.eye(2)[said] * 0.8 + 0.1).astype("float32"), predicted=said)
-        answers = {"1": Answers(classes=CLASSES, file=str(file), latency_ms=1.0, code="")}
-        rivals = gate.Rivals(champion="1", anchor=None, answers=answers, trained_on=np.array(seen, dtype=np.uint64))
-        return gate.judge_against(
-            candidate, rivals, PromotionRule(metric="accuracy", **rule), spent=0, same_weights=False
-        )
+        answers = Answers(classes=CLASSES, file=str(file), latency_ms=1.0, code="")
+        champion = gate.Rival(version="1", answers=answers, trained_on=np.array(seen, dtype=np.uint64))
+        made = PromotionRule(metric="accuracy", **rule)
+        return gate.judge_against(candidate, made, champion, None, spent=0, same_weights=False)
 
     return go
 
@@ -88,7 +87,7 @@ def test_judge_takes_decisions_and_training_rows_from_the_champion_itself(store,
     np.save(evidence, np.array([*range(0, 40, 2), 77, 2**64 - 1], dtype=np.uint64), allow_pickle=False)
     run = tracking.find_or_create_run(store, "champion", "final")
     made = versions.register(store, run, folder, MODEL, {"bertft.run_id": "champion"}, extra_files=[evidence])
-    found = gate.judge(candidate("9", right=20), made.version, store)
+    found = gate.judge(candidate("9", right=20), ledger.view_model(store, MODEL), made.version)
     # 20 of the 30 ham rows are left out: of 40 rows the champion has 30, the candidate rows 1, 3, ... 19 right
     assert (found.n, found.champion_score, found.challenger_score) == (40, 0.75, 0.25)
     assert check(found, "seen").detail.startswith("20 of 60 test rows left out, 40 compared")
@@ -97,14 +96,14 @@ def test_judge_takes_decisions_and_training_rows_from_the_champion_itself(store,
 @pytest.mark.slow
 def test_judge_refuses_a_champion_of_another_label_set(shelf, candidate):
     with pytest.raises(InputError, match="version 1: another label set: new 'eggs'; gone 'ham'"):
-        gate.judge(candidate("9", classes=("eggs", "spam")), "1", shelf())
+        gate.judge(candidate("9", classes=("eggs", "spam")), ledger.view_model(shelf(), MODEL), "1")
 
 
 def promoted(store, version, champion, **numbers):
-    ledger.record(
+    ledger.write(
         store,
         MODEL,
-        ledger.Decision(
+        ledger.Draft(
             action=entries.PROMOTED, version=version, champion=champion, to_version=version, reason="", numbers=numbers
         ),
     )
@@ -116,7 +115,7 @@ def test_judge_asks_the_anchor_under_non_inferiority_only(shelf, candidate, rule
     store = shelf(**rule)
     promoted(store, "1", None, test="first")
     promoted(store, "2", "1", test="non_inferiority", difference=0.0)
-    found = gate.judge(candidate("3"), "2", store)
+    found = gate.judge(candidate("3"), ledger.view_model(store, MODEL), "2")
     assert [c.name for c in found.checks if c.name == "anchor"] == names
     assert all(check(found, name).detail.startswith("not worse than version 1") for name in names)
 
@@ -125,13 +124,13 @@ def test_judge_counts_the_decisions_spent_in_the_ledger(shelf, candidate):
     store = shelf()
     promoted(store, "1", None, test="first")
     promoted(store, "2", "1", test="superiority", difference=0.1)
-    assert gate.judge(candidate("3"), None, store).spent == 1
+    assert gate.judge(candidate("3"), ledger.view_model(store, MODEL), None).spent == 1
 
 
 def test_budgets_hold_for_the_first_version_too(shelf, candidate):
     first = candidate("1")
     write_json(f"{first.folder.answers(first.version)}.json", {"latency_ms": 19.0})
-    found = gate.judge(first, None, shelf(max_latency_ms=20.0, max_size_mb=0.5))
+    found = gate.judge(first, ledger.view_model(shelf(max_latency_ms=20.0, max_size_mb=0.5), MODEL), None)
     assert check(found, "latency").passed and not check(found, "size").passed and not found.promote
 
 

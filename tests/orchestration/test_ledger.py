@@ -29,8 +29,8 @@ WRITES = (
 
 
 def record(store, action, version, champion, to, reason="because", **facts):
-    made = ledger.Decision(action=action, version=version, champion=champion, to_version=to, reason=reason, **facts)
-    return ledger.record(store, MODEL, made)
+    made = ledger.Draft(action=action, version=version, champion=champion, to_version=to, reason=reason, **facts)
+    return ledger.write(store, MODEL, made)
 
 
 def promote(store, version, champion, reason="because"):
@@ -215,8 +215,8 @@ home, root, version, gate = sys.argv[1:]
 config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own", "artifact_root": root})
 store = tracking.open_store(config, home)
 def decide(action, to):
-    made = ledger.Decision(action=action, version=version, champion="1", to_version=to, reason="race")
-    return ledger.record(store, "letters", made)
+    made = ledger.Draft(action=action, version=version, champion="1", to_version=to, reason="race")
+    return ledger.write(store, "letters", made)
 Path(f"{gate}.{version}").touch()
 while not (Path(f"{gate}.2").exists() and Path(f"{gate}.3").exists()):
     time.sleep(0.01)
@@ -262,7 +262,8 @@ def test_alias_moved_by_hand_is_noticed_once(two):
         shown = overrides.history(two, MODEL)
     assert [e["action"] for e in shown["entries"]] == ["promoted", "promoted", "noticed"]
     assert "moved outside bertft: 2 -> 3" in shown["entries"][2]["reason"]
-    assert ledger.champion_state(two, MODEL) == ledger.ChampionState(version="3")
+    view = ledger.view_model(two, MODEL)
+    assert (view.champion, view.champion_fault) == ("3", None)
 
 
 def test_champion_that_bertft_never_made_is_noticed(shelf):
@@ -275,25 +276,26 @@ def test_champion_that_bertft_never_made_is_noticed(shelf):
 def test_champion_deleted_by_hand_is_a_fault_and_not_a_first_version(two):
     tracking.client(two).delete_model_version(MODEL, "2")
     ledger.settle(two, MODEL)
-    state = ledger.champion_state(two, MODEL)
-    assert state.version is None and state.fault == "the champion, version 2, was deleted outside bertft"
+    view = ledger.view_model(two, MODEL)
+    assert view.champion is None and view.champion_fault == "the champion, version 2, was deleted outside bertft"
     assert moves(two)[-1] == ("noticed", "2", "2", None)
 
 
 def test_alias_taken_off_by_hand_is_a_fault_and_not_a_first_version(two):
     aliases.drop_alias(two, MODEL, "champion")
     ledger.settle(two, MODEL)
-    assert "version 2, lost the alias champion" in str(ledger.champion_state(two, MODEL).fault)
+    assert "version 2, lost the alias champion" in str(ledger.view_model(two, MODEL).champion_fault)
 
 
 def test_champion_whose_logged_model_was_deleted_is_a_fault(two):
     tracking.client(two).delete_logged_model(aliases.get_version(two, MODEL, "2").model_id)
-    state = ledger.champion_state(two, MODEL)
-    assert state.version == "2" and "is GONE, wanted READY" in str(state.fault)
+    view = ledger.view_model(two, MODEL)
+    assert view.champion == "2" and "is GONE, wanted READY" in str(view.champion_fault)
 
 
 def test_model_without_champion_has_none_and_no_fault(shelf):
-    assert ledger.champion_state(shelf(), MODEL) == ledger.ChampionState(version=None)
+    view = ledger.view_model(shelf(), MODEL)
+    assert (view.champion, view.champion_fault) == (None, None)
 
 
 def test_history_of_an_unknown_model_names_the_known_ones(shelf):

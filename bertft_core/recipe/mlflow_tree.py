@@ -152,7 +152,7 @@ class Tree:
     def fail(self) -> None:
         """End as failed what still runs: the command stopped for a fault. The same command takes it up again."""
         for run_id in filter(None, (self._search, self.final, self.root)):
-            if store.is_running(self.store, run_id):
+            if store.run_status(self.store, run_id) == "RUNNING":
                 store.finish_run(self.store, run_id, failed=True)
 
     def _open(

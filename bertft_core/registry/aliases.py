@@ -8,7 +8,7 @@ from typing import Any
 
 from bertft_core.base.errors import InputError, RegistryError
 from bertft_core.config.store import Store
-from bertft_core.tracking.store import client, ensure_store, logged_model_status
+from bertft_core.tracking.store import all_pages, client, ensure_store, logged_model_status
 
 RUN_ID = "bertft.run_id"
 MODEL_ID = "bertft.model_id"  # a search for versions leaves MLflow's own model_id empty
@@ -35,14 +35,9 @@ class RegisteredVersion:
 
 def versions(store: Store, name: str) -> tuple[RegisteredVersion, ...]:
     """All versions of a registered model, oldest first; none when there is no such model."""
-    api = client(store)
-    found, token = [], None
-    while True:
-        page = api.search_model_versions(f"name = '{name}'", max_results=200, page_token=token)
-        found += [describe(v) for v in page]
-        token = page.token
-        if not token:
-            return tuple(sorted(found, key=lambda v: int(v.version)))
+    api, query = client(store), f"name = '{name}'"
+    made = all_pages(lambda token: api.search_model_versions(query, max_results=200, page_token=token))
+    return tuple(sorted(map(describe, made), key=lambda v: int(v.version)))
 
 
 def find(store: Store, name: str, version: str) -> RegisteredVersion | None:
@@ -109,13 +104,9 @@ def require_model(store: Store, name: str) -> None:
 
 def model_names(store: Store) -> tuple[str, ...]:
     """Every registered model's name, sorted."""
-    api, found, token = client(store), [], None
-    while True:
-        page = api.search_registered_models(max_results=100, page_token=token)
-        found += [str(m.name) for m in page]
-        token = page.token
-        if not token:
-            return tuple(sorted(found))
+    api = client(store)
+    models = all_pages(lambda token: api.search_registered_models(max_results=100, page_token=token))
+    return tuple(sorted(str(model.name) for model in models))
 
 
 def tag_version(store: Store, name: str, version: str, tags: Mapping[str, str]) -> None:
@@ -125,7 +116,7 @@ def tag_version(store: Store, name: str, version: str, tags: Mapping[str, str]) 
         api.set_model_version_tag(name, str(version), key, str(value))
 
 
-def describe(found: Any, was_found: bool = True) -> RegisteredVersion:
+def describe(found: Any, *, was_found: bool = True) -> RegisteredVersion:
     """MLflow's ModelVersion as our value."""
     return RegisteredVersion(
         name=found.name,

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,26 +71,45 @@ def ensure_store(store: Store) -> str:
     Raises ConfigError when the experiment exists with another artifact_root or was deleted, RegistryError or
     StorageError when the store does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    with store_lock(store):
-        _make_folders(store)
-        try:
-            api = client(store)
-            found = api.get_experiment_by_name(store.experiment)
-            if found is None:
-                found = api.get_experiment(_create(api, store))
-        except MlflowException as fault:
-            raise RegistryError(f"{store}: {fault}") from fault
-    if found.lifecycle_stage == "deleted":
+    with store_lock(store), mlflow_faults(store):
+        for uri in (store.tracking_uri, store.registry_uri):
+            if uri.startswith("sqlite:///"):
+                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if store.artifact_root and "://" not in store.artifact_root:
+            Path(store.artifact_root).mkdir(parents=True, exist_ok=True)
+        experiment = _find_or_create_experiment(store)
+    if experiment.lifecycle_stage == "deleted":
         raise ConfigError(f"experiment {store.experiment!r} was deleted in {store}: restore or rename it")
-    if store.artifact_root and _plain(found.artifact_location) != _plain(store.artifact_root):
+    location = experiment.artifact_location
+    if store.artifact_root and _resolved(location) != _resolved(store.artifact_root):
         raise ConfigError(
             f"artifact_root: experiment {store.experiment!r} keeps its artefacts in "
-            f"{mask_uri(found.artifact_location)}, mlflow.yaml says {mask_uri(store.artifact_root)}: "
+            f"{mask_uri(location)}, mlflow.yaml says {mask_uri(store.artifact_root)}: "
             "set artifact_root to the first, or choose another experiment"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
+
+
+@contextlib.contextmanager
+def mlflow_faults(store: Store) -> Iterator[None]:
+    """MLflow's own exceptions as RegistryError, naming the store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as fault:
+        raise RegistryError(f"{store}: {fault}") from fault
+
+
+def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Every item of a paged search; `search` takes the token of a page, None for the first."""
+    token: str | None = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def find_or_create_run(
@@ -114,14 +133,14 @@ def find_or_create_run(
         marks[SLOT] = str(slot)
     experiment = ensure_store(store)
     api = client(store)
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in marks.items())
     with store_lock(store):
-        found = _matching(api, experiment, marks)
-        if found is not None and started and found.info.start_time != _milliseconds(started):
-            api.delete_run(found.info.run_id)
-            found = None
-        if found is not None:
-            run_id = str(found.info.run_id)
-            if found.info.status in {"FAILED", "KILLED"}:
+        for run in api.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1):
+            run_id = str(run.info.run_id)
+            if started and run.info.start_time != _milliseconds(started):
+                api.delete_run(run_id)
+                break
+            if run.info.status in {"FAILED", "KILLED"}:
                 api.update_run(run_id, status="RUNNING")
             if tags:
                 set_tags(store, run_id, tags)
@@ -134,21 +153,11 @@ def find_or_create_run(
 
 def ended_slots(store: Store, run_key: str, role: str) -> dict[int, float]:
     """Slots whose run (run_key, role, slot) has ended, well or not, and when it started (seconds since 1970)."""
-    from mlflow.exceptions import MlflowException
-
     experiment, api = ensure_store(store), client(store)
     query = f"tags.`{RUN_KEY}` = '{run_key}' and tags.`{ROLE}` = '{role}' and attributes.status != 'RUNNING'"
-    found: dict[int, float] = {}
-    token: str | None = None
-    try:
-        while True:
-            page = api.search_runs([experiment], query, max_results=_BATCH, page_token=token)
-            found |= {int(run.data.tags[SLOT]): run.info.start_time / 1000 for run in page}
-            token = page.token
-            if not token:
-                return found
-    except MlflowException as fault:
-        raise RegistryError(f"{store}: {fault}") from fault
+    with mlflow_faults(store):
+        runs = all_pages(lambda token: api.search_runs([experiment], query, max_results=_BATCH, page_token=token))
+        return {int(run.data.tags[SLOT]): run.info.start_time / 1000 for run in runs}
 
 
 def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
@@ -165,8 +174,8 @@ def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
     if changed:
         raise RegistryError(f"run {run_id} already holds other values of {', '.join(changed)}")
     fresh = [Param(k, v) for k, v in wanted.items() if k not in known]
-    for start in range(0, len(fresh), _PARAM_BATCH):
-        api.log_batch(run_id, params=fresh[start : start + _PARAM_BATCH])
+    for batch in _batches(fresh, _PARAM_BATCH):
+        api.log_batch(run_id, params=batch)
 
 
 def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | Sequence[MetricPoint]) -> None:
@@ -193,8 +202,8 @@ def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | 
         for step, value in steps.items()
         if not math.isinf(value) and not _is_same(stored.get((key, step)), float(value))
     ]
-    for start in range(0, len(fresh), _BATCH):
-        api.log_batch(run_id, metrics=fresh[start : start + _BATCH])
+    for batch in _batches(fresh, _BATCH):
+        api.log_batch(run_id, metrics=batch)
 
 
 def _is_same(stored: float | None, value: float) -> bool:
@@ -223,8 +232,12 @@ def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
 
     pairs = [RunTag(key, str(value)) for key, value in tags.items()]
     api = client(store)
-    for start in range(0, len(pairs), _PARAM_BATCH):
-        api.log_batch(run_id, tags=pairs[start : start + _PARAM_BATCH])
+    for batch in _batches(pairs, _PARAM_BATCH):
+        api.log_batch(run_id, tags=batch)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    yield from (items[start : start + size] for start in range(0, len(items), size))
 
 
 def log_dataset(store: Store, run_id: str, dataset: DatasetSplits, source: str) -> None:
@@ -322,14 +335,9 @@ def _logged_model(store: Store, model_id: str) -> Any:
         return None
 
 
-def is_finished(store: Store, run_id: str) -> bool:
-    """Whether the run ended well."""
-    return bool(client(store).get_run(run_id).info.status == "FINISHED")
-
-
-def is_running(store: Store, run_id: str) -> bool:
-    """Whether the run has not ended yet."""
-    return bool(client(store).get_run(run_id).info.status == "RUNNING")
+def run_status(store: Store, run_id: str) -> str:
+    """RUNNING, FINISHED, FAILED or KILLED."""
+    return str(client(store).get_run(run_id).info.status)
 
 
 def finish_run(store: Store, run_id: str, *, failed: bool = False, ended: float | None = None) -> None:
@@ -352,7 +360,8 @@ def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
     database = next((uri for uri in (store.tracking_uri, store.registry_uri) if is_postgres(uri)), None)
     path = Path(store.home) / "locks" / "mlflow.lock"
     key = database or str(path)
-    if key in _held():
+    held: set[str] = _THREAD.__dict__.setdefault("held", set())  # lock files and databases this thread has locked
+    if key in held:
         yield
         return
     what = f"an update of {store}"
@@ -361,44 +370,26 @@ def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
     else:
         lock = advisory_lock(database, "bertft.mlflow", what, timeout_seconds)
     with lock:
-        _held().add(key)
+        held.add(key)
         try:
             yield
         finally:
-            _held().discard(key)
+            held.discard(key)
 
 
-def _held() -> set[str]:
-    """Lock files and databases whose lock the current thread holds."""
-    if not hasattr(_THREAD, "held"):
-        _THREAD.held = set()
-    held: set[str] = _THREAD.held
-    return held
-
-
-def _make_folders(store: Store) -> None:
-    for uri in (store.tracking_uri, store.registry_uri):
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    if store.artifact_root and "://" not in store.artifact_root:
-        Path(store.artifact_root).mkdir(parents=True, exist_ok=True)
-
-
-def _create(api: Any, store: Store) -> str:
+def _find_or_create_experiment(store: Store) -> Any:
     from mlflow.exceptions import MlflowException
 
+    api = client(store)
+    experiment = api.get_experiment_by_name(store.experiment)
+    if experiment is not None:
+        return experiment
     try:
-        return str(api.create_experiment(store.experiment, store.artifact_root, EXPERIMENT_TAGS))
+        return api.get_experiment(api.create_experiment(store.experiment, store.artifact_root, EXPERIMENT_TAGS))
     except MlflowException as fault:  # another machine was first
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return str(api.get_experiment_by_name(store.experiment).experiment_id)
-
-
-def _matching(api: Any, experiment: str, marks: Mapping[str, str]) -> Any:
-    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in marks.items())
-    found = api.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1)
-    return found[0] if found else None
+        return api.get_experiment_by_name(store.experiment)
 
 
 def _param_text(value: Any) -> str:
@@ -406,7 +397,7 @@ def _param_text(value: Any) -> str:
     return text[:_PARAM_LENGTH]
 
 
-def _plain(uri: str) -> str:
+def _resolved(uri: str) -> str:
     """A local path or file: URI as one resolved path; any other URI without its trailing slash."""
     if uri.startswith("file:"):
         return str(Path(unquote(urlsplit(uri).path)).resolve())

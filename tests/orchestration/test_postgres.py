@@ -190,7 +190,7 @@ def test_mlflow_yaml_takes_a_unix_socket(postgres: LocalPostgres, tmp_path: Path
     run = tracking.find_or_create_run(store, "key", "final")
     tracking.log_metrics(store, run, {"macro_f1": 0.5})
     tracking.finish_run(store, run)
-    assert tracking.is_finished(store, run)
+    assert tracking.run_status(store, run) == "FINISHED"
     assert not list(tmp_path.rglob("mlflow.db"))
 
 

@@ -21,7 +21,7 @@ from bertft_core.recipe import evaluation, review
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.release import build_served
-from bertft_core.recipe.runs import Run
+from bertft_core.recipe.runs import RUN_CODE, Run
 from bertft_core.registry import aliases
 from bertft_core.registry.answers import Answers
 from bertft_core.registry.evaluation_folder import EvaluationFolder
@@ -103,7 +103,7 @@ def _lineage(context: RunContext, release: Release, tree: Tree) -> dict[str, str
         "git commit": tree.commit,
         "rows": prepared.dataset.fingerprint,
         "encoder": prepared.encoder,
-        "code": code_fingerprint(),
+        "code": code_fingerprint(*RUN_CODE),
         "machine": str(MachineSettings.from_json(settings)) if settings else "",
     }
     facts |= {name: importlib.metadata.version(name) for name in _LIBRARIES}

@@ -427,6 +427,15 @@ def test_no_machine_path_is_in_the_source() -> None:
     assert not found
 
 
+def test_every_place_of_a_fingerprint_holds_code() -> None:
+    """A renamed file would stop every run; which places these are: test_fingerprints.py."""
+    from bertft_core.base.hashes import code_files
+    from bertft_core.recipe.runs import RUN_CODE
+    from bertft_core.registry.decision import GATE_CODE
+
+    assert all(code_files(place) for place in (*RUN_CODE, *GATE_CODE))
+
+
 def test_no_module_is_named_after_a_library() -> None:
     libraries = {"tokenize", "datasets", "evaluate", "logging", "types", "mlflow", "optuna", "torch", "prefect"}
     assert not {s.path for s in sources() if s.module.split(".")[-1] in libraries}

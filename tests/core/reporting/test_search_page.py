@@ -14,6 +14,7 @@ from bertft_core.reporting.search.document import Picture, search_html
 from bertft_core.reporting.search.page import SearchPage, optimism_sentence, search_summary
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import Confirmation, SearchWinner
+from bertft_core.training.results import TrainingResult
 
 EVIL = '<script>alert("1")</script> & "><img src=x onerror=alert(2)> </style>'
 X = "{http://www.w3.org/1999/xhtml}"
@@ -25,8 +26,12 @@ def image(width: int = 800, height: int = 400, size: int = 200) -> bytes:
 
 def row(slot: int, score: float | None = 0.9, state: str = "complete", **more: Any) -> TrialResult:
     """A trial that has one of the two knobs of `page`."""
-    known: dict[str, Any] = {"reason": "", "params": {"lr": f"{slot}e-5"}, "log_loss": 0.3, "seconds": 12.0}
-    return TrialResult(slot=slot, number=slot, state=state, score=score, **(known | more))
+    known: dict[str, Any] = {"reason": "", "params": {"lr": f"{slot}e-5"}, "seconds": 12.0} | more
+    of_fit = {name: known.pop(name) for name in ("latency_ms", "size_bytes") if name in known}
+    if score is None:
+        return TrialResult(slot=slot, number=slot, state=state, fit=None, **known)
+    fit = TrainingResult(state=state, score=score, log_loss=0.3, seconds=known["seconds"], **of_fit)
+    return TrialResult(slot=slot, number=slot, state=state, fit=fit, **known)
 
 
 def page(**changes: Any) -> SearchPage:

@@ -7,19 +7,15 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from bertft_core.base.files import write_json
 from bertft_core.config.store import Store
-from bertft_core.data.dataset import test_fingerprint
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.release import build_served, write_gate_rows
-from bertft_core.registry import aliases, gate, ledger, versions
+from bertft_core.recipe.release import register_fit
+from bertft_core.registry import gate, ledger
 from bertft_core.registry.answers import Scored, Scorer
 from bertft_core.registry.decision import promote_or_keep
-from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.gate import Candidate
 from bertft_core.registry.ledger import Release
-from bertft_core.tracking import lineage
 from bertft_core.training.results import TrainingResult
 from tasks.data import is_retryable
 
@@ -27,50 +23,12 @@ from tasks.data import is_retryable
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
 def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
-    config, run, dataset = context.config, context.run, context.prepared.dataset
-    folder = EvaluationFolder(run.folder.evaluation)
-    write_gate_rows(config, dataset, folder)
-    fingerprint = test_fingerprint(dataset)
-    served = build_served(context, fit)
-    size = sum(file.stat().st_size for file in served.iterdir()) / 1e6
-    write_json(
-        folder.evidence,
-        {
-            "config": config.resolved(),
-            "base_dir": str(config.base_dir),
-            "test_rows": fingerprint,
-            "classes": list(dataset.classes),
-            "weights": fit.weights_digest,
-            "folder": str(folder.path),
-            "size_mb": size,
-            "rule": tree.store.config.promotion.settings(),
-        },
-    )
-    tags = {
-        aliases.RUN_ID: run.run_id,
-        aliases.WEIGHTS: fit.weights_digest,
-        "bertft.test_rows": fingerprint,
-        "bertft.rows": dataset.fingerprint,
-        "bertft.run_key": run.run_key,
-        **lineage.version_tags(config.base_dir),
-    }
-    name = tree.store.config.model_name(config.name)
-    version = versions.register(
-        tree.store, tree.final, served, name, tags, extra_files=[folder.evidence, folder.train_fingerprints]
-    )
+    candidate, version = register_fit(context, fit, tree)
     create_markdown_artifact(key="bertft-model", markdown=f"`{version.model_uri}` from MLflow run `{version.run_id}`")
     if tree.store.tracking_uri.startswith("http"):
-        link = f"{tree.store.tracking_uri}/#/models/{name}/versions/{version.version}"
+        link = f"{tree.store.tracking_uri}/#/models/{version.name}/versions/{version.version}"
         create_link_artifact(key="bertft-model-link", link=link)
-    return Candidate(
-        name=name,
-        version=version.version,
-        classes=tuple(map(str, dataset.classes)),
-        folder=folder,
-        metric=config.evaluation.metric,
-        weights_digest=fit.weights_digest,
-        size_mb=size,
-    )
+    return candidate
 
 
 @task(name="parity", cache_policy=NO_CACHE)

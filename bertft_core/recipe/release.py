@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.files import read_json
+from bertft_core.base.files import read_json, write_json
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.data.dataset import DatasetSplits, soft_weights, target_labels, test_fingerprint
 from bertft_core.evaluation.scores.slices import slice_groups
 from bertft_core.recipe import chain
 from bertft_core.recipe.context import RunContext
+from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.registry import aliases, artifacts
+from bertft_core.registry.aliases import RegisteredVersion
 from bertft_core.registry.answers import score_in_fresh_process
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.gate import Candidate
-from bertft_core.registry.versions import find_version
+from bertft_core.registry.versions import find_version, register
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
+from bertft_core.tracking import lineage
 from bertft_core.tracking.store import open_store
 from bertft_core.training.results import TrainingResult
 
@@ -74,6 +77,51 @@ def build_served(context: RunContext, fit: TrainingResult) -> Path:
     return build_artifact(fit.model_dir, context.run.folder.served, card)
 
 
+def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[Candidate, RegisteredVersion]:
+    """Write what the gate works on, log the served artefact with its evidence and register it, once per run."""
+    config, run, dataset = context.config, context.run, context.prepared.dataset
+    folder = EvaluationFolder(run.folder.evaluation)
+    write_gate_rows(config, dataset, folder)
+    served = build_served(context, fit)
+    evidence = {
+        "config": config.resolved(),
+        "base_dir": str(config.base_dir),
+        "test_rows": test_fingerprint(dataset),
+        "classes": list(dataset.classes),
+        "weights": fit.weights_digest,
+        "folder": str(folder.path),
+        "size_mb": sum(file.stat().st_size for file in served.iterdir()) / 1e6,
+        "rule": tree.store.config.promotion.settings(),
+    }
+    write_json(folder.evidence, evidence)
+    tags = {
+        aliases.RUN_ID: run.run_id,
+        aliases.WEIGHTS: fit.weights_digest,
+        "bertft.test_rows": evidence["test_rows"],
+        "bertft.rows": dataset.fingerprint,
+        "bertft.run_key": run.run_key,
+        **lineage.version_tags(config.base_dir),
+    }
+    name = tree.store.config.model_name(config.name)
+    files = [folder.evidence, folder.train_fingerprints]
+    version = register(tree.store, tree.final, served, name, tags, extra_files=files)
+    return _candidate(name, version.version, folder, config, evidence), version
+
+
+def _candidate(
+    name: str, version: str, folder: EvaluationFolder, config: RunConfig, evidence: dict[str, Any]
+) -> Candidate:
+    return Candidate(
+        name=name,
+        version=version,
+        classes=tuple(map(str, evidence["classes"])),
+        folder=folder,
+        metric=config.evaluation.metric,
+        weights_digest=evidence["weights"],
+        size_mb=evidence["size_mb"],
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Standing:
     """The version that a finished run has in today's store, and today's champion."""
@@ -116,12 +164,4 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
         found = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)
         np.save(folder.predicted, found.predicted(evidence["classes"]), allow_pickle=False)
         np.save(folder.probabilities, found.probabilities(evidence["classes"]), allow_pickle=False)
-    return Candidate(
-        name=name,
-        version=chosen,
-        classes=tuple(evidence["classes"]),
-        folder=folder,
-        metric=config.evaluation.metric,
-        weights_digest=evidence["weights"],
-        size_mb=evidence["size_mb"],
-    )
+    return _candidate(name, chosen, folder, config, evidence)

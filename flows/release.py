@@ -56,13 +56,13 @@ def promote(
         if done := overrides.already(store, name, version):
             return asdict(done)
         chosen = version or version_of_alias(store, name, store.config.aliases.challenger)
-        asked = overrides.awaiting(store, name, chosen)
-        if asked is None:
+        awaited = overrides.awaiting(store, name, chosen)
+        if awaited is None:
             outcome = _judged(store, name, chosen, root, approve)
         elif approve:
-            outcome = overrides.approve(store, name, asked, prefect_run=str(flow_run.id or ""))
+            outcome = overrides.approve(store, name, awaited, prefect_run=str(flow_run.id or ""))
         else:
-            outcome = release_of(name, asked)
+            outcome = release_of(name, awaited)
     return asdict(_with_approval(store, outcome))
 
 
@@ -86,8 +86,8 @@ def _with_approval(store: Store, outcome: Release) -> Release:
     name, version = outcome.registered_model, outcome.version
     question = Approval.with_initial_data(description=f"{outcome}. Promote it?", approved=False)
     answer = suspend_flow_run(wait_for_input=question, key=f"approve-{name}-{version}")
-    asked = overrides.awaiting(store, name, version)
-    if asked is None:  # somebody has finished it with `bertft promote --approve` meanwhile
+    awaited = overrides.awaiting(store, name, version)
+    if awaited is None:  # somebody has finished it with `bertft promote --approve` meanwhile
         return overrides.already(store, name, version) or outcome
     act = overrides.approve if answer.approved else overrides.decline
-    return act(store, name, asked, by=f"{answer.by or 'unnamed'} via Prefect", prefect_run=str(flow_run.id))
+    return act(store, name, awaited, by=f"{answer.by or 'unnamed'} via Prefect", prefect_run=str(flow_run.id))

@@ -83,7 +83,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
     folder = EvaluationFolder(run.folder.evaluation)
     write_gate_rows(config, dataset, folder)
     served = build_served(context, fit)
-    evidence = {
+    evidence: dict[str, Any] = {
         "config": config.resolved(),
         "base_dir": str(config.base_dir),
         "test_rows": test_fingerprint(dataset),
@@ -137,11 +137,11 @@ def standing_release(settings: MlflowConfig, context: RunContext) -> Standing | 
     if context.run.result is None:
         return None
     store, name = open_store(settings, context.home), settings.model_name(context.config.name)
-    found = find_version(store, name, context.run.run_id)
-    if found is None:
+    registered = find_version(store, name, context.run.run_id)
+    if registered is None:
         return None
     now = aliases.champion(store, name)
-    return Standing(registered_model=name, version=found.version, champion_before=now, champion_after=now)
+    return Standing(registered_model=name, version=registered.version, champion_before=now, champion_after=now)
 
 
 def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
@@ -161,7 +161,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
         folder = EvaluationFolder(home / "promote" / f"{name}-{chosen}")
         write_gate_rows(config, dataset, folder)
         answers = folder.path / "answers.npz"
-        found = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)
-        np.save(folder.predicted, found.predicted(evidence["classes"]), allow_pickle=False)
-        np.save(folder.probabilities, found.probabilities(evidence["classes"]), allow_pickle=False)
+        scored = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)
+        np.save(folder.predicted, scored.predicted(evidence["classes"]), allow_pickle=False)
+        np.save(folder.probabilities, scored.probabilities(evidence["classes"]), allow_pickle=False)
     return _candidate(name, chosen, folder, config, evidence)

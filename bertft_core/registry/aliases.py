@@ -36,25 +36,26 @@ class RegisteredVersion:
 def versions(store: Store, name: str) -> tuple[RegisteredVersion, ...]:
     """All versions of a registered model, oldest first; none when there is no such model."""
     api, query = client(store), f"name = '{name}'"
-    made = all_pages(lambda token: api.search_model_versions(query, max_results=200, page_token=token))
-    return tuple(sorted(map(describe, made), key=lambda v: int(v.version)))
+    models = all_pages(lambda token: api.search_model_versions(query, max_results=200, page_token=token))
+    return tuple(sorted(map(describe, models), key=lambda v: int(v.version)))
 
 
 def find(store: Store, name: str, version: str) -> RegisteredVersion | None:
     """One version, or None when there is none (any more)."""
     if not str(version).isdigit():
         return None
-    found = client(store).search_model_versions(f"name = '{name}' and version_number = {version}", max_results=1)
-    return describe(found[0]) if found else None
+    query = f"name = '{name}' and version_number = {version}"
+    matches = client(store).search_model_versions(query, max_results=1)
+    return describe(matches[0]) if matches else None
 
 
 def get_version(store: Store, name: str, version: str) -> RegisteredVersion:
     """One version. Raises InputError naming the versions there are."""
-    found = find(store, name, version)
-    if found is None:
+    known = find(store, name, version)
+    if known is None:
         listed = ", ".join(v.version for v in versions(store, name)) or "none"
         raise InputError(f"{name} has no version {version} in {store}; versions: {listed}")
-    return found
+    return known
 
 
 def tags_and_aliases(store: Store, name: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -70,11 +71,11 @@ def aliases(store: Store, name: str) -> dict[str, str]:
 
 def version_of_alias(store: Store, name: str, alias: str) -> str:
     """The version behind `alias`. Raises InputError naming the aliases there are."""
-    held = aliases(store, name)
-    if alias not in held:
-        listed = ", ".join(f"{k} -> {v}" for k, v in sorted(held.items())) or "none"
+    known = aliases(store, name)
+    if alias not in known:
+        listed = ", ".join(f"{k} -> {v}" for k, v in sorted(known.items())) or "none"
         raise InputError(f"{name} has no alias {alias} in {store}; aliases: {listed}")
-    return held[alias]
+    return known[alias]
 
 
 def champion(store: Store, name: str) -> str | None:
@@ -116,16 +117,16 @@ def tag_version(store: Store, name: str, version: str, tags: Mapping[str, str]) 
         api.set_model_version_tag(name, str(version), key, str(value))
 
 
-def describe(found: Any, *, was_found: bool = True) -> RegisteredVersion:
-    """MLflow's ModelVersion as our value."""
+def describe(version: Any, *, was_found: bool = True) -> RegisteredVersion:
+    """MLflow's ModelVersion as a RegisteredVersion."""
     return RegisteredVersion(
-        name=found.name,
-        version=str(found.version),
-        model_uri=f"models:/{found.name}/{found.version}",
-        run_id=found.run_id or "",
-        model_id=found.tags.get(MODEL_ID) or str(found.model_id or ""),  # a search leaves model_id empty
-        tags=dict(found.tags),
-        created_ms=int(found.creation_timestamp or 0),
+        name=version.name,
+        version=str(version.version),
+        model_uri=f"models:/{version.name}/{version.version}",
+        run_id=version.run_id or "",
+        model_id=version.tags.get(MODEL_ID) or str(version.model_id or ""),  # a search leaves model_id empty
+        tags=dict(version.tags),
+        created_ms=int(version.creation_timestamp or 0),
         was_found=was_found,
     )
 
@@ -140,5 +141,5 @@ def require_ready(store: Store, model_id: str) -> None:
 
 def _model(store: Store, name: str) -> Any:
     ensure_store(store)
-    found = client(store).search_registered_models(f"name = '{name}'", max_results=1)
-    return found[0] if found else None
+    matches = client(store).search_registered_models(f"name = '{name}'", max_results=1)
+    return matches[0] if matches else None

@@ -37,10 +37,10 @@ for name in shared:
         importlib.import_module(name)
 gc.freeze()
 gc.enable()
-asked = sys.stdin.read()  # after the imports: they happen while the caller still evaluates
-if not asked:
+request = sys.stdin.read()  # after the imports: they happen while the caller still evaluates
+if not request:
     os._exit(0)  # nobody needs answers any more
-spec = json.loads(asked)
+spec = json.loads(request)
 
 
 def score(uri, out):
@@ -123,17 +123,17 @@ class Answers:
 
     def predicted(self, classes: Sequence[str]) -> Any:
         """int64 [n], indices into `classes`; of a multi-label version 0 and 1 [n, C]."""
-        found = self._array("predicted")
-        if found.ndim == 2:
-            return found[:, [self.classes.index(name) for name in classes]]
-        return np.array([list(classes).index(name) for name in self.classes])[found]
+        decisions = self._array("predicted")
+        if decisions.ndim == 2:
+            return decisions[:, [self.classes.index(name) for name in classes]]
+        return np.array([list(classes).index(name) for name in self.classes])[decisions]
 
-    def told(self) -> Any:
+    def labels(self) -> Any:
         """The answers as they stand in the column `label`, object [n]."""
-        found = self._array("predicted")
-        if found.ndim == 2:
-            return np.array([set_text(row, self.classes) for row in found], dtype=object)
-        return np.array(self.classes, dtype=object)[found]
+        decisions = self._array("predicted")
+        if decisions.ndim == 2:
+            return np.array([set_text(row, self.classes) for row in decisions], dtype=object)
+        return np.array(self.classes, dtype=object)[decisions]
 
     def _array(self, name: str) -> Any:
         with np.load(self.file, allow_pickle=False) as stored:
@@ -157,11 +157,11 @@ def score_in_fresh_process(
     return require(score_versions({model_uri: Path(out)}, rows, batch_size, store, timeout_seconds)[model_uri])
 
 
-def require(found: Answers | ArtifactError) -> Answers:
+def require(answer: Answers | ArtifactError) -> Answers:
     """The answers of a version that must have answered; raises what kept it from it."""
-    if isinstance(found, ArtifactError):
-        raise found
-    return found
+    if isinstance(answer, ArtifactError):
+        raise answer
+    return answer
 
 
 def score_versions(
@@ -220,20 +220,20 @@ class Scorer:
             "timed": _TIMED,
         }
         try:
-            _, said = self._process.communicate(json.dumps(spec), timeout=timeout_seconds)
+            _, last_words = self._process.communicate(json.dumps(spec), timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
             self._end()
-            said = f"no answer within {timeout_seconds:g} s"
-        return {uri: _found(uri, file, said) for uri, file in files.items()}
+            last_words = f"no answer within {timeout_seconds:g} s"
+        return {uri: _answer_of(uri, file, last_words) for uri, file in files.items()}
 
 
-def _found(uri: str, file: Path, said: str) -> Answers | ArtifactError:
+def _answer_of(uri: str, file: Path, last_words: str) -> Answers | ArtifactError:
     """said: last words of the process that all versions share."""
     own = _log(file).read_text(encoding="utf-8", errors="replace") if _log(file).exists() else ""
     _log(file).unlink(missing_ok=True)
     if file.exists():
         return Answers.read(file)
-    return ArtifactError(f"{uri} cannot be scored in a fresh process:\n{(own or said)[-2000:]}")
+    return ArtifactError(f"{uri} cannot be scored in a fresh process:\n{(own or last_words)[-2000:]}")
 
 
 def _log(file: Path) -> Path:

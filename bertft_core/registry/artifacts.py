@@ -24,9 +24,9 @@ def resolve_model(store: Store, model: str) -> tuple[str, Path]:
         if not (Path(model) / CARD).is_file():
             raise InputError(f"--model {model}: no artefact folder (no {CARD}); wanted one, or models:/NAME@champion")
         return model, Path(model)
-    found = _parse_uri(store, model)
-    folder = Path(store.home) / "served" / found.model_id
-    return found.model_uri, download_model(store, found.model_uri, folder)
+    version = _parse_uri(store, model)
+    folder = Path(store.home) / "served" / version.model_id
+    return version.model_uri, download_model(store, version.model_uri, folder)
 
 
 def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
@@ -36,10 +36,10 @@ def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
     """
     version = _parse_uri(store, model_uri)
     root = download_files(store, version.model_id, "artifacts", folder)
-    found = sorted(p.parent for p in root.rglob("bertft.json"))
-    if not found:
+    folders = sorted(p.parent for p in root.rglob(CARD))
+    if not folders:
         raise ArtifactError(f"{model_uri} holds no bertft.json: it was not logged by bertft")
-    return found[0]
+    return folders[0]
 
 
 def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
@@ -53,9 +53,9 @@ def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
 
 def download_evidence(store: Store, name: str, version: str, file: str = EVIDENCE) -> Path:
     """Download one evidence file of a version; it stays below BERTFT_HOME/evidence."""
-    found = get_version(store, name, version)
-    target = Path(store.home) / EVIDENCE_FOLDER / found.model_id
-    return download_files(store, found.model_id, f"{EVIDENCE_FOLDER}/{file}", target)
+    model_id = get_version(store, name, version).model_id
+    target = Path(store.home) / EVIDENCE_FOLDER / model_id
+    return download_files(store, model_id, f"{EVIDENCE_FOLDER}/{file}", target)
 
 
 def _parse_uri(store: Store, uri: str) -> RegisteredVersion:

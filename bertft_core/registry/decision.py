@@ -55,8 +55,8 @@ def bar(store: Store, name: str, version: str, weights: str, prefect_run: str = 
 
 
 def _without_gate(view: ModelView, version: str, weights: str, prefect_run: str) -> LedgerEntry | None:
-    if made := entries.champion_entry(view.entries, version):
-        return made
+    if entry := entries.champion_entry(view.entries, version):
+        return entry
     aliases.set_alias(view.store, view.name, view.store.config.aliases.challenger, version)
     name, known = view.name, view.entries
     force = f'`bertft promote {name} {version} --force --reason "…"`'

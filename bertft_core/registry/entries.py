@@ -68,11 +68,11 @@ class LedgerEntry:
         if len(text) <= TAG_LENGTH:
             return text
         sizes = range(len(self.reason))
-        kept = bisect_right(sizes, TAG_LENGTH, key=lambda n: len(_dump(self._shortened(n)))) - 1
+        length = bisect_right(sizes, TAG_LENGTH, key=lambda n: len(_dump(self._shortened(n)))) - 1
         vital = {key: value for key, value in self.numbers.items() if key in _VITAL}
-        if kept < min(_LEAST_REASON, len(self.reason)) and self.numbers != vital:
+        if length < min(_LEAST_REASON, len(self.reason)) and self.numbers != vital:
             return replace(self, numbers=vital).to_text()
-        return _dump(self._shortened(max(0, kept)))
+        return _dump(self._shortened(max(0, length)))
 
     def _shortened(self, length: int) -> LedgerEntry:
         return replace(self, reason=self.reason[:length] + "…")
@@ -126,8 +126,8 @@ def rejected_weights(entries: Entries) -> set[str]:
 def past_champions(entries: Entries) -> tuple[str, ...]:
     """Champions that were never rolled back, the latest first, each once."""
     bad = rolled_back(entries)
-    found = [e.to_version for e in reversed(carried_out(entries)) if e.action in _CHAMPION_CHANGES and e.to_version]
-    return tuple(dict.fromkeys(v for v in found if v not in bad))
+    champions = [e.to_version for e in reversed(carried_out(entries)) if e.action in _CHAMPION_CHANGES and e.to_version]
+    return tuple(dict.fromkeys(v for v in champions if v not in bad))
 
 
 def rollback_target(entries: Entries, current: str | None, existing: Collection[str]) -> str | None:
@@ -138,8 +138,8 @@ def rollback_target(entries: Entries, current: str | None, existing: Collection[
 def anchor(entries: Entries) -> str | None:
     """The last version promoted because it was shown better (or was the first), and never rolled back; else None."""
     bad = rolled_back(entries)
-    shown = [e for e in carried_out(entries) if e.action in PROMOTIONS and e.numbers.get("test") in _SHOWN_BETTER]
-    return next((e.version for e in reversed(shown) if e.version not in bad), None)
+    promoted = [e for e in carried_out(entries) if e.action in PROMOTIONS and e.numbers.get("test") in _SHOWN_BETTER]
+    return next((e.version for e in reversed(promoted) if e.version not in bad), None)
 
 
 def spent(entries: Entries, allowed: int, now: float) -> int:
@@ -155,17 +155,17 @@ def spent(entries: Entries, allowed: int, now: float) -> int:
 
 def hold(entries: Entries) -> str | None:
     """Why promotions are on hold, or None: a rollback holds them until somebody resumes."""
-    found = [e for e in carried_out(entries) if e.action in (ROLLED_BACK, RESUMED)]
-    if not found or found[-1].action == RESUMED:
+    holds = [e for e in carried_out(entries) if e.action in (ROLLED_BACK, RESUMED)]
+    if not holds or holds[-1].action == RESUMED:
         return None
-    return f"rolled back from version {found[-1].version}: {found[-1].reason}"
+    return f"rolled back from version {holds[-1].version}: {holds[-1].reason}"
 
 
 def standing_decision(entries: Entries, version: str, champion: str | None, gate: str) -> LedgerEntry | None:
     """The gate's last answer on `version` where nothing that it rests on has changed, else None.
 
     Only the gate reads the test rows, once per version: the same rule (`gate`, a fingerprint) against the same
-    champion is not asked twice.
+    champion is not applied twice.
     """
     about = [e for e in carried_out(entries) if e.version == version and e.action not in (RESUMED, NOTICED)]
     if not about or about[-1].action not in (KEPT, AWAITING):

@@ -141,9 +141,9 @@ def who() -> str:
 
 def view_model(store: Store, name: str) -> ModelView:
     """Read a registered model; empty when there is none of that name."""
-    tags, held = aliases.tags_and_aliases(store, name)
+    tags, held_aliases = aliases.tags_and_aliases(store, name)
     texts = (tags[key] for key in sorted(tags) if key.startswith(LEDGER))
-    return ModelView(store=store, name=name, entries=tuple(map(LedgerEntry.from_text, texts)), aliases=held)
+    return ModelView(store=store, name=name, entries=tuple(map(LedgerEntry.from_text, texts)), aliases=held_aliases)
 
 
 def read(store: Store, name: str) -> Entries:
@@ -247,11 +247,11 @@ def _obstacle(view: ModelView, entry: LedgerEntry) -> str | None:
 
 
 def _unusable(store: Store, name: str, version: str) -> str | None:
-    found = aliases.find(store, name, version)
-    if found is None:
+    registered = aliases.find(store, name, version)
+    if registered is None:
         return f"version {version} was deleted"
     try:
-        aliases.require_ready(store, found.model_id)
+        aliases.require_ready(store, registered.model_id)
     except RegistryError as fault:
         return f"version {version}: {fault}"
     return None

@@ -32,8 +32,8 @@ def already(store: Store, name: str, version: str | None) -> Release | None:
     view = _settled(store, name)
     chosen = version or view.challenger
     if chosen is not None:
-        made = entries.champion_entry(view.entries, chosen)
-        return release_of(name, made, version=chosen) if made else None
+        entry = entries.champion_entry(view.entries, chosen)
+        return release_of(name, entry, version=chosen) if entry else None
     left = [e for e in view.repaired if e.action in entries.PROMOTIONS and e.state == entries.DONE]
     return release_of(name, left[-1]) if left else None
 
@@ -63,27 +63,27 @@ def approve(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_r
     """Carry out the promotion that `entry` asks approval for, once the version still loads and answers."""
     check_answers(store, name, entry.version)
     reason = entry.reason.removeprefix("awaiting approval: ").partition("; finish with")[0]
-    made = Draft(
+    draft = Draft(
         action=entries.APPROVED,
         version=entry.version,
         champion=entry.from_version,
         to_version=entry.version,
         reason=reason,
     )
-    return _write(store, name, replace(made, numbers=entry.numbers, by=by, prefect_run=prefect_run))
+    return _write(store, name, replace(draft, numbers=entry.numbers, by=by, prefect_run=prefect_run))
 
 
 def decline(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_run: str = "") -> Release:
     """Keep the champion: the approval that `entry` asks for was not given."""
     reason = f"approval was not given; {entry.reason.partition('; finish with')[0]}"
-    made = Draft(
+    draft = Draft(
         action=entries.KEPT,
         version=entry.version,
         champion=entry.from_version,
         to_version=entry.from_version,
         reason=reason,
     )
-    return _write(store, name, replace(made, numbers=entry.numbers, by=by, prefect_run=prefect_run))
+    return _write(store, name, replace(draft, numbers=entry.numbers, by=by, prefect_run=prefect_run))
 
 
 def rollback(store: Store, name: str, reason: str, to: str | None = None) -> Release:
@@ -144,16 +144,16 @@ def check_answers(store: Store, name: str, version: str) -> None:
 
     Raises ArtifactError when it does not load, or answers with anything but probabilities.
     """
-    found = aliases.get_version(store, name, version)
-    aliases.require_ready(store, found.model_id)
+    registered = aliases.get_version(store, name, version)
+    aliases.require_ready(store, registered.model_id)
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
         rows, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
         count = _write_rows(store, name, version, rows)
-        said = score_in_fresh_process(found.model_uri, rows, out, 0, store, _TIMEOUT)
-        answers = said.probabilities(said.classes)
+        scored = score_in_fresh_process(registered.model_uri, rows, out, 0, store, _TIMEOUT)
+        answers = scored.probabilities(scored.classes)
     good = len(answers) == count and np.isfinite(answers).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3)
     if not good or answers.min() < 0:
-        raise ArtifactError(f"{found.model_uri} loads, but its answers to {count} rows are no probabilities")
+        raise ArtifactError(f"{registered.model_uri} loads, but its answers to {count} rows are no probabilities")
 
 
 def _write_rows(store: Store, name: str, version: str, target: Path) -> int:

@@ -15,7 +15,7 @@ MODEL_FILE = _CORE / "serving" / "model_file.py"  # MLflow copies it beside the 
 
 def served_files() -> tuple[Path, ...]:
     """The model file's imports, at the top of a file or in a function, and theirs, with the packages around them."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [MODEL_FILE]
     while waiting:
         for module in _imported(waiting.pop()):
@@ -23,10 +23,10 @@ def served_files() -> tuple[Path, ...]:
             for depth in range(len(parts) + 1):  # importing a.b runs a/__init__.py first
                 base = _CORE.joinpath(*parts[:depth])
                 file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-                if file.is_file() and file not in found:
-                    found.add(file)
+                if file.is_file() and file not in files:
+                    files.add(file)
                     waiting.append(file)
-    return tuple(sorted(found))
+    return tuple(sorted(files))
 
 
 def copy_served_code(folder: Path) -> Path:

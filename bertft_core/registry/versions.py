@@ -55,10 +55,10 @@ def register(
         raise RegistryError(f"a version needs the tag {RUN_ID}: without it a repeat would register twice")
     experiment = ensure_store(store)
     with store_lock(store, timeout_seconds=600):
-        found = find_version(store, registered_model, tags[RUN_ID])
-        if found is not None:
-            require_ready(store, found.model_id)
-            return found
+        known = find_version(store, registered_model, tags[RUN_ID])
+        if known is not None:
+            require_ready(store, known.model_id)
+            return known
         folder = Path(model_folder)
         if not is_complete(folder):
             raise RegistryError(f"{folder} is not a complete artefact: build it again with build_artifact")
@@ -69,7 +69,7 @@ def register(
         api = client(store)
         _ensure_model(api, registered_model)
         marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
-        made = api.create_model_version(
+        created = api.create_model_version(
             registered_model,
             source=_source(store, model_id),
             run_id=run_id,
@@ -77,7 +77,7 @@ def register(
             model_id=model_id,
             description=f"decisions on it: bertft history {registered_model}",
         )
-        return describe(made, was_found=False)
+        return describe(created, was_found=False)
 
 
 def find_version(store: Store, name: str, run_id: str) -> RegisteredVersion | None:
@@ -104,23 +104,23 @@ def delete_version(store: Store, name: str, version: str) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     with store_lock(store):
-        found = find(store, name, version)
-        if found is None:
+        registered = find(store, name, version)
+        if registered is None:
             return
-        if reason := _needed(store, found):
-            raise RegistryError(f"{found} is not deleted: {reason}")
-        api, location = client(store), logged_model_location(store, found.model_id)
+        if reason := _needed(store, registered):
+            raise RegistryError(f"{registered} is not deleted: {reason}")
+        api, location = client(store), logged_model_location(store, registered.model_id)
         if location is not None:  # the version goes last: until then a killed removal is found again
             files: Any = get_artifact_repository(location, tracking_uri=store.tracking_uri)
             files.delete_artifacts()
-            api.delete_logged_model(found.model_id)
+            api.delete_logged_model(registered.model_id)
         api.delete_model_version(name, version)
 
 
 def _needed(store: Store, version: RegisteredVersion) -> str | None:
-    held = [alias for alias, target in aliases(store, version.name).items() if target == version.version]
-    if held:
-        return f"alias {held[0]} points at it"
+    pointing = [alias for alias, target in aliases(store, version.name).items() if target == version.version]
+    if pointing:
+        return f"alias {pointing[0]} points at it"
     existing = {v.version for v in versions(store, version.name)}
     target = rollback_target(ledger.read(store, version.name), champion(store, version.name), existing)
     if target == version.version:
@@ -149,8 +149,8 @@ def _source(store: Store, model_id: str) -> str:
 
 def _logged_model(store: Store, experiment: str, run_id: str) -> str | None:
     query = f"tags.`{RUN_ID}` = '{run_id}'"
-    found = client(store).search_logged_models([experiment], filter_string=query)
-    ready = [str(m.model_id) for m in found if str(m.status) == READY]
+    logged = client(store).search_logged_models([experiment], filter_string=query)
+    ready = [str(m.model_id) for m in logged if str(m.status) == READY]
     return ready[0] if ready else None
 
 
@@ -163,15 +163,15 @@ def _log_model(
     from mlflow.models import Model
 
     api = client(store)
-    made = api.create_logged_model(
+    created = api.create_logged_model(
         experiment, name="classifier", source_run_id=mlflow_run, tags={RUN_ID: run_id}, model_type="classifier"
     )
-    model_id = str(made.model_id)
+    model_id = str(created.model_id)
     try:
         with tempfile.TemporaryDirectory(prefix="bertft-model-") as scratch:
             target = Path(scratch) / "model"
             record = Model(
-                artifact_path=made.artifact_location, model_uuid=model_id, run_id=mlflow_run, model_id=model_id
+                artifact_path=created.artifact_location, model_uuid=model_id, run_id=mlflow_run, model_id=model_id
             )
             mlflow.pyfunc.save_model(
                 str(target),

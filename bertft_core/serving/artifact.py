@@ -108,25 +108,25 @@ def read_card(folder: Path | str) -> ArtifactCard:
     """Read bertft.json. Raises ArtifactError when it is missing, damaged or of another format."""
     path = Path(folder) / CARD
     try:
-        found = read_json(path)
+        stored = read_json(path)
         known = {f.name for f in fields(ArtifactCard)}
-        values = {k: v for k, v in found.items() if k in known}
+        values = {k: v for k, v in stored.items() if k in known}
         label = values.get("label", "label")
         values["label"] = label if isinstance(label, str) else tuple(label)
-        fixed = {"classes": tuple(found["classes"]), "policy": DecisionPolicy.from_json(found["policy"])}
+        fixed = {"classes": tuple(stored["classes"]), "policy": DecisionPolicy.from_json(stored["policy"])}
         return ArtifactCard(**{**values, **fixed})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise ArtifactError(f"{path}: not a bertft artefact ({type(fault).__name__}: {fault})") from fault
 
 
 def _require_model(source: Path, card: ArtifactCard) -> None:
-    wanted = ("config.json", "tokenizer.json")
-    missing = [name for name in wanted if not (source / name).is_file()]
+    required = ("config.json", "tokenizer.json")
+    missing = [name for name in required if not (source / name).is_file()]
     if not list(source.glob("*.safetensors")):
         missing.append("*.safetensors")
     if missing:
         raise ArtifactError(f"{source}: wanted a transformers folder, found no {', '.join(missing)}")
     names = read_json(source / "config.json").get("id2label", {})
-    found = [str(names[k]) for k in sorted(names, key=int)]
-    if found != list(card.classes):
-        raise ArtifactError(f"{source}: the head's classes {found} differ from the card's {list(card.classes)}")
+    classes = [str(names[k]) for k in sorted(names, key=int)]
+    if classes != list(card.classes):
+        raise ArtifactError(f"{source}: the head's classes {classes} differ from the card's {list(card.classes)}")

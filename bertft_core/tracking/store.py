@@ -169,11 +169,11 @@ def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
 
     api = client(store)
     known = api.get_run(run_id).data.params
-    wanted = {key: _param_text(value) for key, value in params.items()}
-    changed = [f"{k} ({known[k]} -> {v})" for k, v in wanted.items() if k in known and known[k] != v]
+    texts = {key: _param_text(value) for key, value in params.items()}
+    changed = [f"{k} ({known[k]} -> {v})" for k, v in texts.items() if k in known and known[k] != v]
     if changed:
         raise RegistryError(f"run {run_id} already holds other values of {', '.join(changed)}")
-    fresh = [Param(k, v) for k, v in wanted.items() if k not in known]
+    fresh = [Param(k, v) for k, v in texts.items() if k not in known]
     for batch in _batches(fresh, _PARAM_BATCH):
         api.log_batch(run_id, params=batch)
 
@@ -295,11 +295,11 @@ def list_files(store: Store, model_id: str, folder: str) -> list[str]:
 
     api = client(store)
     try:
-        found = api.list_logged_model_artifacts(model_id, folder)
-        below = [f for entry in found if entry.is_dir for f in api.list_logged_model_artifacts(model_id, entry.path)]
+        listed = api.list_logged_model_artifacts(model_id, folder)
+        below = [f for entry in listed if entry.is_dir for f in api.list_logged_model_artifacts(model_id, entry.path)]
     except (OSError, MlflowException) as fault:
         raise ArtifactError(f"the files of logged model {model_id} cannot be listed: {fault}") from fault
-    return [str(f.path) for f in [*found, *below] if not f.is_dir]
+    return [str(f.path) for f in [*listed, *below] if not f.is_dir]
 
 
 def log_text(store: Store, run_id: str, text: str, file: str) -> None:
@@ -314,14 +314,14 @@ def log_text(store: Store, run_id: str, text: str, file: str) -> None:
 
 def logged_model_status(store: Store, model_id: str) -> str:
     """READY, FAILED, PENDING, or GONE when there is no such logged model."""
-    found = _logged_model(store, model_id)
-    return "GONE" if found is None else str(found.status)
+    model = _logged_model(store, model_id)
+    return "GONE" if model is None else str(model.status)
 
 
 def logged_model_location(store: Store, model_id: str) -> str | None:
     """Where a logged model's files lie; None when there is no such logged model."""
-    found = _logged_model(store, model_id)
-    return None if found is None else str(found.artifact_location).rstrip("/")
+    model = _logged_model(store, model_id)
+    return None if model is None else str(model.artifact_location).rstrip("/")
 
 
 def _logged_model(store: Store, model_id: str) -> Any:

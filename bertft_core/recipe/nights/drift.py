@@ -121,7 +121,7 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
             )
         except (ArtifactError, InputError):
             return None
-        answers = found.told()
+        answers = found.labels()
     right = int((answers == np.array(labels, dtype=object)).sum())
     return NewRowsScore(right=right, rows=len(labels))
 

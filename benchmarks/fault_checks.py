@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.config.run import RunConfig
-from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
+from bertft_core.recipe.prepare import prepare
 from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.runs import identify
 from bertft_core.search.slots import slot_seed
 from bertft_core.tracking import store as tracking
 
@@ -171,8 +173,8 @@ def _refit(config: RunConfig, home: Path, trial: Any) -> dict[str, Any]:
     """The trial's fit once more, in a folder of its own; ended at the rung where the search ended it."""
     search, stored = config.search, trial.user_attrs["result"]
     assert search is not None, "a drill has a search"
-    prepared = chain.prepare(config, home)
-    run = chain.identify(config, prepared, home)
+    prepared = prepare(config, home)
+    run = identify(config, prepared, home)
     last = stored["rungs"][-1][0] if stored["state"] == "pruned" else 1.0
     with Trainer() as trainer, tempfile.TemporaryDirectory() as folder:
         context = RunContext(config=config, prepared=prepared, run=run, home=home, trainer=trainer)

@@ -22,7 +22,7 @@ from bertft_core.base.hashes import code_fingerprint
 from bertft_core.config.run import RunConfig
 from bertft_core.data.tokens.tokenization import TokenArrays, open_split
 from bertft_core.model.pretrained import layer_count
-from bertft_core.recipe import chain
+from bertft_core.recipe import prepare as preparing
 from bertft_core.recipe.fit import fit_spec
 from bertft_core.recipe.prepare import Prepared, prepare_for
 from bertft_core.recipe.process.client import Trainer
@@ -97,7 +97,7 @@ def open_bench(load: Workload, records: Records, home: Path, trainer: Trainer, t
     return Bench(
         config=config,
         prepared=prepared,
-        followed=chain.prepare(followed, home),
+        followed=preparing.prepare(followed, home),
         records=records,
         home=home,
         settings=MachineSettings.from_json(known),

@@ -38,9 +38,10 @@ from workloads import ENCODER, read_corpus, write_csv
 
 from bertft_core.base.home import open_home
 from bertft_core.config.run import RunConfig
-from bertft_core.recipe import chain
+from bertft_core.data.tokens.tokenization import tokenize_splits
+from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.recipe.fit import prefix_plan
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, ingest
 
 MAX_LENGTH = 256
 NEW_SHARE = 0.01
@@ -51,10 +52,10 @@ def night(job: dict[str, Any]) -> dict[str, Any]:
     """One night in this process: seconds of its stages, what was found, peak memory in bytes."""
     config, home = configuration(job), Path(job["home"])
     begun = time.monotonic()
-    dataset = chain.ingest(config, home)
+    dataset = ingest(config, home)
     ingested = time.monotonic()
-    pretrained = chain.resolve_pretrained(config)
-    tokens = chain.tokenize(config, dataset, pretrained, home)
+    pretrained = resolve_pretrained(config)
+    tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens")
     prepared = Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=job["encoder"])
     tokenized = time.monotonic()
     found = build_prefix(config, prepared, home, job)

@@ -57,9 +57,9 @@ from bertft_core.base.errors import TrialPruned
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import SearchConfig
 from bertft_core.data.sources import resolve_package
-from bertft_core.recipe import chain, trials
+from bertft_core.recipe import trials
 from bertft_core.recipe.fit import fit_spec
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, prepare
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.trials import TrialRunner
 from bertft_core.search.results import TrialResult, ranked
@@ -305,7 +305,7 @@ def open_place(args: argparse.Namespace, records: Records, folder: Path, repetit
     """The rows, tokens and settings of a repetition; precision is settled once for all of them."""
     config = configuration(folder, repetition, args)
     home = folder / "home"
-    prepared = chain.prepare(config, home)
+    prepared = prepare(config, home)
     stored = records.get("settings of the machine") or records.add(
         "settings of the machine", asdict(trainer.resolve(prepared.pretrained, args.precision, "cpu"))
     )

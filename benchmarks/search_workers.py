@@ -30,9 +30,8 @@ from typing import Any
 from records import Records
 
 from bertft_core.config.run import RunConfig
-from bertft_core.recipe import chain
 from bertft_core.recipe.fit import fit_spec
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, prepare
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.trials import TrialRunner
 from bertft_core.search.results import TrialResult
@@ -125,7 +124,7 @@ def work(study: SearchStudy, runner: TrialRunner, trainer: Trainer) -> int:
 def measure(case: str, args: argparse.Namespace, records: Records, home: Path) -> dict[str, Any]:
     """All rounds of a case, then the ratios."""
     config = configuration(case, args.slots, args.rows)
-    prepared = chain.prepare(config, home)
+    prepared = prepare(config, home)
     settings = MachineSettings.from_json(records.get("settings of the machine") or resolve(prepared, args, records))
     for number in range(args.rounds):
         for side in sorted(SIDES, reverse=bool(number % 2)):

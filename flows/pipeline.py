@@ -13,13 +13,13 @@ from prefect.runtime import flow_run
 from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
-from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.release import Standing, standing_release
-from bertft_core.recipe.runs import Run
+from bertft_core.recipe.runs import Run, fitted, identify
 from bertft_core.registry.answers import Scorer
 from flows.release import release
 from flows.search import search
@@ -57,9 +57,9 @@ def pipeline(
     report.say(f"ingest: {dataset.n_train} train, {dataset.n_validation} validation, {dataset.n_test} test rows")
     with report.stage("tokenize"):
         prepared = tokenize_rows(config, dataset, root, report)
-    run = chain.identify(config, prepared, root, again=again)
+    run = identify(config, prepared, root, again=again)
     if last == "evaluate":
-        run = chain.fitted(config, run, root)
+        run = fitted(config, run, root)
     lock = root / "locks" / f"{run.run_key[:12]}.lock"
     with exclusive(lock, f"run {run.run_id}", FOREVER, lambda holder: report.say(_wait_text(run, config, holder))):
         context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())

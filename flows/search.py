@@ -17,11 +17,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.config.run import load_config
-from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.runs import identify
 from bertft_core.recipe.trials import TrialRunner
 from bertft_core.search.lease import Owner
 from bertft_core.search.results import TrialResult
@@ -91,7 +92,7 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
         dataset = ingest_rows(config, root, report)
     with report.stage("tokenize"):
         prepared = tokenize_rows(config, dataset, root, report)
-    run = chain.identify(config, prepared, root)
+    run = identify(config, prepared, root)
     with report.stage("search"), Trainer() as trainer:
         study = help_search(RunContext(config=config, prepared=prepared, run=run, home=root, trainer=trainer), report)
     own = [r.slot for r in study.results() if r.host == study.owner.host]

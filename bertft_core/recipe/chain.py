@@ -1,29 +1,22 @@
-"""The chain as plain functions, without an orchestrator: what tasks call, and what a notebook can call.
+"""The stages of a run one after the other, without an orchestrator: for a notebook.
 
-from bertft_core import recipe
-from bertft_core.config.run import load_config
-result = recipe.run(load_config("examples/quick_test.yaml"), home=".bertft")
+from bertft_core import load_config, run
+report = run(load_config("examples/quick_test.yaml"), home=".bertft")
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import ConfigError, InputError
-from bertft_core.base.hashes import encoder_fingerprint
 from bertft_core.base.home import open_home
 from bertft_core.config.run import RunConfig
-from bertft_core.data.dataset import DatasetSplits
-from bertft_core.data.prepare import prepare_dataset
-from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_splits
-from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import evaluate
 from bertft_core.recipe.fit import finetune, fitted_config, machine_settings
-from bertft_core.recipe.prepare import Prepared, require_targets
-from bertft_core.recipe.runs import Run, latest_fitted, open_run, run_key
+from bertft_core.recipe.prepare import prepare
+from bertft_core.recipe.runs import identify
 from bertft_core.recipe.trials import TrialRunner, find_winner, open_confirmation, open_study, require_possible
 
 if TYPE_CHECKING:
@@ -31,44 +24,6 @@ if TYPE_CHECKING:
     from bertft_core.recipe.process.client import Trainer
     from bertft_core.search.study import SearchStudy
     from bertft_core.search.winner import SearchWinner
-
-
-Progress = Callable[[str, int], None]
-
-
-def ingest(config: RunConfig, home: Path, on_progress: Progress | None = None) -> DatasetSplits:
-    """Read, gate and split the rows; content-addressed under home/data. Raises ConfigError as `require_targets`."""
-    dataset = prepare_dataset(config.data, home / "data", config.base_dir, on_progress)
-    require_targets(config, dataset)
-    return dataset
-
-
-def tokenize(
-    config: RunConfig, dataset: DatasetSplits, pretrained: Path, home: Path, on_progress: Progress | None = None
-) -> TokenizedSplits:
-    """Cut and tokenize each split once; content-addressed under home/tokens."""
-    return tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)
-
-
-def prepare(config: RunConfig, home: Path, on_progress: Progress | None = None) -> Prepared:
-    """Ingest and tokenize; checks the encoder first, so that a wrong one costs no reading."""
-    pretrained = resolve_pretrained(config)
-    dataset = ingest(config, home, on_progress)
-    tokens = tokenize(config, dataset, pretrained, home, on_progress)
-    return Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained))
-
-
-def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False) -> Run:
-    """The run that this configuration on these rows is."""
-    return open_run(home / "runs", run_key(config, prepared.dataset.fingerprint, prepared.encoder), again=again)
-
-
-def fitted(config: RunConfig, run: Run, home: Path) -> Run:
-    """The latest attempt at this run whose final fit finished. Raises InputError when there is none."""
-    found = latest_fitted(home / "runs", run.run_key)
-    if found is None:
-        raise InputError(f"no finished fit of {config.name} with this configuration: run `bertft finetune` first")
-    return found
 
 
 def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False) -> EvaluationReport:

@@ -14,16 +14,15 @@ from bertft_core.config.store import MlflowConfig
 from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count
 from bertft_core.model.structures import describe, meta_classifier
-from bertft_core.recipe import chain
 from bertft_core.recipe.fit import schedule_of
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, prepare
 
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
     from bertft_core.training.schedules import RateCurve, peak_rates, rates_table
 
-    prepared = chain.prepare(config, home)
+    prepared = prepare(config, home)
     dataset, tokens = prepared.dataset, prepared.tokens
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}

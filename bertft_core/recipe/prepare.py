@@ -12,13 +12,22 @@ from bertft_core.config.fit import class_weight_faults, target_faults
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import values_of
 from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.model.pretrained import resolve_pretrained
+
+OnProgress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything a fit needs to know of its data and encoder; small enough to pass between tasks."""
+    """Everything a fit needs to know of its data and encoder; small enough to pass between tasks.
+
+    dataset: the rows of the splits, on disk
+    tokens: their ids, on disk
+    pretrained: the encoder's folder
+    encoder: the fingerprint of its files
+    """
 
     dataset: DatasetSplits
     tokens: TokenizedSplits
@@ -30,21 +39,33 @@ class Prepared:
         return f"{d.n_train} train, {d.n_validation} validation, {d.n_test} test rows in {len(d.classes)} classes"
 
 
+def ingest(config: RunConfig, home: Path, on_progress: OnProgress | None = None) -> DatasetSplits:
+    """Read, gate and split the rows; content-addressed under home/data. Raises ConfigError as `require_targets`."""
+    dataset = prepare_dataset(config.data, home / "data", config.base_dir, on_progress)
+    require_targets(config, dataset)
+    return dataset
+
+
+def tokenize(config: RunConfig, dataset: DatasetSplits, home: Path, on_progress: OnProgress | None = None) -> Prepared:
+    """Cut and tokenize each split once for the configured encoder; content-addressed under home/tokens."""
+    pretrained = resolve_pretrained(config)
+    tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)
+    return Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained))
+
+
+def prepare(config: RunConfig, home: Path, on_progress: OnProgress | None = None) -> Prepared:
+    """Ingest and tokenize; looks for the encoder first, so that a wrong one costs no reading."""
+    resolve_pretrained(config)
+    return tokenize(config, ingest(config, home, on_progress), home, on_progress)
+
+
 def prepare_for(
-    config: RunConfig,
-    chosen: RunConfig,
-    prepared: Prepared,
-    home: Path,
-    on_progress: Callable[[str, int], None] | None = None,
+    config: RunConfig, chosen: RunConfig, prepared: Prepared, home: Path, on_progress: OnProgress | None = None
 ) -> Prepared:
     """`prepared` for a configuration that differs from `config` in searched values: another encoder, other cuts."""
     if chosen.model == config.model and chosen.tokenization == config.tokenization:
         return prepared
-    pretrained = resolve_pretrained(chosen)
-    tokens = tokenize_splits(prepared.dataset, pretrained, chosen.tokenization, home / "tokens", on_progress)
-    return Prepared(
-        dataset=prepared.dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained)
-    )
+    return tokenize(chosen, prepared.dataset, home, on_progress)
 
 
 def require_targets(config: RunConfig, dataset: DatasetSplits) -> None:

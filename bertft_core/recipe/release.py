@@ -14,9 +14,9 @@ from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.data.dataset import DatasetSplits, soft_weights, target_labels, test_fingerprint
 from bertft_core.evaluation.scores.slices import slice_groups
-from bertft_core.recipe import chain
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.prepare import ingest
 from bertft_core.registry import aliases, artifacts
 from bertft_core.registry.aliases import RegisteredVersion
 from bertft_core.registry.answers import score_in_fresh_process
@@ -149,7 +149,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     evidence = read_json(artifacts.download_evidence(store, name, chosen))
     config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
-    dataset = chain.ingest(config, home)
+    dataset = ingest(config, home)
     now = test_fingerprint(dataset)
     if now != evidence["test_rows"]:
         raise DataError(

@@ -13,6 +13,7 @@ from bertft_core.base.hashes import code_fingerprint, hash_json
 from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.run import RunConfig
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
+from bertft_core.recipe.prepare import Prepared
 
 _KEY_LENGTH = 12
 _RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
@@ -107,6 +108,19 @@ def open_run(runs: Path, key: str, *, again: bool) -> Run:
             run = _make(runs, key, run.attempt + 1)
             run.update(settings=settings)
         return run
+
+
+def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False) -> Run:
+    """The run that this configuration on these rows is."""
+    return open_run(home / "runs", run_key(config, prepared.dataset.fingerprint, prepared.encoder), again=again)
+
+
+def fitted(config: RunConfig, run: Run, home: Path) -> Run:
+    """The latest attempt at this run whose final fit finished. Raises InputError when there is none."""
+    found = latest_fitted(home / "runs", run.run_key)
+    if found is None:
+        raise InputError(f"no finished fit of {config.name} with this configuration: run `bertft finetune` first")
+    return found
 
 
 def latest_fitted(runs: Path, key: str) -> Run | None:

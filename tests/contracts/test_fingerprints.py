@@ -1,4 +1,4 @@
-"""Which code is part of the identity of a run, a gate's decision and tokens; an edit elsewhere asks nothing anew."""
+"""Which code is part of the identity of a run and of a gate's decision; an edit elsewhere asks nothing anew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from bertft_core.base.hashes import code_files, code_fingerprint
 from bertft_core.recipe.runs import RUN_CODE
 from bertft_core.registry.decision import GATE_CODE
-from tasks.data import TOKEN_CODE
 
 ROOT = Path(__file__).parents[2] / "bertft_core"
 ROOMS_THAT_COUNT = ("config", "data", "model", "training", "search", "evaluation")
@@ -26,7 +25,6 @@ OF_THE_GATE = {
     *("config", "evaluation"),
     *("registry/answers.py", "registry/decision.py", "registry/entries.py", "registry/gate.py"),
 }
-OF_TOKENS = {"data", "base/text.py", "recipe/prepare.py"}
 # What code of the run uses outside of its fingerprint, and why the weights do not depend on it.
 WITHOUT_EFFECT = {
     "recipe/runs.py": "where the run's files lie",
@@ -44,11 +42,10 @@ def names(*places: str) -> set[str]:
 def test_the_fingerprints_hold_these_places() -> None:
     assert set(RUN_CODE) == OF_THE_RUN
     assert set(GATE_CODE) == OF_THE_GATE
-    assert set(TOKEN_CODE) == OF_TOKENS
 
 
 def test_every_file_of_these_rooms_belongs_to_one() -> None:
-    covered = names(*RUN_CODE) | names(*GATE_CODE) | names(*TOKEN_CODE)
+    covered = names(*RUN_CODE) | names(*GATE_CODE)
     on_disk = {str(file.relative_to(ROOT)) for room in ROOMS_THAT_COUNT for file in (ROOT / room).rglob("*.py")}
     assert on_disk and on_disk <= covered
 
@@ -70,18 +67,17 @@ def test_a_place_without_code_is_an_error() -> None:
 
 
 @pytest.fixture
-def fingerprints(tmp_path: Path) -> tuple[Path, Callable[[], tuple[str, str, str]]]:
-    """A copy of the sources to edit, and what computes its fingerprints: of the run, the gate, tokens."""
+def fingerprints(tmp_path: Path) -> tuple[Path, Callable[[], tuple[str, str]]]:
+    """A copy of the sources to edit, and what computes its fingerprints: of the run, the gate."""
     root = tmp_path / "bertft_core"
     shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
 
-    def compute() -> tuple[str, str, str]:
+    def compute() -> tuple[str, str]:
         spec = importlib.util.spec_from_file_location("copied_hashes", root / "base" / "hashes.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        run, gate, tokens = (module.code_fingerprint(*places) for places in (RUN_CODE, GATE_CODE, TOKEN_CODE))
-        return run, gate, tokens
+        return module.code_fingerprint(*RUN_CODE), module.code_fingerprint(*GATE_CODE)
 
     return root, compute
 
@@ -107,17 +103,17 @@ def test_comment_docstring_layout_and_page_change_no_fingerprint(fingerprints) -
 
 def test_edit_of_training_changes_the_run_and_not_the_gate(fingerprints) -> None:
     root, compute = fingerprints
-    run, gate, tokens = compute()
+    run, gate = compute()
     with open(root / "training" / "loop.py", "a", encoding="utf-8") as handle:
         handle.write("\n_HALF = 0.5\n")
     after = compute()
-    assert after[0] != run and after[1:] == (gate, tokens)
+    assert after[0] != run and after[1] == gate
 
 
 def test_edit_of_evaluation_changes_the_gate_and_not_the_run(fingerprints) -> None:
     root, compute = fingerprints
-    run, gate, tokens = compute()
+    run, gate = compute()
     with open(root / "evaluation" / "gate" / "checks.py", "a", encoding="utf-8") as handle:
         handle.write("\n_HALF = 0.5\n")
     after = compute()
-    assert after[1] != gate and (after[0], after[2]) == (run, tokens)
+    assert after[1] != gate and after[0] == run

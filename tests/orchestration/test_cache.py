@@ -1,4 +1,4 @@
-"""Prefect's cache: a hit runs no code of ours, so a damaged artefact must not be one."""
+"""What a second run finds of the first one's rows and tokens: the same folders, unless they are damaged."""
 
 from pathlib import Path
 
@@ -6,14 +6,15 @@ import pytest
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
+from bertft_core.base.files import is_complete
 from bertft_core.config.run import load_config
 from flows.terminal.progress import Reporter
-from tasks.data import ingest_rows, tokenize_rows, tokens_key
+from tasks.data import ingest_rows, tokenize_rows
 
 pytestmark = [pytest.mark.orchestration, pytest.mark.slow]
 
 
-def test_tokens_hit_only_while_their_digests_hold(project, tmp_path: Path) -> None:
+def test_tokens_are_used_again_only_while_their_digests_hold(project, tmp_path: Path) -> None:
     config, home, states = load_config(project()), tmp_path / "home", []
     home.mkdir()
 
@@ -22,15 +23,18 @@ def test_tokens_hit_only_while_their_digests_hold(project, tmp_path: Path) -> No
         dataset = ingest_rows(config, home, Reporter(quiet=True))
         state = tokenize_rows(config, dataset, home, Reporter(quiet=True), return_state=True)
         states.append(state.name)
-        return state.result(), dataset
+        return state.result()
 
     with prefect_test_harness():
-        first, _ = tokens()
-        second, _ = tokens()
-        third, dataset = tokens()
+        first = tokens()
+        file = Path(first.tokens.directory) / "train.arrow"
+        content, inode = file.read_bytes(), file.stat().st_ino
+        second, third = tokens(), tokens()
         assert first == second == third
-        assert states == ["Completed", "Completed", "Cached"]
-        damaged = Path(third.tokens.directory) / "train.arrow"
-        damaged.write_bytes(damaged.read_bytes()[:-8] + b"damaged!")
-        assert tokens_key(None, {"config": config, "dataset": dataset, "home": home}) is None
-        assert tokens()[0] == first
+        assert states == ["Completed", "Completed", "Completed"]
+        assert file.stat().st_ino == inode, "nothing was tokenized again"
+        file.write_bytes(content[:-8] + b"damaged!")
+        assert not is_complete(file.parent)
+        assert tokens() == first
+        assert file.read_bytes() == content and is_complete(file.parent)
+        assert [folder.name for folder in file.parent.parent.iterdir()] == [file.parent.name]

@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from bertft_core.base.errors import BertftError, SearchStopped
 from bertft_core.base.home import open_home
 from bertft_core.config.run import load_config
-from bertft_core.recipe import chain, trials
 from bertft_core.recipe import fit as fitting
+from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
+from bertft_core.recipe.prepare import prepare
 from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.runs import identify
 from bertft_core.recipe.trials import TrialRunner
 from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy
@@ -48,8 +50,8 @@ def opened(project: Callable[..., Path], tmp_path: Path, trainer: Trainer) -> Op
         base = {"lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "precision": "float32"}
         config = load_config(project(training={**base, **(training or {})}, search={**_SEARCH, **search}))
         home = open_home(tmp_path / "home")
-        prepared = chain.prepare(config, home)
-        run = chain.identify(config, prepared, home)
+        prepared = prepare(config, home)
+        run = identify(config, prepared, home)
         settings = fitting.machine_settings(
             RunContext(config=config, prepared=prepared, run=run, home=home, trainer=trainer)
         )

@@ -97,7 +97,7 @@ def test_comment_docstring_layout_and_page_change_no_fingerprint(fingerprints) -
         "\nfrom pathlib import Path\n",
         "\n# a comment\n\n\nfrom pathlib import (\n  Path)\n",
     )
-    edit(root / "reporting" / "html" / "markup.py", "\nfrom __future__", "\nSIZE = 3\nfrom __future__")
+    edit(root / "reporting" / "html" / "render.py", "\nfrom __future__", "\nSIZE = 3\nfrom __future__")
     assert compute() == before
 
 

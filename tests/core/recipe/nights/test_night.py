@@ -13,11 +13,11 @@ import pytest
 from bertft_core.base.errors import BertftError
 from bertft_core.base.locks import exclusive
 from bertft_core.config.run import load_config
-from bertft_core.recipe import chain
 from bertft_core.recipe.nights.drift import measure_drift
 from bertft_core.recipe.nights.log import FAILED, KEPT, REJECTED, SKIPPED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, ingest, prepare
+from bertft_core.recipe.runs import identify
 
 FRUGAL: dict[str, Any] = {
     "training": {"lr": 2e-3, "batch_size": 16, "epochs": 1, "threads": 1, "precision": "float32"},
@@ -52,14 +52,14 @@ class Nights:
         self.report = Lines()
 
     def prepare(self, config: Any, dataset: Any) -> Prepared:
-        return chain.prepare(config, self.home)
+        return prepare(config, self.home)
 
     def train(self, overrides: list[str], *, again: bool) -> dict[str, Any]:
         """The chain up to the evaluation: nothing is released here."""
         self.trained.append((overrides, again))
         config = load_config(self.config, overrides)
         report = chain.run(config, self.home, again=again)
-        run = chain.identify(config, chain.prepare(config, self.home), self.home)
+        run = identify(config, prepare(config, self.home), self.home)
         return {
             "run_id": run.run_id,
             "version": None,
@@ -72,7 +72,7 @@ class Nights:
     def run(self, *overrides: str, **values: Any) -> Night:
         self.report = Lines()
         steps = {
-            "ingest": lambda config: chain.ingest(config, self.home),
+            "ingest": lambda config: ingest(config, self.home),
             "tokenize": self.prepare,
             "drift": lambda config, prepared, last, label: measure_drift(config, prepared, last, label, self.home),
             "champion_on_new": lambda *_: None,

@@ -13,6 +13,7 @@ import pytest
 from bertft_core.base.errors import BertftError
 from bertft_core.base.locks import exclusive
 from bertft_core.config.run import load_config
+from bertft_core.recipe import chain
 from bertft_core.recipe.nights.drift import measure_drift
 from bertft_core.recipe.nights.log import FAILED, KEPT, REJECTED, SKIPPED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps

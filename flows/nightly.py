@@ -18,7 +18,7 @@ from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.tracking.store import open_store
 from flows.notify import notify
 from flows.pipeline import pipeline
-from flows.signals import ends_when_told, is_told, time_limit
+from flows.signals import end_after_sigterm, sigterm_came, time_limit
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.nights import champion_on_new, measure_drift, record
@@ -56,7 +56,7 @@ def nightly(
     as_of: the date whose night is replayed, on rows up to it (data.date), under a registered model of its own
     unless `live`. force: train whatever the triggers say. Raises NightFailed after everything is written down.
     """
-    ends_when_told()
+    end_after_sigterm()
     _require_absolute(config_path, home, mlflow_file)
     config, changed = _night_config(config_path, overrides or [], as_of, live)
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
@@ -82,7 +82,7 @@ def nightly(
         report=report,
         is_forced=force,
         limit=time_limit("nightly.timeout", config.nightly.timeout),
-        is_cancelled=is_told,
+        is_cancelled=sigterm_came,
         steps=NightSteps(
             ingest=lambda config: ingest_rows(config, root, report),
             tokenize=lambda config, dataset: tokenize_rows(config, dataset, root, report),

@@ -23,7 +23,7 @@ from bertft_core.recipe.runs import Run, fitted, identify
 from bertft_core.registry.answers import Scorer
 from flows.release import release
 from flows.search import search
-from flows.signals import ends_when_told
+from flows.signals import end_after_sigterm
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.evaluation import evaluate_model, review_model, write_report
@@ -48,7 +48,7 @@ def pipeline(
     last: str = "promote",
 ) -> dict[str, Any]:
     """Run the chain up to the stage `last` (search, finetune, evaluate or promote); returns the result document."""
-    ends_when_told()
+    end_after_sigterm()
     config = load_config(config_path, overrides or [])
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
     root, report = Path(home), Reporter()

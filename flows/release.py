@@ -23,7 +23,7 @@ from bertft_core.registry.decision import bar
 from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
 from bertft_core.tracking.store import open_store
 from bertft_core.training.results import TrainingResult
-from flows.signals import ends_when_told
+from flows.signals import end_after_sigterm
 from tasks.release import check_parity, decide_promotion, register_model
 
 _WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
@@ -49,7 +49,7 @@ def promote(
     name: str, version: str | None = None, home: str = ".bertft", mlflow_file: str | None = None, approve: bool = False
 ) -> dict[str, Any]:
     """Run the gate for a registered version (default: the challenger) on its own test rows."""
-    ends_when_told()
+    end_after_sigterm()
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
     with _alone(root, name):

@@ -9,7 +9,7 @@ from prefect import flow
 
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.predict import predict_file
-from flows.signals import ends_when_told
+from flows.signals import end_after_sigterm
 from flows.terminal.progress import Reporter
 
 
@@ -24,7 +24,7 @@ def predict(
     text_pair: str | None = None,
 ) -> dict[str, Any]:
     """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths."""
-    ends_when_told()
+    end_after_sigterm()
     store, report = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), Reporter()
     with report.stage("predict"):
         return predict_file(

@@ -29,7 +29,7 @@ from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy
 from bertft_core.search.winner import SearchWinner
 from flows.environment import study_storage
-from flows.signals import ends_when_told
+from flows.signals import end_after_sigterm
 from flows.terminal.board import TrialBoard
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
@@ -84,7 +84,7 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
 
     Writes no MLflow: the coordinator that began the study mirrors every trial.
     """
-    ends_when_told()
+    end_after_sigterm()
     config, root, report = load_config(config_path, overrides or []), Path(home), Reporter()
     if not config.is_searched:
         raise ConfigError(f"{config_path}: search.trials is 0: there is no search to join")

@@ -1,4 +1,4 @@
-"""A flow's process ends soon after SIGTERM, as a cancelled run gets it, whatever the code makes of the signal."""
+"""How a flow's process ends before its work is done: soon after SIGTERM, or where a time limit passes."""
 
 from __future__ import annotations
 
@@ -15,76 +15,80 @@ from bertft_core.base.errors import BertftError
 
 GRACE_SECONDS = 8.0  # to kill the trainers and tell the server; a cancelled run takes 2 to 4 s for it (measured)
 _EXIT_CODE = 128 + signal.SIGTERM
-_told = threading.Event()
+_REPEAT_SECONDS = 30.0
+_terminated = threading.Event()
 _masks = threading.local()
-_watched: list[socket.socket] = []  # the wake-up pipe of this process
+_wake_up: list[socket.socket] = []  # both ends of this process's wake-up pipe
 
 
-def ends_when_told(grace: float = GRACE_SECONDS) -> None:
+def end_after_sigterm(grace: float = GRACE_SECONDS) -> None:
     """From now on the process ends at the latest `grace` seconds after SIGTERM, which releases its locks.
 
     Prefect 3.8 raises an exception where the main thread happens to be, once: inside a library's import or a callback
     it is swallowed, and a flow that waits for its trials does not see it; the run would go on until it is killed 30 s
     later. Every flow calls this first; further calls, and calls beside the main thread, do nothing.
     """
-    if _watched or threading.current_thread() is not threading.main_thread():
+    if _wake_up or threading.current_thread() is not threading.main_thread():
         return
     inlet, outlet = socket.socketpair()
     outlet.setblocking(False)
     signal.set_wakeup_fd(outlet.fileno(), warn_on_full_buffer=False)  # independent of who handles the signal
-    os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_leave)
-    _watched.extend((inlet, outlet))
-    threading.Thread(target=_watch, args=(inlet, grace), daemon=True, name="ends-when-told").start()
+    os.register_at_fork(before=_block_sigterm, after_in_parent=_unblock_sigterm, after_in_child=_forget_parent)
+    _wake_up.extend((inlet, outlet))
+    threading.Thread(target=_wait_for_sigterm, args=(inlet, grace), daemon=True, name="end-after-sigterm").start()
 
 
-def is_told() -> bool:
+def sigterm_came() -> bool:
     """Whether SIGTERM came: what fails from then on fails because of it."""
-    return _told.is_set()
+    return _terminated.is_set()
 
 
-def _hold() -> None:
-    """Before a fork: SIGTERM waits, so that none reaches a child that still holds our wake-up pipe."""
-    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-
-def _go_on() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
-
-
-def _leave() -> None:
-    """In the child: its signals are no business of ours."""
-    signal.set_wakeup_fd(-1)
-    _go_on()
-
-
-def _watch(inlet: socket.socket, grace: float) -> None:
+def _wait_for_sigterm(inlet: socket.socket, grace: float) -> None:
     while numbers := inlet.recv(64):
         if signal.SIGTERM in numbers:
-            _told.set()
+            _terminated.set()
             time.sleep(grace)
             os._exit(_EXIT_CODE)
 
 
-_AGAIN_SECONDS = 30.0
+def _block_sigterm() -> None:
+    """Before a fork: SIGTERM waits, so that none reaches a child that still holds our wake-up pipe."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _unblock_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _forget_parent() -> None:
+    """In the child: its signals are no business of ours."""
+    signal.set_wakeup_fd(-1)
+    _unblock_sigterm()
 
 
 @contextmanager
 def time_limit(key: str, seconds: float | None) -> Iterator[None]:
     """Raise BertftError in the main thread, wherever it waits, after so long; trainers die with their command.
 
-    key: of the configuration, that set the limit; None: no limit.
+    key: of the configuration, that set the limit; None: no limit. An alarm that was set before comes when it is due
+    and the block has ended. Not prefect.utilities.timeout: that raises once, so that a library which swallows the
+    exception lets the night go on for ever (tried with 3.8.8), and it drops an alarm that was set before.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def late(number: int, frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         raise BertftError(f"{key} of {seconds:g} s passed: the next night goes on from the checkpoints")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)  # again, should a library swallow the first
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, end)
+    delay, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _REPEAT_SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
+        if delay:
+            left = max(delay - (time.monotonic() - began), 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)

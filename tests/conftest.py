@@ -18,6 +18,9 @@ import yaml
 
 from bertft_core.testing.postgres import LocalPostgres, find_binaries
 
+from .command_server import CommandServer
+from .prefect_server import Deployed, PrefectServer, serving
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and models here are tiny
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -67,7 +70,8 @@ for _ in range(20):
     time.sleep(float(sys.argv[3]))
 """,
 }
-_SHARED_ENVIRONMENT: dict[str, str] = {}
+_SHARED_ENVIRONMENT: dict[str, str] = {}  # what commands know of the session's Prefect server, while they use it
+_COMMAND_SERVERS: list[CommandServer] = []  # the session's, while commands use its Prefect server
 _FILLER = ["the", "a", "was", "of", "new", "old", "very", "on", "in", "and"]
 _connect = socket.socket.connect
 
@@ -151,12 +155,15 @@ def environment(home: Path) -> dict[str, str]:
 def bertft(
     home: Path, *arguments: str, cwd: Path | None = None, timeout: float = 400
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a fresh process."""
+    """Run the command line in a process of its own, forked from one with all libraries under `shared_prefect`."""
     home.parent.mkdir(parents=True, exist_ok=True)
+    cwd = cwd or home.parent
+    if _COMMAND_SERVERS:
+        return _COMMAND_SERVERS[0].run(arguments, environment(home), cwd, timeout)
     return subprocess.run(
         [sys.executable, "-P", "-c", "import sys; from flows.cli import main; sys.exit(main())", *arguments],
         env=environment(home),
-        cwd=cwd or home.parent,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -194,9 +201,51 @@ def clean_environment() -> Callable[[Path], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def shared_environment() -> dict[str, str]:
-    """What every command's environment holds besides; a fixture may fill it, and empties it again."""
-    return _SHARED_ENVIRONMENT
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One Prefect server for the session, which is that of one xdist worker."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with serving(folder, environment(folder / "home")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _command_server(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    folder = tmp_path_factory.mktemp("commands")
+    server = CommandServer({**environment(folder / "home"), **prefect_server.settings()}, folder / "log.txt")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def shared_prefect(prefect_server: PrefectServer, _command_server: CommandServer) -> Iterator[None]:
+    """The module's commands use one Prefect server: an embedded one costs each of them 10 s of processor time."""
+    _SHARED_ENVIRONMENT.update(prefect_server.settings())
+    _COMMAND_SERVERS.append(_command_server)
+    yield
+    _SHARED_ENVIRONMENT.clear()
+    _COMMAND_SERVERS.clear()
+
+
+@pytest.fixture(scope="session")
+def prefect_worker(prefect_server: PrefectServer) -> Callable[..., Deployed]:
+    """Runs the code of a deployment (argument: its parameters as JSON; prints its id) against a server and worker."""
+    clients = prefect_server.clients
+
+    def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, json.dumps(parameters)],
+            env={**environment(home), **clients},
+            cwd=clients["PREFECT_HOME"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return Deployed(url=prefect_server.url, deployment=done.stdout.split()[-1])
+
+    Deployed(url=prefect_server.url, deployment="").ask("work_pools/", {"name": "desk", "type": "process"})
+    prefect_server.beside("worker", "start", "--pool", "desk", "--type", "process")
+    return deploy
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 
 GOOD = [(f"text number {i} goal", "a" if i % 2 else "b") for i in range(60)]
 

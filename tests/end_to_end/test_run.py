@@ -1,4 +1,4 @@
-"""The chain through the command line, in processes of its own, with a real Prefect server, sqlite and MLflow."""
+"""The chain through the command line, with a real Prefect server, sqlite and MLflow; test_embedded.py: without one."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 
 
@@ -42,14 +42,6 @@ def test_run_unchanged_and_again(project, command, document, tmp_path: Path) -> 
         handle.writelines(f"brand new goal text number {i},sport\n" for i in range(40))
     stale = command(home, "promote", "tiny", "2")
     assert stale.returncode == 2 and "have changed since its evaluation" in stale.stderr
-
-
-def test_terminal_shows_no_noise(project, command, tmp_path: Path) -> None:
-    done = command(tmp_path / "home", "run", str(project(search={"trials": 0})))
-    assert done.returncode == 0, done.stderr
-    for word in ("Traceback", "Warning", "warn", "INFO", "alembic"):
-        assert word not in done.stderr + done.stdout
-    assert "accuracy" in done.stdout and "mlflow ui" in done.stdout
 
 
 def test_semicolons_latin_1_and_other_columns(project, command, document, rows, tmp_path: Path) -> None:
@@ -147,14 +139,16 @@ def test_kill_at_every_stage_ends_like_an_undisturbed_run(
     calm = document(command(tmp_path / "calm" / "home", "run", config, "--json"))
     home = tmp_path / "rough" / "home"
     home.parent.mkdir()
+    served = clean_environment(home)
+    embedded = {name: value for name, value in served.items() if not name.startswith("PREFECT_")}
     moments = {
-        "tokenization": lambda: (home / "tokens").exists(),
-        "trial 1": lambda: any((home / "search").glob("*/trial-1")),
-        "final fit": lambda: any((home / "runs").glob("*/fit")),
-        "registration": lambda: any((home / "runs").glob("*/served")),
+        "tokenization": (served, lambda: (home / "tokens").exists()),
+        "trial 1": (embedded, lambda: any((home / "search").glob("*/trial-1"))),
+        "final fit": (served, lambda: any((home / "runs").glob("*/fit"))),
+        "registration": (embedded, lambda: any((home / "runs").glob("*/served"))),
     }
-    for is_time in moments.values():
-        _run_until(home, config, clean_environment(home), is_time)
+    for env, is_time in moments.values():  # an embedded Prefect server is killed too, and once found killed
+        _run_until(home, config, env, is_time)
     rough = document(command(home, "run", config, "--json"))
     assert rough["promoted"] and _versions(home) == ["1"]
     assert rough["best_params"] == calm["best_params"]

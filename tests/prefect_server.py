@@ -1,4 +1,4 @@
-"""A real Prefect server with a process worker, and deployments on it."""
+"""A real Prefect server of the tests' own, and deployments on it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +61,14 @@ class PrefectServer:
     clients: dict[str, str]
     beside: Callable[..., None]
 
+    def settings(self) -> dict[str, str]:
+        """What a command must know to use it."""
+        return {name: value for name, value in self.clients.items() if name.startswith("PREFECT_")}
 
-@pytest.fixture(scope="session")
-def prefect_server(
-    tmp_path_factory: pytest.TempPathFactory, clean_environment: Callable[[Path], dict[str, str]]
-) -> Iterator[PrefectServer]:
-    """A server; what is started beside it ends before it does."""
-    folder = tmp_path_factory.mktemp("prefect")
+
+@contextmanager
+def serving(folder: Path, environment: dict[str, str]) -> Iterator[PrefectServer]:
+    """A server whose files lie in `folder`; what is started beside it ends before it does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -89,7 +89,7 @@ def prefect_server(
             running.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "prefect", *arguments],
-                    env={**clean_environment(folder / "home"), **clients},
+                    env={**environment, **clients},
                     cwd=folder,
                     stdout=log,
                     stderr=log,
@@ -124,35 +124,3 @@ def _end(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-@pytest.fixture(scope="module")
-def shared_prefect(prefect_server: PrefectServer, shared_environment: dict[str, str]) -> Iterator[None]:
-    """The module's commands use one Prefect server: an embedded one costs each of them 10 s of processor time."""
-    shared_environment |= {name: v for name, v in prefect_server.clients.items() if name.startswith("PREFECT_")}
-    yield
-    shared_environment.clear()
-
-
-@pytest.fixture(scope="session")
-def prefect_worker(
-    prefect_server: PrefectServer, clean_environment: Callable[[Path], dict[str, str]]
-) -> Callable[..., Deployed]:
-    """Runs the code of a deployment (argument: its parameters as JSON; prints its id) against a server and worker."""
-    clients = prefect_server.clients
-
-    def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", code, json.dumps(parameters)],
-            env={**clean_environment(home), **clients},
-            cwd=clients["PREFECT_HOME"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return Deployed(url=prefect_server.url, deployment=done.stdout.split()[-1])
-
-    Deployed(url=prefect_server.url, deployment="").ask("work_pools/", {"name": "desk", "type": "process"})
-    prefect_server.beside("worker", "start", "--pool", "desk", "--type", "process")
-    return deploy

@@ -290,11 +290,12 @@ def work(slot):
     board.start(slot, {"lr": 1e-4, "batch_size": 16}, "trainer")
     for i in range(1, 9):
         board.update(slot, i / 8, {"step": i, "total_steps": 8, "depth": 1, "seconds": i / 10})
-        time.sleep(0.1)
+        time.sleep(0.01)
+    at_work[slot].set()
     is_said.wait(20)
     board.done(trial(slot, 0.9))
 
-is_said = threading.Event()
+is_said, at_work = threading.Event(), {1: threading.Event(), 2: threading.Event()}
 report = Reporter()
 with report.stage("search"):
     time.sleep(0.3)
@@ -302,7 +303,8 @@ with report.stage("search"):
         threads = [threading.Thread(target=work, args=(slot,)) for slot in (1, 2)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        for event in at_work.values():
+            assert event.wait(20)
         for say in (lambda t: print(t, file=sys.stderr), logging.getLogger("library").warning, report.say, board.say):
             say("heard [b]above[/b]")
             time.sleep(0.1)

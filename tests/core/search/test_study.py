@@ -1,7 +1,8 @@
 import multiprocessing
 import os
-import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from optuna.trial import TrialState
 
 from bertft_core.base.errors import InputError, LeaseLost
 from bertft_core.config.run import RunConfig, parse_config
-from bertft_core.search.lease import Owner
+from bertft_core.search.lease import STALE_SECONDS, Owner
 from bertft_core.search.results import TrialFailure
 from bertft_core.search.slots import Slot, slot_seed
 from bertft_core.search.storage import open_storage
@@ -36,6 +37,20 @@ def _result(score: float, **others: Any) -> TrainingResult:
     return TrainingResult(
         state="complete", score=score, log_loss=1 - score, best_epoch=1, steps=1, seconds=1.0, **others
     )
+
+
+@pytest.fixture
+def pass_seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """The clock of leases and of the time spent stands still, but for the seconds that the test lets pass."""
+    now = [1000.0]
+    clock = SimpleNamespace(time=lambda: 1.8e9 + now[0], monotonic=lambda: now[0])
+    for module in ("lease", "stopping"):
+        monkeypatch.setattr(f"bertft_core.search.{module}.time", clock)
+
+    def go_on(seconds: float) -> None:
+        now[0] += seconds
+
+    return go_on
 
 
 def _claim(study: SearchStudy) -> Slot:
@@ -133,14 +148,15 @@ def test_nothing_is_claimed_when_others_hold_all_open_slots(tmp_path: Path) -> N
 
 
 def test_trial_of_another_host_is_taken_over_when_its_lease_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pass_seconds: Callable[[float], None]
 ) -> None:
-    monkeypatch.setattr("bertft_core.search.lease.STALE_SECONDS", 0.3)
     far = _study(tmp_path, Owner(host="elsewhere", machine="elsewhere", pid=1, began=1), trials=1)
     _claim(far)
     here = _study(tmp_path, trials=1)
     assert here.claim() is None
-    time.sleep(0.4)
+    pass_seconds(STALE_SECONDS - 1)
+    assert here.claim() is None
+    pass_seconds(1)
     assert _claim(here).slot == 0
 
 
@@ -204,11 +220,13 @@ def test_more_trials_continue_the_study(tmp_path: Path) -> None:
     assert _study(tmp_path, trials=3).open_slots() == [2]
 
 
-def test_spent_time_ends_the_study_and_a_raised_timeout_continues_it(tmp_path: Path) -> None:
+def test_spent_time_ends_the_study_and_a_raised_timeout_continues_it(
+    tmp_path: Path, pass_seconds: Callable[[float], None]
+) -> None:
     study = _study(tmp_path, timeout=4)
     _claim(study)
     assert study.spend(rows=100) == "" and not study.is_out_of_time
-    time.sleep(4)
+    pass_seconds(4)
     assert study.is_out_of_time and study.claim() is None  # without waiting for the next entry
     assert study.spend(rows=100).startswith("search.timeout")
     assert _study(tmp_path, timeout=4).open_slots() == []

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,11 +57,19 @@ def test_latency_is_of_one_thread_and_leaves_the_threads_as_they_were(
 
 
 def test_latency_leaves_out_the_time_that_the_thread_waits(
-    short_and_deep: tuple[PreTrainedModel, PreTrainedModel], validation: TokenArrays
+    short_and_deep: tuple[PreTrainedModel, PreTrainedModel], validation: TokenArrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = short_and_deep[0]
-    handle = model.register_forward_hook(lambda *_: time.sleep(0.02))
-    assert one_row_milliseconds(model, validation, CPU) < 15
+    """Each answer takes 3 ms of the thread's time and waits 20 ms; the clocks of the machine stand still."""
+    worked, waited = [0.0], [0.0]
+    clocks = SimpleNamespace(thread_time=lambda: worked[0], perf_counter=lambda: worked[0] + waited[0])
+    monkeypatch.setattr("bertft_core.training.machine.time", clocks)
+
+    def answer(*_: object) -> None:
+        worked[0] += 0.003
+        waited[0] += 0.020
+
+    handle = short_and_deep[0].register_forward_hook(answer)
+    assert one_row_milliseconds(short_and_deep[0], validation, CPU) == pytest.approx(3)
     handle.remove()
 
 

@@ -40,6 +40,7 @@ def load_classifier(
     classes: Sequence[str],
     seed: int,
     dropout: float | None = None,
+    *,
     attention_dropout: float = 0.0,
     multi_label: bool = False,
     plan: FeaturePlan | None = None,

@@ -145,7 +145,7 @@ class PostNormLayer:
             attention_dropout=config.attention_probs_dropout_prob,
         )
 
-    def __call__(self, hidden: torch.Tensor, bias: torch.Tensor | None, first_only: bool) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, bias: torch.Tensor | None, *, first_only: bool) -> torch.Tensor:
         """[B, T, H] to [B, T, H], or to [B, 1, H] at the first position only. ``bias`` [B, 1, 1, T] masks padding."""
         p = self.dropout if self.module.training else 0.0
         low = _low(hidden)

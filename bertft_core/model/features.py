@@ -34,7 +34,7 @@ from bertft_core.model.encoder_pass import (
 )
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerMap, layer_table
-from bertft_core.model.structures import find_layers, meta_twin
+from bertft_core.model.structures import find_layers, reference_of
 
 _ANSWERED = 4_096  # units, padding included, that `answer_all` answers from at a time
 _HEAD_DROPOUT = 0.1  # where an encoder's configuration names none
@@ -240,7 +240,7 @@ def level_map(model: Classifier) -> LayerMap:
     if not isinstance(model, FeatureClassifier):
         return layer_table(model)
     is_whole = model.plan.pooling == "cls"
-    stock = model.backbone if is_whole else meta_twin(model.config)
+    stock = model.backbone if is_whole else reference_of(model.config)
     inside, table = "" if is_whole else f"{stock.base_model_prefix}.", layer_table(stock)
 
     def ours(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from bertft_core.base.files import read_json
 from bertft_core.config.run import RunConfig
 from bertft_core.data.sources import resolve_package
 from bertft_core.model.feature_plan import FeaturePlan, feature_plan
-from bertft_core.model.structures import find_adaptor, find_layers, meta_classifier, weight_groups
+from bertft_core.model.structures import find_adaptor, find_layers, reference_classifier, weight_groups
 
 
 def resolve_pretrained(config: RunConfig) -> Path:
@@ -71,7 +71,7 @@ def layer_count(pretrained: Path) -> int:
     config = read_json(pretrained / "config.json")
     count = weight_groups(config)
     if find_adaptor(str(config.get("model_type") or "")) is not None:
-        count = len(find_layers(meta_classifier(pretrained)))
+        count = len(find_layers(reference_classifier(pretrained)))
     if count is None:
         raise ModelError(f"{pretrained / 'config.json'}: no num_hidden_layers; wanted a BERT-like encoder")
     return count

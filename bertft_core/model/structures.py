@@ -66,21 +66,21 @@ def find_adaptor(model_type: str) -> EntryPoint | None:
     return next(iter(found), None)
 
 
-def meta_classifier(pretrained: Path) -> PreTrainedModel:
-    """The classifier's module tree on the meta device: names and shapes, no weights.
+def reference_classifier(pretrained: Path) -> PreTrainedModel:
+    """transformers' own classifier for an encoder's folder, on the meta device: names and shapes, no weights.
 
     Raises ModelError where transformers knows no classifier for the folder.
     """
     from transformers import AutoConfig
 
     try:
-        return meta_twin(AutoConfig.from_pretrained(str(pretrained), local_files_only=True))
+        return reference_of(AutoConfig.from_pretrained(str(pretrained), local_files_only=True))
     except (OSError, ValueError, KeyError, RuntimeError) as fault:
         raise ModelError(f"model.pretrained {pretrained}: transformers has no classifier for it ({fault})") from fault
 
 
-def meta_twin(config: Any) -> PreTrainedModel:
-    """The classifier of transformers for a configuration, on the meta device."""
+def reference_of(config: Any) -> PreTrainedModel:
+    """The reference classifier of an encoder's configuration."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -160,13 +160,13 @@ _ROWS, _TOKENS = 2, 6
 def segments_read(model: nn.Module, layers: Layers) -> dict[str, frozenset[int]]:
     """The segments that read each parameter: 0 below layer 0, i + 1 from layer i's input to the next, L + 1 the head.
 
-    Runs a twin of the model on the meta device (without numbers), or on the CPU where that cannot be; the model itself
+    Runs a copy of the model on the meta device (without numbers), or on the CPU where that cannot be; the model itself
     is left alone. Raises ModelError when the pass cannot be run, or does not go through the layers in their order.
     """
     fault: Exception | None = None
     for device, has_mask in (("meta", False), ("meta", True), ("cpu", True)):  # by model, the mask must or cannot be
         try:
-            found = _Trace(*_twin(model, device), layers).read(has_mask)
+            found = _Trace(*_copy_of(model, device), layers).read(has_mask=has_mask)
         except _OutOfOrder as what:
             raise unknown_structure(model, str(what)) from None
         except Exception as what:  # somebody else's forward pass
@@ -183,13 +183,13 @@ class _OutOfOrder(Exception):
     """The layers do not run one after the other."""
 
 
-def _twin(model: Any, device: str) -> tuple[nn.Module, torch.Tensor]:
+def _copy_of(model: Any, device: str) -> tuple[nn.Module, torch.Tensor]:
     """A model like this one with weights of its own, and token ids for it."""
     import torch
 
     with torch.device(device), torch.random.fork_rng(devices=[]):
-        twin = type(model)(copy.deepcopy(model.config)).eval()
-        return twin, torch.arange(_ROWS * _TOKENS).reshape(_ROWS, _TOKENS) % model.config.vocab_size
+        replica = type(model)(copy.deepcopy(model.config)).eval()
+        return replica, torch.arange(_ROWS * _TOKENS).reshape(_ROWS, _TOKENS) % model.config.vocab_size
 
 
 class _Trace:
@@ -200,7 +200,7 @@ class _Trace:
         self._ends: list[tuple[int, torch.Tensor]] = []
         self._at = -1
 
-    def read(self, has_mask: bool) -> dict[str, frozenset[int]]:
+    def read(self, *, has_mask: bool) -> dict[str, frozenset[int]]:
         import torch
 
         handles = [

@@ -13,7 +13,7 @@ from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
 from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count
-from bertft_core.model.structures import describe, meta_classifier
+from bertft_core.model.structures import describe, reference_classifier
 from bertft_core.recipe.fit import schedule_of
 from bertft_core.recipe.prepare import Prepared, prepare
 
@@ -27,7 +27,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
-    encoder = meta_classifier(Path(prepared.pretrained))
+    encoder = reference_classifier(Path(prepared.pretrained))
     layer_table(encoder)  # a structure that is not known ends here
     schedule = schedule_of(config, Path(prepared.pretrained))
     peaks = peak_rates(training, schedule.n_layers)

@@ -72,7 +72,7 @@ def require_targets(config: RunConfig, dataset: DatasetSplits) -> None:
     """Raises ConfigError naming each key that these labels leave without a meaning, and classes that are not there."""
     training, decision = config.training, config.decision
     weights = training.class_weights
-    faults = target_faults(training.loss, config.evaluation.metric, dataset.is_multi)
+    faults = target_faults(training.loss, config.evaluation.metric, is_multi=dataset.is_multi)
     if isinstance(weights, dict):
         faults += class_weight_faults(weights, dataset.classes)
     if dataset.is_multi:

@@ -107,11 +107,9 @@ def _features(context: RunContext, settings: MachineSettings, on_progress: OnPro
                 prepared.tokens.directory,
                 "train",
                 staging / "features.npy",
-                rows,
-                settings.precision,
-                settings.device,
-                settings.threads,
+                settings,
                 on_progress,
+                rows=rows,
             )
     return folder / "features.npy"
 

@@ -51,16 +51,18 @@ class Knob:
         if self.choices:
             step = -(-len(self.choices) // _NAMED)
             return [((i + 0.5) / len(self.choices), _short(c)) for i, c in enumerate(self.choices)][::step]
-        return [(self.place(v), written(v)) for v in _round_values(self.low, self.high, self.is_log)]
+        return [(self.place(v), written(v)) for v in _round_values(self.low, self.high, is_log=self.is_log)]
 
 
 def knobs_of(results: Sequence[TrialResult], log: Collection[str] = ()) -> tuple[Knob, ...]:
     """An axis for every knob of these trials, in their order; those named in `log` are logarithmic."""
     names = dict.fromkeys(name for r in results for name in r.params)
-    return tuple(_knob(name, [r.params[name] for r in results if name in r.params], name in log) for name in names)
+    return tuple(
+        _knob(name, [r.params[name] for r in results if name in r.params], is_log=name in log) for name in names
+    )
 
 
-def _knob(name: str, values: Sequence[Any], is_log: bool) -> Knob:
+def _knob(name: str, values: Sequence[Any], *, is_log: bool) -> Knob:
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
     if len(numbers) < len(values):
         labels = sorted({written(v) for v in values}, key=lambda label: (label != "none", label))
@@ -95,7 +97,7 @@ def _short(label: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST // 2 - 1] + "…" + text[-(_LONGEST // 2) :]
 
 
-def _round_values(low: float, high: float, is_log: bool) -> list[float]:
+def _round_values(low: float, high: float, *, is_log: bool) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
     if high <= low:
@@ -241,11 +243,11 @@ def _spaces(
     for name in names:
         values = [_plain(r.params[name]) for r in done if name in r.params]
         holds = name in given and all(_is_inside(given[name], value) for value in values)
-        found[name] = given[name] if holds else _derived(values, name in log)
+        found[name] = given[name] if holds else _derived(values, is_log=name in log)
     return found
 
 
-def _derived(values: Sequence[Any], is_log: bool) -> BaseDistribution:
+def _derived(values: Sequence[Any], *, is_log: bool) -> BaseDistribution:
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) < len(values):
         return CategoricalDistribution(list({(type(v), v): v for v in values}.values()))

@@ -22,7 +22,8 @@ class HalvingPruner(optuna.pruners.BasePruner):
 
     The stopping form of ASHA (Li et al. 2020, arXiv 1810.05934) with a reduction factor of 2. Optuna's own
     SuccessiveHalvingPruner wants rungs in geometric progression and gives the second trial up when it is worse
-    than the first; contracts.md fixes the rungs, and the first four scores at a rung are let through here.
+    than the first; here the rungs are where gradual unfreezing changes its phase, and the first
+    four scores at a rung are let through.
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:

@@ -44,13 +44,14 @@ class SearchStudy:
         config: RunConfig,
         owner: Owner | None = None,
         plan: StudyPlan | None = None,
+        *,
         must_exist: bool = False,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.storage, self.owner = storage, owner or Owner()
         self._config, self._search = config, config.search or SearchConfig(trials=0)
         self._seed, self._measure = config.training.seed, self._search.second and self._search.second.measure
-        self._study, self._plan = storage.call(self._locked_open, name, plan, must_exist)
+        self._study, self._plan = storage.call(self._locked_open, name, plan, must_exist=must_exist)
         self._clock = Clock(limit=self._search.timeout if self._plan.is_pruned else None)
         self._watch = Watch(self.owner)
         self._live: dict[int, tuple[optuna.Trial, float]] = {}
@@ -218,12 +219,12 @@ class SearchStudy:
         is_asked = self._plan.is_pruned and self._search.stop_early and not self._measure and metric != "log_loss"
         return is_asked and len(self.open_slots()) > 0
 
-    def _locked_open(self, name: str, plan: StudyPlan | None, must_exist: bool) -> tuple[optuna.Study, StudyPlan]:
+    def _locked_open(self, name: str, plan: StudyPlan | None, *, must_exist: bool) -> tuple[optuna.Study, StudyPlan]:
         with self.storage.lock(name):
-            study = self._open(name, must_exist)
+            study = self._open(name, must_exist=must_exist)
             return study, plan or self._first_plan(study)
 
-    def _open(self, name: str, must_exist: bool) -> optuna.Study:
+    def _open(self, name: str, *, must_exist: bool) -> optuna.Study:
         known = optuna.get_all_study_names(storage=self.storage.optuna)
         if must_exist and name not in known:
             near = [n for n in known if n.startswith(f"{self._config.name}-")] or ["none"]

@@ -171,14 +171,15 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         if len(arrays.labels) == 0:
             raise DataError(f"the {name} split is empty: raise data.split or add rows")
     device = pick_device(spec.training.device)
-    settings = (
+    model = load_classifier(
+        spec.pretrained,
+        spec.classes,
         spec.training.seed,
         spec.training.dropout,
-        spec.training.attention_dropout,
-        spec.multi_label,
-        spec.features,
+        attention_dropout=spec.training.attention_dropout,
+        multi_label=spec.multi_label,
+        plan=spec.features,
     )
-    model = load_classifier(spec.pretrained, spec.classes, *settings)
     model.to(device)  # type: ignore[arg-type]
     layers = level_map(model)
     rates = peak_rates(spec.training, len(layers.layers))

@@ -17,6 +17,7 @@ from bertft_core.model.features import Classifier, masked_mean
 from bertft_core.model.prefix.frozen import Beat
 from bertft_core.training.forward import WHOLE, by_batch, open_forward, padding
 from bertft_core.training.machine import pick_device, runtime
+from bertft_core.training.spec import MachineSettings
 
 if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
@@ -69,11 +70,10 @@ def features(
     pretrained: Path | str,
     tokens_dir: Path | str,
     split: str,
-    rows: int | None = None,
-    precision: str = "float32",
-    device: str = "cpu",
-    threads: int | None = None,
+    settings: MachineSettings,
     on_beat: Beat | None = None,
+    *,
+    rows: int | None = None,
     places: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """Mean over each row's tokens of the pretrained encoder's last hidden states, [n, H] float32, in order.
@@ -85,20 +85,19 @@ def features(
     """
     from bertft_core.data.tokens.tokenization import open_split
 
-    target = pick_device(device)
-    with runtime(threads):
+    target = pick_device(settings.device)
+    with runtime(settings.threads):
         encoder = load_encoder(pretrained)
         encoder.to(target)  # type: ignore[arg-type]
         arrays, width = open_split(Path(tokens_dir), split), int(encoder.config.hidden_size)
-        chosen, settings = sample_rows(arrays, rows) if places is None else places, padding(encoder)
-
+        chosen, pad = sample_rows(arrays, rows) if places is None else places, padding(encoder)
         units, parts = arrays.units, unit_rows(arrays, chosen)
         lengths = np.diff(units.offsets)[parts]
 
         def answer(places: NDArray[np.int64]) -> torch.Tensor:
-            return _mean_pooled(encoder, pad_batch(units, parts[places], **settings))
+            return _mean_pooled(encoder, pad_batch(units, parts[places], **pad))
 
-        with torch.autocast(target.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(target.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             found = by_batch(lengths, answer, width, target, on_beat)
     if arrays.chunk is None:
         return found

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
 
 
-_MEGA = 50  # batches per length-sorted block (science.md 4: shuffle mega-batches of 50 x batch)
+_MEGA = 50  # batches in a block that is sorted by length, as in transformers' length grouping
 
 Ints = NDArray[np.int64]
 

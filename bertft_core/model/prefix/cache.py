@@ -1,7 +1,7 @@
 """Activations of frozen layers, kept on disk across runs: found by content, verified when read, evicted by age.
 
 In gradual unfreezing the layers below the cut are the pretrained ones, so that what goes into the cut is a pure
-function of weights and token ids (science.md 3.5; AutoFreeze, arXiv 2102.01386, keeps it for one run). A key
+function of weights and token ids (AutoFreeze, arXiv 2102.01386, keeps it for one run). A key
 names what all rows of a folder have in common, 16 bytes name a row. A fit does::
 
     view = cache.view(key, row_keys, lengths, width, "float16")

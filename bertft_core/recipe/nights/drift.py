@@ -25,6 +25,7 @@ from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.registry import aliases, artifacts
 from bertft_core.registry.answers import score_in_fresh_process
+from bertft_core.training.spec import MachineSettings
 
 MOST_ROWS = 1_000  # on either side of a comparison: features cost an encoder pass a row
 _TRAIN = SPLITS.index("train")
@@ -91,7 +92,8 @@ def _computed(config: RunConfig, prepared: Prepared, hashes: list[bytes], home: 
             prepared.tokens.directory,
             "train",
             file,
-            threads=config.training.threads,
+            # 0: as many threads as torch takes by itself
+            MachineSettings(precision="float32", device="cpu", threads=config.training.threads or 0),
             places=_places(prepared, hashes),
         )
         return np.load(file, allow_pickle=False)

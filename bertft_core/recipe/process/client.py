@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -104,11 +105,10 @@ class Trainer:
         tokens_dir: Path | str,
         split: str,
         output_npy: Path | str,
-        rows: int | None = None,
-        precision: str = "float32",
-        device: str = "cpu",
-        threads: int | None = None,
+        settings: MachineSettings,
         on_progress: OnProgress | None = None,
+        *,
+        rows: int | None = None,
         places: list[int] | None = None,
     ) -> Path:
         """Write the pretrained encoder's mean-pooled features [n, H] float32 of one split to ``output_npy``.
@@ -120,12 +120,10 @@ class Trainer:
             "pretrained": str(pretrained),
             "rows": rows,
             "places": places,
-            "precision": precision,
             "tokens_dir": str(tokens_dir),
             "split": split,
             "output": str(Path(output_npy).absolute()),
-            "device": device,
-            "threads": threads,
+            "settings": asdict(settings),
         }
         return Path(self._call(message, on_progress)["path"])
 

@@ -25,7 +25,7 @@ from bertft_core.base.errors import BertftError, ConfigError
 from bertft_core.base.files import read_json, save_array, write_json
 from bertft_core.training.spec import MachineSettings
 
-_PULSE_SECONDS = 2.0  # below the 5 s in which contracts.md renews a lease
+_PULSE_SECONDS = 2.0  # below the 5 s after which a lease is renewed (search.lease.LEASE_SECONDS)
 
 
 class _Wire:
@@ -134,9 +134,9 @@ def _run_features(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
     beat = _beat(wire, {"features": message["split"]})
     places = None if message["places"] is None else np.array(message["places"], dtype=np.int64)
-    settings = (message["rows"], message["precision"], message["device"], message["threads"], beat, places)
-    found = features(message["pretrained"], message["tokens_dir"], message["split"], *settings)
-    return _save_array(message["output"], found)
+    settings = MachineSettings.from_json(message["settings"])
+    where = (message["pretrained"], message["tokens_dir"], message["split"])
+    return _save_array(message["output"], features(*where, settings, beat, rows=message["rows"], places=places))
 
 
 def _run_explain(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:

@@ -29,10 +29,12 @@ from bertft_core.training.loop import fit
 from bertft_core.training.machine import one_row_milliseconds
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.scoring import features, score
-from bertft_core.training.spec import FitSpec
+from bertft_core.training.spec import FitSpec, MachineSettings
 
 from .kills import Killed, killer
 from .specs import fit_spec
+
+ONE_THREAD = MachineSettings(precision="float32", device="cpu", threads=1)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -239,7 +241,7 @@ def test_the_report_features_of_chunked_rows_are_means_over_all_their_tokens(
             with torch.inference_mode():
                 tokens.append(model(input_ids=ids).last_hidden_state[0])
         plain.append(torch.cat(tokens).mean(dim=0).numpy())
-    np.testing.assert_allclose(features(encoder, folders[True], "test", threads=1)[:4], np.stack(plain), atol=1e-5)
+    np.testing.assert_allclose(features(encoder, folders[True], "test", ONE_THREAD)[:4], np.stack(plain), atol=1e-5)
 
 
 def test_latency_is_that_of_all_chunks(encoder: Path, folders: dict[bool, Path]) -> None:

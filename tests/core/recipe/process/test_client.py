@@ -24,6 +24,8 @@ from bertft_core.training.machine import faster_precision
 from bertft_core.training.scoring import features
 from bertft_core.training.spec import FitSpec, MachineSettings
 
+ONE_THREAD = MachineSettings(precision="float32", device="cpu", threads=1)
+
 pytestmark = pytest.mark.slow  # each starts a process that imports torch and transformers
 
 Build = Callable[..., FitSpec]
@@ -47,8 +49,8 @@ def test_trainer_fits_scores_and_agrees_with_the_loop(spec: Build, tokens: Path,
 
 def test_trainer_writes_features_and_agrees_with_the_function(encoder: Path, tokens: Path, tmp_path: Path) -> None:
     with Trainer() as trainer:
-        path = trainer.features(encoder, tokens, "test", tmp_path / "features.npy", device="cpu", threads=1)
-    np.testing.assert_array_equal(np.load(path, allow_pickle=False), features(encoder, tokens, "test", threads=1))
+        path = trainer.features(encoder, tokens, "test", tmp_path / "features.npy", ONE_THREAD)
+    np.testing.assert_array_equal(np.load(path, allow_pickle=False), features(encoder, tokens, "test", ONE_THREAD))
 
 
 def test_trainer_explains_a_served_artefact(encoder: Path, tmp_path: Path) -> None:

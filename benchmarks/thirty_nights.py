@@ -165,7 +165,7 @@ def rows_checked(world: World, log: NightLog) -> dict[str, bool]:
     from bertft_core.config.run import SplitConfig
     from bertft_core.data.splits import SPLITS, key_digest, row_key, split_of
 
-    last = Rows.load(Path(log.basis.run)) if log.basis else None
+    last = Rows.load(Path(log.last_training.run)) if log.last_training else None
     assert last is not None, "a night that trained keeps its rows"
     shares = SplitConfig(**world.tree["data"]["split"])
     known = dict(zip(last.hashes.tolist(), last.splits.tolist(), strict=True))

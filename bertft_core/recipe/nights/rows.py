@@ -12,8 +12,8 @@ from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import load_arrays, save_arrays
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
+from bertft_core.recipe.runs import RunFolder
 
-_FILE = "rows.npz"
 Strings = npt.NDArray[np.bytes_]
 Ints = npt.NDArray[np.int32]
 
@@ -49,14 +49,14 @@ class Rows:
 
     def save(self, folder: Path) -> Path:
         """Write folder/rows.npz, whole or not at all."""
-        file, classes = folder / _FILE, np.array(self.classes)
+        file, classes = RunFolder(folder).rows, np.array(self.classes)
         save_arrays(file, hashes=self.hashes, labels=self.labels, splits=self.splits, classes=classes)
         return file
 
     @classmethod
     def load(cls, folder: Path) -> Rows | None:
         """What `save` left there; None where there is nothing, or nothing that can be read."""
-        stored = load_arrays(folder / _FILE, "hashes", "labels", "splits", "classes")
+        stored = load_arrays(RunFolder(folder).rows, "hashes", "labels", "splits", "classes")
         return None if stored is None else cls(**{**stored, "classes": tuple(map(str, stored["classes"]))})
 
     @classmethod
@@ -64,7 +64,7 @@ class Rows:
         """As `load`. Raises ArtifactError where there is nothing that can be read."""
         found = cls.load(folder)
         if found is None:
-            raise ArtifactError(f"{folder / _FILE} is missing or damaged: the rows of the last training")
+            raise ArtifactError(f"{RunFolder(folder).rows} is missing or damaged: the rows of the last training")
         return found
 
     def counts(self, chosen: npt.NDArray[np.bool_] | None = None) -> dict[str, int]:

@@ -97,7 +97,11 @@ def test_comment_docstring_layout_and_page_change_no_fingerprint(fingerprints) -
         "\nfrom pathlib import Path\n",
         "\n# a comment\n\n\nfrom pathlib import (\n  Path)\n",
     )
-    edit(root / "reporting" / "html" / "render.py", "\nfrom __future__", "\nSIZE = 3\nfrom __future__")
+    pages = sorted((root / "reporting").rglob("*.py"))
+    assert pages
+    for page in pages:
+        with open(page, "a", encoding="utf-8") as handle:
+            handle.write("\nSIZE = 3\n")
     assert compute() == before
 
 

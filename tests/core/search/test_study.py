@@ -2,7 +2,6 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,20 +36,6 @@ def _result(score: float, **others: Any) -> TrainingResult:
     return TrainingResult(
         state="complete", score=score, log_loss=1 - score, best_epoch=1, steps=1, seconds=1.0, **others
     )
-
-
-@pytest.fixture
-def pass_seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """The clock of leases and of the time spent stands still, but for the seconds that the test lets pass."""
-    now = [1000.0]
-    clock = SimpleNamespace(time=lambda: 1.8e9 + now[0], monotonic=lambda: now[0])
-    for module in ("lease", "stopping"):
-        monkeypatch.setattr(f"bertft_core.search.{module}.time", clock)
-
-    def go_on(seconds: float) -> None:
-        now[0] += seconds
-
-    return go_on
 
 
 def _claim(study: SearchStudy) -> Slot:

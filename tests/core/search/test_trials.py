@@ -201,14 +201,23 @@ def test_time_limit_that_passes_while_texts_are_cut_ends_the_trial_alone(opened:
     assert _run(study, runner, trainer).reason.startswith("timeout: search.trial_timeout")
 
 
-def test_trial_running_when_the_time_of_the_search_ends_goes_on_with_more_of_it(opened: Open, trainer: Trainer) -> None:
-    training = {"batch_size": 1, "epochs": 60}
-    study, runner = opened(training, timeout=7)
+def test_trial_running_when_the_time_of_the_search_ends_goes_on_with_more_of_it(
+    opened: Open, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, pass_seconds: Callable[[float], None]
+) -> None:
+    monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)  # after every step
+    training = {"batch_size": 1, "epochs": 4}
+    study, runner = opened(training, rows=100, timeout=7)
     slot = study.claim()
     assert slot is not None
-    assert runner.run(study, slot, trainer) is None
+    at_step_forty = iter([7.0])
+
+    def follow(_: float, facts: dict[str, Any]) -> None:
+        if facts.get("step", -1) >= 40:
+            pass_seconds(next(at_step_forty, 0.0))
+
+    assert runner.run(study, slot, trainer, follow) is None
     assert study.results() == [] and study.held() == {} and study.claim() is None
-    study, runner = opened(training, timeout=200)
+    study, runner = opened(training, rows=100, timeout=200)
     steps: list[int] = []
     result = _run(study, runner, trainer, lambda _, facts: steps.append(facts.get("step", -1)))
     assert (result.slot, result.state, result.params) == (0, "complete", slot.params)

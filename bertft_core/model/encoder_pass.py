@@ -1,4 +1,8 @@
-"""A transformers classifier's own head, run by itself: from the top layer's [CLS] states to logits."""
+"""A transformers encoder classifier in pieces that run one by one: embeddings, layers, head.
+
+`EncoderPass` holds the model's own modules and no weights. It exists where a family's layers are those of BERT and the
+pieces answer as the stock modules do (to AGREEMENT); all other encoders run through their stock modules.
+"""
 
 from __future__ import annotations
 
@@ -17,66 +21,11 @@ from bertft_core.base.errors import ModelError
 from bertft_core.model.attention import attention, dropout_add
 from bertft_core.model.structures import find_layers
 
+KERNEL = "chunked-1"  # part of every cache key: raise it when the numbers of a layer change
 AGREEMENT = 1e-4  # largest difference of a number from the stock modules', in float32
 
-Head = Callable[[torch.Tensor], torch.Tensor]
-
-
-def probe(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A small padded batch, to compare two ways of computing."""
-    ids = torch.arange(5, 13, device=model.device).reshape(2, 4) % model.config.vocab_size
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=model.device)
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout and gradients; every module is in its own mode again afterwards."""
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in was_training:
-            module.training = True
-
-
-def stock_head(model: Any) -> Head:
-    """Logits [n, C] from the top layer's [CLS] states [n, 1, H], by a transformers classifier's own modules.
-
-    Found by trying how the families do it on a small batch. Raises ModelError where none agrees.
-    """
-    batch, base = probe(model), model.base_model
-    with evaluating(model):
-        wanted, first = model(**batch).logits, base(**batch).last_hidden_state[:, :1]
-        for head in _heads(model, base):
-            try:
-                found = head(first)
-            except (AttributeError, IndexError, RuntimeError, TypeError):
-                continue
-            if found.shape == wanted.shape and (found - wanted).abs().max().item() < AGREEMENT:
-                return head
-    raise ModelError(
-        f"{type(model).__name__}: its head cannot be run on the pooled [CLS] of chunks: set model.pooling to layers "
-        "or mean, or take tokenization.truncation chunks out"
-    )
-
-
-def _heads(model: Any, base: Any) -> tuple[Head, ...]:
-    return (
-        lambda hidden: model.classifier(model.dropout(base.pooler(hidden))),  # BERT
-        lambda hidden: model.classifier(hidden),  # RoBERTa, ELECTRA
-        lambda hidden: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden[:, 0])))),  # DistilBERT
-        lambda hidden: model.classifier(model.dropout(model.pooler(hidden))),  # DeBERTa
-        lambda hidden: model.classifier(model.drop(model.head(hidden[:, 0]))),  # ModernBERT
-        lambda hidden: model.classifier(model.dropout(base.pooler_activation(base.pooler(hidden[:, 0])))),  # ALBERT
-    )
-
-
-KERNEL = "chunked-1"  # part of every cache key: raise it when the numbers of a layer change
-
 Batch = dict[str, torch.Tensor]
+Head = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +175,58 @@ class EncoderPass:
         with evaluating(self.model):
             difference = (self.model(**batch).logits - self.logits(batch)).abs().max().item()
         return float(difference) < AGREEMENT
+
+
+def stock_head(model: Any) -> Head:
+    """Logits [n, C] from the top layer's [CLS] states [n, 1, H], by a transformers classifier's own modules.
+
+    Found by trying how the families do it on a small batch. Raises ModelError where none agrees.
+    """
+    batch, base = probe(model), model.base_model
+    with evaluating(model):
+        wanted, first = model(**batch).logits, base(**batch).last_hidden_state[:, :1]
+        for head in _heads(model, base):
+            try:
+                found = head(first)
+            except (AttributeError, IndexError, RuntimeError, TypeError):
+                continue
+            if found.shape == wanted.shape and (found - wanted).abs().max().item() < AGREEMENT:
+                return head
+    raise ModelError(
+        f"{type(model).__name__}: its head cannot be run on the pooled [CLS] of chunks: set model.pooling to layers "
+        "or mean, or take tokenization.truncation chunks out"
+    )
+
+
+def _heads(model: Any, base: Any) -> tuple[Head, ...]:
+    return (
+        lambda hidden: model.classifier(model.dropout(base.pooler(hidden))),  # BERT
+        lambda hidden: model.classifier(hidden),  # RoBERTa, ELECTRA
+        lambda hidden: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden[:, 0])))),  # DistilBERT
+        lambda hidden: model.classifier(model.dropout(model.pooler(hidden))),  # DeBERTa
+        lambda hidden: model.classifier(model.drop(model.head(hidden[:, 0]))),  # ModernBERT
+        lambda hidden: model.classifier(model.dropout(base.pooler_activation(base.pooler(hidden[:, 0])))),  # ALBERT
+    )
+
+
+def probe(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A small padded batch, to compare two ways of computing."""
+    ids = torch.arange(5, 13, device=model.device).reshape(2, 4) % model.config.vocab_size
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=model.device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and gradients; every module is in its own mode again afterwards."""
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in was_training:
+            module.training = True
 
 
 def inference_tokens(device: torch.device) -> int:

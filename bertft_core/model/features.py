@@ -1,7 +1,8 @@
 """A classifier on features of our choice: raw [CLS] of some layers, the token mean, and texts in chunks.
 
 Two steps, the same in training, evaluation and serving: `vectors` of units (texts, or chunks of texts), then `answer`
-from the vectors of each text's units. With pooling cls the encoder's own head answers, on the pooled [CLS].
+from the vectors of each text's units. With pooling cls the encoder's own head answers, on the pooled [CLS]. A saved
+model's folder holds the encoder as transformers writes it, and beside it plan and weights of the head.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerMap, layer_table
 from bertft_core.model.structures import find_layers, reference_of
 
+PLAN, WEIGHTS, FORMAT = "bertft_head.json", "bertft_head.safetensors", 1  # beside the encoder in a saved model's folder
 _ANSWERED = 4_096  # units, padding included, that `answer_all` answers from at a time
 _HEAD_DROPOUT = 0.1  # where an encoder's configuration names none
 _DROPOUT_NAMES = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "dropout")
@@ -275,11 +277,6 @@ def answer_of(model: Classifier) -> Callable[[Batch, Sequence[int]], torch.Tenso
         return lambda batch, counts: model.answer(model.vectors(batch), counts)
     answer = logits_of(model)
     return lambda batch, counts: answer(batch)
-
-
-PLAN = "bertft_head.json"
-WEIGHTS = "bertft_head.safetensors"
-FORMAT = 1
 
 
 def write_head(model: FeatureClassifier, folder: Path) -> None:

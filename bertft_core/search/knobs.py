@@ -18,6 +18,8 @@ from bertft_core.search.results import TrialResult, ranked
 BLUE, ORANGE, GREY = "#1f6feb", "#d9480f", "#888888"
 ORDERED = 8  # whole numbers up to this many values stand at equal distances
 MANY = 30  # complete trials from which importances are more than a hint
+MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain every knob
+_TREES = 16_000  # trees times trials: 3 s on one core
 _LONGEST = 18  # characters of a tick
 _NAMED = 14  # ticks of a knob of choices
 
@@ -143,10 +145,6 @@ def score_limits(scores: Sequence[float]) -> tuple[float, float]:
     low, high = min(s for s in scores if s >= fence), max(scores)
     room = max(abs(high), 1e-3) * 1e-3 if high - low < 1e-9 else 0.0
     return low - room, high + room
-
-
-MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain every knob
-_TREES = 16_000  # trees times trials: 3 s on one core
 
 
 def knob_importances(

@@ -1,4 +1,8 @@
-"""When a trial is given up: its score at a quarter, half and three quarters of its own length against the others'."""
+"""What ends a trial or a search early.
+
+A trial: its score at a quarter, half and three quarters of its own length, against the others'. A search: its time, or
+that nothing is left to gain.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from optuna.terminator import RegretBoundEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 HALVING_FROM = 9  # trials; below, too few reach a rung for a half of them to mean much
+_TERMINATOR_FROM = 20  # completed trials; Optuna's own default for its terminator
 _STARTUP = 4  # scores at a rung before anything is given up there
 
 
@@ -22,8 +27,8 @@ class HalvingPruner(optuna.pruners.BasePruner):
 
     The stopping form of ASHA (Li et al. 2020, arXiv 1810.05934) with a reduction factor of 2. Optuna's own
     SuccessiveHalvingPruner wants rungs in geometric progression and gives the second trial up when it is worse
-    than the first; here the rungs are where gradual unfreezing changes its phase, and the first
-    four scores at a rung are let through.
+    than the first; here the rungs are where gradual unfreezing changes its phase, and the first four
+    scores at a rung are let through.
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -46,9 +51,6 @@ def pruner_for(trials: int) -> optuna.pruners.BasePruner:
     if trials >= HALVING_FROM:
         return HalvingPruner()
     return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP)
-
-
-MIN_TRIALS = 20  # completed ones; Optuna's own default for its terminator
 
 
 def noise(score: float, rows: int) -> float:
@@ -112,7 +114,7 @@ def exhausted(completed: Sequence[FrozenTrial], rows: int, seed: int) -> str:
     bound on what is still to be gained (Optuna's RegretBoundEvaluator, a Gaussian process) falls below the
     statistical error of the best trial's score. Asked from 20 completed trials; scores must lie in [0, 1].
     """
-    if len(completed) < MIN_TRIALS:
+    if len(completed) < _TERMINATOR_FROM:
         return ""
     best = max(t.value for t in completed if t.value is not None)
     error = noise(best, rows)

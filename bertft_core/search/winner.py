@@ -10,6 +10,12 @@ from typing import Literal, NamedTuple
 
 from bertft_core.search.results import TrialResult, ranked
 
+Measure = Literal["latency", "size"]
+
+# Latencies this close, relative to the lower one, are one latency: one model was timed 7 % apart (training/machine.py).
+_NOISE: dict[Measure, float] = {"latency": 0.1, "size": 0.0}
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
@@ -70,13 +76,6 @@ def confirmed_winner(best: Sequence[TrialResult], seeds: int, fits: Sequence[Tri
     if winner.scores:
         how = f"highest mean of {len(winner.scores)} further seeds among the {len(best)} best"
     return SearchWinner(best=winner.trial, how=how, confirmations=confirmations, optimism=optimism)
-
-
-Measure = Literal["latency", "size"]
-
-# Latencies this close, relative to the lower one, are one latency: one model was timed 7 % apart (training/machine.py).
-_NOISE: dict[Measure, float] = {"latency": 0.1, "size": 0.0}
-_ROUNDING = 1e-9
 
 
 def pareto(results: Iterable[TrialResult], measure: Measure) -> tuple[TrialResult, ...]:

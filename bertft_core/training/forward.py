@@ -1,4 +1,4 @@
-"""One batch through the classifier: padding, hidden states kept on disk, features of chunks."""
+"""The forward pass of a fit over rows of a split: padded batches, hidden states kept on disk, features of chunks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from bertft_core.data.tokens.batching import pad_batch, scoring_batches
-from bertft_core.model.encoder_pass import EncoderPass, batch_tensors, inference_tokens, mask_bias
-from bertft_core.model.features import Classifier
+from bertft_core.data.tokens.batching import pad_batch, scoring_batches, targets_of, unit_rows
+from bertft_core.model.encoder_pass import Batch, EncoderPass, batch_tensors, inference_tokens, mask_bias
+from bertft_core.model.features import Classifier, FeatureClassifier
 from bertft_core.model.prefix.frozen import Beat, FrozenPrefix
 
 if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
 
-from torch.utils.checkpoint import checkpoint
-
-from bertft_core.data.tokens.batching import targets_of, unit_rows
-from bertft_core.model.encoder_pass import Batch
-from bertft_core.model.features import FeatureClassifier
-
 WHOLE = 1_000_000  # a depth below every encoder's embeddings: nothing is frozen
+CHUNK_TOKENS = 8_192  # padded tokens of chunks whose activations a training step holds at a time
+_UNITS = 16_384  # units of a slab of inference, whose features are held: 25 MB at 384 numbers each
 
 Ints = NDArray[np.int64]
 
@@ -56,6 +53,14 @@ def by_batch(
                 last = time.monotonic()
                 on_beat(done / len(lengths))
     return result
+
+
+def open_forward(model: Classifier, device: torch.device, precision: str) -> Forward | FeatureForward:
+    """The forward pass of a classifier, stock or on features."""
+    if isinstance(model, FeatureClassifier):
+        return FeatureForward(model=model, device=device, precision=precision, padding=padding(model))
+    passes = EncoderPass.of(model)
+    return Forward(model=model, passes=passes, device=device, precision=precision, padding=padding(model))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,13 +111,9 @@ class Forward:
         return by_batch(np.diff(arrays.offsets), answer, config.num_labels, self.device, on_beat)
 
 
-CHUNK_TOKENS = 8_192  # padded tokens of chunks whose activations a training step holds at a time
-_UNITS = 16_384  # units of a slab of inference, whose features are held: 25 MB at 384 numbers each
-
-
 @dataclass(kw_only=True, eq=False)
 class FeatureForward:
-    """As `forwarding.Forward`, for a FeatureClassifier.
+    """As `Forward`, for a FeatureClassifier.
 
     ``prefixes`` by id of a split's `units`. A step with more than CHUNK_TOKENS padded tokens of chunks goes through the
     encoder in parts that are computed again on the way back: its memory does not grow with the texts, its gradient is
@@ -223,11 +224,3 @@ def _slabs(lengths: Ints, counts: Ints) -> list[Ints]:
         slabs[-1].append(row)
         held += int(counts[row])
     return [np.array(slab, dtype=np.int64) for slab in slabs]
-
-
-def open_forward(model: Classifier, device: torch.device, precision: str) -> Forward | FeatureForward:
-    """The forward pass of a classifier, stock or on features."""
-    if isinstance(model, FeatureClassifier):
-        return FeatureForward(model=model, device=device, precision=precision, padding=padding(model))
-    passes = EncoderPass.of(model)
-    return Forward(model=model, passes=passes, device=device, precision=precision, padding=padding(model))

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.data.tokens.batching import pad_batch, unit_rows
-from bertft_core.model.encoder_pass import batch_tensors
-from bertft_core.model.features import Classifier
+from bertft_core.data.tokens.tokenization import longest_input
+from bertft_core.model.classifier import load_classifier
+from bertft_core.model.encoder_pass import Batch, batch_tensors, logits_of
+from bertft_core.model.features import Classifier, answer_of
 from bertft_core.training.forward import padding
 
 if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
 
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from torch import nn
-from torch.nn import functional
-
-from bertft_core.data.tokens.tokenization import longest_input
-from bertft_core.model.classifier import load_classifier
-from bertft_core.model.encoder_pass import Batch, logits_of
-from bertft_core.model.features import answer_of
+FASTER = 1.3  # bfloat16 must win by this much: below it float32's exactness is worth more
+_STEP_ROWS, _STEP_TOKENS = 8, 128  # about 0.3 s a float32 step of a 6-layer MiniLM on 2 cores
+_STEP_ROUNDS = 4  # the first warms up; the fastest of the rest counts, since other work only ever slows a round
+_TIMED_ROWS, _WARM_UP = 32, 3  # of the latency of one row
 
 
 @contextlib.contextmanager
@@ -62,11 +60,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-FASTER = 1.3  # bfloat16 must win by this much: below it float32's exactness is worth more
-_ROWS, _LONGEST = 8, 128  # about 0.3 s a float32 step of a 6-layer MiniLM on 2 cores
-_ROUNDS = 4  # the first warms up; the fastest of the rest counts, since other work only ever slows a round
-
-
 def step_seconds(pretrained: Path | str, device: torch.device) -> dict[str, float]:
     """Seconds of one training step (forward, loss, backward; all layers) of 8 rows x 128 tokens (or the encoder's
     positions, where it has fewer), by precision.
@@ -79,10 +72,10 @@ def step_seconds(pretrained: Path | str, device: torch.device) -> dict[str, floa
     model.train()
     assert isinstance(model, PreTrainedModel), "without a plan the head is the stock one"
     forward = logits_of(model)
-    width = min(_LONGEST, longest_input(Path(pretrained)) or _LONGEST)
-    ids = torch.arange(_ROWS * width, device=device).reshape(_ROWS, width) % model.config.vocab_size
+    width = min(_STEP_TOKENS, longest_input(Path(pretrained)) or _STEP_TOKENS)
+    ids = torch.arange(_STEP_ROWS * width, device=device).reshape(_STEP_ROWS, width) % model.config.vocab_size
     best: dict[str, float] = {}
-    for round_number in range(_ROUNDS):
+    for round_number in range(_STEP_ROUNDS):
         for kind in ("float32", "bfloat16"):
             begun = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bfloat16"):
@@ -103,10 +96,6 @@ def faster_precision(seconds: dict[str, float]) -> str:
     'bfloat16'
     """
     return "bfloat16" if seconds["float32"] > FASTER * seconds["bfloat16"] else "float32"
-
-
-_TIMED_ROWS = 32
-_WARM_UP = 3
 
 
 def one_row_milliseconds(model: Classifier, arrays: TokenArrays, device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""One optimizer group a level, and gradients added up over micro-batches."""
+"""One optimizer group a level, gradients added up over micro-batches, and what is done where memory runs out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from torch import nn
 
 from bertft_core.base.errors import ModelError
 from bertft_core.model.layers import LayerMap, LayerRates
+
+Ints = NDArray[np.int64]
+# the CPU's allocators have no error class of their own: torch's, C++'s, oneDNN's (it wants memory for its own code)
+_NO_CODE = "could not create a primitive"
+_PHRASES = ("allocate memory", "bad_alloc", "could not create a memory", _NO_CODE)
 
 
 def parameter_groups(
@@ -53,15 +58,9 @@ def build_optimizer(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factors: Sequence[float]) -> None:
-    """Set each group's lr: its peak times the factor of its level (`rates.RatePlan.factors`)."""
+    """Set each group's lr: its peak times the factor of its level (`RatePlan.factors`)."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factors[group["level"]]
-
-
-Ints = NDArray[np.int64]
-# the CPU's allocators have no error class of their own: torch's, C++'s, oneDNN's (it wants memory for its own code)
-_NO_CODE = "could not create a primitive"
-_PHRASES = ("allocate memory", "bad_alloc", "could not create a memory", _NO_CODE)
 
 
 def is_memory_fault(fault: BaseException) -> bool:

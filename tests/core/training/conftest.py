@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 
 from bertft_core.base.files import staged_folder
-from bertft_core.model.prefix.cache import PrefixCache
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.spec import FitSpec
 
@@ -94,13 +93,3 @@ def spec(encoder: Path, tokens: Path, tmp_path: Path) -> Callable[..., FitSpec]:
         return fit_spec(**values)
 
     return build
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "prefix"
-
-
-@pytest.fixture
-def cache(root: Path) -> PrefixCache:
-    return PrefixCache(root, 10**9)

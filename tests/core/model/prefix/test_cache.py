@@ -16,7 +16,7 @@ from bertft_core.base.errors import InputError
 from bertft_core.model.prefix import cache as prefix_cache
 from bertft_core.model.prefix.cache import PrefixCache
 
-from .prefix_rows import KEY, OTHER, WIDTH, activations, again, files, look, make_rows, store
+from .rows import KEY, OTHER, WIDTH, activations, again, files, look, make_rows, store
 
 # What is written comes back ------------------------------------------------------------------------------
 

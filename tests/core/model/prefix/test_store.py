@@ -19,7 +19,7 @@ from bertft_core.model.prefix import cache as prefix_cache
 from bertft_core.model.prefix import store as prefix_store
 from bertft_core.model.prefix.cache import PrefixCache
 
-from .prefix_rows import KEY, OTHER, WIDTH, activations, again, files, look, make_rows, store
+from .rows import KEY, OTHER, WIDTH, activations, again, files, look, make_rows, store
 
 Launch = Callable[..., subprocess.Popen[str]]
 

@@ -1,0 +1,27 @@
+"""What README and docs/ name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OURS = ("bertft_core/", "tasks/", "flows/", "tests/", "benchmarks/", "examples/")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """A name in backticks with a folder in it stands at the root of the repository or in bertft_core/."""
+    names = re.findall(r"`(?:python )?([a-z_]+/[a-z_/]*(?:\w+\.(?:py|yaml|css|html))?)`", page.read_text("utf-8"))
+    rooms = {f"{p.name}/" for p in (ROOT / "bertft_core").iterdir() if p.is_dir()}
+    named = [name for name in names if name.startswith((*OURS, *rooms))]
+    assert not [n for n in named if not (ROOT / n).exists() and not (ROOT / "bertft_core" / n).exists()]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))]
+    assert links
+    assert not [(p.name, link) for p, link in links if "://" not in link and not (p.parent / link).exists()]

@@ -60,7 +60,7 @@ def test_floor_refuses_an_empty_validation_split() -> None:
 @pytest.mark.slow
 def test_floor_takes_less_than_twenty_seconds_on_2000_long_articles() -> None:
     (a, ya), (b, yb), (c, yc) = articles(1500, 400, 1), articles(200, 400, 2), articles(300, 400, 3)
-    start = time.perf_counter()
+    start = time.process_time()
     found = tfidf_floor(a, ya, b, yb, c, "macro_f1", 13)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert (found.probabilities.argmax(axis=1) == yc).mean() > 0.95

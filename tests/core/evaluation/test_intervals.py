@@ -80,9 +80,9 @@ def test_paired_difference_is_antisymmetric_and_seeded() -> None:
 def test_bootstrap_of_25000_rows_takes_less_than_ten_seconds(metric: str) -> None:
     y = np.arange(25_000) % 20
     a, b = model(y, 20, 0.9, 1), model(y, 20, 0.88, 2)
-    start = time.perf_counter()
+    start = time.process_time()
     paired_difference(y, a, b, [str(i) for i in range(20)], metric, resamples=10_000 if metric != "log_loss" else 1_000)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_bootstrap_interval_covers_the_true_accuracy_about_as_often_as_it_says() -> None:

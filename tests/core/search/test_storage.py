@@ -111,9 +111,8 @@ def test_a_killed_holder_frees_the_lock_at_once(
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
-    started = time.monotonic()
-    with storage.lock("held", timeout_seconds=5):
-        assert time.monotonic() - started < 0.5
+    with storage.lock("held", timeout_seconds=0):  # raises BusyError rather than wait
+        pass
 
 
 def test_locks_of_different_names_do_not_meet(storage: StudyStorage) -> None:

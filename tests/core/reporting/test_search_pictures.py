@@ -78,17 +78,26 @@ def test_all_pictures_show_something(tmp_path: Path) -> None:
     assert {p.stem: pixels(p).std() > 0.03 for p in drawn} == dict.fromkeys(names, True)
 
 
-@pytest.mark.parametrize("name", ["history", "parallel", "slice", "times"])
-def test_another_search_is_another_picture(tmp_path: Path, name: str) -> None:
+@pytest.fixture(scope="module")
+def two_searches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders with the pictures of `trials(12)` and of another search of as many trials."""
+    folder = tmp_path_factory.mktemp("pictures")
     other = [replace(r, seconds=60.0 + 5 * r.slot) for r in trials(12, seed=1)]
-    for folder, results in (("a", trials(12)), ("b", other)):
-        draw_all(results, "macro_f1", tmp_path / folder)
-    assert (tmp_path / "a" / f"{name}.png").read_bytes() != (tmp_path / "b" / f"{name}.png").read_bytes()
+    for name, results in (("a", trials(12)), ("b", other)):
+        draw_all(results, "macro_f1", folder / name)
+    return folder / "a", folder / "b"
 
 
-def test_same_search_is_the_same_picture(tmp_path: Path) -> None:
-    first, second = (draw_all(trials(12), "macro_f1", tmp_path / name) for name in "ab")
-    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+@pytest.mark.parametrize("name", ["history", "parallel", "slice", "times"])
+def test_another_search_is_another_picture(two_searches: tuple[Path, Path], name: str) -> None:
+    first, other = (folder / f"{name}.png" for folder in two_searches)
+    assert first.read_bytes() != other.read_bytes()
+
+
+def test_same_search_is_the_same_picture(two_searches: tuple[Path, Path], tmp_path: Path) -> None:
+    again = draw_all(trials(12), "macro_f1", tmp_path)
+    assert [p.read_bytes() for p in again] == [(two_searches[0] / p.name).read_bytes() for p in again]
+    assert len(again) == len(list(two_searches[0].iterdir()))
 
 
 def test_search_of_one_trial_has_no_picture(tmp_path: Path) -> None:

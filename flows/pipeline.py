@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
+from bertft_core.evaluation.report import with_floor_keys
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
@@ -136,12 +137,12 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
 
 def test_document(evaluation: Any) -> dict[str, Any]:
     """The `test` part of the result document."""
-    shown, floor = ("accuracy", "macro_f1", "log_loss"), ("floor_accuracy", "floor_macro_f1", "floor_difference")
+    shown = ("accuracy", "macro_f1", "log_loss")
+    baseline = [f"baseline_{name}" for name in ("accuracy", "macro_f1", "difference", "difference_interval")]
     document = {"n": evaluation.n, **{name: getattr(evaluation.scores, name) for name in shown}}
     document |= {f"{name}_interval": evaluation.intervals[name] for name in shown}
-    document |= {"micro_f1": evaluation.scores.micro_f1} if evaluation.scores.is_multi else {}
-    document |= {name: getattr(evaluation, name) for name in (*floor, "floor_difference_interval")}
-    return document
+    document |= {"micro_f1": evaluation.scores.micro_f1} if evaluation.scores.multi_label else {}
+    return with_floor_keys(document | {name: getattr(evaluation, name) for name in baseline})
 
 
 def unchanged(run: Run, standing: Standing, report: Reporter) -> dict[str, Any]:

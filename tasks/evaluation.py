@@ -1,4 +1,4 @@
-"""Prefect tasks over the evaluation: test scores with intervals, floor, pictures; what a person reads of them."""
+"""Prefect tasks over the evaluation: test scores with intervals, baseline, pictures; what a person reads of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bertft_core.base.files import read_json
 from bertft_core.base.hashes import code_fingerprint
 from bertft_core.evaluation.gate.decision import PromotionDecision
 from bertft_core.evaluation.report import EvaluationReport
-from bertft_core.evaluation.scores.label_sets import any_scores
+from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.metrics import Scores
 from bertft_core.recipe import evaluation, review
 from bertft_core.recipe.context import RunContext
@@ -36,7 +36,7 @@ _SHOWN: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}
 
 @task(name="evaluate", cache_policy=NO_CACHE)
 def evaluate_model(context: RunContext, fit: TrainingResult) -> EvaluationReport:
-    """Score the untouched test split beside the TF-IDF floor."""
+    """Score the untouched test split beside the TF-IDF baseline."""
     report = evaluation.evaluate(context, fit)
     create_markdown_artifact(key="bertft-evaluation", markdown=report.to_markdown(context.config.name))
     return report
@@ -85,9 +85,8 @@ def _champion(run: Run, report: EvaluationReport, release: Release) -> Scores | 
     found = Answers.read(file)
     if set(found.classes) != set(report.classes):
         return None
-    labels = np.load(folder.labels, allow_pickle=False)
-    said = found.predicted(report.classes)
-    return any_scores(labels, found.probabilities(report.classes), report.classes, predicted=said)
+    labels = labels_of(np.load(folder.labels, allow_pickle=False), report.classes)
+    return labels.scores(labels.predictions(found.probabilities(report.classes), found.predicted(report.classes)))
 
 
 def _lineage(context: RunContext, release: Release, tree: Tree) -> dict[str, str]:

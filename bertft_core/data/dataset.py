@@ -83,6 +83,30 @@ class DatasetSplits:
             return [set_text(row, self.classes) for row in table["weights"].to_pylist()]
         return [self.classes[label] for label in table["label"].to_pylist()]
 
+    def targets(self, split: str) -> Any:
+        """Class indices [n] of a split's rows; of multi-label rows 0 and 1 [n, C]."""
+        table = self.table(split)
+        return np.array(table["weights"].to_pylist(), dtype=np.int64) if self.is_multi else table["label"].to_numpy()
+
+    def soft_labels(self, split: str) -> Any:
+        """Label weights float32 [n, C] of a split's rows, None unless labels are soft."""
+        return np.array(self.table(split)["weights"].to_pylist(), dtype=np.float32) if self.is_soft else None
+
+    def joined_texts(self, split: str) -> list[str]:
+        """Texts of a split, those of a pair joined by a space."""
+        table = self.table(split)
+        texts: list[str] = table["text"].to_pylist()
+        if not self.has_pair:
+            return texts
+        return [f"{a} {b or ''}" for a, b in zip(texts, table["text_pair"].to_pylist(), strict=True)]
+
+    def test_fingerprint(self) -> str:
+        """Hash of the test rows (content and label): the gate refuses to compare on other rows."""
+        table = self.table("test")
+        fingerprints = [f.as_py().hex() for f in table["fingerprint"]]
+        labels = table["weights" if self.is_multi else "label"].to_pylist()
+        return hash_json(sorted(zip(fingerprints, labels, strict=True)))
+
     def sources(self, split: str) -> list[str]:
         """Where each row stands: file:row, or the file alone where a document is a row."""
         table = self.table(split)
@@ -131,26 +155,3 @@ class SplitContent:
     def digests(self) -> list[str]:
         """Hex digests, one per column."""
         return [digest.hexdigest() for digest in self._hashes]
-
-
-def test_fingerprint(dataset: DatasetSplits) -> str:
-    """Hash of the test rows (content and label): the gate refuses to compare on other rows."""
-    table = dataset.table("test")
-    fingerprints = [f.as_py().hex() for f in table["fingerprint"]]
-    labels = table["weights" if dataset.is_multi else "label"].to_pylist()
-    return hash_json(sorted(zip(fingerprints, labels, strict=True)))
-
-
-def target_labels(dataset: DatasetSplits, split: str) -> Any:
-    """Class indices [n] of a split's rows; of multi-label rows 0 and 1 [n, classes]."""
-    import numpy as np
-
-    table = dataset.table(split)
-    return np.array(table["weights"].to_pylist(), dtype=np.int64) if dataset.is_multi else table["label"].to_numpy()
-
-
-def soft_weights(dataset: DatasetSplits, split: str) -> Any:
-    """Label weights float32 [n, C] of a split, None unless labels are soft."""
-    import numpy as np
-
-    return np.array(dataset.table(split)["weights"].to_pylist(), dtype=np.float32) if dataset.is_soft else None

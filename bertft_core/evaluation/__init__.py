@@ -1,1 +1,1 @@
-"""Evaluation: scores, intervals, the TF-IDF floor, the report and the promotion decision. No torch."""
+"""Evaluation: scores, intervals, the TF-IDF baseline, the report and the promotion decision. No torch."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from bertft_core.base.text import set_text
 from bertft_core.config.metrics import metrics_of
-from bertft_core.config.promotion import RESAMPLES
-from bertft_core.evaluation.scores.intervals import PairedDifference, mcnemar, paired_difference
-from bertft_core.evaluation.scores.label_sets import any_scores, are_sets, check_sets, decided_sets
-from bertft_core.evaluation.scores.metrics import check_rows, decisions
+from bertft_core.evaluation.scores.intervals import Bootstrap, PairedDifference, mcnemar, paired_difference
+from bertft_core.evaluation.scores.labels import Labels, Predictions
 
 SHOWN = 10  # rows of the disagreement that are listed
 
@@ -52,44 +48,18 @@ class Comparison:
         return asdict(self)
 
 
-def compare(
-    labels: Any,
-    p_first: Any,
-    p_second: Any,
-    classes: Sequence[str],
-    *,
-    weights: Any = None,
-    decided_first: Any = None,
-    decided_second: Any = None,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two models on the same rows: labels [n] class indices, probabilities [n, C] in the order of `classes`.
-
-    decided_* [n]: class indices, where a model's decisions are not the most probable class. Multi-label: labels and
-    decided_* are 0 and 1 [n, C], and a row is right where its whole set is.
-    Raises DataError for no rows, ArtifactError for probabilities that are no distributions.
-    """
-    metrics = metrics_of(multi_label=are_sets(labels))
-    guess_one, guess_two = (
-        _guess(labels, p, classes, said) for p, said in ((p_first, decided_first), (p_second, decided_second))
-    )
-    one, two = (
-        any_scores(labels, p, classes, weights, guess, ranking=False)
-        for p, guess in ((p_first, guess_one), (p_second, guess_two))
-    )
-    differences = {
-        metric: paired_difference(
-            labels, p_second, p_first, classes, metric, level, resamples, seed, weights, guess_two, guess_one
-        )
-        for metric in metrics
-    }
-    rows = np.unique(np.nonzero(guess_one != guess_two)[0])
-    paired, answers = differences["accuracy"], {"label": labels, "first": guess_one, "second": guess_two}
+def compare(labels: Labels, first: Predictions, second: Predictions, bootstrap: Bootstrap | None = None) -> Comparison:
+    """Compare two models on the same rows. Of multi-label rows one is right where its whole set is."""
+    how, metrics = bootstrap or Bootstrap(), metrics_of(multi_label=labels.multi_label)
+    one, two = (labels.scores(model, ranking=False) for model in (first, second))
+    differences = {metric: paired_difference(labels, second, first, metric, how) for metric in metrics}
+    paired = differences["accuracy"]
+    rows = np.unique(np.nonzero(first.decided != second.decided)[0])
+    shown = rows[:SHOWN]
+    texts = (labels.texts(answers[shown]) for answers in (labels.values, first.decided, second.decided))
     return Comparison(
         n=one.n,
-        level=level,
+        level=how.level,
         first={m: one.score(m) for m in metrics},
         second={m: two.score(m) for m in metrics},
         differences=differences,
@@ -98,18 +68,7 @@ def compare(
         p_value=mcnemar(paired.b_only, paired.a_only),
         disagreements=len(rows),
         shown=tuple(
-            Disagreement(row=int(r), **{key: _name(of[r], classes) for key, of in answers.items()})
-            for r in rows[:SHOWN]
+            Disagreement(row=int(row), label=label, first=a, second=b)
+            for row, label, a, b in zip(shown, *texts, strict=True)
         ),
     )
-
-
-def _guess(labels: Any, probabilities: Any, classes: Sequence[str], decided: Any) -> Any:
-    if are_sets(labels):
-        return decided_sets(check_sets(labels, probabilities, classes)[1], decided)
-    return decisions(check_rows(labels, probabilities, classes)[1], decided)
-
-
-def _name(answer: Any, classes: Sequence[str]) -> str:
-    """A class by its index, or a set by 0 and 1 for each class."""
-    return set_text(answer, classes) if np.ndim(answer) else str(classes[int(answer)])

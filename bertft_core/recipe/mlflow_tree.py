@@ -124,7 +124,7 @@ class Tree:
     def evaluation(self, report: Any, folder: Path) -> None:
         """Test scores, report and pictures on the final run."""
         numbers = {k: v for k, v in asdict(report.scores).items() if isinstance(v, int | float)}
-        numbers |= {"floor_accuracy": report.floor_accuracy, "floor_macro_f1": report.floor_macro_f1}
+        numbers |= {"floor_accuracy": report.baseline_accuracy, "floor_macro_f1": report.baseline_macro_f1}
         store.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
         files = [folder / n for n in ("evaluation.json", "report.md", "confusion.png", "learning.png")]
         store.log_files(self.store, self.final, [file for file in files if file.exists()], "evaluation")

@@ -12,7 +12,7 @@ from bertft_core.base.errors import DataError
 from bertft_core.base.files import read_json, write_json
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
-from bertft_core.data.dataset import DatasetSplits, soft_weights, target_labels, test_fingerprint
+from bertft_core.data.dataset import DatasetSplits
 from bertft_core.evaluation.scores.slices import slice_groups
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
@@ -40,8 +40,8 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Evaluatio
     table = dataset.table("test")
     columns = ["text", "text_pair"] if dataset.has_pair else ["text"]
     parquet.write_table(table.select(columns), folder.test_rows)
-    np.save(folder.labels, target_labels(dataset, "test"), allow_pickle=False)
-    if (weights := soft_weights(dataset, "test")) is not None:
+    np.save(folder.labels, dataset.targets("test"), allow_pickle=False)
+    if (weights := dataset.soft_labels("test")) is not None:
         np.save(folder.weights, weights, allow_pickle=False)
     np.savez(folder.slices, **slice_masks(config, table))
     np.save(folder.test_fingerprints, _fingerprints(table), allow_pickle=False)
@@ -86,7 +86,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
     evidence: dict[str, Any] = {
         "config": config.resolved(),
         "base_dir": str(config.base_dir),
-        "test_rows": test_fingerprint(dataset),
+        "test_rows": dataset.test_fingerprint(),
         "classes": list(dataset.classes),
         "weights": fit.weights_digest,
         "folder": str(folder.path),
@@ -150,7 +150,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     evidence = read_json(artifacts.download_evidence(store, name, chosen))
     config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
     dataset = ingest(config, home)
-    now = test_fingerprint(dataset)
+    now = dataset.test_fingerprint()
     if now != evidence["test_rows"]:
         raise DataError(
             f"the test rows of {name} version {chosen} have changed since its evaluation "

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
-from bertft_core.data.dataset import take_rows, target_labels
+from bertft_core.data.dataset import take_rows
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.evaluation import floor_probabilities, phases
+from bertft_core.recipe.evaluation import baseline_probabilities, phases
 from bertft_core.recipe.fit import machine_settings
 from bertft_core.recipe.runs import Run
 
@@ -125,7 +125,7 @@ def write_page(
     import numpy as np
     import yaml
 
-    from bertft_core.evaluation.scores.label_sets import any_scores
+    from bertft_core.evaluation.scores.labels import labels_of
     from bertft_core.evaluation.scores.slices import score_slices, slice_groups
     from bertft_core.reporting.run.document import report_html
     from bertft_core.reporting.run.filling import data_facts, page_of
@@ -133,23 +133,24 @@ def write_page(
 
     config, prepared, folder = context.config, context.prepared, context.run.folder.evaluation
     dataset = prepared.dataset
-    labels, table = target_labels(dataset, "test"), dataset.table("test")
+    labels, table = labels_of(dataset.targets("test"), report.classes), dataset.table("test")
     p, raw, predicted = (
         np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("probabilities", "raw_test", "predicted")
     )
-    p_baseline = np.load(floor_probabilities(config, dataset, context.home), allow_pickle=False)
+    predictions = labels.predictions(p, predicted)
+    baseline = labels.predictions(np.load(baseline_probabilities(config, dataset, context.home), allow_pickle=False))
     groups = slice_groups(
         table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
     )
     words = _read(folder / "words.json", [])
     page = replace(
-        page_of(report, title=config.name, release=release, baseline=any_scores(labels, p_baseline, report.classes)),
-        slices=score_slices(labels, predicted, groups, config.evaluation.level),
+        page_of(report, title=config.name, release=release, baseline=labels.scores(baseline)),
+        slices=score_slices(labels.is_right(predictions), groups, config.evaluation.level),
         words=tuple(tuple((word, float(weight)) for word, weight in row) for row in words),
         suspects=tuple(SuspectRow(**row) for row in _read(folder / "suspects.json", [])),
         suspects_note=_read(folder / "suspects_note.json", ""),
         calibration=None if dataset.is_multi else _calibration(context.run, report, labels, raw),
-        coverage=None if dataset.is_multi else _coverage(context.run, labels, p, predicted),
+        coverage=None if dataset.is_multi else _coverage(context.run, labels.values, p, predicted),
         fit=fit,
         phases=phases(config, prepared),
         data=data_facts(dataset, prepared.tokens),
@@ -162,14 +163,14 @@ def write_page(
 
 
 def _calibration(run: Run, report: EvaluationReport, labels: Any, raw: Any) -> Calibration:
-    from bertft_core.evaluation.scores.metrics import reliability, scores
     from bertft_core.reporting.run.page import Calibration
 
-    policy, before = run.policy, scores(labels, raw, report.classes, ranking=False)
+    policy, plain = run.policy, labels.predictions(raw)
+    before = labels.scores(plain, ranking=False)
     is_scaled = policy.temperature != 1.0
     names = {"ece": "calibration error (ECE)", "log_loss": "log loss, nats", "brier": "Brier score"}
     return Calibration(
-        before=reliability(labels, raw),
+        before=labels.reliability(plain),
         after=report.reliability if is_scaled else (),
         scores=tuple(
             (name, getattr(before, field), getattr(report.scores, field) if is_scaled else None)

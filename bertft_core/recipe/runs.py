@@ -82,7 +82,7 @@ class Run:
 RUN_CODE = (
     *("config", "data", "model", "training", "search"),
     *("recipe/prepare.py", "recipe/fit.py", "recipe/trials.py", "recipe/process/trainer.py"),
-    "evaluation/scores/metrics.py",
+    "evaluation/scores/counts.py",
     "base/text.py",
 )
 

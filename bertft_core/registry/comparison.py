@@ -41,6 +41,7 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
     on flatter it. Raises InputError for an unknown version or other classes, DataError for an unusable file.
     """
     from bertft_core.evaluation.comparison import compare
+    from bertft_core.evaluation.scores.labels import labels_of
 
     aliases.require_model(store, name)
     cards = [artifacts.read_served_card(store, name, version) for version in (first, second)]
@@ -51,10 +52,9 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
             f"{sorted(cards[1].classes)}: not comparable"
         )
     rows = read_labelled(data, cards[0], label)
-    (p_one, says_one), (p_two, says_two) = _answers(store, name, (first, second), rows, classes)
-    result = compare(
-        rows.labels, p_one, p_two, classes, weights=rows.weights, decided_first=says_one, decided_second=says_two
-    ).to_json()
+    labels = labels_of(rows.labels, classes, rows.weights)
+    one, two = (labels.predictions(*found) for found in _answers(store, name, (first, second), rows, classes))
+    result = compare(labels, one, two).to_json()
     result["shown"] = [
         {**shown, "row": rows.rows[shown["row"]], "text": rows.texts[shown["row"]][:_TEXT]} for shown in result["shown"]
     ]

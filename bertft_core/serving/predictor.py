@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError, InputError, ModelError
 from bertft_core.base.text import set_text
-from bertft_core.evaluation.policy.decisions import SET_THRESHOLD
 from bertft_core.serving.artifact import ArtifactCard, read_card
 
 if TYPE_CHECKING:
@@ -112,28 +111,21 @@ class Predictor:
             raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
         self._require_texts(texts, pairs, frame.index, (name, pair_name))
         raw = self._probabilities(texts, pairs, batch_size)
-        table, columns = self._sets(raw) if self.card.multi_label else self._best(raw)
+        decided = self.card.policy.apply(raw, multi_label=self.card.multi_label)
+        table, best = decided.probabilities, decided.predicted
+        columns: dict[str, Any] = {"label": self._label_texts(best), "confidence": None, "abstain": decided.abstain}
+        if self.card.multi_label:
+            columns["confidence"] = np.maximum(table, 1 - table).prod(axis=1)
+        else:
+            columns["confidence"] = table[np.arange(len(best)), best]
         columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
         return pd.DataFrame(columns, index=frame.index)
 
-    def _best(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """Probabilities [n, C] by the policy, and the columns beside them."""
-        decided = self.card.policy.apply(raw)
-        best, table = decided.predicted, decided.probabilities
-        return table, {
-            "label": [self.classes[i] for i in best],
-            "confidence": table[np.arange(len(best)), best],
-            "abstain": decided.abstain,
-        }
-
-    def _sets(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        table = raw.astype(np.float64)
-        chosen = table >= SET_THRESHOLD
-        return table, {
-            "label": [set_text(row, self.classes) for row in chosen],
-            "confidence": np.maximum(table, 1 - table).prod(axis=1),
-            "abstain": ~np.isfinite(table).all(axis=1),
-        }
+    def _label_texts(self, decided: np.ndarray) -> list[str]:
+        """Decided classes by name; of multi-label rows a JSON list of them."""
+        if self.card.multi_label:
+            return [set_text(row, self.classes) for row in decided]
+        return [self.classes[i] for i in decided]
 
     def _column(self, frame: pd.DataFrame, given: str | None, standard: str, trained: str) -> str:
         candidates = (given,) if given is not None else (standard, trained)

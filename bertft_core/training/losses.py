@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from bertft_core.config.metrics import as_score
-from bertft_core.evaluation.scores.metrics import class_f1
+from bertft_core.evaluation.scores.counts import class_f1
 
 
 def class_weights(mode: str | Sequence[float], targets: NDArray[Any], n_classes: int) -> NDArray[np.float32] | None:

@@ -99,7 +99,7 @@ def _test(test: dict[str, Any]) -> list[str]:
         f"  accuracy   {test['accuracy']:.4f}  {interval('accuracy')}",
         f"  macro F1   {test['macro_f1']:.4f}  {interval('macro_f1')}",
         *([f"  micro F1   {test['micro_f1']:.4f}"] if "micro_f1" in test else []),
-        f"  TF-IDF     {test['floor_accuracy']:.4f}  the encoder bought {test['floor_difference']:+.4f} "
+        f"  TF-IDF     {test['floor_accuracy']:.4f}  encoder minus TF-IDF baseline: {test['floor_difference']:+.4f} "
         f"{interval('floor_difference', '+.4f')}",
     ]
 

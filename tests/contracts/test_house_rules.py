@@ -298,13 +298,7 @@ def test_functions_stay_within_eighty_lines() -> None:
 
 # Functions with more parameters than these rules allow: they shrink, none is added.
 MANY_PARAMETERS = {
-    "bertft_core/evaluation/comparison.py compare",
     "bertft_core/evaluation/gate/decision.py decide",
-    "bertft_core/evaluation/report.py evaluate",
-    "bertft_core/evaluation/scores/intervals.py _set_difference",
-    "bertft_core/evaluation/scores/intervals.py bootstrap_interval",
-    "bertft_core/evaluation/scores/intervals.py paired_difference",
-    "bertft_core/evaluation/scores/intervals.py paired_permutation",
     "bertft_core/recipe/fit.py fit_spec",
     "bertft_core/recipe/review.py write_page",
     "bertft_core/recipe/search_report.py write_search_report",
@@ -320,9 +314,7 @@ POSITIONAL_BOOLEANS = {
     "bertft_core/evaluation/gate/checks.py champion_fault_check(promote)",
     "bertft_core/evaluation/gate/decision.py _another_model(same_weights)",
     "bertft_core/evaluation/gate/decision.py _judge(same_weights)",
-    "bertft_core/evaluation/scores/label_sets.py _per_class(ranking)",
     "bertft_core/recipe/cleanup.py clean_up(apply)",
-    "bertft_core/recipe/evaluation.py _answers(is_multi)",
     "bertft_core/registry/aliases.py describe(was_found)",
     "bertft_core/registry/decision.py _ask(approved)",
     "bertft_core/reporting/html/charts.py key(is_dashed)",

@@ -47,16 +47,6 @@ class LabelShift:
     jensen_shannon: float
     classes: tuple[ClassShare, ...]
 
-    @property
-    def appeared(self) -> tuple[str, ...]:
-        """Classes of new rows only."""
-        return tuple(c.name for c in self.classes if not c.n_old)
-
-    @property
-    def disappeared(self) -> tuple[str, ...]:
-        """Classes of old rows only."""
-        return tuple(c.name for c in self.classes if not c.n_new)
-
     def is_shifted(self, limit: float = LABEL_LIMIT, p: float = LABEL_P) -> bool:
         """Whether the difference is both large and no accident."""
         return self.total_variation > limit and self.p_value < p

@@ -22,9 +22,15 @@ from bertft_core.base.text import percent
 from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import Check
-from bertft_core.evaluation.scores.intervals import PairedDifference, mcnemar, paired_difference, paired_permutation
-from bertft_core.evaluation.scores.label_sets import any_scores, are_sets, decided_sets, row_set_losses
-from bertft_core.evaluation.scores.metrics import Ints, Scores, row_losses
+from bertft_core.evaluation.scores.intervals import (
+    Bootstrap,
+    PairedDifference,
+    mcnemar,
+    paired_difference,
+    paired_permutation,
+)
+from bertft_core.evaluation.scores.labels import Labels, Predictions, labels_of
+from bertft_core.evaluation.scores.metrics import Scores
 
 POWER = 0.8  # at which "a difference that could have been shown" is stated
 _RARE = 30  # a class with fewer test rows says nothing about its own recall
@@ -43,10 +49,10 @@ class GateRows:
     weights: Any = None
     slices: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def are_sets(self) -> bool:
-        """Whether the rows are multi-label."""
-        return are_sets(self.labels)
+    @cached_property
+    def truth(self) -> Labels:
+        """The labels as the value that models are judged against. Raises DataError for no rows or unknown labels."""
+        return labels_of(self.labels, self.classes, self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +67,13 @@ class Model:
     p: Any
     predicted: Any = None
 
-    def decisions(self, rows: GateRows) -> Ints:
-        """Class indices [n], or 0 and 1 [n, C]."""
-        if rows.are_sets:
-            return decided_sets(self.p, self.predicted).astype(np.int64)
-        return np.asarray(np.asarray(self.p).argmax(axis=1) if self.predicted is None else self.predicted)
+    def predictions(self, rows: GateRows) -> Predictions:
+        """The answers, checked. Raises ArtifactError for probabilities that are no distributions."""
+        return rows.truth.predictions(self.p, self.predicted)
 
     def scores(self, rows: GateRows) -> Scores:
         """All scores on the rows."""
-        return any_scores(rows.labels, self.p, rows.classes, rows.weights, self.predicted, ranking=False)
+        return rows.truth.scores(self.predictions(rows), ranking=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +87,19 @@ class Comparison:
     spent: int = 0
 
     @cached_property
+    def both(self) -> tuple[Predictions, Predictions]:
+        """Answers of the challenger and of the rival."""
+        return self.challenger.predictions(self.rows), self.rival.predictions(self.rows)
+
+    @cached_property
     def difference(self) -> PairedDifference:
         """score(challenger) - score(rival), with the interval at the rule's level: for the reader."""
         return self.at_level(self.rule.level)
 
     def at_level(self, level: float) -> PairedDifference:
         """The difference with its two-sided interval at `level`, by the rule's metric, draws and seed."""
-        return paired_difference(
-            self.rows.labels,
-            self.challenger.p,
-            self.rival.p,
-            self.rows.classes,
-            self.rule.metric,
-            level,
-            self.rule.draws,
-            self.rule.seed,
-            self.rows.weights,
-            predicted_a=self.challenger.predicted,
-            predicted_b=self.rival.predicted,
-        )
+        how = Bootstrap(level=level, resamples=self.rule.draws, seed=self.rule.seed)
+        return paired_difference(self.rows.truth, *self.both, self.rule.metric, how)
 
     def test(self) -> tuple[Check, str]:
         """The rule's test, one-sided at rule.alpha: its check with all numbers, and the sentence for the reason."""
@@ -117,9 +115,9 @@ class Comparison:
 
     def are_one_model(self) -> bool:
         """Whether both give equal probabilities and decisions on every row."""
-        ours, theirs = (model.decisions(self.rows) for model in (self.challenger, self.rival))
-        same = np.array_equal(np.asarray(self.challenger.p), np.asarray(self.rival.p))
-        return same and np.array_equal(ours, theirs)
+        ours, theirs = self.both
+        same = np.array_equal(ours.probabilities, theirs.probabilities)
+        return same and np.array_equal(ours.decided, theirs.decided)
 
 
 def _superiority(pair: Comparison) -> tuple[Check, str]:
@@ -163,21 +161,10 @@ def _non_inferiority(pair: Comparison) -> tuple[Check, str]:
 
 
 def _p_better(pair: Comparison) -> float:
-    rule, rows = pair.rule, pair.rows
+    rule = pair.rule
     if rule.metric == "accuracy":
         return mcnemar(pair.difference.a_only, pair.difference.b_only, "greater")
-    return paired_permutation(
-        rows.labels,
-        pair.challenger.p,
-        pair.rival.p,
-        rows.classes,
-        rule.metric,
-        rule.draws,
-        rule.seed,
-        rows.weights,
-        predicted_a=pair.challenger.predicted,
-        predicted_b=pair.rival.predicted,
-    )
+    return paired_permutation(pair.rows.truth, *pair.both, rule.metric, rule.draws, rule.seed)
 
 
 def _with_a_lost_row(pair: Comparison) -> Comparison:
@@ -190,35 +177,29 @@ def _with_a_lost_row(pair: Comparison) -> Comparison:
 
     Of multi-label rows the new row has that class alone, and the challenger decides the next one.
     """
-    rows, models = pair.rows, (pair.challenger, pair.rival)
-    y = np.asarray(rows.labels, dtype=np.int64)
-    p, says = [np.asarray(model.p) for model in models], [model.decisions(rows) for model in models]
-    answers: list[int | None] = [None, None]
+    labels, models = pair.rows.truth, (pair.challenger, pair.rival)
+    y, n_classes = labels.values, len(labels.classes)
+    answers: tuple[int | None, int | None] = (None, None)
     if pair.rule.metric == "log_loss":
-        if rows.are_sets:
-            ours, theirs = (row_set_losses(y.astype(bool), each.astype(np.float64)) for each in p)
-        else:
-            ours, theirs = (row_losses(y, each, rows.weights) for each in p)
+        ours, theirs = (labels.losses(said) for said in pair.both)
         row = int(np.argmax(ours - theirs))
     else:
-        support = y.sum(axis=0) if rows.are_sets else np.bincount(y, minlength=len(rows.classes))
+        support = y.sum(axis=0) if labels.multi_label else np.bincount(y, minlength=n_classes)
         large = support >= min(_RARE, support.max())
         right = int(np.argmin(np.where(large, support, len(y) + 1)))
-        row = 0 if rows.are_sets else int(np.argmax(y == right))
-        answers = [(right + 1) % len(rows.classes), right]
+        row, answers = 0 if labels.multi_label else int(np.argmax(y == right)), ((right + 1) % n_classes, right)
     taken = np.append(np.arange(len(y)), row)
     y, longer = y[taken], []
-    for model, p_all, said_all, answer in zip(models, p, says, answers, strict=True):
-        own, said = p_all[taken], said_all[taken]
+    for model, said, answer in zip(models, pair.both, answers, strict=True):
+        p, decided = said.probabilities[taken], said.decided[taken]
         if answer is not None:
-            own[-1] = np.eye(len(rows.classes))[answer]
-            said[-1] = own[-1] if rows.are_sets else answer
-        longer.append(Model(name=model.name, p=own, predicted=said))
-    if rows.are_sets and answers[1] is not None:
-        y[-1] = longer[1].predicted[-1]
-    weights = None if rows.weights is None else np.asarray(rows.weights)[taken]
-    longer_rows = replace(rows, labels=y, weights=weights)
-    return replace(pair, rows=longer_rows, challenger=longer[0], rival=longer[1])
+            p[-1] = np.eye(n_classes)[answer]
+            decided[-1] = p[-1] if labels.multi_label else answer
+            y[-1] = decided[-1]  # the rival comes last and is right
+        longer.append(Model(name=model.name, p=p, predicted=decided))
+    weights = None if labels.weights is None else np.asarray(labels.weights)[taken]
+    rows = replace(pair.rows, labels=y, weights=weights, slices={})
+    return replace(pair, rows=rows, challenger=longer[0], rival=longer[1])
 
 
 def detectable(rule: PromotionRule, shown: PairedDifference) -> float:

@@ -194,8 +194,7 @@ def _share(rule: PromotionRule, spent: int) -> str:
 
 
 def _groups(pair: Comparison) -> list[Check]:
-    rows, rule = pair.rows, pair.rule
+    rows, rule, (ours, theirs) = pair.rows, pair.rule, pair.both
     limits = {"class": rule.max_class_loss, "slice": rule.max_slice_loss}
-    ours, theirs = (model.decisions(rows) for model in (pair.challenger, pair.rival))
-    groups = groups_of(rows.labels, ours, theirs, rows.classes, rows.slices)
+    groups = groups_of(rows.truth.values, ours.decided, theirs.decided, rows.classes, rows.slices)
     return group_checks(groups, {kind: most for kind, most in limits.items() if most is not None}, rule.level)

@@ -10,6 +10,7 @@ import numpy as np
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.evaluation.policy.decisions import (
+    MULTI_LABEL_THRESHOLD,
     SMALLEST_PROBABILITY,
     TEMPERATURES,
     Costs,
@@ -18,9 +19,10 @@ from bertft_core.evaluation.policy.decisions import (
     cost_faults,
     decide_by_thresholds,
 )
+from bertft_core.evaluation.scores.counts import Floats, Ints, counts
 from bertft_core.evaluation.scores.intervals import wilson_lower
-from bertft_core.evaluation.scores.metrics import Floats, Ints, check_rows, decisions, row_losses
-from bertft_core.evaluation.scores.resampling import counts, swapped_counts
+from bertft_core.evaluation.scores.labels import Predictions, SingleLabels, labels_of
+from bertft_core.evaluation.scores.resampling import swapped_counts
 
 Objective = Literal["f_beta", "balanced_accuracy"]
 
@@ -66,21 +68,24 @@ def fit_policy(labels: Any, probabilities: Any, settings: PolicySettings, weight
 
     Temperature first, then thresholds or costs on the scaled probabilities, then abstention on those decisions.
     A part that does not help on these rows stays off, and under MIN_ROWS rows all of it; `notes` say what was
-    done and why.
+    done and why. Of multi-label rows, labels 0 and 1 [n, C], nothing is fitted.
 
-    Raises DataError or ArtifactError as `metrics.scores` does, ConfigError for costs of another size.
+    Raises DataError or ArtifactError as `SingleLabels` does, ConfigError for costs of another size.
     """
     n = len(labels)
+    if np.ndim(labels) == 2:
+        note = f"multi-label: every class of probability {MULTI_LABEL_THRESHOLD:g} or more, nothing is fitted"
+        return DecisionPolicy(fitted_on=n, notes=(note,))
     if n < MIN_ROWS:
         reason = f"only {n} validation rows, {MIN_ROWS} are wanted"
         return DecisionPolicy(fitted_on=n, notes=(f"{reason}: temperature, thresholds, costs, abstention stay off",))
-    raw = np.asarray(probabilities, dtype=np.float64)
-    y, p = check_rows(labels, raw, range(raw.shape[-1]))
+    rows, plain = _checked(labels, probabilities, weights=weights)
+    y, p = rows.values, plain.probabilities
     if settings.costs is not None and len(settings.costs) != p.shape[1]:
         raise ConfigError(
             f"decision.costs must have one row per class, wanted {p.shape[1]}, found {len(settings.costs)}"
         )
-    temperature, notes = _helpful_temperature(y, p, weights) if settings.temperature else (1.0, [])
+    temperature, notes = _helpful_temperature(rows, plain) if settings.temperature else (1.0, [])
     scaled = apply_temperature(p, temperature)
     thresholds = None
     if settings.thresholds is not None:
@@ -102,15 +107,14 @@ def fit_temperature(labels: Any, probabilities: Any, weights: Any = None) -> flo
     Log loss is convex in 1 / T, so a bounded search over log T finds its one minimum. A bound is returned where
     the loss falls towards it: all rows right, or no better than chance.
 
-    Raises DataError or ArtifactError as `metrics.scores` does.
+    Raises DataError or ArtifactError as `SingleLabels` does.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
-    raw = np.asarray(probabilities, dtype=np.float64)
-    y, p = check_rows(labels, raw, range(raw.shape[-1]))
-    z = np.log(np.maximum(p, SMALLEST_PROBABILITY))
-    w = np.eye(z.shape[1])[y] if weights is None else np.asarray(weights, dtype=np.float64)
+    rows, plain = _checked(labels, probabilities, weights=weights)
+    z = np.log(np.maximum(plain.probabilities, SMALLEST_PROBABILITY))
+    w = np.eye(z.shape[1])[rows.values] if weights is None else np.asarray(weights, dtype=np.float64)
     own = (w * z).sum(axis=1) / w.sum(axis=1)
 
     def loss(temperature: float) -> float:
@@ -159,7 +163,7 @@ def coverage_curve(labels: Any, probabilities: Any, predicted: Any = None) -> tu
     """(coverage, accuracy) [k], most confident rows first: the share answered and how much of that is right.
 
     One point for each distinct confidence, the probability of the decided class; rows of equal confidence are
-    answered together. Raises DataError or ArtifactError as `metrics.scores` does.
+    answered together. Raises DataError or ArtifactError as `SingleLabels` does.
     """
     _, answered, right = _by_confidence(labels, probabilities, predicted)
     return answered / answered[-1], right / answered
@@ -181,20 +185,28 @@ def fit_abstention(labels: Any, probabilities: Any, predicted: Any, wanted_accur
 
 def _by_confidence(labels: Any, probabilities: Any, predicted: Any) -> tuple[Floats, Ints, Ints]:
     """Distinct confidences, falling; rows at least so confident; those of them decided rightly. [k] each."""
-    raw = np.asarray(probabilities, dtype=np.float64)
-    y, p = check_rows(labels, raw, range(raw.shape[-1]))
-    guess = decisions(p, predicted)
-    confidence = p[np.arange(len(y)), guess]
+    rows, answers = _checked(labels, probabilities, predicted)
+    confidence = rows.confidence(answers)
     order = np.argsort(-confidence, kind="stable")
-    falling, right = confidence[order], np.cumsum((guess == y)[order])
+    falling, right = confidence[order], np.cumsum(rows.is_right(answers)[order], dtype=np.int64)
     last = np.flatnonzero(np.append(np.diff(falling) != 0, True))
     return falling[last], last + 1, right[last]
 
 
-def _helpful_temperature(y: Ints, p: Floats, weights: Any) -> tuple[float, list[str]]:
-    temperature = fit_temperature(y, p, weights)
-    before = float(row_losses(y, p, weights).mean())
-    after = float(row_losses(y, apply_temperature(p, temperature), weights).mean())
+def _checked(
+    labels: Any, probabilities: Any, predicted: Any = None, weights: Any = None
+) -> tuple[SingleLabels, Predictions]:
+    p = np.asarray(probabilities, dtype=np.float64)
+    rows = labels_of(labels, range(p.shape[-1]), weights)
+    assert isinstance(rows, SingleLabels), "a policy is fitted where a row has one class"
+    return rows, rows.predictions(p, predicted)
+
+
+def _helpful_temperature(rows: SingleLabels, plain: Predictions) -> tuple[float, list[str]]:
+    p = plain.probabilities
+    temperature = fit_temperature(rows.values, p, rows.weights)
+    before = float(rows.losses(plain).mean())
+    after = float(rows.losses(replace(plain, probabilities=apply_temperature(p, temperature))).mean())
     if temperature in TEMPERATURES:
         return 1.0, [f"temperature stays 1: the best one is beyond {temperature:g}, so the rows do not determine it"]
     if after >= before:

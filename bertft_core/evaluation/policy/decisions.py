@@ -27,7 +27,9 @@ Costs = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decided:
-    """probabilities float64 [n, C] after temperature, predicted int64 [n], abstain bool [n]: leave it to a person."""
+    """probabilities float64 [n, C] after temperature; predicted int64 [n], of multi-label rows 0 and 1 [n, C]; abstain
+    bool [n]: leave it to a person.
+    """
 
     probabilities: Floats
     predicted: Ints
@@ -76,12 +78,15 @@ class DecisionPolicy:
         below = "" if self.abstain_below is None else f", abstains below {self.abstain_below:.4f}"
         return f"temperature {self.temperature:.4g}, {rule}{below}, fitted on {self.fitted_on} rows"
 
-    def apply(self, probabilities: Any) -> Decided:
-        """Decide rows of probabilities [n, C]; n may be 0.
+    def apply(self, probabilities: Any, *, multi_label: bool = False) -> Decided:
+        """Decide rows of probabilities [n, C]; n may be 0. Multi-label rows have every class of 1/2 or more.
 
         Raises ArtifactError when C differs from the classes of the thresholds or costs.
         """
         raw = np.asarray(probabilities, dtype=np.float64)
+        if multi_label:
+            classes = (raw >= MULTI_LABEL_THRESHOLD).astype(np.int64)
+            return Decided(probabilities=raw, predicted=classes, abstain=np.asarray(~np.isfinite(raw).all(axis=1)))
         wanted = len(self.thresholds or self.costs or ())
         if raw.ndim != 2 or (wanted and raw.shape[1] != wanted):
             raise ArtifactError(f"the policy decides between {wanted or 'C'} classes, found probabilities {raw.shape}")
@@ -120,7 +125,7 @@ class DecisionPolicy:
         return decide_by_thresholds(p, self.thresholds or (1.0,) * p.shape[1])
 
 
-SET_THRESHOLD = 0.5  # of a multi-label model: every class of at least this probability is decided
+MULTI_LABEL_THRESHOLD = 0.5  # every class of at least this probability is decided
 
 
 def apply_temperature(probabilities: Any, temperature: float) -> Floats:

@@ -6,42 +6,17 @@ Wilson intervals, AUROC has DeLong's. What is undefined, or has no spread to jud
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from bertft_core.config.promotion import RESAMPLES
-from bertft_core.evaluation.scores.label_sets import (
-    are_sets,
-    check_sets,
-    decided_sets,
-    difference_draws,
-    exchange_p_value,
-    from_sums,
-    row_values,
-)
-from bertft_core.evaluation.scores.metrics import (
-    BINS,
-    Floats,
-    Ints,
-    check_metric,
-    check_rows,
-    confidence_bins,
-    count_scores,
-    decisions,
-    row_briers,
-    row_losses,
-)
-from bertft_core.evaluation.scores.resampling import (
-    counts,
-    flipped_sums,
-    resampled_counts,
-    resampled_sums,
-    swapped_counts,
-)
+from bertft_core.evaluation.scores.counts import Floats, Ints, count_scores, counts
+from bertft_core.evaluation.scores.labels import Labels, MultiLabels, Predictions, SingleLabels
+from bertft_core.evaluation.scores.metrics import BINS, confidence_bins
+from bertft_core.evaluation.scores.resampling import resampled_counts, resampled_sums
 
 _ROUNDING = 1e-12  # two sums of equal terms in another order differ by less
 
@@ -63,9 +38,13 @@ class PairedDifference:
         return f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}], n {self.n}"
 
 
-class _Model(NamedTuple):
-    guess: Ints  # [n] decided classes
-    losses: Floats  # [n] log loss of each row
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How intervals are drawn. level in (0, 1); resamples: how many; seed: of their draws."""
+
+    level: float = 0.95
+    resamples: int = RESAMPLES
+    seed: int = 0
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -100,133 +79,84 @@ def mcnemar(a_only: int, b_only: int, alternative: Literal["two-sided", "greater
     return float(binomtest(a_only, discordant, 0.5, alternative).pvalue) if discordant else 1.0
 
 
-def bootstrap_interval(
-    labels: Any,
-    probabilities: Any,
-    classes: Sequence[str],
-    metric: str,
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    weights: Any = None,
-    predicted: Any = None,
-) -> Interval:
-    """Stratified percentile bootstrap interval of a score (higher is better; log loss negated)."""
-    y, p = check_rows(labels, probabilities, classes)
-    models = [_Model(decisions(p, predicted), row_losses(y, p, weights))]
-    return _percentiles(_draws(y, models, len(classes), check_metric(metric), resamples, seed), level)
-
-
 def paired_difference(
-    labels: Any,
-    p_a: Any,
-    p_b: Any,
-    classes: Sequence[str],
-    metric: str,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    weights: Any = None,
-    predicted_a: Any = None,
-    predicted_b: Any = None,
+    labels: Labels, a: Predictions, b: Predictions, metric: str, bootstrap: Bootstrap | None = None
 ) -> PairedDifference:
-    """score(a) - score(b) on the same rows, with its paired, stratified bootstrap interval.
+    """score(a) - score(b) on the same rows, with its paired bootstrap interval; positive: a is better.
 
-    labels [n] class indices, p_a and p_b [n, C]; level in (0, 1). Positive: a is better, log loss included. Of
-    multi-label rows labels and decisions are 0 and 1 [n, C]; a row is right where its whole set is, and the bootstrap
-    is not stratified.
-    predicted_a and predicted_b [n]: decisions that are not simply the most probable class.
-
-    Raises DataError or ArtifactError as `metrics.scores` does.
+    The bootstrap is stratified where a row has one class. Of multi-label rows one is right where its whole set is.
     """
-    if are_sets(labels):
-        return _set_difference(labels, p_a, p_b, classes, metric, level, resamples, seed, predicted_a, predicted_b)
-    y, models = _models(labels, p_a, p_b, classes, weights, predicted_a, predicted_b)
-    low, high = _percentiles(_draws(y, models, len(classes), check_metric(metric), resamples, seed), level)
-    right_a, right_b = (model.guess == y for model in models)
+    how = bootstrap or Bootstrap()
+    low, high = _percentiles(labels.resampled_differences(metric, a, b, how.resamples, how.seed), how.level)
+    right_a, right_b = labels.is_right(a), labels.is_right(b)
     return PairedDifference(
-        difference=_difference(y, models, len(classes), metric),
+        difference=labels.difference(metric, a, b),
         low=low,
         high=high,
-        n=len(y),
+        n=len(labels),
         a_only=int((right_a & ~right_b).sum()),
         b_only=int((right_b & ~right_a).sum()),
     )
 
 
 def paired_permutation(
-    labels: Any,
-    p_a: Any,
-    p_b: Any,
-    classes: Sequence[str],
-    metric: str,
-    permutations: int = RESAMPLES,
-    seed: int = 0,
-    weights: Any = None,
-    predicted_a: Any = None,
-    predicted_b: Any = None,
+    labels: Labels, a: Predictions, b: Predictions, metric: str, permutations: int = RESAMPLES, seed: int = 0
 ) -> float:
     """One-sided p-value of score(a) > score(b): exchanging the two models' answers row by row.
 
     (1 + exchanges with at least the observed difference) / (1 + permutations): at most the nominal error for
     any number of rows when the models' answers are exchangeable (Phipson & Smyth 2010, arXiv 1603.05766).
-
-    Raises DataError or ArtifactError as `metrics.scores` does.
     """
-    if are_sets(labels):
-        values = _set_values(labels, p_a, p_b, classes, metric, predicted_a, predicted_b)
-        return exchange_p_value(metric, *values, permutations, seed)
-    y, models = _models(labels, p_a, p_b, classes, weights, predicted_a, predicted_b)
-    a, b = models
-    observed = _difference(y, models, len(classes), check_metric(metric))
-    rng = np.random.default_rng(seed)
-    if metric == "log_loss":
-        drawn = flipped_sums(b.losses - a.losses, permutations, rng) / len(y)
-    else:
-        support = np.bincount(y, minlength=len(classes))
-        swapped = swapped_counts(y, a.guess, b.guess, len(classes), permutations, rng)
-        drawn = _lead([count_scores(*c, support)[metric] for c in swapped])
+    observed = labels.difference(metric, a, b)
+    drawn = labels.exchanged_differences(metric, a, b, permutations, seed)
     return float((1 + (drawn >= observed - _ROUNDING).sum()) / (1 + permutations))
 
 
 def headline_intervals(
-    labels: Any,
-    probabilities: Any,
-    classes: Sequence[str],
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    weights: Any = None,
-    predicted: Any = None,
+    labels: Labels, predictions: Predictions, bootstrap: Bootstrap | None = None
 ) -> dict[str, Interval | None]:
     """An interval for each headline score, by its name in `metrics.Scores`, in that score's own direction.
 
-    accuracy: Wilson. auroc: DeLong. ece: see `_ece_interval`. The others: stratified percentile bootstrap;
-    resamples in which MCC is undefined are left out. None: the score is undefined, or no resample differs
-    (no error seen, say), so that there is no spread to judge by. average_precision has no interval: it would
-    have to sort every resample.
-
-    Raises DataError or ArtifactError as `metrics.scores` does.
+    accuracy: Wilson. auroc: DeLong. ece: see `_ece_interval`. The others: percentile bootstrap, stratified where a row
+    has one class; resamples in which MCC is undefined are left out. None: the score is undefined, or no resample
+    differs (no error seen, say), so that there is no spread to judge by. average_precision has no interval: it would
+    have to sort every resample. Multi-label: accuracy, log loss, macro and micro F1 only.
     """
-    y, p = check_rows(labels, probabilities, classes)
-    guess, n_classes = decisions(p, predicted), len(classes)
-    ((hits, decided),) = resampled_counts(y, [guess], n_classes, resamples, np.random.default_rng(seed))
-    drawn = count_scores(hits, decided, np.bincount(y, minlength=n_classes))
-    gaps = _binned_gaps(y, p, guess)
-    values = np.column_stack([row_losses(y, p, weights), row_briers(y, p, weights), gaps])
-    means = resampled_sums(y, values, resamples, np.random.default_rng(seed)) / len(y)
-    found = {name: _spread(draws, level) for name, draws in drawn.items()}
-    if np.isnan(count_scores(*counts(y, guess, n_classes), np.bincount(y, minlength=n_classes))["mcc"]):
+    how = bootstrap or Bootstrap()
+    if isinstance(labels, SingleLabels):
+        found = _single_label_intervals(labels, predictions, how)
+    else:
+        found = _multi_label_intervals(labels, predictions, how)
+    return {**found, "accuracy": wilson(int(labels.is_right(predictions).sum()), len(labels), how.level)}
+
+
+def _single_label_intervals(
+    labels: SingleLabels, predictions: Predictions, how: Bootstrap
+) -> dict[str, Interval | None]:
+    y, p, guess, n_classes = labels.values, predictions.probabilities, predictions.decided, len(labels.classes)
+    support, level = np.bincount(y, minlength=n_classes), how.level
+    ((hits, decided),) = resampled_counts(y, [guess], n_classes, how.resamples, np.random.default_rng(how.seed))
+    found = {name: _spread(draws, level) for name, draws in count_scores(hits, decided, support).items()}
+    if np.isnan(count_scores(*counts(y, guess, n_classes), support)["mcc"]):
         found["mcc"] = None
+    gaps = _binned_gaps(labels, predictions)
+    values = np.column_stack([labels.losses(predictions), labels.briers(predictions), gaps])
+    means = resampled_sums(y, values, how.resamples, np.random.default_rng(how.seed)) / len(y)
     return found | {
-        "accuracy": wilson(int((guess == y).sum()), len(y), level),
         "log_loss": _spread(means[:, 0], level),
         "brier": _spread(means[:, 1], level),
         "ece": _ece_interval(gaps.sum(axis=0) / len(y), means[:, 2:], level),
         "auroc": auroc_interval(y, p, level),
     }
+
+
+def _multi_label_intervals(labels: MultiLabels, predictions: Predictions, how: Bootstrap) -> dict[str, Interval | None]:
+    found: dict[str, Interval | None] = {}
+    for metric in ("macro_f1", "micro_f1", "log_loss"):
+        draws = labels.resampled_scores(metric, predictions, how.resamples, how.seed)
+        low, high = _percentiles(-draws if metric == "log_loss" else draws, how.level)
+        found[metric] = (low, high) if high - low > _ROUNDING else None
+    return found
 
 
 def auroc_interval(labels: Ints, probabilities: Floats, level: float = 0.95) -> Interval | None:
@@ -267,11 +197,11 @@ def _placements(y: Ints, p: Floats) -> Floats:
     return parts
 
 
-def _binned_gaps(y: Ints, p: Floats, guess: Ints) -> Floats:
+def _binned_gaps(labels: SingleLabels, predictions: Predictions) -> Floats:
     """Confidence minus rightness of each row in the column of its bin [n, BINS]; sums / n give the ECE's terms."""
-    confidence = p[np.arange(len(y)), guess]
-    gaps = np.zeros((len(y), BINS))
-    gaps[np.arange(len(y)), confidence_bins(confidence)] = confidence - (guess == y)
+    confidence, n = labels.confidence(predictions), len(labels)
+    gaps = np.zeros((n, BINS))
+    gaps[np.arange(n), confidence_bins(confidence)] = confidence - labels.is_right(predictions)
     return gaps
 
 
@@ -289,77 +219,6 @@ def _ece_interval(terms: Floats, drawn: Floats, level: float) -> Interval | None
         return None
     noise = np.quantile(np.abs(drawn - terms).sum(axis=1), tail)
     return float(max(0.0, ece - noise)), float(ece + np.quantile(resampled - resampled.mean(), tail))
-
-
-def _set_values(
-    labels: Any, p_a: Any, p_b: Any, classes: Sequence[str], metric: str, predicted_a: Any, predicted_b: Any
-) -> tuple[Floats, Floats]:
-    y, a = check_sets(labels, p_a, classes)
-    _, b = check_sets(labels, p_b, classes)
-    guesses = decided_sets(a, predicted_a), decided_sets(b, predicted_b)
-    return row_values(metric, y, a, guesses[0]), row_values(metric, y, b, guesses[1])
-
-
-def _set_difference(
-    labels: Any,
-    p_a: Any,
-    p_b: Any,
-    classes: Sequence[str],
-    metric: str,
-    level: float,
-    resamples: int,
-    seed: int,
-    predicted_a: Any,
-    predicted_b: Any,
-) -> PairedDifference:
-    a, b = _set_values(labels, p_a, p_b, classes, metric, predicted_a, predicted_b)
-    low, high = _percentiles(difference_draws(metric, a, b, resamples, seed), level)
-    y = np.asarray(labels).astype(bool)
-    right_a, right_b = (
-        (decided_sets(p, says) == y).all(axis=1) for p, says in ((p_a, predicted_a), (p_b, predicted_b))
-    )
-    n = len(y)
-    return PairedDifference(
-        difference=float(from_sums(metric, a.sum(axis=0), n) - from_sums(metric, b.sum(axis=0), n)),
-        low=low,
-        high=high,
-        n=n,
-        a_only=int((right_a & ~right_b).sum()),
-        b_only=int((right_b & ~right_a).sum()),
-    )
-
-
-def _models(
-    labels: Any, p_a: Any, p_b: Any, classes: Sequence[str], weights: Any, predicted_a: Any, predicted_b: Any
-) -> tuple[Ints, list[_Model]]:
-    y, a = check_rows(labels, p_a, classes)
-    _, b = check_rows(labels, p_b, classes)
-    given = ((a, predicted_a), (b, predicted_b))
-    return y, [_Model(decisions(p, predicted), row_losses(y, p, weights)) for p, predicted in given]
-
-
-def _difference(y: Ints, models: Sequence[_Model], n_classes: int, metric: str) -> float:
-    """Score of the first model less that of the second."""
-    if metric == "log_loss":
-        return float(_lead([-model.losses for model in models]).mean())
-    support = np.bincount(y, minlength=n_classes)
-    return float(_lead([count_scores(*counts(y, m.guess, n_classes), support)[metric] for m in models]))
-
-
-def _draws(y: Ints, models: Sequence[_Model], n_classes: int, metric: str, resamples: int, seed: int) -> Floats:
-    """Resampled scores [resamples] of one model, or of the first less the second on the same resampled rows."""
-    rng = np.random.default_rng(seed)
-    if metric == "log_loss":
-        gains = _lead([-model.losses for model in models])
-        return resampled_sums(y, gains[:, None], resamples, rng)[:, 0] / len(y)
-    support = np.bincount(y, minlength=n_classes)
-    drawn = resampled_counts(y, [model.guess for model in models], n_classes, resamples, rng)
-    return np.asarray(_lead([count_scores(*c, support)[metric] for c in drawn]), dtype=np.float64)
-
-
-def _lead(values: Sequence[Any]) -> Any:
-    """The first value, less the second one if there is one."""
-    return values[0] - values[1] if len(values) == 2 else values[0]
 
 
 def _spread(draws: Floats, level: float) -> Interval | None:

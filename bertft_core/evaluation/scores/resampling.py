@@ -11,17 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bertft_core.evaluation.scores.metrics import Floats, Ints
+from bertft_core.evaluation.scores.counts import Counts, Floats, Ints, counts
 
 _BLOCK = 2_000_000  # resampled cells held at once: 16 MB per array
-
-Counts = tuple[Floats, Floats]  # hits and decided rows by class, [resamples, C] each: for metrics.count_scores
-
-
-def counts(y: Ints, guess: Ints, n_classes: int) -> Counts:
-    """Rows decided rightly, by class, and rows decided as each class, [C] each."""
-    hits = np.bincount(y[guess == y], minlength=n_classes)
-    return hits.astype(np.float64), np.bincount(guess, minlength=n_classes).astype(np.float64)
 
 
 def resampled_counts(

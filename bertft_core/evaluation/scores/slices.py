@@ -36,12 +36,6 @@ class SliceScore:
         return self.n < SMALL
 
 
-def class_masks(labels: Any, classes: Sequence[str]) -> Masks:
-    """Rows of each class that occurs."""
-    y = np.asarray(labels)
-    return {str(name): y == i for i, name in enumerate(classes) if (y == i).any()}
-
-
 def length_masks(lengths: Any) -> Masks:
     """Quarters of the rows by length [n] in words, named by their range; equal lengths stay together.
 
@@ -82,10 +76,9 @@ def slice_groups(
     return {**groups, "pattern": found} if found else groups
 
 
-def score_slices(labels: Any, predicted: Any, groups: Mapping[str, Masks], level: float) -> tuple[SliceScore, ...]:
-    """Scores of every slice of every group; labels and predicted [n] are class indices, or sets [n, C]."""
-    right = np.asarray(labels) == np.asarray(predicted)
-    right = right.all(axis=1) if right.ndim == 2 else right
+def score_slices(is_right: Any, groups: Mapping[str, Masks], level: float) -> tuple[SliceScore, ...]:
+    """Scores of every slice of every group; is_right [n]: rows decided rightly."""
+    right = np.asarray(is_right)
     return tuple(
         SliceScore(
             group=group,

@@ -53,9 +53,9 @@ def page_of(
 
 
 def _scores(report: EvaluationReport, champion: Scores | None, baseline: Scores | None) -> tuple[ScoreRow, ...]:
-    known = {"accuracy": report.floor_accuracy, "macro_f1": report.floor_macro_f1}
+    known = {"accuracy": report.baseline_accuracy, "macro_f1": report.baseline_macro_f1}
     # without a meaning for these rows: with one label each, or with sets
-    left_out = {"balanced_accuracy", "mcc"} if report.scores.is_multi else {"micro_f1", "ranking"}
+    left_out = {"balanced_accuracy", "mcc"} if report.scores.multi_label else {"micro_f1", "ranking"}
     return tuple(
         ScoreRow(
             name=name,
@@ -79,12 +79,12 @@ def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tupl
         name = f"{_NAMES.get(decision.metric, decision.metric)}{negated}: this model − champion"
         note = f"{decision.n:,} rows."
         rows.append(DifferenceRow(name=name, value=decision.difference, interval=decision.interval, note=note))
-    if report.floor_difference is not None and report.floor_difference_interval is not None:
+    if report.baseline_difference is not None and report.baseline_difference_interval is not None:
         rows.append(
             DifferenceRow(
                 name="accuracy: this model − TF-IDF baseline",
-                value=report.floor_difference,
-                interval=report.floor_difference_interval,
+                value=report.baseline_difference,
+                interval=report.baseline_difference_interval,
                 note="The baseline is TF-IDF with logistic regression: what can be had without an encoder.",
             )
         )

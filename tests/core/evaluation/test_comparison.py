@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 
 from bertft_core.base.errors import ArtifactError, DataError
-from bertft_core.evaluation.comparison import SHOWN, compare
+from bertft_core.evaluation import comparison
+from bertft_core.evaluation.comparison import SHOWN
+from bertft_core.evaluation.scores.intervals import Bootstrap
+from bertft_core.evaluation.scores.labels import labels_of
 
 CLASSES = ("no", "yes")
+
+
+def compare(labels, p_first, p_second, classes, **how):
+    rows = labels_of(labels, classes)
+    return comparison.compare(rows, rows.predictions(p_first), rows.predictions(p_second), Bootstrap(**how))
 
 
 def answers(labels):

@@ -17,7 +17,18 @@ from sklearn.metrics import (
 )
 
 from bertft_core.base.errors import ArtifactError, DataError
-from bertft_core.evaluation.scores.metrics import reliability, scores
+from bertft_core.evaluation.scores.labels import labels_of
+from bertft_core.evaluation.scores.metrics import BINS, ReliabilityBin, Scores
+
+
+def scores(labels, probabilities, classes, weights=None, predicted=None, *, ranking=True) -> Scores:
+    rows = labels_of(labels, classes, weights)
+    return rows.scores(rows.predictions(probabilities, predicted), ranking=ranking)
+
+
+def reliability(labels, probabilities, predicted=None, bins=BINS) -> tuple[ReliabilityBin, ...]:
+    rows = labels_of(labels, range(np.shape(probabilities)[-1]))
+    return rows.reliability(rows.predictions(probabilities, predicted), bins)
 
 
 def random_rows(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,9 +95,9 @@ def test_scores_of_decisions_agree_with_scikit_learn(classes: int) -> None:
     y, p = random_rows(300, classes, 2)
     guess = (p.argmax(axis=1) + (np.arange(300) % 5 == 0)) % classes  # decisions that are not the argmax
     found = scores(y, p, list("abcd")[:classes], predicted=guess)
-    assert found.accuracy == found.weighted_recall == pytest.approx(accuracy_score(y, guess))
-    assert found.balanced_accuracy == found.macro_recall == pytest.approx(balanced_accuracy_score(y, guess))
-    assert found.macro_recall == pytest.approx(recall_score(y, guess, average="macro"))
+    assert found.accuracy == pytest.approx(accuracy_score(y, guess))
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(y, guess))
+    assert found.balanced_accuracy == pytest.approx(recall_score(y, guess, average="macro"))
     for average in ("macro", "weighted"):
         assert getattr(found, f"{average}_f1") == pytest.approx(f1_score(y, guess, average=average))
         assert getattr(found, f"{average}_precision") == pytest.approx(precision_score(y, guess, average=average))

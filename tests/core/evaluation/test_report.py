@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertft_core.evaluation.report import EvaluationReport, evaluate
+from bertft_core.evaluation.report import EvaluationReport, RowTexts, evaluate
+from bertft_core.evaluation.scores.intervals import Bootstrap
+from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.reporting.run.pictures import confusion_picture, learning_curve_picture
 
 CLASSES = ("business", "sport", "a|very <long> $class$ name of forty letters")
@@ -22,20 +24,16 @@ def rows(n: int = 120, right: float = 0.9, seed: int = 0) -> tuple[np.ndarray, n
     return y, p / p.sum(axis=1, keepdims=True)
 
 
-def report(**changes: object) -> EvaluationReport:
+def report(*, has_baseline: bool = True) -> EvaluationReport:
     y, p = rows()
-    _, floor = rows(right=0.6, seed=1)
-    given = {
-        "labels": y,
-        "probabilities": p,
-        "classes": CLASSES,
-        "texts": [f"text | *{i}*\nsecond line" for i in range(120)],
-        "sources": [f"a.csv:{i}" for i in range(120)],
-        "floor_probabilities": floor,
-        "resamples": 500,
-        **changes,
-    }
-    return evaluate(**given)  # type: ignore[arg-type]
+    labels = labels_of(y, CLASSES)
+    return evaluate(
+        labels,
+        labels.predictions(p),
+        RowTexts(texts=[f"text | *{i}*\nsecond line" for i in range(120)], sources=[f"a.csv:{i}" for i in range(120)]),
+        baseline=labels.predictions(rows(right=0.6, seed=1)[1]) if has_baseline else None,
+        bootstrap=Bootstrap(resamples=500),
+    )
 
 
 def test_every_interval_holds_its_score() -> None:
@@ -43,7 +41,7 @@ def test_every_interval_holds_its_score() -> None:
     for name in ("accuracy", "macro_f1", "log_loss"):
         low, high = found.intervals[name] or (1.0, 0.0)
         assert low < getattr(found.scores, name) < high
-    assert found.floor_difference == pytest.approx(found.scores.accuracy - found.floor_accuracy)
+    assert found.baseline_difference == pytest.approx(found.scores.accuracy - found.baseline_accuracy)
 
 
 def test_report_survives_a_trip_through_json() -> None:
@@ -51,10 +49,19 @@ def test_report_survives_a_trip_through_json() -> None:
     assert EvaluationReport.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 
 
-def test_report_without_a_floor_survives_json_too() -> None:
-    found = report(floor_probabilities=None)
-    assert found.floor_accuracy is None
+def test_report_without_a_baseline_survives_json_too() -> None:
+    found = report(has_baseline=False)
+    assert found.baseline_accuracy is None
     assert EvaluationReport.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_report_has_each_key_of_the_baseline_under_its_older_name_and_reads_that_alone() -> None:
+    found = report()
+    document = found.to_json()
+    names = ("accuracy", "macro_f1", "difference", "difference_interval")
+    assert all(document[f"floor_{name}"] == document[f"baseline_{name}"] is not None for name in names)
+    older = {key: value for key, value in document.items() if not key.startswith("baseline_")}
+    assert EvaluationReport.from_json(json.loads(json.dumps(older))) == found
 
 
 def test_worst_errors_are_the_ten_most_confident_wrong_rows() -> None:
@@ -70,20 +77,21 @@ def test_worst_errors_are_the_ten_most_confident_wrong_rows() -> None:
     )
 
 
-def test_warnings_name_absent_classes_and_a_floor_that_was_not_beaten() -> None:
+def test_warnings_name_absent_classes_and_a_baseline_that_was_not_beaten() -> None:
     y, p = rows(40)
+    labels = labels_of(y, (*CLASSES, "tech"))
+    predictions = labels.predictions(np.c_[p, np.zeros(40)])
     found = evaluate(
-        labels=y,
-        probabilities=np.c_[p, np.zeros(40)],
-        classes=(*CLASSES, "tech"),
-        texts=["t"] * 40,
-        floor_probabilities=np.c_[p, np.zeros(40)],
-        resamples=200,
+        labels,
+        predictions,
+        RowTexts(texts=["t"] * 40),
+        baseline=predictions,
+        bootstrap=Bootstrap(resamples=200),
         warnings=("from the gate",),
     )
     text = " ".join(found.warnings)
     assert found.warnings[0] == "from the gate"
-    assert "no test row of class tech" in text and "only 40 test rows" in text and "TF-IDF floor" in text
+    assert "no test row of class tech" in text and "only 40 test rows" in text and "TF-IDF baseline" in text
 
 
 def test_markdown_escapes_what_comes_from_the_data() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bertft_core.evaluation.scores.intervals import wilson
-from bertft_core.evaluation.scores.slices import class_masks, length_masks, score_slices, slice_groups, value_masks
+from bertft_core.evaluation.scores.slices import length_masks, score_slices, slice_groups, value_masks
 
 
 def test_length_slices_divide_the_rows_into_quarters() -> None:
@@ -24,13 +24,9 @@ def test_rare_values_are_one_slice_together() -> None:
     assert int(value_masks(["", "a"])["(empty)"].sum()) == 1
 
 
-def test_absent_class_is_no_slice() -> None:
-    assert list(class_masks([0, 2, 2], ["a", "b", "c"])) == ["a", "c"]
-
-
 def test_slice_score_has_a_wilson_interval_and_says_when_it_is_small() -> None:
     labels, predicted = np.array([0] * 150 + [1] * 10), np.array([0] * 140 + [1] * 20)
-    found = score_slices(labels, predicted, {"class": class_masks(labels, ["a", "b"])}, 0.9)
+    found = score_slices(labels == predicted, {"class": {"a": labels == 0, "b": labels == 1}}, 0.9)
     assert [(s.name, s.n, s.is_small) for s in found] == [("a", 150, False), ("b", 10, True)]
     assert found[0].accuracy == pytest.approx(140 / 150) and found[0].interval == wilson(140, 150, 0.9)
 

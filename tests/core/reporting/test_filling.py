@@ -13,7 +13,9 @@ from bertft_core.data.dataset import DataReport, DatasetSplits
 from bertft_core.data.tokens.tokenization import TokenizedSplits
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import decide
-from bertft_core.evaluation.report import EvaluationReport, evaluate
+from bertft_core.evaluation.report import EvaluationReport, RowTexts, evaluate
+from bertft_core.evaluation.scores.intervals import Bootstrap
+from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.reporting.run.document import report_html
 from bertft_core.reporting.run.filling import data_facts, page_of
 from bertft_core.reporting.run.page import ReleaseFacts, ScoreRow
@@ -32,13 +34,13 @@ def rows(right: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
     y, p = rows(0.95, 0)
+    labels = labels_of(y, CLASSES)
     return evaluate(
-        labels=y,
-        probabilities=p,
-        classes=CLASSES,
-        texts=["some text"] * 200,
-        floor_probabilities=rows(0.8, 1)[1],
-        resamples=200,
+        labels,
+        labels.predictions(p),
+        RowTexts(texts=["some text"] * 200),
+        baseline=labels.predictions(rows(0.8, 1)[1]),
+        bootstrap=Bootstrap(resamples=200),
         warnings=("from the gate",),
     )
 
@@ -130,7 +132,7 @@ def test_a_report_alone_fills_scores_classes_and_errors_and_no_more(report: Eval
         name="macro F1",
         value=report.scores.macro_f1,
         interval=report.intervals["macro_f1"],
-        baseline=report.floor_macro_f1,
+        baseline=report.baseline_macro_f1,
         decides=True,
     )
     assert len(page.scores) == 11 and page.scores[1].name == "accuracy"
@@ -146,7 +148,7 @@ def test_a_report_alone_fills_scores_classes_and_errors_and_no_more(report: Eval
 
 def test_the_baseline_is_a_difference_of_its_own(report: EvaluationReport) -> None:
     (found,) = page_of(report, title="news").differences
-    assert (found.value, found.interval) == (report.floor_difference, report.floor_difference_interval)
+    assert (found.value, found.interval) == (report.baseline_difference, report.baseline_difference_interval)
 
 
 def test_champion_and_baseline_stand_beside_the_reports_own_scores(report: EvaluationReport) -> None:

@@ -20,8 +20,8 @@ from bertft_core.evaluation.policy.calibration import (
     threshold_gain,
 )
 from bertft_core.evaluation.policy.decisions import DecisionPolicy, apply_temperature, decide_by_thresholds
-from bertft_core.evaluation.scores.metrics import count_scores, scores
-from bertft_core.evaluation.scores.resampling import counts
+from bertft_core.evaluation.scores.counts import count_scores, counts
+from bertft_core.evaluation.scores.labels import labels_of
 
 
 def rows(n: int, classes: int, seed: int, heat: float = 1.0, prior: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +222,8 @@ def test_policy_lowers_log_loss_on_other_rows() -> None:
     policy = fit_policy(*rows(500, 3, 1, heat=2), PolicySettings())
     y, p = rows(5_000, 3, 2, heat=2)
     names = list("abc")
-    before, after = scores(y, p, names), scores(y, policy.apply(p).probabilities, names)
+    labels = labels_of(y, names)
+    before, after = (labels.scores(labels.predictions(each)) for each in (p, policy.apply(p).probabilities))
     assert after.log_loss < before.log_loss and after.ece < before.ece and after.accuracy == before.accuracy
 
 

@@ -8,13 +8,14 @@ from sklearn import metrics as sk
 
 from bertft_core.base.errors import ArtifactError, DataError
 from bertft_core.config.promotion import PromotionRule
-from bertft_core.evaluation.baseline import set_floor
+from bertft_core.evaluation.baseline import tfidf_baseline
 from bertft_core.evaluation.comparison import compare
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
-from bertft_core.evaluation.report import EvaluationReport, evaluate
-from bertft_core.evaluation.scores.intervals import paired_difference, paired_permutation
-from bertft_core.evaluation.scores.label_sets import difference_draws, row_values, set_scores
+from bertft_core.evaluation.report import EvaluationReport, RowTexts, evaluate
+from bertft_core.evaluation.scores.intervals import Bootstrap, paired_difference, paired_permutation
+from bertft_core.evaluation.scores.labels import labels_of
+from bertft_core.evaluation.scores.metrics import Scores
 
 CLASSES = ["a", "b", "c", "d"]
 Y = (np.random.default_rng(0).random((300, 4)) < [0.5, 0.3, 0.2, 0.1]).astype(int)
@@ -24,9 +25,14 @@ def answers(noise: float, seed: int) -> np.ndarray:
     return np.clip(0.2 + 0.6 * Y + np.random.default_rng(seed).normal(0, noise, Y.shape), 0, 1)
 
 
+def multi_label_scores(labels, probabilities, classes) -> Scores:
+    rows = labels_of(labels, classes)
+    return rows.scores(rows.predictions(probabilities))
+
+
 def test_scores_agree_with_scikit_learn() -> None:
     p = answers(0.4, 1)
-    found, guess = set_scores(Y, p, CLASSES), p >= 0.5
+    found, guess = multi_label_scores(Y, p, CLASSES), p >= 0.5
     assert found.accuracy == pytest.approx(sk.accuracy_score(Y, guess))
     for average in ("macro", "micro", "weighted"):
         assert getattr(found, f"{average}_f1") == pytest.approx(sk.f1_score(Y, guess, average=average))
@@ -38,20 +44,20 @@ def test_scores_agree_with_scikit_learn() -> None:
 
 
 def test_log_loss_and_brier_by_hand() -> None:
-    found = set_scores([[1, 0]], [[0.8, 0.4]], ["a", "b"])
+    found = multi_label_scores([[1, 0]], [[0.8, 0.4]], ["a", "b"])
     assert found.log_loss == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2)
     assert found.brier == pytest.approx((0.2**2 + 0.4**2) / 2)
 
 
 def test_class_without_a_row_is_undefined_and_left_out_of_the_macro_score() -> None:
-    found = set_scores([[1, 0], [1, 0], [0, 0]], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.1]], ["a", "b"])
+    found = multi_label_scores([[1, 0], [1, 0], [0, 0]], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.1]], ["a", "b"])
     assert found.per_class[1].f1 is None and found.per_class[1].recall is None and found.per_class[1].auroc is None
     assert found.macro_f1 == pytest.approx(2 / 3)  # of class a: one of two rows found, none wrongly
     assert found.micro_f1 == pytest.approx(2 * 1 / (2 + 2))
 
 
 def test_rows_without_labels_alone_are_scored() -> None:
-    found = set_scores([[0, 0]], [[0.1, 0.2]], ["a", "b"])
+    found = multi_label_scores([[0, 0]], [[0.1, 0.2]], ["a", "b"])
     assert found.accuracy == 1.0 and found.ranking is None and found.macro_f1 == 0.0
 
 
@@ -61,26 +67,27 @@ def test_rows_without_labels_alone_are_scored() -> None:
 )
 def test_what_is_no_set_or_no_probability_is_refused(labels: object, p: object, error: type[Exception]) -> None:
     with pytest.raises(error):
-        set_scores(labels, p, ["a", "b"])
+        multi_label_scores(labels, p, ["a", "b"])
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "micro_f1", "accuracy", "log_loss"])
 def test_paired_difference_is_that_of_the_scores_and_its_interval_holds_it(metric: str) -> None:
-    a, b = answers(0.3, 1), answers(0.5, 2)
-    found = paired_difference(Y, a, b, CLASSES, metric, resamples=2000)
+    a, b, labels = answers(0.3, 1), answers(0.5, 2), labels_of(Y, CLASSES)
+    one, two = labels.predictions(a), labels.predictions(b)
+    found = paired_difference(labels, one, two, metric, Bootstrap(resamples=2000))
     assert found.difference == pytest.approx(
-        set_scores(Y, a, CLASSES).score(metric) - set_scores(Y, b, CLASSES).score(metric)
+        multi_label_scores(Y, a, CLASSES).score(metric) - multi_label_scores(Y, b, CLASSES).score(metric)
     )
     assert found.low < found.difference < found.high
-    assert paired_permutation(Y, a, b, CLASSES, metric, 500) < 0.01
-    assert paired_permutation(Y, a, a, CLASSES, metric, 500) == 1.0
+    assert paired_permutation(labels, one, two, metric, 500) < 0.01
+    assert paired_permutation(labels, one, one, metric, 500) == 1.0
 
 
 def test_resampled_macro_f1_is_that_of_the_resampled_rows() -> None:
     """The spread of our draws against a plain loop that copies rows."""
     a, b = answers(0.3, 1), answers(0.5, 2)
-    y, values = Y.astype(bool), [row_values("macro_f1", Y.astype(bool), p, p >= 0.5) for p in (a, b)]
-    drawn = difference_draws("macro_f1", *values, 2000, 0)
+    y, labels = Y.astype(bool), labels_of(Y, CLASSES)
+    drawn = labels.resampled_differences("macro_f1", labels.predictions(a), labels.predictions(b), 2000, 0)
     rng, plain = np.random.default_rng(1), []
     for _ in range(400):
         rows = rng.integers(0, len(y), len(y))
@@ -126,23 +133,25 @@ def test_gate_watches_the_recall_of_each_class_and_whole_rows_in_slices() -> Non
 
 def test_report_holds_what_has_a_meaning_and_survives_json() -> None:
     p = answers(0.4, 1)
+    labels = labels_of(Y, CLASSES)
     report = evaluate(
-        labels=Y,
-        probabilities=p,
-        classes=CLASSES,
-        texts=["t"] * len(Y),
-        floor_probabilities=answers(0.6, 2),
-        resamples=200,
+        labels,
+        labels.predictions(p),
+        RowTexts(texts=["t"] * len(Y)),
+        baseline=labels.predictions(answers(0.6, 2)),
+        bootstrap=Bootstrap(resamples=200),
     )
     text = report.to_markdown()
     assert "| micro_f1 |" in text and "Confusion" not in text and "mcc" not in text
-    assert report.floor_difference == pytest.approx(report.scores.accuracy - report.floor_accuracy)
+    assert report.baseline_difference == pytest.approx(report.scores.accuracy - report.baseline_accuracy)
     assert report.worst_errors[0].label.startswith("[") and report.worst_errors[0].predicted.startswith("[")
     assert EvaluationReport.from_json(report.to_json()) == report
 
 
 def test_comparison_counts_whole_rows() -> None:
-    found = compare(Y, answers(0.5, 2), answers(0.2, 1), CLASSES, resamples=200)
+    labels = labels_of(Y, CLASSES)
+    first, second = labels.predictions(answers(0.5, 2)), labels.predictions(answers(0.2, 1))
+    found = compare(labels, first, second, Bootstrap(resamples=200))
     assert (
         set(found.differences) == {"macro_f1", "micro_f1", "accuracy", "log_loss"}
         and found.second_only > found.first_only
@@ -150,11 +159,12 @@ def test_comparison_counts_whole_rows() -> None:
     assert all(row.first.startswith("[") for row in found.shown)
 
 
-def test_floor_learns_each_class_and_gives_a_constant_class_its_share() -> None:
+def test_baseline_learns_each_class_and_gives_a_constant_class_its_share() -> None:
     rng = np.random.default_rng(0)
     y = (rng.random((200, 3)) < 0.4).astype(int)
     y[:, 2] = 0
     texts = [" ".join([*["goal"] * a, *["chip"] * b, "the", str(i)]) for i, (a, b, _) in enumerate(y)]
-    found = set_floor(texts[:120], y[:120], texts[120:160], y[120:160], texts[160:], "macro_f1", 0)
+    parts = {"train": texts[:120], "validation": texts[120:160], "test": texts[160:]}
+    found = tfidf_baseline(parts, {"train": y[:120], "validation": y[120:160]}, 3, "macro_f1", 0)
     assert found.probabilities.shape == (40, 3) and (found.probabilities[:, 2] == 0).all()
     assert ((found.probabilities >= 0.5) == y[160:]).all(axis=1).mean() > 0.9

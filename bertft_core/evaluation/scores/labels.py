@@ -1,0 +1,382 @@
+"""Labels of rows: one class a row, or several (multi-label). Whatever depends on which of the two it is stands here.
+
+`labels_of` makes the value; from then on nobody asks. Scores that decide are resampled as counts where a row has one
+class (stratified by class), and as sums over rows where it has several; see `resampling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bertft_core.base.errors import ArtifactError, DataError
+from bertft_core.base.text import set_text
+from bertft_core.evaluation.policy.decisions import MULTI_LABEL_THRESHOLD
+from bertft_core.evaluation.scores.counts import Floats, Ints, class_f1, confusion, count_scores, counts, multi_label_f1
+from bertft_core.evaluation.scores.metrics import (
+    BINS,
+    ClassScores,
+    ReliabilityBin,
+    Scores,
+    calibration_error,
+    check_metric,
+    reliability_bins,
+)
+from bertft_core.evaluation.scores.resampling import flipped_sums, resampled_counts, resampled_sums, swapped_counts
+
+# float32's epsilon, scikit-learn's clip for float32 probabilities: an exact 0 costs 15.9 nats, not infinity
+_LEAST_PROBABILITY = float(np.finfo(np.float32).eps)
+_SUM_TOLERANCE = 1e-3  # float32 softmax over 150 classes sums to 1 within 1e-5
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What a model says of n rows.
+
+    probabilities: float64 [n, C], of multi-label rows each class for itself
+    decided: class indices int64 [n]; of multi-label rows bool [n, C]
+    """
+
+    probabilities: Floats
+    decided: Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SingleLabels:
+    """Rows of one class each.
+
+    values: class indices int64 [n]
+    classes: names in the order of the indices
+    weights: soft labels [n, C], over which log loss and Brier score are taken, or None
+    Raises DataError for no rows or an index out of range.
+    """
+
+    values: Ints
+    classes: tuple[str, ...]
+    weights: Any = None
+    multi_label: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        y = self.values
+        if y.ndim != 1 or len(y) == 0:
+            raise DataError(f"scoring wants at least one labelled row, found an array of shape {y.shape}")
+        if y.min() < 0 or y.max() >= len(self.classes):
+            raise DataError(f"labels must lie in 0..{len(self.classes) - 1}, found {y.min()}..{y.max()}")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def predictions(self, probabilities: Any, decided: Any = None) -> Predictions:
+        """Checked predictions of these rows; `decided` [n] where it is not the most probable class.
+
+        Raises ArtifactError for rows that are no distribution and for decisions that are no class indices.
+        """
+        p = np.asarray(probabilities, dtype=np.float64)
+        n, n_classes = len(self.values), len(self.classes)
+        if p.shape != (n, n_classes):
+            raise ArtifactError(f"wanted probabilities of shape ({n}, {n_classes}), found {p.shape}")
+        faulty = ~np.isfinite(p).all(axis=1) | (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > _SUM_TOLERANCE)
+        if faulty.any():
+            first = int(np.argmax(faulty))
+            raise ArtifactError(
+                f"{int(faulty.sum())} of {n} rows of probabilities are no distribution (not finite, "
+                f"negative, or not summing to 1); the first is row {first}: {p[first][:5].tolist()}"
+            )
+        guess = np.asarray(p.argmax(axis=1) if decided is None else decided, dtype=np.int64)
+        if guess.shape != (n,) or not 0 <= guess.min() <= guess.max() < n_classes:
+            raise ArtifactError(
+                f"wanted {n} decisions in 0..{n_classes - 1}, found {guess[:5].tolist()} ({guess.shape})"
+            )
+        return Predictions(probabilities=p, decided=guess)
+
+    def is_right(self, predictions: Predictions) -> Bools:
+        """Rows decided rightly, [n]."""
+        return np.asarray(predictions.decided == self.values)
+
+    def losses(self, predictions: Predictions) -> Floats:
+        """Log loss in nats of each row, [n]; against the soft labels, normalised to sum 1, where there are some."""
+        logs = np.log(np.clip(predictions.probabilities, _LEAST_PROBABILITY, 1.0))
+        if self.weights is None:
+            return np.asarray(-logs[np.arange(len(self.values)), self.values], dtype=np.float64)
+        w = np.asarray(self.weights, dtype=np.float64)
+        return np.asarray(-(w * logs).sum(axis=1) / w.sum(axis=1), dtype=np.float64)
+
+    def briers(self, predictions: Predictions) -> Floats:
+        """Squared error summed over the classes, [n]; its mean over the label's distribution for soft labels.
+
+        With w the label's distribution: sum_k w_k |p - e_k|^2 = |p|^2 - 2 w.p + 1.
+        """
+        p = predictions.probabilities
+        w = np.eye(p.shape[1])[self.values] if self.weights is None else np.asarray(self.weights, dtype=np.float64)
+        expected = (w * p).sum(axis=1) / w.sum(axis=1)
+        return np.asarray((p**2).sum(axis=1) - 2 * expected + 1, dtype=np.float64)
+
+    def confidence(self, predictions: Predictions) -> Floats:
+        """Probability of each row's decided class, [n]."""
+        return np.asarray(predictions.probabilities[np.arange(len(self.values)), predictions.decided])
+
+    def reliability(self, predictions: Predictions, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
+        """Probability of the decided class against accuracy."""
+        return reliability_bins(self.confidence(predictions), self.is_right(predictions), bins)
+
+    def scores(self, predictions: Predictions, *, ranking: bool = True) -> Scores:
+        """All scores; without `ranking` no AUROC and average precision (None): they cost more than all the rest."""
+        p, n_classes = predictions.probabilities, len(self.classes)
+        table = confusion(self.values, predictions.decided, n_classes)
+        hits, decided, support = np.diag(table), table.sum(axis=0), table.sum(axis=1)
+        counted = {k: float(v) for k, v in count_scores(hits, decided, support).items()}
+        mcc = counted.pop("mcc")
+        is_class = self.values[:, None] == np.arange(n_classes)
+        per_class = _class_scores(self.classes, (hits, decided, support), is_class, p, ranking=ranking)
+        return Scores(
+            n=len(self.values),
+            **counted,
+            mcc=None if np.isnan(mcc) else mcc,
+            log_loss=float(self.losses(predictions).mean()),
+            brier=float(self.briers(predictions).mean()),
+            ece=calibration_error(self.reliability(predictions), len(self.values)),
+            auroc=_mean([c.auroc for c in per_class]),
+            average_precision=_mean([c.average_precision for c in per_class]),
+            per_class=per_class,
+            confusion=tuple(tuple(int(v) for v in row) for row in table),
+        )
+
+    def difference(self, metric: str, a: Predictions, b: Predictions) -> float:
+        """Score of a less that of b, higher is better."""
+        if check_metric(metric) == "log_loss":
+            return float((self.losses(b) - self.losses(a)).mean())
+        support = self._support()
+        one, two = (count_scores(*counts(self.values, m.decided, len(support)), support)[metric] for m in (a, b))
+        return float(one - two)
+
+    def resampled_differences(self, metric: str, a: Predictions, b: Predictions, resamples: int, seed: int) -> Floats:
+        """`difference` on bootstrap resamples stratified by class, both models on the same rows, [resamples]."""
+        rng = np.random.default_rng(seed)
+        if metric == "log_loss":
+            gains = self.losses(b) - self.losses(a)
+            return resampled_sums(self.values, gains[:, None], resamples, rng)[:, 0] / len(self.values)
+        support = self._support()
+        drawn = resampled_counts(self.values, [a.decided, b.decided], len(support), resamples, rng)
+        one, two = (count_scores(*c, support)[metric] for c in drawn)
+        return np.asarray(one - two, dtype=np.float64)
+
+    def exchanged_differences(
+        self, metric: str, a: Predictions, b: Predictions, permutations: int, seed: int
+    ) -> Floats:
+        """`difference` after each row's two answers changed sides with probability one half, [permutations]."""
+        rng = np.random.default_rng(seed)
+        if metric == "log_loss":
+            return flipped_sums(self.losses(b) - self.losses(a), permutations, rng) / len(self.values)
+        support = self._support()
+        swapped = swapped_counts(self.values, a.decided, b.decided, len(support), permutations, rng)
+        one, two = (count_scores(*c, support)[metric] for c in swapped)
+        return np.asarray(one - two, dtype=np.float64)
+
+    def texts(self, answers: Any) -> list[str]:
+        """Classes or decisions [n] by name."""
+        return [self.classes[int(answer)] for answer in answers]
+
+    def _support(self) -> Ints:
+        return np.bincount(self.values, minlength=len(self.classes))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MultiLabels:
+    """Rows of any number of the classes; each class is decided by its own probability.
+
+    values: bool [n, C]
+    classes: names in the order of the columns
+    Raises DataError for no rows.
+    """
+
+    values: Bools
+    classes: tuple[str, ...]
+    weights: ClassVar[None] = None
+    multi_label: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        y = self.values
+        if y.ndim != 2 or len(y) == 0 or y.shape[1] != len(self.classes):
+            raise DataError(f"wanted one or more rows of 0 and 1 for {len(self.classes)} classes, found {y.shape}")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def predictions(self, probabilities: Any, decided: Any = None) -> Predictions:
+        """Checked predictions of these rows; `decided` [n, C] where it is not the classes of probability 1/2 or more.
+
+        Raises ArtifactError for numbers outside [0, 1] and for decisions of another shape.
+        """
+        p = np.asarray(probabilities, dtype=np.float64)
+        if p.shape != self.values.shape:
+            raise ArtifactError(f"wanted probabilities of shape {self.values.shape}, found {p.shape}")
+        faulty = ~((p >= 0) & (p <= 1)).all(axis=1)
+        if faulty.any():
+            first = int(np.argmax(faulty))
+            raise ArtifactError(f"{int(faulty.sum())} rows hold no probabilities; the first is {first}: {p[first][:5]}")
+        guess = p >= MULTI_LABEL_THRESHOLD if decided is None else np.asarray(decided)
+        if guess.shape != p.shape:
+            raise ArtifactError(f"wanted decisions of shape {p.shape}, found {guess.shape}")
+        return Predictions(probabilities=p, decided=guess.astype(bool))
+
+    def is_right(self, predictions: Predictions) -> Bools:
+        """Rows whose whole set is right, [n]."""
+        return np.asarray((predictions.decided == self.values).all(axis=1))
+
+    def losses(self, predictions: Predictions) -> Floats:
+        """Binary cross entropy in nats of each row, the mean over the classes, [n]."""
+        p = predictions.probabilities
+        own = np.where(self.values, p, 1 - p)
+        return np.asarray(-np.log(np.clip(own, _LEAST_PROBABILITY, 1.0)).mean(axis=1), dtype=np.float64)
+
+    def confidence(self, predictions: Predictions) -> Floats:
+        """How sure each row's surest wrong class was, [n]; 0 for a row that is right."""
+        p = predictions.probabilities
+        return np.asarray(np.where(predictions.decided != self.values, np.maximum(p, 1 - p), 0.0).max(axis=1))
+
+    def reliability(self, predictions: Predictions, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
+        """Probability against frequency of all (row, class) pairs; a bin's rows count pairs."""
+        return reliability_bins(predictions.probabilities.ravel(), self.values.ravel(), bins)
+
+    def scores(self, predictions: Predictions, *, ranking: bool = True) -> Scores:
+        """All scores that have a meaning here.
+
+        accuracy: rows whose whole set is right (subset accuracy). log_loss and brier: mean over rows and classes. ece:
+        of all (row, class) probabilities together. ranking: label ranking average precision (Schapire & Singer 2000)
+        over the rows with a label. balanced_accuracy and mcc have no meaning (None), confusion is empty.
+        """
+        y, p, guess = self.values, predictions.probabilities, predictions.decided
+        hits, decided, support = (v.sum(axis=0) for v in (y & guess, guess, y))
+        seen, shares = support > 0, support[support > 0] / max(1, support.sum())
+        precision = hits[seen] / np.maximum(1, decided[seen])
+        per_class = _class_scores(self.classes, (hits, decided, support), y, p, ranking=ranking)
+        return Scores(
+            n=len(y),
+            accuracy=float(self.is_right(predictions).mean()),
+            balanced_accuracy=None,
+            **{name: float(v) for name, v in multi_label_f1(hits, decided, support).items()},
+            weighted_f1=float(class_f1(hits, decided, support)[seen] @ shares),
+            macro_precision=float(precision.mean()) if seen.any() else 0.0,
+            weighted_precision=float(precision @ shares),
+            mcc=None,
+            log_loss=float(self.losses(predictions).mean()),
+            brier=float(((p - y) ** 2).mean()),
+            ece=calibration_error(self.reliability(predictions), y.size),
+            auroc=_mean([c.auroc for c in per_class]),
+            average_precision=_mean([c.average_precision for c in per_class]),
+            per_class=per_class,
+            confusion=(),
+            ranking=_label_ranking(y, p) if ranking else None,
+        )
+
+    def difference(self, metric: str, a: Predictions, b: Predictions) -> float:
+        """Score of a less that of b, higher is better."""
+        one, two = (self._from_sums(metric, self._parts(metric, m).sum(axis=0)) for m in (a, b))
+        return float(one - two)
+
+    def resampled_scores(self, metric: str, a: Predictions, resamples: int, seed: int) -> Floats:
+        """The score on plain bootstrap resamples of the rows, [resamples]."""
+        drawn = self._resampled(self._parts(metric, a), resamples, seed)
+        return np.asarray(self._from_sums(metric, drawn), dtype=np.float64)
+
+    def resampled_differences(self, metric: str, a: Predictions, b: Predictions, resamples: int, seed: int) -> Floats:
+        """`difference` on plain bootstrap resamples, both models on the same rows, [resamples]."""
+        drawn = self._resampled(np.hstack([self._parts(metric, a), self._parts(metric, b)]), resamples, seed)
+        one, two = (self._from_sums(metric, half) for half in np.split(drawn, 2, axis=1))
+        return np.asarray(one - two)
+
+    def exchanged_differences(
+        self, metric: str, a: Predictions, b: Predictions, permutations: int, seed: int
+    ) -> Floats:
+        """`difference` after each row's two answers changed sides with probability one half, [permutations]."""
+        one, two = self._parts(metric, a), self._parts(metric, b)
+        middle, half = (
+            (one + two).sum(axis=0) / 2,
+            flipped_sums((one - two) / 2, permutations, np.random.default_rng(seed)),
+        )
+        return np.asarray(self._from_sums(metric, middle + half) - self._from_sums(metric, middle - half))
+
+    def texts(self, answers: Any) -> list[str]:
+        """Sets of classes [n, C] as JSON lists of names."""
+        return [set_text(row, self.classes) for row in answers]
+
+    def _parts(self, metric: str, predictions: Predictions) -> Floats:
+        """What each row adds to the sums that `metric` is made of, [n, K]."""
+        if check_metric(metric) == "log_loss":
+            return np.asarray(-self.losses(predictions)[:, None])
+        if metric == "accuracy":
+            return np.asarray(self.is_right(predictions)[:, None], dtype=np.float64)
+        y, guess = self.values, predictions.decided
+        return np.hstack([y & guess, guess, y]).astype(np.float64)
+
+    def _from_sums(self, metric: str, sums: Any) -> Any:
+        """The score (higher is better) from sums [..., K] of `_parts`."""
+        if metric in ("log_loss", "accuracy"):
+            return sums[..., 0] / len(self.values)
+        return multi_label_f1(*np.split(sums, 3, axis=-1))[metric]
+
+    def _resampled(self, parts: Floats, resamples: int, seed: int) -> Floats:
+        everyone = np.zeros(len(self.values), dtype=np.int64)  # one stratum
+        return resampled_sums(everyone, parts, resamples, np.random.default_rng(seed))
+
+
+Labels = SingleLabels | MultiLabels
+
+
+def labels_of(values: Any, classes: Sequence[object], weights: Any = None) -> Labels:
+    """Labels from class indices [n] or, multi-label, 0 and 1 [n, C]; `weights` [n, C]: soft labels.
+
+    >>> labels_of([0, 1], ["no", "yes"]).multi_label, labels_of([[0, 1]], ["a", "b"]).multi_label
+    (False, True)
+
+    Raises DataError for no rows, an index out of range, or other numbers than 0 and 1.
+    """
+    names = tuple(str(name) for name in classes)
+    if np.ndim(values) != 2:
+        return SingleLabels(values=np.asarray(values, dtype=np.int64), classes=names, weights=weights)
+    flags = np.asarray(values)
+    if not np.isin(flags, (0, 1)).all():
+        raise DataError(f"wanted rows of 0 and 1 for {len(names)} classes, found other numbers in {flags.shape}")
+    return MultiLabels(values=flags.astype(bool), classes=names)
+
+
+def _class_scores(
+    classes: Sequence[str], tallies: tuple[Any, Any, Any], is_class: Bools, p: Floats, *, ranking: bool
+) -> tuple[ClassScores, ...]:
+    """Scores of each class from tallies (hits, decided, support) [C], is_class [n, C] and probabilities [n, C]."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    found = []
+    for i, name in enumerate(classes):
+        hits, decided, support = (int(tally[i]) for tally in tallies)
+        own, score, is_ranked = is_class[:, i], p[:, i], ranking and 0 < support < len(p)
+        found.append(
+            ClassScores(
+                name=name,
+                precision=hits / decided if decided else None,
+                recall=hits / support if support else None,
+                f1=2 * hits / (support + decided) if support else None,
+                support=support,
+                predicted=decided,
+                auroc=float(roc_auc_score(own, score)) if is_ranked else None,
+                average_precision=float(average_precision_score(own, score)) if is_ranked else None,
+            )
+        )
+    return tuple(found)
+
+
+def _label_ranking(y: Bools, p: Floats) -> float | None:
+    from sklearn.metrics import label_ranking_average_precision_score
+
+    rows = y.any(axis=1)
+    return float(label_ranking_average_precision_score(y[rows], p[rows])) if rows.any() else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [v for v in values if v is not None]
+    return float(np.mean(defined)) if defined else None

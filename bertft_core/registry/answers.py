@@ -18,84 +18,7 @@ from bertft_core.base.files import read_json
 from bertft_core.base.text import set_text
 from bertft_core.config.store import Store
 
-# Two versions loaded in one process share the first one's modules. So one process imports what they share and is then
-# left alone, and each version loads in a fork of it; neither imports bertft_core before mlflow has put the version's
-# own copy first on sys.path. The imports are most of the time: two versions cost little more than one; the collector
-# would be a quarter of it, and tidying up at the end another (both measured), so neither happens. A fork ends with its
-# parent (Linux), as a process that was given up must not go on.
-_SCRIPT = """
-import gc
-gc.disable()
-import contextlib, ctypes, importlib, json, os, statistics, sys, time, traceback
-import mlflow.pyfunc
-import numpy as np, pandas as pd, pyarrow.parquet, torch
-shared = ["transformers.modeling_utils", "transformers.tokenization_utils_tokenizers"]
-if not os.environ["MLFLOW_TRACKING_URI"].startswith("http"):
-    shared += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"]
-for name in shared:
-    with contextlib.suppress(ImportError):
-        importlib.import_module(name)
-gc.freeze()
-gc.enable()
-request = sys.stdin.read()  # after the imports: they happen while the caller still evaluates
-if not request:
-    os._exit(0)  # nobody needs answers any more
-spec = json.loads(request)
-
-
-def score(uri, out):
-    model = mlflow.pyfunc.load_model(uri, suppress_warnings=True)  # they cost a second
-    rows = pd.read_parquet(spec["rows"])
-    table = model.predict(rows, params={"batch_size": spec["batch_size"]})
-    names = [c for c in table.columns if c.startswith("probability_")]
-    classes = [c.removeprefix("probability_") for c in names]
-    is_multi = getattr(model.unwrap_python_model().predictor.card, "multi_label", False)
-    seconds = []
-    for start in range(spec["timed"]):
-        row = rows.iloc[[start % len(rows)]]
-        begun = time.perf_counter()
-        model.predict(row)
-        seconds.append(time.perf_counter() - begun)
-    import bertft_core
-    with open(out + ".part", "wb") as handle:
-        np.savez(
-            handle,
-            probabilities=table[names].to_numpy(dtype="float32"),
-            predicted=np.array(
-                [[int(c in json.loads(name)) for c in classes] for name in table["label"]]
-                if is_multi else [classes.index(name) for name in table["label"]], dtype="int64",
-            ),
-        )
-    answer = {"classes": classes, "code": os.path.dirname(bertft_core.__file__)}
-    answer["latency_ms"] = 1000 * statistics.median(seconds[len(seconds) // 4 :])
-    with open(out + ".json", "w") as handle:
-        json.dump(answer, handle)
-    os.replace(out + ".part", out)
-
-
-parent = os.getpid()
-for uri, out in spec["versions"]:
-    if (child := os.fork()) == 0:
-        code = 1
-        try:
-            os.dup2(os.open(out + ".log", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), 2)
-            with contextlib.suppress(AttributeError, OSError):
-                ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-            if os.getppid() == parent:
-                score(uri, out)
-                code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0:
-        with open(out + ".log", "a") as log:
-            log.write(f"its process was ended by signal {-code}")
-sys.stderr.flush()
-os._exit(0)
-"""
+_PROCESS = Path(__file__).with_name("answering.py")
 _TIMED = 16  # single rows timed; the first quarter warms up
 
 
@@ -181,7 +104,7 @@ class Scorer:
 
     def __init__(self, store: Store) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _SCRIPT],
+            [sys.executable, "-P", str(_PROCESS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -125,7 +125,11 @@ def _write(view: ModelView, draft: Draft, prefect_run: str) -> LedgerEntry:
     return same or ledger.write(view.store, view.name, replace(draft, prefect_run=prefect_run))
 
 
-GATE_CODE = ("config", "evaluation", *(f"registry/{file}.py" for file in ("answers", "decision", "entries", "gate")))
+GATE_CODE = (
+    "config",
+    "evaluation",
+    *(f"registry/{file}.py" for file in ("answering", "answers", "decision", "entries", "gate")),
+)
 
 
 def gate_fingerprint(candidate: Candidate, store: Store) -> str:

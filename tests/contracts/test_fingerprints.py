@@ -23,7 +23,13 @@ OF_THE_RUN = {
 }
 OF_THE_GATE = {
     *("config", "evaluation"),
-    *("registry/answers.py", "registry/decision.py", "registry/entries.py", "registry/gate.py"),
+    *(
+        "registry/answering.py",
+        "registry/answers.py",
+        "registry/decision.py",
+        "registry/entries.py",
+        "registry/gate.py",
+    ),
 }
 # What code of the run uses outside of its fingerprint, and why the weights do not depend on it.
 WITHOUT_EFFECT = {

@@ -38,7 +38,7 @@ class Approval(RunInput):
 
 def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer) -> Release:
     """Register the fit and let the gate decide; one release per registered model at a time."""
-    with _alone(context.home, tree.store.config.model_name(context.config.name)):
+    with _release_lock(context.home, tree.store.config.model_name(context.config.name)):
         candidate = register_model(context, fit, tree)
         outcome = decide_promotion(candidate, tree.store, check_parity(candidate, tree.store, scorer))
     return _with_approval(tree.store, outcome)
@@ -52,13 +52,13 @@ def promote(
     end_after_sigterm()
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
-    with _alone(root, name):
+    with _release_lock(root, name):
         if done := overrides.already(store, name, version):
             return asdict(done)
         chosen = version or version_of_alias(store, name, store.config.aliases.challenger)
         awaited = overrides.awaiting(store, name, chosen)
         if awaited is None:
-            outcome = _judged(store, name, chosen, root, approve)
+            outcome = _decide_anew(store, name, chosen, root, approve=approve)
         elif approve:
             outcome = overrides.approve(store, name, awaited, prefect_run=str(flow_run.id or ""))
         else:
@@ -66,7 +66,7 @@ def promote(
     return asdict(_with_approval(store, outcome))
 
 
-def _judged(store: Store, name: str, version: str, home: Path, approve: bool) -> Release:
+def _decide_anew(store: Store, name: str, version: str, home: Path, *, approve: bool) -> Release:
     weights = get_version(store, name, version).tags.get(WEIGHTS, "")
     if barred := bar(store, name, version, weights, str(flow_run.id or "")):  # its rows may have changed since
         return release_of(name, barred, version=version)
@@ -75,7 +75,7 @@ def _judged(store: Store, name: str, version: str, home: Path, approve: bool) ->
         return decide_promotion(candidate, store, check_parity(candidate, store, scorer), approved=approve)
 
 
-def _alone(home: Path, name: str) -> AbstractContextManager[None]:
+def _release_lock(home: Path, name: str) -> AbstractContextManager[None]:
     return exclusive(home / "locks" / f"release-{name}.lock", f"a release of {name}", _WAIT_SECONDS)
 
 

@@ -38,7 +38,7 @@ def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> Scored:
 
 
 @task(name="promote", cache_policy=NO_CACHE)
-def decide_promotion(candidate: Candidate, store: Store, scored: Scored, approved: bool = False) -> Release:
+def decide_promotion(candidate: Candidate, store: Store, scored: Scored, *, approved: bool = False) -> Release:
     """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not.
 
     scored: what `check_parity` returned.

@@ -45,12 +45,12 @@ def attribute(
     unknown = sorted(set(classes) - set(predictor.classes))
     if unknown:
         raise InputError(f"no class {', '.join(unknown)} in the model, which knows {', '.join(predictor.classes)}")
-    found = []
+    weights = []
     for i, (text, name) in enumerate(zip(texts, classes, strict=True)):
-        found.append(_explain(predictor, text, predictor.classes.index(name), None if pairs is None else pairs[i]))
+        weights.append(_explain(predictor, text, predictor.classes.index(name), None if pairs is None else pairs[i]))
         if on_beat:
             on_beat((i + 1) / len(texts))
-    return found
+    return weights
 
 
 def explain_rows(
@@ -68,8 +68,8 @@ def explain_rows(
             raise InputError(f"row {number} wants a text and a class, found {sorted(row)}")
     predictor = Predictor.load(artifact_dir, device)
     pairs = None if predictor.card.text_pair is None else [str(row.get("text_pair") or "") for row in rows]
-    found = attribute(predictor, [r["text"] for r in rows], [r["class"] for r in rows], pairs, on_beat)
-    return [[[word, weight] for word, weight in words] for words in found]
+    weights = attribute(predictor, [r["text"] for r in rows], [r["class"] for r in rows], pairs, on_beat)
+    return [[[word, weight] for word, weight in words] for words in weights]
 
 
 def _explain(predictor: Predictor, text: str, column: int, pair: str | None) -> Weights:
@@ -77,11 +77,11 @@ def _explain(predictor: Predictor, text: str, column: int, pair: str | None) -> 
     is_read = _overlaps(words, predictor.characters_read(text, pair), len(text))
     pieces, read = _pieces(words, is_read)
     without = [_left_out(text, pieces, i) for i in range(len(pieces))]
-    asked = [i for i, rest in enumerate(without) if read[i] and rest.strip()]
-    shown = [text, *(without[i] for i in asked)]
-    p = predictor.probabilities(shown, None if pair is None else [pair] * len(shown))[:, column].astype(np.float64)
+    weighed = [i for i, rest in enumerate(without) if read[i] and rest.strip()]
+    texts = [text, *(without[i] for i in weighed)]
+    p = predictor.probabilities(texts, None if pair is None else [pair] * len(texts))[:, column].astype(np.float64)
     weights = np.zeros(len(pieces))
-    weights[asked] = p[0] - p[1:]
+    weights[weighed] = p[0] - p[1:]
     return tuple((" ".join(text[a:b].split()), float(w)) for (a, b), w in zip(pieces, weights, strict=True))
 
 
@@ -99,14 +99,14 @@ def _pieces(words: Sequence[Span], is_read: Sequence[bool]) -> tuple[list[Span],
     while True:
         pieces: list[Span] = []
         read: list[bool] = []
-        held = 0
+        joined = 0
         for word, seen in zip(words, is_read, strict=True):
-            if read and read[-1] == seen and (held < size or not seen):
-                pieces[-1], held = (pieces[-1][0], word[1]), held + 1
+            if read and read[-1] == seen and (joined < size or not seen):
+                pieces[-1], joined = (pieces[-1][0], word[1]), joined + 1
             else:
                 pieces.append(word)
                 read.append(seen)
-                held = 1
+                joined = 1
         if sum(read) <= PIECES:
             return pieces, read
         size += 1

@@ -298,7 +298,6 @@ def test_functions_stay_within_eighty_lines() -> None:
 
 # Functions with more parameters than these rules allow: they shrink, none is added.
 MANY_PARAMETERS = {
-    "bertft_core/evaluation/gate/decision.py decide",
     "bertft_core/recipe/fit.py fit_spec",
     "bertft_core/recipe/review.py write_page",
     "bertft_core/recipe/search_report.py write_search_report",
@@ -311,12 +310,7 @@ POSITIONAL_BOOLEANS = {
     "bertft_core/data/sources.py _decodes(final)",
     "bertft_core/data/tokens/encoding.py n_special(is_pair)",
     "bertft_core/data/tokens/tokenization.py encode(has_pair)",
-    "bertft_core/evaluation/gate/checks.py champion_fault_check(promote)",
-    "bertft_core/evaluation/gate/decision.py _another_model(same_weights)",
-    "bertft_core/evaluation/gate/decision.py _judge(same_weights)",
     "bertft_core/recipe/cleanup.py clean_up(apply)",
-    "bertft_core/registry/aliases.py describe(was_found)",
-    "bertft_core/registry/decision.py _ask(approved)",
     "bertft_core/reporting/html/charts.py key(is_dashed)",
     "bertft_core/reporting/html/charts.py sign(passed)",
     "bertft_core/reporting/html/markup.py number(signed)",
@@ -328,9 +322,7 @@ POSITIONAL_BOOLEANS = {
     "flows/nightly.py nightly(force)",
     "flows/nightly.py nightly(live)",
     "flows/pipeline.py pipeline(again)",
-    "flows/release.py _judged(approve)",
     "flows/release.py promote(approve)",
-    "tasks/release.py decide_promotion(approved)",
 }
 
 

@@ -39,6 +39,15 @@ def plain(text: str) -> str:
     return "".join("\\" + c if c in "\\`*_[]|$#" else c for c in joined)
 
 
+def quoted(name: object) -> str:
+    """A name that may come from the data, on one line and in quotes.
+
+    >>> quoted("a\\nclass")
+    "'a class'"
+    """
+    return f"'{' '.join(str(name).split())}'"
+
+
 def normalise(text: str) -> str:
     """NFC, casefolded, every run of whitespace as one space, no space at the ends.
 

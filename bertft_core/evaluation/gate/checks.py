@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.text import percent
+from bertft_core.base.text import percent, quoted
 
 SLICE_ROWS = 30  # a smaller slice is listed, not judged: one row is more than 3 points of it
 LATENCY, SIZE = "latency", "size"
@@ -56,7 +56,7 @@ class Group:
     def __str__(self) -> str:
         f1 = "" if self.f1_gain is None else f", F1 {self.f1_gain:+.4f}"
         counts = f"{self.gained} gained, {self.lost} lost"
-        return f"{_quoted(self.name)} {self.difference:+.4f} on {self.n} rows ({counts}{f1})"
+        return f"{quoted(self.name)} {self.difference:+.4f} on {self.n} rows ({counts}{f1})"
 
 
 def groups_of(
@@ -131,7 +131,7 @@ def _group_check(kind: str, groups: Sequence[Group], large: Sequence[Group], mos
         detail = f"no {kind} is shown to lose more {what} than {rule}{spared}; lowest of {len(mine)}: {mine[0]}"
     else:
         detail = f"no {kind} has enough rows to show a loss of {what} above {rule}"
-    small = [f"{_quoted(g.name)} ({g.n} rows)" for g in groups if g not in large]
+    small = [f"{quoted(g.name)} ({g.n} rows)" for g in groups if g not in large]
     return Check(
         name={"class": "classes", "slice": "slices"}[kind],
         passed=not failed,
@@ -203,7 +203,7 @@ def label_set_check(challenger: Sequence[str], champion: Sequence[str]) -> Check
     """Both know the same classes, in any order: otherwise their scores answer different questions."""
     new, gone = sorted({*challenger} - {*champion}), sorted({*champion} - {*challenger})
     parts = [
-        f"{what} {_listed([_quoted(n) for n in names])}" for what, names in (("new", new), ("gone", gone)) if names
+        f"{what} {_listed([quoted(n) for n in names])}" for what, names in (("new", new), ("gone", gone)) if names
     ]
     detail = f"another label set: {'; '.join(parts)}" if parts else f"the same {len(set(champion))} classes"
     return Check(name="label set", passed=not parts, detail=detail)
@@ -218,10 +218,6 @@ def seen_rows_check(excluded: int, rows: int) -> Check:
         else f"the champion trained on none of the {rows} test rows"
     )
     return Check(name="seen rows", passed=passed, detail=detail)
-
-
-def _quoted(name: str) -> str:
-    return f"'{' '.join(str(name).split())}'"
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -40,7 +40,8 @@ def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer
     """Register the fit and let the gate decide; one release per registered model at a time."""
     with _release_lock(context.home, tree.store.config.model_name(context.config.name)):
         candidate = register_model(context, fit, tree)
-        outcome = decide_promotion(candidate, tree.store, check_parity(candidate, tree.store, scorer))
+        check_parity(candidate, tree.store, scorer)
+        outcome = decide_promotion(candidate, tree.store)
     return _with_approval(tree.store, outcome)
 
 
@@ -72,7 +73,8 @@ def _decide_anew(store: Store, name: str, version: str, home: Path, *, approve: 
         return release_of(name, barred, version=version)
     with Scorer(store) as scorer:
         candidate = candidate_of_version(name, version, store, home)
-        return decide_promotion(candidate, store, check_parity(candidate, store, scorer), approved=approve)
+        check_parity(candidate, store, scorer)
+        return decide_promotion(candidate, store, approved=approve)
 
 
 def _release_lock(home: Path, name: str) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.release import register_fit
 from bertft_core.registry import gate, ledger
-from bertft_core.registry.answers import Scored, Scorer
+from bertft_core.registry.answers import Scorer
 from bertft_core.registry.decision import promote_or_keep
 from bertft_core.registry.gate import Candidate
 from bertft_core.registry.ledger import Release
@@ -32,18 +32,15 @@ def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Cand
 
 
 @task(name="parity", cache_policy=NO_CACHE)
-def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> Scored:
-    """The served version answers as its evaluation did; returns what the versions it is compared with answer."""
-    return gate.check_parity(candidate, ledger.view_model(store, candidate.name), scorer)
+def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> None:
+    """The served version answers as its evaluation did; the versions it is compared with answer in the same go."""
+    gate.check_parity(candidate, ledger.view_model(store, candidate.name), scorer)
 
 
 @task(name="promote", cache_policy=NO_CACHE)
-def decide_promotion(candidate: Candidate, store: Store, scored: Scored, *, approved: bool = False) -> Release:
-    """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not.
-
-    scored: what `check_parity` returned.
-    """
-    release, decision = promote_or_keep(candidate, store, scored, approved=approved, prefect_run=str(flow_run.id or ""))
+def decide_promotion(candidate: Candidate, store: Store, *, approved: bool = False) -> Release:
+    """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not."""
+    release, decision = promote_or_keep(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
     text = decision.to_markdown(str(release)) if decision else f"**{release}**"
     create_markdown_artifact(key="bertft-decision", markdown=text)
     return release

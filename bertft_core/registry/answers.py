@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,16 +61,6 @@ class Answers:
     def _array(self, name: str) -> Any:
         with np.load(self.file, allow_pickle=False) as stored:
             return stored[name]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Answers of several versions to the same rows, by version."""
-
-    answers: Mapping[str, Answers] = field(default_factory=dict)
-
-
-NOTHING_SCORED = Scored()
 
 
 def score_in_fresh_process(

@@ -11,7 +11,6 @@ from bertft_core.base.hashes import code_fingerprint, hash_json
 from bertft_core.config.store import Store
 from bertft_core.evaluation.gate.decision import PromotionDecision
 from bertft_core.registry import aliases, entries, ledger
-from bertft_core.registry.answers import NOTHING_SCORED, Scored
 from bertft_core.registry.entries import LedgerEntry
 from bertft_core.registry.gate import Candidate, judge
 from bertft_core.registry.ledger import Draft, ModelView, Release
@@ -20,17 +19,11 @@ _NUMBERS = ("metric", "n", "challenger_score", "champion_score", "difference", "
 
 
 def promote_or_keep(
-    candidate: Candidate,
-    store: Store,
-    scored: Scored = NOTHING_SCORED,
-    *,
-    approved: bool = False,
-    prefect_run: str = "",
+    candidate: Candidate, store: Store, *, approved: bool = False, prefect_run: str = ""
 ) -> tuple[Release, PromotionDecision | None]:
     """Decide on a candidate and carry it out. Repeating it after a kill answers the same and adds nothing.
 
-    scored: answers of other versions to its test rows; those that are missing are computed. approved: a person has
-    said yes. Returns the gate's decision too, None where the gate was not needed.
+    approved: a person has said yes. Returns the gate's decision too, None where the gate was not needed.
     """
     view, version = ledger.settle(store, candidate.name), candidate.version
     gate = None
@@ -40,7 +33,7 @@ def promote_or_keep(
         if not approved:  # an approval may follow a "no" that was said before: then the gate decides anew
             entry = entries.standing_decision(view.entries, version, view.champion, fingerprint)
     if entry is None:
-        draft, gate = _with_gate(candidate, view, scored, approved=approved, fingerprint=fingerprint)
+        draft, gate = _with_gate(candidate, view, approved=approved, fingerprint=fingerprint)
         entry = _write(view, draft, prefect_run)
     look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.folder.page))
     return ledger.release_of(candidate.name, entry, look, version), gate
@@ -75,11 +68,11 @@ def _without_gate(view: ModelView, version: str, weights: str, prefect_run: str)
 
 
 def _with_gate(
-    candidate: Candidate, view: ModelView, scored: Scored, *, approved: bool, fingerprint: str
+    candidate: Candidate, view: ModelView, *, approved: bool, fingerprint: str
 ) -> tuple[Draft, PromotionDecision | None]:
     """What is to be done with a candidate that nothing bars; no gate's decision where the champion does not answer."""
     settings, version = view.store.config.promotion, candidate.version
-    gate, fault = (None, view.champion_fault) if view.champion_fault else _compare(candidate, view, scored)
+    gate, fault = (None, view.champion_fault) if view.champion_fault else _compare(candidate, view)
     if gate is None:
         if settings.champion_unavailable == "keep":
             return _draft(view, entries.KEPT, version, _not_comparable(str(fault), view.name, version)), None
@@ -94,10 +87,10 @@ def _with_gate(
     return _draft(view, action, version, reason, gate_numbers(gate, fingerprint)), gate
 
 
-def _compare(candidate: Candidate, view: ModelView, scored: Scored) -> tuple[PromotionDecision | None, str | None]:
+def _compare(candidate: Candidate, view: ModelView) -> tuple[PromotionDecision | None, str | None]:
     """The gate's decision; None and why where the champion does not load or knows other labels."""
     try:
-        return judge(candidate, view, view.champion, scored), None
+        return judge(candidate, view, view.champion), None
     except (DataError, ConfigError):
         raise
     except (ArtifactError, InputError) as fault:

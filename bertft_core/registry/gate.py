@@ -17,7 +17,7 @@ from bertft_core.evaluation.gate.checks import Check, label_set_check, latency_c
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.registry import aliases, artifacts, entries
-from bertft_core.registry.answers import NOTHING_SCORED, Answers, Scored, Scorer, require, score_in_fresh_process
+from bertft_core.registry.answers import Answers, Scorer, require, score_in_fresh_process
 from bertft_core.registry.evaluation_folder import TRAIN_ROWS, EvaluationFolder
 from bertft_core.registry.ledger import ModelView
 
@@ -65,11 +65,11 @@ def rival_versions(rule: PromotionRule, view: ModelView, champion: str | None) -
     return anchor, [version for version in dict.fromkeys((champion, anchor)) if version]
 
 
-def check_parity(candidate: Candidate, view: ModelView, scorer: Scorer) -> Scored:
+def check_parity(candidate: Candidate, view: ModelView, scorer: Scorer) -> None:
     """Fresh process, downloaded artefact, another batch size: predictions must equal the evaluation's to 1e-5.
 
-    The versions it will be compared with answer in the same go, which saves a start; returns those answers,
-    without the ones that failed. Raises ArtifactError where the candidate fails or predicts otherwise.
+    The versions it will be compared with answer in the same go, which saves a start; their answers lie in the
+    candidate's folder. Raises ArtifactError where the candidate fails or predicts otherwise.
     """
     folder, rule = candidate.folder, view.store.config.promotion_rule(candidate.metric)
     _, rivals = rival_versions(rule, view, None if view.champion_fault else view.champion)
@@ -83,21 +83,17 @@ def check_parity(candidate: Candidate, view: ModelView, scorer: Scorer) -> Score
             f"{candidate.uri} predicts other probabilities than its evaluation (largest difference {gap:.2e}, wanted "
             f"<= {PARITY:g}): not promoted; look at the served folder and the library versions"
         )
-    of_rivals = {version: answers[candidate.uri_of(version)] for version in rivals}
-    return Scored(answers={version: own for version, own in of_rivals.items() if isinstance(own, Answers)})
 
 
-def judge(
-    candidate: Candidate, view: ModelView, champion: str | None, scored: Scored = NOTHING_SCORED
-) -> PromotionDecision:
+def judge(candidate: Candidate, view: ModelView, champion: str | None) -> PromotionDecision:
     """Apply the rule to the candidate and the champion (None: there is none yet).
 
-    scored: answers of rivals; those that are missing are computed. Raises InputError when the label sets
+    Answers of rivals that do not lie in the candidate's folder are computed. Raises InputError when the label sets
     differ or the champion has seen every row, ArtifactError when a rival does not load.
     """
     rule = view.store.config.promotion_rule(candidate.metric)
     anchor, versions = rival_versions(rule, view, champion)
-    rivals = {version: _rival(candidate, version, view.store, scored) for version in versions}
+    rivals = {version: _rival(candidate, version, view.store) for version in versions}
     is_same = False
     if champion is not None:
         tags = aliases.get_version(view.store, view.name, champion).tags
@@ -156,12 +152,13 @@ def judge_against(
     )
 
 
-def _rival(candidate: Candidate, version: str, store: Store, scored: Scored) -> Rival:
+def _rival(candidate: Candidate, version: str, store: Store) -> Rival:
     """A version with its answers and training rows. Raises InputError when it knows other classes."""
-    folder = candidate.folder
-    answers = scored.answers.get(version) or score_in_fresh_process(
-        candidate.uri_of(version), folder.test_rows, folder.answers(version), OTHER_BATCH, store
-    )
+    file, rows = candidate.folder.answers(version), candidate.folder.test_rows
+    if file.exists():
+        answers = Answers.read(file)
+    else:
+        answers = score_in_fresh_process(candidate.uri_of(version), rows, file, OTHER_BATCH, store)
     check = label_set_check(candidate.classes, answers.classes)
     if not check.passed:
         raise InputError(f"version {version}: {check.detail}")

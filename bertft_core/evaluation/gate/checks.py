@@ -202,9 +202,7 @@ def size_check(megabytes: float, most: float) -> Check:
 def label_set_check(challenger: Sequence[str], champion: Sequence[str]) -> Check:
     """Both know the same classes, in any order: otherwise their scores answer different questions."""
     new, gone = sorted({*challenger} - {*champion}), sorted({*champion} - {*challenger})
-    parts = [
-        f"{what} {_listed([quoted(n) for n in names])}" for what, names in (("new", new), ("gone", gone)) if names
-    ]
+    parts = [f"{what} {_listed([quoted(n) for n in names])}" for what, names in (("new", new), ("gone", gone)) if names]
     detail = f"another label set: {'; '.join(parts)}" if parts else f"the same {len(set(champion))} classes"
     return Check(name="label set", passed=not parts, detail=detail)
 

@@ -82,6 +82,40 @@ def test_promotion_settings_that_do_not_fit_together_are_refused(tmp_path, text)
         load(write(tmp_path, f"promotion: {text}"))
 
 
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("experimnt: a", "experiment"),
+        ("promotion: {levle: 0.9}", "promotion.level"),
+        ("aliases: {champoin: live}", "aliases.champion"),
+    ],
+)
+def test_misspelt_key_is_answered_with_the_nearest_one(tmp_path, text, near):
+    with pytest.raises(ConfigError, match=rf"unknown key; did you mean {near}\?"):
+        load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("key", ["metric", "resamples", "seed"])
+def test_what_is_no_setting_of_the_file_is_an_unknown_key(tmp_path, key):
+    with pytest.raises(ConfigError, match=rf"promotion\.{key}: unknown key"):
+        load(write(tmp_path, f"promotion: {{{key}: 1}}"))
+
+
+def test_number_without_a_point_is_a_number(tmp_path):
+    """YAML 1.1 reads 5e-3 as a text."""
+    file = write(tmp_path, "promotion: {test: non_inferiority, margin: 5e-3, min_score: {accuracy: 8e-1}}")
+    assert (load(file).promotion.margin, load(file).promotion.min_score) == (0.005, {"accuracy": 0.8})
+
+
+def test_every_fault_of_the_promotion_rule_has_a_line_of_its_own(tmp_path):
+    file = write(tmp_path, "promotion: {levle: 1, level: true, per: year, max_size_mb: -1, require_approval: maybe}")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    keys = [line.split()[0].rstrip(":") for line in str(caught.value).splitlines()[1:]]
+    names = ("levle", "level", "max_size_mb", "per", "require_approval")
+    assert keys == [f"promotion.{name}" for name in names]
+
+
 def test_all_faults_are_reported_at_once(tmp_path):
     file = write(tmp_path, "experimnt: a\naliases: {champion: latest}\npromotion: {level: 2, min_score: {f2: 1}}")
     with pytest.raises(ConfigError) as caught:

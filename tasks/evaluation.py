@@ -24,7 +24,6 @@ from bertft_core.recipe.release import build_served
 from bertft_core.recipe.runs import RUN_CODE, Run
 from bertft_core.registry import aliases
 from bertft_core.registry.answers import Answers
-from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.ledger import Release
 from bertft_core.reporting.run.page import Outcome, ReleaseFacts
 from bertft_core.training.results import TrainingResult
@@ -55,7 +54,7 @@ def write_report(
     context: RunContext, fit: TrainingResult, report: EvaluationReport, release: Release, tree: Tree
 ) -> Path:
     """The HTML report with its verdict, and the gate's decision as Markdown; both go to the MLflow run."""
-    folder = EvaluationFolder(context.run.folder.evaluation)
+    folder = context.run.folder.evaluation
     stored = read_json(folder.decision_json) if folder.decision_json.exists() else None
     decision = PromotionDecision.from_json(stored) if stored else None
     if decision is not None:
@@ -70,7 +69,7 @@ def write_report(
         ),
         lineage=_lineage(context, release, tree),
     )
-    tree.report(folder.path)
+    tree.report(folder)
     report_uri = f"runs:/{tree.final}/evaluation/{page.name}"
     aliases.tag_version(tree.store, release.registered_model, release.version, {"bertft.report": report_uri})
     return page
@@ -78,7 +77,7 @@ def write_report(
 
 def _champion(run: Run, report: EvaluationReport, release: Release) -> Scores | None:
     """Scores of the champion that the gate compared with, on the whole test split."""
-    folder = EvaluationFolder(run.folder.evaluation)
+    folder = run.folder.evaluation
     file = folder.answers(release.champion_before or "")
     if not file.exists():
         return None

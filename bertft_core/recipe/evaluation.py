@@ -13,6 +13,7 @@ from bertft_core.data.dataset import DatasetSplits
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.fit import machine_settings, schedule_of
 from bertft_core.recipe.prepare import Prepared
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.policy.decisions import DecisionPolicy
@@ -60,16 +61,16 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
 
     config, prepared, dataset = context.config, context.prepared, context.prepared.dataset
     folder, settings = context.run.folder.evaluation, machine_settings(context)
-    folder.mkdir(exist_ok=True)
+    folder.path.mkdir(exist_ok=True)
     raw = {}
     for split in ("validation", "test"):
-        file = folder / f"raw_{split}.npy"
+        file = folder.raw_test if split == "test" else folder.raw_validation
         context.trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
         raw[split] = np.load(file, allow_pickle=False)
     policy = _fit_policy(config, dataset, raw["validation"])
     decided = policy.apply(raw["test"], multi_label=dataset.is_multi)
-    np.save(folder / "probabilities.npy", decided.probabilities.astype(np.float32), allow_pickle=False)
-    np.save(folder / "predicted.npy", decided.predicted, allow_pickle=False)
+    np.save(folder.probabilities, decided.probabilities.astype(np.float32), allow_pickle=False)
+    np.save(folder.predicted, decided.predicted, allow_pickle=False)
     labels, wanted = labels_of_split(dataset, "test"), config.evaluation
     baseline = np.load(baseline_probabilities(config, dataset, context.home), allow_pickle=False)
     report = judge(
@@ -81,7 +82,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
         bootstrap=Bootstrap(level=wanted.level, resamples=wanted.resamples, seed=config.training.seed),
     )
     report = replace(report, warnings=(*report.warnings, *dataset.report.warnings))
-    write_json(folder / "evaluation.json", report.to_json())
+    write_json(folder.report_json, report.to_json())
     _draw(config, report, fit, prepared, folder)
     context.run.update(evaluated=True, policy=policy.to_json())
     return report
@@ -92,15 +93,17 @@ def phases(config: RunConfig, prepared: Prepared) -> tuple[tuple[float, float, i
     return schedule_of(config, Path(prepared.pretrained)).phases()
 
 
-def _draw(config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: Path) -> None:
+def _draw(
+    config: RunConfig, report: EvaluationReport, fit: TrainingResult, prepared: Prepared, folder: EvaluationFolder
+) -> None:
     from bertft_core.reporting.run.pictures import confusion_picture, learning_curve_picture
 
-    pictures = [("Learning", "learning.png")]
+    pictures = [("Learning", folder.learning.name)]
     if not report.scores.multi_label:
-        confusion_picture(report, folder / "confusion.png")
-        pictures.insert(0, ("Confusion", "confusion.png"))
-    learning_curve_picture([asdict(h) for h in fit.history], folder / "learning.png", phases(config, prepared))
-    (folder / "report.md").write_text(report.to_markdown(config.name, pictures), encoding="utf-8")
+        confusion_picture(report, folder.confusion)
+        pictures.insert(0, ("Confusion", folder.confusion.name))
+    learning_curve_picture([asdict(h) for h in fit.history], folder.learning, phases(config, prepared))
+    folder.report_markdown.write_text(report.to_markdown(config.name, pictures), encoding="utf-8")
 
 
 def _fit_policy(config: RunConfig, dataset: DatasetSplits, validation: Any) -> DecisionPolicy:

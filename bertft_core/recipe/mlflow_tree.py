@@ -12,6 +12,7 @@ from bertft_core.base.text import mask_uri
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
 from bertft_core.recipe.context import RunContext
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import SearchWinner
 from bertft_core.tracking import lineage, store
@@ -121,18 +122,18 @@ class Tree:
         store.log_history(self.store, self.final, [asdict(h) for h in fit.history])
         store.log_metrics(self.store, self.final, {"validation_score": fit.score, "seconds": fit.seconds})
 
-    def evaluation(self, report: Any, folder: Path) -> None:
+    def evaluation(self, report: Any, folder: EvaluationFolder) -> None:
         """Test scores, report and pictures on the final run."""
         numbers = {k: v for k, v in asdict(report.scores).items() if isinstance(v, int | float)}
         numbers |= {"floor_accuracy": report.baseline_accuracy, "floor_macro_f1": report.baseline_macro_f1}
         store.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
-        files = [folder / n for n in ("evaluation.json", "report.md", "confusion.png", "learning.png")]
+        files = (folder.report_json, folder.report_markdown, folder.confusion, folder.learning)
         store.log_files(self.store, self.final, [file for file in files if file.exists()], "evaluation")
 
-    def report(self, folder: Path) -> None:
+    def report(self, folder: EvaluationFolder) -> None:
         """The HTML report, the gate's decision and the list of doubtful labels on the final run."""
-        names = ("report.html", "decision.md", "decision.json", "doubtful_labels.csv")
-        store.log_files(self.store, self.final, [folder / n for n in names if (folder / n).exists()], "evaluation")
+        files = (folder.page, folder.decision_markdown, folder.decision_json, folder.doubtful_labels)
+        store.log_files(self.store, self.final, [file for file in files if file.exists()], "evaluation")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Keep the result document, say on the root how it ended; close final and pipeline run."""

@@ -80,7 +80,7 @@ def build_served(context: RunContext, fit: TrainingResult) -> Path:
 def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[Candidate, RegisteredVersion]:
     """Write what the gate works on, log the served artefact with its evidence and register it, once per run."""
     config, run, dataset = context.config, context.run, context.prepared.dataset
-    folder = EvaluationFolder(run.folder.evaluation)
+    folder = run.folder.evaluation
     write_gate_rows(config, dataset, folder)
     served = build_served(context, fit)
     evidence: dict[str, Any] = {

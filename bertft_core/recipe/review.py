@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from bertft_core.training.spec import MachineSettings
 
 
-PAGE = "report.html"
-SUSPECTS = "doubtful_labels.csv"
+_SUSPECTS = "doubtful_labels.csv"
 _FEATURES_VERSION = 1
 _EXPLAINED = 5  # worst errors whose words are weighed: each costs 64 passes through the model
 OnProgress = Callable[[float, dict[str, Any]], None]
@@ -39,21 +38,19 @@ def review(context: RunContext, report: EvaluationReport, served: Path, on_progr
     folder, settings, dataset = context.run.folder.evaluation, machine_settings(context), context.prepared.dataset
     if dataset.is_multi:  # both explain and doubt one class per row
         note = "Doubtful labels are looked for, and words weighed, where a row has one label only."
-        write_json(folder / "suspects_note.json", note)
+        write_json(folder.suspects_note, note)
         return
     table = dataset.table("test").select(["text", "text_pair"])
     explained = report.worst_errors[:_EXPLAINED]
     worst = take_rows(table, [e.row for e in explained]).to_pylist()
     asked = [{**row, "class": e.predicted} for row, e in zip(worst, explained, strict=True)]
-    write_json(folder / "worst_errors.json", asked)
-    context.trainer.explain(
-        served, folder / "worst_errors.json", folder / "words.json", settings.device, settings.threads, on_progress
-    )
+    write_json(folder.worst_errors, asked)
+    context.trainer.explain(served, folder.worst_errors, folder.words, settings.device, settings.threads, on_progress)
     if context.config.evaluation.review_rows:
         found = _doubtful_labels(context, settings, on_progress)
-        write_json(folder / "suspects.json", [asdict(row) for row in found[0]])
-        (folder / SUSPECTS).write_text(found[1], encoding="utf-8")
-        write_json(folder / "suspects_note.json", found[2])
+        write_json(folder.suspects, [asdict(row) for row in found[0]])
+        folder.doubtful_labels.write_text(found[1], encoding="utf-8")
+        write_json(folder.suspects_note, found[2])
 
 
 def _doubtful_labels(
@@ -92,7 +89,7 @@ def _doubtful_labels(
 def _how_found(found: LabelReview, n_train: int) -> str:
     looked = f"{found.rows:,} of {n_train:,} training rows"
     notes = "".join(f" {note}." for note in found.notes)
-    return f"{len(found.suspects)} of {looked} looked through; the whole list: {SUSPECTS}.{notes}"
+    return f"{len(found.suspects)} of {looked} looked through; the whole list: {_SUSPECTS}.{notes}"
 
 
 def _features(context: RunContext, settings: MachineSettings, on_progress: OnProgress | None) -> Path:
@@ -135,20 +132,20 @@ def write_page(
     dataset = prepared.dataset
     labels, table = labels_of(dataset.targets("test"), report.classes), dataset.table("test")
     p, raw, predicted = (
-        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("probabilities", "raw_test", "predicted")
+        np.load(file, allow_pickle=False) for file in (folder.probabilities, folder.raw_test, folder.predicted)
     )
     predictions = labels.predictions(p, predicted)
     baseline = labels.predictions(np.load(baseline_probabilities(config, dataset, context.home), allow_pickle=False))
     groups = slice_groups(
         table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
     )
-    words = _read(folder / "words.json", [])
+    words = _read(folder.words, [])
     page = replace(
         page_of(report, title=config.name, release=release, baseline=labels.scores(baseline)),
         slices=score_slices(labels.is_right(predictions), groups, config.evaluation.level),
         words=tuple(tuple((word, float(weight)) for word, weight in row) for row in words),
-        suspects=tuple(SuspectRow(**row) for row in _read(folder / "suspects.json", [])),
-        suspects_note=_read(folder / "suspects_note.json", ""),
+        suspects=tuple(SuspectRow(**row) for row in _read(folder.suspects, [])),
+        suspects_note=_read(folder.suspects_note, ""),
         calibration=None if dataset.is_multi else _calibration(context.run, report, labels, raw),
         coverage=None if dataset.is_multi else _coverage(context.run, labels.values, p, predicted),
         fit=fit,
@@ -157,7 +154,7 @@ def write_page(
         config_yaml=yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True),
         lineage=tuple((lineage or {}).items()),
     )
-    target = folder / PAGE
+    target = folder.page
     target.write_text(report_html(page), encoding="utf-8")
     return target
 

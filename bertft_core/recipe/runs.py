@@ -14,6 +14,7 @@ from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.run import RunConfig
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.recipe.prepare import Prepared
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 
 _KEY_LENGTH = 12
 _RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
@@ -33,8 +34,7 @@ class RunFolder:
         self.checkpoint = self.fit / "checkpoint.safetensors"  # of an unfinished fit; `bertft gc` removes it afterwards
         self.served = path / "served"  # the artefact that is registered: review builds and explains it
         self.search = path / "search"  # search.html and its pictures: search_report writes them
-        self.evaluation = path / "evaluation"  # evaluation, review and release write it; the gate and the pages read it
-        self.page = self.evaluation / "report.html"  # review writes it; `bertft report` names it
+        self.evaluation = EvaluationFolder(path / "evaluation")  # who writes and who reads: there
         self.rows = path / "rows.npz"  # which rows were trained on: a night writes it, the next one reads it
 
 
@@ -132,13 +132,13 @@ def latest_fitted(runs: Path, key: str) -> Run | None:
 def report_of(runs: Path, run_id: str) -> dict[str, Any]:
     """Where the HTML report of a run lies, and its verdict. Raises InputError naming the evaluated runs there are."""
     folder = RunFolder(runs / run_id)
-    if not _RUN_ID.match(run_id) or not folder.page.is_file():
-        known = sorted(path.name for path in runs.glob("[!.]*/") if RunFolder(path).page.is_file())
+    if not _RUN_ID.match(run_id) or not folder.evaluation.page.is_file():
+        known = sorted(path.name for path in runs.glob("[!.]*/") if RunFolder(path).evaluation.page.is_file())
         raise InputError(f"no report of run {run_id!r}; evaluated runs: {', '.join(known) or 'none'}")
     run = Run(run_key="", run_id=run_id, directory=str(folder.path), attempt=1)
     kept = ("name", "registered_model", "version", "outcome", "reason")
     told = {key: (run.result or {}).get(key) for key in kept}
-    return {"run_id": run_id, **told, "report": str(folder.page)}
+    return {"run_id": run_id, **told, "report": str(folder.evaluation.page)}
 
 
 def _attempts(runs: Path, key: str) -> list[Run]:

@@ -228,7 +228,7 @@ def document(bench: Bench, cases: list[str]) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Tables for people."""
-    print(f"{MachineSettings.from_json(found['settings'])}; {found['rounds']} rounds")
+    print(f"{MachineSettings(**found['settings'])}; {found['rounds']} rounds")
     show_speeds({c: found[c] for c in (*PLAIN, *SCHEDULES) if "rows_per_second" in found.get(c, {})})
     for precision, own in found.get("peak_share_by_precision", {}).items():
         print(
@@ -289,7 +289,7 @@ def settle(records: Records, home: Path, precision: str, threads: int) -> Machin
         with Trainer() as trainer:
             known = asdict(trainer.resolve(prepared.pretrained, precision, "cpu", threads))
         records.add("settings of the machine", known)
-    return MachineSettings.from_json(known)
+    return MachineSettings(**known)
 
 
 def parse() -> argparse.Namespace:

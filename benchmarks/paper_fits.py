@@ -100,7 +100,7 @@ def open_bench(load: Workload, records: Records, home: Path, trainer: Trainer, t
         followed=preparing.prepare(followed, home),
         records=records,
         home=home,
-        settings=MachineSettings.from_json(known),
+        settings=MachineSettings(**known),
         trainer=trainer,
     )
 

@@ -312,7 +312,7 @@ def open_place(args: argparse.Namespace, records: Records, folder: Path, repetit
     return Place(
         config=config,
         prepared=prepared,
-        settings=MachineSettings.from_json(stored),
+        settings=MachineSettings(**stored),
         home=home,
         trainer=trainer,
         seed=repetition_seed(repetition),

@@ -194,7 +194,7 @@ def machine(place: Place, trainer: Trainer) -> MachineSettings:
     if found is None:
         settings = trainer.resolve(place.prepared.pretrained, "auto", "cpu", place.args.threads)
         found = place.records.add("machine", asdict(settings))
-    return MachineSettings.from_json(found)
+    return MachineSettings(**found)
 
 
 def measure(place: Place) -> None:

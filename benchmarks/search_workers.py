@@ -125,7 +125,7 @@ def measure(case: str, args: argparse.Namespace, records: Records, home: Path) -
     """All rounds of a case, then the ratios."""
     config = configuration(case, args.slots, args.rows)
     prepared = prepare(config, home)
-    settings = MachineSettings.from_json(records.get("settings of the machine") or resolve(prepared, args, records))
+    settings = MachineSettings(**(records.get("settings of the machine") or resolve(prepared, args, records)))
     for number in range(args.rounds):
         for side in sorted(SIDES, reverse=bool(number % 2)):
             key = f"{case}, round {number}, {side}"

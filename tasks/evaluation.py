@@ -102,7 +102,7 @@ def _lineage(context: RunContext, release: Release, tree: Tree) -> dict[str, str
         "rows": prepared.dataset.fingerprint,
         "encoder": prepared.encoder,
         "code": code_fingerprint(*RUN_CODE),
-        "machine": str(MachineSettings.from_json(settings)) if settings else "",
+        "machine": str(MachineSettings(**settings)) if settings else "",
     }
     facts |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {name: value for name, value in facts.items() if value}

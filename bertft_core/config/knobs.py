@@ -50,7 +50,7 @@ def default_of(key: str) -> Any:
     return SEARCHED_SECTIONS[section].model_fields[field].default
 
 
-def idle_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence[Any]]) -> str:
+def unused_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence[Any]]) -> str:
     """What is wrong with a key that somebody set although no fit reads it; "" when there is none.
 
     ``value_of``: the configured value by the name in search.space; ``searched``: the values that a search gives.
@@ -66,7 +66,7 @@ def idle_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence[A
     return ""
 
 
-def without_idle(tree: dict[str, Any]) -> dict[str, Any]:
+def without_unused(tree: dict[str, Any]) -> dict[str, Any]:
     """A resolved configuration without the keys of `model` and `tokenization` that its other values leave unread."""
     kept = {name: dict(part) if name in ("model", "tokenization") else part for name, part in tree.items()}
     for key, (other, wanted) in READ_WITH.items():

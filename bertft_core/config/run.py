@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
 from bertft_core.config.fit import CHUNKS, ModelConfig, Part, TokenizationConfig, TrainingConfig, is_one_layer
-from bertft_core.config.knobs import SEARCHED_SECTIONS, idle_fault, key_fault, place, without_idle
+from bertft_core.config.knobs import SEARCHED_SECTIONS, key_fault, place, unused_fault, without_unused
 from bertft_core.config.metrics import Metric
 from bertft_core.config.nightly import NightlyConfig
 from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
@@ -188,9 +188,9 @@ class RunConfig(Part):
         return with_preset(tree) if isinstance(tree, dict) else tree
 
     @model_validator(mode="after")
-    def _no_idle_key(self) -> RunConfig:
+    def _no_unused_key(self) -> RunConfig:
         space = self.search.space if self.search else {}
-        if fault := idle_fault(self.value_of, {key: values_of(choice) for key, choice in space.items()}):
+        if fault := unused_fault(self.value_of, {key: values_of(choice) for key, choice in space.items()}):
             raise ValueError(fault)
         combine, layers = self.value_of("model.combine"), self.possible("model.layers")
         if combine != "concat" and all(is_one_layer(value) for value in layers):
@@ -228,7 +228,7 @@ class RunConfig(Part):
 
     def identity(self) -> dict[str, Any]:
         """What a run is, besides its rows: not when it is repeated, nor up to which date rows were taken."""
-        tree = without_idle(self.resolved())
+        tree = without_unused(self.resolved())
         del tree["nightly"], tree["data"]["until"]
         return tree
 

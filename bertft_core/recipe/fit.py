@@ -34,7 +34,7 @@ def machine_settings(context: RunContext) -> MachineSettings:
     """
     stored = context.run.state().get("settings")
     if stored:
-        return MachineSettings.from_json(stored)
+        return MachineSettings(**stored)
     file, prepared, training = context.home / "machine.json", context.prepared, context.config.training
     known = read_json(file) if file.exists() else {}
     wanted = (training.precision, training.device, training.threads)
@@ -43,7 +43,7 @@ def machine_settings(context: RunContext) -> MachineSettings:
         known[key] = asdict(context.trainer.resolve(prepared.pretrained, *wanted))
         write_json(file, known)
     context.run.update(settings=known[key])
-    return MachineSettings.from_json(known[key])
+    return MachineSettings(**known[key])
 
 
 def fit_spec(

@@ -17,7 +17,7 @@ _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", 
 _LAYERS = "model.layers"
 _CHUNK_LIMIT, _OVERLAP = "tokenization.max_chunks", "tokenization.chunk_overlap"
 # (knob, a field that decides whether the knob is read, for which values of that field it is not)
-_IDLE: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+_UNUSED: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     *((key, other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()),
     ("warmup_fraction", "schedule", lambda value: value == SLANTED),
     ("phase_restart", "unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
@@ -51,7 +51,7 @@ def require_effect(config: RunConfig, longest: Mapping[str, int], class_rows: Ma
     if search is None or not search.trials:
         return
     faults = [_length_fault(config, search, key, longest) for key in (_CUT, _LENGTH, *_CHUNKED) if key in search.space]
-    faults += [_idle_fault(config, search, *rule) for rule in _IDLE if rule[0] in search.space]
+    faults += [_unused_fault(config, search, *rule) for rule in _UNUSED if rule[0] in search.space]
     more = {"unfreezing": _unfreezing_fault, "phase_restart": _restart_fault, _CUT: _one_chunk_fault}
     faults += [fault_of(config, search) for key, fault_of in more.items() if key in search.space]
     if _CHUNK_LIMIT in search.space:
@@ -69,7 +69,7 @@ def _of_class_sizes(search: SearchConfig) -> list[str]:
     """Searched knobs that change nothing where all classes are of one size: log priors are then one constant."""
     losses = values_of(search.space["loss"]) if "loss" in search.space else [ADJUSTED]
     named = [("class_weights", True), ("tau", True), ("loss", set(losses) <= {"cross_entropy", ADJUSTED})]
-    return [key for key, is_idle in named if key in search.space and is_idle]
+    return [key for key, is_unused in named if key in search.space and is_unused]
 
 
 def _length_fault(config: RunConfig, search: SearchConfig, key: str, longest: Mapping[str, int]) -> str:
@@ -102,22 +102,24 @@ def _one_chunk_fault(config: RunConfig, search: SearchConfig) -> str:
 
 
 def _restart_fault(config: RunConfig, search: SearchConfig) -> str:
-    """Why `ulmfit` has a single phase in every trial, or "" (of other schedules: `_IDLE`)."""
+    """Why `ulmfit` has a single phase in every trial, or "" (of other schedules: `_UNUSED`)."""
     schedules, epochs = (_possible(config, search, "phase_restart", key) for key in ("unfreezing", "epochs"))
     is_one = all(name == "ulmfit" for name in schedules) and max(epochs) == 1
     return "phase_restart has no effect: there is one phase; take it out" if is_one else ""
 
 
-def _idle_fault(config: RunConfig, search: SearchConfig, key: str, other: str, is_idle: Callable[[Any], bool]) -> str:
+def _unused_fault(
+    config: RunConfig, search: SearchConfig, key: str, other: str, is_unused: Callable[[Any], bool]
+) -> str:
     """Why some trials would search a knob that their fits do not read, or "". Of a range: why all would."""
     possible = _possible(config, search, key, other)
-    idle = [value for value in possible if is_idle(value)]
+    unused = [value for value in possible if is_unused(value)]
     is_range = isinstance(search.space.get(other), Range)
-    if not idle or (is_range and len(idle) < len(possible)):
+    if not unused or (is_range and len(unused) < len(possible)):
         return ""
-    read = [value for value in possible if not is_idle(value)]
+    read = [value for value in possible if not is_unused(value)]
     remedy = f"add `when: {{{other}: [{', '.join(map(str, read))}]}}`" if read else f"take it out, or change {other}"
-    return f"{key} has no effect while {other} is {idle[0]}: {remedy}"
+    return f"{key} has no effect while {other} is {unused[0]}: {remedy}"
 
 
 def _unfreezing_fault(config: RunConfig, search: SearchConfig) -> str:

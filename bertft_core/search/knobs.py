@@ -196,21 +196,6 @@ def log_knobs(distributions: Mapping[str, BaseDistribution]) -> frozenset[str]:
     return frozenset(name for name, space in distributions.items() if getattr(space, "log", False))
 
 
-def space_facts(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
-    """What each knob could be, in words."""
-    return {name: _in_words(space) for name, space in distributions.items()}
-
-
-def _in_words(space: BaseDistribution) -> str:
-    if isinstance(space, CategoricalDistribution):
-        return ", ".join(written(choice) for choice in space.choices)
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    scale = ", logarithmic" if getattr(space, "log", False) else ""
-    step = getattr(space, "step", None)
-    every = f" in steps of {written(step)}" if step is not None and (step != 1 or isinstance(step, float)) else ""
-    return f"{written(low)} to {written(high)}{scale}{every}"
-
-
 def _study(done: Sequence[TrialResult], spaces: Mapping[str, BaseDistribution]) -> optuna.Study:
     """A study in memory that holds these trials; it asks nothing, so that its sampler draws no seed that matters."""
     before = optuna.logging.get_verbosity()

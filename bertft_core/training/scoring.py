@@ -13,25 +13,14 @@ from transformers import PreTrainedModel
 from bertft_core.data.tokens.batching import pad_batch, sample_rows, unit_rows
 from bertft_core.model.classifier import MULTI_LABEL, load_encoder, load_saved
 from bertft_core.model.encoder_pass import batch_tensors
-from bertft_core.model.features import Classifier, masked_mean
+from bertft_core.model.features import masked_mean
 from bertft_core.model.prefix.frozen import Beat
 from bertft_core.training.forward import WHOLE, by_batch, open_forward, padding
 from bertft_core.training.machine import pick_device, runtime
 from bertft_core.training.spec import MachineSettings
 
 if TYPE_CHECKING:
-    from bertft_core.data.tokens.tokenization import TokenArrays
-
-
-def predict_logits(
-    model: Classifier,
-    arrays: TokenArrays,
-    device: torch.device,
-    on_beat: Beat | None = None,
-    precision: str = "float32",
-) -> NDArray[np.float32]:
-    """Logits [n, C] float32 of all rows in order, in eval mode; on_beat(fraction) about once a second."""
-    return open_forward(model, device, precision).predict(arrays, WHOLE, on_beat)
+    pass
 
 
 def score(
@@ -56,9 +45,8 @@ def score(
     with runtime(threads):
         model = load_saved(model_dir)
         model.to(target)  # type: ignore[arg-type]
-        logits = predict_logits(model, open_split(Path(tokens_dir), split), target, on_beat, precision).astype(
-            np.float64
-        )
+        arrays = open_split(Path(tokens_dir), split)
+        logits = open_forward(model, target, precision).predict(arrays, WHOLE, on_beat).astype(np.float64)
     if model.config.problem_type == MULTI_LABEL:
         return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -111,11 +111,6 @@ class MachineSettings:
             timed = f" (a bfloat16 step is {self.float32_step / self.bfloat16_step:.1f} times as fast as float32 here)"
         return f"{self.precision} on {self.device}, {self.threads} threads{timed}"
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Inverse of `dataclasses.asdict`."""
-        return cls(**value)
-
 
 def micro_batch_line(facts: Mapping[str, Any]) -> str:
     """What a fit's progress says about memory, for people. ``facts``: micro_batch and batch, rows."""

@@ -88,16 +88,8 @@ class Trainer:
         on_progress: OnProgress | None = None,
     ) -> Path:
         """Write probabilities [n, C] float32 of a saved model on one split to ``output_npy``."""
-        message = {
-            "cmd": "score",
-            "model_dir": str(model_dir),
-            "tokens_dir": str(tokens_dir),
-            "split": split,
-            "output": str(Path(output_npy).absolute()),
-            "device": device,
-            "threads": threads,
-        }
-        return Path(self._call(message, on_progress)["path"])
+        where = {"model_dir": str(model_dir), "tokens_dir": str(tokens_dir), "split": split}
+        return self._write("score", output_npy, on_progress, **where, device=device, threads=threads)
 
     def features(
         self,
@@ -115,17 +107,9 @@ class Trainer:
 
         ``rows``: of about that many rows, those of `batching.sample_rows`; None: of all. ``places``: of these rows.
         """
-        message = {
-            "cmd": "features",
-            "pretrained": str(pretrained),
-            "rows": rows,
-            "places": places,
-            "tokens_dir": str(tokens_dir),
-            "split": split,
-            "output": str(Path(output_npy).absolute()),
-            "settings": asdict(settings),
-        }
-        return Path(self._call(message, on_progress)["path"])
+        where = {"pretrained": str(pretrained), "tokens_dir": str(tokens_dir), "split": split}
+        values = {"settings": asdict(settings), "rows": rows, "places": places}
+        return self._write("features", output_npy, on_progress, **where, **values)
 
     def explain(
         self,
@@ -141,22 +125,20 @@ class Trainer:
         rows_json: list of {"text": str, "class": name, "text_pair": str or null}. out_json: for each row the
         list of [word or span, weight] that `serving.attribution.attribute` gives.
         """
-        message = {
-            "cmd": "explain",
-            "artifact_dir": str(artifact_dir),
-            "rows": str(Path(rows_json).absolute()),
-            "output": str(Path(out_json).absolute()),
-            "device": device,
-            "threads": threads,
-        }
-        return Path(self._call(message, on_progress)["path"])
+        where = {"artifact_dir": str(artifact_dir), "rows": str(Path(rows_json).absolute())}
+        return self._write("explain", out_json, on_progress, **where, device=device, threads=threads)
 
     def resolve(
         self, pretrained: Path | str, precision: str = "auto", device: str = "auto", threads: int | None = None
     ) -> MachineSettings:
         """This machine's values in place of auto."""
         settings = {"precision": precision, "device": device, "threads": threads}
-        return MachineSettings.from_json(self._call({"cmd": "resolve", "pretrained": str(pretrained), **settings}))
+        return MachineSettings(**self._call({"cmd": "resolve", "pretrained": str(pretrained), **settings}))
+
+    def _write(self, command: str, output: Path | str, on_progress: OnProgress | None, **values: Any) -> Path:
+        """Run a command that writes a file, and give its path."""
+        message = {"cmd": command, "output": str(Path(output).absolute()), **values}
+        return Path(self._call(message, on_progress)["path"])
 
     def _call(
         self, message: dict[str, Any], on_progress: OnProgress | None = None, on_rung: OnRung | None = None

@@ -134,7 +134,7 @@ def _run_features(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
     beat = _beat(wire, {"features": message["split"]})
     places = None if message["places"] is None else np.array(message["places"], dtype=np.int64)
-    settings = MachineSettings.from_json(message["settings"])
+    settings = MachineSettings(**message["settings"])
     where = (message["pretrained"], message["tokens_dir"], message["split"])
     return _save_array(message["output"], features(*where, settings, beat, rows=message["rows"], places=places))
 

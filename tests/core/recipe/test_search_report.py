@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from bertft_core.recipe.search_report import SearchReport, write_search_report
 from bertft_core.reporting.search.page import SearchPage
-from bertft_core.search.knobs import knob_importances, log_knobs, space_facts
+from bertft_core.search.knobs import knob_importances, log_knobs
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import Confirmation, SearchWinner
 from bertft_core.training.results import TrainingResult
@@ -57,7 +57,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> SearchReport:
         results=RESULTS,
         trials=12,
         timeout=7200,
-        space=space_facts(SPACE),
+        space={"lr": "1e-5 to 0.001, logarithmic", "pooling": "cls, <mean>"},
         verdict=SearchWinner(best=RESULTS[7], how="highest mean of 2 further seeds", confirmations=confirmations),
         importances=knob_importances(RESULTS, SPACE),
         log=log_knobs(SPACE),

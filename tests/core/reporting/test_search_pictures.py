@@ -21,16 +21,7 @@ from bertft_core.reporting.search.pictures import (
     time_picture,
     workers_picture,
 )
-from bertft_core.search.knobs import (
-    best_of,
-    caution,
-    knob_importances,
-    knobs_of,
-    log_knobs,
-    score_limits,
-    space_facts,
-    written,
-)
+from bertft_core.search.knobs import best_of, caution, knob_importances, knobs_of, log_knobs, score_limits, written
 from bertft_core.search.results import TrialResult
 from bertft_core.training.results import TrainingResult
 
@@ -257,11 +248,10 @@ def test_caution_names_the_number_of_complete_trials() -> None:
     assert "hint" not in caution(trials(100))
 
 
-def test_space_is_told_in_words() -> None:
+def test_knobs_on_a_logarithmic_scale_are_named() -> None:
     space = {
         "lr": FloatDistribution(1e-5, 1e-4, log=True),
         "epochs": IntDistribution(2, 5),
         "class_weights": CategoricalDistribution([None, "balanced"]),
     }
-    words = {"lr": "1e-5 to 1e-4, logarithmic", "epochs": "2 to 5", "class_weights": "none, balanced"}
-    assert (space_facts(space), log_knobs(space)) == (words, {"lr"})
+    assert log_knobs(space) == {"lr"}

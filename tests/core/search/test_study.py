@@ -323,3 +323,18 @@ def test_second_objective_is_stored_and_prunes_nothing(tmp_path: Path) -> None:
     told = study.tell(slot.slot, _result(0.9, latency_ms=3.5))
     assert (told.score, told.latency_ms) == (0.9, 3.5)
     assert study._study.trials[0].values == [0.9, 3.5]
+
+
+def test_trial_that_an_earlier_version_stored_is_read(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    slot = _claim(study).slot
+    trial, _ = study._live[slot]
+    epoch = {"epoch": 1, "step": 6, "train_loss": 0.7, "validation_loss": 0.6, "accuracy": 0.9, "macro_f1": 0.8}
+    facts = {"best_epoch": 1, "steps": 6, "weights_digest": "d", "model_dir": "", "prefix": None, "size_bytes": 7}
+    stored = {"state": "complete", "reason": "", "score": 0.9, "log_loss": 0.6, "seconds": 3.0, "rungs": [[0.25, 0.6]]}
+    history = [{**epoch, "depth": 4, "seconds": 3.0, "micro_batch": None, "micro_f1": None}]
+    trial.set_user_attr("result", {"depth": 4, **stored, **facts, "history": history, "latency_ms": None})
+    study._study.tell(trial.number, 0.9)
+    (found,) = study.results()
+    assert found.fit is not None and (found.score, found.seconds, found.depth) == (0.9, 3.0, 4)
+    assert found.fit.rungs == ((0.25, 0.6),) and found.fit.history[0].macro_f1 == 0.8 and found.size_bytes == 7

@@ -244,8 +244,8 @@ def _report(
     if n_bare := int((used & (labels.top < 0)).sum()):
         warnings.append(f"{n_bare} rows have no label: they count as rows of no class")
     encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)
-    if encodings.get("latin-1"):
-        warnings.append(f"{encodings['latin-1']} files are not UTF-8 and were read as latin-1")
+    if n := encodings["latin-1"]:
+        warnings.append(f"{n} {'file is' if n == 1 else 'files are'} not UTF-8: read as latin-1")
     pooled = [f.name for _, _, files in sources for f in files if f.kind == "hub"] if config.source else []
     if len(pooled) > 1:
         warnings.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def _draw(
     if not report.scores.multi_label:
         confusion_picture(report, folder.confusion)
         pictures.insert(0, ("Confusion", folder.confusion.name))
-    learning_curve_picture([asdict(h) for h in fit.history], folder.learning, phases(config, prepared))
+    learning_curve_picture(fit.history, folder.learning, phases(config, prepared))
     folder.report_markdown.write_text(report.to_markdown(config.name, pictures), encoding="utf-8")
 
 

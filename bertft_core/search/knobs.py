@@ -15,7 +15,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from bertft_core.config.metrics import LOWER_IS_BETTER
 from bertft_core.search.results import TrialResult, ranked
 
-BLUE, ORANGE, GREY = "#1f6feb", "#d9480f", "#888888"
 ORDERED = 8  # whole numbers up to this many values stand at equal distances
 MANY = 30  # complete trials from which importances are more than a hint
 MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain every knob

@@ -48,13 +48,13 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Whisker:
-    """A row of a chart of intervals: name, value, interval, and values to compare with (name, value)."""
+    """A row of a chart of intervals: name, value, interval, and values to compare with (name, value, marker)."""
 
     name: str
     text: str
     value: float
     interval: Domain | None
-    others: Sequence[tuple[str, float]] = ()
+    others: Sequence[tuple[str, float, str]] = ()
 
 
 def el(tag: str, /, *children: str | None, **attributes: str | float | None) -> Markup:
@@ -103,10 +103,7 @@ def line_chart(
 
 
 def whisker_chart(label: str, rows: Sequence[Whisker], domain: Domain, *, zero: bool = False) -> Markup:
-    """One row per value: its name and number, below it dot and interval on a shared axis.
-
-    `others` are a ring (the first) and a triangle (the second). zero: the line at 0 is drawn strong.
-    """
+    """One row per value: its name and number, below it dot and interval on a shared axis. zero: a strong line at 0."""
     at = _scale(domain, (8, WIDTH - 8))
     bottom = _ROW * len(rows) + 6
     marks = ticks(domain, 5)
@@ -274,11 +271,7 @@ def _marker(x: float, y: float, colour: str, kind: str, title: str = "") -> Mark
 
 def _whisker_row(row: Whisker, top: float, at: Scale) -> Markup:
     y = top + 30
-    kinds = ("ring", "triangle")
-    others = [
-        _marker(at(value), y, "grey", kinds[min(i, 1)], f"{name} {number(value)}")
-        for i, (name, value) in enumerate(row.others)
-    ]
+    others = [_marker(at(v), y, "grey", marker, f"{name} {number(v)}") for name, v, marker in row.others]
     arm = None if row.interval is None else _arm(at, row.interval, y)
     dot = el("circle", cx=_r(at(row.value)), cy=_r(y), r=4.2, class_="f-blue")
     name = _text(0, top + 16, clipped(row.name, 40), kind="strong")

@@ -56,7 +56,11 @@ def score_chart(page: ReportPage) -> Markup:
             text=number(value),
             value=value,
             interval=s.interval,
-            others=[(n, v) for n, v in (("champion", s.champion), ("TF-IDF baseline", s.baseline)) if v is not None],
+            others=[
+                (name, v, marker)
+                for name, v, marker in (("champion", s.champion, "ring"), ("TF-IDF baseline", s.baseline, "triangle"))
+                if v is not None
+            ],
         )
         for s, value in drawn
     ]

@@ -8,11 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.reporting.html.picture import BLUE, GREY, ORANGE, SOFT, add_legend, picture
 from bertft_core.search.knobs import (
-    BLUE,
-    GREY,
     MANY,
-    ORANGE,
     ORDERED,
     Knob,
     Place,
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
-
 
 SHADES = "viridis_r"  # the higher the score, the darker: the good ones must not be the faint ones
 _BARS = 20  # knobs in the picture of importances
@@ -53,12 +50,6 @@ def add_colour_bar(figure: Figure, axes: Axes, norm: Normalize, metric: str) -> 
     bar.set_label(score_name(metric))
 
 
-def add_legend(figure: Figure, columns: int) -> None:
-    """A legend below the picture, where it covers nothing; none for an empty picture."""
-    if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
-        figure.legend(loc="outside lower left", frameon=False, ncols=columns, fontsize=9, columnspacing=1.2)
-
-
 def parallel_picture(
     results: Sequence[TrialResult],
     metric: str,
@@ -74,11 +65,8 @@ def parallel_picture(
     that do not have the knob.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
     knobs, norm, best = _columns(results, log, importances or {}), norm_of(results), best_of(results)
-    figure = Figure(figsize=(2.9 + 1.12 * len(knobs), 4.8), dpi=120, layout="constrained")
-    axes = figure.subplots()
     shown = [s for state in ("complete", "pruned", "fail") for _, s in scored(results, state)]
     complete = [s for _, s in scored(results, "complete")]
     low, high = score_limits(complete or shown)
@@ -87,20 +75,22 @@ def parallel_picture(
     rest = [r for r in results if r.state != "complete"]
     alpha = max(0.15, min(0.85, 40 / max(1, len(results))))
     spread = 0.0 if len(results) < ORDERED else 0.25
-    _draw_lines(axes, rest, knobs, last, [GREY] * len(rest), 0.45 * alpha, 0.8, spread)
-    _draw_lines(axes, done, knobs, last, [colormaps[SHADES](norm(r.score or 0.0)) for r in done], alpha, 1.3, spread)
-    if best is not None:
-        _draw_lines(axes, [best], knobs, last, [ORANGE], 1.0, 2.4, spread)
-        axes.plot([], [], color=ORANGE, linewidth=2.4, label=f"best single score: trial {best.slot}")
-    if rest:
-        axes.plot([], [], color=GREY, linewidth=0.8, alpha=0.6, label=f"not completed ({len(rest)})")
-    _draw_columns(axes, results, (*knobs, last))
-    figure.suptitle(f"What was tried, {len(results)} trials")
-    add_legend(figure, 2)
-    if done:
-        add_colour_bar(figure, axes, norm, metric)
-    figure.savefig(path)
-    return Path(path)
+    with picture(path, 4.6, 2.6 + 1.05 * len(knobs)) as (figure, (axes,)):
+        _draw_lines(axes, rest, knobs, last, [GREY] * len(rest), 0.45 * alpha, 0.8, spread)
+        _draw_lines(
+            axes, done, knobs, last, [colormaps[SHADES](norm(r.score or 0.0)) for r in done], alpha, 1.3, spread
+        )
+        if best is not None:
+            _draw_lines(axes, [best], knobs, last, [ORANGE], 1.0, 2.4, spread)
+            axes.plot([], [], color=ORANGE, linewidth=2.4, label=f"best single score: trial {best.slot}")
+        if rest:
+            axes.plot([], [], color=GREY, linewidth=0.8, alpha=0.6, label=f"not completed ({len(rest)})")
+        _draw_columns(axes, results, (*knobs, last))
+        figure.suptitle(f"What was tried, {len(results)} trials", x=0.01, ha="left", fontsize=12, fontweight="bold")
+        add_legend(figure, 2)
+        if done:
+            add_colour_bar(figure, axes, norm, metric)
+    return path
 
 
 def _columns(
@@ -155,9 +145,9 @@ def _draw_columns(axes: Axes, results: Sequence[TrialResult], columns: Sequence[
     axes.axis("off")
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
     for x, knob in enumerate(columns):
-        axes.axvline(x, ymin=0.15, ymax=0.98, color="#444444", linewidth=0.9)
+        axes.axvline(x, ymin=0.15, ymax=0.98, color=GREY, linewidth=0.9)
         for y, label in knob.ticks():
-            axes.plot([x - 0.025, x], [y, y], color="#444444", linewidth=0.9)
+            axes.plot([x - 0.025, x], [y, y], color=GREY, linewidth=0.9)
             size = 9 if len(label) <= 10 else 7.5
             axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=size, bbox=box, parse_math=False, zorder=4)
         axes.text(
@@ -167,9 +157,7 @@ def _draw_columns(axes: Axes, results: Sequence[TrialResult], columns: Sequence[
         lacks = [r.score is None if is_last else knob.name not in r.params for r in results]
         if any(lacks):
             label = "no score" if is_last else "not set"
-            axes.text(
-                x - 0.04, _ABSENT, label, ha="right", va="center", fontsize=9, color="#666666", bbox=box, zorder=4
-            )
+            axes.text(x - 0.04, _ABSENT, label, ha="right", va="center", fontsize=9, color=SOFT, bbox=box, zorder=4)
 
 
 def slice_picture(
@@ -183,52 +171,48 @@ def slice_picture(
 
     lr and alpha where both vary, else the two most important ones (without importances: the first two).
     """
-    from matplotlib.figure import Figure
-
     pair = _pair(knobs_of(results, log), importances or {})
     if pair is None:
         return None
     x, y = pair
     norm, best = norm_of(results), best_of(results)
-    figure = Figure(figsize=(6.8, 4.6), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    both = [r for r in results if x.name in r.params and y.name in r.params]
-    rest = [r for r in both if r.state != "complete"]
-    done = sorted(scored(both, "complete"), key=lambda d: d[1])
-    size = 46 if len(both) <= 100 else 18
-    if rest:
-        xs, ys = (k.places(rest) for k in (x, y))
-        axes.scatter(xs, ys, marker="x", s=size, color=GREY, linewidths=1.0, label="not completed")
-    if done:
-        xs, ys = (k.places([r for r, _ in done]) for k in (x, y))
-        axes.scatter(
-            xs,
-            ys,
-            c=[s for _, s in done],
-            cmap=SHADES,
-            norm=norm,
-            s=size,
-            edgecolors="white",
-            linewidths=0.5,
-            label="complete",
-        )
-    if best is not None and best in both:
-        axes.scatter(
-            x.places([best]),
-            y.places([best]),
-            s=4 * size,
-            facecolors="none",
-            edgecolors=ORANGE,
-            linewidths=1.8,
-            label="best single score",
-        )
-    figure.suptitle(f"{x.name} and {y.name}")
-    _set_axes(axes, x, y)
-    add_legend(figure, 3)
-    if done:
-        add_colour_bar(figure, axes, norm, metric)
-    figure.savefig(path)
-    return Path(path)
+    with picture(path, 3.6) as (figure, (axes,)):
+        both = [r for r in results if x.name in r.params and y.name in r.params]
+        rest = [r for r in both if r.state != "complete"]
+        done = sorted(scored(both, "complete"), key=lambda d: d[1])
+        size = 46 if len(both) <= 100 else 18
+        if rest:
+            xs, ys = (k.places(rest) for k in (x, y))
+            axes.scatter(xs, ys, marker="x", s=size, color=GREY, linewidths=1.0, label="not completed")
+        if done:
+            xs, ys = (k.places([r for r, _ in done]) for k in (x, y))
+            axes.scatter(
+                xs,
+                ys,
+                c=[s for _, s in done],
+                cmap=SHADES,
+                norm=norm,
+                s=size,
+                edgecolors="white",
+                linewidths=0.5,
+                label="complete",
+            )
+        if best is not None and best in both:
+            axes.scatter(
+                x.places([best]),
+                y.places([best]),
+                s=4 * size,
+                facecolors="none",
+                edgecolors=ORANGE,
+                linewidths=1.8,
+                label="best single score",
+            )
+        axes.set_title(f"{x.name} and {y.name}", parse_math=False)
+        _set_axes(axes, x, y)
+        add_legend(figure, 3)
+        if done:
+            add_colour_bar(figure, axes, norm, metric)
+    return path
 
 
 def _set_axes(axes: Axes, x: Knob, y: Knob) -> None:
@@ -253,18 +237,13 @@ def _pair(knobs: Sequence[Knob], importances: Mapping[str, float]) -> tuple[Knob
 
 def importance_picture(importances: Mapping[str, float], trials: int, path: Path) -> Path:
     """Knobs by importance, the most important on top; `trials`: complete ones behind it. Returns `path`."""
-    from matplotlib.figure import Figure
-
     shown = sorted(importances.items(), key=lambda item: -item[1])[:_BARS][::-1]
-    figure = Figure(figsize=(6.8, 1.5 + 0.34 * len(shown)), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh(range(len(shown)), [share for _, share in shown], color=BLUE, height=0.62)
-    axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in shown], padding=4, fontsize=9)
-    axes.set_yticks(range(len(shown)), [name for name, _ in shown], parse_math=False)
-    axes.set(xlim=(0, 1.12 * max(share for _, share in shown)), xlabel="share of the explained variance (fANOVA)")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    axes.margins(y=0.6 / len(shown) ** 1.2)
-    figure.suptitle(f"Which knobs mattered, from {trials} complete trials{'' if trials >= MANY else ': a hint'}")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    return Path(path)
+    with picture(path, 1.3 + 0.28 * len(shown)) as (_, (axes,)):
+        bars = axes.barh(range(len(shown)), [share for _, share in shown], color=BLUE, height=0.62)
+        axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in shown], padding=4, fontsize=8.5)
+        axes.set_yticks(range(len(shown)), [name for name, _ in shown], parse_math=False)
+        axes.set(xlim=(0, 1.12 * max(share for _, share in shown)), xlabel="share of the explained variance (fANOVA)")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.margins(y=0.6 / len(shown) ** 1.2)
+        axes.set_title(f"What mattered, {trials} complete trials{'' if trials >= MANY else ': a hint'}")
+    return path

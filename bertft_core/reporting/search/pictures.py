@@ -1,4 +1,8 @@
-"""Pictures of a search as PNG files, drawn from its results: scores, time, workers, the second objective."""
+"""Pictures of a search as PNG files, drawn from its results: scores, time, workers, the second objective.
+
+Own pictures and not those of optuna.visualization.matplotlib: these mark what was pruned, what failed and what has no
+score, keep one diverged trial from squeezing the others, name the chosen trial, and need no study, only its results.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertft_core.reporting.search.knob_pictures import add_legend, importance_picture, parallel_picture, slice_picture
-from bertft_core.search.knobs import BLUE, GREY, ORANGE, best_of, knobs_of, score_limits, score_name, scored
+from bertft_core.reporting.html.picture import BLUE, FAINT, GREY, INK, ORANGE, add_legend, picture
+from bertft_core.reporting.search.knob_pictures import importance_picture, parallel_picture, slice_picture
+from bertft_core.search.knobs import best_of, knobs_of, score_limits, score_name, scored
 from bertft_core.search.results import TrialResult
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 _LABELLED = 60  # bars that carry their slot
 _GROUPS = 100  # bars, where not every trial can have its own
 _NEAR = 0.05  # of an axis: two labels of a front as near as this would overlap
-_STATES = (("complete", BLUE), ("pruned", "#b8bec6"), ("fail", ORANGE))
+_STATES = (("complete", BLUE), ("pruned", FAINT), ("fail", ORANGE))
 _NAMES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
 MEASURES = {"latency": "time of one row (ms)", "size": "size (MB)"}
 
@@ -62,33 +67,32 @@ def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> 
 
     Trials without a score, and the few whose score lies far below all others, stand at the lower edge.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.8, 4.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    done, pruned = scored(results, "complete"), scored(results, "pruned")
-    low, high = score_limits([score for _, score in [*done, *pruned]])
-    room = 0.06 * (high - low)
-    axes.set(ylim=(low - 2 * room, high + room), title="Search history")
-    size = 6 if len(results) <= 100 else 3
-    for found, mark, colour, label in ((done, "o", BLUE, "complete"), (pruned, "x", GREY, "pruned")):
-        inside = [(r.slot, s) for r, s in found if s >= low]
-        if inside:
-            axes.plot(*zip(*inside, strict=True), mark, color=colour, markersize=size, label=f"{label} ({len(found)})")
-    _mark_edge(axes, results, low, size)
-    best, line = -math.inf, []
-    for _, score in done:
-        best = max(best, score)
-        line.append(best)
-    if line:
-        slots = [r.slot for r, _ in done] + [max(r.slot for r in results)]
-        axes.step(slots, [*line, best], where="post", color=ORANGE, linewidth=1.4, zorder=1, label="best so far")
-    axes.set(xlabel="trial", ylabel=score_name(metric))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    add_legend(figure, 4)
-    figure.savefig(path)
-    return Path(path)
+    with picture(path, 3.3) as (figure, (axes,)):
+        done, pruned = scored(results, "complete"), scored(results, "pruned")
+        low, high = score_limits([score for _, score in [*done, *pruned]])
+        room = 0.06 * (high - low)
+        axes.set(ylim=(low - 2 * room, high + room), title="Search history")
+        size = 6 if len(results) <= 100 else 3
+        for found, mark, colour, label in ((done, "o", BLUE, "complete"), (pruned, "x", GREY, "pruned")):
+            inside = [(r.slot, s) for r, s in found if s >= low]
+            if inside:
+                axes.plot(
+                    *zip(*inside, strict=True), mark, color=colour, markersize=size, label=f"{label} ({len(found)})"
+                )
+        _mark_edge(axes, results, low, size)
+        best, line = -math.inf, []
+        for _, score in done:
+            best = max(best, score)
+            line.append(best)
+        if line:
+            slots = [r.slot for r, _ in done] + [max(r.slot for r in results)]
+            axes.step(slots, [*line, best], where="post", color=ORANGE, linewidth=1.4, zorder=1, label="best so far")
+        axes.set(xlabel="trial", ylabel=score_name(metric))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        add_legend(figure, 4)
+    return path
 
 
 def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int) -> None:
@@ -98,7 +102,7 @@ def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int
     kinds = (
         ("failed", "^", ORANGE, [r.slot for r in results if r.state == "fail"]),
         ("no score", "v", GREY, [r.slot for r in results if r.state != "fail" and r.slot not in known]),
-        ("score far below", "v", "#444444", [r.slot for r in results if r.slot in known and (r.score or 0.0) < low]),
+        ("score far below", "v", INK, [r.slot for r in results if r.slot in known and (r.score or 0.0) < low]),
     )
     for label, mark, colour, slots in kinds:
         if slots:
@@ -139,7 +143,6 @@ def time_picture(results: Sequence[TrialResult], path: Path) -> Path:
 
     Above 200 trials a bar is the time of several together, stacked by what became of them.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     width = 1 if len(results) <= 2 * _GROUPS else -(-len(results) // _GROUPS)
@@ -149,34 +152,31 @@ def time_picture(results: Sequence[TrialResult], path: Path) -> Path:
         sums[r.state][r.slot // width * width] += r.seconds
     base = dict.fromkeys(places, 0.0)
     unit, divisor = _unit(max(sum(found[p] for found in sums.values()) for p in places))
-    figure = Figure(figsize=(6.8, 3.6), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    few = len(places) <= _LABELLED
-    for state, colour in _STATES:
-        n = sum(r.state == state for r in results)
-        if n:
-            axes.bar(
-                [p + (width - 1) / 2 for p in places],
-                [sums[state][p] / divisor for p in places],
-                bottom=[base[p] / divisor for p in places],
-                color=colour,
-                label=f"{_NAMES[state]} ({n})",
-                width=0.72 * width if few else width,
-                hatch="////" if state == "pruned" and few else None,
-                edgecolor="white" if few else "none",
-                linewidth=0,
-            )
-            base = {p: base[p] + sums[state][p] for p in places}
-    total = duration(sum(r.seconds for r in results))
-    axes.set_title(f"Time per trial: {total} in all, {100 * pruned_share(results):.0f} % on pruned")
-    axes.set(xlabel="trial" if width == 1 else f"trial ({width} to a bar)", ylabel=unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0.01)
-    axes.set_ylim(0, 1.06 * max(base.values()) / divisor or 1.0)
-    axes.spines[["top", "right"]].set_visible(False)
-    add_legend(figure, 3)
-    figure.savefig(path)
-    return Path(path)
+    with picture(path, 3.0) as (figure, (axes,)):
+        few = len(places) <= _LABELLED
+        for state, colour in _STATES:
+            n = sum(r.state == state for r in results)
+            if n:
+                axes.bar(
+                    [p + (width - 1) / 2 for p in places],
+                    [sums[state][p] / divisor for p in places],
+                    bottom=[base[p] / divisor for p in places],
+                    color=colour,
+                    label=f"{_NAMES[state]} ({n})",
+                    width=0.72 * width if few else width,
+                    hatch="////" if state == "pruned" and few else None,
+                    edgecolor="white" if few else "none",
+                    linewidth=0,
+                )
+                base = {p: base[p] + sums[state][p] for p in places}
+        total = duration(sum(r.seconds for r in results))
+        axes.set_title(f"Time per trial: {total} in all, {100 * pruned_share(results):.0f} % on pruned")
+        axes.set(xlabel="trial" if width == 1 else f"trial ({width} to a bar)", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(x=0.01)
+        axes.set_ylim(0, 1.06 * max(base.values()) / divisor or 1.0)
+        add_legend(figure, 3)
+    return path
 
 
 def _unit(seconds: float) -> tuple[str, float]:
@@ -188,8 +188,6 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
 
     A lane is one trial at a time: a host has as many as it ran trials at once.
     """
-    from matplotlib.figure import Figure
-
     known = sorted((r for r in results if r.finished > r.started > 0), key=lambda r: r.started)
     if len(known) < 2:
         return None
@@ -197,31 +195,35 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
     names = sorted(set(lanes.values()), reverse=True)
     origin, end = known[0].started, max(r.finished for r in known)
     unit, divisor = _unit(end - origin)
-    figure = Figure(figsize=(6.8, 1.9 + 0.36 * min(len(names), 24)), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for state, colour in _STATES:
-        bars = [
-            (names.index(lanes[r.slot]), (r.started - origin) / divisor, (r.finished - r.started) / divisor)
-            for r in known
-            if r.state == state
-        ]
-        if bars:
-            rows, starts, lengths = zip(*bars, strict=True)
-            line = 0.6 if len(known) <= _LABELLED else 0.0
-            axes.barh(rows, lengths, 0.7, starts, color=colour, edgecolor="white", linewidth=line, label=_NAMES[state])
-    if len(known) <= _LABELLED:
-        _name_bars(
-            axes, [r for r in known if r.finished - r.started > 0.03 * (end - origin)], lanes, names, origin, divisor
-        )
-    is_one = len({host for host, _ in names}) == 1
-    labels = [f"worker {lane + 1}" if is_one else f"{host[:16] or 'host'} · {lane + 1}" for host, lane in names]
-    axes.set_yticks(range(len(names)), labels, fontsize=8, parse_math=False)
-    axes.set_xlabel(f"{unit} since the first trial began")
-    axes.set_title(f"Who ran what: {duration(end - origin)} from first to last")
-    axes.spines[["top", "right"]].set_visible(False)
-    add_legend(figure, 3)
-    figure.savefig(path)
-    return Path(path)
+    with picture(path, 1.9 + 0.34 * min(len(names), 24)) as (figure, (axes,)):
+        for state, colour in _STATES:
+            bars = [
+                (names.index(lanes[r.slot]), (r.started - origin) / divisor, (r.finished - r.started) / divisor)
+                for r in known
+                if r.state == state
+            ]
+            if bars:
+                rows, starts, lengths = zip(*bars, strict=True)
+                line = 0.6 if len(known) <= _LABELLED else 0.0
+                axes.barh(
+                    rows, lengths, 0.7, starts, color=colour, edgecolor="white", linewidth=line, label=_NAMES[state]
+                )
+        if len(known) <= _LABELLED:
+            _name_bars(
+                axes,
+                [r for r in known if r.finished - r.started > 0.03 * (end - origin)],
+                lanes,
+                names,
+                origin,
+                divisor,
+            )
+        is_one = len({host for host, _ in names}) == 1
+        labels = [f"worker {lane + 1}" if is_one else f"{host[:16] or 'host'} · {lane + 1}" for host, lane in names]
+        axes.set_yticks(range(len(names)), labels, fontsize=8, parse_math=False)
+        axes.set_xlabel(f"{unit} since the first trial began")
+        axes.set_title(f"Who ran what: {duration(end - origin)} from first to last")
+        add_legend(figure, 3)
+    return path
 
 
 def _name_bars(
@@ -269,35 +271,32 @@ def front_picture(
 
     measure: "latency" or "size". front: slots on the front, chosen: the slot that was picked.
     """
-    from matplotlib.figure import Figure
 
     points = [(r.slot, x, s) for r, s in scored(results, "complete") if (x := measured(r, measure)) is not None]
     if len(points) < 2:
         return None
     low, high = score_limits([s for _, _, s in points])
-    figure = Figure(figsize=(6.8, 4.4), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    room = 0.08 * (high - low)
-    axes.set(ylim=(low - room, high + 2 * room), xlabel=MEASURES[measure], ylabel=score_name(metric))
-    others = [(x, max(s, low)) for slot, x, s in points if slot not in front]
-    if others:
-        size = 5 if len(others) <= 100 else 3
-        axes.plot(*zip(*others, strict=True), "o", color=GREY, markersize=size, alpha=0.7, label="complete")
-    on_front = sorted((x, max(s, low), slot) for slot, x, s in points if slot in front)
-    if on_front:
-        xs, ys, slots = zip(*on_front, strict=True)
-        axes.step(xs, ys, "o-", where="post", color=BLUE, markersize=6, label=f"Pareto front ({len(slots)})")
-    picked = [(x, max(s, low), slot) for slot, x, s in points if slot == chosen]
-    for x, y, slot in picked:
-        best = best_of(results)
-        kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
-        axes.plot([x], [y], "o", label=f"{kind}: trial {slot}", markersize=14, mfc="none", mec=ORANGE, mew=2)
-    axes.margins(x=0.06)
-    _name_points(axes, [*picked, *on_front])
-    axes.set_title(f"Score against {'latency' if measure == 'latency' else 'size'}")
-    add_legend(figure, 3)
-    figure.savefig(path)
-    return Path(path)
+    with picture(path, 3.4) as (figure, (axes,)):
+        room = 0.08 * (high - low)
+        axes.set(ylim=(low - room, high + 2 * room), xlabel=MEASURES[measure], ylabel=score_name(metric))
+        others = [(x, max(s, low)) for slot, x, s in points if slot not in front]
+        if others:
+            size = 5 if len(others) <= 100 else 3
+            axes.plot(*zip(*others, strict=True), "o", color=GREY, markersize=size, alpha=0.7, label="complete")
+        on_front = sorted((x, max(s, low), slot) for slot, x, s in points if slot in front)
+        if on_front:
+            xs, ys, slots = zip(*on_front, strict=True)
+            axes.step(xs, ys, "o-", where="post", color=BLUE, markersize=6, label=f"Pareto front ({len(slots)})")
+        picked = [(x, max(s, low), slot) for slot, x, s in points if slot == chosen]
+        for x, y, slot in picked:
+            best = best_of(results)
+            kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
+            axes.plot([x], [y], "o", label=f"{kind}: trial {slot}", markersize=14, mfc="none", mec=ORANGE, mew=2)
+        axes.margins(x=0.06)
+        _name_points(axes, [*picked, *on_front])
+        axes.set_title(f"Score against {'latency' if measure == 'latency' else 'size'}")
+        add_legend(figure, 3)
+    return path
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:

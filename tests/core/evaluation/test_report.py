@@ -11,6 +11,7 @@ from bertft_core.evaluation.report import EvaluationReport, RowTexts, evaluate
 from bertft_core.evaluation.scores.intervals import Bootstrap
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.reporting.run.pictures import confusion_picture, learning_curve_picture
+from bertft_core.training.results import EpochResult
 
 CLASSES = ("business", "sport", "a|very <long> $class$ name of forty letters")
 
@@ -117,14 +118,16 @@ def test_confusion_picture_is_a_png(tmp_path: Path) -> None:
 
 def test_learning_curve_picture_is_a_png_with_and_without_phases(tmp_path: Path) -> None:
     history = [
-        {
-            "step": 90 * e,
-            "train_loss": 1 / e,
-            "validation_loss": 1.1 / e,
-            "accuracy": 1 - 0.3 / e,
-            "macro_f1": 1 - 0.35 / e,
-            "depth": 2 * e,
-        }
+        EpochResult(
+            epoch=e,
+            step=90 * e,
+            train_loss=1 / e,
+            validation_loss=1.1 / e,
+            accuracy=1 - 0.3 / e,
+            macro_f1=1 - 0.35 / e,
+            depth=2 * e,
+            seconds=1.0,
+        )
         for e in (1, 2, 3)
     ]
     phases = ((0.0, 0.25, 1), (0.25, 0.5, 2), (0.5, 0.75, 4), (0.75, 1.0, 7))

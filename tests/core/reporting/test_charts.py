@@ -59,7 +59,13 @@ def test_bands_are_shaded_in_turn_and_named() -> None:
 
 def test_every_chart_is_well_formed_and_has_a_name_for_readers_that_do_not_see() -> None:
     name = 'a "quoted" <label> & more'
-    row = Whisker(name=name, text="0.9", value=0.9, interval=(0.8, 1.0), others=(("champion", 0.85), ("floor", 0.7)))
+    row = Whisker(
+        name=name,
+        text="0.9",
+        value=0.9,
+        interval=(0.8, 1.0),
+        others=(("champion", 0.85, "ring"), ("baseline", 0.7, "triangle")),
+    )
     charts = [
         whisker_chart(name, [row], (0.6, 1.0)),
         whisker_chart(name, [row], (-0.5, 1.0), zero=True),
@@ -73,6 +79,13 @@ def test_every_chart_is_well_formed_and_has_a_name_for_readers_that_do_not_see()
         assert len(found.get("viewBox").split()) == 4
     for mark in (key("a", "blue"), point_key("a", "grey", "triangle")):
         assert list(ET.fromstring(mark).iter())
+
+
+def test_a_value_to_compare_with_has_its_own_marker_whatever_stands_before_it() -> None:
+    row = Whisker(name="a", text="0.9", value=0.9, interval=None, others=(("baseline", 0.7, "triangle"),))
+    found = ET.fromstring(whisker_chart("", [row], (0.6, 1.0)))
+    assert [e.findtext("title") for e in found.iter("path")] == ["baseline 0.7000"]
+    assert len(list(found.iter("circle"))) == 1
 
 
 def test_charts_name_no_colour_but_the_pages() -> None:

@@ -136,7 +136,7 @@ def test_history_marks_failed_trials(tmp_path: Path) -> None:
     history_picture(results, "macro_f1", tmp_path / "a.png")
     history_picture([*results[:-1], replace(results[-1], state="fail", fit=None)], "macro_f1", tmp_path / "b.png")
     orange = [
-        (np.abs(pixels(tmp_path / n) - (0.851, 0.282, 0.059)).max(axis=2) < 0.02).sum() for n in ("a.png", "b.png")
+        (np.abs(pixels(tmp_path / n) - (0.706, 0.282, 0.039)).max(axis=2) < 0.02).sum() for n in ("a.png", "b.png")
     ]
     assert orange[1] > orange[0] + 20
 

@@ -15,10 +15,10 @@ def mask_uri(uri: str) -> str:
     return re.sub(r"(?i)([?&;][^=&\s]*(?:token|password|secret|key|pwd)[^=&\s]*=)[^&\s'\"]+", r"\1***", shown)
 
 
-def set_text(chosen: Sequence[Any], classes: Sequence[str]) -> str:
+def multi_label_text(chosen: Sequence[Any], classes: Sequence[str]) -> str:
     """A set of labels as it stands in a cell, a JSON list; `chosen` holds 0 or 1 for each class.
 
-    >>> set_text([1, 0, 1], ["a", "b", "c"])
+    >>> multi_label_text([1, 0, 1], ["a", "b", "c"])
     '["a", "c"]'
     """
     return json.dumps([str(n) for n, flag in zip(classes, chosen, strict=True) if flag], ensure_ascii=False)

@@ -81,9 +81,9 @@ def class_weight_faults(weights: Mapping[str, float], classes: Sequence[str]) ->
     return faults + [f"training.class_weights must be numbers above 0, was {fault}" for fault in low]
 
 
-def target_faults(loss: str, metric: str, *, is_multi: bool) -> list[str]:
+def target_faults(loss: str, metric: str, *, multi_label: bool) -> list[str]:
     """Settings that do not go with rows of several labels (multi-label), or with rows of one."""
-    if not is_multi:
+    if not multi_label:
         return ["evaluation.metric micro_f1 is accuracy where a row has one label: write accuracy"] * (
             metric == "micro_f1"
         )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import read_json
 from bertft_core.base.hashes import hash_json
-from bertft_core.base.text import set_text
+from bertft_core.base.text import multi_label_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +58,12 @@ class DatasetSplits:
     is_soft: bool
     has_pair: bool
     report: DataReport
-    is_multi: bool = False
+    multi_label: bool = False
 
     @property
     def is_dense(self) -> bool:
         """Whether rows hold `weights`, a number for each class: soft weights, or 0 and 1 (multi-label)."""
-        return self.is_soft or self.is_multi
+        return self.is_soft or self.multi_label
 
     @property
     def path(self) -> Path:
@@ -79,14 +79,14 @@ class DatasetSplits:
 
     def label_texts(self, table: pa.Table) -> list[str]:
         """The label of each row as text: its (largest) class, or its set as a JSON list."""
-        if self.is_multi:
-            return [set_text(row, self.classes) for row in table["weights"].to_pylist()]
+        if self.multi_label:
+            return [multi_label_text(row, self.classes) for row in table["weights"].to_pylist()]
         return [self.classes[label] for label in table["label"].to_pylist()]
 
     def targets(self, split: str) -> Any:
         """Class indices [n] of a split's rows; of multi-label rows 0 and 1 [n, C]."""
         table = self.table(split)
-        return np.array(table["weights"].to_pylist(), dtype=np.int64) if self.is_multi else table["label"].to_numpy()
+        return np.array(table["weights"].to_pylist(), dtype=np.int64) if self.multi_label else table["label"].to_numpy()
 
     def soft_labels(self, split: str) -> Any:
         """Label weights float32 [n, C] of a split's rows, None unless labels are soft."""
@@ -104,7 +104,7 @@ class DatasetSplits:
         """Hash of the test rows (content and label): the gate refuses to compare on other rows."""
         table = self.table("test")
         fingerprints = [f.as_py().hex() for f in table["fingerprint"]]
-        labels = table["weights" if self.is_multi else "label"].to_pylist()
+        labels = table["weights" if self.multi_label else "label"].to_pylist()
         return hash_json(sorted(zip(fingerprints, labels, strict=True)))
 
     def sources(self, split: str) -> list[str]:
@@ -124,6 +124,7 @@ def load_dataset_splits(directory: Path | str) -> DatasetSplits:
         report = DataReport(**{**fields["report"], "warnings": tuple(fields["report"]["warnings"])})
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ArtifactError(f"{directory} holds no prepared splits: {fault}") from None
+    fields["multi_label"] = fields.pop("is_multi", False)
     fixed = {"directory": str(directory), "classes": tuple(fields["classes"]), "report": report}
     return DatasetSplits(**{**fields, **fixed})
 

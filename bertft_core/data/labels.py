@@ -151,8 +151,8 @@ class LabelColumn:
     The labels of all rows are of one kind: one class or weights, or sets (multi-label), which the first row decides.
     """
 
-    def __init__(self, fixed: Sequence[str] | None, is_multi: bool | None = None) -> None:
-        self._is_multi = is_multi
+    def __init__(self, fixed: Sequence[str] | None, *, multi_label: bool | None = None) -> None:
+        self._multi_label = multi_label
         self.fixed = list(fixed) if fixed is not None else None
         self.names: list[str] = list(fixed) if fixed is not None else []
         self._codes: dict[str, int] = {name: i for i, name in enumerate(self.names)}
@@ -161,26 +161,26 @@ class LabelColumn:
 
     def parse(self, value: Any) -> Label:
         """A code, {code: weight}, or the codes of a set. Raises FaultyRow and DataError like `parse_label`."""
-        if type(value) is str and not self._is_multi:
+        if type(value) is str and not self._multi_label:
             known = self._codes.get(value)
             if known is not None:
-                self._require(False, value)
+                self._require(value, multi_label=False)
                 return known
         label = parse_label(value, self.fixed)
-        if label == () and self._is_multi is False:
+        if label == () and self._multi_label is False:
             raise FaultyRow("missing label")
-        self._require(isinstance(label, tuple), value)
+        self._require(value, multi_label=isinstance(label, tuple))
         if isinstance(label, str):
             return self._code(label)
         if isinstance(label, tuple):
             return tuple(self._code(name) for name in label)
         return {self._code(name): weight for name, weight in label.items()}
 
-    def _require(self, is_multi: bool, value: Any) -> None:
-        if self._is_multi is None:
-            self._is_multi = is_multi
-        if self._is_multi is not is_multi:
-            first, found = ("a set", "one class") if self._is_multi else ("one class or weights", "a set")
+    def _require(self, value: Any, *, multi_label: bool) -> None:
+        if self._multi_label is None:
+            self._multi_label = multi_label
+        if self._multi_label is not multi_label:
+            first, found = ("a set", "one class") if self._multi_label else ("one class or weights", "a set")
             raise DataError(
                 f"data.label: the first rows hold {first}, a later one {found}: {str(value)[:80]!r}; "
                 'wanted lists of strings in all rows (["a", "b"], [] for none), or in no row'
@@ -213,7 +213,7 @@ class LabelColumn:
         self.names.append(name)
         return code
 
-    def close(self) -> Labels:
+    def close(self) -> LabelTable:
         """The gathered labels, with codes that follow the class order."""
         order = class_order(self.names, self.fixed)
         place = {name: i for i, name in enumerate(order)}
@@ -224,41 +224,41 @@ class LabelColumn:
         codes = rank[np.array(self._soft_code, dtype=np.int32)] if rows.size else np.zeros(0, np.int32)
         weights = np.array(self._soft_weight, dtype=np.float64)
         by_weight = np.lexsort((codes, -weights, rows))
-        if self._is_multi:  # a row's largest label is its rarest
+        if self._multi_label:  # a row's largest label is its rarest
             common = np.bincount(codes, minlength=len(order))
             by_weight = np.lexsort((codes, common[codes], rows))
         first = by_weight[np.unique(rows[by_weight], return_index=True)[1]] if rows.size else by_weight
         top[rows[first]] = codes[first]
-        return Labels(order, top, rows, codes, weights, is_multi=bool(self._is_multi))
+        return LabelTable(order, top, rows, codes, weights, multi_label=bool(self._multi_label))
 
 
-class Labels:
+class LabelTable:
     """Class order, the largest label of each row, and the weights of the soft rows.
 
-    top: int32 [n], index into `classes` (ties go to the class that comes first). is_multi: the weights are those of
+    top: int32 [n], index into `classes` (ties go to the class that comes first). multi_label: the weights are those of
     sets, 1 for each label of a row; top is then the row's rarest label, -1 where it has none.
     """
 
     def __init__(
-        self, classes: list[str], top: I32, rows: Any, codes: I32, weights: Any, is_multi: bool = False
+        self, classes: list[str], top: I32, rows: Any, codes: I32, weights: Any, *, multi_label: bool = False
     ) -> None:
-        self.classes, self.top, self.is_multi = classes, top, is_multi
+        self.classes, self.top, self.multi_label = classes, top, multi_label
         self._rows, self._codes, self._weights = rows, codes, weights
 
     @property
     def is_soft(self) -> bool:
         """Whether any row has weights over classes of which one is right."""
-        return bool(self._rows.size) and not self.is_multi
+        return bool(self._rows.size) and not self.multi_label
 
     @property
     def is_dense(self) -> bool:
         """Whether rows are told by a number for each class (soft or multi-label)."""
-        return self.is_soft or self.is_multi
+        return self.is_soft or self.multi_label
 
     @property
     def identity(self) -> I32:
         """int32 [n]: equal for rows of equal labels (soft: of equal largest label)."""
-        if not self.is_multi:
+        if not self.multi_label:
             return self.top
         order = np.lexsort((self._codes, self._rows))
         ends = np.searchsorted(self._rows[order], np.arange(len(self.top) + 1))
@@ -269,7 +269,7 @@ class Labels:
     def counts(self, used: npt.NDArray[np.bool_], sides: Any) -> npt.NDArray[np.int64]:
         """Rows [3 splits, C] of each class where `used` [n]: by the largest label, of sets by every label."""
         n_classes = max(len(self.classes), 1)
-        rows, codes = (self._rows, self._codes) if self.is_multi else (np.arange(len(self.top)), self.top)
+        rows, codes = (self._rows, self._codes) if self.multi_label else (np.arange(len(self.top)), self.top)
         kept = used[rows]
         flat = np.bincount(sides[rows[kept]] * np.int64(n_classes) + codes[kept], minlength=3 * n_classes)
         return flat.reshape(3, n_classes)[:, : len(self.classes)]
@@ -282,13 +282,15 @@ class Labels:
             found[self._codes[used[self._rows] & (self._weights > 0)]] = True
         return found
 
-    def keep_classes(self, mask: npt.NDArray[np.bool_]) -> Labels:
+    def keep_classes(self, mask: npt.NDArray[np.bool_]) -> LabelTable:
         """The same rows over the classes where `mask` [C] is true; other classes get index -1."""
         new = np.where(mask, np.cumsum(mask) - 1, -1).astype(np.int32)
         names = [name for name, kept in zip(self.classes, mask, strict=True) if kept]
         stay = mask[self._codes]
         top = np.where(self.top >= 0, new[self.top], -1).astype(np.int32)
-        return Labels(names, top, self._rows[stay], new[self._codes[stay]], self._weights[stay], self.is_multi)
+        return LabelTable(
+            names, top, self._rows[stay], new[self._codes[stay]], self._weights[stay], multi_label=self.multi_label
+        )
 
     def dense(self, start: int, stop: int) -> F32:
         """Weights of rows start..stop-1 as float32 [stop - start, C]; a hard row is one-hot, a set is 0 and 1."""

@@ -18,7 +18,7 @@ from bertft_core.base.files import is_complete, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, load_dataset_splits
-from bertft_core.data.labels import LabelColumn, Labels
+from bertft_core.data.labels import LabelColumn, LabelTable
 from bertft_core.data.quality import CheckedBatch, Repeats, RowChecker, find_repeats, gate_classes, gate_faulty_share
 from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
@@ -46,7 +46,7 @@ class _Collected:
     groups: Any  # uint64 [n], what decides the split
     dates: Any
     given_sides: Any  # int8 [n], -1 where the hash decides
-    labels: Labels
+    labels: LabelTable
     rows: int  # usable and faulty rows together
     filtered: int
     reasons: Counter[str]
@@ -126,7 +126,7 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
         "n_validation": counts[1],
         "n_test": counts[2],
         "is_soft": labels.is_soft,
-        "is_multi": labels.is_multi,
+        "is_multi": labels.multi_label,
         "has_pair": config.text_pair is not None,
         "report": asdict(report),
     }
@@ -139,8 +139,8 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
 def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO, on_progress: Progress) -> _Collected:
     """Stream every row once: usable text to the raw file, faults to the quarantine, facts into arrays."""
     fixed = config.label_columns if isinstance(config.label, list) else config.classes
-    is_multi = True if isinstance(config.label, list) else None  # else the rows decide
-    column = LabelColumn(None if fixed is None else [str(c) for c in fixed], is_multi)
+    multi_label = True if isinstance(config.label, list) else None  # else the rows decide
+    column = LabelColumn(None if fixed is None else [str(c) for c in fixed], multi_label=multi_label)
     checker, reasons = RowChecker(config, column), Counter[str]()
     hashes, groups, dates, given = [], [], [], []
     n_rows = filtered = 0
@@ -232,7 +232,7 @@ def _report(
     sources: Sources,
     seen: _Collected,
     repeats: Repeats,
-    labels: Labels,
+    labels: LabelTable,
     sides: Any,
     used: Any,
     n_sampled_out: int,
@@ -294,7 +294,7 @@ def _group_warnings(config: DataConfig, groups: Any, sides: Any) -> list[str]:
 
 
 def _write_splits(
-    raw: Path, staging: Path, seen: _Collected, labels: Labels, sides: Any, used: Any, on_progress: Progress
+    raw: Path, staging: Path, seen: _Collected, labels: LabelTable, sides: Any, used: Any, on_progress: Progress
 ) -> tuple[list[int], str]:
     """Write the used rows of each split in source order; returns rows per split and a content digest."""
     schema = _RAW.append(pa.field("label", pa.int32())).append(pa.field("fingerprint", pa.binary(16)))
@@ -324,7 +324,9 @@ def _write_splits(
     return counts, hash_json([c.digests() for c in content])
 
 
-def _with_labels(batch: pa.RecordBatch, hashes: Any, labels: Labels, start: int, schema: pa.Schema) -> pa.RecordBatch:
+def _with_labels(
+    batch: pa.RecordBatch, hashes: Any, labels: LabelTable, start: int, schema: pa.Schema
+) -> pa.RecordBatch:
     n = batch.num_rows
     digests = pa.py_buffer(np.ascontiguousarray(hashes).astype(">u8").tobytes())
     arrays = [

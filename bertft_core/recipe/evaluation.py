@@ -68,7 +68,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
         context.trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
         raw[split] = np.load(file, allow_pickle=False)
     policy = _fit_policy(config, dataset, raw["validation"])
-    decided = policy.apply(raw["test"], multi_label=dataset.is_multi)
+    decided = policy.apply(raw["test"], multi_label=dataset.multi_label)
     np.save(folder.probabilities, decided.probabilities.astype(np.float32), allow_pickle=False)
     np.save(folder.predicted, decided.predicted, allow_pickle=False)
     labels, wanted = labels_of_split(dataset, "test"), config.evaluation

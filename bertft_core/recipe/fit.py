@@ -67,7 +67,7 @@ def fit_spec(
         output=str(output),
         classes=prepared.dataset.classes,
         features=features_of(config, Path(prepared.pretrained)),
-        multi_label=prepared.dataset.is_multi,
+        multi_label=prepared.dataset.multi_label,
         metric=config.evaluation.metric,
         rows=rows,
         keep_model=keep_model,

@@ -72,10 +72,10 @@ def require_targets(config: RunConfig, dataset: DatasetSplits) -> None:
     """Raises ConfigError naming each key that these labels leave without a meaning, and classes that are not there."""
     training, decision = config.training, config.decision
     weights = training.class_weights
-    faults = target_faults(training.loss, config.evaluation.metric, is_multi=dataset.is_multi)
+    faults = target_faults(training.loss, config.evaluation.metric, multi_label=dataset.multi_label)
     if isinstance(weights, dict):
         faults += class_weight_faults(weights, dataset.classes)
-    if dataset.is_multi:
+    if dataset.multi_label:
         faults += [
             f"decision.{key} wants one class per row, this data is multi-label: leave it out"
             for key in ("thresholds", "costs", "abstain_accuracy")

@@ -72,7 +72,7 @@ def build_served(context: RunContext, fit: TrainingResult) -> Path:
         text_pair=config.data.text_pair if prepared.dataset.has_pair else None,
         label=config.data.label if isinstance(config.data.label, str) else tuple(config.data.label),
         policy=context.run.policy,
-        multi_label=prepared.dataset.is_multi,
+        multi_label=prepared.dataset.multi_label,
     )
     return build_artifact(fit.model_dir, context.run.folder.served, card)
 

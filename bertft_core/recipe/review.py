@@ -36,7 +36,7 @@ def review(context: RunContext, report: EvaluationReport, served: Path, on_progr
     pairs of the first of report.worst_errors. `served`: the artefact folder.
     """
     folder, settings, dataset = context.run.folder.evaluation, machine_settings(context), context.prepared.dataset
-    if dataset.is_multi:  # both explain and doubt one class per row
+    if dataset.multi_label:  # both explain and doubt one class per row
         note = "Doubtful labels are looked for, and words weighed, where a row has one label only."
         write_json(folder.suspects_note, note)
         return
@@ -146,8 +146,8 @@ def write_page(
         words=tuple(tuple((word, float(weight)) for word, weight in row) for row in words),
         suspects=tuple(SuspectRow(**row) for row in _read(folder.suspects, [])),
         suspects_note=_read(folder.suspects_note, ""),
-        calibration=None if dataset.is_multi else _calibration(context.run, report, labels, raw),
-        coverage=None if dataset.is_multi else _coverage(context.run, labels.values, p, predicted),
+        calibration=None if dataset.multi_label else _calibration(context.run, report, labels, raw),
+        coverage=None if dataset.multi_label else _coverage(context.run, labels.values, p, predicted),
         fit=fit,
         phases=phases(config, prepared),
         data=data_facts(dataset, prepared.tokens),

@@ -56,7 +56,7 @@ def require_possible(config: RunConfig, prepared: Prepared, home: Path) -> None:
         ):
             schedule_of(chosen.with_values({_POOLING: pooling, _LAYERS: layers}), pretrained)
         longest[encoder] = longest_text(prepare_for(config, chosen, prepared, home).tokens)
-    is_single = not prepared.dataset.is_multi  # where a class's rows say nothing about another's
+    is_single = not prepared.dataset.multi_label  # where a class's rows say nothing about another's
     require_effect(config, longest, prepared.dataset.report.class_counts["train"] if is_single else {})
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import read_json
-from bertft_core.base.text import set_text
+from bertft_core.base.text import multi_label_text
 from bertft_core.config.store import Store
 
 _PROCESS = Path(__file__).with_name("answering.py")
@@ -55,7 +55,7 @@ class Answers:
         """The answers as they stand in the column `label`, object [n]."""
         decisions = self._array("predicted")
         if decisions.ndim == 2:
-            return np.array([set_text(row, self.classes) for row in decisions], dtype=object)
+            return np.array([multi_label_text(row, self.classes) for row in decisions], dtype=object)
         return np.array(self.classes, dtype=object)[decisions]
 
     def _array(self, name: str) -> Any:

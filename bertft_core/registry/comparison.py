@@ -79,7 +79,10 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
         columns["classes"] = list(card.classes)
     else:
         columns["label"] = list(given)
-    config, column = DataConfig(source=str(data), **columns), LabelColumn(list(card.classes), card.multi_label)
+    config, column = (
+        DataConfig(source=str(data), **columns),
+        LabelColumn(list(card.classes), multi_label=card.multi_label),
+    )
     checker, skipped = RowChecker(config, column), Counter[str]()
     rows, texts, pairs = [], [], []
     for batch in read_batches(data, config):
@@ -101,7 +104,7 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
         rows=tuple(rows),
         texts=tuple(texts),
         pairs=tuple(pairs) if card.text_pair is not None else None,
-        labels=labels.dense(0, len(rows)).astype(int) if labels.is_multi else labels.top,
+        labels=labels.dense(0, len(rows)).astype(int) if labels.multi_label else labels.top,
         weights=labels.dense(0, len(rows)) if labels.is_soft else None,
         skipped=dict(skipped),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError, InputError, ModelError
-from bertft_core.base.text import set_text
+from bertft_core.base.text import multi_label_text
 from bertft_core.serving.artifact import ArtifactCard, read_card
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Predictor:
     def _label_texts(self, decided: np.ndarray) -> list[str]:
         """Decided classes by name; of multi-label rows a JSON list of them."""
         if self.card.multi_label:
-            return [set_text(row, self.classes) for row in decided]
+            return [multi_label_text(row, self.classes) for row in decided]
         return [self.classes[i] for i in decided]
 
     def _column(self, frame: pd.DataFrame, given: str | None, standard: str, trained: str) -> str:

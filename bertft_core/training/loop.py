@@ -34,7 +34,7 @@ from bertft_core.training.losses import (
     ValidationScores,
     class_weights,
     log_priors,
-    set_weights,
+    multi_label_weights,
     validation_scores,
 )
 from bertft_core.training.machine import one_row_milliseconds, pick_device, runtime, weight_bytes
@@ -236,14 +236,14 @@ def _loss(spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device:
     targets, n_classes = (train.labels if train.weights is None else train.weights)[rows], len(spec.classes)
     given = spec.training.class_weights
     mode = given if isinstance(given, str) else [given.get(name, 1.0) for name in spec.classes]
-    weights = set_weights(mode, targets) if spec.multi_label else class_weights(mode, targets, n_classes)
+    weights = multi_label_weights(mode, targets) if spec.multi_label else class_weights(mode, targets, n_classes)
     adjustment = spec.training.tau * log_priors(targets, n_classes) if spec.training.loss == ADJUSTED else None
     return TrainingLoss(
         weights=None if weights is None else torch.from_numpy(weights).to(device),
         smoothing=spec.training.label_smoothing,
         gamma=spec.training.focal_gamma if spec.training.loss == FOCAL else None,
         adjustment=None if adjustment is None else torch.from_numpy(adjustment).to(device),
-        is_multi=spec.multi_label,
+        multi_label=spec.multi_label,
     )
 
 

@@ -37,13 +37,13 @@ def class_weights(mode: str | Sequence[float], targets: NDArray[Any], n_classes:
     return scaled
 
 
-def set_weights(mode: str | Sequence[float], targets: NDArray[Any]) -> NDArray[np.float32] | None:
+def multi_label_weights(mode: str | Sequence[float], targets: NDArray[Any]) -> NDArray[np.float32] | None:
     """Weights [2, C] of a class's "no" and "yes" in a multi-label loss, None for mode none; their mean over all is 1.
 
     ``targets`` are 0 and 1 [n, C]. A "yes" weighs, over a "no" of the same class: balanced, the rows without the class
     over those with it (at least half a row each); sqrt, the root of that; numbers [C], themselves.
 
-    >>> set_weights("balanced", np.array([[1, 0], [0, 1], [0, 1], [0, 0]])).astype(float).round(3).tolist()
+    >>> multi_label_weights("balanced", np.array([[1, 0], [0, 1], [0, 1], [0, 0]])).astype(float).round(3).tolist()
     [[0.8, 0.8], [2.4, 0.8]]
     """
     if mode == "none":
@@ -88,22 +88,22 @@ class TrainingLoss:
     torch does, so that a row counts the same in every batch. ``smoothing`` e makes the target (1 - e) * target + e / C
     (Szegedy et al. 2016, arXiv 1512.00567 section 7).
 
-    ``is_multi``: targets are 0 and 1 [n, C], each class is a question of its own: binary cross entropy of sigmoids, or
+    ``multi_label``: targets are 0 and 1 [n, C], each class a question of its own: binary cross entropy of sigmoids, or
     its focal form, the mean over rows and classes; smoothing moves a target towards 1/2; ``weights`` are [2, C], of a
-    class's "no" and "yes" (`set_weights`).
+    class's "no" and "yes" (`multi_label_weights`).
     """
 
     weights: torch.Tensor | None = None
     smoothing: float = 0.0
     gamma: float | None = None
     adjustment: torch.Tensor | None = None
-    is_multi: bool = False
+    multi_label: bool = False
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of logits [n, C]."""
         logits = logits.float()
-        if self.is_multi:
-            return _set_loss(logits, targets, self.gamma, self.smoothing, self.weights)
+        if self.multi_label:
+            return _multi_label_loss(logits, targets, self.gamma, self.smoothing, self.weights)
         if self.adjustment is not None:
             logits = logits + self.adjustment
         weights, smoothing = self.weights, self.smoothing
@@ -137,7 +137,7 @@ def _smoothed(q: torch.Tensor, smoothing: float) -> torch.Tensor:
     return (1 - smoothing) * q + smoothing / q.shape[-1] * q.sum(dim=-1, keepdim=True)
 
 
-def _set_loss(
+def _multi_label_loss(
     logits: torch.Tensor, targets: torch.Tensor, gamma: float | None, smoothing: float, weights: torch.Tensor | None
 ) -> torch.Tensor:
     if gamma is None and weights is None:

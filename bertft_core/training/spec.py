@@ -57,7 +57,7 @@ class FitSpec:
         ]
         if self.metric not in METRICS:
             faults.append(f"evaluation.metric must be one of {METRICS}, was {self.metric!r}")
-        faults += target_faults(training.loss, self.metric, is_multi=self.multi_label)
+        faults += target_faults(training.loss, self.metric, multi_label=self.multi_label)
         if not isinstance(training.class_weights, str):
             faults += class_weight_faults(training.class_weights, self.classes)
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):

@@ -304,8 +304,6 @@ MANY_PARAMETERS = {
     "bertft_core/reporting/run/filling.py page_of",
 }
 POSITIONAL_BOOLEANS = {
-    "bertft_core/data/labels.py __init__(is_multi)",
-    "bertft_core/data/labels.py _require(is_multi)",
     "bertft_core/data/quality.py gate_classes(is_soft)",
     "bertft_core/data/sources.py _decodes(final)",
     "bertft_core/data/tokens/encoding.py n_special(is_pair)",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError, DataError
-from bertft_core.base.text import set_text
+from bertft_core.base.text import multi_label_text
 from bertft_core.evaluation.policy.decisions import MULTI_LABEL_THRESHOLD
 from bertft_core.evaluation.scores.counts import Floats, Ints, class_f1, confusion, count_scores, counts, multi_label_f1
 from bertft_core.evaluation.scores.metrics import (
@@ -303,7 +303,7 @@ class MultiLabels:
 
     def texts(self, answers: Any) -> list[str]:
         """Sets of classes [n, C] as JSON lists of names."""
-        return [set_text(row, self.classes) for row in answers]
+        return [multi_label_text(row, self.classes) for row in answers]
 
     def _parts(self, metric: str, predictions: Predictions) -> Floats:
         """What each row adds to the sums that `metric` is made of, [n, K]."""

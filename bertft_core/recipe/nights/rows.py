@@ -37,7 +37,7 @@ class Rows:
             hashes.append(np.frombuffer(joined, dtype="S16"))
             labels += dataset.label_texts(table)
             splits.append(np.full(table.num_rows, number, dtype=np.int32))
-        names = sorted(set(labels)) if dataset.is_multi else dataset.classes  # sets count as classes
+        names = sorted(set(labels)) if dataset.multi_label else dataset.classes  # sets count as classes
         place = {name: i for i, name in enumerate(names)}
         order = np.argsort(joined_hashes := np.concatenate(hashes), kind="stable")
         return cls(

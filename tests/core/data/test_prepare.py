@@ -397,7 +397,7 @@ def test_sets_of_labels_come_from_lists_of_strings_in_every_kind_of_file(tmp_pat
     expected = {text: sorted(names) for text, names in rows}
     for file in ("a.csv", "a.jsonl", "a.parquet"):
         data = prepare(tmp_path, file)
-        assert data.is_multi and not data.is_soft and data.classes == ("a", "b", "c")
+        assert data.multi_label and not data.is_soft and data.classes == ("a", "b", "c")
         assert sets_of(data) == expected
         counts = data.report.class_counts
         assert [sum(counts[s][c] for s in SPLITS) for c in "abc"] == [60, 40, 40]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, set_weights, validation_scores
+from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, multi_label_weights, validation_scores
 
 
 def classification_loss(
@@ -176,13 +176,13 @@ CHANCES = torch.tensor([[math.log(3.0), 0.0], [-math.log(3.0), math.log(3.0)]]) 
 
 
 def test_multi_label_loss_by_hand() -> None:
-    loss = TrainingLoss(is_multi=True)(CHANCES, SETS)
+    loss = TrainingLoss(multi_label=True)(CHANCES, SETS)
     by_hand = (math.log(4 / 3) + math.log(2) + math.log(4) + math.log(4 / 3)) / 4
     assert loss.item() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_multi_label_focal_loss_by_hand() -> None:
-    loss = TrainingLoss(is_multi=True, gamma=2.0)(CHANCES, SETS)
+    loss = TrainingLoss(multi_label=True, gamma=2.0)(CHANCES, SETS)
     by_hand = (2 * (1 / 4) ** 2 * math.log(4 / 3) + (1 / 2) ** 2 * math.log(2) + (3 / 4) ** 2 * math.log(4)) / 4
     assert loss.item() == pytest.approx(by_hand, rel=1e-6)
 
@@ -190,32 +190,34 @@ def test_multi_label_focal_loss_by_hand() -> None:
 @pytest.mark.parametrize("gamma", [None, 1e-7])
 def test_multi_label_loss_weighted_by_hand(gamma: float | None) -> None:
     weights = torch.tensor([[0.5, 0.8], [2.0, 4.0]])  # "no" and "yes" of the two classes
-    loss = TrainingLoss(is_multi=True, weights=weights, gamma=gamma)(CHANCES, SETS)
+    loss = TrainingLoss(multi_label=True, weights=weights, gamma=gamma)(CHANCES, SETS)
     by_hand = (2 * math.log(4 / 3) + 0.8 * math.log(2) + 2 * math.log(4) + 4 * math.log(4 / 3)) / 4
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_multi_label_weights_of_one_change_nothing(smoothing: float) -> None:
-    plain, ones = (TrainingLoss(is_multi=True, smoothing=smoothing, weights=w) for w in (None, torch.ones(2, 2)))
+    plain, ones = (TrainingLoss(multi_label=True, smoothing=smoothing, weights=w) for w in (None, torch.ones(2, 2)))
     assert ones(CHANCES, SETS).item() == pytest.approx(plain(CHANCES, SETS).item(), rel=1e-6)
 
 
-def test_set_weights_by_hand() -> None:
+def test_multi_label_weights_by_hand() -> None:
     targets = np.array([[1, 0], [0, 0], [0, 0], [0, 1], [0, 1]])  # yes 1 and 2 of 5
     for mode, ratio in (("balanced", (4, 1.5)), ("sqrt", (2, math.sqrt(1.5))), ((3.0, 1.0), (3, 1))):
         mean = (4 + ratio[0] + 3 + 2 * ratio[1]) / 10
-        found = set_weights(mode, targets)
+        found = multi_label_weights(mode, targets)
         assert found == pytest.approx(np.array([[1, 1], ratio]) / mean)
         cells = np.where(targets == 1, found[1], found[0])
         assert cells.mean() == pytest.approx(1)
-    assert set_weights("none", targets) is None
-    assert np.isfinite(set_weights("balanced", np.array([[1, 0], [1, 0]]))).all(), "a class of all rows, one of none"
+    assert multi_label_weights("none", targets) is None
+    assert np.isfinite(multi_label_weights("balanced", np.array([[1, 0], [1, 0]]))).all(), (
+        "a class of all rows, one of none"
+    )
 
 
 @pytest.mark.parametrize("gamma", [None, 1e-7])
 def test_multi_label_smoothing_moves_targets_towards_one_half(gamma: float | None) -> None:
-    loss = TrainingLoss(is_multi=True, smoothing=0.2, gamma=gamma)(CHANCES[:1, :1], SETS[:1, :1])
+    loss = TrainingLoss(multi_label=True, smoothing=0.2, gamma=gamma)(CHANCES[:1, :1], SETS[:1, :1])
     assert loss.item() == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4), rel=1e-5)
 
 

@@ -24,6 +24,15 @@ def multi_label_text(chosen: Sequence[Any], classes: Sequence[str]) -> str:
     return json.dumps([str(n) for n, flag in zip(classes, chosen, strict=True) if flag], ensure_ascii=False)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun in the singular or the plural, which is `one` with an s unless it is given.
+
+    >>> counted(1, "row"), counted(2_000, "row"), counted(1, "class is", "classes are")
+    ('1 row', '2000 rows', '1 class is')
+    """
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
 def percent(share: float) -> str:
     """A share in percent, with three digits at most.
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from bertft_core.base.errors import DataError
 from bertft_core.base.files import is_complete, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
+from bertft_core.base.text import counted
 from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, load_dataset_splits
 from bertft_core.data.labels import LabelColumn, LabelTable
@@ -242,7 +243,7 @@ def _report(
     in_train = labels.present(used & (sides == 0))
     warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, labels.is_soft)]
     if n_bare := int((used & (labels.top < 0)).sum()):
-        warnings.append(f"{n_bare} rows have no label: they count as rows of no class")
+        warnings.append(f"{counted(n_bare, 'row has', 'rows have')} no label: counted as of no class")
     encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)
     if n := encodings["latin-1"]:
         warnings.append(f"{n} {'file is' if n == 1 else 'files are'} not UTF-8: read as latin-1")
@@ -255,11 +256,13 @@ def _report(
     overlaps = {}
     if config.source is None:
         overlaps = {name: int((repeats.overlap & (sides == s)).sum()) for s, name in enumerate(SPLITS[:2])}
-        warnings += [f"{n} rows of {s} also lie in a later split; dropped from {s}" for s, n in overlaps.items() if n]
+        warnings += [
+            f"{counted(n, 'row')} of {s} also in a later split: dropped from {s}" for s, n in overlaps.items() if n
+        ]
         warnings += _group_warnings(config, seen.groups[used], sides[used])
     n_used = int(used.sum())
     if config.sample is not None and config.sample > n_used:
-        warnings.append(f"data.sample asks for {config.sample} rows, only {n_used} are usable")
+        warnings.append(f"data.sample asks for {config.sample} rows, {n_used} can be used")
     n_faulty, n_dropped = sum(seen.reasons.values()), int(repeats.dropped.sum())
     assert seen.rows - n_sampled_out == n_used + n_faulty + n_dropped, "a row was lost or counted twice"
     return DataReport(
@@ -287,7 +290,7 @@ def _group_warnings(config: DataConfig, groups: Any, sides: Any) -> list[str]:
     bits = np.zeros(len(names), dtype=np.int8)
     np.bitwise_or.at(bits, place, np.left_shift(1, sides).astype(np.int8))
     crossing = int(np.isin(bits, (1, 2, 4), invert=True).sum())
-    return [f"{crossing} values of data.group lie in more than one of the files"] if crossing else []
+    return [f"{counted(crossing, 'value')} of data.group in more than one of the files"] if crossing else []
 
 
 # ---- pass 2

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
+from bertft_core.base.text import counted
 from bertft_core.config.run import DataConfig
 from bertft_core.data.labels import FaultyRow, Label, LabelColumn, UnknownLabel, parse_flags
 from bertft_core.data.readers import RowBatch, RowFault
@@ -273,7 +274,9 @@ def gate_classes(
     Raises DataError for fewer than two classes, empty splits, a class absent from train (`in_train` [C]) or
     with fewer than data.min_class_rows rows, naming each class and its count.
     """
-    table = ", ".join(f"{name[:60]!r} ({int(n)} rows)" for name, n in zip(classes, counts.sum(0), strict=True))
+    table = ", ".join(
+        f"{name[:60]!r} ({counted(int(n), 'row')})" for name, n in zip(classes, counts.sum(0), strict=True)
+    )
     if len(classes) < 2:
         raise DataError(f"data.label: wanted at least two classes, found {table or 'none'}")
     for side, name in enumerate(SPLITS):
@@ -291,13 +294,13 @@ def gate_classes(
         total = int(counts[:, c].sum())
         if not in_train[c]:
             raise DataError(
-                f"data.label: class {name!r} is absent from train: {total} rows, all in "
+                f"data.label: class {name!r} is absent from train: {counted(total, 'row')}, all in "
                 f"{' and '.join(SPLITS[s] for s in (1, 2) if counts[s, c]) or 'no split'}; "
                 "add rows of it, or leave it out of the data"
             )
         if total < config.min_class_rows and not is_soft:
             raise DataError(
-                f"data.min_class_rows: class {name!r} has {total} rows, wanted at least "
+                f"data.min_class_rows: class {name!r} has {counted(total, 'row')}, wanted at least "
                 f"{config.min_class_rows}; add rows, or lower data.min_class_rows"
             )
     return tuple(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, get_args
 
 from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.base.text import counted
 from bertft_core.config.fit import CHUNKS, ChunkPooling, Combine, ModelConfig, Pooling, TokenizationConfig
 
 POOLINGS, COMBINES, CHUNK_POOLINGS = (get_args(kind) for kind in (Pooling, Combine, ChunkPooling))
@@ -76,7 +77,7 @@ def resolve_layers(layers: str | int | tuple[int, ...], n_layers: int) -> tuple[
         found = tuple(layer + n_layers if layer < 0 else layer for layer in given)
     if not all(0 <= layer < n_layers for layer in found):
         raise ConfigError(
-            f"model.layers: the encoder has {n_layers} layers (0 or -{n_layers} the lowest), was {layers!r}"
+            f"model.layers: the encoder has {counted(n_layers, 'layer')} (0 or -{n_layers} the lowest), was {layers!r}"
         )
     if len(set(found)) < len(found):
         raise ConfigError(f"model.layers: names a layer twice in an encoder of {n_layers} layers, was {list(found)}")

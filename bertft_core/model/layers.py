@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from bertft_core.base.errors import ConfigError
+from bertft_core.base.text import counted
 from bertft_core.model.structures import Layers, find_layers, unknown_structure
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ class LayerMap:
     head: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{len(self.layers)} layers, {len(self.head)} head and {len(self.embeddings)} embedding tensors"
+        return (
+            f"{counted(len(self.layers), 'layer')}, {len(self.head)} head and {len(self.embeddings)} embedding tensors"
+        )
 
     def by_level(self) -> list[tuple[str, tuple[str, ...]]]:
         """(name, parameter names) from the head (level 0) over the top layer (1) to the embeddings (L+1)."""

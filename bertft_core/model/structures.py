@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import ModelError
+from bertft_core.base.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def find_layers(model: nn.Module) -> Layers:
     config: Any = getattr(model, "config", None)
     expected = weight_groups(config.to_dict()) if config is not None else None
     if expected not in (None, count):
-        raise unknown_structure(model, f"its config.json says {expected} layers, but {name} holds {count}")
+        raise unknown_structure(model, f"its config.json says {counted(expected, 'layer')}, but {name} holds {count}")
     return tuple((f"{name}.{i}",) for i in range(count))
 
 

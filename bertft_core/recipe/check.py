@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.text import mask_uri
+from bertft_core.base.text import counted, mask_uri
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
@@ -33,8 +33,9 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     peaks = peak_rates(training, schedule.n_layers)
     return {
         "name": config.name,
-        "data": f"{dataset.report.rows_read} rows read, {dataset.report.rows_used} used, "
-        f"{dataset.report.duplicates_dropped} duplicates dropped, {dataset.report.rows_quarantined} quarantined",
+        "data": f"{counted(dataset.report.rows_read, 'row')} read, {dataset.report.rows_used} used, "
+        f"{counted(dataset.report.duplicates_dropped, 'duplicate')} dropped, "
+        f"{dataset.report.rows_quarantined} quarantined",
         "classes": list(dataset.classes),
         "splits": [
             {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
@@ -83,10 +84,12 @@ def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str
     require_possible(config, prepared, home)
     pruning = "successive halving" if search.trials >= HALVING_FROM else "the median rule"
     parts = [
-        f"{search.trials} trials on {min(search.rows or rows, rows)} rows each by {search.workers} "
-        f"worker{'s' if search.workers > 1 else ''}, {'unpruned' if search.second else f'pruned by {pruning}'}",
+        f"{counted(search.trials, 'trial')} on {counted(min(search.rows or rows, rows), 'row')} each by "
+        f"{counted(search.workers, 'worker')}, {'unpruned' if search.second else f'pruned by {pruning}'}",
         *(f"{key} {choice}" for key, choice in in_words(search).items()),
     ]
     if search.confirm_plan:
-        parts.append(f"then the {search.confirm_plan.top} best with {search.confirm_plan.seeds} further seeds each")
+        parts.append(
+            f"then the {search.confirm_plan.top} best with {counted(search.confirm_plan.seeds, 'further seed')} each"
+        )
     return "; ".join(parts)

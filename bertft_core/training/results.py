@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
+from bertft_core.base.text import counted
 from bertft_core.config.metrics import as_score
 
 
@@ -59,7 +60,7 @@ class TrainingResult:
     prefix: dict[str, Any] | None = None
 
     def __str__(self) -> str:
-        where = f"epoch {self.best_epoch}, {self.steps} steps, {self.seconds:.0f} s"
+        where = f"epoch {self.best_epoch}, {counted(self.steps, 'step')}, {self.seconds:.0f} s"
         return f"{self.state}: score {self.score:.4f} at {where}"
 
     def to_json(self) -> dict[str, Any]:

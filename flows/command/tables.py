@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from bertft_core.base.text import counted
 from bertft_core.config.metrics import score_column
 
 
@@ -78,7 +79,7 @@ def _run(result: dict[str, Any]) -> str:
         lines.append(f"model        {result['registered_model']} version {result['version']}: {verdict}")
         lines.append(f"reason       {result['reason']}")
     lines.append("seconds      " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()))
-    lines += [f"look         {line}" for line in result.get("look", [])]
+    lines += [f"see          {line}" for line in result.get("look", [])]
     return "\n".join(lines)
 
 
@@ -86,7 +87,7 @@ def _found(search: dict[str, Any]) -> list[str]:
     lines = [f"search       trial {search['trial']}, score {search['score']:.4f}: {search['chosen_by']}"]
     if search["optimism"] is not None:
         lines.append(f"             best single score less its mean of further seeds: {search['optimism']:+.4f}")
-    return [*lines, f"look         {search['report']}", f"look         {search['dashboard']}"]
+    return [*lines, f"see          {search['report']}", f"see          {search['dashboard']}"]
 
 
 def _test(test: dict[str, Any]) -> list[str]:
@@ -141,7 +142,7 @@ def _release(result: dict[str, Any]) -> str:
     move = f"{result['champion_before'] or 'none'} -> {result['champion_after'] or 'none'}"
     lines = [f"model        {result['registered_model']} version {result['version']}: {result['outcome']}"]
     lines += [f"champion     {move}", f"reason       {result['reason']}", f"by           {result['by']}"]
-    return "\n".join([*lines, *(f"look         {line}" for line in result["look"])])
+    return "\n".join([*lines, *(f"see          {line}" for line in result["look"])])
 
 
 def _history(result: dict[str, Any]) -> str:
@@ -163,7 +164,10 @@ def _history(result: dict[str, Any]) -> str:
 
 def _comparison(result: dict[str, Any]) -> str:
     first, second = (f"version {v}" for v in result["versions"])
-    lines = [f"{result['registered_model']}: {second} against {first} on {result['n']} rows of {result['data']}", ""]
+    lines = [
+        f"{result['registered_model']}: {second} against {first} on {counted(result['n'], 'row')} of {result['data']}",
+        "",
+    ]
     lines.append(f"{'':<10}{first:>12}{second:>12}{'difference':>12}  {result['level'] * 100:g} % interval")
     for metric, paired in result["differences"].items():
         low, high = paired["low"], paired["high"]
@@ -175,8 +179,8 @@ def _comparison(result: dict[str, Any]) -> str:
         f"right only in {first}: {result['first_only']}, only in {second}: {result['second_only']}; "
         f"exact McNemar p {result['p_value']:.3g}",
     ]
-    lines += [f"left out     {n} rows: {reason}" for reason, n in result["skipped"].items()]
-    lines.append(f"different answers on {result['disagreements']} rows")
+    lines += [f"left out     {counted(n, 'row')}: {reason}" for reason, n in result["skipped"].items()]
+    lines.append(f"different answers on {counted(result['disagreements'], 'row')}")
     for row in result["shown"]:
         lines.append(f"  row {row['row']}: {row['label']}, answers {row['first']} and {row['second']}: {row['text']}")
     return "\n".join(lines)
@@ -185,8 +189,8 @@ def _comparison(result: dict[str, Any]) -> str:
 def _removals(result: dict[str, Any]) -> str:
     lines = [f"{_bytes(r['size']):>10}  {r['kind']:<17} {r['name']}  ({r['why']})" for r in result["removals"]]
     done = "removed" if result["applied"] else "would go; --apply removes them"
-    total = f"{len(result['removals'])} things, {_bytes(result['bytes'])}, {done}"
-    policy = f"kept: {result['keep']} past champions, all younger than {result['days']:g} days"
+    total = f"{counted(len(result['removals']), 'item')}, {_bytes(result['bytes'])}, {done}"
+    policy = f"kept: {counted(result['keep'], 'past champion')}, everything younger than {result['days']:g} days"
     return "\n".join([*lines, f"{total} ({policy})"])
 
 

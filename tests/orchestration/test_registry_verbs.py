@@ -59,7 +59,7 @@ def test_gc_table_sums_bytes_and_says_what_was_done():
     answer = {"removals": [removal, {**removal, "size": None}], "bytes": 2_500_000, "keep": 3, "days": 30.0}
     lines = render("gc", {**answer, "applied": False}).splitlines()
     assert lines[0].startswith("    2.5 MB  version") and lines[1].startswith(" elsewhere")
-    assert lines[2].startswith("2 things, 2.5 MB, would go; --apply removes them")
+    assert lines[2].startswith("2 items, 2.5 MB, would go; --apply removes them")
     assert "removed" in render("gc", {**answer, "applied": True}).splitlines()[-1]
 
 

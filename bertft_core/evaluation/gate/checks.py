@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.text import percent, quoted
+from bertft_core.base.text import counted, percent, quoted
 
 SLICE_ROWS = 30  # a smaller slice is listed, not judged: one row is more than 3 points of it
 LATENCY, SIZE = "latency", "size"
@@ -56,7 +56,7 @@ class Group:
     def __str__(self) -> str:
         f1 = "" if self.f1_gain is None else f", F1 {self.f1_gain:+.4f}"
         counts = f"{self.gained} gained, {self.lost} lost"
-        return f"{quoted(self.name)} {self.difference:+.4f} on {self.n} rows ({counts}{f1})"
+        return f"{quoted(self.name)} {self.difference:+.4f} on {counted(self.n, 'row')} ({counts}{f1})"
 
 
 def groups_of(
@@ -131,7 +131,7 @@ def _group_check(kind: str, groups: Sequence[Group], large: Sequence[Group], mos
         detail = f"no {kind} is shown to lose more {what} than {rule}{spared}; lowest of {len(mine)}: {mine[0]}"
     else:
         detail = f"no {kind} has enough rows to show a loss of {what} above {rule}"
-    small = [f"{quoted(g.name)} ({g.n} rows)" for g in groups if g not in large]
+    small = [f"{quoted(g.name)} ({counted(g.n, 'row')})" for g in groups if g not in large]
     return Check(
         name={"class": "classes", "slice": "slices"}[kind],
         passed=not failed,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.base.text import percent
+from bertft_core.base.text import counted, percent
 from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import Check
@@ -237,6 +237,7 @@ def _interval(rule: PromotionRule, shown: PairedDifference) -> str:
 def _discordance(pair: Comparison) -> str:
     shown = pair.difference
     return (
-        f"only {pair.challenger.name} is right on {shown.a_only} rows, only {pair.rival.name} on {shown.b_only}: "
+        f"only {pair.challenger.name} is right on {counted(shown.a_only, 'row')}, "
+        f"only {pair.rival.name} on {shown.b_only}: "
         f"exact McNemar p, two-sided, {mcnemar(shown.a_only, shown.b_only):.2g}"
     )

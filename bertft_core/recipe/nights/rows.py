@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import load_arrays, save_arrays
+from bertft_core.base.text import counted
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
 from bertft_core.recipe.runs import RunFolder
@@ -97,7 +98,7 @@ class Changes:
     new_by_class: dict[str, int]
 
     def __str__(self) -> str:
-        return f"{self.now} rows: {self.new} new, {self.deleted} deleted, {self.relabelled} relabelled"
+        return f"{counted(self.now, 'row')}: {self.new} new, {self.deleted} deleted, {self.relabelled} relabelled"
 
     @property
     def any(self) -> bool:

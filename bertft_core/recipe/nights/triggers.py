@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bertft_core.base.errors import DataError
+from bertft_core.base.text import counted
 from bertft_core.config.nightly import NightlyConfig
 from bertft_core.evaluation.drift.domain_shift import DomainShift
 from bertft_core.evaluation.drift.label_shift import LabelShift
@@ -41,7 +42,7 @@ def require_sound(found: Changes, config: NightlyConfig) -> tuple[str, ...]:
             f"class {_names(found.new_classes)} is new: the champion cannot know it",
         ),
         ("lost_class", bool(found.lost_classes), f"class {_names(found.lost_classes)} has no row any more"),
-        ("halved", 2 * found.now <= found.before, f"{found.now} rows, the last training had {found.before}"),
+        ("halved", 2 * found.now <= found.before, f"{counted(found.now, 'row')}, the last training had {found.before}"),
     )
     for key, holds, text in cases:
         policy = getattr(config, key)
@@ -74,9 +75,9 @@ def cheap_triggers(
         fired.append("configuration, encoder or code changed")
     enough = _wanted(config.new_rows, found.before)
     if found.new and found.new >= enough:
-        fired.append(f"{found.new} new rows (nightly.new_rows: {config.new_rows:g})")
+        fired.append(f"{counted(found.new, 'new row')} (nightly.new_rows: {config.new_rows:g})")
     if found.relabelled + found.deleted and found.relabelled + found.deleted >= enough:
-        fired.append(f"{found.relabelled} relabelled, {found.deleted} deleted rows")
+        fired.append(f"{found.relabelled} relabelled, {counted(found.deleted, 'deleted row')}")
     if config.label_shift is not None and label is not None and label.is_shifted(config.label_shift):
         share = f"{label.total_variation:.2f}"
         fired.append(f"class shares of the new rows differ by {share} (nightly.label_shift: {config.label_shift:g})")

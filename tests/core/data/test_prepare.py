@@ -159,7 +159,7 @@ def test_too_many_faulty_rows_stop_with_counts_and_a_list(tmp_path: Path) -> Non
     ("rows", "settings", "message"),
     [
         ([(f"t{i}", "a") for i in range(60)], {}, "at least two classes, found 'a'"),
-        ([*plain(), ("rare", "c")], {}, r"class 'c' (is absent from train: 1 rows|has 1 rows, wanted at least 3)"),
+        ([*plain(), ("rare", "c")], {}, r"class 'c' (is absent from train: 1 row,|has 1 row, wanted at least 3)"),
         (plain(), {"classes": ["a", "b", "z"]}, "class 'z' is absent from train: 0 rows"),
         (plain(3), {}, "no row falls into"),
         ([], {}, "no rows"),

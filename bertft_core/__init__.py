@@ -1,3 +1,41 @@
-"""bertft's core: plain Python and torch, no orchestrator; useful from a notebook (see recipe.py)."""
+"""bertft's core: plain Python and torch, no orchestrator. In a notebook:
+
+>>> from bertft_core import load_config, run  # doctest: +SKIP
+>>> report = run(load_config("examples/quick_test.yaml"), home=".bertft")  # doctest: +SKIP
+>>> print(report)  # doctest: +SKIP
+
+Nothing is imported before it is used: `import bertft_core` costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bertft_core.config.run import RunConfig as RunConfig
+    from bertft_core.config.run import load_config as load_config
+    from bertft_core.recipe.chain import run as run
+    from bertft_core.recipe.prepare import prepare as prepare
+    from bertft_core.serving.predictor import Predictor as Predictor
 
 __version__ = "0.1.0"
+_FACE = {
+    "RunConfig": "bertft_core.config.run",
+    "load_config": "bertft_core.config.run",
+    "prepare": "bertft_core.recipe.prepare",
+    "run": "bertft_core.recipe.chain",
+    "Predictor": "bertft_core.serving.predictor",
+}
+__all__ = ["Predictor", "RunConfig", "load_config", "prepare", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for from the room where it stands (PEP 562)."""
+    if name not in _FACE:
+        raise AttributeError(f"module 'bertft_core' has no attribute {name!r}")
+    return getattr(importlib.import_module(_FACE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FACE])

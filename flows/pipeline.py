@@ -102,7 +102,7 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
             scorer = held.enter_context(Scorer(tree.store)) if last == "promote" else None
             with report.stage("evaluate"):
                 evaluation = evaluate_model(context, fit)
-                tree.evaluation(evaluation, run.folder.evaluation)
+                tree.evaluation(evaluation)
             with report.stage("review"):
                 review_model(context, fit, evaluation, report)
             result["test"] = test_document(evaluation)

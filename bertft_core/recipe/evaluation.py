@@ -16,9 +16,12 @@ from bertft_core.recipe.prepare import Prepared
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from bertft_core.evaluation.policy.decisions import DecisionPolicy
     from bertft_core.evaluation.report import EvaluationReport
     from bertft_core.evaluation.scores.labels import Labels
+    from bertft_core.registry.evaluation_folder import EvaluationFolder
     from bertft_core.training.results import TrainingResult
 
 
@@ -86,6 +89,14 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     _draw(config, report, fit, prepared, folder)
     context.run.update(evaluated=True, policy=policy.to_json())
     return report
+
+
+def slices_of(config: RunConfig, test: pa.Table) -> dict[str, dict[str, Any]]:
+    """Masks [n] of the test rows by group and slice: values of data.slices, lengths of the texts."""
+    from bertft_core.evaluation.scores.slices import slice_groups
+
+    texts, values = test["text"].to_pylist(), test["slices"].to_pylist()
+    return slice_groups(texts, config.data.slices, values, config.evaluation.slices)
 
 
 def phases(config: RunConfig, prepared: Prepared) -> tuple[tuple[float, float, int], ...]:

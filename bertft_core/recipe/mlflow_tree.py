@@ -11,8 +11,8 @@ from bertft_core.base.files import write_json
 from bertft_core.base.text import mask_uri
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
+from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.recipe.context import RunContext
-from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import SearchWinner
 from bertft_core.tracking import lineage, store
@@ -122,17 +122,23 @@ class Tree:
         store.log_history(self.store, self.final, [asdict(h) for h in fit.history])
         store.log_metrics(self.store, self.final, {"validation_score": fit.score, "seconds": fit.seconds})
 
-    def evaluation(self, report: Any, folder: EvaluationFolder) -> None:
+    def evaluation(self, report: EvaluationReport) -> None:
         """Test scores, report and pictures on the final run."""
-        numbers = {k: v for k, v in asdict(report.scores).items() if isinstance(v, int | float)}
+        numbers: dict[str, float | None] = {
+            k: v for k, v in asdict(report.scores).items() if isinstance(v, int | float)
+        }
         numbers |= {"floor_accuracy": report.baseline_accuracy, "floor_macro_f1": report.baseline_macro_f1}
         store.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
-        files = (folder.report_json, folder.report_markdown, folder.confusion, folder.learning)
-        store.log_files(self.store, self.final, [file for file in files if file.exists()], "evaluation")
+        folder = self._run.folder.evaluation
+        self._log_evaluation(folder.report_json, folder.report_markdown, folder.confusion, folder.learning)
 
-    def report(self, folder: EvaluationFolder) -> None:
+    def report(self) -> None:
         """The HTML report, the gate's decision and the list of doubtful labels on the final run."""
-        files = (folder.page, folder.decision_markdown, folder.decision_json, folder.doubtful_labels)
+        folder = self._run.folder.evaluation
+        self._log_evaluation(folder.page, folder.decision_markdown, folder.decision_json, folder.doubtful_labels)
+
+    def _log_evaluation(self, *files: Path) -> None:
+        """Files of the evaluation folder, as far as they are there: multi-label runs have no confusion picture."""
         store.log_files(self.store, self.final, [file for file in files if file.exists()], "evaluation")
 
     def finish(self, result: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,36 @@ import numpy as np
 
 from bertft_core.base.errors import DataError
 from bertft_core.base.files import read_json, write_json
+from bertft_core.base.hashes import code_fingerprint
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.data.dataset import DatasetSplits
-from bertft_core.evaluation.scores.slices import slice_groups
+from bertft_core.evaluation.gate.decision import PromotionDecision
+from bertft_core.evaluation.report import EvaluationReport
+from bertft_core.evaluation.scores.labels import labels_of
+from bertft_core.evaluation.scores.metrics import Scores
 from bertft_core.recipe.context import RunContext
+from bertft_core.recipe.evaluation import slices_of
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.prepare import ingest
+from bertft_core.recipe.review import write_page
+from bertft_core.recipe.runs import RUN_CODE
 from bertft_core.registry import aliases, artifacts
 from bertft_core.registry.aliases import RegisteredVersion
-from bertft_core.registry.answers import score_in_fresh_process
+from bertft_core.registry.answers import Answers, score_in_fresh_process
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.gate import Candidate
+from bertft_core.registry.ledger import Release
 from bertft_core.registry.versions import find_version, register
+from bertft_core.reporting.run.page import Outcome, ReleaseFacts
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking import lineage
 from bertft_core.tracking.store import open_store
 from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import MachineSettings
+
+_LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
+_OUTCOMES: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}  # as the page names them
 
 
 def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: EvaluationFolder) -> None:
@@ -43,17 +57,11 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Evaluatio
     np.save(folder.labels, dataset.targets("test"), allow_pickle=False)
     if (weights := dataset.soft_labels("test")) is not None:
         np.save(folder.weights, weights, allow_pickle=False)
-    np.savez(folder.slices, **slice_masks(config, table))
+    groups = slices_of(config, table).items()
+    masks = {f"{group}: {name}": mask for group, slices in groups for name, mask in slices.items()}
+    np.savez(folder.slices, **masks)
     np.save(folder.test_fingerprints, _fingerprints(table), allow_pickle=False)
     np.save(folder.train_fingerprints, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)
-
-
-def slice_masks(config: RunConfig, table: Any) -> dict[str, Any]:
-    """Masks [n] of the slices that the gate watches, by "group: slice"."""
-    groups = slice_groups(
-        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
-    )
-    return {f"{group}: {name}": mask for group, masks in groups.items() for name, mask in masks.items()}
 
 
 def _fingerprints(table: Any) -> Any:
@@ -120,6 +128,55 @@ def _candidate(
         weights_digest=evidence["weights"],
         size_mb=evidence["size_mb"],
     )
+
+
+def write_released_page(
+    context: RunContext, fit: TrainingResult, report: EvaluationReport, release: Release, tree: Tree
+) -> Path:
+    """The page with what became of the model and the decision as Markdown: on disk, in MLflow, named by the version."""
+    run, prepared, folder = context.run, context.prepared, context.run.folder.evaluation
+    stored = read_json(folder.decision_json) if folder.decision_json.exists() else None
+    decision = PromotionDecision.from_json(stored) if stored else None
+    if decision is not None:
+        folder.decision_markdown.write_text(decision.to_markdown(str(release)), encoding="utf-8")
+    facts = ReleaseFacts(
+        outcome="promoted" if release.promoted else _OUTCOMES.get(release.outcome, "kept"),
+        reason=release.reason,
+        decision=decision,
+        champion=_champion_scores(folder, report, release.champion_before or ""),
+    )
+    settings = run.state().get("settings")
+    lineage_facts = {
+        "registered model": f"{release.registered_model} version {release.version}",
+        "champion before": release.champion_before or "none",
+        "run": run.run_id,
+        "run key": run.run_key,
+        "MLflow run": tree.root,
+        "Prefect flow run": tree.prefect_run,
+        "git commit": tree.commit,
+        "rows": prepared.dataset.fingerprint,
+        "encoder": prepared.encoder,
+        "code": code_fingerprint(*RUN_CODE),
+        "machine": str(MachineSettings(**settings)) if settings else "",
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+    page = write_page(context, fit, report, facts, {name: value for name, value in lineage_facts.items() if value})
+    tree.report()
+    report_uri = f"runs:/{tree.final}/evaluation/{page.name}"
+    aliases.tag_version(tree.store, release.registered_model, release.version, {"bertft.report": report_uri})
+    return page
+
+
+def _champion_scores(folder: EvaluationFolder, report: EvaluationReport, champion: str) -> Scores | None:
+    """Scores of the champion that the gate compared with, on the whole test split; None where it did not answer."""
+    file = folder.answers(champion)
+    if not file.exists():
+        return None
+    answers = Answers.read(file)
+    if set(answers.classes) != set(report.classes):
+        return None
+    labels = labels_of(np.load(folder.labels, allow_pickle=False), report.classes)
+    return labels.scores(labels.predictions(answers.probabilities(report.classes), answers.predicted(report.classes)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from bertft_core.base.files import is_complete, read_json, staged_folder, write_
 from bertft_core.base.hashes import hash_json
 from bertft_core.data.dataset import take_rows
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.evaluation import baseline_probabilities, phases
+from bertft_core.recipe.evaluation import baseline_probabilities, phases, slices_of
 from bertft_core.recipe.fit import machine_settings
 from bertft_core.recipe.runs import Run
 
@@ -123,26 +123,26 @@ def write_page(
     import yaml
 
     from bertft_core.evaluation.scores.labels import labels_of
-    from bertft_core.evaluation.scores.slices import score_slices, slice_groups
+    from bertft_core.evaluation.scores.slices import score_slices
     from bertft_core.reporting.run.document import report_html
     from bertft_core.reporting.run.filling import data_facts, page_of
     from bertft_core.reporting.run.page import SuspectRow
 
     config, prepared, folder = context.config, context.prepared, context.run.folder.evaluation
     dataset = prepared.dataset
-    labels, table = labels_of(dataset.targets("test"), report.classes), dataset.table("test")
+    labels = labels_of(dataset.targets("test"), report.classes)
     p, raw, predicted = (
         np.load(file, allow_pickle=False) for file in (folder.probabilities, folder.raw_test, folder.predicted)
     )
     predictions = labels.predictions(p, predicted)
     baseline = labels.predictions(np.load(baseline_probabilities(config, dataset, context.home), allow_pickle=False))
-    groups = slice_groups(
-        table["text"].to_pylist(), config.data.slices, table["slices"].to_pylist(), config.evaluation.slices
+    slices = score_slices(
+        labels.is_right(predictions), slices_of(config, dataset.table("test")), config.evaluation.level
     )
     words = _read(folder.words, [])
     page = replace(
         page_of(report, title=config.name, release=release, baseline=labels.scores(baseline)),
-        slices=score_slices(labels.is_right(predictions), groups, config.evaluation.level),
+        slices=slices,
         words=tuple(tuple((word, float(weight)) for word, weight in row) for row in words),
         suspects=tuple(SuspectRow(**row) for row in _read(folder.suspects, [])),
         suspects_note=_read(folder.suspects_note, ""),

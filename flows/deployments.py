@@ -63,19 +63,19 @@ def deployments(plan: Plan) -> list[RunnerDeployment]:
     store = load_mlflow_config(plan.mlflow_file, config.base_dir, Path.cwd())
     model = store.model_name(config.name)
     files = {"home": str(plan.home), "mlflow_file": None if plan.mlflow_file is None else str(plan.mlflow_file)}
-    asked = {"config_path": str(plan.config_path), "overrides": list(plan.overrides), **files}
+    chain = {"config_path": str(plan.config_path), "overrides": list(plan.overrides), **files}
     alone = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISIONS[plan.collision])
     made = [
         _deployment(
-            nightly, config.name, asked, schedule=plan.schedule, concurrency_limit=alone, paused=plan.is_paused
+            nightly, config.name, chain, schedule=plan.schedule, concurrency_limit=alone, paused=plan.is_paused
         ),
         _deployment(promote, config.name, {"name": model, **files}),
         _deployment(predict, config.name, {"model": f"models:/{model}@{store.aliases.champion}", **files}),
     ]
     if config.search is not None and config.search.trials:
-        joined = {name: asked[name] for name in ("config_path", "overrides", "home")}
+        joined = {name: chain[name] for name in ("config_path", "overrides", "home")}
         made += [
-            _deployment(pipeline, f"{config.name}-search", {**asked, "last": "search"}, concurrency_limit=alone),
+            _deployment(pipeline, f"{config.name}-search", {**chain, "last": "search"}, concurrency_limit=alone),
             _deployment(join, config.name, joined),
         ]
     return made

@@ -89,8 +89,8 @@ def _home(args: argparse.Namespace) -> Path:
     return home
 
 
-def _asked(args: argparse.Namespace, home: Path) -> dict[str, Any]:
-    """What every flow over a configuration is told."""
+def _flow_parameters(args: argparse.Namespace, home: Path) -> dict[str, Any]:
+    """The parameters that every flow over a configuration takes."""
     return {"config_path": str(Path(args.config).resolve()), "overrides": list(args.overrides), "home": str(home)}
 
 
@@ -119,7 +119,9 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     from flows.pipeline import pipeline
 
     again = getattr(args, "again", False)
-    result: dict[str, Any] = pipeline(**_asked(args, home), mlflow_file=_mlflow_file(args), again=again, last=last)
+    result: dict[str, Any] = pipeline(
+        **_flow_parameters(args, home), mlflow_file=_mlflow_file(args), again=again, last=last
+    )
     return result
 
 
@@ -134,7 +136,7 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
 
     try:
         chosen = {"as_of": args.as_of, "force": args.force, "live": args.live}
-        night: dict[str, Any] = nightly(**_asked(args, home), mlflow_file=_mlflow_file(args), **chosen)
+        night: dict[str, Any] = nightly(**_flow_parameters(args, home), mlflow_file=_mlflow_file(args), **chosen)
         return night
     except NightFailed:
         raise
@@ -179,7 +181,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.base.errors import InputError
 
     if args.join and args.report:
-        raise InputError("--join works, --report only looks: give one of them")
+        raise InputError("--join works on the search, --report only reports on it: give one of them")
     if not args.join and not args.report:
         return _flow(args, "search")
     from bertft_core.config.run import load_config
@@ -192,7 +194,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         return search_report(config, home, study_storage())
     from flows.search import join
 
-    joined: dict[str, Any] = join(**_asked(args, home))
+    joined: dict[str, Any] = join(**_flow_parameters(args, home))
     return joined
 
 

@@ -31,32 +31,32 @@ _LONGEST_BAR = 24
 
 @dataclass(kw_only=True)
 class _Row:
-    """A running trial as it was last told."""
+    """A running trial after its last progress."""
 
     slot: int
     params: Mapping[str, Any]
     worker: str
     fraction: float = 0.0
-    facts: dict[str, Any] = field(default_factory=dict)  # as last told: progress is repeated while nothing happens
+    facts: dict[str, Any] = field(default_factory=dict)  # of the last progress, which is repeated while nothing happens
     score: float | None = None
-    told: float = field(default_factory=time.monotonic)
+    updated: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
 
-    def tell(self, fraction: float, facts: dict[str, Any]) -> None:
+    def update(self, fraction: float, facts: dict[str, Any]) -> None:
         if not facts or (fraction, facts) == (self.fraction, self.facts):
             return
         self.fraction, self.facts = fraction, facts
         self.score = facts.get("score", self.score)
         if "seconds" in facts:
-            self.seconds, self.told = float(facts["seconds"]), time.monotonic()
+            self.seconds, self.updated = float(facts["seconds"]), time.monotonic()
 
     def elapsed(self) -> float:
         """Seconds at work by now, those before an interruption included."""
-        return self.seconds + time.monotonic() - self.told
+        return self.seconds + time.monotonic() - self.updated
 
 
 class TrialBoard:
-    """The trials of one search, told by several threads. Use it as a context manager.
+    """The trials of one search, reported by several threads. Use it as a context manager.
 
     total: finished trials that the search shall have. finished: results that stood before. workers: trials that
     run side by side (for the time left). On a terminal what is said here, on `console` or by libraries on stderr
@@ -87,7 +87,7 @@ class TrialBoard:
         if not self._quiet and self._console.file.isatty() and self._console.is_interactive:
             live = Live(
                 console=self._console,
-                get_renderable=lambda: _Picture(self),
+                get_renderable=lambda: self,
                 transient=True,
                 auto_refresh=False,
                 redirect_stdout=sys.stdout.isatty(),
@@ -114,10 +114,10 @@ class TrialBoard:
             self._running[slot] = _Row(slot=slot, params=dict(params), worker=worker)
 
     def update(self, slot: int, fraction: float, facts: dict[str, Any]) -> None:
-        """Progress of a running trial; facts as training/loop.py tells them. Unknown slots are passed over."""
+        """Progress of a running trial; facts as training/loop.py reports them. Unknown slots are passed over."""
         with self._lock:
             if slot in self._running:
-                self._running[slot].tell(fraction, facts)
+                self._running[slot].update(fraction, facts)
 
     def done(self, result: TrialResult) -> None:
         """A trial finished: it leaves the table and its line stays."""
@@ -179,6 +179,11 @@ class TrialBoard:
         left = f"time left {shown_time(self.seconds_left())}; {states.total()} of {self._total} finished ({counts})"
         return [Text(head, style="bold", no_wrap=True, overflow="ellipsis"), Text(left)]
 
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The board at this moment, laid out for the width it is given."""
+        rows = self.rows()
+        yield Group(*([_table(rows, options.max_width)] if rows else []), *self.summary())
+
     def _standing(self) -> str:
         best = self.best()
         shown = f"best {best.score:.4f} (trial {best.slot})" if best else "best …"
@@ -200,17 +205,6 @@ class TrialBoard:
                 if id(value) in now and now[id(value)] is not value:
                     self._borrowed.append((owner, name, value))
                     setattr(owner, name, now[id(value)])
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """The board at this moment, laid out for the width it is given."""
-
-    board: TrialBoard
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = self.board.rows()
-        yield Group(*([_table(rows, options.max_width)] if rows else []), *self.board.summary())
 
 
 def _table(rows: list[_Row], width: int) -> Table:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bertft_core.search.results import TrialResult
 from bertft_core.training.results import TrainingResult
-from flows.terminal.board import TrialBoard, _Picture, short
+from flows.terminal.board import TrialBoard, short
 from flows.terminal.console import WholeConsole
 from flows.terminal.estimate import Running, seconds_left, shown_time
 from flows.terminal.progress import Reporter
@@ -56,7 +56,7 @@ def console(file: io.StringIO, width: int = 100) -> WholeConsole:
 def drawn(board: TrialBoard, width: int) -> list[str]:
     """What the board shows at a width, without colours."""
     paper = Console(file=io.StringIO(), width=width, _environ={})
-    paper.print(_Picture(board))
+    paper.print(board)
     return paper.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 

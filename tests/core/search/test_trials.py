@@ -94,7 +94,7 @@ def test_trial_completes_with_what_the_pictures_need(opened: Open, trainer: Trai
 def test_trial_of_a_study_that_prunes_nothing_is_not_scored_at_the_rungs(opened: Open, trainer: Trainer) -> None:
     study, runner = opened(second={"measure": "latency"}, space={"tokenization.max_length": [16, 24]})
     result = _run(study, runner, trainer)
-    assert (result.state, result.rungs) == ("complete", ())
+    assert result.fit is not None and (result.state, result.fit.rungs) == ("complete", ())
 
 
 def test_diverged_trial_is_pruned_as_nonfinite_and_the_next_one_runs(

@@ -37,18 +37,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
 Scalars = list[Annotated[Any, AfterValidator(_plain)]]
-Conditions = dict[str, Annotated[Scalars, BeforeValidator(_as_list), Field(min_length=1)]]
+_Allowed = Annotated[Scalars, BeforeValidator(lambda v: v if isinstance(v, list | tuple) else [v]), Field(min_length=1)]
 
 
 class _Conditional(Part):
     """A choice that a trial makes only while `when` holds: {other knob: value, or list of allowed values}."""
 
-    when: Conditions = Field(default_factory=dict)
+    when: dict[str, _Allowed] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_empty_condition(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -77,25 +73,22 @@ class Values(_Conditional):
     values: Scalars
 
 
-def _tag(value: Any) -> str:
-    if isinstance(value, Range | Values):
-        return "[range]" if isinstance(value, Range) else "[values]"
+def _kind_of_choice(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return "[values]" if "values" in value else "[range]"
-    return "[list]"
-
-
-def _some_choice(value: Any) -> Any:
-    if not isinstance(value, Range | Values | Mapping | list | tuple):
-        raise ValueError("wanted a list of values, {low, high, log} or {values, when}")
-    return value
+    if isinstance(value, Range | Values):
+        return "[range]" if isinstance(value, Range) else "[values]"
+    return "[list]" if isinstance(value, list | tuple) else None
 
 
 Choice = Range | Values | list[Any]
 _ReadChoice = Annotated[
     Annotated[Range, Tag("[range]")] | Annotated[Values, Tag("[values]")] | Annotated[Scalars, Tag("[list]")],
-    Discriminator(_tag),
-    BeforeValidator(_some_choice),
+    Discriminator(
+        _kind_of_choice,
+        custom_error_type="choice",
+        custom_error_message="wanted a list of values, {low, high, log} or {values, when}",
+    ),
 ]
 
 
@@ -109,29 +102,6 @@ def values_of(choice: Choice) -> list[Any]:
 def conditions_of(choice: Choice) -> dict[str, list[Any]]:
     """The condition of a choice; empty for one that always counts."""
     return {} if isinstance(choice, list) else choice.when
-
-
-def _flat_sections(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Knobs below a section, as the override search.space.tokenization.truncation=[...] writes them, by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        is_section = key in SEARCHED_SECTIONS and isinstance(value, Mapping)
-        found |= {f"{key}.{field}": choice for field, choice in value.items()} if is_section else {str(key): value}
-    return found
-
-
-def _canonical_keys(tree: Any) -> Any:
-    """Knobs by their one name. Raises ValueError for a knob under both of its names, an unknown or a refused one."""
-    if not isinstance(tree, Mapping):
-        return tree
-    tree = _flat_sections(tree)
-    faults = [f"space.{key}: {fault}" for key in tree if (fault := key_fault(str(key)))]
-    names = [canonical(str(key)) for key in tree]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    faults += [f"space.{name}: given twice, as {name} and training.{name}: keep one" for name in twice]
-    if faults:
-        raise ValueError("\n".join(faults))
-    return dict(zip(names, tree.values(), strict=True))
 
 
 def _checked_choice(key: str, space: Mapping[str, Choice]) -> Choice:
@@ -156,13 +126,6 @@ def _checked_choice(key: str, space: Mapping[str, Choice]) -> Choice:
     return Values(values=values, when=when) if when else values
 
 
-def _as_read(key: str, value: Any) -> Any:
-    try:
-        return read_value(key, value)
-    except ValueError:
-        return value  # then it is not among the knob's values either, and the message says so
-
-
 def _checked_condition(key: str, space: Mapping[str, Choice]) -> Choice:
     """The choice with its condition by canonical names. Raises ValueError for one that never or always holds."""
     choice, when = space[key], {}
@@ -174,7 +137,12 @@ def _checked_condition(key: str, space: Mapping[str, Choice]) -> Choice:
         possible = space[parent]
         if isinstance(possible, Range):
             raise ValueError(f"when: {given}: is a range, a condition needs a knob with a list of values")
-        wanted = [_as_read(parent, value) for value in allowed]
+        wanted = []
+        for value in allowed:
+            try:
+                wanted.append(read_value(parent, value))
+            except ValueError:  # then it is not among the knob's values either, and the message says so
+                wanted.append(value)
         strange = [value for value in wanted if value not in values_of(possible)]
         if strange:
             raise ValueError(f"when: {given}: never {strange[0]!r}, its values are {values_of(possible)}")
@@ -189,18 +157,18 @@ def requirements(space: Mapping[str, Choice], key: str) -> dict[str, list[Any]]:
 
     Raises ValueError when the conditions are a circle or contradict each other.
     """
-    found: dict[str, list[Any]] = {}
+    required: dict[str, list[Any]] = {}
     todo: list[tuple[str, tuple[str, ...]]] = [(key, (key,))]
     while todo:
         child, path = todo.pop()
         for parent, allowed in conditions_of(space[child]).items():
             if parent in path:
                 raise ValueError(f"when: the conditions are a circle: {' -> '.join((*path, parent))}")
-            found[parent] = [value for value in found.get(parent, allowed) if value in allowed]
-            if not found[parent]:
+            required[parent] = [value for value in required.get(parent, allowed) if value in allowed]
+            if not required[parent]:
                 raise ValueError(f"when: can never hold, the conditions above it want different values of {parent}")
             todo.append((parent, (*path, parent)))
-    return found
+    return required
 
 
 def _satisfiable(key: str, space: Mapping[str, Choice]) -> Choice:
@@ -233,23 +201,10 @@ class SecondConfig(Part):
     within: Annotated[Number, Field(ge=0, lt=1)] = 0.01
 
 
-def _confirm_tag(value: Any) -> str:
-    return "[confirm]" if isinstance(value, Mapping | ConfirmConfig) else "[off]"
-
-
-def _confirm_or_false(value: Any) -> Any:
-    if value is not None and value is not False and not isinstance(value, Mapping | ConfirmConfig):
-        raise ValueError("wanted {top, seeds}, or false")
-    return value
-
-
-def _paper_space() -> dict[str, Choice]:
-    return {
-        "lr": Range(low=2e-5, high=5e-5, log=True),
-        "batch_size": [16, 32],
-        "epochs": [2, 3, 4],
-        "alpha": Range(low=0.8, high=1.0),
-    }
+def _kind_of_confirm(value: Any) -> str | None:
+    if value is None or value is False:
+        return "[off]"
+    return "[confirm]" if isinstance(value, Mapping | ConfirmConfig) else None
 
 
 class SearchConfig(Part):
@@ -261,7 +216,14 @@ class SearchConfig(Part):
 
     trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
     rows: Annotated[Whole, Field(ge=10)] | None = None
-    space: dict[str, _ReadChoice] = Field(default_factory=_paper_space)
+    space: dict[str, _ReadChoice] = Field(
+        default_factory=lambda: {
+            "lr": Range(low=2e-5, high=5e-5, log=True),
+            "batch_size": [16, 32],
+            "epochs": [2, 3, 4],
+            "alpha": Range(low=0.8, high=1.0),
+        }
+    )
     workers: Annotated[Whole, Field(ge=1, le=256)] = Field(default=1, exclude=True)
     storage: Annotated[str, Field(min_length=1), AfterValidator(_storage_url)] | None = Field(
         default=None, exclude=True, repr=False
@@ -271,30 +233,46 @@ class SearchConfig(Part):
     stop_early: bool = True
     confirm: Annotated[
         Annotated[ConfirmConfig, Tag("[confirm]")] | Annotated[Literal[False] | None, Tag("[off]")],
-        Discriminator(_confirm_tag),
-        BeforeValidator(_confirm_or_false),
+        Discriminator(
+            _kind_of_confirm, custom_error_type="confirm", custom_error_message="wanted {top, seeds}, or false"
+        ),
     ] = None
     second: SecondConfig | None = None
 
     @field_validator("space", mode="before")
     @classmethod
     def _keys(cls, tree: Any) -> Any:
-        return _canonical_keys(tree)
+        """Knobs by their one name; an override may also write search.space.tokenization.truncation=[...]."""
+        if not isinstance(tree, Mapping):
+            return tree
+        choices: dict[str, Any] = {}
+        for key, value in tree.items():
+            is_section = key in SEARCHED_SECTIONS and isinstance(value, Mapping)
+            choices |= (
+                {f"{key}.{field}": choice for field, choice in value.items()} if is_section else {str(key): value}
+            )
+        faults = [f"space.{key}: {fault}" for key in choices if (fault := key_fault(key))]
+        names = [canonical(key) for key in choices]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        faults += [f"space.{name}: given twice, as {name} and training.{name}: keep one" for name in twice]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return dict(zip(names, choices.values(), strict=True))
 
     @field_validator("space", mode="after")
     @classmethod
     def _possible(cls, space: dict[str, Choice]) -> dict[str, Choice]:
         """Every value as its section reads it, conditions by canonical names; all faults of a kind together."""
         for check in (_checked_choice, _checked_condition, _satisfiable):
-            faults, found = [], {}
+            faults, checked = [], {}
             for key in space:
                 try:
-                    found[key] = check(key, space)
+                    checked[key] = check(key, space)
                 except ValueError as fault:
                     faults.append(f"space.{key}: {fault}")
             if faults:
                 raise ValueError("\n".join(faults))
-            space = found
+            space = checked
         return space
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ from bertft_core.model.pretrained import layer_count
 from bertft_core.recipe.check import plan
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
-from bertft_core.testing.structure import check_structure
+from bertft_core.testing import check_structure
 from bertft_core.training.loop import fit
 from bertft_core.training.scoring import score
 from bertft_core.training.spec import FitSpec

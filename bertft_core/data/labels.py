@@ -8,6 +8,7 @@ import math
 import re
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
     if isinstance(value, str):
         text = value.strip()
         if text[:1] in ("{", "["):
-            parsed = _parse_json(text)
+            parsed = None
+            with suppress(ValueError):
+                parsed = json.loads(text)
             if isinstance(parsed, dict | list):
                 return parse_label(parsed, classes)
             if text.startswith("['") and text.endswith("']"):
@@ -65,19 +68,8 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
         )
     if isinstance(value, dict):
         return _weights(value)
-    if isinstance(value, list):
-        return _parse_list(value, classes)
-    return str(value)
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _parse_list(value: list[Any], classes: Sequence[str] | None) -> dict[str, float] | tuple[str, ...]:
+    if not isinstance(value, list):
+        return str(value)
     if not value:
         return ()
     if all(isinstance(v, tuple) and len(v) == 2 for v in value):  # parquet's map type
@@ -132,14 +124,14 @@ def parse_flags(cells: Sequence[Any], columns: Sequence[str]) -> tuple[int, ...]
 
     Raises FaultyRow for an empty cell or another value.
     """
-    found = []
+    places = []
     for place, (cell, column) in enumerate(zip(cells, columns, strict=True)):
         text = "" if cell is None or cell != cell else str(cell).strip().lower()  # nan differs from itself
         if text not in _FLAGS:
             raise FaultyRow(f"bad label: {column} holds {cell!r}, wanted 0 or 1" if text else "missing label")
         if _FLAGS[text]:
-            found.append(place)
-    return tuple(found)
+            places.append(place)
+    return tuple(places)
 
 
 Label = int | dict[int, float] | tuple[int, ...]
@@ -252,7 +244,7 @@ class LabelTable:
 
     @property
     def is_dense(self) -> bool:
-        """Whether rows are told by a number for each class (soft or multi-label)."""
+        """Whether rows have a number for each class (soft or multi-label)."""
         return self.is_soft or self.multi_label
 
     @property
@@ -270,17 +262,17 @@ class LabelTable:
         """Rows [3 splits, C] of each class where `used` [n]: by the largest label, of sets by every label."""
         n_classes = max(len(self.classes), 1)
         rows, codes = (self._rows, self._codes) if self.multi_label else (np.arange(len(self.top)), self.top)
-        kept = used[rows]
-        flat = np.bincount(sides[rows[kept]] * np.int64(n_classes) + codes[kept], minlength=3 * n_classes)
+        is_used = used[rows]
+        flat = np.bincount(sides[rows[is_used]] * np.int64(n_classes) + codes[is_used], minlength=3 * n_classes)
         return flat.reshape(3, n_classes)[:, : len(self.classes)]
 
     def present(self, used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """bool [C]: classes with any weight among the rows where `used` [n] is true."""
-        found = np.zeros(len(self.classes), dtype=bool)
-        found[self.top[used & (self.top >= 0)]] = True
+        present = np.zeros(len(self.classes), dtype=bool)
+        present[self.top[used & (self.top >= 0)]] = True
         if self.is_dense:
-            found[self._codes[used[self._rows] & (self._weights > 0)]] = True
-        return found
+            present[self._codes[used[self._rows] & (self._weights > 0)]] = True
+        return present
 
     def keep_classes(self, mask: npt.NDArray[np.bool_]) -> LabelTable:
         """The same rows over the classes where `mask` [C] is true; other classes get index -1."""

@@ -20,7 +20,7 @@ from bertft_core.base.text import counted
 from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, load_dataset_splits
 from bertft_core.data.labels import LabelColumn, LabelTable
-from bertft_core.data.quality import CheckedBatch, Repeats, RowChecker, find_repeats, gate_classes, gate_faulty_share
+from bertft_core.data.quality import Repeats, RowChecker, find_repeats, gate_classes, gate_faulty_share
 from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, halves, sides_of
@@ -28,6 +28,7 @@ from bertft_core.data.splits import SPLITS, SPLITS_VERSION, halves, sides_of
 PREPARE_VERSION = 3
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
+Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
 _RAW = pa.schema(
     [
         ("row", pa.int64()),
@@ -65,37 +66,25 @@ def prepare_dataset(
     """
     if config.classes is not None and len(set(map(str, config.classes))) != len(config.classes):
         raise DataError(f"data.classes: a class occurs twice in {config.classes}")
-    sources = _sources(config, base_dir)
+    sources: Sources = []
+    if config.source is not None:
+        source = resolve_source(config.source, base_dir)
+        sources.append((-1, source, inspect_source(source, config)))
+    else:
+        for side, name in enumerate(SPLITS):
+            source = resolve_source(str(getattr(config, name)), base_dir, f"data.{name}")
+            files = inspect_source(source, config)
+            if isinstance(source, Path):
+                files = tuple(replace(f, name=f"{name}: {f.name}") for f in files)
+            sources.append((side, source, files))
     settings = config.model_dump(mode="json", exclude={"source", "train", "validation", "test"})
     content = [[side, [[f.name, f.digest] for f in files]] for side, _, files in sources]
     key = hash_json([PREPARE_VERSION, SPLITS_VERSION, content, settings])[:32]
     folder = Path(root).resolve() / key
     if not is_complete(folder):
         with staged_folder(folder) as staging:
-            _build(config, sources, staging, folder, on_progress or _silent)
+            _build(config, sources, staging, folder, on_progress or (lambda what, count: None))
     return load_dataset_splits(folder)
-
-
-def _silent(what: str, count: int) -> None:
-    """Nobody asked for progress."""
-
-
-Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]
-
-
-def _sources(config: DataConfig, base_dir: Path) -> Sources:
-    """(index of the split or -1 where the hash decides, source, its files)."""
-    if config.source is not None:
-        source = resolve_source(config.source, base_dir)
-        return [(-1, source, inspect_source(source, config))]
-    found: Sources = []
-    for side, name in enumerate(SPLITS):
-        source = resolve_source(str(getattr(config, name)), base_dir, f"data.{name}")
-        files = inspect_source(source, config)
-        if isinstance(source, Path):
-            files = tuple(replace(f, name=f"{name}: {f.name}") for f in files)
-        found.append((side, source, files))
-    return found
 
 
 def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on_progress: Progress) -> None:
@@ -114,10 +103,14 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(staging / "quarantine.jsonl", copy)
     gate_faulty_share(dict(seen.reasons), seen.rows, config.max_faulty_share, copy)
-    used, n_sampled_out = _sample(repeats.keep, seen.hashes[:, 1], config.sample)
+    used = repeats.keep
+    if config.sample is not None and config.sample < used.sum():  # those with the smallest hash, in any order
+        places = np.flatnonzero(used)
+        used = np.zeros(len(used), dtype=bool)
+        used[places[np.argsort(seen.hashes[places, 1], kind="stable")[: config.sample]]] = True
     present = seen.labels.present(used) if config.classes is None else np.ones(len(seen.labels.classes), bool)
     labels = seen.labels.keep_classes(present)
-    report = _report(config, sources, seen, repeats, labels, sides, used, n_sampled_out)
+    report = _report(config, sources, seen, repeats, labels, sides, used)
     counts, digest = _write_splits(raw, staging, seen, labels, sides, used, on_progress)
     raw.unlink()
     fields = {
@@ -157,15 +150,27 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
                 if checked.rows:
                     for label in checked.labels:
                         column.append(label)
-                    writer.write_batch(_raw_batch(checked))
+                    columns = [checked.rows, checked.files, checked.texts, checked.pairs, checked.slices]
+                    arrays = [pa.array(c, type=f.type) for c, f in zip(columns, _RAW, strict=True)]
+                    writer.write_batch(pa.record_batch(arrays, schema=_RAW))
                     digests = halves(checked.digests)
                     hashes.append(digests)
                     groups.append(halves(checked.group_digests)[:, 0] if config.group else digests[:, 0])
                     dates.append(np.array(checked.dates, dtype=np.int64))
                     given.append(np.full(len(checked.rows), side, dtype=np.int8))
                 on_progress("rows read", n_rows + filtered)
-    if n_rows == 0 or not hashes:
-        raise _nothing_usable(config, checker, n_rows, filtered, reasons)
+    if n_rows and not hashes:
+        counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        raise DataError(f"data: none of {n_rows} rows can be used: {counts}")
+    if filtered and n_rows == 0 and config.where:
+        raise DataError(f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}")
+    if filtered and n_rows == 0:
+        cuts = [f"data.until {config.until}"] if config.until else []
+        cuts += ["data.classes with data.unknown_class: drop"] if config.unknown_class == "drop" else []
+        raise DataError(f"{' and '.join(cuts)}: none of {filtered} rows is left; wanted rows that pass")
+    if n_rows == 0:
+        names = config.source or ", ".join(filter(None, (config.train, config.validation, config.test)))
+        raise DataError(f"data.source: {names} holds a header but no rows; wanted labelled rows below it")
     return _Collected(
         hashes=np.concatenate(hashes),
         groups=np.concatenate(groups),
@@ -176,27 +181,6 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
         filtered=filtered,
         reasons=reasons,
     )
-
-
-def _nothing_usable(
-    config: DataConfig, checker: RowChecker, n_rows: int, filtered: int, reasons: Counter[str]
-) -> DataError:
-    if n_rows:
-        counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-        return DataError(f"data: none of {n_rows} rows can be used: {counts}")
-    if filtered and not config.where:
-        cuts = [f"data.until {config.until}"] if config.until else []
-        cuts += ["data.classes with data.unknown_class: drop"] if config.unknown_class == "drop" else []
-        return DataError(f"{' and '.join(cuts)}: none of {filtered} rows is left; wanted rows that pass")
-    if filtered:
-        return DataError(f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}")
-    where = config.source or ", ".join(filter(None, (config.train, config.validation, config.test)))
-    return DataError(f"data.source: {where} holds a header but no rows; wanted labelled rows below it")
-
-
-def _raw_batch(checked: CheckedBatch) -> pa.RecordBatch:
-    columns = [checked.rows, checked.files, checked.texts, checked.pairs, checked.slices]
-    return pa.record_batch([pa.array(c, type=f.type) for c, f in zip(columns, _RAW, strict=True)], schema=_RAW)
 
 
 def _quarantine_conflicts(raw: Path, repeats: Repeats, quarantine: TextIO) -> None:
@@ -214,34 +198,16 @@ def _quarantine_conflicts(raw: Path, repeats: Repeats, quarantine: TextIO) -> No
                 quarantine.write(json.dumps(fault, ensure_ascii=False) + "\n")
 
 
-def _sample(keep: Any, u: Any, wanted: int | None) -> tuple[Any, int]:
-    """The `wanted` kept rows with the smallest hash, in any order, and how many that leaves out."""
-    total = int(keep.sum())
-    if wanted is None or wanted >= total:
-        return keep, 0
-    places = np.flatnonzero(keep)
-    chosen = np.zeros(len(keep), dtype=bool)
-    chosen[places[np.argsort(u[places], kind="stable")[:wanted]]] = True
-    return chosen, total - wanted
-
-
 # ---- between the passes
 
 
 def _report(
-    config: DataConfig,
-    sources: Sources,
-    seen: _Collected,
-    repeats: Repeats,
-    labels: LabelTable,
-    sides: Any,
-    used: Any,
-    n_sampled_out: int,
+    config: DataConfig, sources: Sources, seen: _Collected, repeats: Repeats, labels: LabelTable, sides: Any, used: Any
 ) -> DataReport:
     """Count, gate the classes, gather warnings. Raises DataError through `gate_classes`."""
     counts, rows = labels.counts(used, sides), [int((used & (sides == s)).sum()) for s in range(3)]
     in_train = labels.present(used & (sides == 0))
-    warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, labels.is_soft)]
+    warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, is_soft=labels.is_soft)]
     if n_bare := int((used & (labels.top < 0)).sum()):
         warnings.append(f"{counted(n_bare, 'row has', 'rows have')} no label: counted as of no class")
     encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)
@@ -259,8 +225,14 @@ def _report(
         warnings += [
             f"{counted(n, 'row')} of {s} also in a later split: dropped from {s}" for s, n in overlaps.items() if n
         ]
-        warnings += _group_warnings(config, seen.groups[used], sides[used])
+    if config.source is None and config.group is not None:  # these files are not split, but a group may cross them
+        groups, place = np.unique(seen.groups[used], return_inverse=True)
+        bits = np.zeros(len(groups), dtype=np.int8)
+        np.bitwise_or.at(bits, place, np.left_shift(1, sides[used]).astype(np.int8))
+        if crossing := int(np.isin(bits, (1, 2, 4), invert=True).sum()):
+            warnings.append(f"{counted(crossing, 'value')} of data.group in more than one of the files")
     n_used = int(used.sum())
+    n_sampled_out = int(repeats.keep.sum()) - n_used
     if config.sample is not None and config.sample > n_used:
         warnings.append(f"data.sample asks for {config.sample} rows, {n_used} can be used")
     n_faulty, n_dropped = sum(seen.reasons.values()), int(repeats.dropped.sum())
@@ -282,17 +254,6 @@ def _report(
     )
 
 
-def _group_warnings(config: DataConfig, groups: Any, sides: Any) -> list[str]:
-    """With files of the user's own we split nothing, but say when a group lies on several sides."""
-    if config.group is None:
-        return []
-    names, place = np.unique(groups, return_inverse=True)
-    bits = np.zeros(len(names), dtype=np.int8)
-    np.bitwise_or.at(bits, place, np.left_shift(1, sides).astype(np.int8))
-    crossing = int(np.isin(bits, (1, 2, 4), invert=True).sum())
-    return [f"{counted(crossing, 'value')} of data.group in more than one of the files"] if crossing else []
-
-
 # ---- pass 2
 
 
@@ -312,7 +273,14 @@ def _write_splits(
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             stop = start + batch.num_rows
-            full = _with_labels(batch, seen.hashes[start:stop], labels, start, schema)
+            digests = pa.py_buffer(np.ascontiguousarray(seen.hashes[start:stop]).astype(">u8").tobytes())
+            fingerprints = pa.Array.from_buffers(pa.binary(16), batch.num_rows, [None, digests])
+            arrays = [*batch.columns, pa.array(labels.top[start:stop]), fingerprints]
+            if labels.is_dense:
+                offsets = np.arange(batch.num_rows + 1, dtype=np.int32) * len(labels.classes)
+                dense = labels.dense(start, stop).ravel()
+                arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(dense)))
+            full = pa.record_batch(arrays, schema=schema)
             for side, writer in enumerate(writers):
                 mask = used[start:stop] & (sides[start:stop] == side)
                 if mask.any():
@@ -325,20 +293,3 @@ def _write_splits(
     for closable in [*writers, *sinks]:
         closable.close()
     return counts, hash_json([c.digests() for c in content])
-
-
-def _with_labels(
-    batch: pa.RecordBatch, hashes: Any, labels: LabelTable, start: int, schema: pa.Schema
-) -> pa.RecordBatch:
-    n = batch.num_rows
-    digests = pa.py_buffer(np.ascontiguousarray(hashes).astype(">u8").tobytes())
-    arrays = [
-        *batch.columns,
-        pa.array(labels.top[start : start + n]),
-        pa.Array.from_buffers(pa.binary(16), n, [None, digests]),
-    ]
-    if labels.is_dense:
-        offsets = np.arange(n + 1, dtype=np.int32) * len(labels.classes)
-        dense = labels.dense(start, start + n).ravel()
-        arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(dense)))
-    return pa.record_batch(arrays, schema=schema)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,12 @@ class RowChecker:
         pairs = columns[config.text_pair] if config.text_pair else empty
         groups = columns[config.group] if config.group else empty
         dates = columns[config.date] if config.date else empty
-        values = zip(columns[config.text], pairs, self._labels_of(columns), groups, dates, strict=True)
+        labels: Iterable[Any]  # the label of each row, or the cells of its label columns
+        if isinstance(config.label, str):
+            labels = columns[config.label]
+        else:
+            labels = zip(*(columns[c] for c in config.label), strict=True)
+        values = zip(columns[config.text], pairs, labels, groups, dates, strict=True)
         for i, (text, pair, label, group, date) in enumerate(values):
             if config.where and not self._matches(columns, i):
                 out.filtered += 1
@@ -89,15 +94,16 @@ class RowChecker:
         if not text or text.isspace():
             raise FaultyRow("empty text")
         pair = _as_text(pair, "text_pair") or None
-        code: Label
-        code = (
-            parse_flags(label, self._config.label)
-            if isinstance(self._config.label, list)
-            else self._labels.parse(label)
-        )
+        columns = self._config.label
+        code: Label = parse_flags(label, columns) if isinstance(columns, list) else self._labels.parse(label)
         try:
             digest = key_digest(row_key(text, pair))
-            group_digest = b"" if self._config.group is None else _group_digest(group, digest)
+            if self._config.group is None:
+                group_digest = b""
+            elif group is None or group == "" or (isinstance(group, float) and math.isnan(group)):
+                group_digest = digest  # a row without a group is a group of its own
+            else:
+                group_digest = key_digest(str(group))
         except UnicodeEncodeError:
             raise FaultyRow("invalid Unicode: a lone surrogate") from None
         out.texts.append(text)
@@ -107,11 +113,6 @@ class RowChecker:
         out.digests += digest
         out.group_digests += group_digest
         return True
-
-    def _labels_of(self, columns: dict[str, list[Any]]) -> Any:
-        """The label of each row, or the cells of its label columns."""
-        label = self._config.label
-        return columns[label] if isinstance(label, str) else zip(*(columns[c] for c in label), strict=True)
 
     def _matches(self, columns: dict[str, list[Any]], i: int) -> bool:
         for column, wanted in self._config.where.items():
@@ -125,11 +126,11 @@ class RowChecker:
 
     def where_found(self) -> str:
         """What the columns of data.where held instead, for the message."""
-        parts = []
-        for column, seen in self._seen.items():
-            if seen:
-                parts.append(f"{column} holds {', '.join(repr(v) for v, _ in seen.most_common(_SHOWN_VALUES))}")
-        return "; ".join(parts)
+        return "; ".join(
+            f"{column} holds {', '.join(repr(value) for value, _ in seen.most_common(_SHOWN_VALUES))}"
+            for column, seen in self._seen.items()
+            if seen
+        )
 
 
 def _as_text(value: Any, name: str) -> str:
@@ -140,13 +141,6 @@ def _as_text(value: Any, name: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise FaultyRow(f"{name} is no string: {type(value).__name__}")
-
-
-def _group_digest(group: Any, own: bytes) -> bytes:
-    """A row without a group is a group of its own."""
-    if group is None or group == "" or (isinstance(group, float) and math.isnan(group)):
-        return own
-    return key_digest(str(group))
 
 
 def equals(value: Any, wanted: str | int | float | bool) -> bool:
@@ -267,6 +261,7 @@ def gate_classes(
     rows: Sequence[int],
     in_train: Bools,
     config: DataConfig,
+    *,
     is_soft: bool,
 ) -> tuple[str, ...]:
     """Check counts [3 splits, C] and rows [3 splits]; warnings for classes absent from validation or test.
@@ -280,14 +275,12 @@ def gate_classes(
     if len(classes) < 2:
         raise DataError(f"data.label: wanted at least two classes, found {table or 'none'}")
     for side, name in enumerate(SPLITS):
-        if rows[side] == 0 and config.source is None:
+        if rows[side] == 0:
             raise DataError(
                 f"data.{name}: no usable row is left ({sum(rows)} in all three files); rows also "
                 "in a file nearer to test are dropped"
-            )
-        if rows[side] == 0:
-            raise DataError(
-                f"data.split: no row falls into {name} ({sum(rows)} usable rows in all); "
+                if config.source is None
+                else f"data.split: no row falls into {name} ({sum(rows)} usable rows in all); "
                 "give more rows or a larger share"
             )
     for c, name in enumerate(classes):

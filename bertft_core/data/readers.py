@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bertft_core.config.run import DataConfig
 
 
-MAX_ROWS, MAX_CHARS = 5_000, 4_000_000  # of one batch
+_MAX_ROWS, _MAX_CHARS = 5_000, 4_000_000  # of one batch
 _FIRST_ROWS = 1_000  # JSON lines looked at before a key counts as missing from the file
 
 
@@ -50,7 +50,7 @@ class RowBatch:
     faults: list[RowFault]
 
 
-def wanted_columns(config: DataConfig) -> dict[str, str]:
+def _wanted_columns(config: DataConfig) -> dict[str, str]:
     """Column name -> the configuration key that asks for it."""
     keys = {column: "data.slices" for column in config.slices}
     keys |= {column: f"data.where.{column}" for column in config.where}
@@ -62,10 +62,10 @@ def wanted_columns(config: DataConfig) -> dict[str, str]:
     return keys
 
 
-def require_columns(found: list[str], config: DataConfig, file: str) -> None:
+def _require_columns(found: list[str], config: DataConfig, file: str) -> None:
     """Raises DataError naming each missing (or ambiguous) column, those found, and the nearest one."""
     faults = []
-    for column, key in wanted_columns(config).items():
+    for column, key in _wanted_columns(config).items():
         if found.count(column) == 1:
             continue
         if column in found:
@@ -87,7 +87,7 @@ def read_batches(
     `files` spares a second inspection. Raises DataError for a missing column (naming those found), a broken
     JSON line (file:line), a damaged file. CSV rows of a wrong shape come as faults of the batch.
     """
-    for kind, group in groupby(files or inspect_source(source, config), key=lambda f: f.kind):
+    for kind, group in itertools.groupby(files or inspect_source(source, config), key=lambda f: f.kind):
         if kind == "document":
             yield from _read_documents(list(group), config)
             continue
@@ -97,73 +97,81 @@ def read_batches(
                 yield from reader(file, config)
 
 
-# ---- CSV
+# ---- CSV, JSON lines, class folders: row by row
+
+
+@dataclass(kw_only=True, slots=True)
+class _Row:
+    """values: one for each wanted column, in order. chars: what the row counts for in a batch."""
+
+    file: str
+    row: int
+    values: list[Any]
+    chars: int
+
+
+def _in_batches(rows: Iterable[_Row | RowFault], columns: Iterable[str]) -> Iterator[RowBatch]:
+    chunk: list[_Row] = []
+    faults: list[RowFault] = []
+    chars = 0
+    for row in itertools.chain(rows, [None]):
+        if isinstance(row, RowFault):
+            faults.append(row)
+        elif row is not None:
+            chunk.append(row)
+            chars += row.chars
+        is_full = len(chunk) + len(faults) >= _MAX_ROWS or chars >= _MAX_CHARS
+        if is_full or (row is None and (chunk or faults)):
+            yield RowBatch(
+                files=[r.file for r in chunk],
+                rows=[r.row for r in chunk],
+                columns={column: [r.values[i] for r in chunk] for i, column in enumerate(columns)},
+                faults=faults,
+            )
+            chunk, faults, chars = [], [], 0
 
 
 def _read_csv(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
-    wanted = wanted_columns(config)
-    delimiter = sniff_delimiter(file, wanted, config.delimiter)
+    columns = _wanted_columns(config)
+    delimiter = sniff_delimiter(file, columns, config.delimiter)
     header = csv_header(file, delimiter)
-    require_columns(header, config, file.name)
-    places = {column: header.index(column) for column in wanted}
-    kept: list[list[str]] = []
-    rows: list[int] = []
-    faults: list[RowFault] = []
-    chars = 0
-    for number, record in csv_records(file, delimiter, len(header)):
-        if isinstance(record, str):
-            reason, _, text = record.partition("\n")
-            faults.append(RowFault(file=file.name, row=number, reason=reason, text=text))
-        else:
-            kept.append(record)
-            rows.append(number)
-            chars += sum(map(len, record))
-        if len(kept) + len(faults) >= MAX_ROWS or chars >= MAX_CHARS:
-            yield _csv_batch(file.name, kept, rows, faults, places)
-            kept, rows, faults, chars = [], [], [], 0
-    if kept or faults:
-        yield _csv_batch(file.name, kept, rows, faults, places)
+    _require_columns(header, config, file.name)
+    places = [header.index(column) for column in columns]
 
+    def rows() -> Iterator[_Row | RowFault]:
+        for number, record in csv_records(file, delimiter, len(header)):
+            if isinstance(record, str):
+                reason, _, text = record.partition("\n")
+                yield RowFault(file=file.name, row=number, reason=reason, text=text)
+            else:
+                values = [record[place] for place in places]
+                yield _Row(file=file.name, row=number, values=values, chars=sum(map(len, record)))
 
-def _csv_batch(
-    name: str, kept: list[list[str]], rows: list[int], faults: list[RowFault], places: dict[str, int]
-) -> RowBatch:
-    columns = {column: [fields[place] for fields in kept] for column, place in places.items()}
-    return RowBatch(files=[name] * len(rows), rows=rows, columns=columns, faults=faults)
-
-
-# ---- JSON lines
+    return _in_batches(rows(), columns)
 
 
 def _read_jsonl(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     objects = json_objects(file)
-    first = list(islice(objects, _FIRST_ROWS))
-    require_columns(list(dict.fromkeys(k for _, o in first for k in o)), config, file.name)
-    wanted = list(wanted_columns(config))
-    rows: list[int] = []
-    columns: dict[str, list[Any]] = {c: [] for c in wanted}
-    chars = 0
-    for source in (first, objects):
-        for number, item in source:
-            rows.append(number)
-            for column in wanted:
-                columns[column].append(item.get(column))
+    first = list(itertools.islice(objects, _FIRST_ROWS))
+    _require_columns(list(dict.fromkeys(k for _, o in first for k in o)), config, file.name)
+    columns = _wanted_columns(config)
+
+    def rows() -> Iterator[_Row]:
+        for number, item in itertools.chain(first, objects):
             text = item.get(config.text)
-            chars += len(text) if isinstance(text, str) else 0
-            if len(rows) >= MAX_ROWS or chars >= MAX_CHARS:
-                yield RowBatch(files=[file.name] * len(rows), rows=rows, columns=columns, faults=[])
-                rows, columns, chars = [], {c: [] for c in wanted}, 0
-    if rows:
-        yield RowBatch(files=[file.name] * len(rows), rows=rows, columns=columns, faults=[])
+            chars = len(text) if isinstance(text, str) else 0
+            yield _Row(file=file.name, row=number, values=[item.get(column) for column in columns], chars=chars)
+
+    return _in_batches(rows(), columns)
 
 
 # ---- Parquet and Hugging Face
 
 
 def _read_parquet(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
-    require_columns(parquet_columns(file), config, file.name)
+    _require_columns(parquet_columns(file), config, file.name)
     number = 0
-    for columns in parquet_batches(file, wanted_columns(config)):
+    for columns in parquet_batches(file, _wanted_columns(config)):
         batch = _arrow_batch(file.name, columns, number)
         yield batch
         number += len(batch.rows)
@@ -177,8 +185,8 @@ def _arrow_batch(name: str, columns: dict[str, list[Any]], done: int) -> RowBatc
 def _read_hub(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     assert file.hub is not None
     dataset = open_hub(file.hub)[file.name]
-    require_columns(list(dataset.column_names), config, f"hf://{file.hub.name} {file.name}")
-    wanted = list(wanted_columns(config))
+    _require_columns(list(dataset.column_names), config, f"hf://{file.hub.name} {file.name}")
+    wanted = list(_wanted_columns(config))
     feature = dataset.features[config.label_columns[0]]
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)  # ClassLabel
     number = 0
@@ -201,30 +209,18 @@ def _named(value: Any, names: list[str]) -> Any:
 
 
 def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[RowBatch]:
-    others = [k for c, k in wanted_columns(config).items() if k not in ("data.text", "data.label")]
+    others = [k for c, k in _wanted_columns(config).items() if k not in ("data.text", "data.label")]
     if others:
         raise DataError(f"{', '.join(others)}: a folder of class folders has no columns but the text and its class")
     if not isinstance(config.label, str):
         raise DataError("data.label: a folder of class folders holds one class per text: leave data.label out")
-    chunk: list[tuple[SourceFile, str]] = []
-    faults: list[RowFault] = []
-    chars = 0
-    for file in files:
-        text = file.path.read_bytes().decode(text_encoding(file))
-        if "\0" in text:
-            faults.append(RowFault(file=file.name, row=1, reason="binary content", text=text[:200]))
-        else:
-            chunk.append((file, text))
-            chars += len(text)
-        if len(chunk) + len(faults) >= MAX_ROWS or chars >= MAX_CHARS:
-            yield _document_batch(chunk, faults, config)
-            chunk, faults, chars = [], [], 0
-    if chunk or faults:
-        yield _document_batch(chunk, faults, config)
 
+    def rows() -> Iterator[_Row | RowFault]:
+        for file in files:
+            text = file.path.read_bytes().decode(text_encoding(file))
+            if "\0" in text:
+                yield RowFault(file=file.name, row=1, reason="binary content", text=text[:200])
+            else:
+                yield _Row(file=file.name, row=1, values=[text, file.path.parent.name], chars=len(text))
 
-def _document_batch(chunk: list[tuple[SourceFile, str]], faults: list[RowFault], config: DataConfig) -> RowBatch:
-    texts = [text for _, text in chunk]
-    labels = [file.path.parent.name for file, _ in chunk]
-    columns = {config.text: texts, config.label_columns[0]: labels}
-    return RowBatch(files=[f.name for f, _ in chunk], rows=[1] * len(chunk), columns=columns, faults=faults)
+    return _in_batches(rows(), (config.text, config.label_columns[0]))

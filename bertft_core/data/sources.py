@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -99,7 +99,13 @@ def inspect_source(source: Path | HubDataset, config: DataConfig) -> tuple[Sourc
     Raises DataError for an empty file, binary content, an unknown suffix, a folder without rows.
     """
     if isinstance(source, HubDataset):
-        return _inspect_hub(source)
+        files = []
+        folder_digest = hash_folder(source.folder) if source.folder else None
+        for split, dataset in open_hub(source).items():
+            digest = folder_digest or _hash_cache(dataset.cache_files)
+            path, part = source.folder or Path(source.name), replace(source, split=split)
+            files.append(SourceFile(name=split, path=path, kind="hub", encoding=None, digest=digest, hub=part))
+        return tuple(files)
     if source.is_file():
         if source.suffix.lower() not in KINDS:
             raise DataError(f"{source.name}: unknown suffix {source.suffix!r}; wanted {', '.join(KINDS)} or a folder")
@@ -133,8 +139,10 @@ def _inspect_file(path: Path, name: str, kind: str, config: DataConfig) -> Sourc
     if offset == 0 and kind != "document":
         raise DataError(f"{name}: the file is empty; wanted rows")
     encoding = None if kind == "parquet" else config.encoding or ("utf-8" if is_utf8 else "latin-1")
-    if encoding is not None:
-        _known_encoding(encoding)
+    try:
+        codecs.lookup(encoding or "utf-8")
+    except LookupError:
+        raise DataError(f"data.encoding: {encoding!r} is no encoding Python knows; try utf-8 or cp1252") from None
     return SourceFile(name=name, path=path, kind=kind, encoding=encoding, digest=digest.hexdigest())
 
 
@@ -145,14 +153,7 @@ def _open(path: Path, name: str) -> BinaryIO:
         raise DataError(f"{name}: cannot be read: {fault.strerror}") from None
 
 
-def _known_encoding(encoding: str) -> None:
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise DataError(f"data.encoding: {encoding!r} is no encoding Python knows; try utf-8 or cp1252") from None
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:
+def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> bool:
     try:
         decoder.decode(block, final)
     except UnicodeDecodeError:
@@ -169,17 +170,6 @@ def _refuse_binary(block: bytes, offset: int, name: str) -> None:
         raise DataError(f"{name}: NUL byte at byte {offset + place}: binary content, wanted text; export it again")
     if offset == 0 and len(block) - len(block.translate(None, _CONTROL)) > 0.02 * len(block):
         raise DataError(f"{name}: the content is binary (control characters), wanted a text file")
-
-
-def _inspect_hub(hub: HubDataset) -> tuple[SourceFile, ...]:
-    files = []
-    folder_digest = hash_folder(hub.folder) if hub.folder else None
-    for split, dataset in open_hub(hub).items():
-        digest = folder_digest or _hash_cache(dataset.cache_files)
-        part = HubDataset(name=hub.name, split=split, folder=hub.folder)
-        path = hub.folder or Path(hub.name)
-        files.append(SourceFile(name=split, path=path, kind="hub", encoding=None, digest=digest, hub=part))
-    return tuple(files)
 
 
 def open_hub(hub: HubDataset) -> dict[str, Any]:

@@ -27,10 +27,15 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
-    encoder = reference_classifier(Path(prepared.pretrained))
+    pretrained = Path(prepared.pretrained)
+    encoder = reference_classifier(pretrained)
     layer_table(encoder)  # a structure that is not known ends here
-    schedule = schedule_of(config, Path(prepared.pretrained))
+    schedule = schedule_of(config, pretrained)
     peaks = peak_rates(training, schedule.n_layers)
+    head, count = features_of(config, pretrained), layer_count(pretrained)  # None: the stock head
+    features = None if head is None else str(head)
+    if head is not None and head.depth_used and head.depth_used < count:
+        features = f"{head}; layers from {head.depth_used} on are neither computed nor trained"
     return {
         "name": config.name,
         "data": f"{counted(dataset.report.rows_read, 'row')} read, {dataset.report.rows_used} used, "
@@ -41,7 +46,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
             {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
         ],
         "preset": _preset(config),
-        "features": _features(config, prepared),
+        "features": features,
         "encoder": describe(encoder),
         "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": f"{RateCurve.of(training)}, {'anew in each phase' if training.phase_restart else 'once over the fit'}",
@@ -51,16 +56,6 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }
-
-
-def _features(config: RunConfig, prepared: Prepared) -> str | None:
-    """What the head reads, and which layers are left out for it; None for the stock head."""
-    pretrained = Path(prepared.pretrained)
-    plan, count = features_of(config, pretrained), layer_count(pretrained)
-    if plan is None:
-        return None
-    used = plan.depth_used or count
-    return str(plan) + (f"; layers from {used} on are neither computed nor trained" if used < count else "")
 
 
 def _preset(config: RunConfig) -> dict[str, Any] | None:

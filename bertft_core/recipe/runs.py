@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 
-_KEY_LENGTH = 12
 _RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
 
 
@@ -101,11 +101,13 @@ def open_run(runs: Path, key: str, *, again: bool) -> Run:
     """The attempt to work on: the latest one; with `again`, a new one once the latest has finished."""
     runs.mkdir(parents=True, exist_ok=True)
     with exclusive(runs / ".lock", f"the opening of run {key}", FOREVER):
-        latest = _attempts(runs, key)[-1:] or [_make(runs, key, 1)]
-        run = latest[0]
+        attempts = _attempts(runs, key)
+        run = attempts[-1] if attempts else _attempt(runs, key, 1)
+        run.path.mkdir(exist_ok=True)
         if again and run.result is not None:
             settings = run.state().get("settings")
-            run = _make(runs, key, run.attempt + 1)
+            run = _attempt(runs, key, run.attempt + 1)
+            run.path.mkdir()
             run.update(settings=settings)
         return run
 
@@ -117,10 +119,10 @@ def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool =
 
 def fitted(config: RunConfig, run: Run, home: Path) -> Run:
     """The latest attempt at this run whose final fit finished. Raises InputError when there is none."""
-    found = latest_fitted(home / "runs", run.run_key)
-    if found is None:
+    latest = latest_fitted(home / "runs", run.run_key)
+    if latest is None:
         raise InputError(f"no finished fit of {config.name} with this configuration: run `bertft finetune` first")
-    return found
+    return latest
 
 
 def latest_fitted(runs: Path, key: str) -> Run | None:
@@ -136,30 +138,16 @@ def report_of(runs: Path, run_id: str) -> dict[str, Any]:
         known = sorted(path.name for path in runs.glob("[!.]*/") if RunFolder(path).evaluation.page.is_file())
         raise InputError(f"no report of run {run_id!r}; evaluated runs: {', '.join(known) or 'none'}")
     run = Run(run_key="", run_id=run_id, directory=str(folder.path), attempt=1)
-    kept = ("name", "registered_model", "version", "outcome", "reason")
-    told = {key: (run.result or {}).get(key) for key in kept}
-    return {"run_id": run_id, **told, "report": str(folder.evaluation.page)}
+    verdict = {key: (run.result or {}).get(key) for key in ("name", "registered_model", "version", "outcome", "reason")}
+    return {"run_id": run_id, **verdict, "report": str(folder.evaluation.page)}
+
+
+def _attempt(runs: Path, key: str, attempt: int) -> Run:
+    run_id = key[:12] + ("" if attempt == 1 else f"-{attempt}")
+    return Run(run_key=key, run_id=run_id, directory=str(runs / run_id), attempt=attempt)
 
 
 def _attempts(runs: Path, key: str) -> list[Run]:
-    found = []
-    attempt = 1
-    while (runs / _run_id(key, attempt)).is_dir():
-        found.append(_describe(runs, key, attempt))
-        attempt += 1
-    return found
-
-
-def _make(runs: Path, key: str, attempt: int) -> Run:
-    run = _describe(runs, key, attempt)
-    run.path.mkdir()
-    return run
-
-
-def _describe(runs: Path, key: str, attempt: int) -> Run:
-    name = _run_id(key, attempt)
-    return Run(run_key=key, run_id=name, directory=str(runs / name), attempt=attempt)
-
-
-def _run_id(key: str, attempt: int) -> str:
-    return key[:_KEY_LENGTH] + ("" if attempt == 1 else f"-{attempt}")
+    """Those there are, the latest last."""
+    attempts = (_attempt(runs, key, n) for n in itertools.count(1))
+    return list(itertools.takewhile(lambda run: run.path.is_dir(), attempts))

@@ -291,8 +291,6 @@ def test_functions_stay_within_eighty_lines() -> None:
 
 # Booleans that calls may still pass by position: they shrink, none is added.
 POSITIONAL_BOOLEANS = {
-    "bertft_core/data/quality.py gate_classes(is_soft)",
-    "bertft_core/data/sources.py _decodes(final)",
     "bertft_core/data/tokens/encoding.py n_special(is_pair)",
     "bertft_core/data/tokens/tokenization.py encode(has_pair)",
     "bertft_core/recipe/cleanup.py clean_up(apply)",

@@ -53,8 +53,13 @@ def read_unfreezing(value: Any) -> str | Phases:
     wanted = f"must be one of {', '.join(UNFREEZING)}, or [start, depth] pairs such as [[0.0, 1], [0.5, 7]]"
     if isinstance(value, str) and value in UNFREEZING:
         return value
-    if not isinstance(value, list | tuple) or not all(_is_phase(pair) for pair in value):
+    if not isinstance(value, list | tuple):
         raise ValueError(wanted)
+    for pair in value:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or any(isinstance(number, bool) for number in pair):
+            raise ValueError(wanted)
+        if not isinstance(pair[0], int | float) or not isinstance(pair[1], int):
+            raise ValueError(wanted)
     phases = tuple((float(start), int(depth)) for start, depth in value)
     if fault := phases_fault(phases):
         raise ValueError(fault)
@@ -92,19 +97,10 @@ def target_faults(loss: str, metric: str, *, multi_label: bool) -> list[str]:
     return []
 
 
-def _is_phase(pair: Any) -> bool:
-    if not isinstance(pair, list | tuple) or len(pair) != 2 or any(isinstance(v, bool) for v in pair):
-        return False
-    return isinstance(pair[0], int | float) and isinstance(pair[1], int)
-
-
-_NAMED_LAYERS = re.compile(r"all|(first|last)_[1-9][0-9]*")
-
-
 def read_layers(value: Any) -> str | int | tuple[int, ...]:
     """One layer, a list of different ones, or their name. Raises ValueError for anything else."""
     wanted = "must be a layer (0 the lowest, -1 the top), a list of layers, all, first_N or last_N"
-    if isinstance(value, str) and _NAMED_LAYERS.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(r"all|(first|last)_[1-9][0-9]*", value):
         return value
     given = value if isinstance(value, list | tuple) else [value]
     if not given or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in given):

@@ -56,11 +56,11 @@ def unused_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence
     ``value_of``: the configured value by the name in search.space; ``searched``: the values that a search gives.
     """
     for key, (other, wanted) in READ_WITH.items():
-        value, found = value_of(key), value_of(other)
-        if value != default_of(key) and wanted not in (found, *searched.get(other, ())):
+        value, set_to = value_of(key), value_of(other)
+        if value != default_of(key) and wanted not in (set_to, *searched.get(other, ())):
             name, decider = ".".join(place(key)), ".".join(place(other))
             return (
-                f"{name}: has no effect under {decider} {found}: take it out, or set {decider} to {wanted}, "
+                f"{name}: has no effect under {decider} {set_to}: take it out, or set {decider} to {wanted}, "
                 f"was {value!r}"
             )
     return ""
@@ -68,14 +68,14 @@ def unused_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence
 
 def without_unused(tree: dict[str, Any]) -> dict[str, Any]:
     """A resolved configuration without the keys of `model` and `tokenization` that its other values leave unread."""
-    kept = {name: dict(part) if name in ("model", "tokenization") else part for name, part in tree.items()}
+    read = {name: dict(part) if name in ("model", "tokenization") else part for name, part in tree.items()}
     for key, (other, wanted) in READ_WITH.items():
         (section, field), (_, decider) = place(key), place(other)
-        if section != "training" and kept[section][decider] != wanted:
-            del kept[section][field]
-    if kept["model"]["pooling"] == "cls":  # what every run was before there was a choice
-        del kept["model"]["pooling"]
-    return kept
+        if section != "training" and read[section][decider] != wanted:
+            del read[section][field]
+    if read["model"]["pooling"] == "cls":  # what every run was before there was a choice
+        del read["model"]["pooling"]
+    return read
 
 
 def _kinds(annotation: Any) -> set[Any]:

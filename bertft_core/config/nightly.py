@@ -10,8 +10,6 @@ from pydantic import AfterValidator, Field
 from bertft_core.config.fit import Part
 from bertft_core.config.numbers import Number, Positive, Whole
 
-_BLOCK = "wanted TYPE/NAME of a Prefect notification block, such as slack-webhook/ops, or env:VARIABLE with a URL"
-
 
 def _target(value: str) -> str:
     kind, slash, name = value.partition("/")
@@ -20,7 +18,9 @@ def _target(value: str) -> str:
     if urlsplit(value).scheme in ("http", "https"):
         raise ValueError("holds a URL, which may be a secret: put it into an environment variable and write env:NAME")
     if not (kind and slash and name) or "/" in name:
-        raise ValueError(_BLOCK)
+        raise ValueError(
+            "wanted TYPE/NAME of a Prefect notification block, such as slack-webhook/ops, or env:VARIABLE with a URL"
+        )
     return value
 
 

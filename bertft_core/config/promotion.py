@@ -73,7 +73,34 @@ class PromotionRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if faults := [*self._score_faults(), *self._range_faults(), *self._choice_faults()]:
+        faults = []
+        scores = self.min_score if isinstance(self.min_score, Mapping) else {}
+        if scores is not self.min_score:
+            faults.append(f"min_score must map metrics to least scores, was {self.min_score!r}")
+        for name, least in scores.items():
+            if name not in METRICS:
+                faults.append(f"min_score.{name} is no metric; valid: {', '.join(METRICS)}")
+            elif not _is_number(least):
+                faults.append(f"min_score.{name} must be a number, was {least!r}")
+            elif name == "log_loss" and least > 0:
+                faults.append(f"min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")
+        optional = {f.name for f in fields(self) if "None" in str(f.type)}
+        for name, (holds, words) in _RANGES.items():
+            value = getattr(self, name)
+            if not (value is None and name in optional) and not (_is_number(value) and holds(value)):
+                faults.append(f"{name} must {words}, was {value!r}")
+        for name, valid in _CHOICES.items():
+            if (value := getattr(self, name)) not in valid:
+                faults.append(f"{name} must be one of {', '.join(valid)}, was {value!r}")
+        if not isinstance(self.require_approval, bool):
+            faults.append(f"require_approval must be true or false, was {self.require_approval!r}")
+        if self.test == "non_inferiority" and self.margin is None:
+            faults.append("margin must be set where promotion.test is non_inferiority, such as 0.005")
+        if self.test == "non_inferiority" and self.min_gain != 0:
+            faults.append(f"min_gain belongs to superiority; with non_inferiority 0, was {self.min_gain}")
+        if self.test == "superiority" and self.margin is not None:
+            faults.append(f"margin belongs to non_inferiority; with superiority null, was {self.margin}")
+        if faults:
             raise ConfigError("; ".join(f"promotion.{fault}" for fault in faults))
 
     @classmethod
@@ -103,43 +130,6 @@ class PromotionRule:
     def draws(self) -> int:
         """Resamples used: at least so many that 5 of them lie beyond a bound at alpha."""
         return max(self.resamples, round(5 / self.alpha))
-
-    def _score_faults(self) -> list[str]:
-        if not isinstance(self.min_score, Mapping):
-            return [f"min_score must map metrics to least scores, was {self.min_score!r}"]
-        faults = []
-        for name, least in self.min_score.items():
-            if name not in METRICS:
-                faults.append(f"min_score.{name} is no metric; valid: {', '.join(METRICS)}")
-            elif not _is_number(least):
-                faults.append(f"min_score.{name} must be a number, was {least!r}")
-            elif name == "log_loss" and least > 0:
-                faults.append(f"min_score.log_loss is negated, so at most 0: write {-least:g}, was {least:g}")
-        return faults
-
-    def _range_faults(self) -> list[str]:
-        faults, optional = [], {f.name for f in fields(self) if "None" in str(f.type)}
-        for name, (holds, words) in _RANGES.items():
-            value = getattr(self, name)
-            if not (value is None and name in optional) and not (_is_number(value) and holds(value)):
-                faults.append(f"{name} must {words}, was {value!r}")
-        return faults
-
-    def _choice_faults(self) -> list[str]:
-        faults = [
-            f"{name} must be one of {', '.join(valid)}, was {getattr(self, name)!r}"
-            for name, valid in _CHOICES.items()
-            if getattr(self, name) not in valid
-        ]
-        if not isinstance(self.require_approval, bool):
-            faults.append(f"require_approval must be true or false, was {self.require_approval!r}")
-        if self.test == "non_inferiority" and self.margin is None:
-            faults.append("margin must be set where promotion.test is non_inferiority, such as 0.005")
-        if self.test == "non_inferiority" and self.min_gain != 0:
-            faults.append(f"min_gain belongs to superiority; with non_inferiority 0, was {self.min_gain}")
-        if self.test == "superiority" and self.margin is not None:
-            faults.append(f"margin belongs to non_inferiority; with superiority null, was {self.margin}")
-        return faults
 
 
 SETTINGS = tuple(f.name for f in fields(PromotionRule) if f.name not in _OWN)

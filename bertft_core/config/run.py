@@ -12,7 +12,6 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.base.text import mask_uri
 from bertft_core.config.fit import CHUNKS, ModelConfig, Part, TokenizationConfig, TrainingConfig, is_one_layer
 from bertft_core.config.knobs import SEARCHED_SECTIONS, key_fault, place, unused_fault, without_unused
 from bertft_core.config.metrics import Metric
@@ -20,13 +19,11 @@ from bertft_core.config.nightly import NightlyConfig
 from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 from bertft_core.config.presets import PresetName, with_preset
 from bertft_core.config.search import Range, SearchConfig, Values, values_of
-from bertft_core.config.yaml_files import nearest_key, read_yaml
-
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+from bertft_core.config.yaml_files import config_error, dotted, fault_lines, masked, nearest_key, read_yaml
 
 
 def _valid_name(value: Any) -> Any:
-    if isinstance(value, str) and not _NAME.match(value):
+    if isinstance(value, str) and not re.match(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", value):
         raise ValueError("must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit")
     return value
 
@@ -251,22 +248,15 @@ class RunConfig(Part):
         try:
             return RunConfig(**{**dict(self), **sections})
         except ValidationError as fault:
-            raise ConfigError("; ".join(line for e in fault.errors() for line in _describe(e))) from None
+            raise ConfigError("; ".join(fault_lines(fault, _unknown_key))) from None
 
     def __str__(self) -> str:
         return f"run configuration {self.name}: {self.data.source or self.data.train} on {self.model.pretrained}"
 
 
-_CHOICES: dict[Any, type[Part]] = {"[range]": Range, "[values]": Values}
-
-
-def _fields(model: Any) -> dict[str, Any]:
-    return getattr(model, "model_fields", {})
-
-
-def _known_keys(prefix: str = "", model: Any = RunConfig) -> list[str]:
+def _known_keys(prefix: str = "", model: type[Part] = RunConfig) -> list[str]:
     keys = []
-    for name, field in _fields(model).items():
+    for name, field in model.model_fields.items():
         if name == "base_dir":
             continue
         keys.append(prefix + name)
@@ -277,54 +267,15 @@ def _known_keys(prefix: str = "", model: Any = RunConfig) -> list[str]:
     return keys
 
 
-def _describe(fault: Any) -> list[str]:
-    key = ".".join(str(p) for p in fault["loc"] if "[" not in str(p))  # pydantic names union members too
-    if fault["type"] == "extra_forbidden":
-        return [f"{key}: unknown key (value {_short(fault['input'])}){_hint(key, fault['loc'])}"]
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "missing":
-        return [f"{key}: required key is missing"]
-    if not key:  # of the whole: the message names its keys itself
-        return [message]
-    if message.startswith("space."):
-        return [f"{key.removesuffix('.space')}.{line}" for line in message.splitlines()]
-    return [f"{key}: {message[0].lower()}{message[1:]}, was {_short(fault['input'])}"]
-
-
-def _hint(key: str, loc: Sequence[Any]) -> str:
-    choice = next((part for part in loc if part in _CHOICES), None)
-    siblings = list(_fields(_CHOICES[choice])) if choice else _siblings(key.split("."))
-    near = nearest_key(key.split(".")[-1], siblings) if choice else nearest_key(key, _known_keys())
-    return f"; did you mean {near}?" if near else f"; known: {', '.join(siblings)}"
-
-
-def _siblings(parts: list[str]) -> list[str]:
-    prefix = ".".join(parts[:-1])
-    head = f"{prefix}." if prefix else ""
-    return [k for k in _known_keys() if k.startswith(head) and "." not in k[len(head) :]]
-
-
-def _short(value: Any) -> str:
-    text = mask_uri(repr(value))
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _set_dotted(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r}: wanted key=value, such as training.lr=3e-5")
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        if node.get(parent) is None:
-            node[parent] = {}
-        node = node[parent]
-        if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {parent} holds a value, not a section")
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise ConfigError(f"override {override!r}: the value is not YAML") from fault
+def _unknown_key(loc: Sequence[Any], value: Any) -> str:
+    """What is said of a key that no section has, with the nearest that one has, or all those beside it."""
+    choice = next((kind for tag, kind in (("[range]", Range), ("[values]", Values)) if tag in loc), None)
+    key, known = dotted(loc), _known_keys() if choice is None else list(choice.model_fields)
+    near = nearest_key(key if choice is None else key.split(".")[-1], known)
+    head = key.rpartition(".")[0] if choice is None else ""
+    siblings = [name for name in known if name.rpartition(".")[0] == head]
+    hint = f"did you mean {near}?" if near else f"known: {', '.join(siblings)}"
+    return f"unknown key (value {masked(value)}); {hint}"
 
 
 def parse_config(tree: dict[str, Any], base_dir: Path, origin: str = "configuration") -> RunConfig:
@@ -335,9 +286,7 @@ def parse_config(tree: dict[str, Any], base_dir: Path, origin: str = "configurat
     try:
         return RunConfig(**tree, base_dir=base_dir)
     except ValidationError as fault:
-        lines = list(dict.fromkeys(line for e in fault.errors() for line in _describe(e)))
-        noun = "fault" if len(lines) == 1 else "faults"
-        raise ConfigError(f"{origin}: {len(lines)} {noun}\n" + "\n".join(f"  {x}" for x in lines)) from None
+        raise config_error(origin, fault_lines(fault, _unknown_key)) from None
 
 
 def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> RunConfig:
@@ -350,5 +299,19 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
         raise ConfigError(f"{file}: no such configuration file; wanted a YAML file (see examples/)")
     tree = read_yaml(file)
     for override in overrides:
-        _set_dotted(tree, override)
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r}: wanted key=value, such as training.lr=3e-5")
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
+            if not isinstance(node, dict):
+                raise ConfigError(f"override {override!r}: {parent} holds a value, not a section")
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as fault:
+            raise ConfigError(f"override {override!r}: the value is not YAML") from fault
     return parse_config(tree, file.resolve().parent, str(file))

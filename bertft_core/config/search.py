@@ -207,6 +207,15 @@ def _kind_of_confirm(value: Any) -> str | None:
     return "[confirm]" if isinstance(value, Mapping | ConfirmConfig) else None
 
 
+def _paper_space() -> dict[str, Choice]:
+    return {
+        "lr": Range(low=2e-5, high=5e-5, log=True),
+        "batch_size": [16, 32],
+        "epochs": [2, 3, 4],
+        "alpha": Range(low=0.8, high=1.0),
+    }
+
+
 class SearchConfig(Part):
     """Optuna search; the default space is the paper's (Sun et al. 2019).
 
@@ -216,14 +225,7 @@ class SearchConfig(Part):
 
     trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
     rows: Annotated[Whole, Field(ge=10)] | None = None
-    space: dict[str, _ReadChoice] = Field(
-        default_factory=lambda: {
-            "lr": Range(low=2e-5, high=5e-5, log=True),
-            "batch_size": [16, 32],
-            "epochs": [2, 3, 4],
-            "alpha": Range(low=0.8, high=1.0),
-        }
-    )
+    space: dict[str, _ReadChoice] = Field(default_factory=_paper_space)
     workers: Annotated[Whole, Field(ge=1, le=256)] = Field(default=1, exclude=True)
     storage: Annotated[str, Field(min_length=1), AfterValidator(_storage_url)] | None = Field(
         default=None, exclude=True, repr=False

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
+from bertft_core.config.fit import Part
 from bertft_core.config.promotion import SETTINGS, PromotionRule
-from bertft_core.config.yaml_files import nearest_key, read_yaml
+from bertft_core.config.yaml_files import config_error, dotted, fault_lines, nearest_key, read_yaml
 
 FILE_NAME = "mlflow.yaml"
 DEFAULTS = Path(__file__).with_name("mlflow_defaults.yaml")
@@ -26,13 +27,13 @@ _ENVIRONMENT = {
     "artifact_root": "MLFLOW_DEFAULT_ARTIFACT_ROOT",
 }
 # MLflow keeps `latest` and v<N> for itself, and refuses these signs in a registered model's name.
-_RESERVED_ALIAS = re.compile(r"^(latest|v\d+)$", re.IGNORECASE)
-_ALIAS = re.compile(r"^[A-Za-z0-9_-]{1,100}$")
+_ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,100}$")
 _SQLITE = "sqlite:///"
+_PATHS = ("tracking_uri", "registry_uri", "artifact_root")
 
 
 def _checked_alias(value: Any) -> Any:
-    if not isinstance(value, str) or not _ALIAS.match(value) or _RESERVED_ALIAS.match(value):
+    if not isinstance(value, str) or not _ALIAS.match(value):
         raise ValueError("must be letters, digits, _ or -, and not latest or v<number>")
     return value
 
@@ -47,11 +48,7 @@ Alias = Annotated[str, BeforeValidator(_checked_alias)]
 Uri = Annotated[str, BeforeValidator(_checked_uri), Field(min_length=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Aliases(_Part):
+class Aliases(Part):
     """The three names that move between versions of a registered model."""
 
     challenger: Alias = "challenger"
@@ -66,22 +63,22 @@ class Aliases(_Part):
 
 
 def _promotion(value: Any) -> Any:
-    """The rule of a mapping; every fault in one message, each key with its section's name."""
+    """The rule of a mapping; every fault on a line of its own, each key with its section's name."""
     if isinstance(value, PromotionRule):
         return value
     if not isinstance(value, Mapping):
         raise ValueError("must be a mapping of keys")
-    faults = [f"promotion.{key}: {_unknown(f'promotion.{key}')}" for key in value if key not in SETTINGS]
+    faults = [f"promotion.{key}: {_unknown_key(('promotion', key))}" for key in value if key not in SETTINGS]
     try:
         rule = PromotionRule.from_settings({key: v for key, v in value.items() if key in SETTINGS})
     except ConfigError as fault:
-        faults.append(str(fault))
+        faults += re.split(r"; (?=promotion\.)", str(fault))
     if faults:
-        raise ValueError("; ".join(faults))
+        raise ValueError("\n".join(faults))
     return rule
 
 
-class MlflowConfig(_Part):
+class MlflowConfig(Part):
     """mlflow.yaml after the environment has had its say. `origin` is the file it came from."""
 
     tracking_uri: str | None = None
@@ -167,8 +164,14 @@ def load_mlflow_config(
     win. Raises ConfigError that names the file and every key at fault.
     """
     here = Path(cwd) if cwd is not None else Path.cwd()
-    file = _find(explicit, config_dir, here)
-    tree = _read(file)
+    if explicit is not None and not Path(explicit).is_file():
+        raise ConfigError(f"--mlflow {explicit}: no such file")
+    folders = [Path(folder) for folder in (config_dir, here) if folder is not None]
+    nearest = next((folder / FILE_NAME for folder in folders if (folder / FILE_NAME).is_file()), DEFAULTS)
+    file = nearest if explicit is None else Path(explicit)
+    tree = read_yaml(file) if file.read_text(encoding="utf-8", errors="replace").strip() else {}
+    if "origin" in tree:
+        raise ConfigError(f"{file}: origin: unknown key")
     _validated(_File, tree, str(file))
     base = file.resolve().parent
     values = {k: _absolute(v, base) if k in _PATHS and v else v for k, v in tree.items()}
@@ -179,47 +182,15 @@ def load_mlflow_config(
     return result
 
 
-_PATHS = ("tracking_uri", "registry_uri", "artifact_root")
-
-
-def _find(explicit: Path | str | None, config_dir: Path | str | None, here: Path) -> Path:
-    if explicit is not None:
-        if not Path(explicit).is_file():
-            raise ConfigError(f"--mlflow {explicit}: no such file")
-        return Path(explicit)
-    folders = [Path(config_dir)] if config_dir is not None else []
-    for folder in [*folders, here]:
-        if (folder / FILE_NAME).is_file():
-            return folder / FILE_NAME
-    return DEFAULTS
-
-
-def _read(file: Path) -> dict[str, Any]:
-    tree = read_yaml(file) if file.read_text(encoding="utf-8", errors="replace").strip() else {}
-    if "origin" in tree:
-        raise ConfigError(f"{file}: origin: unknown key")
-    return tree
-
-
 def _validated(kind: type[MlflowConfig], tree: dict[str, Any], origin: str) -> Any:
     try:
         return kind.model_validate(tree)
     except ValidationError as fault:
-        lines = dict.fromkeys(line for e in fault.errors() for line in _describe(e))
-        raise ConfigError("\n  ".join([f"{origin}: {len(lines)} fault(s)", *lines])) from None
+        raise config_error(origin, fault_lines(fault, _unknown_key)) from None
 
 
-def _describe(fault: Any) -> list[str]:
-    key = ".".join(str(p) for p in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return [f"{key}: {_unknown(key)}"]
-    message = fault["msg"].removeprefix("Value error, ")
-    if message.startswith("promotion."):  # of the whole section: the message names its keys itself
-        return re.split(r"; (?=promotion\.)", message)
-    return [f"{key}: {message[0].lower()}{message[1:]}, was {mask_uri(repr(fault['input']))}"]
-
-
-def _unknown(key: str) -> str:
+def _unknown_key(loc: Sequence[Any], value: Any = None) -> str:
+    key = dotted(loc)
     known = [name for name in MlflowConfig.model_fields if name != "origin"]
     known += [f"aliases.{name}" for name in Aliases.model_fields] + [f"promotion.{name}" for name in SETTINGS]
     section = key.rpartition(".")[0]

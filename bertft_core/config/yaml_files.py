@@ -1,15 +1,17 @@
-"""YAML files as plain trees: safe loader, no key twice, one message for every way a file can be unreadable."""
+"""YAML files as plain trees (safe loader, no key twice), and what a message says of the keys at fault."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from bertft_core.base.errors import ConfigError
+from bertft_core.base.text import mask_uri
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -33,6 +35,40 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     near = near or difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known], n=1, cutoff=0.6)
     return near[0] if near else None
+
+
+def dotted(loc: Sequence[Any]) -> str:
+    """The key at fault; pydantic names the members of a union too, in brackets."""
+    return ".".join(str(part) for part in loc if "[" not in str(part))
+
+
+def masked(value: Any) -> str:
+    """A value for a message: without credentials, at most 80 characters."""
+    text = mask_uri(repr(value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def fault_lines(fault: ValidationError, unknown_key: Callable[[Sequence[Any], Any], str]) -> list[str]:
+    """Every fault of a settings file by its dotted key, each once; `unknown_key(loc, value)` words a key it has not."""
+    lines: list[str] = []
+    for error in fault.errors():
+        key, value, message = dotted(error["loc"]), error["input"], error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            lines.append(f"{key}: {unknown_key(error['loc'], value)}")
+        elif error["type"] == "missing":
+            lines.append(f"{key}: required key is missing")
+        elif not key:  # of the whole: the message names its keys itself
+            lines.append(message)
+        elif message.startswith(f"{key.rpartition('.')[2]}."):  # of a whole section: so does each of its lines
+            lines += [f"{key.rpartition('.')[0]}.{line}".removeprefix(".") for line in message.splitlines()]
+        else:
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}, was {masked(value)}")
+    return list(dict.fromkeys(lines))
+
+
+def config_error(origin: str, lines: Sequence[str]) -> ConfigError:
+    """The error of a settings file with these faults."""
+    return ConfigError("\n  ".join([f"{origin}: {len(lines)} fault{'s' if len(lines) > 1 else ''}", *lines]))
 
 
 def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:

@@ -11,30 +11,14 @@ from bertft_core.config.metrics import score_column
 
 def render(verb: str, result: dict[str, Any]) -> str:
     """A short table for `verb`'s result document."""
-    tables = {
-        "predict": _lines,
-        "report": _lines,
-        "check": _plan,
-        "promote": _release,
-        "rollback": _release,
-        "resume": _release,
-        "history": _history,
-        "compare": _comparison,
-        "gc": _removals,
-        "nightly": _night,
-        "nights": _nights,
-        "deploy": _deployments,
-        "serve": _lines,
-        "up": _stack,
-    }
     if verb == "search" and "best_params" not in result:
         return _lines(result)
-    return tables.get(verb, _run)(result)
+    return _TABLES.get(verb, _run)(result)
 
 
 def _lines(result: dict[str, Any]) -> str:
-    shown = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in result.items()}
-    return "\n".join(f"{key.replace('_', ' '):<16} {value}" for key, value in shown.items() if value is not None)
+    values = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in result.items()}
+    return "\n".join(f"{key.replace('_', ' '):<16} {value}" for key, value in values.items() if value is not None)
 
 
 def _night(result: dict[str, Any]) -> str:
@@ -70,10 +54,18 @@ def _run(result: dict[str, Any]) -> str:
     if result.get("best_params"):
         shown = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["best_params"].items())
         lines.append("parameters   " + ", ".join(shown))
-    if "search" in result:
-        lines += _found(result["search"])
-    if "test" in result:
-        lines += _test(result["test"])
+    if search := result.get("search"):
+        lines.append(f"search       trial {search['trial']}, score {search['score']:.4f}: {search['chosen_by']}")
+        if search["optimism"] is not None:
+            lines.append(f"             best single score less its mean of further seeds: {search['optimism']:+.4f}")
+        lines += [f"see          {search['report']}", f"see          {search['dashboard']}"]
+    if test := result.get("test"):
+        lines += [f"test         n {test['n']}, log loss {test['log_loss']:.4f}"]
+        lines += [f"  accuracy   {test['accuracy']:.4f}  {_interval(test['accuracy_interval'])}"]
+        lines += [f"  macro F1   {test['macro_f1']:.4f}  {_interval(test['macro_f1_interval'])}"]
+        lines += [f"  micro F1   {test['micro_f1']:.4f}"] if "micro_f1" in test else []
+        difference = f"{test['floor_difference']:+.4f} {_interval(test['floor_difference_interval'], '+.4f')}"
+        lines += [f"  TF-IDF     {test['floor_accuracy']:.4f}  encoder minus TF-IDF baseline: {difference}"]
     if "version" in result:
         verdict = "promoted" if result["promoted"] else "not promoted"
         lines.append(f"model        {result['registered_model']} version {result['version']}: {verdict}")
@@ -83,26 +75,8 @@ def _run(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _found(search: dict[str, Any]) -> list[str]:
-    lines = [f"search       trial {search['trial']}, score {search['score']:.4f}: {search['chosen_by']}"]
-    if search["optimism"] is not None:
-        lines.append(f"             best single score less its mean of further seeds: {search['optimism']:+.4f}")
-    return [*lines, f"see          {search['report']}", f"see          {search['dashboard']}"]
-
-
-def _test(test: dict[str, Any]) -> list[str]:
-    def interval(name: str, form: str = ".4f") -> str:
-        found = test[f"{name}_interval"]
-        return "" if found is None else f"[{found[0]:{form}}, {found[1]:{form}}]"
-
-    return [
-        f"test         n {test['n']}, log loss {test['log_loss']:.4f}",
-        f"  accuracy   {test['accuracy']:.4f}  {interval('accuracy')}",
-        f"  macro F1   {test['macro_f1']:.4f}  {interval('macro_f1')}",
-        *([f"  micro F1   {test['micro_f1']:.4f}"] if "micro_f1" in test else []),
-        f"  TF-IDF     {test['floor_accuracy']:.4f}  encoder minus TF-IDF baseline: {test['floor_difference']:+.4f} "
-        f"{interval('floor_difference', '+.4f')}",
-    ]
+def _interval(bounds: Any, form: str = ".4f") -> str:
+    return "" if bounds is None else f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
 
 
 def _plan(plan: dict[str, Any]) -> str:
@@ -110,32 +84,26 @@ def _plan(plan: dict[str, Any]) -> str:
     for row in plan["splits"]:
         cells = "".join(f"{row[k]:>7}" for k in ("rows", "cut", "p50", "p90", "p99", "max"))
         lines.append(f"{row['split']:<10}{cells}")
-    lines += _preset(plan["preset"]) if plan["preset"] else []
+    if preset := plan["preset"]:
+        lines += ["", f"preset       {preset['name']}: {preset['source']}"]
+        lines += [f"  {key:<29}{_short(value)}" for key, value in preset["values"].items()]
+        replaced = ", ".join(f"{key} {_short(value)}" for key, value in preset["replaced"].items())
+        lines += [f"  replaced by the configuration: {replaced}"] if replaced else []
     lines += ["", f"encoder      {plan['encoder']}"]
     lines += [f"features     {plan['features']}"] if plan["features"] else []
     lines += [f"{'layer':<12}{'lr':>11}{'decay':>8}{'thaws at':>10}"]
     for row in plan["layers"]:
-        lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{_share(row['thaws_at']):>10}")
+        thaws = "never" if row["thaws_at"] is None else f"{row['thaws_at']:.0%}"
+        lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{thaws:>10}")
     lines += ["", f"rates        {plan['rates']}", f"steps        {plan['steps']}", f"search       {plan['search']}"]
     lines += [f"register     {plan['register']}", *[f"warning      {w}" for w in plan["warnings"]]]
     return "\n".join(lines)
-
-
-def _preset(preset: dict[str, Any]) -> list[str]:
-    lines = ["", f"preset       {preset['name']}: {preset['source']}"]
-    lines += [f"  {key:<29}{_short(value)}" for key, value in preset["values"].items()]
-    replaced = ", ".join(f"{key} {_short(value)}" for key, value in preset["replaced"].items())
-    return [*lines, f"  replaced by the configuration: {replaced}"] if replaced else lines
 
 
 def _short(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _share(value: float | None) -> str:
-    return "never" if value is None else f"{value:.0%}"
 
 
 def _release(result: dict[str, Any]) -> str:
@@ -205,3 +173,21 @@ def _bytes(size: int | None) -> str:
     if size is None:
         return "elsewhere"
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+_TABLES = {
+    "predict": _lines,
+    "report": _lines,
+    "check": _plan,
+    "promote": _release,
+    "rollback": _release,
+    "resume": _release,
+    "history": _history,
+    "compare": _comparison,
+    "gc": _removals,
+    "nightly": _night,
+    "nights": _nights,
+    "deploy": _deployments,
+    "serve": _lines,
+    "up": _stack,
+}  # the other verbs answer with a run

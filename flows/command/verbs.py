@@ -1,0 +1,248 @@
+"""One function per verb; each calls one flow or one core function. Read once the arguments are right.
+
+What loads prefect, mlflow or transformers is imported where it is used: `prepare_environment` comes before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bertft_core.base.errors import InputError
+from bertft_core.base.home import LEAST_FREE, open_home
+from bertft_core.config.run import load_config
+from bertft_core.config.store import load_mlflow_config
+from flows.command.session import watch_over
+from flows.environment import prepare_environment, study_storage
+
+
+def _open_home(args: argparse.Namespace) -> Path:
+    # a night writes down that the disk is full; gc makes room
+    least = 0 if args.verb in ("gc", "nightly", "nights") else LEAST_FREE
+    return open_home(os.environ.get("BERTFT_HOME", ".bertft"), least)
+
+
+def _home(args: argparse.Namespace) -> Path:
+    home = _open_home(args)
+    watch_over(args.verb, is_served=prepare_environment(home))
+    return home
+
+
+def _flow_parameters(args: argparse.Namespace, home: Path) -> dict[str, Any]:
+    """The parameters that every flow over a configuration takes; absolute, since a flow may run in another folder."""
+    return {
+        "config_path": str(Path(args.config).resolve()),
+        "overrides": list(args.overrides),
+        "home": str(home),
+        "mlflow_file": str(Path(args.mlflow).resolve()) if args.mlflow else None,
+    }
+
+
+def _check(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.recipe.check import plan
+
+    config = load_config(args.config, args.overrides)
+    return plan(config, _home(args), load_mlflow_config(args.mlflow, config.base_dir, Path.cwd()))
+
+
+def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
+    from bertft_core.model.pretrained import resolve_pretrained
+
+    config = load_config(args.config, args.overrides)
+    load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
+    resolve_pretrained(config)
+    home = _home(args)
+    from flows.pipeline import pipeline
+
+    result: dict[str, Any] = pipeline(**_flow_parameters(args, home), again=getattr(args, "again", False), last=last)
+    return result
+
+
+def _nightly(args: argparse.Namespace) -> dict[str, Any]:
+    if args.live and not args.as_of:
+        raise InputError("--live goes with --as-of: a night of today is live")
+    config, home = load_config(args.config, args.overrides), _home(args)
+    from flows.nightly import NightFailed, night_despite, nightly
+
+    try:
+        night: dict[str, Any] = nightly(
+            **_flow_parameters(args, home), as_of=args.as_of, force=args.force, live=args.live
+        )
+        return night
+    except NightFailed:
+        raise
+    except Exception as fault:
+        return night_despite(home, config.name, args.as_of, fault)
+
+
+def _deployed(args: argparse.Namespace) -> dict[str, Any]:
+    load_config(args.config, args.overrides)
+    home = _open_home(args)
+    is_served = prepare_environment(home)
+    from flows import deployments
+
+    deployments.require_server(is_served=is_served)
+    plan = deployments.Plan(
+        config_path=Path(args.config).resolve(),
+        overrides=tuple(args.overrides),
+        home=home,
+        mlflow_file=Path(args.mlflow).resolve() if args.mlflow else None,
+        cron=args.cron,
+        timezone=args.timezone,
+        collision=args.collision,
+        is_paused=args.paused,
+    )
+    if args.verb == "deploy":
+        return deployments.deploy(plan, args.pool)
+    deployments.serve_here(plan)
+    return {"name": plan.config_path.stem, "served": False}
+
+
+def _nights(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.recipe.nights.log import NightLog
+
+    nights = NightLog(_home(args), args.name).nights()
+    return {"name": args.name, "nights": [asdict(night) for night in nights]}
+
+
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    if args.join and args.report:
+        raise InputError("--join works on the search, --report only reports on it: give one of them")
+    if not args.join and not args.report:
+        return _flow(args, "search")
+    config, home = load_config(args.config, args.overrides), _home(args)
+    if args.report:
+        from bertft_core.recipe.chain import search_report
+
+        return search_report(config, home, study_storage())
+    from flows.search import join
+
+    joined: dict[str, Any] = join(str(Path(args.config).resolve()), list(args.overrides), str(home))
+    return joined
+
+
+def _predict(args: argparse.Namespace) -> dict[str, Any]:
+    home = _home(args)
+    from bertft_core.recipe.predict import predict_file
+    from flows.terminal.progress import Reporter
+
+    config, report = load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), Reporter()
+    with report.stage("predict"):
+        return predict_file(
+            args.model,
+            Path(args.input),
+            Path(args.output),
+            config,
+            home,
+            text=args.text,
+            text_pair=args.text_pair,
+            on_rows=lambda count: report.rows("scored", count),
+        )
+
+
+def _store(args: argparse.Namespace) -> Any:
+    home = _home(args)
+    from bertft_core.tracking.store import open_store
+
+    return open_store(load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), home)
+
+
+def _promote(args: argparse.Namespace) -> dict[str, Any]:
+    if args.force != bool((args.reason or "").strip()) or (args.force and args.approve):
+        raise InputError('--force wants --reason "…" (and --reason wants --force); --approve goes with neither')
+    if args.force:
+        store = _store(args)
+        from bertft_core.registry import overrides
+
+        return asdict(overrides.force(store, args.name, args.version, args.reason))
+    home = _home(args)
+    from flows.release import promote
+
+    return promote(name=args.name, version=args.version, home=str(home), mlflow_file=args.mlflow, approve=args.approve)
+
+
+def _rollback(args: argparse.Namespace) -> dict[str, Any]:
+    reason, store = _given_reason(args), _store(args)
+    from bertft_core.registry import overrides
+
+    return asdict(overrides.rollback(store, args.name, reason, args.to))
+
+
+def _resume(args: argparse.Namespace) -> dict[str, Any]:
+    reason, store = _given_reason(args), _store(args)
+    from bertft_core.registry import overrides
+
+    return asdict(overrides.resume(store, args.name, reason))
+
+
+def _given_reason(args: argparse.Namespace) -> str:
+    if not args.reason.strip():
+        raise InputError("--reason is empty: say why, the ledger keeps it")
+    return str(args.reason)
+
+
+def _history(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from bertft_core.registry import overrides
+
+    return overrides.history(store, args.name)
+
+
+def _compare(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from bertft_core.registry.comparison import compare_versions
+
+    return compare_versions(store, args.name, args.first, args.second, Path(args.data), args.label)
+
+
+def _gc(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from bertft_core.recipe.cleanup import clean_up
+    from flows.terminal.progress import Reporter
+
+    return clean_up(store, args.keep, args.days, args.apply, Reporter().say)
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.recipe.runs import report_of
+
+    return report_of(_home(args) / "runs", args.run)
+
+
+def _up(args: argparse.Namespace) -> None:
+    from flows.stack.up import Ports, own_store, up
+    from flows.terminal.progress import Reporter
+
+    ports = Ports(
+        prefect=args.prefect_port, mlflow=args.mlflow_port, dashboard=args.dashboard_port if args.dashboard else None
+    )
+    home = _open_home(args)
+    store = own_store(args.mlflow, home, ports)
+    watch_over("up", is_served=True)
+    up(home, store, ports, args.write_result, Reporter().say)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
+    "check": _check,
+    "run": lambda args: _flow(args, "promote"),
+    "search": _search,
+    "finetune": lambda args: _flow(args, "finetune"),
+    "evaluate": lambda args: _flow(args, "evaluate"),
+    "predict": _predict,
+    "nightly": _nightly,
+    "nights": _nights,
+    "deploy": _deployed,
+    "serve": _deployed,
+    "promote": _promote,
+    "report": _report,
+    "rollback": _rollback,
+    "resume": _resume,
+    "history": _history,
+    "compare": _compare,
+    "gc": _gc,
+    "up": _up,
+}

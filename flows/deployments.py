@@ -82,54 +82,46 @@ def deployments(plan: Plan) -> list[RunnerDeployment]:
 
 
 def _deployment(flow: Flow[..., Any], name: str, parameters: dict[str, Any], **more: Any) -> RunnerDeployment:
+    """Its run's environment: what may hold a password stays in the worker's, since the server shows this one."""
     home = parameters["home"]
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ and "@" not in os.environ[name]}
     deployed: Any = flow.to_deployment(
         name,
         parameters=parameters,
         entrypoint_type=EntrypointType.MODULE_PATH,
         tags=["bertft"],
-        job_variables={"env": _environment(home), "working_dir": home},
+        job_variables={
+            "env": {**QUIET, "PREFECT_LOGGING_LEVEL": "INFO", "BERTFT_HOME": home, **passed_on},
+            "working_dir": home,
+        },
         **more,
     )
     return deployed  # type: ignore[no-any-return]
-
-
-def _environment(home: str) -> dict[str, str]:
-    """Of a run; what may hold a password stays in the worker's environment, since the server shows this one."""
-    given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    open_ones = {name: value for name, value in given.items() if "@" not in value}
-    return {**QUIET, "PREFECT_LOGGING_LEVEL": "INFO", "BERTFT_HOME": home, **open_ones}
 
 
 def deploy(plan: Plan, pool: str) -> dict[str, Any]:
     """Create or update the deployments on a process work pool, which is made when it is missing."""
     made = deployments(plan)
     open_home(plan.home)  # a run's process starts in it
-    _require_pool(pool)
-    found = [{"name": d.full_name, "id": str(d.apply(work_pool_name=pool))} for d in made]
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        except ObjectAlreadyExists:
+            if (kind := client.read_work_pool(pool).type) != "process":
+                raise InputError(
+                    f"--pool {pool}: the work pool is of type {kind!r}; wanted process: a worker must see the "
+                    "configuration and BERTFT_HOME as files"
+                ) from None
     return {
         "name": made[0].name,
         "pool": pool,
         "cron": plan.cron,
         "timezone": plan.timezone,
         "collision": plan.collision,
-        "deployments": found,
+        "deployments": [{"name": d.full_name, "id": str(d.apply(work_pool_name=pool))} for d in made],
         "worker": f"prefect worker start --pool {pool}",
         "now": f"prefect deployment run {made[0].full_name}",
     }
-
-
-def _require_pool(name: str) -> None:
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
-        except ObjectAlreadyExists:
-            found = client.read_work_pool(name)
-            if found.type != "process":
-                raise InputError(
-                    f"--pool {name}: the work pool is of type {found.type!r}; wanted process: a worker must see the "
-                    "configuration and BERTFT_HOME as files"
-                ) from None
 
 
 def serve_here(plan: Plan) -> None:

@@ -31,7 +31,6 @@ QUIET = {
 }
 # A service writes to a log of its own, and what a worker's flow runs say goes to the server.
 _SERVICE = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
-_ELSEWHERE = ("PREFECT_PROFILE", "PREFECT_API_KEY")  # of a Prefect server of the user's own
 
 
 def prepare_environment(home: Path) -> bool:
@@ -54,12 +53,14 @@ def service_environment(user: Mapping[str, str]) -> dict[str, str]:
 
     PYTHONPATH becomes absolute, since a service works in a folder of its own.
     """
-    kept = {name: value for name, value in user.items() if name not in _ELSEWHERE}
-    if kept.get("PYTHONPATH"):
-        kept["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in kept["PYTHONPATH"].split(os.pathsep))
-    proxied = [name for name in ("NO_PROXY", "no_proxy") if kept.get(name)]
-    direct = ",".join([*(kept[name] for name in proxied[:1]), "127.0.0.1", "localhost"])
-    return {**QUIET, **_SERVICE, **kept, "NO_PROXY": direct, "no_proxy": direct}
+    environment = {**QUIET, **_SERVICE, **user}
+    for name in ("PREFECT_PROFILE", "PREFECT_API_KEY"):  # of a Prefect server of the user's own
+        environment.pop(name, None)
+    if path := environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in path.split(os.pathsep))
+    exempt = environment.get("NO_PROXY") or environment.get("no_proxy")
+    direct = f"{exempt},127.0.0.1,localhost" if exempt else "127.0.0.1,localhost"
+    return {**environment, "NO_PROXY": direct, "no_proxy": direct}
 
 
 def study_storage() -> str | None:

@@ -11,8 +11,8 @@ from prefect import flow
 from prefect.runtime import deployment, flow_run
 
 from bertft_core.base.errors import BertftError, ConfigError
-from bertft_core.config.run import RunConfig, load_config
-from bertft_core.config.store import MlflowConfig, load_mlflow_config
+from bertft_core.config.run import load_config
+from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.nights.log import FAILED, REJECTED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.tracking.store import open_store
@@ -37,8 +37,8 @@ class NightFailed(BertftError):
 
 
 def _run_name() -> str:
-    given = flow_run.parameters
-    return f"{Path(given['config_path']).stem} night {given.get('as_of') or dt.date.today().isoformat()}"
+    parameters = flow_run.parameters
+    return f"{Path(parameters['config_path']).stem} night {parameters.get('as_of') or dt.date.today().isoformat()}"
 
 
 @flow(name="bertft-nightly", flow_run_name=_run_name)
@@ -57,8 +57,17 @@ def nightly(
     unless `live`. force: train whatever the triggers say. Raises NightFailed after everything is written down.
     """
     end_after_sigterm()
-    _require_absolute(config_path, home, mlflow_file)
-    config, changed = _night_config(config_path, overrides or [], as_of, live)
+    if deployment.id:  # a worker's process runs in a temporary folder that is deleted afterwards
+        for name, path in {"config_path": config_path, "home": home, "mlflow_file": mlflow_file or "/"}.items():
+            if not Path(path).is_absolute():
+                raise ConfigError(f"{name}: {path!r} is relative: a deployment needs absolute paths")
+    overrides = overrides or []
+    config = load_config(config_path, overrides)
+    if as_of is not None:
+        if config.data.date is None:
+            raise ConfigError("--as-of needs data.date, the column that holds each row's date")
+        overrides = [*overrides, f"data.until={as_of}", *([] if live else [f"name={config.name}{REPLAY}"])]
+        config = load_config(config_path, overrides)
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
     if as_of and not live and store.model_name(config.name) == store.model_name(config.name.removesuffix(REPLAY)):
         raise ConfigError(
@@ -76,7 +85,7 @@ def nightly(
     work = NightRun(
         config=config,
         config_path=config_path,
-        overrides=changed,
+        overrides=overrides,
         home=root,
         night=as_of or dt.date.today().isoformat(),
         report=report,
@@ -94,7 +103,13 @@ def nightly(
         ),
     )
     ended = work.run()
-    _record(ended, work, store)
+    try:  # neither MLflow nor the people may change how the night ended
+        record(ended, config.name, open_store(store, root), str(flow_run.id or ""), work.drift)
+    except Exception as fault:  # whatever the store's client raises
+        report.say(f"the night is not written to MLflow ({type(fault).__name__}: {str(fault)[:200]})")
+    if ended.outcome in (REJECTED, FAILED):
+        for text in notify(config.nightly.notify, f"bertft {config.name}", str(ended)):
+            report.say(f"not notified: {text}")
     document = {**asdict(ended), "name": config.name}
     _ended.append((document, work.exit_code))
     if ended.outcome in (REJECTED, FAILED):
@@ -105,56 +120,21 @@ def nightly(
 def night_despite(home: Path, name: str, night: str | None, fault: Exception) -> dict[str, Any]:
     """The night of this process where Prefect failed with `fault`: as it was written down, else as not begun.
 
-    A server that goes away in the night raises its own fault after the night has ended. Raises NightFailed.
+    A server that goes away in the night raises its own fault after the night has ended. Where it is away before the
+    night begins, the night is written down here. Raises NightFailed.
     """
     if not _ended:
-        raise _not_begun(home, name, night, fault) from fault
+        now = dt.datetime.now(dt.UTC)
+        ended = Night(
+            night=night or now.date().isoformat(),
+            started=now.isoformat(timespec="seconds"),
+            outcome=FAILED,
+            reason=f"the flow did not begin: {type(fault).__name__}: {fault}"[:2000],
+            seconds=0.0,
+        )
+        NightLog(home, name).add(ended)
+        raise NightFailed({**asdict(ended), "name": name}, getattr(fault, "exit_code", 1)) from fault
     document, exit_code = _ended[-1]
     if document["outcome"] in (REJECTED, FAILED):
         raise NightFailed(document, exit_code) from fault
     return document
-
-
-def _not_begun(home: Path, name: str, night: str | None, fault: Exception) -> NightFailed:
-    """Write down a night that Prefect could not even begin (its server is away, say); what to raise."""
-    now = dt.datetime.now(dt.UTC)
-    ended = Night(
-        night=night or now.date().isoformat(),
-        started=now.isoformat(timespec="seconds"),
-        outcome=FAILED,
-        reason=f"the flow did not begin: {type(fault).__name__}: {fault}"[:2000],
-        seconds=0.0,
-    )
-    NightLog(home, name).add(ended)
-    return NightFailed({**asdict(ended), "name": name}, getattr(fault, "exit_code", 1))
-
-
-def _require_absolute(config_path: str, home: str, mlflow_file: str | None) -> None:
-    """A worker's process runs in a temporary folder that is deleted afterwards."""
-    given = {"config_path": config_path, "home": home, "mlflow_file": mlflow_file or "/"}
-    relative = [name for name, value in given.items() if not Path(value).is_absolute()]
-    if deployment.id and relative:
-        raise ConfigError(f"{relative[0]}: {given[relative[0]]!r} is relative: a deployment needs absolute paths")
-
-
-def _night_config(path: str, overrides: list[str], as_of: str | None, live: bool) -> tuple[RunConfig, list[str]]:
-    """The night's configuration, and the overrides that lead to it."""
-    config = load_config(path, overrides)
-    if as_of is None:
-        return config, overrides
-    if config.data.date is None:
-        raise ConfigError("--as-of needs data.date, the column that holds each row's date")
-    changed = [*overrides, f"data.until={as_of}", *([] if live else [f"name={config.name}{REPLAY}"])]
-    return load_config(path, changed), changed
-
-
-def _record(ended: Night, work: NightRun, store: MlflowConfig) -> None:
-    """MLflow, Prefect, the people; none of them may change how the night ended."""
-    config, report = work.config, work.report
-    try:
-        record(ended, config.name, open_store(store, work.home), str(flow_run.id or ""), work.drift)
-    except Exception as fault:  # whatever the store's client raises
-        report.say(f"the night is not written to MLflow ({type(fault).__name__}: {str(fault)[:200]})")
-    if ended.outcome in (REJECTED, FAILED):
-        for text in notify(config.nightly.notify, f"bertft {config.name}", str(ended)):
-            report.say(f"not notified: {text}")

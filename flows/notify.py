@@ -19,21 +19,16 @@ def notify(targets: Sequence[str], subject: str, text: str) -> list[str]:
     faults = []
     for target in targets:
         try:
-            _send(target, subject, text)
+            if not target.startswith("env:"):
+                block: Any = Block.load(target)  # one of the kinds that have `notify`
+                block.notify(body=text, subject=subject)
+                continue
+            name = target.removeprefix("env:")
+            if not (url := os.environ.get(name)):
+                raise LookupError(f"the environment variable {name} is not set")
+            answer = httpx.post(url, json={"subject": subject, "text": f"{subject}: {text}"}, timeout=_SECONDS)
+            if answer.is_error:  # its own message would show the URL
+                raise ConnectionError(f"the webhook answered {answer.status_code}")
         except Exception as fault:  # whatever a block of the user's or the network raises
             faults.append(f"{target}: {type(fault).__name__}: {mask_uri(str(fault))[:200]}")
     return faults
-
-
-def _send(target: str, subject: str, text: str) -> None:
-    if not target.startswith("env:"):
-        block: Any = Block.load(target)  # one of the kinds that have `notify`
-        block.notify(body=text, subject=subject)
-        return
-    name = target.removeprefix("env:")
-    url = os.environ.get(name)
-    if not url:
-        raise LookupError(f"the environment variable {name} is not set")
-    answer = httpx.post(url, json={"subject": subject, "text": f"{subject}: {text}"}, timeout=_SECONDS)
-    if answer.is_error:  # its own message would show the URL
-        raise ConnectionError(f"the webhook answered {answer.status_code}")

@@ -35,8 +35,8 @@ STAGES = ("search", "finetune", "evaluate", "promote")
 
 def _run_name() -> str:
     """bbc_news run, quick_test search: the configuration's file and how far the chain goes."""
-    given = flow_run.parameters
-    return f"{Path(given['config_path']).stem} {'run' if given['last'] == 'promote' else given['last']}"
+    last = flow_run.parameters["last"]
+    return f"{Path(flow_run.parameters['config_path']).stem} {'run' if last == 'promote' else last}"
 
 
 @flow(name="bertft-pipeline", flow_run_name=_run_name)
@@ -61,8 +61,12 @@ def pipeline(
     run = identify(config, prepared, root, again=again)
     if last == "evaluate":
         run = fitted(config, run, root)
-    lock = root / "locks" / f"{run.run_key[:12]}.lock"
-    with exclusive(lock, f"run {run.run_id}", FOREVER, lambda holder: report.say(_wait_text(run, config, holder))):
+
+    def say_waiting(holder: str) -> None:
+        helps = "; `bertft search CONFIG --join` would help it" if config.search else ""
+        report.say(f"run {run.run_id} of {config.name} is at work in process {holder}: waiting for its end{helps}")
+
+    with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id}", FOREVER, say_waiting):
         context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
         if last == "promote" and (standing := standing_release(store, context)):
             return unchanged(run, standing, report)
@@ -77,20 +81,15 @@ def pipeline(
         return result
 
 
-def _wait_text(run: Run, config: RunConfig, holder: str) -> str:
-    helps = "; `bertft search CONFIG --join` would help it" if config.search else ""
-    return f"run {run.run_id} of {config.name} is at work in process {holder}: waiting for its end{helps}"
-
-
 def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: str) -> dict[str, Any]:
     run = context.run
     with ExitStack() as held:
         with context.trainer:  # ends before the release, whose processes want its memory
             result: dict[str, Any] = {"name": context.config.name, "run_id": run.run_id}
             with report.stage("search"):
-                chosen, told = _chosen(context, tree, report, last)
-                context = context.with_config(chosen)
-            result |= told
+                config, choice = _chosen(context, tree, report, last)
+                context = context.with_config(config)
+            result |= choice
             if last == "search":
                 return {**result, "seconds": report.seconds}
             with report.stage("finetune"):
@@ -126,26 +125,25 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
     fitted = fitting.fitted_config(config, run)
     if fitted is not None and last != "search":
         return fitted, run.state().get("chosen", {"best_params": trials.final_values(fitted, None)})
-    found = search(context, tree, report)
-    told: dict[str, Any] = {"best_params": trials.final_values(config, found and found[0].best)}
-    if found is not None:
-        told = {"search": found[1], **told}
+    winner, document = search(context, tree, report) or (None, None)
+    choice: dict[str, Any] = {} if winner is None else {"search": document}
+    choice["best_params"] = trials.final_values(config, winner and winner.best)
     if last != "search":
-        run.update(chosen=told)
-    return (config.with_values(found[0].best.params) if found else config), told
+        run.update(chosen=choice)
+    return (config.with_values(winner.best.params) if winner else config), choice
 
 
 def test_document(evaluation: Any) -> dict[str, Any]:
     """The `test` part of the result document."""
-    shown = ("accuracy", "macro_f1", "log_loss")
+    scores = ("accuracy", "macro_f1", "log_loss")
     baseline = [f"baseline_{name}" for name in ("accuracy", "macro_f1", "difference", "difference_interval")]
-    document = {"n": evaluation.n, **{name: getattr(evaluation.scores, name) for name in shown}}
-    document |= {f"{name}_interval": evaluation.intervals[name] for name in shown}
+    document = {"n": evaluation.n, **{name: getattr(evaluation.scores, name) for name in scores}}
+    document |= {f"{name}_interval": evaluation.intervals[name] for name in scores}
     document |= {"micro_f1": evaluation.scores.micro_f1} if evaluation.scores.multi_label else {}
     return with_floor_keys(document | {name: getattr(evaluation, name) for name in baseline})
 
 
 def unchanged(run: Run, standing: Standing, report: Reporter) -> dict[str, Any]:
-    """The result of a finished run, told again: nothing was trained or registered."""
-    told = {**(run.result or {}), **asdict(standing), "promoted": False, "outcome": "unchanged"}
-    return {**told, "reason": f"unchanged since version {standing.version}", "seconds": report.seconds}
+    """The result document of a finished run once more: nothing was trained or registered."""
+    result = {**(run.result or {}), **asdict(standing), "promoted": False, "outcome": "unchanged"}
+    return {**result, "reason": f"unchanged since version {standing.version}", "seconds": report.seconds}

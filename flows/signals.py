@@ -14,10 +14,8 @@ from types import FrameType
 from bertft_core.base.errors import BertftError
 
 GRACE_SECONDS = 8.0  # to kill the trainers and tell the server; a cancelled run takes 2 to 4 s for it (measured)
-_EXIT_CODE = 128 + signal.SIGTERM
 _REPEAT_SECONDS = 30.0
 _terminated = threading.Event()
-_masks = threading.local()
 _wake_up: list[socket.socket] = []  # both ends of this process's wake-up pipe
 
 
@@ -33,37 +31,34 @@ def end_after_sigterm(grace: float = GRACE_SECONDS) -> None:
     inlet, outlet = socket.socketpair()
     outlet.setblocking(False)
     signal.set_wakeup_fd(outlet.fileno(), warn_on_full_buffer=False)  # independent of who handles the signal
-    os.register_at_fork(before=_block_sigterm, after_in_parent=_unblock_sigterm, after_in_child=_forget_parent)
     _wake_up.extend((inlet, outlet))
-    threading.Thread(target=_wait_for_sigterm, args=(inlet, grace), daemon=True, name="end-after-sigterm").start()
+    masks = threading.local()
+
+    def before_fork() -> None:  # SIGTERM waits, so that none reaches a child that still holds our wake-up pipe
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def after_fork() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def in_child() -> None:  # its signals are no business of ours
+        signal.set_wakeup_fd(-1)
+        after_fork()
+
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=in_child)
+
+    def wait() -> None:
+        while numbers := inlet.recv(64):
+            if signal.SIGTERM in numbers:
+                _terminated.set()
+                time.sleep(grace)
+                os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="end-after-sigterm").start()
 
 
 def sigterm_came() -> bool:
     """Whether SIGTERM came: what fails from then on fails because of it."""
     return _terminated.is_set()
-
-
-def _wait_for_sigterm(inlet: socket.socket, grace: float) -> None:
-    while numbers := inlet.recv(64):
-        if signal.SIGTERM in numbers:
-            _terminated.set()
-            time.sleep(grace)
-            os._exit(_EXIT_CODE)
-
-
-def _block_sigterm() -> None:
-    """Before a fork: SIGTERM waits, so that none reaches a child that still holds our wake-up pipe."""
-    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-
-def _unblock_sigterm() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
-
-
-def _forget_parent() -> None:
-    """In the child: its signals are no business of ours."""
-    signal.set_wakeup_fd(-1)
-    _unblock_sigterm()
 
 
 @contextmanager

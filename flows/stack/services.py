@@ -45,24 +45,24 @@ class Service:
 
 @dataclass(kw_only=True)
 class _Running:
-    """A started service. seconds: until it was healthy, None before. found: what it answered last until then."""
+    """A started service. seconds: until it was healthy, None before. answer: its last one until then, in words."""
 
     service: Service
     process: subprocess.Popen[bytes]
     log: Path
     since: float
     seconds: float | None = None
-    found: str = "no answer"
+    answer: str = "no answer"
 
     def look(self) -> None:
         """Ask once whether it is healthy."""
         try:
             is_healthy = self.service.is_healthy(self.since)
         except (OSError, ValueError, http.client.HTTPException) as fault:
-            self.found = str(fault)
+            self.answer = str(fault)
             return
         if not is_healthy:
-            self.found = "it answers, but is not ready"
+            self.answer = "it answers, but is not ready"
             return
         if self.service.when_healthy is not None:
             self.service.when_healthy()
@@ -100,9 +100,13 @@ class Stack:
 
         Raises StackError when one ends or is not healthy after `seconds`, KeyboardInterrupt when the user stops it.
         """
+        self._logs.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + seconds
         while self._waiting or self._unhealthy():
-            self._launch_ready()
+            healthy = {one.service.name for one in self._running if one.seconds is not None}
+            for service in [s for s in self._waiting if healthy.issuperset(s.needs)]:
+                self._waiting.remove(service)
+                self._launch(service)
             for one in self._unhealthy():
                 one.look()
                 if one.seconds is not None:
@@ -111,7 +115,8 @@ class Stack:
             if self._is_stopped():
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
-                raise self._late(seconds)
+                late = [f"{one.service.name} ({mask_uri(one.answer)}; log {one.log})" for one in self._unhealthy()]
+                raise StackError(f"not healthy after {seconds:.0f} s: {', '.join(late)}: read the log, then try again")
             time.sleep(_LOOK_SECONDS)
 
     def watch(self) -> None:
@@ -127,8 +132,17 @@ class Stack:
 
     def stop(self) -> None:
         """End all within 10 s, those that need others first: SIGTERM, then SIGKILL for what remains."""
-        _end([one for one in self._running if one.service.needs], _DEPENDENT_SECONDS)
-        _end([one for one in self._running if not one.service.needs], _OTHER_SECONDS)
+        dependent = [one for one in self._running if one.service.needs]
+        others = [one for one in self._running if not one.service.needs]
+        for group, seconds in ((dependent, _DEPENDENT_SECONDS), (others, _OTHER_SECONDS)):
+            deadline = time.monotonic() + seconds
+            for one in group:
+                one.signal(signal.SIGTERM)
+            while any(one.is_left() for one in group) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for one in group:
+                one.signal(signal.SIGKILL)
+                one.process.wait()
 
     def shown(self) -> list[dict[str, Any]]:
         """Name, address, process id, seconds until healthy and log of each service, in the order of their start."""
@@ -146,11 +160,22 @@ class Stack:
     def _unhealthy(self) -> list[_Running]:
         return [one for one in self._running if one.seconds is None]
 
-    def _launch_ready(self) -> None:
-        healthy = {one.service.name for one in self._running if one.seconds is not None}
-        for service in [s for s in self._waiting if healthy.issuperset(s.needs)]:
-            self._waiting.remove(service)
-            self._running.append(_launch(service, self._logs))
+    def _launch(self, service: Service) -> None:
+        """Start it in a session of its own, so that a Ctrl-C reaches it in our order, and in the logs' folder."""
+        log = self._logs / f"{service.name}.log"
+        rotate(log, 0)
+        since = time.time()
+        with open(log, "ab") as out:  # appending, so that it may be emptied meanwhile
+            process = subprocess.Popen(
+                [sys.executable, *service.arguments],
+                env=dict(service.environment),
+                cwd=self._logs,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._running.append(_Running(service=service, process=process, log=log, since=since))
 
     def _raise_if_ended(self) -> None:
         for one in self._running:
@@ -159,40 +184,6 @@ class Stack:
                 raise StackError(
                     f"{one.service.name} ended ({how}), the rest is stopped; {one.log} ends with\n{tail(one.log)}"
                 )
-
-    def _late(self, seconds: float) -> StackError:
-        late = [f"{one.service.name} ({mask_uri(one.found)}; log {one.log})" for one in self._unhealthy()]
-        return StackError(f"not healthy after {seconds:.0f} s: {', '.join(late)}: read the log, then try again")
-
-
-def _launch(service: Service, logs: Path) -> _Running:
-    """Start a service in a session of its own, so that a Ctrl-C reaches it in our order, and in the log's folder."""
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{service.name}.log"
-    rotate(log, 0)
-    since = time.time()
-    with open(log, "ab") as out:  # appending, so that it may be emptied meanwhile
-        process = subprocess.Popen(
-            [sys.executable, *service.arguments],
-            env=dict(service.environment),
-            cwd=logs,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return _Running(service=service, process=process, log=log, since=since)
-
-
-def _end(ones: Sequence[_Running], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    for one in ones:
-        one.signal(signal.SIGTERM)
-    while any(one.is_left() for one in ones) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for one in ones:
-        one.signal(signal.SIGKILL)
-        one.process.wait()
 
 
 def rotate(log: Path, limit: int) -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +20,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -56,17 +56,17 @@ class Ports:
     dashboard: int | None = None
 
     def __post_init__(self) -> None:
-        wanted = self.wanted()
-        for name, port in wanted.items():
+        ports = self.by_service()
+        for name, port in ports.items():
             if not 1 <= port <= 65535:
                 raise InputError(f"--{name}-port must lie in 1..65535, was {port}")
-            if twin := next((other for other in wanted if other != name and wanted[other] == port), None):
+            if twin := next((other for other in ports if other != name and ports[other] == port), None):
                 raise InputError(f"--{name}-port and --{twin}-port are both {port}: give each its own")
 
-    def wanted(self) -> dict[str, int]:
-        """Service name to port."""
-        asked = {"prefect": self.prefect, "mlflow": self.mlflow, "dashboard": self.dashboard}
-        return {name: port for name, port in asked.items() if port is not None}
+    def by_service(self) -> dict[str, int]:
+        """Service name to port, of the services that run."""
+        ports = {"prefect": self.prefect, "mlflow": self.mlflow, "dashboard": self.dashboard}
+        return {name: port for name, port in ports.items() if port is not None}
 
     @property
     def prefect_address(self) -> str:
@@ -106,38 +106,35 @@ def up(
     home: absolute BERTFT_HOME. say: takes lines of progress. Raises BusyError when this home's stack is up already,
     InputError for a port that is taken, StackError when a service does not come up or ends; no service is left.
     """
-    begun, stop = time.monotonic(), _Stop()
+    begun, stop = time.monotonic(), threading.Event()  # a signal only sets it: no service is left half started
     with exclusive(home / "locks" / "up.lock", f"`bertft up` of {home}"):
         refuse_taken(ports)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-        stack = Stack(services(home, store, ports, os.environ), home / "logs", is_stopped=stop.is_asked, say=say)
+            signal.signal(number, lambda *_: stop.set())
+        stack = Stack(services(home, store, ports, os.environ), home / "logs", is_stopped=stop.is_set, say=say)
         try:
             with store_lock(store):  # MLflow does not bear two first users of an empty database
                 stack.start()
-            tell(_document(home, store, ports, stack, time.monotonic() - begun))
+            tell(
+                {
+                    "home": str(home),
+                    "pid": os.getpid(),
+                    "pool": POOL,
+                    "store": store.shown_uri,
+                    "seconds": round(time.monotonic() - begun, 1),
+                    "services": stack.shown(),
+                    "environment": exports(home, store, ports),
+                }
+            )
             stack.watch()
         finally:
             say("stopping")
             stack.stop()
 
 
-class _Stop:
-    """A signal handler that only remembers: a service is never left half started."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-
-    def is_asked(self) -> bool:
-        return self._asked
-
-
 def refuse_taken(ports: Ports) -> None:
     """Raises InputError naming the service, the port and the option when a port of this machine is not free."""
-    for name, port in ports.wanted().items():
+    for name, port in ports.by_service().items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: a port just left is free
             try:
@@ -151,14 +148,14 @@ def refuse_taken(ports: Ports) -> None:
 
 def exports(home: Path, store: Store, ports: Ports) -> dict[str, str]:
     """What another shell needs in its environment to work on this stack."""
-    found = {
+    environment = {
         "BERTFT_HOME": str(home),
         "PREFECT_API_URL": f"{ports.prefect_address}/api",
         "MLFLOW_TRACKING_URI": ports.mlflow_address,
     }
     if store.registry_uri != store.tracking_uri:
-        found["MLFLOW_REGISTRY_URI"] = ports.mlflow_address
-    return found
+        environment["MLFLOW_REGISTRY_URI"] = ports.mlflow_address
+    return environment
 
 
 def services(home: Path, store: Store, ports: Ports, user: Mapping[str, str]) -> list[Service]:
@@ -173,22 +170,8 @@ def services(home: Path, store: Store, ports: Ports, user: Mapping[str, str]) ->
         "PYTHONSAFEPATH": "1",  # no local tasks/ or flows/ folder shadows ours, in flow runs of the worker neither
         "PYTHONUNBUFFERED": "1",
     }
-    found = [_prefect(ports, shared), _mlflow(store, ports, shared), _worker(ports, shared)]
-    return found if ports.dashboard is None else [*found, _dashboard(home, ports.dashboard, shared)]
-
-
-def _prefect(ports: Ports, environment: Mapping[str, str]) -> Service:
-    return Service(
-        name="prefect",
-        arguments=("-m", "prefect", "server", "start", "--host", HOST, "--port", str(ports.prefect)),
-        address=ports.prefect_address,
-        environment=environment,
-        is_healthy=lambda since: _ask(f"{ports.prefect_address}/api/health").strip() == b"true",
-    )
-
-
-def _mlflow(store: Store, ports: Ports, shared: Mapping[str, str]) -> Service:
-    """The database goes by environment: it may hold a password, and anyone may read a command line."""
+    prefect, mlflow = ports.prefect_address, ports.mlflow_address
+    # The database goes by environment: it may hold a password, and anyone may read a command line.
     own = {
         "MLFLOW_BACKEND_STORE_URI": store.tracking_uri,
         "MLFLOW_REGISTRY_STORE_URI": store.registry_uri,
@@ -196,50 +179,56 @@ def _mlflow(store: Store, ports: Ports, shared: Mapping[str, str]) -> Service:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else seven more processes of 245 MB each
     }
     listen = ("--host", HOST, "--port", str(ports.mlflow), "--workers", "1", "--uvicorn-opts=--no-access-log")
-    return Service(
-        name="mlflow",
-        arguments=("-m", "mlflow", "server", *listen, "--no-serve-artifacts"),
-        address=ports.mlflow_address,
-        environment={k: v for k, v in shared.items() if not k.endswith(("_TRACKING_URI", "_REGISTRY_URI"))} | own,
-        is_healthy=lambda since: _ask(f"{ports.mlflow_address}/health").strip() == b"OK",
-        when_healthy=lambda: _make_experiment(store, ports.mlflow_address),
-    )
-
-
-def _worker(ports: Ports, environment: Mapping[str, str]) -> Service:
-    api, name = f"{ports.prefect_address}/api", f"bertft up on {os.uname().nodename}"
-    return Service(
-        name="worker",
-        arguments=("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name),
-        address=f"work pool {POOL}",
-        environment=environment,
-        needs=("prefect", "mlflow"),
-        is_healthy=lambda since: _is_online(api, name, since),
-    )
-
-
-def _dashboard(home: Path, port: int, environment: Mapping[str, str]) -> Service:
-    if importlib.util.find_spec("optuna_dashboard") is None:
-        raise InputError(
-            f"--dashboard wants optuna-dashboard, which is not installed here: {sys.executable} -m pip install "
-            "'optuna-dashboard>=0.21'"
+    worker = f"bertft up on {os.uname().nodename}"
+    stack = [
+        Service(
+            name="prefect",
+            arguments=("-m", "prefect", "server", "start", "--host", HOST, "--port", str(ports.prefect)),
+            address=prefect,
+            environment=shared,
+            is_healthy=lambda since: _ask(f"{prefect}/api/health").strip() == b"true",
+        ),
+        Service(
+            name="mlflow",
+            arguments=("-m", "mlflow", "server", *listen, "--no-serve-artifacts"),
+            address=mlflow,
+            environment={k: v for k, v in shared.items() if not k.endswith(("_TRACKING_URI", "_REGISTRY_URI"))} | own,
+            is_healthy=lambda since: _ask(f"{mlflow}/health").strip() == b"OK",
+            when_healthy=lambda: _make_experiment(store, mlflow),
+        ),
+        Service(
+            name="worker",
+            arguments=("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker),
+            address=f"work pool {POOL}",
+            environment=shared,
+            needs=("prefect", "mlflow"),
+            is_healthy=lambda since: _is_online(f"{prefect}/api", worker, since),
+        ),
+    ]
+    if ports.dashboard is not None:
+        if importlib.util.find_spec("optuna_dashboard") is None:
+            raise InputError(
+                f"--dashboard wants optuna-dashboard, which is not installed here: {sys.executable} -m pip install "
+                "'optuna-dashboard>=0.21'"
+            )
+        dashboard = f"http://{HOST}:{ports.dashboard}"
+        stack.append(
+            Service(
+                name="dashboard",
+                arguments=("-c", _DASHBOARD, str(home), HOST, str(ports.dashboard)),
+                address=dashboard,
+                environment=shared,
+                is_healthy=lambda since: bool(_ask(f"{dashboard}/dashboard")),
+            )
         )
-    address = f"http://{HOST}:{port}"
-    return Service(
-        name="dashboard",
-        arguments=("-c", _DASHBOARD, str(home), HOST, str(port)),
-        address=address,
-        environment=environment,
-        is_healthy=lambda since: bool(_ask(f"{address}/dashboard")),
-    )
+    return stack
 
 
 def _is_online(api: str, name: str, since: float) -> bool:
     """Whether the pool's worker `name` has reported after `since`: one of yesterday counts as online for 90 s."""
-    found = json.loads(_ask(f"{api}/work_pools/{POOL}/workers/filter", {}))
     return any(
         worker["status"] == "ONLINE" and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() >= since
-        for worker in found
+        for worker in json.loads(_ask(f"{api}/work_pools/{POOL}/workers/filter", {}))
         if worker["name"] == name
     )
 
@@ -267,15 +256,3 @@ def _ask(url: str, body: Any = None) -> bytes:
     with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
         content: bytes = answer.read()
     return content
-
-
-def _document(home: Path, store: Store, ports: Ports, stack: Stack, seconds: float) -> dict[str, Any]:
-    return {
-        "home": str(home),
-        "pid": os.getpid(),
-        "pool": POOL,
-        "store": store.shown_uri,
-        "seconds": round(seconds, 1),
-        "services": stack.shown(),
-        "environment": exports(home, store, ports),
-    }

@@ -197,7 +197,7 @@ def test_the_experiment_keeps_its_artefacts_where_runs_without_a_server_do(stack
 
 def test_nothing_listens_beyond_this_machine(stack: Up) -> None:
     listening = [row.split()[1] for row in Path("/proc/net/tcp").read_text().splitlines()[1:] if row.split()[3] == "0A"]
-    ours = {f"{port:04X}" for port in stack.ports.wanted().values()}
+    ours = {f"{port:04X}" for port in stack.ports.by_service().values()}
     found = [address for address in listening if address.partition(":")[2] in ours]
     assert len(found) == 2 and {address.partition(":")[0] for address in found} == {"0100007F"}
 

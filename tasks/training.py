@@ -18,17 +18,15 @@ from bertft_core.training.spec import micro_batch_line
 @task(name="finetune", cache_policy=NO_CACHE)
 def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
     """The final fit on all training rows."""
-
-    told: set[Any] = set()
+    said: set[Any] = set()  # progress is repeated while nothing new happens
 
     def show(fraction: float, facts: dict[str, Any]) -> None:
         progress.fraction(fraction, f"fine-tuning: step {facts.get('step', '')}")
-        if "epoch" in facts and facts["epoch"] not in told:  # progress is repeated while nothing new happens
-            told.add(facts["epoch"])
+        if "epoch" in facts and facts["epoch"] not in said:
+            said.add(facts["epoch"])
             progress.say(f"  epoch {facts['epoch']}: validation score {facts['score']:.4f}, {facts['seconds']:.0f} s")
-
-        if "micro_batch" in facts and (line := micro_batch_line(facts)) not in told:
-            told.add(line)
+        if "micro_batch" in facts and (line := micro_batch_line(facts)) not in said:
+            said.add(line)
             progress.say(f"  {line}")
 
     settings = fitting.machine_settings(context)

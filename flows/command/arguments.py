@@ -40,7 +40,18 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--as-of", metavar="DATE", help="replay the night of DATE on rows up to it (data.date)")
             sub.add_argument("--live", action="store_true", help="let a replay move the live aliases")
         if verb in ("deploy", "serve"):
-            _schedule_options(sub, verb)
+            sub.add_argument("--cron", default="30 2 * * *", help="when a night begins (default: %(default)s)")
+            zone = "of --cron, such as Europe/Berlin (default UTC)"
+            sub.add_argument("--timezone", default="UTC", metavar="ZONE", help=zone)
+            sub.add_argument(
+                "--collision",
+                choices=("skip", "queue"),
+                default="skip",
+                help="a night that comes due while another is at work is left out, or waits (default skip)",
+            )
+            sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
+        if verb == "deploy":
+            sub.add_argument("--pool", default=POOL, help="process work pool, made when missing (default %(default)s)")
     sub = verbs.add_parser("predict", help="score a file with a registered model")
     sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
     sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")
@@ -49,22 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--text-pair", help="second text column")
     _common(sub)
     _registry_verbs(verbs)
-    _stack_verb(verbs)
+    text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
+    sub = verbs.add_parser("up", help=text, description=text)
+    for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
+        sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
+    sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
+    _common(sub)
     return parser
-
-
-def _schedule_options(sub: argparse.ArgumentParser, verb: str) -> None:
-    sub.add_argument("--cron", default="30 2 * * *", help="when a night begins (default: %(default)s)")
-    sub.add_argument("--timezone", default="UTC", metavar="ZONE", help="of --cron, such as Europe/Berlin (default UTC)")
-    sub.add_argument(
-        "--collision",
-        choices=("skip", "queue"),
-        default="skip",
-        help="a night that comes due while another is at work is left out, or waits (default skip)",
-    )
-    sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
-    if verb == "deploy":
-        sub.add_argument("--pool", default=POOL, help="process work pool, made when missing (default %(default)s)")
 
 
 def _registry_verbs(verbs: Any) -> None:
@@ -99,15 +101,6 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
     sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
     sub.add_argument("--apply", action="store_true", help="remove what is listed; safe to kill and repeat")
-
-
-def _stack_verb(verbs: Any) -> None:
-    text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
-    sub = verbs.add_parser("up", help=text, description=text)
-    for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
-        sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
-    sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
-    _common(sub)
 
 
 def _at_least_one(text: str) -> int:

@@ -69,22 +69,20 @@ class TrialBoard:
         metric: str,
         finished: Iterable[TrialResult] = (),
         *,
-        quiet: bool = False,
         workers: int = 1,
         console: WholeConsole | None = None,
     ) -> None:
-        self._total, self._workers, self._quiet = total, workers, quiet
+        self._total, self._workers = total, workers
         self._metric = score_column(metric)  # scores are higher is better
         self._console = console or WholeConsole(stderr=True, highlight=False)
         self._lock = threading.RLock()  # never held while the console is at work: that has locks of its own
         self._running: dict[int, _Row] = {}
         self._finished = {r.slot: r for r in finished}
         self._table: ExitStack | None = None  # while it stands on a terminal
-        self._borrowed: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Self:
         # a terminal by the file itself: FORCE_COLOR makes rich take a log file for one
-        if not self._quiet and self._console.file.isatty() and self._console.is_interactive:
+        if self._console.file.isatty() and self._console.is_interactive:
             live = Live(
                 console=self._console,
                 get_renderable=lambda: self,
@@ -92,18 +90,24 @@ class TrialBoard:
                 auto_refresh=False,
                 redirect_stdout=sys.stdout.isatty(),
             )
-            before = sys.stdout, sys.stderr
+            streams = sys.stdout, sys.stderr
             self._table = ExitStack()
             self._table.enter_context(shown(self._console, live))
-            self._borrow_loggers(before)
+            # Loggers hold the stream they were made with: while the table stands they write above it, too.
+            replaced = dict(zip(map(id, streams), (sys.stdout, sys.stderr), strict=True))
+            loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+            for handler in {id(h): h for logger in loggers for h in getattr(logger, "handlers", ())}.values():
+                consoles = [(c, "file") for c in vars(handler).values() if isinstance(c, Console)]
+                for owner, name in [(handler, "stream"), *consoles]:
+                    stream = getattr(owner, name, None)
+                    if replaced.get(id(stream), stream) is not stream:
+                        setattr(owner, name, replaced[id(stream)])
+                        self._table.callback(setattr, owner, name, stream)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for owner, name, value in self._borrowed:
-            setattr(owner, name, value)
-        self._borrowed.clear()
         if self._table is not None:
             self._table.close()
             self._table = None
@@ -124,11 +128,13 @@ class TrialBoard:
         with self._lock:
             self._running.pop(result.slot, None)
             self._finished[result.slot] = result
-            is_best, standing = self.best() is result, self._standing()
+            best, count, left = self.best(), len(self._finished), shown_time(self.seconds_left())
         if self._table is not None:
-            self._print(Text(str(result), style="bold green" if is_best else _COLOURS[result.state]))
+            style = "bold green" if best is result else _COLOURS[result.state]
+            self._console.print(Text(str(result), style=style), soft_wrap=True)
         else:
-            self.say(f"{result}; {standing}")
+            so_far = f"best {best.score:.4f} (trial {best.slot})" if best else "best …"
+            self.say(f"{result}; {count} of {self._total}, {so_far}, about {left} left")
 
     def drop(self, slot: int) -> None:
         """A trial ended without a result here: it leaves the table, nothing is counted."""
@@ -143,7 +149,7 @@ class TrialBoard:
 
     def say(self, text: str) -> None:
         """One line, above the table on a terminal."""
-        self._print(Text(text))
+        self._console.print(Text(text), soft_wrap=True)
 
     def best(self) -> TrialResult | None:
         """The complete trial with the highest score; ties by lower log loss, then lower slot. None without one."""
@@ -168,8 +174,9 @@ class TrialBoard:
         with self._lock:
             return sorted(self._running.values(), key=lambda r: r.slot)
 
-    def summary(self) -> list[Text]:
-        """The best so far; what is left and what was counted."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The board at this moment, laid out for the width it is given: running trials, the best, what is left."""
+        rows = self.rows()
         with self._lock:
             best, states = self.best(), Counter(r.state for r in self._finished.values())
         head = "no trial has completed yet"
@@ -177,34 +184,8 @@ class TrialBoard:
             head = f"best: trial {best.slot}, {self._metric} {best.score:.4f} ({short(best.params)})"
         counts = f"{states['complete']} complete, {states['pruned']} pruned, {states['fail']} failed"
         left = f"time left {shown_time(self.seconds_left())}; {states.total()} of {self._total} finished ({counts})"
-        return [Text(head, style="bold", no_wrap=True, overflow="ellipsis"), Text(left)]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The board at this moment, laid out for the width it is given."""
-        rows = self.rows()
-        yield Group(*([_table(rows, options.max_width)] if rows else []), *self.summary())
-
-    def _standing(self) -> str:
-        best = self.best()
-        shown = f"best {best.score:.4f} (trial {best.slot})" if best else "best …"
-        return f"{len(self._finished)} of {self._total}, {shown}, about {shown_time(self.seconds_left())} left"
-
-    def _print(self, text: Text) -> None:
-        if not self._quiet:
-            self._console.print(text, soft_wrap=True)
-
-    def _borrow_loggers(self, before: tuple[Any, ...]) -> None:
-        """Loggers hold the stream they were made with: while the table stands they write above it, too."""
-        known = [logging.root, *logging.root.manager.loggerDict.values()]
-        handlers = {id(h): h for logger in known for h in getattr(logger, "handlers", ())}
-        now = dict(zip(map(id, before), (sys.stdout, sys.stderr), strict=True))
-        for handler in handlers.values():
-            consoles = [(c, "file") for c in vars(handler).values() if isinstance(c, Console)]
-            for owner, name in [(handler, "stream"), *consoles]:
-                value = getattr(owner, name, None)
-                if id(value) in now and now[id(value)] is not value:
-                    self._borrowed.append((owner, name, value))
-                    setattr(owner, name, now[id(value)])
+        lines = [Text(head, style="bold", no_wrap=True, overflow="ellipsis"), Text(left)]
+        yield Group(*([_table(rows, options.max_width)] if rows else []), *lines)
 
 
 def _table(rows: list[_Row], width: int) -> Table:
@@ -221,13 +202,16 @@ def _table(rows: list[_Row], width: int) -> Table:
         ("time", lambda r: shown_time(r.elapsed()), 0),
     ]
     table = Table(box=None, padding=(0, 1, 0, 0), width=width, header_style="dim")
-    shown = [(name, cell) for name, cell, least in columns if width >= least]
-    for name, _ in shown:
+    cells = []
+    for name, cell, least in columns:
+        if width < least:
+            continue
         is_long = name == "parameters"
         justify: Literal["left", "right"] = "left" if name in ("parameters", "worker", "") else "right"
         table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if is_long else None, justify=justify)
+        cells.append(cell)
     for row in rows:
-        table.add_row(*(cell(row) for _, cell in shown))
+        table.add_row(*(cell(row) for cell in cells))
     return table
 
 
@@ -239,11 +223,10 @@ def _step(row: _Row) -> str:
 
 def short(params: Mapping[str, Any]) -> str:
     """Parameters in few characters: the last part of names and paths, three digits."""
-    shown = ((name.rpartition(".")[2], value) for name, value in params.items())
-    return ", ".join(f"{name} {_short_value(value)}" for name, value in shown)
-
-
-def _short_value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return PurePath(value).name if isinstance(value, str) and value else str(value)
+    words = []
+    for name, value in params.items():
+        text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        if isinstance(value, str) and value:
+            text = PurePath(value).name
+        words.append(f"{name.rpartition('.')[2]} {text}")
+    return ", ".join(words)

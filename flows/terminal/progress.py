@@ -18,10 +18,16 @@ from flows.terminal.console import WholeConsole, shown
 class Reporter:
     """Stage seconds and progress of one command; of a flow run of a deployment, where it is made inside the flow."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._quiet = quiet
-        log = _run_log()
+        log: Callable[[str], None] | None = None
+        if "prefect" in sys.modules:  # else a command without a flow
+            from prefect import get_run_logger
+            from prefect.context import FlowRunContext
+            from prefect.runtime import deployment
+
+            if FlowRunContext.get() and deployment.id:
+                log = get_run_logger().info  # Prefect also shows it on the worker's or server's terminal
         self._logs_stages = log is not None
         self._console = WholeConsole(file=log and _Lines(log), stderr=log is None, highlight=False)
         self._bar: Progress | None = None
@@ -30,17 +36,15 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line on stderr, or in the log of the deployment's run."""
-        if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Reporter]:
         """Time a stage; its bar shows while it runs, its line stays."""
         start = time.monotonic()
-        show = not self._quiet and not self._logs_stages and sys.stderr.isatty()
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         try:
-            if show:
+            if not self._logs_stages and sys.stderr.isatty():
                 self._bar = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
                 with self._console:  # which comes before the bar's own locks (flows/terminal/console.py)
                     self._task = self._bar.add_task(name, total=1.0)
@@ -59,7 +63,7 @@ class Reporter:
     ) -> Iterator[TrialBoard]:
         """A board of trials in place of the current stage's bar, which does not come back; `say` goes above it."""
         self._end_bar()
-        with TrialBoard(total, metric, finished, quiet=self._quiet, workers=workers, console=self._console) as board:
+        with TrialBoard(total, metric, finished, workers=workers, console=self._console) as board:
             yield board
 
     def _end_bar(self) -> None:
@@ -80,22 +84,11 @@ class Reporter:
 class _Lines(io.TextIOBase):
     """A text file whose lines become log records."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
 
     def write(self, text: str) -> int:
         for line in text.splitlines():
             if line.strip():
-                self._tell(line)
+                self._log(line)
         return len(text)
-
-
-def _run_log() -> Callable[[str], None] | None:
-    """The log of the deployment's flow run around us, which Prefect also shows on the worker's or server's terminal."""
-    if "prefect" not in sys.modules:  # a command without a flow
-        return None
-    from prefect import get_run_logger
-    from prefect.context import FlowRunContext
-    from prefect.runtime import deployment
-
-    return get_run_logger().info if FlowRunContext.get() and deployment.id else None

@@ -117,16 +117,6 @@ def test_lines_are_kept_in_a_log_file_though_colours_are_forced(monkeypatch: pyt
     assert len(file.getvalue().splitlines()) == 1 and "\x1b[?25l" not in file.getvalue()
 
 
-@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
-def test_quiet_prints_nothing(kind: type[io.StringIO]) -> None:
-    file = kind()
-    with TrialBoard(2, "macro_f1", quiet=True, console=console(file)) as board:
-        board.start(0, PARAMS, "w")
-        board.done(trial(0))
-        board.say("no")
-    assert file.getvalue() == ""
-
-
 def test_lines_of_many_threads_count_every_trial_once() -> None:
     file = io.StringIO()
     with TrialBoard(160, "macro_f1", workers=8, console=console(file)) as board:

@@ -20,8 +20,8 @@ def test_tokens_are_used_again_only_while_their_digests_hold(project, tmp_path: 
 
     @flow(validate_parameters=False)
     def tokens() -> object:
-        dataset = ingest_rows(config, home, Reporter(quiet=True))
-        state = tokenize_rows(config, dataset, home, Reporter(quiet=True), return_state=True)
+        dataset = ingest_rows(config, home, Reporter())
+        state = tokenize_rows(config, dataset, home, Reporter(), return_state=True)
         states.append(state.name)
         return state.result()
 

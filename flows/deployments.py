@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import Flow, serve
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
@@ -122,16 +122,3 @@ def deploy(plan: Plan, pool: str) -> dict[str, Any]:
         "worker": f"prefect worker start --pool {pool}",
         "now": f"prefect deployment run {made[0].full_name}",
     }
-
-
-def serve_here(plan: Plan) -> None:
-    """Serve the deployments from this process until it is interrupted; runs are its child processes."""
-    serve(*deployments(plan), print_starting_message=True)
-
-
-def require_server(*, is_served: bool) -> None:
-    """Raises InputError where no Prefect server is configured: an embedded one ends with its command."""
-    if not is_served:
-        raise InputError(
-            "no Prefect server: `bertft up` starts one; then set PREFECT_API_URL, as it prints, or a Prefect profile"
-        )

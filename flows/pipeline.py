@@ -19,8 +19,8 @@ from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.recipe.release import Standing, standing_release
-from bertft_core.recipe.runs import Run, fitted, identify
+from bertft_core.recipe.release import standing_release
+from bertft_core.recipe.runs import fitted, identify
 from bertft_core.registry.answers import Scorer
 from flows.release import release
 from flows.search import search
@@ -29,8 +29,6 @@ from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.evaluation import evaluate_model, review_model, write_report
 from tasks.training import finetune_model
-
-STAGES = ("search", "finetune", "evaluate", "promote")
 
 
 def _run_name() -> str:
@@ -69,7 +67,8 @@ def pipeline(
     with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id}", FOREVER, say_waiting):
         context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
         if last == "promote" and (standing := standing_release(store, context)):
-            return unchanged(run, standing, report)
+            result = {**(run.result or {}), **asdict(standing), "promoted": False, "outcome": "unchanged"}
+            return {**result, "reason": f"unchanged since version {standing.version}", "seconds": report.seconds}
         tree = Tree(store, context, flow_run.id)
         try:
             result = _train_and_release(context, tree, report, last)
@@ -104,7 +103,7 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
                 tree.evaluation(evaluation)
             with report.stage("review"):
                 review_model(context, fit, evaluation, report)
-            result["test"] = test_document(evaluation)
+            result["test"] = _test_document(evaluation)
         if scorer is not None:
             with report.stage("release"):
                 released = release(context, fit, tree, scorer)
@@ -133,7 +132,7 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
     return (config.with_values(winner.best.params) if winner else config), choice
 
 
-def test_document(evaluation: Any) -> dict[str, Any]:
+def _test_document(evaluation: Any) -> dict[str, Any]:
     """The `test` part of the result document."""
     scores = ("accuracy", "macro_f1", "log_loss")
     baseline = [f"baseline_{name}" for name in ("accuracy", "macro_f1", "difference", "difference_interval")]
@@ -141,9 +140,3 @@ def test_document(evaluation: Any) -> dict[str, Any]:
     document |= {f"{name}_interval": evaluation.intervals[name] for name in scores}
     document |= {"micro_f1": evaluation.scores.micro_f1} if evaluation.scores.multi_label else {}
     return with_floor_keys(document | {name: getattr(evaluation, name) for name in baseline})
-
-
-def unchanged(run: Run, standing: Standing, report: Reporter) -> dict[str, Any]:
-    """The result document of a finished run once more: nothing was trained or registered."""
-    result = {**(run.result or {}), **asdict(standing), "promoted": False, "outcome": "unchanged"}
-    return {**result, "reason": f"unchanged since version {standing.version}", "seconds": report.seconds}

@@ -82,11 +82,15 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
 def _deployed(args: argparse.Namespace) -> dict[str, Any]:
     load_config(args.config, args.overrides)
     home = _open_home(args)
-    is_served = prepare_environment(home)
-    from flows import deployments
+    if not prepare_environment(home):  # a server that Prefect embeds would end with this command
+        raise InputError(
+            "no Prefect server: `bertft up` starts one; then set PREFECT_API_URL, as it prints, or a Prefect profile"
+        )
+    from prefect import serve
 
-    deployments.require_server(is_served=is_served)
-    plan = deployments.Plan(
+    from flows.deployments import Plan, deploy, deployments
+
+    plan = Plan(
         config_path=Path(args.config).resolve(),
         overrides=tuple(args.overrides),
         home=home,
@@ -97,8 +101,8 @@ def _deployed(args: argparse.Namespace) -> dict[str, Any]:
         is_paused=args.paused,
     )
     if args.verb == "deploy":
-        return deployments.deploy(plan, args.pool)
-    deployments.serve_here(plan)
+        return deploy(plan, args.pool)
+    serve(*deployments(plan), print_starting_message=True)  # until Ctrl-C; runs are child processes of this one
     return {"name": plan.config_path.stem, "served": False}
 
 

@@ -82,27 +82,28 @@ class TrialBoard:
 
     def __enter__(self) -> Self:
         # a terminal by the file itself: FORCE_COLOR makes rich take a log file for one
-        if self._console.file.isatty() and self._console.is_interactive:
-            live = Live(
-                console=self._console,
-                get_renderable=lambda: self,
-                transient=True,
-                auto_refresh=False,
-                redirect_stdout=sys.stdout.isatty(),
-            )
-            streams = sys.stdout, sys.stderr
-            self._table = ExitStack()
-            self._table.enter_context(shown(self._console, live))
-            # Loggers hold the stream they were made with: while the table stands they write above it, too.
-            replaced = dict(zip(map(id, streams), (sys.stdout, sys.stderr), strict=True))
-            loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-            for handler in {id(h): h for logger in loggers for h in getattr(logger, "handlers", ())}.values():
-                consoles = [(c, "file") for c in vars(handler).values() if isinstance(c, Console)]
-                for owner, name in [(handler, "stream"), *consoles]:
-                    stream = getattr(owner, name, None)
-                    if replaced.get(id(stream), stream) is not stream:
-                        setattr(owner, name, replaced[id(stream)])
-                        self._table.callback(setattr, owner, name, stream)
+        if not self._console.file.isatty() or not self._console.is_interactive:
+            return self
+        live = Live(
+            console=self._console,
+            get_renderable=lambda: self,
+            transient=True,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        streams = sys.stdout, sys.stderr
+        self._table = ExitStack()
+        self._table.enter_context(shown(self._console, live))
+        # Loggers hold the stream they were made with: while the table stands they write above it, too.
+        replaced = dict(zip(map(id, streams), (sys.stdout, sys.stderr), strict=True))
+        loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+        for handler in {id(h): h for logger in loggers for h in getattr(logger, "handlers", ())}.values():
+            consoles = [(c, "file") for c in vars(handler).values() if isinstance(c, Console)]
+            for owner, name in [(handler, "stream"), *consoles]:
+                stream = getattr(owner, name, None)
+                if replaced.get(id(stream), stream) is not stream:
+                    setattr(owner, name, replaced[id(stream)])
+                    self._table.callback(setattr, owner, name, stream)
         return self
 
     def __exit__(

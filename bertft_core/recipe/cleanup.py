@@ -22,11 +22,12 @@ from bertft_core.config.store import Store
 from bertft_core.recipe.nights.log import last_runs
 from bertft_core.recipe.runs import RunFolder
 from bertft_core.registry import aliases, entries, ledger, versions
-from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
+from bertft_core.registry.aliases import RUN_ID
 from bertft_core.registry.artifacts import EVIDENCE_FOLDER, SCRATCH
 
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
 _CACHES = ("data", "tokens", "floors")
+_COPIES = {"served": "served copy", EVIDENCE_FOLDER: "evidence copy", "promote": "copy of test rows"}
 _STORE_LOCK = "mlflow.lock"
 _DOOMED = ".removed"
 
@@ -67,16 +68,16 @@ def clean_up(
                 stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
             for name in _our_models(store):
                 ledger.settle(store, name)
-        found = list(_plan(store, policy))
-        for removal in found if apply else ():
+        removals = list(_plan(store, policy))
+        for removal in removals if apply else ():
             _remove(store, removal, policy)
             say(f"removed {removal.kind} {removal.name}")
     return {
         "applied": apply,
         "keep": keep,
         "days": days,
-        "bytes": sum(r.size or 0 for r in found),
-        "removals": [asdict(r) for r in found],
+        "bytes": sum(r.size or 0 for r in removals),
+        "removals": [asdict(r) for r in removals],
     }
 
 
@@ -109,27 +110,14 @@ def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
     for path in sorted(home.glob(f"{SCRATCH}*")):
         if _age(path) < policy.oldest:
             yield _folder("leftover", path, "a command was killed")
-    stays = [v for name, found in ours.items() for v in found if v.version in needed[name]]
-    uses = Counter(v.model_id for found in everything.values() for v in found)  # a copy under another name shares files
-    for name, found in ours.items():
-        loose = [v for v in found if v.version not in needed[name] and uses[v.model_id] == 1]
-        yield from _versions(store, loose, policy)
-    yield from _copies(home, {v.model_id for v in stays}, policy)
-    runs = _runs(home)
-    is_busy = any("result" not in state and _age(RunFolder(path).state) >= policy.oldest for path, state in runs)
-    rests = {v.tags.get(RUN_ID, "") for v in stays} | last_runs(home)
-    yield from _run_folders(runs, rests, policy)
-    yield from _search_folders(home, runs, policy)
-    for cache in _CACHES:
-        for path in () if is_busy else _old(home / cache, policy):
-            yield _folder("cache", path, f"older than the policy; {cache} are made again when needed")
-    for path in () if is_busy else _unread(home / "prefix", policy):
-        yield _folder("cache", path, "hidden states that no fit has read of late; computed again when needed")
 
-
-def _versions(store: Store, found: list[RegisteredVersion], policy: _Policy) -> Iterator[Removal]:
-    for version in found:
-        if version.tags.get(RUN_ID) and version.created_ms / 1000 < policy.oldest:  # no tag: not made by bertft
+    stays = [v for name, registered in ours.items() for v in registered if v.version in needed[name]]
+    # A copy of a version under another name shares its files.
+    uses = Counter(v.model_id for registered in everything.values() for v in registered)
+    for version in (v for registered in ours.values() for v in registered):
+        is_loose = version.version not in needed[version.name] and uses[version.model_id] == 1
+        is_old = version.created_ms / 1000 < policy.oldest
+        if is_loose and is_old and version.tags.get(RUN_ID):  # no tag: not made by bertft
             yield Removal(
                 kind="version",
                 name=str(version),
@@ -138,22 +126,31 @@ def _versions(store: Store, found: list[RegisteredVersion], policy: _Policy) -> 
                 model=version.name,
                 version=version.version,
             )
-
-
-def _copies(home: Path, needed_models: set[str], policy: _Policy) -> Iterator[Removal]:
-    for folder, kind in (
-        ("served", "served copy"),
-        (EVIDENCE_FOLDER, "evidence copy"),
-        ("promote", "copy of test rows"),
-    ):
+    for folder, kind in _COPIES.items():
         for path in _old(home / folder, policy):
-            if path.name not in needed_models:
+            if path.name not in {v.model_id for v in stays}:
                 yield _folder(kind, path, "downloaded again when needed")
 
+    folders = [RunFolder(path) for path in sorted((home / "runs").glob("[!.]*/"))]
+    runs = [(folder.path, dict(read_json(folder.state))) for folder in folders if folder.state.exists()]
+    rests = {v.tags.get(RUN_ID, "") for v in stays} | last_runs(home)
+    yield from _run_folders(runs, rests, policy)
+    finished = {state["study"] for _, state in runs if "study" in state and "result" in state}
+    unfinished = {state["study"] for _, state in runs if "study" in state and "result" not in state}
+    for path in sorted(p for p in (home / "search").glob("[!.]*") if p.is_dir()):
+        if path.name in finished - unfinished:
+            yield _folder("search folder", path, "its run has finished; the study stays in studies.db")
+        elif path.name not in unfinished and _age(path) < policy.oldest:
+            yield _folder("search folder", path, "older than the policy, no run claims it")
 
-def _runs(home: Path) -> list[tuple[Path, dict[str, Any]]]:
-    folders = sorted((home / "runs").glob("[!.]*/"))
-    return [(path, dict(read_json(RunFolder(path).state))) for path in folders if RunFolder(path).state.exists()]
+    if any("result" not in state and _age(RunFolder(path).state) >= policy.oldest for path, state in runs):
+        return  # an unfinished run works with the caches
+    for cache in _CACHES:
+        for path in _old(home / cache, policy):
+            yield _folder("cache", path, f"older than the policy; {cache} are made again when needed")
+    for path in sorted((home / "prefix").glob("[!.]*/")):
+        if max(map(_age, [path, *path.iterdir()])) < policy.oldest:  # a segment's time is when it was last read
+            yield _folder("cache", path, "hidden states that no fit has read of late; computed again when needed")
 
 
 def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str], policy: _Policy) -> Iterator[Removal]:
@@ -172,23 +169,8 @@ def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str],
                 yield _folder("checkpoint", checkpoint, f"run {path.name} has finished")
 
 
-def _search_folders(home: Path, runs: list[tuple[Path, dict[str, Any]]], policy: _Policy) -> Iterator[Removal]:
-    finished = {state["study"] for _, state in runs if "study" in state and "result" in state}
-    open_ones = {state["study"] for _, state in runs if "study" in state and "result" not in state}
-    for path in sorted(p for p in (home / "search").glob("[!.]*") if p.is_dir()):
-        if path.name in finished - open_ones:
-            yield _folder("search folder", path, "its run has finished; the study stays in studies.db")
-        elif path.name not in open_ones and _age(path) < policy.oldest:
-            yield _folder("search folder", path, "older than the policy, no run claims it")
-
-
 def _old(folder: Path, policy: _Policy) -> list[Path]:
     return [p for p in sorted(folder.glob("[!.]*")) if _age(p) < policy.oldest]
-
-
-def _unread(folder: Path, policy: _Policy) -> list[Path]:
-    """Folders of the prefix cache; a segment's time is when it was last read."""
-    return [p for p in sorted(folder.glob("[!.]*/")) if max(map(_age, [p, *p.iterdir()])) < policy.oldest]
 
 
 def _age(path: Path) -> float:

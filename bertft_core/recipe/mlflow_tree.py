@@ -68,37 +68,35 @@ class Tree:
         self._mirror("confirm", results)
 
     def _mirror(self, role: str, results: Sequence[TrialResult]) -> None:
-        """Those that MLflow does not hold as ended yet; ending is the last write, so a torn one is written again.
+        """Write the trials that MLflow does not hold as ended yet: ending is the last write, so a torn one comes again.
 
         A slot's trial is known by its start: with another storage (which is no part of what a run is) it is another.
         """
         if role not in self._mirrored:
             self._mirrored[role] = store.ended_slots(self.store, self._run.run_id, role)
         for result in results:
-            if abs(self._mirrored[role].get(result.slot, -1.0) - result.started) > _MILLISECOND:
-                self._child(role, result)
-                self._mirrored[role][result.slot] = result.started
-
-    def _child(self, role: str, result: TrialResult) -> None:
-        tags = {
-            "bertft.state": result.state,
-            "bertft.reason": result.reason,
-            "bertft.phase": "" if result.depth is None else f"depth {result.depth}",
-            "bertft.host": result.host,
-            "bertft.trial_number": str(result.number),
-            "bertft.seed": str(result.seed),
-        }
-        run_id = self._open(role, self._search, f"{role} {result.slot}", tags, result.slot, result.started)
-        store.log_params(self.store, run_id, result.params)
-        fit = result.fit
-        numbers = {"seconds": result.seconds, "score": result.score, "log_loss": result.log_loss}
-        numbers |= {"latency_ms": result.latency_ms, "size_bytes": result.size_bytes}
-        points = [store.MetricPoint(key=k, value=float(v)) for k, v in numbers.items() if v is not None]
-        for part, score in fit.rungs if fit else ():
-            points.append(store.MetricPoint(key="rung_score", value=score, step=round(100 * part)))
-        points += store.history_points([asdict(epoch) for epoch in fit.history] if fit else [])
-        store.log_metrics(self.store, run_id, points)
-        store.finish_run(self.store, run_id, failed=result.state == "fail", ended=result.finished)
+            if abs(self._mirrored[role].get(result.slot, -1.0) - result.started) <= _MILLISECOND:
+                continue
+            tags = {
+                "bertft.state": result.state,
+                "bertft.reason": result.reason,
+                "bertft.phase": "" if result.depth is None else f"depth {result.depth}",
+                "bertft.host": result.host,
+                "bertft.trial_number": str(result.number),
+                "bertft.seed": str(result.seed),
+            }
+            run_id = self._open(role, self._search, f"{role} {result.slot}", tags, result.slot, result.started)
+            store.log_params(self.store, run_id, result.params)
+            fit = result.fit
+            numbers = {"seconds": result.seconds, "score": result.score, "log_loss": result.log_loss}
+            numbers |= {"latency_ms": result.latency_ms, "size_bytes": result.size_bytes}
+            points = [store.MetricPoint(key=k, value=float(v)) for k, v in numbers.items() if v is not None]
+            for part, score in fit.rungs if fit else ():
+                points.append(store.MetricPoint(key="rung_score", value=score, step=round(100 * part)))
+            points += store.history_points([asdict(epoch) for epoch in fit.history] if fit else [])
+            store.log_metrics(self.store, run_id, points)
+            store.finish_run(self.store, run_id, failed=result.state == "fail", ended=result.finished)
+            self._mirrored[role][result.slot] = result.started
 
     def search_done(self, winner: SearchWinner, files: Sequence[Path]) -> None:
         """Close the search run with its winner, pictures and page."""
@@ -145,10 +143,10 @@ class Tree:
         """Keep the result document, say on the root how it ended; close final and pipeline run."""
         write_json(self._run.folder.result, result)
         store.log_files(self.store, self.root, [self._run.folder.result])
-        told = f"version {result['version']}: {result['outcome']}. {result['reason']}"
-        store.set_tags(self.store, self.root, {store.NOTE: told[:5000], "bertft.outcome": result["outcome"]})
-        shown = {f"test_{key}": result["test"][key] for key in ("accuracy", "macro_f1", "log_loss")}
-        store.log_metrics(self.store, self.root, shown)
+        note = f"version {result['version']}: {result['outcome']}. {result['reason']}"
+        store.set_tags(self.store, self.root, {store.NOTE: note[:5000], "bertft.outcome": result["outcome"]})
+        scores = {f"test_{key}": result["test"][key] for key in ("accuracy", "macro_f1", "log_loss")}
+        store.log_metrics(self.store, self.root, scores)
         self.close()
 
     def close(self) -> None:

@@ -98,7 +98,16 @@ class Scorer:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, **_environment(store)},
+            env={
+                **os.environ,
+                "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
+                "MLFLOW_TRACKING_URI": store.tracking_uri,
+                "MLFLOW_REGISTRY_URI": store.registry_uri,
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "DO_NOT_TRACK": "true",
+                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+                "HF_HUB_OFFLINE": "1",
+            },
             text=True,
         )
 
@@ -137,29 +146,17 @@ class Scorer:
         except subprocess.TimeoutExpired:
             self._end()
             last_words = f"no answer within {timeout_seconds:g} s"
-        return {uri: _answer_of(uri, file, last_words) for uri, file in files.items()}
-
-
-def _answer_of(uri: str, file: Path, last_words: str) -> Answers | ArtifactError:
-    """said: last words of the process that all versions share."""
-    own = _log(file).read_text(encoding="utf-8", errors="replace") if _log(file).exists() else ""
-    _log(file).unlink(missing_ok=True)
-    if file.exists():
-        return Answers.read(file)
-    return ArtifactError(f"{uri} cannot be scored in a fresh process:\n{(own or last_words)[-2000:]}")
+        answers: dict[str, Answers | ArtifactError] = {}
+        for uri, file in files.items():
+            own = _log(file).read_text(encoding="utf-8", errors="replace") if _log(file).exists() else ""
+            _log(file).unlink(missing_ok=True)
+            if file.exists():
+                answers[uri] = Answers.read(file)
+            else:
+                why = (own or last_words)[-2000:]
+                answers[uri] = ArtifactError(f"{uri} cannot be scored in a fresh process:\n{why}")
+        return answers
 
 
 def _log(file: Path) -> Path:
     return file.with_name(f"{file.name}.log")
-
-
-def _environment(store: Store) -> dict[str, str]:
-    return {
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
-        "MLFLOW_TRACKING_URI": store.tracking_uri,
-        "MLFLOW_REGISTRY_URI": store.registry_uri,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "HF_HUB_OFFLINE": "1",
-    }

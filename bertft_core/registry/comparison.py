@@ -13,7 +13,6 @@ from bertft_core.config.run import DataConfig
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts
 from bertft_core.registry.answers import require, score_versions
-from bertft_core.registry.artifacts import SCRATCH
 from bertft_core.serving.artifact import ArtifactCard
 
 _TEXT = 160  # characters of a text that are shown
@@ -38,8 +37,11 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
     """Both versions' scores, the paired difference (second minus first) with interval, McNemar, disagreements.
 
     Columns are those of the first version's training rows; `label` overrides one. Rows that a version was trained
-    on flatter it. Raises InputError for an unknown version or other classes, DataError for an unusable file.
+    on flatter it. Raises InputError for an unknown version or other classes, DataError for an unusable file,
+    ArtifactError where a version does not answer.
     """
+    import pandas as pd
+
     from bertft_core.evaluation.comparison import compare
     from bertft_core.evaluation.scores.labels import labels_of
 
@@ -53,7 +55,14 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
         )
     rows = read_labelled(data, cards[0], label)
     labels = labels_of(rows.labels, classes, rows.weights)
-    one, two = (labels.predictions(*found) for found in _answers(store, name, (first, second), rows, classes))
+    frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
+    with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
+        source = Path(scratch) / "rows.parquet"
+        frame.to_parquet(source)
+        outs = {f"models:/{name}/{version}": Path(scratch) / f"{version}.npz" for version in (first, second)}
+        scored = score_versions(outs, source, 0, store)
+        both = [require(scored[f"models:/{name}/{version}"]) for version in (first, second)]
+        one, two = (labels.predictions(a.probabilities(classes), a.predicted(classes)) for a in both)
     result = compare(labels, one, two).to_json()
     result["shown"] = [
         {**shown, "row": rows.rows[shown["row"]], "text": rows.texts[shown["row"]][:_TEXT]} for shown in result["shown"]
@@ -73,16 +82,14 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
 
     if not data.is_file():
         raise DataError(f"--data {data}: no such file")
-    given = label or card.label
-    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair, "label": given}
-    if isinstance(given, str):
-        columns["classes"] = list(card.classes)
+    labelled = label or card.label  # one column, or one for each class
+    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair}
+    if isinstance(labelled, str):
+        columns |= {"label": labelled, "classes": list(card.classes)}
     else:
-        columns["label"] = list(given)
-    config, column = (
-        DataConfig(source=str(data), **columns),
-        LabelColumn(list(card.classes), multi_label=card.multi_label),
-    )
+        columns["label"] = list(labelled)
+    config = DataConfig(source=str(data), **columns)
+    column = LabelColumn(list(card.classes), multi_label=card.multi_label)
     checker, skipped = RowChecker(config, column), Counter[str]()
     rows, texts, pairs = [], [], []
     for batch in read_batches(data, config):
@@ -108,19 +115,3 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
         weights=labels.dense(0, len(rows)) if labels.is_soft else None,
         skipped=dict(skipped),
     )
-
-
-def _answers(
-    store: Store, name: str, versions: tuple[str, ...], rows: LabelledRows, classes: tuple[str, ...]
-) -> list[tuple[Any, Any]]:
-    """Probabilities [n, C] and decisions [n] of each version. Raises ArtifactError where one does not answer."""
-    import pandas as pd
-
-    frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
-    with tempfile.TemporaryDirectory(dir=store.home, prefix=SCRATCH) as scratch:
-        source = Path(scratch) / "rows.parquet"
-        frame.to_parquet(source)
-        outs = {f"models:/{name}/{version}": Path(scratch) / f"{version}.npz" for version in versions}
-        scored = score_versions(outs, source, 0, store)
-        both = [require(scored[f"models:/{name}/{version}"]) for version in versions]
-        return [(found.probabilities(classes), found.predicted(classes)) for found in both]

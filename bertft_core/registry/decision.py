@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from bertft_core.base.errors import ArtifactError, ConfigError, DataError, InputError
@@ -25,18 +25,37 @@ def promote_or_keep(
 
     approved: a person has said yes. Returns the gate's decision too, None where the gate was not needed.
     """
-    view, version = ledger.settle(store, candidate.name), candidate.version
-    gate = None
+    view, name, version = ledger.settle(store, candidate.name), candidate.name, candidate.version
     entry = _without_gate(view, version, candidate.weights_digest, prefect_run)
     if entry is None:
         fingerprint = gate_fingerprint(candidate, store)
         if not approved:  # an approval may follow a "no" that was said before: then the gate decides anew
             entry = entries.standing_decision(view.entries, version, view.champion, fingerprint)
-    if entry is None:
-        draft, gate = _with_gate(candidate, view, approved=approved, fingerprint=fingerprint)
-        entry = _write(view, draft, prefect_run)
     look = (f"mlflow ui --backend-store-uri {store.shown_uri}", str(candidate.folder.page))
-    return ledger.release_of(candidate.name, entry, look, version), gate
+    if entry is not None:
+        return ledger.release_of(name, entry, look, version), None
+    gate, fault = None, view.champion_fault  # why the champion cannot be compared with
+    if not fault:
+        try:
+            gate = judge(candidate, view, view.champion)
+        except (ArtifactError, InputError) as error:  # it does not load, or knows other labels
+            if view.champion is None or isinstance(error, DataError | ConfigError):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            fault = " … ".join(dict.fromkeys((lines[0], lines[-1])))
+    if gate is None and store.config.promotion.champion_unavailable == "keep":
+        entry = _write(view, entries.KEPT, version, _not_comparable(str(fault), name, version), prefect_run)
+    else:
+        gate = gate or judge(candidate, view, None)
+        write_json(candidate.folder.decision_json, gate.to_json())
+        reason = f"{fault} (promotion.champion_unavailable: promote); {gate.reason}" if fault else gate.reason
+        action = entries.PROMOTED if gate.promote else entries.KEPT
+        if gate.promote and store.config.promotion.require_approval:
+            action = entries.APPROVED if approved else entries.AWAITING
+            finish = f"`bertft promote {name} {version} --approve`"
+            reason = reason if approved else f"awaiting approval: {reason}; finish with {finish}"
+        entry = _write(view, action, version, reason, prefect_run, gate_numbers(gate, fingerprint))
+    return ledger.release_of(name, entry, look, version), gate
 
 
 def bar(store: Store, name: str, version: str, weights: str, prefect_run: str = "") -> LedgerEntry | None:
@@ -64,58 +83,24 @@ def _without_gate(view: ModelView, version: str, weights: str, prefect_run: str)
         reason = _not_comparable(view.champion_fault, name, version)
     else:
         return None
-    return _write(view, _draft(view, action, version, reason), prefect_run)
+    return _write(view, action, version, reason, prefect_run)
 
 
-def _with_gate(
-    candidate: Candidate, view: ModelView, *, approved: bool, fingerprint: str
-) -> tuple[Draft, PromotionDecision | None]:
-    """What is to be done with a candidate that nothing bars; no gate's decision where the champion does not answer."""
-    settings, version = view.store.config.promotion, candidate.version
-    gate, fault = (None, view.champion_fault) if view.champion_fault else _compare(candidate, view)
-    if gate is None:
-        if settings.champion_unavailable == "keep":
-            return _draft(view, entries.KEPT, version, _not_comparable(str(fault), view.name, version)), None
-        gate = judge(candidate, view, None)
-    write_json(candidate.folder.decision_json, gate.to_json())
-    reason = f"{fault} (promotion.champion_unavailable: promote); {gate.reason}" if fault else gate.reason
-    action = entries.PROMOTED if gate.promote else entries.KEPT
-    if gate.promote and settings.require_approval:
-        action = entries.APPROVED if approved else entries.AWAITING
-        finish = f"`bertft promote {view.name} {version} --approve`"
-        reason = reason if approved else f"awaiting approval: {reason}; finish with {finish}"
-    return _draft(view, action, version, reason, gate_numbers(gate, fingerprint)), gate
-
-
-def _compare(candidate: Candidate, view: ModelView) -> tuple[PromotionDecision | None, str | None]:
-    """The gate's decision; None and why where the champion does not load or knows other labels."""
-    try:
-        return judge(candidate, view, view.champion), None
-    except (DataError, ConfigError):
-        raise
-    except (ArtifactError, InputError) as fault:
-        if view.champion is None:
-            raise
-        lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
-        return None, " … ".join(dict.fromkeys((lines[0], lines[-1])))
-
-
-def _draft(view: ModelView, action: str, version: str, reason: str, numbers: dict[str, Any] | None = None) -> Draft:
-    to_version = version if action in entries.PROMOTIONS else view.champion
-    return Draft(
+def _write(
+    view: ModelView, action: str, version: str, reason: str, prefect_run: str, numbers: dict[str, Any] | None = None
+) -> LedgerEntry:
+    """The entry that says this already, else a new one."""
+    draft = Draft(
         action=action,
         version=version,
         champion=view.champion,
-        to_version=to_version,
+        to_version=version if action in entries.PROMOTIONS else view.champion,
         reason=reason,
         numbers=numbers or {},
+        prefect_run=prefect_run,
     )
-
-
-def _write(view: ModelView, draft: Draft, prefect_run: str) -> LedgerEntry:
-    """The entry that says it already, else a new one."""
-    same = entries.repeated(view.entries, draft.version, draft.action, draft.reason, view.champion)
-    return same or ledger.write(view.store, view.name, replace(draft, prefect_run=prefect_run))
+    same = entries.repeated(view.entries, version, action, reason, view.champion)
+    return same or ledger.write(view.store, view.name, draft)
 
 
 GATE_CODE = (

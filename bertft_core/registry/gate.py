@@ -13,7 +13,7 @@ from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import read_json
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.config.store import Store
-from bertft_core.evaluation.gate.checks import Check, label_set_check, latency_check, seen_rows_check, size_check
+from bertft_core.evaluation.gate.checks import label_set_check, latency_check, seen_rows_check, size_check
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.registry import aliases, artifacts, entries
@@ -126,8 +126,14 @@ def judge_against(
         raise InputError(
             f"version {rivals[0].version} was trained on all {len(rows)} test rows: no row is left to compare on"
         )
-    own_checks = _measured(candidate, rule)
-    own_checks += [seen_rows_check(int((~unseen).sum()), len(rows))] if rivals else []
+    own_checks = []
+    if rule.max_latency_ms is not None:  # as the parity check measured it, one row at a time
+        facts = read_json(f"{folder.answers(candidate.version)}.json")
+        own_checks.append(latency_check(facts["latency_ms"], rule.max_latency_ms))
+    if rule.max_size_mb is not None:
+        own_checks.append(size_check(candidate.size_mb, rule.max_size_mb))
+    if rivals:
+        own_checks.append(seen_rows_check(int((~unseen).sum()), len(rows)))
 
     def own(file: Path) -> Any:
         return np.load(file, allow_pickle=False)[unseen] if file.exists() else None
@@ -168,14 +174,3 @@ def _rival(candidate: Candidate, version: str, store: Store) -> Rival:
     except ArtifactError:  # its evidence does not say
         trained_on = np.zeros(0, dtype=np.uint64)
     return Rival(version=version, answers=answers, trained_on=trained_on)
-
-
-def _measured(candidate: Candidate, rule: PromotionRule) -> list[Check]:
-    """Latency and size, where the rule asks for them; latency is the parity check's, one row at a time."""
-    checks = []
-    if rule.max_latency_ms is not None:
-        facts = read_json(f"{candidate.folder.answers(candidate.version)}.json")
-        checks.append(latency_check(facts["latency_ms"], rule.max_latency_ms))
-    if rule.max_size_mb is not None:
-        checks.append(size_check(candidate.size_mb, rule.max_size_mb))
-    return checks

@@ -180,7 +180,18 @@ def settle(store: Store, name: str) -> ModelView:
     with store_lock(store):
         view, repaired = view_model(store, name), []
         while pending := [entry for entry in view.entries if entry.state == PENDING]:
-            repaired.append(_repair(view, pending[0]))
+            entry, fault = pending[0], None
+            if entry.action in entries.ALIAS_MOVES:  # can it still be carried out?
+                if view.champion in (entry.from_version, entry.to_version):
+                    fault = _unusable(store, name, str(entry.to_version))
+                else:
+                    fault = f"the champion was moved to {view.champion or 'none'} meanwhile"
+            if fault is None:
+                entry = _carry_out(view, entry)
+            else:
+                entry = replace(entry, state=VOID, reason=f"not carried out, {fault}; {entry.reason}")
+                _tag_model(store, name, entry)
+            repaired.append(entry)
             view = view_model(store, name)
         before, after = entries.expected_champion(view.entries), view.champion
         if before != after:
@@ -230,22 +241,6 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
     return _carry_out(announced, entry)
 
 
-def _repair(view: ModelView, entry: LedgerEntry) -> LedgerEntry:
-    fault = _obstacle(view, entry) if entry.action in entries.ALIAS_MOVES else None
-    if fault is None:
-        return _carry_out(view, entry)
-    void = replace(entry, state=VOID, reason=f"not carried out, {fault}; {entry.reason}")
-    _tag_model(view.store, view.name, void)
-    return void
-
-
-def _obstacle(view: ModelView, entry: LedgerEntry) -> str | None:
-    """Why an announced move can no longer be carried out, or None."""
-    if view.champion not in (entry.from_version, entry.to_version):
-        return f"the champion was moved to {view.champion or 'none'} meanwhile"
-    return _unusable(view.store, view.name, str(entry.to_version))
-
-
 def _unusable(store: Store, name: str, version: str) -> str | None:
     registered = aliases.find(store, name, version)
     if registered is None:
@@ -259,11 +254,17 @@ def _unusable(store: Store, name: str, version: str) -> str | None:
 
 def _carry_out(view: ModelView, entry: LedgerEntry) -> LedgerEntry:
     """Every step may be repeated: after a kill `settle` starts again at the first."""
-    store, name = view.store, view.name
+    store, name, names = view.store, view.name, view.store.config.aliases
     done = replace(entry, state=DONE)
     version = aliases.find(store, name, entry.version)
     if entry.action in entries.ALIAS_MOVES:
-        _move_aliases(view, entry)
+        old, new = entry.from_version, str(entry.to_version)
+        if old is not None and old != new and aliases.find(store, name, old):
+            aliases.set_alias(store, name, names.previous, old)
+        if view.champion != new:
+            aliases.set_alias(store, name, names.champion, new)
+        if view.challenger == new:
+            aliases.drop_alias(store, name, names.challenger)
     if version is not None:
         tags = {_key(entry): done.to_text()}
         if entry.action not in (entries.RESUMED, entries.NOTICED):
@@ -273,17 +274,6 @@ def _carry_out(view: ModelView, entry: LedgerEntry) -> LedgerEntry:
         log_text(store, version.run_id, "".join(e.to_text() + "\n" for e in [*others, done]), FILE)
     _tag_model(store, name, done)
     return done
-
-
-def _move_aliases(view: ModelView, entry: LedgerEntry) -> None:
-    store, name, names = view.store, view.name, view.store.config.aliases
-    old, new = entry.from_version, str(entry.to_version)
-    if old is not None and old != new and aliases.find(store, name, old):
-        aliases.set_alias(store, name, names.previous, old)
-    if view.champion != new:
-        aliases.set_alias(store, name, names.champion, new)
-    if view.challenger == new:
-        aliases.drop_alias(store, name, names.challenger)
 
 
 def _tag_model(store: Store, name: str, entry: LedgerEntry) -> None:

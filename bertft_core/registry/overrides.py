@@ -7,7 +7,7 @@ answered, not taken twice.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import read_json
+from bertft_core.base.text import counted
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, entries, ledger
 from bertft_core.registry.answers import score_in_fresh_process
@@ -45,9 +46,8 @@ def force(store: Store, name: str, version: str | None, reason: str) -> Release:
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     before = aliases.champion(store, name)
     check_answers(store, name, chosen)
-    return _write(
-        store, name, Draft(action=entries.FORCED, version=chosen, champion=before, to_version=chosen, reason=reason)
-    )
+    draft = Draft(action=entries.FORCED, version=chosen, champion=before, to_version=chosen, reason=reason)
+    return release_of(name, ledger.write(store, name, draft))
 
 
 def awaiting(store: Store, name: str, version: str) -> LedgerEntry | None:
@@ -69,8 +69,11 @@ def approve(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_r
         champion=entry.from_version,
         to_version=entry.version,
         reason=reason,
+        numbers=entry.numbers,
+        by=by,
+        prefect_run=prefect_run,
     )
-    return _write(store, name, replace(draft, numbers=entry.numbers, by=by, prefect_run=prefect_run))
+    return release_of(name, ledger.write(store, name, draft))
 
 
 def decline(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_run: str = "") -> Release:
@@ -82,8 +85,11 @@ def decline(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_r
         champion=entry.from_version,
         to_version=entry.from_version,
         reason=reason,
+        numbers=entry.numbers,
+        by=by,
+        prefect_run=prefect_run,
     )
-    return _write(store, name, replace(draft, numbers=entry.numbers, by=by, prefect_run=prefect_run))
+    return release_of(name, ledger.write(store, name, draft))
 
 
 def rollback(store: Store, name: str, reason: str, to: str | None = None) -> Release:
@@ -97,18 +103,26 @@ def rollback(store: Store, name: str, reason: str, to: str | None = None) -> Rel
     done = entries.champion_entry(view.entries, current) if current else None
     if done and done.action == entries.ROLLED_BACK and done.reason == reason and to in (None, current):
         return release_of(name, done)
-    target = _target(view, to)
+    existing = {v.version for v in aliases.versions(store, name)}
+    target = entries.rollback_target(view.entries, current, existing) if to is None else to
+    if target is None:
+        where = f"before version {current}" if current else "in the ledger"
+        raise InputError(f"{name} has no champion {where} to roll back to that was never rolled back")
+    allowed = [v for v in entries.past_champions(view.entries) if v in existing and v != current]
+    if target not in allowed:
+        raise InputError(
+            f"--to {to}: wanted an earlier champion of {name} that was never rolled back: "
+            f"{', '.join(allowed) or 'none'}; any other version needs "
+            f'`bertft promote {name} {to} --force --reason "…"`'
+        )
     try:
         check_answers(store, name, target)
     except ArtifactError as fault:
         raise ArtifactError(f"not rolled back: {fault}; choose an earlier champion with --to") from fault
-    return _write(
-        store,
-        name,
-        Draft(
-            action=entries.ROLLED_BACK, version=current or target, champion=current, to_version=target, reason=reason
-        ),
+    draft = Draft(
+        action=entries.ROLLED_BACK, version=current or target, champion=current, to_version=target, reason=reason
     )
+    return release_of(name, ledger.write(store, name, draft))
 
 
 def resume(store: Store, name: str, reason: str) -> Release:
@@ -121,9 +135,8 @@ def resume(store: Store, name: str, reason: str) -> Release:
         return release_of(name, lifted[-1])
     last = [e for e in entries.carried_out(view.entries) if e.action == entries.ROLLED_BACK][-1]
     about, champion = view.champion or last.version, view.champion
-    return _write(
-        store, name, Draft(action=entries.RESUMED, version=about, champion=champion, to_version=champion, reason=reason)
-    )
+    draft = Draft(action=entries.RESUMED, version=about, champion=champion, to_version=champion, reason=reason)
+    return release_of(name, ledger.write(store, name, draft))
 
 
 def history(store: Store, name: str) -> dict[str, Any]:
@@ -144,56 +157,28 @@ def check_answers(store: Store, name: str, version: str) -> None:
 
     Raises ArtifactError when it does not load, or answers with anything but probabilities.
     """
+    import pandas as pd
+
     registered = aliases.get_version(store, name, version)
     aliases.require_ready(store, registered.model_id)
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
         rows, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
-        count = _write_rows(store, name, version, rows)
+        try:
+            evidence = read_json(artifacts.download_evidence(store, name, version))
+            frame = pd.read_parquet(EvaluationFolder(Path(evidence["folder"])).test_rows).head(_ROWS)
+        except (ArtifactError, OSError, KeyError):  # evidence that was never there, or was cleaned up
+            card = artifacts.read_served_card(store, name, version)
+            pair = {} if card.text_pair is None else {"text_pair": [_SENTENCE]}
+            frame = pd.DataFrame({"text": [_SENTENCE], **pair})
+        frame.to_parquet(rows)
         scored = score_in_fresh_process(registered.model_uri, rows, out, 0, store, _TIMEOUT)
         answers = scored.probabilities(scored.classes)
-    good = len(answers) == count and np.isfinite(answers).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3)
+    good = len(answers) == len(frame) and np.isfinite(answers).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3)
     if not good or answers.min() < 0:
-        raise ArtifactError(f"{registered.model_uri} loads, but its answers to {count} rows are no probabilities")
-
-
-def _write_rows(store: Store, name: str, version: str, target: Path) -> int:
-    import pandas as pd
-
-    try:
-        evidence = read_json(artifacts.download_evidence(store, name, version))
-        frame = pd.read_parquet(EvaluationFolder(Path(evidence["folder"])).test_rows).head(_ROWS)
-    except (ArtifactError, OSError, KeyError):  # evidence that was never there, or was cleaned up
-        card = artifacts.read_served_card(store, name, version)
-        pair = {} if card.text_pair is None else {"text_pair": [_SENTENCE]}
-        frame = pd.DataFrame({"text": [_SENTENCE], **pair})
-    frame.to_parquet(target)
-    return len(frame)
+        to_rows = f"answers to {counted(len(frame), 'row')}"
+        raise ArtifactError(f"{registered.model_uri} loads, but its {to_rows} are no probabilities")
 
 
 def _settled(store: Store, name: str) -> ModelView:
     aliases.require_model(store, name)
     return ledger.settle(store, name)
-
-
-def _target(view: ModelView, to: str | None) -> str:
-    """Where a rollback goes: `to`, or the last champion that was never rolled back."""
-    name, current = view.name, view.champion
-    existing = {v.version for v in aliases.versions(view.store, name)}
-    if to is None:
-        target = entries.rollback_target(view.entries, current, existing)
-        if target is None:
-            where = f"before version {current}" if current else "in the ledger"
-            raise InputError(f"{name} has no champion {where} to roll back to that was never rolled back")
-        return target
-    allowed = [v for v in entries.past_champions(view.entries) if v in existing and v != current]
-    if to not in allowed:
-        listed = ", ".join(allowed) or "none"
-        raise InputError(
-            f"--to {to}: wanted an earlier champion of {name} that was never rolled back: {listed}; any other "
-            f'version needs `bertft promote {name} {to} --force --reason "…"`'
-        )
-    return to
-
-
-def _write(store: Store, name: str, draft: Draft) -> Release:
-    return release_of(name, ledger.write(store, name, draft))

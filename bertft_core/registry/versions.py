@@ -51,6 +51,8 @@ def register(
     folder. Raises RegistryError when the tag is missing, the folder is damaged or the logged model is not
     READY.
     """
+    from mlflow.exceptions import MlflowException
+
     if not tags.get(RUN_ID):
         raise RegistryError(f"a version needs the tag {RUN_ID}: without it a repeat would register twice")
     experiment = ensure_store(store)
@@ -62,16 +64,26 @@ def register(
         folder = Path(model_folder)
         if not is_complete(folder):
             raise RegistryError(f"{folder} is not a complete artefact: build it again with build_artifact")
-        model_id = _logged_model(store, experiment, tags[RUN_ID])
-        if model_id is None:
-            model_id = _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
+        api, query = client(store), f"tags.`{RUN_ID}` = '{tags[RUN_ID]}'"
+        logged = api.search_logged_models([experiment], filter_string=query)
+        ready = [str(m.model_id) for m in logged if str(m.status) == READY]
+        model_id = ready[0] if ready else _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
         require_ready(store, model_id)
-        api = client(store)
-        _ensure_model(api, registered_model)
+        try:
+            api.create_registered_model(registered_model)
+        except MlflowException as fault:
+            if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
+                raise RegistryError(f"registered model {registered_model!r}: {fault}") from fault
+        # A database registry resolves models:/ids by MLflow's global URI, not by its client's: give the place
+        # itself. A tracking server resolves ids in its own store, and refuses file paths.
+        if store.registry_uri.startswith(("http://", "https://")):
+            source = f"models:/{model_id}"
+        else:
+            source = str(api.get_logged_model(model_id).artifact_location)
         marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
         created = api.create_model_version(
             registered_model,
-            source=_source(store, model_id),
+            source=source,
             run_id=run_id,
             tags=marks,
             model_id=model_id,
@@ -129,31 +141,6 @@ def _needed(store: Store, version: RegisteredVersion) -> str | None:
     return "another version shares its artefacts" if len(sharing) > 1 else None
 
 
-def _ensure_model(api: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        api.create_registered_model(name)
-    except MlflowException as fault:
-        if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
-            raise RegistryError(f"registered model {name!r}: {fault}") from fault
-
-
-def _source(store: Store, model_id: str) -> str:
-    # A database registry resolves models:/ids by MLflow's global URI, not by its client's: give the place
-    # itself. A tracking server resolves ids in its own store, and refuses file paths.
-    if store.registry_uri.startswith(("http://", "https://")):
-        return f"models:/{model_id}"
-    return str(client(store).get_logged_model(model_id).artifact_location)
-
-
-def _logged_model(store: Store, experiment: str, run_id: str) -> str | None:
-    query = f"tags.`{RUN_ID}` = '{run_id}'"
-    logged = client(store).search_logged_models([experiment], filter_string=query)
-    ready = [str(m.model_id) for m in logged if str(m.status) == READY]
-    return ready[0] if ready else None
-
-
 def _log_model(
     store: Store, experiment: str, mlflow_run: str, folder: Path, run_id: str, extra_files: Sequence[Path | str]
 ) -> str:
@@ -179,7 +166,10 @@ def _log_model(
                 python_model=str(MODEL_FILE),
                 artifacts={"model": str(folder)},
                 code_paths=[str(copy_served_code(Path(scratch)))],
-                pip_requirements=_requirements(),
+                # The part after + names a build (2.13.0+cpu) that no index serves under that name.
+                pip_requirements=[
+                    f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _SERVED_PACKAGES
+                ],
                 signature=_signature(read_card(folder).classes),
             )
             (target / EVIDENCE_FOLDER).mkdir()
@@ -192,11 +182,6 @@ def _log_model(
     api.finalize_logged_model(model_id, READY)
     api.log_outputs(mlflow_run, [LoggedModelOutput(model_id, 0)])
     return model_id
-
-
-def _requirements() -> list[str]:
-    # The part after + names a build (2.13.0+cpu) that no index serves under that name.
-    return [f"{p}=={importlib.metadata.version(p).partition('+')[0]}" for p in _SERVED_PACKAGES]
 
 
 def _signature(classes: tuple[str, ...]) -> Any:

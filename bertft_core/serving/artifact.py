@@ -26,7 +26,7 @@ class ArtifactCard:
     """What serving must know beside the weights.
 
     max_length: tokens per row or chunk, special tokens included. truncation: head, tail, head+tail or chunks.
-    chunk_overlap, max_chunks: of chunks (`data.encoding.Cutting`).
+    chunk_overlap, max_chunks: of chunks (`data.tokens.encoding.Cutting`).
     classes: names in the order of the head's outputs. text, text_pair, label: the training columns (label: all of
     them, where each class had its own).
     policy: how probabilities become an answer, fitted on validation. multi_label: a row's answer is a set, every
@@ -91,7 +91,15 @@ def build_artifact(model_dir: Path | str, folder: Path | str, card: ArtifactCard
     than the card.
     """
     source, target = Path(model_dir), Path(folder)
-    _require_model(source, card)
+    missing = [name for name in ("config.json", "tokenizer.json") if not (source / name).is_file()]
+    if not list(source.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise ArtifactError(f"{source}: wanted a transformers folder, found no {', '.join(missing)}")
+    names = read_json(source / "config.json").get("id2label", {})
+    classes = [str(names[k]) for k in sorted(names, key=int)]
+    if classes != list(card.classes):
+        raise ArtifactError(f"{source}: the head's classes {classes} differ from the card's {list(card.classes)}")
     if is_complete(target) and read_card(target) == card:
         return target
     if target.exists():
@@ -117,16 +125,3 @@ def read_card(folder: Path | str) -> ArtifactCard:
         return ArtifactCard(**{**values, **fixed})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise ArtifactError(f"{path}: not a bertft artefact ({type(fault).__name__}: {fault})") from fault
-
-
-def _require_model(source: Path, card: ArtifactCard) -> None:
-    required = ("config.json", "tokenizer.json")
-    missing = [name for name in required if not (source / name).is_file()]
-    if not list(source.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    if missing:
-        raise ArtifactError(f"{source}: wanted a transformers folder, found no {', '.join(missing)}")
-    names = read_json(source / "config.json").get("id2label", {})
-    classes = [str(names[k]) for k in sorted(names, key=int)]
-    if classes != list(card.classes):
-        raise ArtifactError(f"{source}: the head's classes {classes} differ from the card's {list(card.classes)}")

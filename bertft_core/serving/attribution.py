@@ -45,12 +45,32 @@ def attribute(
     unknown = sorted(set(classes) - set(predictor.classes))
     if unknown:
         raise InputError(f"no class {', '.join(unknown)} in the model, which knows {', '.join(predictor.classes)}")
-    weights = []
+    explained = []
     for i, (text, name) in enumerate(zip(texts, classes, strict=True)):
-        weights.append(_explain(predictor, text, predictor.classes.index(name), None if pairs is None else pairs[i]))
+        pair = None if pairs is None else pairs[i]
+        words = [match.span() for match in _WORD.finditer(text)]
+        is_read = np.zeros(len(text), dtype=np.bool_)  # by character
+        for start, end in predictor.characters_read(text, pair):
+            is_read[start:end] = True
+        pieces, read = _pieces(words, [bool(is_read[start:end].any()) for start, end in words])
+        without = []  # the text without each piece, and without the space that then would be doubled
+        for k, (start, end) in enumerate(pieces):
+            if k + 1 < len(pieces):
+                without.append(text[:start] + text[pieces[k + 1][0] :])
+            else:
+                without.append(text[: pieces[k - 1][1]] + text[end:] if k else text[end:])
+        weighed = [k for k, rest in enumerate(without) if read[k] and rest.strip()]
+        variants = [text, *(without[k] for k in weighed)]
+        p = predictor.probabilities(variants, None if pair is None else [pair] * len(variants))
+        p = p[:, predictor.classes.index(name)].astype(np.float64)
+        weights = np.zeros(len(pieces))
+        weights[weighed] = p[0] - p[1:]
+        explained.append(
+            tuple((" ".join(text[a:b].split()), float(w)) for (a, b), w in zip(pieces, weights, strict=True))
+        )
         if on_beat:
             on_beat((i + 1) / len(texts))
-    return weights
+    return explained
 
 
 def explain_rows(
@@ -72,27 +92,6 @@ def explain_rows(
     return [[[word, weight] for word, weight in words] for words in weights]
 
 
-def _explain(predictor: Predictor, text: str, column: int, pair: str | None) -> Weights:
-    words = [match.span() for match in _WORD.finditer(text)]
-    is_read = _overlaps(words, predictor.characters_read(text, pair), len(text))
-    pieces, read = _pieces(words, is_read)
-    without = [_left_out(text, pieces, i) for i in range(len(pieces))]
-    weighed = [i for i, rest in enumerate(without) if read[i] and rest.strip()]
-    texts = [text, *(without[i] for i in weighed)]
-    p = predictor.probabilities(texts, None if pair is None else [pair] * len(texts))[:, column].astype(np.float64)
-    weights = np.zeros(len(pieces))
-    weights[weighed] = p[0] - p[1:]
-    return tuple((" ".join(text[a:b].split()), float(w)) for (a, b), w in zip(pieces, weights, strict=True))
-
-
-def _overlaps(words: Sequence[Span], tokens: Sequence[Span], length: int) -> list[bool]:
-    """Whether the model reads any part of each word."""
-    is_read = np.zeros(length, dtype=np.bool_)
-    for start, end in tokens:
-        is_read[start:end] = True
-    return [bool(is_read[start:end].any()) for start, end in words]
-
-
 def _pieces(words: Sequence[Span], is_read: Sequence[bool]) -> tuple[list[Span], list[bool]]:
     """Neighbouring words joined until at most PIECES pieces are read, and whether each piece is."""
     size = max(1, -(-sum(is_read) // PIECES))
@@ -110,11 +109,3 @@ def _pieces(words: Sequence[Span], is_read: Sequence[bool]) -> tuple[list[Span],
         if sum(read) <= PIECES:
             return pieces, read
         size += 1
-
-
-def _left_out(text: str, pieces: Sequence[Span], i: int) -> str:
-    """The text without piece i and without the space that then would be doubled."""
-    start, end = pieces[i]
-    if i + 1 < len(pieces):
-        return text[:start] + text[pieces[i + 1][0] :]
-    return text[: pieces[i - 1][1]] + text[end:] if i else text[end:]

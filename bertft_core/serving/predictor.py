@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,12 +100,11 @@ class Predictor:
         """
         import pandas as pd
 
-        frame = _unfolded(rows) if isinstance(rows, pd.DataFrame) else _as_frame(rows)
+        frame = _frame(rows)
         name, pair_name, pairs = self._column(frame, text, "text", self.card.text), "text_pair", None
         texts = frame[name].tolist()
         if self.card.text_pair is not None or text_pair is not None:
-            wanted = self.card.text_pair or "text_pair"
-            pair_name = self._column(frame, text_pair, "text_pair", wanted)
+            pair_name = self._column(frame, text_pair, "text_pair", self.card.text_pair or "text_pair")
             pairs = frame[pair_name].tolist()
         elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
             raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
@@ -113,27 +112,24 @@ class Predictor:
         raw = self._probabilities(texts, pairs, batch_size)
         decided = self.card.policy.apply(raw, multi_label=self.card.multi_label)
         table, best = decided.probabilities, decided.predicted
-        columns: dict[str, Any] = {"label": self._label_texts(best), "confidence": None, "abstain": decided.abstain}
         if self.card.multi_label:
-            columns["confidence"] = np.maximum(table, 1 - table).prod(axis=1)
+            labels = [multi_label_text(row, self.classes) for row in best]
+            confidence = np.maximum(table, 1 - table).prod(axis=1)
         else:
-            columns["confidence"] = table[np.arange(len(best)), best]
+            labels = [self.classes[i] for i in best]
+            confidence = table[np.arange(len(best)), best]
+        columns: dict[str, Any] = {"label": labels, "confidence": confidence, "abstain": decided.abstain}
         columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
         return pd.DataFrame(columns, index=frame.index)
 
-    def _label_texts(self, decided: np.ndarray) -> list[str]:
-        """Decided classes by name; of multi-label rows a JSON list of them."""
-        if self.card.multi_label:
-            return [multi_label_text(row, self.classes) for row in decided]
-        return [self.classes[i] for i in decided]
-
-    def _column(self, frame: pd.DataFrame, given: str | None, standard: str, trained: str) -> str:
-        candidates = (given,) if given is not None else (standard, trained)
+    @staticmethod
+    def _column(frame: pd.DataFrame, chosen: str | None, standard: str, trained: str) -> str:
+        candidates = (chosen,) if chosen is not None else (standard, trained)
         for name in candidates:
             if name in frame.columns:
                 return name
-        found = ", ".join(map(str, frame.columns)) or "none"
-        raise InputError(f"wanted a column {' or '.join(dict.fromkeys(candidates))}, found: {found}")
+        columns = ", ".join(map(str, frame.columns)) or "none"
+        raise InputError(f"wanted a column {' or '.join(dict.fromkeys(candidates))}, found: {columns}")
 
     def _require_texts(
         self,
@@ -159,15 +155,15 @@ class Predictor:
         card = self.card
         budget = card.max_length - self._layout.n_special(pair is not None)
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        kept = list(range(len(offsets)))
+        tokens = list(range(len(offsets)))
         if card.truncation == "chunks":
-            kept = kept[: card.cutting.spans(len(kept), self._layout.n_special(False))[-1][1]]
+            tokens = tokens[: card.cutting.spans(len(tokens), self._layout.n_special(False))[-1][1]]
         elif pair is None:
-            kept = cut(kept, budget, card.truncation)
+            tokens = cut(tokens, budget, card.truncation)
         else:
             other = self._tokenizer.encode(pair, add_special_tokens=False).ids
-            kept, _ = cut_pair(kept, other, budget, card.truncation)
-        return [offsets[i] for i in kept]
+            tokens, _ = cut_pair(tokens, other, budget, card.truncation)
+        return [offsets[i] for i in tokens]
 
     def _score(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
         import torch
@@ -204,9 +200,15 @@ class Predictor:
         result = np.empty((len(ids), width), dtype=np.float32)
         with torch.inference_mode():
             budget = min(self.card.token_budget, inference_tokens(self._model.device))
-            for rows in _batches(lengths, batch_size, budget):
-                found = self._read(self._pad(ids, pair_starts, rows, int(lengths[rows].max())))
-                result[rows] = found.float().cpu().numpy()
+            order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
+            start = 0
+            while start < len(order):
+                longest = int(lengths[order[start]])
+                size = batch_size or max(1, budget // max(1, longest))
+                rows = order[start : start + size]
+                output = self._read(self._pad(ids, pair_starts, rows, longest))
+                result[rows] = output.float().cpu().numpy()
+                start += size
         return result
 
     def _pad(
@@ -226,35 +228,21 @@ class Predictor:
         return batch_tensors(self._model, tokens, mask, types)
 
 
-def _as_frame(rows: Any) -> pd.DataFrame:
+def _frame(rows: Any) -> pd.DataFrame:
+    """Rows as `Predictor.predict_frame` takes them, one per text."""
     import pandas as pd
 
     if isinstance(rows, Mapping):
-        values = {k: [v] if isinstance(v, str) else v for k, v in rows.items()}
-        return pd.DataFrame(values)
+        return pd.DataFrame({k: [v] if isinstance(v, str) else v for k, v in rows.items()})
     if isinstance(rows, Sequence) and all(isinstance(r, Mapping) for r in rows):
         return pd.DataFrame(list(rows))
-    raise InputError(f"wanted a frame, {{'text': [...]}} or a list of {{'text': ...}}, found {type(rows).__name__}")
-
-
-def _unfolded(frame: pd.DataFrame) -> pd.DataFrame:
-    """MLflow folds {"text": [a, b]} into one row that holds a list (measured, 3.17): one row per text again."""
-    import pandas as pd
-
-    if len(frame) != 1 or not any(isinstance(cell, list | np.ndarray) for cell in frame.iloc[0]):
-        return frame
-    cells = {str(name): cell for name, cell in frame.iloc[0].items()}
+    if not isinstance(rows, pd.DataFrame):
+        raise InputError(f"wanted a frame, {{'text': [...]}} or a list of {{'text': ...}}, found {type(rows).__name__}")
+    # MLflow folds {"text": [a, b]} into one row that holds a list (measured, 3.17): one row per text again.
+    if len(rows) != 1 or not any(isinstance(cell, list | np.ndarray) for cell in rows.iloc[0]):
+        return rows
+    cells = {str(name): cell for name, cell in rows.iloc[0].items()}
     lengths = {len(cell) for cell in cells.values() if isinstance(cell, list | np.ndarray)}
     if len(lengths) > 1:
         raise InputError(f"columns of different lengths: {', '.join(map(str, sorted(lengths)))}")
     return pd.DataFrame(cells)
-
-
-def _batches(lengths: np.ndarray, batch_size: int | None, token_budget: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of like length: `batch_size` rows, or what the padded token budget holds."""
-    order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
-    start = 0
-    while start < len(order):
-        size = batch_size or max(1, token_budget // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size

@@ -10,9 +10,9 @@ from pathlib import Path
 
 def environment_text() -> str:
     """Interpreter, platform and every installed distribution as name==version lines, sorted."""
-    found = {f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name}
+    installed = {f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name}
     head = f"# Python {platform.python_version()} on {platform.platform()}"
-    return "\n".join([head, *sorted(found, key=str.lower)]) + "\n"
+    return "\n".join([head, *sorted(installed, key=str.lower)]) + "\n"
 
 
 def git_tags(folder: Path | str) -> dict[str, str]:

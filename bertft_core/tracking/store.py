@@ -169,7 +169,10 @@ def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
 
     api = client(store)
     known = api.get_run(run_id).data.params
-    texts = {key: _param_text(value) for key, value in params.items()}
+    texts = {
+        key: (value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))[:_PARAM_LENGTH]
+        for key, value in params.items()
+    }
     changed = [f"{k} ({known[k]} -> {v})" for k, v in texts.items() if k in known and known[k] != v]
     if changed:
         raise RegistryError(f"run {run_id} already holds other values of {', '.join(changed)}")
@@ -196,18 +199,15 @@ def log_metrics(store: Store, run_id: str, points: Mapping[str, float | None] | 
     history = sorted((m for key in known for m in api.get_metric_history(run_id, key)), key=lambda m: m.timestamp)
     stored = {(m.key, m.step): m.value for m in history}
     now = int(time.time() * 1000)
-    fresh = [
-        Metric(key, float(value), now, step)
-        for key, steps in by_key.items()
-        for step, value in steps.items()
-        if not math.isinf(value) and not _is_same(stored.get((key, step)), float(value))
-    ]
+    fresh = []
+    for key, steps in by_key.items():
+        for step, value in steps.items():
+            logged = stored.get((key, step))
+            is_same = logged == value or (logged is not None and math.isnan(logged) and math.isnan(value))
+            if not math.isinf(value) and not is_same:
+                fresh.append(Metric(key, float(value), now, step))
     for batch in _batches(fresh, _BATCH):
         api.log_batch(run_id, metrics=batch)
-
-
-def _is_same(stored: float | None, value: float) -> bool:
-    return stored == value or (stored is not None and math.isnan(stored) and math.isnan(value))
 
 
 def log_history(store: Store, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
@@ -281,12 +281,10 @@ def download_files(store: Store, model_id: str, path: str, folder: Path | str) -
     if location is None:
         raise ArtifactError(f"logged model {model_id} is gone from {store}")
     try:
-        got = download_artifacts(
-            artifact_uri=f"{location}/{path}", dst_path=str(folder), tracking_uri=store.tracking_uri
-        )
+        uri = f"{location}/{path}"
+        return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.tracking_uri))
     except (OSError, MlflowException) as fault:
         raise ArtifactError(f"{mask_uri(location)}/{path} cannot be downloaded: {fault}") from fault
-    return Path(got)
 
 
 def list_files(store: Store, model_id: str, folder: str) -> list[str]:
@@ -390,11 +388,6 @@ def _find_or_create_experiment(store: Store) -> Any:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         return api.get_experiment_by_name(store.experiment)
-
-
-def _param_text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    return text[:_PARAM_LENGTH]
 
 
 def _resolved(uri: str) -> str:

@@ -67,25 +67,20 @@ def groups_of(
     labels and both decisions: class indices [n], or 0 and 1 [n, C] (multi-label). Raises DataError for a mask that is
     not n booleans.
     """
-    y, ours, theirs = (_members(a, len(classes)) for a in (labels, decided, champion_decided))
+    values = [np.asarray(a) for a in (labels, decided, champion_decided)]
+    y, ours, theirs = (v == 1 if v.ndim == 2 else v[:, None] == np.arange(len(classes)) for v in values)  # [n, C]
     right, champion_right = (ours == y).all(axis=1), (theirs == y).all(axis=1)
-    found = []
+    groups = []
     for name, own, one, two in zip(classes, y.T, ours.T, theirs.T, strict=True):
-        found.append(_group("class", name, own, one, two, _f1(own, one) - _f1(own, two)))
-    for name, given in slices.items():
-        mask = np.asarray(given)
+        groups.append(_group("class", name, own, one, two, _f1(own, one) - _f1(own, two)))
+    for name, rows in slices.items():
+        mask = np.asarray(rows)
         if mask.shape != right.shape or mask.dtype != np.bool_:
             raise DataError(
                 f"slice {name!r} wants one boolean for each of {len(right)} rows, found {mask.dtype} {mask.shape}"
             )
-        found.append(_group("slice", name, mask, right, champion_right, None))
-    return [group for group in found if group.n]
-
-
-def _members(values: Any, n_classes: int) -> Bools:
-    """[n, C]: whether a row has a class, from class indices [n] or 0 and 1 [n, C]."""
-    given = np.asarray(values)
-    return np.asarray(given == 1 if given.ndim == 2 else given[:, None] == np.arange(n_classes))
+        groups.append(_group("slice", name, mask, right, champion_right, None))
+    return [group for group in groups if group.n]
 
 
 def _group(kind: str, name: str, rows: Bools, ours: Bools, theirs: Bools, f1_gain: float | None) -> Group:
@@ -94,9 +89,9 @@ def _group(kind: str, name: str, rows: Bools, ours: Bools, theirs: Bools, f1_gai
     return Group(kind=kind, name=str(name), n=int(rows.sum()), gained=int(gained), lost=int(lost), f1_gain=f1_gain)
 
 
-def _f1(own: Bools, found: Bools) -> float:
-    """F1 of a class: its rows, and the rows it is found in; 0 where it has neither."""
-    return 2 * int((own & found).sum()) / max(1, int(own.sum() + found.sum()))
+def _f1(own: Bools, decided: Bools) -> float:
+    """F1 of a class: its rows, and the rows decided to be of it; 0 where it has neither."""
+    return 2 * int((own & decided).sum()) / max(1, int(own.sum() + decided.sum()))
 
 
 def group_checks(groups: Sequence[Group], most: Mapping[str, float], level: float) -> list[Check]:
@@ -112,40 +107,33 @@ def group_checks(groups: Sequence[Group], most: Mapping[str, float], level: floa
     Recall alone can be had for nothing: a champion that answers one class everywhere has all of it, and whoever is
     better loses some. So a class is harmed only where its F1 falls as well; this makes a veto rarer, never likelier.
     """
+    from scipy.stats import binom
+
     considered = [g for g in groups if g.kind in most and (g.kind == "class" or g.n >= SLICE_ROWS)]
     error = (1 - level) / max(1, len(considered))
     large = [g for g in considered if 0.5**g.n <= error]
-    return [_group_check(kind, [g for g in groups if g.kind == kind], large, most[kind], error) for kind in most]
-
-
-def _group_check(kind: str, groups: Sequence[Group], large: Sequence[Group], most: float, error: float) -> Check:
-    mine = sorted((g for g in large if g.kind == kind), key=lambda g: g.difference)
-    failed = [g for g in mine if _is_shown_worse(g, most, error)]
-    what = {"class": "recall", "slice": "accuracy"}[kind]
-    rule = f"{most:.4f} (promotion.max_{kind}_loss; error {percent(error)} for each of {len(large)} classes and slices)"
-    if failed:
-        bounds = [f"{g}, upper bound {upper_bound(g, error):+.4f}" for g in failed]
-        detail = f"worse {what} in {_listed(bounds)}; allowed is a loss of {rule}"
-    elif mine:
-        spared = " and F1 with it" if kind == "class" else ""
-        detail = f"no {kind} is shown to lose more {what} than {rule}{spared}; lowest of {len(mine)}: {mine[0]}"
-    else:
-        detail = f"no {kind} has enough rows to show a loss of {what} above {rule}"
-    small = [f"{quoted(g.name)} ({counted(g.n, 'row')})" for g in groups if g not in large]
-    return Check(
-        name={"class": "classes", "slice": "slices"}[kind],
-        passed=not failed,
-        detail=detail + (f"; too small to judge: {_listed(small)}" if small else ""),
-    )
-
-
-def _is_shown_worse(group: Group, most: float, error: float) -> bool:
-    from scipy.stats import binom
-
-    if group.difference >= -most or (group.f1_gain is not None and group.f1_gain >= 0):
-        return False
-    exact = float(binom.sf(group.lost - 1, group.gained + group.lost, 0.5))
-    return exact <= error and upper_bound(group, error) < -most
+    checks = []
+    for kind, share in most.items():
+        judged = sorted((g for g in large if g.kind == kind), key=lambda g: g.difference)
+        worse = [g for g in judged if g.difference < -share and (g.f1_gain is None or g.f1_gain < 0)]
+        p_values = [float(binom.sf(g.lost - 1, g.gained + g.lost, 0.5)) for g in worse]
+        failed = [g for g, p in zip(worse, p_values, strict=True) if p <= error and upper_bound(g, error) < -share]
+        what = {"class": "recall", "slice": "accuracy"}[kind]
+        error_each = f"error {percent(error)} for each of {len(large)} classes and slices"
+        rule = f"{share:.4f} (promotion.max_{kind}_loss; {error_each})"
+        if failed:
+            bounds = [f"{g}, upper bound {upper_bound(g, error):+.4f}" for g in failed]
+            detail = f"worse {what} in {_listed(bounds)}; allowed is a loss of {rule}"
+        elif judged:
+            spared = " and F1 with it" if kind == "class" else ""
+            detail = f"no {kind} is shown to lose more {what} than {rule}{spared}; lowest of {len(judged)}: {judged[0]}"
+        else:
+            detail = f"no {kind} has enough rows to show a loss of {what} above {rule}"
+        small = [f"{quoted(g.name)} ({counted(g.n, 'row')})" for g in groups if g.kind == kind and g not in large]
+        detail += f"; too small to judge: {_listed(small)}" if small else ""
+        name = {"class": "classes", "slice": "slices"}[kind]
+        checks.append(Check(name=name, passed=not failed, detail=detail))
+    return checks
 
 
 def upper_bound(group: Group, error: float) -> float:

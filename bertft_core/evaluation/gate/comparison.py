@@ -110,8 +110,12 @@ class Comparison:
             f"{lead}: {score_title(rule.metric)} {score + shown.difference:.4f} against {score:.4f}, "
             f"{_interval(rule, shown)} on {shown.n} rows"
         )
-        is_clear = check.passed or shown.high < 0
-        return check, summary if is_clear else f"{summary}; {_could(rule, shown)}"
+        if check.passed or shown.high < 0:
+            return check, summary
+        least, power = detectable(rule, shown), f"({percent(POWER)} power)"
+        if rule.test == "non_inferiority":
+            return check, f"{summary}; on so many rows an equal model needs a margin of about {least:.4f} {power}"
+        return check, f"{summary}; on so many rows about {least + rule.min_gain:+.4f} could have been shown {power}"
 
     def are_one_model(self) -> bool:
         """Whether both give equal probabilities and decisions on every row."""
@@ -123,7 +127,10 @@ class Comparison:
 def _superiority(pair: Comparison) -> tuple[Check, str]:
     rule, rival, shown = pair.rule, pair.rival.name, pair.difference
     bound = pair.at_level(1 - 2 * rule.alpha).low
-    p = _p_better(pair)
+    if rule.metric == "accuracy":
+        p = mcnemar(shown.a_only, shown.b_only, "greater")
+    else:
+        p = paired_permutation(pair.rows.truth, *pair.both, rule.metric, rule.draws, rule.seed)
     passed = bound > rule.min_gain and p <= rule.alpha
     if passed:
         lead = f"better than {rival}"
@@ -158,13 +165,6 @@ def _non_inferiority(pair: Comparison) -> tuple[Check, str]:
         f"{-margin:+.4f}); {_discordance(pair)}"
     )
     return Check(name="non-inferiority", passed=passed, detail=detail), lead
-
-
-def _p_better(pair: Comparison) -> float:
-    rule = pair.rule
-    if rule.metric == "accuracy":
-        return mcnemar(pair.difference.a_only, pair.difference.b_only, "greater")
-    return paired_permutation(pair.rows.truth, *pair.both, rule.metric, rule.draws, rule.seed)
 
 
 def _with_a_lost_row(pair: Comparison) -> Comparison:
@@ -214,15 +214,8 @@ def detectable(rule: PromotionRule, shown: PairedDifference) -> float:
         error = math.sqrt((shown.a_only + shown.b_only) / shown.n**2)
     else:
         error = (shown.high - shown.low) / (2 * normal.inv_cdf((1 + rule.level) / 2))
-    found = (normal.inv_cdf(1 - rule.alpha) + normal.inv_cdf(POWER)) * error
-    return found if rule.metric == "log_loss" else max(found, math.ceil(math.log2(1 / rule.alpha)) / shown.n)
-
-
-def _could(rule: PromotionRule, shown: PairedDifference) -> str:
-    least = detectable(rule, shown)
-    if rule.test == "non_inferiority":
-        return f"on so many rows an equal model needs a margin of about {least:.4f} ({percent(POWER)} power)"
-    return f"on so many rows about {least + rule.min_gain:+.4f} could have been shown ({percent(POWER)} power)"
+    least = (normal.inv_cdf(1 - rule.alpha) + normal.inv_cdf(POWER)) * error
+    return least if rule.metric == "log_loss" else max(least, math.ceil(math.log2(1 / rule.alpha)) / shown.n)
 
 
 def _at(pair: Comparison) -> str:

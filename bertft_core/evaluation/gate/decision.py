@@ -102,7 +102,17 @@ def decide(
     ArtifactError for probabilities that are no distributions.
     """
     metric, ours = rule.metric, challenger.scores(rows)
-    checks = [*own_checks, *_unmeasured(rule, own_checks), *_minima(rule, ours)]
+    checks = [*own_checks]
+    budgets = {LATENCY: ("max_latency_ms", rule.max_latency_ms), SIZE: ("max_size_mb", rule.max_size_mb)}
+    for name, (key, most) in budgets.items():  # set but not measured blocks: no setting is silently without effect
+        if most is not None and name not in {check.name for check in own_checks}:
+            detail = f"not measured, but promotion.{key} allows {most:g}"
+            checks.append(Check(name=name, passed=False, detail=detail))
+    for name, least in sorted(rule.min_score.items()):
+        score = ours.score(name)
+        verb = "reaches" if score >= least else "misses"
+        detail = f"{score_title(name)} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})"
+        checks.append(Check(name=f"minimum {name}", passed=score >= least, detail=detail))
     reason = f"no champion yet; {score_title(metric)} {ours.score(metric):.4f} on {ours.n} rows"
     budget: Check | None = None
     test: Check | None = None
@@ -113,10 +123,17 @@ def decide(
         theirs, difference = champion.scores(rows), pair.difference
         budget = _budget(rule, spent)
         test, reason = pair.test()
-        checks += [_another_model(pair, same_weights=same_weights), budget, test]
+        names = f"{challenger.name} and {champion.name}"
+        why = "equal weights" if same_weights else "equal answers on every row"
+        is_same = same_weights or pair.are_one_model()
+        detail = f"{names} are the same model: {why}" if is_same else f"{names} differ"
+        checks += [Check(name="another model", passed=not is_same, detail=detail), budget, test]
         if anchor is not None and rule.test == "non_inferiority":
             checks.append(replace(replace(pair, rival=anchor).test()[0], name="anchor"))
-        checks += _groups(pair)
+        decided, champion_decided = (answers.decided for answers in pair.both)
+        groups = groups_of(rows.truth.values, decided, champion_decided, rows.classes, rows.slices)
+        limits = (("class", rule.max_class_loss), ("slice", rule.max_slice_loss))
+        checks += group_checks(groups, {kind: most for kind, most in limits if most is not None}, rule.level)
         if rule.max_ece_gain is not None:
             checks.append(calibration_check(ours.ece, theirs.ece, rule.max_ece_gain))
     failed = [check for check in checks if not check.passed]
@@ -143,37 +160,6 @@ def decide(
     )
 
 
-def _minima(rule: PromotionRule, ours: Scores) -> list[Check]:
-    checks = []
-    for name, least in sorted(rule.min_score.items()):
-        score = ours.score(name)
-        verb = "reaches" if score >= least else "misses"
-        detail = f"{score_title(name)} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})"
-        checks.append(Check(name=f"minimum {name}", passed=score >= least, detail=detail))
-    return checks
-
-
-def _unmeasured(rule: PromotionRule, own_checks: Sequence[Check]) -> list[Check]:
-    """A budget that is set but was not measured blocks: no setting is silently without effect."""
-    budgets = {LATENCY: ("max_latency_ms", rule.max_latency_ms), SIZE: ("max_size_mb", rule.max_size_mb)}
-    return [
-        Check(name=name, passed=False, detail=f"not measured, but promotion.{key} allows {most:g}")
-        for name, (key, most) in budgets.items()
-        if most is not None and name not in {c.name for c in own_checks}
-    ]
-
-
-def _another_model(pair: Comparison, *, same_weights: bool) -> Check:
-    same = same_weights or pair.are_one_model()
-    names = f"{pair.challenger.name} and {pair.rival.name}"
-    why = "equal weights" if same_weights else "equal answers on every row"
-    return Check(
-        name="another model",
-        passed=not same,
-        detail=f"{names} are the same model: {why}" if same else f"{names} differ",
-    )
-
-
 def _budget(rule: PromotionRule, spent: int) -> Check:
     whom = "an equal model" if rule.test == "superiority" else f"a model worse by {rule.margin}"
     if spent < rule.allowed:
@@ -191,10 +177,3 @@ def _share(rule: PromotionRule, spent: int) -> str:
     if spent >= rule.allowed:
         return f"the error budget of this {rule.per} is spent ({spent} of {rule.allowed} decisions taken)"
     return f"decision {spent + 1} of {rule.allowed} in the error budget of this {rule.per}"
-
-
-def _groups(pair: Comparison) -> list[Check]:
-    rows, rule, (ours, theirs) = pair.rows, pair.rule, pair.both
-    limits = {"class": rule.max_class_loss, "slice": rule.max_slice_loss}
-    groups = groups_of(rows.truth.values, ours.decided, theirs.decided, rows.classes, rows.slices)
-    return group_checks(groups, {kind: most for kind, most in limits.items() if most is not None}, rule.level)

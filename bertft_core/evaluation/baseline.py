@@ -34,9 +34,6 @@ class Baseline:
     params: dict[str, Any]
     validation_score: float
 
-    def __str__(self) -> str:
-        return f"TF-IDF baseline: validation score {self.validation_score:.4f}, {self.params}"
-
 
 def tfidf_baseline(
     texts: Mapping[str, Sequence[str]], labels: Mapping[str, Any], n_classes: int, metric: str, seed: int
@@ -68,8 +65,8 @@ def tfidf_baseline(
             candidates += _fits(train, y, others, stop_words, n_classes)
 
     def rank(candidate: Candidate) -> tuple[float, float]:
-        found = validation.scores(validation.predictions(candidate[1]), ranking=False)
-        return found.score(metric), -found.log_loss
+        scores = validation.scores(validation.predictions(candidate[1]), ranking=False)
+        return scores.score(metric), -scores.log_loss
 
     params, p_validation, p_test = max(candidates, key=rank)
     return Baseline(
@@ -109,13 +106,13 @@ def _fits(
     for strength in STRENGTHS:
         _fit(model.set_params(C=strength), x, y)
         params = {"model": "tfidf", "stop_words": stop_words, "C": strength, "features": int(x.shape[1])}
-        found = []
+        answers = []
         for part in matrices[1:]:
             wide = np.zeros((part.shape[0], n_classes))  # a class without a training row gets 0
             if len(wide):
                 wide[:, model.classes_] = model.predict_proba(part)
-            found.append(wide / wide.sum(axis=1, keepdims=True))
-        yield params, found[0], found[1]
+            answers.append(wide / wide.sum(axis=1, keepdims=True))
+        yield params, answers[0], answers[1]
 
 
 def _multi_label_fits(train: Sequence[str], y: Ints, others: Sequence[Sequence[str]]) -> Iterator[Candidate]:

@@ -46,9 +46,6 @@ class LabelReview:
     rows: int
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        return f"{len(self.suspects)} of {self.rows} labels are doubtful"
-
     def to_csv(self, source_rows: Sequence[str], texts: Sequence[str]) -> str:
         """The list as CSV, one line per suspect; `source_rows` and `texts` belong to the arrays' rows."""
         out = io.StringIO()
@@ -68,41 +65,36 @@ def suspect_labels(features: Any, labels: Any, classes: Sequence[str], seed: int
 
     Raises DataError for labels out of range, ArtifactError for features that are no finite [n, d] array.
     """
-    x, y = _checked(features, labels, len(classes))
-    support = np.bincount(y, minlength=len(classes))
-    kept = np.flatnonzero(support >= FOLDS)
-    notes = _notes(support, classes)
-    if len(kept) < 2:
-        reason = f"label errors were not looked for: fewer than two classes have {FOLDS} rows"
-        return LabelReview(suspects=(), rows=0, notes=(*notes, reason))
-    rows = np.flatnonzero(np.isin(y, kept))
-    own = np.searchsorted(kept, y[rows])
-    p = _out_of_sample(x[rows], own, seed)
-    suspects = tuple(
-        Suspect(
-            row=int(rows[i]),
-            label=str(classes[kept[own[i]]]),
-            suggested=str(classes[kept[p[i].argmax()]]),
-            self_confidence=float(p[i, own[i]]),
-            probability=float(p[i].max()),
-        )
-        for i in _issues(own, p)
-    )
-    return LabelReview(suspects=suspects, rows=len(rows), notes=notes)
+    from cleanlab.filter import find_label_issues
 
-
-def _checked(features: Any, labels: Any, n_classes: int) -> tuple[npt.NDArray[Any], Ints]:
     x, y = np.asarray(features), np.asarray(labels, dtype=np.int64)
     if x.ndim != 2 or len(x) != len(y) or not np.isfinite(x).all():
         raise ArtifactError(f"wanted finite features of shape ({len(y)}, d), found {x.shape}")
-    if len(y) and not 0 <= y.min() <= y.max() < n_classes:
-        raise DataError(f"labels must lie in 0..{n_classes - 1}, found {y.min()}..{y.max()}")
-    return x, y
-
-
-def _notes(support: Ints, classes: Sequence[str]) -> tuple[str, ...]:
+    if len(y) and not 0 <= y.min() <= y.max() < len(classes):
+        raise DataError(f"labels must lie in 0..{len(classes) - 1}, found {y.min()}..{y.max()}")
+    support = np.bincount(y, minlength=len(classes))
+    judged = np.flatnonzero(support >= FOLDS)
     small = [f"{name} ({n})" for name, n in zip(classes, support, strict=True) if 0 < n < FOLDS]
-    return (f"classes with fewer than {FOLDS} rows are left out: {', '.join(small)}",) if small else ()
+    notes = (f"classes with fewer than {FOLDS} rows are left out: {', '.join(small)}",) if small else ()
+    if len(judged) < 2:
+        reason = f"label errors were not looked for: fewer than two classes have {FOLDS} rows"
+        return LabelReview(suspects=(), rows=0, notes=(*notes, reason))
+    rows = np.flatnonzero(np.isin(y, judged))
+    own = np.searchsorted(judged, y[rows])
+    p = _out_of_sample(x[rows], own, seed)
+    # rows that confident learning flags; one process: cleanlab's pool would start as many as there are CPUs
+    flagged = find_label_issues(own, p, return_indices_ranked_by="self_confidence", n_jobs=1)
+    suspects = tuple(
+        Suspect(
+            row=int(rows[i]),
+            label=str(classes[judged[own[i]]]),
+            suggested=str(classes[judged[p[i].argmax()]]),
+            self_confidence=float(p[i, own[i]]),
+            probability=float(p[i].max()),
+        )
+        for i in map(int, flagged)
+    )
+    return LabelReview(suspects=suspects, rows=len(rows), notes=notes)
 
 
 def _out_of_sample(x: npt.NDArray[Any], y: Ints, seed: int) -> Floats:
@@ -114,18 +106,10 @@ def _out_of_sample(x: npt.NDArray[Any], y: Ints, seed: int) -> Floats:
     from sklearn.preprocessing import StandardScaler
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    found: list[tuple[float, Floats]] = []
+    fits: list[tuple[float, Floats]] = []
     for strength in STRENGTHS:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500))
         p: Floats = cross_val_predict(model, x, y, cv=folds, method="predict_proba").astype(np.float64)
         p /= p.sum(axis=1, keepdims=True)  # float32 rows sum to 1 only nearly
-        found.append((float(log_loss(y, p)), p))
-    return min(found, key=lambda pair: pair[0])[1]
-
-
-def _issues(y: Ints, p: Floats) -> list[int]:
-    """Rows that confident learning flags, least self-confidence first."""
-    from cleanlab.filter import find_label_issues
-
-    # one process: cleanlab's pool would start as many as there are CPUs
-    return [int(i) for i in find_label_issues(y, p, return_indices_ranked_by="self_confidence", n_jobs=1)]
+        fits.append((float(log_loss(y, p)), p))
+    return min(fits, key=lambda pair: pair[0])[1]

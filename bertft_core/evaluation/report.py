@@ -94,10 +94,10 @@ class EvaluationReport:
         return self.scores.score(self.metric)
 
     def __str__(self) -> str:
-        found, spread = self.scores, interval_text(self.intervals["accuracy"])
+        scores, spread = self.scores, interval_text(self.intervals["accuracy"])
         return (
-            f"accuracy {found.accuracy:.4f} {spread}, macro F1 {found.macro_f1:.4f}, "
-            f"log loss {found.log_loss:.4f} on {self.n} rows"
+            f"accuracy {scores.accuracy:.4f} {spread}, macro F1 {scores.macro_f1:.4f}, "
+            f"log loss {scores.log_loss:.4f} on {self.n} rows"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -108,10 +108,10 @@ class EvaluationReport:
     def from_json(cls, value: dict[str, Any]) -> EvaluationReport:
         """The report that `to_json` wrote, now or when it wrote the floor_* keys alone."""
         value = {key.replace("floor_", "baseline_"): part for key, part in value.items()}
-        found = value["scores"]
+        scores = value["scores"]
         inner = {
-            "per_class": tuple(ClassScores(**row) for row in found["per_class"]),
-            "confusion": tuple(tuple(row) for row in found["confusion"]),
+            "per_class": tuple(ClassScores(**row) for row in scores["per_class"]),
+            "confusion": tuple(tuple(row) for row in scores["confusion"]),
         }
         pair = value["baseline_difference_interval"]
         fixed = {
@@ -121,19 +121,48 @@ class EvaluationReport:
             "reliability": tuple(ReliabilityBin(**row) for row in value["reliability"]),
             "intervals": {k: None if v is None else (v[0], v[1]) for k, v in value["intervals"].items()},
             "baseline_difference_interval": None if pair is None else (pair[0], pair[1]),
-            "scores": Scores(**{**found, **inner}),
+            "scores": Scores(**{**scores, **inner}),
         }
         return cls(**{**value, **fixed})
 
     def to_markdown(self, title: str = "Evaluation", pictures: Sequence[tuple[str, str]] = ()) -> str:
         """The report as Markdown; `pictures` are (caption, path relative to the file) pairs."""
-        parts = [f"# {plain(title)}", _headline(self), *(f"> **Warning:** {plain(w)}" for w in self.warnings)]
-        parts += ["## Classes", _class_table(self)]
+        lines = [f"# {plain(title)}", ""]
+        lines += [f"| score ({self.n} rows) | value | {self.level * 100:g} % interval |", "|---|---:|---|"]
+        for name in _SHOWN_MULTI_LABEL if self.scores.multi_label else _SHOWN:
+            value = getattr(self.scores, name)
+            star = " (the metric that decides)" if name == self.metric else ""
+            interval = interval_text(self.intervals.get(name))
+            lines.append(f"| {name}{star} | {'–' if value is None else f'{value:.4f}'} | {interval} |")
+        if self.baseline_difference is not None:
+            lines.append(f"| TF-IDF baseline, accuracy | {self.baseline_accuracy:.4f} | |")
+            lines.append(f"| TF-IDF baseline, macro_f1 | {self.baseline_macro_f1:.4f} | |")
+            gap = interval_text(self.baseline_difference_interval, "+.4f")
+            lines.append(f"| model minus TF-IDF baseline, accuracy | {self.baseline_difference:+.4f} | {gap} |")
+        for warning in self.warnings:
+            lines += ["", f"> **Warning:** {plain(warning)}"]
+        lines += ["", "## Classes", "", "| class | precision | recall | F1 | rows | predicted |"]
+        lines.append("|---|---:|---:|---:|---:|---:|")
+        for row in self.per_class:
+            values = " | ".join("–" if v is None else f"{v:.4f}" for v in (row.precision, row.recall, row.f1))
+            lines.append(f"| {plain(row.name)} | {values} | {row.support} | {row.predicted} |")
         if not self.scores.multi_label:
-            parts += ["## Confusion (rows: true, columns: predicted)", _confusion_table(self)]
-        parts += ["## Most confident errors", _error_table(self)]
-        parts += [f"![{plain(caption)}]({path})" for caption, path in pictures]
-        return "\n\n".join(parts) + "\n"
+            lines += ["", "## Confusion (rows: true, columns: predicted)", ""]
+            lines.append(f"| | {' | '.join(plain(name) for name in self.classes)} |")
+            lines.append("|---|" + "---:|" * len(self.classes))
+            for name, counts in zip(self.classes, self.confusion, strict=True):
+                lines.append(f"| **{plain(name)}** | " + " | ".join(str(v) for v in counts) + " |")
+        lines += ["", "## Most confident errors", ""]
+        if self.worst_errors:
+            lines += ["| source | confidence | label | predicted | text |", "|---:|---:|---|---|---|"]
+        else:
+            lines.append("None: every row is right.")
+        for e in self.worst_errors:
+            cells = f"{plain(e.label)} | {plain(e.predicted)} | {plain(e.text)}"
+            lines.append(f"| {plain(e.source)} | {e.confidence:.3f} | {cells} |")
+        for caption, path in pictures:
+            lines += ["", f"![{plain(caption)}]({path})"]
+        return "\n".join(lines) + "\n"
 
 
 def with_floor_keys(document: dict[str, Any]) -> dict[str, Any]:
@@ -167,23 +196,36 @@ def evaluate(
     Intervals are those of `intervals.headline_intervals`; the difference to the baseline has a paired one. `warnings`
     (the data gate's) come before those found here.
     """
-    how, found, paired = bootstrap or Bootstrap(), labels.scores(predictions), None
+    how, scores, paired = bootstrap or Bootstrap(), labels.scores(predictions), None
     below = None if baseline is None else labels.scores(baseline)
     if baseline is not None:
         paired = paired_difference(labels, predictions, baseline, "accuracy", how)
+    confidence, wrong = labels.confidence(predictions), np.flatnonzero(~labels.is_right(predictions))
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
+    answers = zip(labels.texts(labels.values[surest]), labels.texts(predictions.decided[surest]), strict=True)
     return EvaluationReport(
         metric=check_metric(metric),
         level=how.level,
         classes=labels.classes,
-        scores=found,
+        scores=scores,
         intervals=headline_intervals(labels, predictions, how),
         reliability=labels.reliability(predictions),
-        worst_errors=_worst(labels, predictions, rows),
+        worst_errors=tuple(
+            WorstError(
+                row=i,
+                source=rows.sources[i] if rows.sources is not None else f"row {i + 1}",
+                text=" ".join(str(rows.texts[i])[: 4 * _SNIPPET].split())[:_SNIPPET],
+                label=label,
+                predicted=predicted,
+                confidence=float(confidence[i]),
+            )
+            for i, (label, predicted) in zip(surest.tolist(), answers, strict=True)
+        ),
         baseline_accuracy=below.accuracy if below else None,
         baseline_macro_f1=below.macro_f1 if below else None,
         baseline_difference=paired.difference if paired else None,
         baseline_difference_interval=(paired.low, paired.high) if paired else None,
-        warnings=(*warnings, *_warnings(found, paired)),
+        warnings=(*warnings, *_warnings(scores, paired)),
     )
 
 
@@ -192,36 +234,19 @@ def interval_text(interval: Interval | None, form: str = ".4f") -> str:
     return "–" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def _worst(labels: Labels, predictions: Predictions, rows: RowTexts) -> tuple[WorstError, ...]:
-    confidence, wrong = labels.confidence(predictions), np.flatnonzero(~labels.is_right(predictions))
-    picked = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
-    answers = zip(labels.texts(labels.values[picked]), labels.texts(predictions.decided[picked]), strict=True)
-    return tuple(
-        WorstError(
-            row=i,
-            source=rows.sources[i] if rows.sources is not None else f"row {i + 1}",
-            text=" ".join(str(rows.texts[i])[: 4 * _SNIPPET].split())[:_SNIPPET],
-            label=label,
-            predicted=predicted,
-            confidence=float(confidence[i]),
-        )
-        for i, (label, predicted) in zip(picked.tolist(), answers, strict=True)
-    )
-
-
-def _warnings(found: Scores, paired: PairedDifference | None) -> tuple[str, ...]:
-    absent = [row.name for row in found.per_class if row.support == 0]
-    unused = [row.name for row in found.per_class if row.support and not row.predicted]
+def _warnings(scores: Scores, paired: PairedDifference | None) -> tuple[str, ...]:
+    absent = [row.name for row in scores.per_class if row.support == 0]
+    unused = [row.name for row in scores.per_class if row.support and not row.predicted]
     notes = []
     if absent:
         notes.append(
             f"no test row of class {', '.join(absent)}: its recall and F1 are undefined, macro F1 averages "
-            f"the other {len(found.per_class) - len(absent)}"
+            f"the other {len(scores.per_class) - len(absent)}"
         )
     if unused:
         notes.append(f"class {', '.join(unused)} is never predicted")
-    if found.n < _FEW_ROWS:
-        notes.append(f"only {found.n} test rows: the intervals are wide")
+    if scores.n < _FEW_ROWS:
+        notes.append(f"only {scores.n} test rows: the intervals are wide")
     if paired and paired.low <= 0:
         verdict = "worse than" if paired.high < 0 else "not shown to be better than"
         notes.append(
@@ -229,44 +254,3 @@ def _warnings(found: Scores, paired: PairedDifference | None) -> tuple[str, ...]
             f"[{paired.low:+.4f}, {paired.high:+.4f}]"
         )
     return tuple(notes)
-
-
-def _headline(report: EvaluationReport) -> str:
-    lines = [f"| score ({report.n} rows) | value | {report.level * 100:g} % interval |", "|---|---:|---|"]
-    for name in _SHOWN_MULTI_LABEL if report.scores.multi_label else _SHOWN:
-        value = getattr(report.scores, name)
-        star = " (the metric that decides)" if name == report.metric else ""
-        shown = "–" if value is None else f"{value:.4f}"
-        lines.append(f"| {name}{star} | {shown} | {interval_text(report.intervals.get(name))} |")
-    if report.baseline_difference is not None:
-        lines.append(f"| TF-IDF baseline, accuracy | {report.baseline_accuracy:.4f} | |")
-        lines.append(f"| TF-IDF baseline, macro_f1 | {report.baseline_macro_f1:.4f} | |")
-        gap = interval_text(report.baseline_difference_interval, "+.4f")
-        lines.append(f"| model minus TF-IDF baseline, accuracy | {report.baseline_difference:+.4f} | {gap} |")
-    return "\n".join(lines)
-
-
-def _class_table(report: EvaluationReport) -> str:
-    lines = ["| class | precision | recall | F1 | rows | predicted |", "|---|---:|---:|---:|---:|---:|"]
-    for row in report.per_class:
-        values = " | ".join("–" if v is None else f"{v:.4f}" for v in (row.precision, row.recall, row.f1))
-        lines.append(f"| {plain(row.name)} | {values} | {row.support} | {row.predicted} |")
-    return "\n".join(lines)
-
-
-def _confusion_table(report: EvaluationReport) -> str:
-    header = " | ".join(plain(name) for name in report.classes)
-    lines = [f"| | {header} |", "|---|" + "---:|" * len(report.classes)]
-    for name, counts in zip(report.classes, report.confusion, strict=True):
-        lines.append(f"| **{plain(name)}** | " + " | ".join(str(v) for v in counts) + " |")
-    return "\n".join(lines)
-
-
-def _error_table(report: EvaluationReport) -> str:
-    if not report.worst_errors:
-        return "None: every row is right."
-    lines = ["| source | confidence | label | predicted | text |", "|---:|---:|---|---|---|"]
-    for e in report.worst_errors:
-        cells = f"{plain(e.label)} | {plain(e.predicted)} | {plain(e.text)}"
-        lines.append(f"| {plain(e.source)} | {e.confidence:.3f} | {cells} |")
-    return "\n".join(lines)

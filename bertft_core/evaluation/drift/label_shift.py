@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
 
@@ -16,8 +15,6 @@ LABEL_P = 0.01  # one false alarm in a hundred quiet nights
 
 _EXPECTED = 5  # rows a cell from which the chi-square distribution may be used (Cochran 1954)
 _TABLES = 9_999  # random tables: p-values in steps of 0.0001
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +61,8 @@ def label_shift(old_counts: Mapping[str, int], new_counts: Mapping[str, int], *,
     0.1
     """
     from scipy.spatial.distance import jensenshannon
+    from scipy.stats import MonteCarloMethod, chi2_contingency
+    from scipy.stats.contingency import expected_freq
 
     sides = (old_counts, new_counts)
     names = sorted(name for name in {*old_counts, *new_counts} if any(side.get(name) for side in sides))
@@ -72,26 +71,16 @@ def label_shift(old_counts: Mapping[str, int], new_counts: Mapping[str, int], *,
     if (table < 0).any() or not (n_old and n_new):
         raise DataError(f"label shift needs counts >= 0 and rows on both sides, found {n_old} old and {n_new} new rows")
     before, after = table / table.sum(axis=1, keepdims=True)
-    p_value, test = _homogeneity(table, seed)
+    is_dense = expected_freq(table).min() >= _EXPECTED
+    # batches bound the memory where there are a thousand classes
+    method = None if is_dense else MonteCarloMethod(n_resamples=_TABLES, batch=1000, rng=np.random.default_rng(seed))
     columns = zip(names, *table.tolist(), before.tolist(), after.tolist(), strict=True)
     return LabelShift(
         n_old=n_old,
         n_new=n_new,
         total_variation=float(np.abs(before - after).sum() / 2),
-        p_value=p_value,
-        test=test,
+        p_value=float(chi2_contingency(table, correction=False, method=method).pvalue),
+        test="chi-square" if is_dense else "Monte Carlo",
         jensen_shannon=float(jensenshannon(before, after, base=2) ** 2),
         classes=tuple(ClassShare(name=n, n_old=a, n_new=b, before=p, after=q) for n, a, b, p, q in columns),
     )
-
-
-def _homogeneity(table: Ints, seed: int) -> tuple[float, Literal["chi-square", "Monte Carlo"]]:
-    """p-value of equal class shares in both rows of the table [2, C], and how it was found."""
-    from scipy.stats import MonteCarloMethod, chi2_contingency
-    from scipy.stats.contingency import expected_freq
-
-    if expected_freq(table).min() >= _EXPECTED:
-        return float(chi2_contingency(table, correction=False).pvalue), "chi-square"
-    # batches bound the memory where there are a thousand classes
-    method = MonteCarloMethod(n_resamples=_TABLES, batch=1000, rng=np.random.default_rng(seed))
-    return float(chi2_contingency(table, correction=False, method=method).pvalue), "Monte Carlo"

@@ -5,7 +5,6 @@ Every figure comes with what chance alone does to it, since a night's rows are f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from bertft_core.base.text import plain
 from bertft_core.evaluation.drift.domain_shift import DomainShift
 from bertft_core.evaluation.drift.label_shift import ClassShare, LabelShift
-from bertft_core.evaluation.drift.text_figures import TextFigures, WordChange
+from bertft_core.evaluation.drift.text_figures import TextFigures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,10 +38,24 @@ class DriftReport:
 
     def to_markdown(self) -> str:
         """A table for people, and the words that changed; names and words are escaped."""
+        label, domain, text = self.label, self.domain, self.text
         lines = ["| | old rows | new rows | difference |", "|---|---|---|---|"]
-        lines += [*_label_lines(self.label), _domain_line(self.domain), *_text_lines(self.text)]
-        words = [_word_line("rose", self.text.risen), _word_line("fell", self.text.fallen)]
-        return "\n".join(lines) + "\n\n" + "\n\n".join(words) + "\n"
+        difference = f"total variation {label.total_variation:.3f}, p {label.p_value:.2g} ({label.test})"
+        lines.append(f"| labelled rows | {label.n_old} | {label.n_new} | {difference} |")
+        for c in _changed(label):
+            points = f"{100 * (c.after - c.before):+.1f} points"
+            lines.append(f"| class {plain(c.name)} | {c.before:.1%} | {c.after:.1%} | {points} |")
+        difference = domain.reason or f"AUROC {domain.auroc:.3f} [{domain.low:.3f}, {domain.high:.3f}]; 0.5: alike"
+        lines.append(f"| distinct rows compared | {domain.n_old} | {domain.n_new} | {difference} |")
+        old, new = (f"{s.median:g} ({s.low:g} to {s.high:g})" for s in (text.lengths_old, text.lengths_new))
+        difference = f"KS {text.ks:.3f}, p {text.ks_p:.2g}"
+        lines.append(f"| words a text: median (5 to 95 %) | {old} | {new} | {difference} |")
+        old, new = ("–" if share is None else f"{share:.1%}" for share in (text.usual_unseen, text.unseen))
+        lines.append(f"| words no other old row has | {old} | {new} | |")
+        for verb, changes in (("rose", text.risen), ("fell", text.fallen)):
+            words = ", ".join(f"{plain(c.word)} ({c.before:.1%} → {c.after:.1%}, z {c.z:+.1f})" for c in changes)
+            lines += ["", f"Words that {verb} most (share of the texts): {words or 'none'}"]
+        return "\n".join(lines) + "\n"
 
 
 def draw_drift(report: DriftReport) -> Figure:
@@ -59,47 +72,14 @@ def draw_drift(report: DriftReport) -> Figure:
     shares.invert_yaxis()
     shares.set(xlabel="share of the rows", title="Classes that changed most")
     shares.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    for place, (found, colour) in enumerate(((report.text.lengths_old, _OLD), (report.text.lengths_new, _NEW))):
-        lengths.plot([found.low, found.high], [place, place], color=colour, linewidth=4, solid_capstyle="butt")
-        lengths.plot([found.median], [place], "o", color=colour, markersize=9)
+    for place, (words, colour) in enumerate(((report.text.lengths_old, _OLD), (report.text.lengths_new, _NEW))):
+        lengths.plot([words.low, words.high], [place, place], color=colour, linewidth=4, solid_capstyle="butt")
+        lengths.plot([words.median], [place], "o", color=colour, markersize=9)
     lengths.set_yticks([0, 1], ["old", "new"])
     lengths.set(ylim=(1.6, -0.6), xlabel="words a text", title="Lengths: median, 5 to 95 %")
     return figure
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
-def _changed(found: LabelShift) -> list[ClassShare]:
+def _changed(label: LabelShift) -> list[ClassShare]:
     """The classes whose share changed most."""
-    return sorted(found.classes, key=lambda c: (-abs(c.after - c.before), c.name))[:_SHOWN]
-
-
-def _label_lines(found: LabelShift) -> list[str]:
-    difference = f"total variation {found.total_variation:.3f}, p {found.p_value:.2g} ({found.test})"
-    return [
-        f"| labelled rows | {found.n_old} | {found.n_new} | {difference} |",
-        *(
-            f"| class {plain(c.name)} | {c.before:.1%} | {c.after:.1%} | {100 * (c.after - c.before):+.1f} points |"
-            for c in _changed(found)
-        ),
-    ]
-
-
-def _domain_line(found: DomainShift) -> str:
-    shown = found.reason or f"AUROC {found.auroc:.3f} [{found.low:.3f}, {found.high:.3f}]; 0.5: alike"
-    return f"| distinct rows compared | {found.n_old} | {found.n_new} | {shown} |"
-
-
-def _text_lines(found: TextFigures) -> list[str]:
-    old, new = (f"{s.median:g} ({s.low:g} to {s.high:g})" for s in (found.lengths_old, found.lengths_new))
-    return [
-        f"| words a text: median (5 to 95 %) | {old} | {new} | KS {found.ks:.3f}, p {found.ks_p:.2g} |",
-        f"| words no other old row has | {_percent(found.usual_unseen)} | {_percent(found.unseen)} | |",
-    ]
-
-
-def _word_line(verb: str, changes: Sequence[WordChange]) -> str:
-    named = ", ".join(f"{plain(c.word)} ({c.before:.1%} → {c.after:.1%}, z {c.z:+.1f})" for c in changes)
-    return f"Words that {verb} most (share of the texts): {named or 'none'}"
+    return sorted(label.classes, key=lambda c: (-abs(c.after - c.before), c.name))[:_SHOWN]

@@ -85,19 +85,41 @@ def fit_policy(labels: Any, probabilities: Any, settings: PolicySettings, weight
         raise ConfigError(
             f"decision.costs must have one row per class, wanted {p.shape[1]}, found {len(settings.costs)}"
         )
-    temperature, notes = _helpful_temperature(rows, plain) if settings.temperature else (1.0, [])
+    temperature, thresholds, notes = 1.0, None, []
+    if settings.temperature:
+        fitted = fit_temperature(y, p, rows.weights)
+        before = float(rows.losses(plain).mean())
+        after = float(rows.losses(replace(plain, probabilities=apply_temperature(p, fitted))).mean())
+        if fitted in TEMPERATURES:
+            notes.append(f"temperature stays 1: the best one is beyond {fitted:g}, so the rows do not determine it")
+        elif after >= before:
+            notes.append(f"temperature stays 1: none lowers the validation log loss of {before:.4f}")
+        else:
+            temperature = fitted
+            notes.append(f"temperature {temperature:.4g}: validation log loss {before:.4f} -> {after:.4f}")
     scaled = apply_temperature(p, temperature)
-    thresholds = None
     if settings.thresholds is not None:
-        thresholds, note = _helpful_thresholds(y, scaled, settings.thresholds, settings.beta)
-        notes.append(note)
+        objective, beta = settings.thresholds, settings.beta
+        gain, p_value = threshold_gain(y, scaled, objective, beta)
+        proof = f"cross-fitted macro {objective} {gain:+.4f} against the most probable class, p {p_value:.3g}"
+        if gain <= 0 or p_value > THRESHOLD_LEVEL:
+            notes.append(f"thresholds stay off: not shown to help ({proof})")
+        else:
+            thresholds = fit_thresholds(y, scaled, objective, beta)
+            notes.append(f"thresholds fitted ({proof})")
     if settings.costs is not None:
         notes.append("decides by the least expected cost (decision.costs)")
     policy = DecisionPolicy(temperature=temperature, thresholds=thresholds, costs=settings.costs, fitted_on=n)
     if settings.abstain_accuracy is not None:
-        below = fit_abstention(y, scaled, policy.apply(p).predicted, settings.abstain_accuracy)
+        wanted = settings.abstain_accuracy
+        below = fit_abstention(y, scaled, policy.apply(p).predicted, wanted)
         policy = replace(policy, abstain_below=below)
-        notes.append(_abstention_note(settings.abstain_accuracy, below))
+        if below is None:
+            notes.append(f"abstention stays off: no share of the rows is shown to reach an accuracy of {wanted:g}")
+        elif below == 0:
+            notes.append(f"abstains never: all rows together are shown to reach an accuracy of {wanted:g}")
+        else:
+            notes.append(f"abstains below a confidence of {below:.4f}, for an accuracy of {wanted:g}")
     return replace(policy, notes=tuple(notes))
 
 
@@ -202,27 +224,6 @@ def _checked(
     return rows, rows.predictions(p, predicted)
 
 
-def _helpful_temperature(rows: SingleLabels, plain: Predictions) -> tuple[float, list[str]]:
-    p = plain.probabilities
-    temperature = fit_temperature(rows.values, p, rows.weights)
-    before = float(rows.losses(plain).mean())
-    after = float(rows.losses(replace(plain, probabilities=apply_temperature(p, temperature))).mean())
-    if temperature in TEMPERATURES:
-        return 1.0, [f"temperature stays 1: the best one is beyond {temperature:g}, so the rows do not determine it"]
-    if after >= before:
-        return 1.0, [f"temperature stays 1: none lowers the validation log loss of {before:.4f}"]
-    return temperature, [f"temperature {temperature:.4g}: validation log loss {before:.4f} -> {after:.4f}"]
-
-
-def _helpful_thresholds(y: Ints, p: Floats, objective: Objective, beta: float) -> tuple[tuple[float, ...] | None, str]:
-    """Thresholds that also help on rows they were not fitted on, else None, with the reason."""
-    gain, p_value = threshold_gain(y, p, objective, beta)
-    shown = f"cross-fitted macro {objective} {gain:+.4f} against the most probable class, p {p_value:.3g}"
-    if gain <= 0 or p_value > THRESHOLD_LEVEL:
-        return None, f"thresholds stay off: not shown to help ({shown})"
-    return fit_thresholds(y, p, objective, beta), f"thresholds fitted ({shown})"
-
-
 def threshold_gain(labels: Ints, probabilities: Floats, objective: Objective, beta: float) -> tuple[float, float]:
     """What thresholds gain on rows they were not fitted on, against the plain argmax, and its one-sided p-value.
 
@@ -247,14 +248,6 @@ def threshold_gain(labels: Ints, probabilities: Floats, objective: Objective, be
     one, other = swapped_counts(labels, guess, plain, n_classes, _PERMUTATIONS, np.random.default_rng(0))
     reached = (macro(*one) - macro(*other) >= gain - _ROUNDING).sum()
     return gain, float((1 + reached) / (1 + _PERMUTATIONS))
-
-
-def _abstention_note(wanted: float, below: float | None) -> str:
-    if below is None:
-        return f"abstention stays off: no share of the rows is shown to reach an accuracy of {wanted:g}"
-    if below == 0:
-        return f"abstains never: all rows together are shown to reach an accuracy of {wanted:g}"
-    return f"abstains below a confidence of {below:.4f}, for an accuracy of {wanted:g}"
 
 
 def _class_gain(objective: Objective, beta: float, support: Ints) -> Callable[[Any, Any, Any], Any]:

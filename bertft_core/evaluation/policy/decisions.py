@@ -91,7 +91,10 @@ class DecisionPolicy:
         if raw.ndim != 2 or (wanted and raw.shape[1] != wanted):
             raise ArtifactError(f"the policy decides between {wanted or 'C'} classes, found probabilities {raw.shape}")
         p = apply_temperature(raw, self.temperature)
-        predicted = self._decide(p)
+        if self.costs is not None:
+            predicted = decide_by_cost(p, self.costs)
+        else:
+            predicted = decide_by_thresholds(p, self.thresholds or (1.0,) * p.shape[1])
         confidence = p[np.arange(len(p)), predicted]
         is_sure = confidence >= (self.abstain_below or 0.0)  # False for nan: nobody should act on such a row
         return Decided(probabilities=p, predicted=predicted, abstain=~is_sure)
@@ -118,11 +121,6 @@ class DecisionPolicy:
             )
         except (TypeError, ValueError) as fault:
             raise ArtifactError(f"the decision policy holds a value of the wrong kind: {fault}") from fault
-
-    def _decide(self, p: Floats) -> Ints:
-        if self.costs is not None:
-            return decide_by_cost(p, self.costs)
-        return decide_by_thresholds(p, self.thresholds or (1.0,) * p.shape[1])
 
 
 MULTI_LABEL_THRESHOLD = 0.5  # every class of at least this probability is decided

@@ -14,7 +14,7 @@ import numpy as np
 
 from bertft_core.config.promotion import RESAMPLES
 from bertft_core.evaluation.scores.counts import Floats, Ints, count_scores, counts
-from bertft_core.evaluation.scores.labels import Labels, MultiLabels, Predictions, SingleLabels
+from bertft_core.evaluation.scores.labels import Labels, MultiLabels, Predictions
 from bertft_core.evaluation.scores.metrics import BINS, confidence_bins
 from bertft_core.evaluation.scores.resampling import resampled_counts, resampled_sums
 
@@ -122,41 +122,34 @@ def headline_intervals(
     differs (no error seen, say), so that there is no spread to judge by. average_precision has no interval: it would
     have to sort every resample. Multi-label: accuracy, log loss, macro and micro F1 only.
     """
-    how = bootstrap or Bootstrap()
-    if isinstance(labels, SingleLabels):
-        found = _single_label_intervals(labels, predictions, how)
-    else:
-        found = _multi_label_intervals(labels, predictions, how)
-    return {**found, "accuracy": wilson(int(labels.is_right(predictions).sum()), len(labels), how.level)}
-
-
-def _single_label_intervals(
-    labels: SingleLabels, predictions: Predictions, how: Bootstrap
-) -> dict[str, Interval | None]:
-    y, p, guess, n_classes = labels.values, predictions.probabilities, predictions.decided, len(labels.classes)
-    support, level = np.bincount(y, minlength=n_classes), how.level
+    how, n, is_right = bootstrap or Bootstrap(), len(labels), labels.is_right(predictions)
+    level = how.level
+    intervals: dict[str, Interval | None] = {}
+    accuracy = wilson(int(is_right.sum()), n, level)
+    if isinstance(labels, MultiLabels):
+        for metric in ("macro_f1", "micro_f1", "log_loss"):
+            draws = labels.resampled_scores(metric, predictions, how.resamples, how.seed)
+            low, high = _percentiles(-draws if metric == "log_loss" else draws, level)
+            intervals[metric] = (low, high) if high - low > _ROUNDING else None
+        return {**intervals, "accuracy": accuracy}
+    y, guess, n_classes = labels.values, predictions.decided, len(labels.classes)
+    support, confidence = np.bincount(y, minlength=n_classes), labels.confidence(predictions)
     ((hits, decided),) = resampled_counts(y, [guess], n_classes, how.resamples, np.random.default_rng(how.seed))
-    found = {name: _spread(draws, level) for name, draws in count_scores(hits, decided, support).items()}
+    intervals = {name: _spread(draws, level) for name, draws in count_scores(hits, decided, support).items()}
     if np.isnan(count_scores(*counts(y, guess, n_classes), support)["mcc"]):
-        found["mcc"] = None
-    gaps = _binned_gaps(labels, predictions)
+        intervals["mcc"] = None
+    # each row's confidence minus rightness, in the column of its bin: sums / n give the terms of the ECE
+    gaps = np.zeros((n, BINS))
+    gaps[np.arange(n), confidence_bins(confidence)] = confidence - is_right
     values = np.column_stack([labels.losses(predictions), labels.briers(predictions), gaps])
-    means = resampled_sums(y, values, how.resamples, np.random.default_rng(how.seed)) / len(y)
-    return found | {
+    means = resampled_sums(y, values, how.resamples, np.random.default_rng(how.seed)) / n
+    return intervals | {
+        "accuracy": accuracy,
         "log_loss": _spread(means[:, 0], level),
         "brier": _spread(means[:, 1], level),
-        "ece": _ece_interval(gaps.sum(axis=0) / len(y), means[:, 2:], level),
-        "auroc": auroc_interval(y, p, level),
+        "ece": _ece_interval(gaps.sum(axis=0) / n, means[:, 2:], level),
+        "auroc": auroc_interval(y, predictions.probabilities, level),
     }
-
-
-def _multi_label_intervals(labels: MultiLabels, predictions: Predictions, how: Bootstrap) -> dict[str, Interval | None]:
-    found: dict[str, Interval | None] = {}
-    for metric in ("macro_f1", "micro_f1", "log_loss"):
-        draws = labels.resampled_scores(metric, predictions, how.resamples, how.seed)
-        low, high = _percentiles(-draws if metric == "log_loss" else draws, how.level)
-        found[metric] = (low, high) if high - low > _ROUNDING else None
-    return found
 
 
 def auroc_interval(labels: Ints, probabilities: Floats, level: float = 0.95) -> Interval | None:
@@ -195,14 +188,6 @@ def _placements(y: Ints, p: Floats) -> Floats:
         parts[own] += negatives_below / pairs
         parts[~own] += positives_above / pairs
     return parts
-
-
-def _binned_gaps(labels: SingleLabels, predictions: Predictions) -> Floats:
-    """Confidence minus rightness of each row in the column of its bin [n, BINS]; sums / n give the ECE's terms."""
-    confidence, n = labels.confidence(predictions), len(labels)
-    gaps = np.zeros((n, BINS))
-    gaps[np.arange(n), confidence_bins(confidence)] = confidence - labels.is_right(predictions)
-    return gaps
 
 
 def _ece_interval(terms: Floats, drawn: Floats, level: float) -> Interval | None:

@@ -250,7 +250,9 @@ class MultiLabels:
         of all (row, class) probabilities together. ranking: label ranking average precision (Schapire & Singer 2000)
         over the rows with a label. balanced_accuracy and mcc have no meaning (None), confusion is empty.
         """
-        y, p, guess = self.values, predictions.probabilities, predictions.decided
+        from sklearn.metrics import label_ranking_average_precision_score
+
+        y, p, guess, ranked = self.values, predictions.probabilities, predictions.decided, self.values.any(axis=1)
         hits, decided, support = (v.sum(axis=0) for v in (y & guess, guess, y))
         seen, shares = support > 0, support[support > 0] / max(1, support.sum())
         precision = hits[seen] / np.maximum(1, decided[seen])
@@ -271,7 +273,9 @@ class MultiLabels:
             average_precision=_mean([c.average_precision for c in per_class]),
             per_class=per_class,
             confusion=(),
-            ranking=_label_ranking(y, p) if ranking else None,
+            ranking=float(label_ranking_average_precision_score(y[ranked], p[ranked]))
+            if ranking and ranked.any()
+            else None,
         )
 
     def difference(self, metric: str, a: Predictions, b: Predictions) -> float:
@@ -295,10 +299,8 @@ class MultiLabels:
     ) -> Floats:
         """`difference` after each row's two answers changed sides with probability one half, [permutations]."""
         one, two = self._parts(metric, a), self._parts(metric, b)
-        middle, half = (
-            (one + two).sum(axis=0) / 2,
-            flipped_sums((one - two) / 2, permutations, np.random.default_rng(seed)),
-        )
+        middle = (one + two).sum(axis=0) / 2
+        half = flipped_sums((one - two) / 2, permutations, np.random.default_rng(seed))
         return np.asarray(self._from_sums(metric, middle + half) - self._from_sums(metric, middle - half))
 
     def texts(self, answers: Any) -> list[str]:
@@ -368,13 +370,6 @@ def _class_scores(
             )
         )
     return tuple(found)
-
-
-def _label_ranking(y: Bools, p: Floats) -> float | None:
-    from sklearn.metrics import label_ranking_average_precision_score
-
-    rows = y.any(axis=1)
-    return float(label_ranking_average_precision_score(y[rows], p[rows])) if rows.any() else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

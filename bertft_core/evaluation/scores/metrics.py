@@ -85,10 +85,6 @@ class Scores:
             return self.accuracy  # which it is where each row has one label
         return as_score(metric, float(getattr(self, check_metric(metric))))
 
-    def __str__(self) -> str:
-        shares = f"accuracy {self.accuracy:.4f}, macro F1 {self.macro_f1:.4f}"
-        return f"{shares}, log loss {self.log_loss:.4f}, n {self.n}"
-
 
 def check_metric(metric: str) -> str:
     """`metric` itself. Raises DataError when it may not decide."""

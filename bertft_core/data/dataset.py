@@ -38,12 +38,6 @@ class DataReport:
     rows_superseded: int = 0
     overlaps: dict[str, int]
 
-    def __str__(self) -> str:
-        return (
-            f"{self.rows_read} rows read: {self.rows_used} used, {self.duplicates_dropped} duplicates, "
-            f"{self.rows_quarantined} quarantined; {self.rows_filtered} filtered"
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSplits:
@@ -112,9 +106,6 @@ class DatasetSplits:
         table = self.table(split)
         places = zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)
         return [file if file.endswith(".txt") else f"{file}:{row}" for file, row in places]
-
-    def __str__(self) -> str:
-        return f"{len(self.classes)} classes, {self.n_train} + {self.n_validation} + {self.n_test} rows"
 
 
 def load_dataset_splits(directory: Path | str) -> DatasetSplits:

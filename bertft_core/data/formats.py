@@ -36,10 +36,8 @@ def decoding(file: SourceFile) -> Iterator[None]:
         ) from None
 
 
-def sniff_delimiter(file: SourceFile, wanted: Collection[str], given: str | None = None) -> str:
-    """`given`, or the one of comma, semicolon, tab, bar whose header has most wanted columns, then fields."""
-    if given is not None:
-        return given
+def sniff_delimiter(file: SourceFile, wanted: Collection[str]) -> str:
+    """The one of comma, semicolon, tab, bar whose header has most wanted columns, then fields; of .tsv the tab."""
     if file.path.suffix.lower() == ".tsv":
         return "\t"
 

@@ -90,17 +90,17 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
 
 
 def _weights(raw: dict[Any, Any]) -> dict[str, float]:
-    given = {str(k).strip(): v for k, v in raw.items() if v is not None}
-    if not given:
+    weights = {str(k).strip(): v for k, v in raw.items() if v is not None}
+    if not weights:
         raise FaultyRow("missing label")
-    for name, weight in given.items():
+    for name, weight in weights.items():
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not is_number or not math.isfinite(weight) or weight < 0:
             raise FaultyRow(f"bad label weights: {name} has {weight!r}, wanted a number >= 0")
-    total = sum(given.values())
+    total = sum(weights.values())
     if total <= 0:
         raise FaultyRow("bad label weights: they sum to 0")
-    return {name: weight / total for name, weight in given.items()}
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def class_order(names: Sequence[str], fixed: Sequence[str] | None) -> list[str]:

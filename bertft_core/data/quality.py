@@ -76,9 +76,8 @@ class RowChecker:
                 if isinstance(fault, UnknownLabel) and config.unknown_class == "drop":
                     out.filtered += 1
                     continue
-                shown = text[:200] if isinstance(text, str) else "" if text is None else str(text)[:200]
-                shown = shown.encode("utf-8", "replace").decode("utf-8")
-                out.faults.append(RowFault(file=batch.files[i], row=batch.rows[i], reason=str(fault), text=shown))
+                excerpt = "" if text is None else str(text)[:200].encode("utf-8", "replace").decode("utf-8")
+                out.faults.append(RowFault(file=batch.files[i], row=batch.rows[i], reason=str(fault), text=excerpt))
                 continue
             out.slices.append(["" if (v := columns[c][i]) is None else str(v) for c in config.slices])
             out.files.append(batch.files[i])

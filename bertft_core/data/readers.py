@@ -62,21 +62,19 @@ def _wanted_columns(config: DataConfig) -> dict[str, str]:
     return keys
 
 
-def _require_columns(found: list[str], config: DataConfig, file: str) -> None:
-    """Raises DataError naming each missing (or ambiguous) column, those found, and the nearest one."""
+def _require_columns(header: list[str], config: DataConfig, file: str) -> None:
+    """Raises DataError naming each missing (or ambiguous) column, those of the header, and the nearest one."""
     faults = []
     for column, key in _wanted_columns(config).items():
-        if found.count(column) == 1:
-            continue
-        if column in found:
-            faults.append(f"{key}: column {column!r} occurs {found.count(column)} times")
-            continue
-        near = difflib.get_close_matches(column, found, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        faults.append(f"{key}: there is no column {column!r}{hint}")
+        if header.count(column) > 1:
+            faults.append(f"{key}: column {column!r} occurs {header.count(column)} times")
+        elif column not in header:
+            near = difflib.get_close_matches(column, header, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            faults.append(f"{key}: there is no column {column!r}{hint}")
     if faults:
-        shown = ", ".join(repr(c[:60]) for c in found[:30]) or "none"
-        raise DataError(f"{file}: {'; '.join(faults)}; found columns: {shown}")
+        names = ", ".join(repr(c[:60]) for c in header[:30]) or "none"
+        raise DataError(f"{file}: {'; '.join(faults)}; found columns: {names}")
 
 
 def read_batches(
@@ -133,7 +131,7 @@ def _in_batches(rows: Iterable[_Row | RowFault], columns: Iterable[str]) -> Iter
 
 def _read_csv(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     columns = _wanted_columns(config)
-    delimiter = sniff_delimiter(file, columns, config.delimiter)
+    delimiter = sniff_delimiter(file, columns) if config.delimiter is None else config.delimiter
     header = csv_header(file, delimiter)
     _require_columns(header, config, file.name)
     places = [header.index(column) for column in columns]

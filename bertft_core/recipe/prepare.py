@@ -34,10 +34,6 @@ class Prepared:
     pretrained: str
     encoder: str
 
-    def __str__(self) -> str:
-        d = self.dataset
-        return f"{d.n_train} train, {d.n_validation} validation, {d.n_test} test rows in {len(d.classes)} classes"
-
 
 def ingest(config: RunConfig, home: Path, on_progress: OnProgress | None = None) -> DatasetSplits:
     """Read, gate and split the rows; content-addressed under home/data. Raises ConfigError as `require_targets`."""

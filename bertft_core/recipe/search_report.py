@@ -35,9 +35,6 @@ class SearchReport:
     pictures: tuple[Path, ...]
     summary: str
 
-    def __str__(self) -> str:
-        return f"search report {self.page} with {len(self.pictures)} pictures"
-
 
 def report_search(
     study: SearchStudy, config: RunConfig, verdict: SearchWinner | None, folder: Path, where: str = ""

@@ -121,7 +121,15 @@ class NightRun:
         killed = log.left_open()
         kept = from_disk(TrainingPlan, killed["plan"]) if killed and killed["plan"] else None
         if killed is not None:
-            log.add(_killed(killed))
+            log.add(  # the line that it never wrote itself
+                Night(
+                    night=killed["night"],
+                    started=killed["started"],
+                    outcome=FAILED,
+                    seconds=0.0,
+                    reason="its process was killed or its run cancelled; the next night goes on from what it left",
+                )
+            )
             self.report.say(f"the night of {killed.get('night')} was killed; this one goes on from what it left")
         last = log.last_training
         log.begin(night=self.night, started=self._started, plan=kept and to_disk(kept))
@@ -257,14 +265,3 @@ class NightRun:
                 test_rows=test.get("n", 0),
             )
         )
-
-
-def _killed(left: dict[str, Any]) -> Night:
-    """The line of a night that never wrote its own."""
-    return Night(
-        night=left["night"],
-        started=left["started"],
-        outcome=FAILED,
-        seconds=0.0,
-        reason="its process was killed or its run cancelled; the next night goes on from what it left",
-    )

@@ -31,19 +31,14 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
     numbers = {k: float(v) for k, v in night.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     tracking.log_metrics(store, run_id, {"seconds": night.seconds, **numbers})
     if drift is not None:
-        _log_drift(drift, store, run_id)
+        with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
+            folder = Path(scratch)
+            write_json(folder / "drift.json", drift.to_json())
+            write_text(folder / "drift.md", drift.to_markdown() + "\n![](drift.png)\n")
+            draw_drift(drift).savefig(folder / "drift.png")
+            tracking.log_files(store, run_id, [folder], "drift")
     tracking.finish_run(store, run_id, failed=night.outcome in (FAILED, REJECTED))
     return run_id
-
-
-def _log_drift(drift: DriftReport, store: Store, run_id: str) -> None:
-    """drift.json, drift.md and drift.png below `drift` of the run."""
-    with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
-        folder = Path(scratch)
-        write_json(folder / "drift.json", drift.to_json())
-        write_text(folder / "drift.md", drift.to_markdown() + "\n![](drift.png)\n")
-        draw_drift(drift).savefig(folder / "drift.png")
-        tracking.log_files(store, run_id, [folder], "drift")
 
 
 def as_markdown(night: Night, name: str) -> str:

@@ -112,7 +112,7 @@ def changes(before: Rows, now: Rows) -> Changes:
     common, mine, theirs = np.intersect1d(now.hashes, before.hashes, assume_unique=True, return_indices=True)
     names_now = np.array(now.classes, dtype=object)[now.labels[mine]]
     names_then = np.array(before.classes, dtype=object)[before.labels[theirs]]
-    present, past = _present(now), _present(before)
+    present, past = ({name for name, n in rows.counts().items() if n} for rows in (now, before))
     return Changes(
         before=len(before.hashes),
         now=len(now.hashes),
@@ -125,7 +125,3 @@ def changes(before: Rows, now: Rows) -> Changes:
         counts_before=before.counts(),
         new_by_class=now.counts(~is_known),
     )
-
-
-def _present(rows: Rows) -> set[str]:
-    return {name for name, n in rows.counts().items() if n}

@@ -73,7 +73,9 @@ def cheap_triggers(
     fired = []
     if settings_changed:
         fired.append("configuration, encoder or code changed")
-    enough = _wanted(config.new_rows, found.before)
+    enough = math.inf if config.new_rows is None else config.new_rows  # below 1: a share of the rows before
+    if enough < 1:
+        enough *= found.before
     if found.new and found.new >= enough:
         fired.append(f"{counted(found.new, 'new row')} (nightly.new_rows: {config.new_rows:g})")
     if found.relabelled + found.deleted and found.relabelled + found.deleted >= enough:
@@ -84,12 +86,6 @@ def cheap_triggers(
     if config.max_age_days is not None and found.any and age_days >= config.max_age_days:
         fired.append(f"{age_days:.1f} days since the last training (nightly.max_age_days: {config.max_age_days:g})")
     return fired
-
-
-def _wanted(share_or_count: float | None, before: int) -> float:
-    if share_or_count is None:
-        return math.inf
-    return share_or_count * before if share_or_count < 1 else share_or_count
 
 
 def drift_trigger(shift: DomainShift, config: NightlyConfig) -> str | None:

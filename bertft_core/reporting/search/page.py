@@ -153,7 +153,15 @@ def search_summary(page: SearchPage, where: str = "") -> str:
         lines.append(f"    - {counted(len(reasons) - _LINES, 'more reason is', 'more reasons are')} on the page")
     last = [*(["", f"The whole report: {where[: _CELL * 20]}"] if where else [])]
     last += [*(["", f"Open the study: `{page.dashboard[: _CELL * 20]}`"] if page.dashboard else [])]
-    return "\n".join([*_within(lines, _BYTES), *last]) + "\n"
+    room = _BYTES
+    first: list[str] = []
+    for line in lines:
+        room -= len(line.encode()) + 1
+        if room < 0:
+            first += ["", "Cut here: the rest is on the page."]
+            break
+        first.append(line)
+    return "\n".join([*first, *last]) + "\n"
 
 
 def _best_table(page: SearchPage) -> list[str]:
@@ -170,18 +178,6 @@ def _best_table(page: SearchPage) -> list[str]:
         )
     more = len(knobs) - _COLUMNS
     return [*lines, *(["", f"{counted(more, 'more knob is', 'more knobs are')} on the page."] if more > 0 else [])]
-
-
-def _within(lines: Sequence[str], most: int) -> list[str]:
-    """The first lines, as many as fit into so many bytes."""
-    room = most
-    first: list[str] = []
-    for line in lines:
-        room -= len(line.encode()) + 1
-        if room < 0:
-            return [*first, "", "Cut here: the rest is on the page."]
-        first.append(line)
-    return first
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -126,7 +126,7 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
         return fitted, run.state().get("chosen", {"best_params": trials.final_values(fitted, None)})
     winner, document = search(context, tree, report) or (None, None)
     choice: dict[str, Any] = {} if winner is None else {"search": document}
-    choice["best_params"] = trials.final_values(config, winner and winner.best)
+    choice["best_params"] = trials.final_values(config, winner.best if winner else None)
     if last != "search":
         run.update(chosen=choice)
     return (config.with_values(winner.best.params) if winner else config), choice

@@ -7,8 +7,8 @@ BertftError                  exit code 1
 │   └── ModelError           an encoder or model folder
 ├── TrialPruned              a fit that ended early for a stored reason (nonfinite, oom, timeout)
 ├── TrainerDied              the trainer process ended without an answer
-├── SearchStopped        a trial was given back because the search stops
-├── LeaseLost            another coordinator took a trial over
+├── SearchStopped            a trial was given back because the search stops
+├── LeaseLost                another coordinator took a trial over
 ├── ArtifactError            an artefact is missing, damaged or answers differently
 ├── RegistryError            the MLflow store refused or contradicts itself
 ├── StorageError             a study's or MLflow's database does not answer, or is of no use

@@ -72,29 +72,31 @@ def advisory_lock(url: str, name: str, what: str, timeout_seconds: float) -> Ite
     the server does not answer for 15 s. A connection lost while the lock is held is logged, not raised: the
     caller's work is done by then.
     """
-    connection = _take_patiently(url, lock_key(name), what, timeout_seconds)
-    try:
-        yield
-    finally:
-        _let_go(connection, what)
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-
-def _take_patiently(url: str, key: int, what: str, timeout_seconds: float) -> Connection:
-    from sqlalchemy.exc import DBAPIError
-
-    started = time.monotonic()
+    key, started = lock_key(name), time.monotonic()
     while True:
         waited = time.monotonic() - started
         try:
-            return _take(_connect(url), key, timeout_seconds - waited)
+            connection = _take(_connect(url), key, timeout_seconds - waited)
+            break
         except DBAPIError as fault:
-            if _sqlstate(fault) == _LOCK_TIMEOUT:
+            if (getattr(fault.orig, "sqlstate", None) or getattr(fault.orig, "pgcode", None)) == _LOCK_TIMEOUT:
                 raise BusyError(
                     f"{what} is held by {_holder(url, key)}: wait for it, then run the command again"
                 ) from fault
             if not is_passing(fault) or waited >= min(timeout_seconds, UNREACHABLE_SECONDS):
                 raise _unanswered(url, fault) from fault
         time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        try:
+            connection.commit()
+        except SQLAlchemyError as fault:
+            _LOGGER.warning("the lock for %s was lost before its end: %s", what, short_reason(fault))
+        finally:
+            connection.close()
 
 
 def _take(connection: Connection, key: int, seconds: float) -> Connection:
@@ -111,17 +113,6 @@ def _take(connection: Connection, key: int, seconds: float) -> Connection:
         connection.close()
         raise
     return connection
-
-
-def _let_go(connection: Connection, what: str) -> None:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        connection.commit()
-    except SQLAlchemyError as fault:
-        _LOGGER.warning("the lock for %s was lost before its end: %s", what, short_reason(fault))
-    finally:
-        connection.close()
 
 
 def _connect(url: str) -> Connection:
@@ -182,11 +173,6 @@ def _chain(fault: BaseException | None) -> Iterator[BaseException]:
     while fault is not None:
         yield fault
         fault = fault.__cause__
-
-
-def _sqlstate(fault: Any) -> str | None:
-    state: str | None = getattr(fault.orig, "sqlstate", None) or getattr(fault.orig, "pgcode", None)
-    return state
 
 
 def _unanswered(url: str, fault: BaseException) -> StorageError:

@@ -101,15 +101,12 @@ def sample_rows(arrays: TokenArrays, rows: int | None) -> Ints:
     total = len(arrays.labels)
     if rows is None or rows >= total:
         return np.arange(total, dtype=np.int64)
-    hashes = np.array([_row_hash(arrays, i) for i in range(total)], dtype=np.uint64)
+    rows_ids = (arrays.ids[arrays.offsets[i] : arrays.offsets[i + 1]].tobytes() for i in range(total))
+    digests = b"".join(hashlib.blake2b(ids, digest_size=8).digest() for ids in rows_ids)
+    hashes = np.frombuffer(digests, dtype="<u8")
     chosen: list[Ints] = []
     for label in np.unique(arrays.labels):
         members = np.flatnonzero(arrays.labels == label)
         quota = max(1, round(rows * len(members) / total))
         chosen.append(members[np.argsort(hashes[members], kind="stable")[:quota]])
     return np.sort(np.concatenate(chosen))
-
-
-def _row_hash(arrays: TokenArrays, row: int) -> int:
-    ids = arrays.ids[arrays.offsets[row] : arrays.offsets[row + 1]]
-    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")

@@ -194,17 +194,16 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     file = Path(folder) / "tokenizer.json"
-    tokenizer: Tokenizer = _read_tokenizer(Backend, file) if file.is_file() else _converted(folder)
+    if file.is_file():
+        try:
+            tokenizer: Tokenizer = Backend.from_file(str(file))
+        except Exception as fault:  # the Rust library raises the bare class
+            raise ModelError(f"{file}: not readable as a tokenizer: {str(fault)[:200]}") from None
+    else:
+        tokenizer = _converted(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _read_tokenizer(kind: Any, file: Path) -> Any:
-    try:
-        return kind.from_file(str(file))
-    except Exception as fault:  # the Rust library raises the bare class
-        raise ModelError(f"{file}: not readable as a tokenizer: {str(fault)[:200]}") from None
 
 
 def _converted(folder: Path | str) -> Any:
@@ -263,19 +262,19 @@ def encode_rows(
         where = [i for i, pair in enumerate(pairs) if pair is not None]
         for i, ids in zip(where, raw_ids(tokenizer, [str(pairs[i]) for i in where]), strict=True):
             ids_b[i] = ids
-    packed = [_packed(a, b, layout, cutting) for a, b in zip(ids_a, ids_b, strict=True)]
+    if cutting.truncation == "chunks":
+        if any(ids is not None for ids in ids_b):
+            raise ModelError(
+                "tokenization.truncation chunks is for single texts, found a pair: use head, tail, head+tail"
+            )
+        chunked = [pack_chunks(ids, layout, cutting) for ids in ids_a]
+        packed = [(ids, len(ids)) for ids in chunked]
+    else:
+        cut_to = (layout, cutting.max_length, cutting.truncation)
+        packed = [pack(a, b, *cut_to) for a, b in zip(ids_a, ids_b, strict=True)]
     special = (layout.n_special(False), layout.n_special(True))
     lengths = [len(a) + len(b or ()) + special[b is not None] for a, b in zip(ids_a, ids_b, strict=True)]
     return [ids for ids, _ in packed], [start for _, start in packed], lengths
-
-
-def _packed(a: list[int], b: list[int] | None, layout: SpecialLayout, cutting: Cutting) -> tuple[list[int], int]:
-    if cutting.truncation != "chunks":
-        return pack(a, b, layout, cutting.max_length, cutting.truncation)
-    if b is not None:
-        raise ModelError("tokenization.truncation chunks is for single texts, found a pair: use head, tail, head+tail")
-    ids = pack_chunks(a, layout, cutting)
-    return ids, len(ids)
 
 
 def encode_texts(

@@ -30,15 +30,13 @@ def row_keys(texts: Any, pairs: Any | None) -> Keys:
     """blake2b of each row's exact text and pair, uint64 [n, 2]; Arrow string arrays, pairs may hold nulls."""
     first = texts.cast(pa.large_binary()).to_pylist()
     second = pairs.cast(pa.large_binary()).to_pylist() if pairs is not None else [None] * len(first)
-    digests = b"".join(_digest(a, b) for a, b in zip(first, second, strict=True))
-    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-
-
-def _digest(text: bytes, pair: bytes | None) -> bytes:
-    digest = hashlib.blake2b(text, digest_size=KEY_BYTES, person=_PERSON)
-    if pair is not None:  # a pair hashes under another name, after a digest of fixed length
-        digest = hashlib.blake2b(digest.digest() + pair, digest_size=KEY_BYTES, person=_PERSON + b"p")
-    return digest.digest()
+    keys = bytearray()
+    for text, pair in zip(first, second, strict=True):
+        digest = hashlib.blake2b(text, digest_size=KEY_BYTES, person=_PERSON).digest()
+        if pair is not None:  # a pair hashes under another name, after a digest of fixed length
+            digest = hashlib.blake2b(digest + pair, digest_size=KEY_BYTES, person=_PERSON + b"p").digest()
+        keys += digest
+    return np.frombuffer(bytes(keys), dtype=np.uint64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,21 +108,18 @@ def _newest(root: Path, manner: str) -> Iterator[Path]:
                 ages.append((folder.stat().st_mtime_ns, folder))
         except OSError:  # deleted meanwhile
             continue
-    found = 0
+    count = 0
     for _, folder in sorted(ages, reverse=True):
-        if _manner(folder / f"{SPLITS[0]}.arrow") == manner:
+        try:
+            with pa.OSFile(str(folder / f"{SPLITS[0]}.arrow")) as source:
+                stored = ((pa.ipc.open_file(source).schema.metadata or {}).get(MANNER) or b"").decode()
+        except (OSError, pa.ArrowException, UnicodeDecodeError):
+            continue
+        if stored == manner:
             yield folder
-            found += 1
-            if found == LOOK_BACK:
+            count += 1
+            if count == LOOK_BACK:
                 return
-
-
-def _manner(file: Path) -> str | None:
-    try:
-        with pa.OSFile(str(file)) as source:
-            return ((pa.ipc.open_file(source).schema.metadata or {}).get(MANNER) or b"").decode()
-    except (OSError, pa.ArrowException, UnicodeDecodeError):
-        return None
 
 
 def _open(file: Path) -> KnownPart | None:

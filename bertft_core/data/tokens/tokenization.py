@@ -187,7 +187,11 @@ def tokenize_splits(
     folder = Path(root).resolve() / key
     if not is_complete(folder):
         tokenizer = load_tokenizer(pretrained)
-        keys = {split: _split_keys(dataset, split) for split in SPLITS}
+        keys = {}
+        for split in SPLITS:
+            batches = _batches(dataset, split)
+            parts = [row_keys(batch["text"], batch["text_pair"] if dataset.has_pair else None) for batch in batches]
+            keys[split] = np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.uint64)
         known = known_rows(folder.parent, manner, np.concatenate(list(keys.values())))
         layout, cutting = SpecialLayout.of(tokenizer), Cutting(**config.cut())
         encoder = _Encoder(tokenizer=tokenizer, layout=layout, cutting=cutting, known=known)
@@ -260,12 +264,6 @@ def _batches(dataset: DatasetSplits, split: str) -> Iterator[pa.RecordBatch]:
             yield reader.get_batch(number)
 
 
-def _split_keys(dataset: DatasetSplits, split: str) -> Keys:
-    pairs = (lambda b: b["text_pair"]) if dataset.has_pair else (lambda b: None)
-    keys = [row_keys(batch["text"], pairs(batch)) for batch in _batches(dataset, split)]
-    return np.concatenate(keys) if keys else np.zeros((0, 2), dtype=np.uint64)
-
-
 def _tokenize_split(
     dataset: DatasetSplits,
     split: str,
@@ -302,18 +300,16 @@ def _tokenize_split(
     _write_tokens(staging / f"{split}.arrow", raw, _joined(sizes, np.int64), columns, keys, soft, facts)
     raw.unlink()
     longest = cutting.longest(encoder.layout.n_special(False))
-    return int((lengths_all > longest).sum()) if longest is not None else 0, _percentiles(lengths_all)
+    percentiles: dict[str, int] = {}
+    if lengths_all.size:
+        values = np.percentile(lengths_all, _PERCENTILES, method="higher")
+        percentiles = {f"p{p}": int(value) for p, value in zip(_PERCENTILES, values, strict=True)}
+        percentiles["max"] = int(lengths_all.max())
+    return int((lengths_all > longest).sum()) if longest is not None else 0, percentiles
 
 
 def _joined(parts: list[Any], dtype: Any) -> Any:
     return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype=dtype)
-
-
-def _percentiles(lengths: npt.NDArray[np.int64]) -> dict[str, int]:
-    if not lengths.size:
-        return {}
-    values = np.percentile(lengths, _PERCENTILES, method="higher")
-    return {**{f"p{p}": int(v) for p, v in zip(_PERCENTILES, values, strict=True)}, "max": int(lengths.max())}
 
 
 def _write_tokens(

@@ -65,7 +65,10 @@ def load_classifier(
             _set_dropout(config, dropout, attention_dropout)
             if hasattr(config, "classifier_pooling"):
                 config.classifier_pooling = "cls"
-            _set_layers(config, plan.depth_used if plan else None)
+            if plan is not None and plan.depth_used is not None:  # the lowest layers only
+                config.num_hidden_layers = plan.depth_used
+                if isinstance(getattr(config, "layer_types", None), list):  # ModernBERT: one entry a layer
+                    config.layer_types = config.layer_types[: plan.depth_used]
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 str(pretrained),
                 config=config,
@@ -168,7 +171,14 @@ def save_classifier(model: Classifier, tokenizer_src: Path | str, folder: Path |
             write_head(model, staging)
         else:
             model.save_pretrained(staging)
-        _copy_tokenizer(tokenizer_src, staging)
+        source = Path(tokenizer_src)
+        if (source / "tokenizer.json").is_file():
+            for name in TOKENIZER_FILES:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, staging / name)
+        else:
+            load_tokenizer(source)
+            AutoTokenizer.from_pretrained(str(source), local_files_only=True).save_pretrained(staging)
     for path in staging.iterdir():  # safetensors writes 0600 whatever the umask
         path.chmod(0o644)
     shutil.rmtree(target, ignore_errors=True)
@@ -212,26 +222,6 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -
     for name in _ATTENTION_DROPOUT:
         if hasattr(config, name):
             setattr(config, name, attention_dropout)
-
-
-def _set_layers(config: Any, count: int | None) -> None:
-    """Load the lowest `count` layers only; None: all."""
-    if count is None:
-        return
-    config.num_hidden_layers = count
-    if isinstance(getattr(config, "layer_types", None), list):  # ModernBERT: one entry a layer
-        config.layer_types = config.layer_types[:count]
-
-
-def _copy_tokenizer(source: Path | str, target: Path) -> None:
-    root = Path(source)
-    if (root / "tokenizer.json").is_file():
-        for name in TOKENIZER_FILES:
-            if (root / name).is_file():
-                shutil.copyfile(root / name, target / name)
-        return
-    load_tokenizer(root)
-    AutoTokenizer.from_pretrained(str(root), local_files_only=True).save_pretrained(target)
 
 
 class _quiet:

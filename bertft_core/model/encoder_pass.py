@@ -97,7 +97,8 @@ class PostNormLayer:
     def __call__(self, hidden: torch.Tensor, bias: torch.Tensor | None, *, first_only: bool) -> torch.Tensor:
         """[B, T, H] to [B, T, H], or to [B, 1, H] at the first position only. ``bias`` [B, 1, 1, T] masks padding."""
         p = self.dropout if self.module.training else 0.0
-        low = _low(hidden)
+        kind = hidden.device.type  # in autocast's type: cast once for the three projections
+        low = hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
         asking, below = (low[:, :1], hidden[:, :1]) if first_only else (low, hidden)
         attended = self.joined(self._attend(asking, low, bias))
         hidden = self.attention_norm(_add(attended, below, p))
@@ -108,17 +109,11 @@ class PostNormLayer:
         p = self.attention_dropout if self.module.training else 0.0
         bias = None if bias is None else bias.to(query.dtype)
         kernel = attention if TRICKS.attention else functional.scaled_dot_product_attention
-        found = kernel(query, key, value, bias, p)
-        return found.transpose(1, 2).reshape(asking.shape)
+        mixed = kernel(query, key, value, bias, p)
+        return mixed.transpose(1, 2).reshape(asking.shape)
 
     def _heads(self, values: torch.Tensor) -> torch.Tensor:
         return values.view(*values.shape[:2], self.heads, -1).transpose(1, 2)
-
-
-def _low(hidden: torch.Tensor) -> torch.Tensor:
-    """In autocast's type: cast once for the three projections."""
-    kind = hidden.device.type
-    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
 
 
 def _add(hidden: torch.Tensor, residual: torch.Tensor, p: float) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -110,29 +110,24 @@ def layer_table(model: nn.Module) -> LayerMap:
 
 
 def set_depth(model: nn.Module, layers: LayerMap, depth: int) -> None:
-    """Let levels 0..depth train; the others get no gradient and go to eval mode (no dropout)."""
+    """Let levels 0..depth train; the others get no gradient and go to eval mode (no dropout).
+
+    A module goes with the deepest level that it takes part in: what runs for a frozen level too is frozen with it. One
+    without parameters goes with the module around it; what lies outside the encoder is head.
+    """
     levels = {name: level for level, (_, names) in enumerate(layers.by_level()) for name in names}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(levels[name] <= depth)
-    for module, level in _deepest_levels(model, levels):
-        module.training = level <= depth
-
-
-def _deepest_levels(model: nn.Module, levels: Mapping[str, int]) -> list[tuple[nn.Module, int]]:
-    """Every module with the deepest level that it takes part in: what runs for a frozen level too is frozen with it.
-
-    A module without parameters goes with the one around it; what lies outside the encoder is head.
-    """
     prefix = getattr(model, "base_model_prefix", "")
     modules = dict(model.named_modules())
     base = prefix if prefix and prefix in modules else None
-    found: dict[str, int] = {}
+    deepest: dict[str, int] = {}
     for name, module in modules.items():
         inside = [levels[full] for n, _ in module.named_parameters() if (full := f"{name}.{n}") in levels]
         is_encoder = base is None or name == base or name.startswith(f"{base}.")
-        around = found.get(name.rpartition(".")[0], 0)
-        found[name] = max(inside, default=around) if is_encoder else 0
-    return [(module, found[name]) for name, module in modules.items()]
+        around = deepest.get(name.rpartition(".")[0], 0)
+        deepest[name] = max(inside, default=around) if is_encoder else 0
+        module.training = deepest[name] <= depth
 
 
 def _home(name: str, segments: Collection[int], modules: Layers) -> int:

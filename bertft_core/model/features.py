@@ -72,7 +72,8 @@ class FeatureClassifier(nn.Module):
         self.width = int(config.hidden_size) * (len(plan.layers) if plan.combine == "concat" and plan.layers else 1)
         is_attending = plan.chunk_pooling == "attention"
         self.attention = ChunkAttention(self.width, int(config.hidden_size)) if is_attending else None
-        self.dropout = nn.Dropout(_head_dropout(config))
+        named = (getattr(config, name, None) for name in _DROPOUT_NAMES)
+        self.dropout = nn.Dropout(next((float(p) for p in named if isinstance(p, int | float)), _HEAD_DROPOUT))
         self.classifier = nn.Linear(self.width, config.num_labels) if plan.pooling != "cls" else None
         self._draw()
         self.eval()
@@ -264,11 +265,6 @@ def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean of [B, T, H] over the tokens that the mask [B, T] shows, special tokens included: [B, H]."""
     weight = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
-
-
-def _head_dropout(config: Any) -> float:
-    named = (getattr(config, name, None) for name in _DROPOUT_NAMES)
-    return next((float(p) for p in named if isinstance(p, int | float)), _HEAD_DROPOUT)
 
 
 def answer_of(model: Classifier) -> Callable[[Batch, Sequence[int]], torch.Tensor]:

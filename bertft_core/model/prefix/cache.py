@@ -212,7 +212,10 @@ class PrefixView:
             is_bad[self._read_segment(number, self._row[rows[places]], out, places)] = True
         out[is_bad] = 0.0
         self._cache.count(bytes_read=int(lengths[~is_bad].sum()) * self._width * self._dtype.itemsize)
-        self._touch()
+        if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            self._touched = time.monotonic()
+            for number in np.unique(self._segment[self._segment >= 0]):
+                self._cache.use(self._segments[number])
         return out, np.flatnonzero(is_bad)
 
     def _read_segment(self, number: int, rows: Ints, out: NDArray[np.float32], places: Ints) -> list[int]:
@@ -224,12 +227,6 @@ class PrefixView:
             lost = rows[np.isin(places, failed)]
             self._segment[(self._segment == number) & np.isin(self._row, lost)] = -1
         return failed
-
-    def _touch(self) -> None:
-        if time.monotonic() - self._touched > _TOUCH_SECONDS:
-            self._touched = time.monotonic()
-            for number in np.unique(self._segment[self._segment >= 0]):
-                self._cache.use(self._segments[number])
 
 
 class PrefixWriter:

@@ -145,7 +145,10 @@ class PrefixStore:
         over = sum(f.size for f in files) + size - self.budget_bytes
         short = size - _spare_bytes(self.root)
         if over > evictable:
-            raise InputError(self._budget_is_small())
+            raise InputError(
+                f"training.prefix_cache_gb allows {self.budget_bytes / 1e9:.3g} GB, and this fit alone needs more: "
+                "raise it, or set training.prefix_cache to float16 (half the bytes of float32)"
+            )
         if short > evictable:
             raise InputError(_disk_is_full(self.root))
         for file in idle:
@@ -157,12 +160,6 @@ class PrefixStore:
             short = size - _spare_bytes(self.root)  # what other processes still read is not free yet
         if short > 0:
             raise InputError(_disk_is_full(self.root))
-
-    def _budget_is_small(self) -> str:
-        return (
-            f"training.prefix_cache_gb allows {self.budget_bytes / 1e9:.3g} GB, and this fit alone needs more: "
-            "raise it, or set training.prefix_cache to float16 (half the bytes of float32)"
-        )
 
     def _files(self) -> list[_File]:
         found = []

@@ -105,7 +105,8 @@ def layer_table(model: nn.Module) -> LayerMap:
             raise unknown_structure(model, f"{name}, in layer {home - 1}, is read below that layer")
     by_home = [tuple(n for n, home in homes.items() if home == place) for place in range(len(modules) + 2)]
     if not all(by_home):
-        raise unknown_structure(model, f"no weights of their own in {_place_name(by_home.index(()), len(modules))}")
+        places = [*reversed(level_names(len(modules)))]
+        raise unknown_structure(model, f"no weights of their own in {places[by_home.index(())]}")
     return LayerMap(embeddings=by_home[0], layers=tuple(by_home[1:-1]), head=by_home[-1])
 
 
@@ -136,7 +137,3 @@ def _home(name: str, segments: Collection[int], modules: Layers) -> int:
         if any(name.startswith(f"{module}.") for module in names):
             return i + 1
     return next(iter(segments)) if len(segments) == 1 else 0
-
-
-def _place_name(home: int, n_layers: int) -> str:
-    return [*reversed(level_names(n_layers))][home]

@@ -181,15 +181,12 @@ class FrozenPrefix:
             for start, stop in itertools.pairwise((0, *sorted(cuts))):
                 hidden = self.passes.run(hidden, bias, start, stop)
                 states = hidden[: len(places)].to(torch.float32).cpu().numpy()
-                found[stop] = _rounded(states) if self.dtype == "float16" else states
+                if self.dtype == "float16":  # what it cannot hold stays: the cache does not store such a row
+                    with np.errstate(over="ignore"):
+                        half = states.astype(np.float16).astype(np.float32)
+                    states = np.where(np.isfinite(half), half, states)
+                found[stop] = states
         return found
-
-
-def _rounded(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To float16 and back; what float16 cannot hold stays (the cache does not store such a row)."""
-    with np.errstate(over="ignore"):
-        half = states.astype(np.float16).astype(np.float32)
-    return np.where(np.isfinite(half), half, states)
 
 
 def _rows_of(width: int) -> int:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from bertft_core.base.errors import DataError, ModelError, TrialPruned
 from bertft_core.base.files import read_json, write_json
 from bertft_core.config.fit import ADJUSTED, FOCAL
+from bertft_core.config.metrics import as_score
 from bertft_core.data.tokens.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
 from bertft_core.model.features import Classifier, level_map
@@ -29,14 +30,7 @@ from bertft_core.model.prefix.cache import PrefixCache
 from bertft_core.model.prefix.frozen import PrefixFigures, figures, open_prefixes
 from bertft_core.training.checkpoint import FitState, load_checkpoint, remove_checkpoint, save_checkpoint, save_tensors
 from bertft_core.training.forward import FeatureForward, Forward, open_forward
-from bertft_core.training.losses import (
-    TrainingLoss,
-    ValidationScores,
-    class_weights,
-    log_priors,
-    multi_label_weights,
-    validation_scores,
-)
+from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, multi_label_weights, validation_scores
 from bertft_core.training.machine import one_row_milliseconds, pick_device, runtime, weight_bytes
 from bertft_core.training.optimizer import (
     accumulate,
@@ -353,7 +347,7 @@ def _check_phase(run: _Fit) -> None:
             raise ModelError(f"{name} was {what} in steps {state.phase_step}..{state.step} at depth {state.depth}")
 
 
-def _validate(run: _Fit) -> ValidationScores:
+def _validate(run: _Fit) -> dict[str, float]:
     # in training precision: bfloat16 halves the cost of a rung; saved models are always scored in float32
     def beat(fraction: float) -> None:
         _beat(run, {"validating": fraction})
@@ -364,42 +358,42 @@ def _validate(run: _Fit) -> ValidationScores:
     return validation_scores(logits, labels, weights, multi_label=run.spec.multi_label)
 
 
-def _end_epoch(run: _Fit) -> ValidationScores:
+def _end_epoch(run: _Fit) -> dict[str, float]:
     state, scores = run.state, _validate(run)
     epoch = EpochResult(
         epoch=state.step // run.steps_per_epoch,
         step=state.step,
         train_loss=state.loss_sum / state.loss_rows,
-        validation_loss=scores.log_loss,
-        accuracy=scores.accuracy,
-        macro_f1=scores.macro_f1,
-        micro_f1=scores.micro_f1,
+        validation_loss=scores["log_loss"],
+        accuracy=scores["accuracy"],
+        macro_f1=scores["macro_f1"],
+        micro_f1=scores.get("micro_f1"),
         depth=state.depth,
         seconds=run.seconds(),
         micro_batch=state.micro_batch,
     )
     state.loss_sum, state.loss_rows = 0.0, 0
     state.history.append(epoch)
-    value = scores.by_metric(run.spec.metric)
-    if state.best is None or (value, -scores.log_loss) > (state.best[1], -state.best[2]):
-        state.best = (epoch.epoch, value, scores.log_loss, weights_digest(run.model))
+    value = as_score(run.spec.metric, scores[run.spec.metric])
+    if state.best is None or (value, -scores["log_loss"]) > (state.best[1], -state.best[2]):
+        state.best = (epoch.epoch, value, scores["log_loss"], weights_digest(run.model))
         if run.spec.keep_model:
             save_tensors(run.output / "best.safetensors", dict(run.model.state_dict()), {"key": run.key})
-    _beat(run, {"epoch": epoch.epoch, "score": value, "validation_loss": scores.log_loss}, is_forced=True)
+    _beat(run, {"epoch": epoch.epoch, "score": value, "validation_loss": scores["log_loss"]}, is_forced=True)
     return scores
 
 
-def _should_stop(run: _Fit, scores: ValidationScores | None) -> bool:
+def _should_stop(run: _Fit, scores: dict[str, float] | None) -> bool:
     """Report the validation score at each rung that this step reached; whether the fit shall stop."""
     for fraction in RUNGS:
         is_reached = math.ceil(fraction * run.total) == run.state.step < run.total
         if run.on_rung is None or not is_reached:
             continue
         scores = scores or _validate(run)
-        value = scores.by_metric(run.spec.metric)
+        value = as_score(run.spec.metric, scores[run.spec.metric])
         run.state.rungs.append((fraction, value))
         if run.on_rung(fraction, value):
-            run.state.best = run.state.best or (0, value, scores.log_loss, "")
+            run.state.best = run.state.best or (0, value, scores["log_loss"], "")
             return True
     return False
 

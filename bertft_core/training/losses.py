@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bertft_core.config.metrics import as_score
 from bertft_core.evaluation.scores.counts import class_f1
 
 
@@ -152,28 +151,14 @@ def _multi_label_loss(
     return -(both * log_p).sum(dim=-1).mean()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ValidationScores:
-    """Scores on one split: log loss in nats, accuracy, macro and micro F1 (multi-label only) in [0, 1]."""
-
-    log_loss: float
-    accuracy: float
-    macro_f1: float
-    micro_f1: float | None = None
-
-    def by_metric(self, metric: str) -> float:
-        """The value that is compared, higher is better (log loss negated)."""
-        return as_score(metric, float(getattr(self, metric)))
-
-
 def validation_scores(
     logits: NDArray[np.float32],
     labels: NDArray[np.integer],
     weights: NDArray[np.float32] | None = None,
     *,
     multi_label: bool = False,
-) -> ValidationScores:
-    """Scores of logits [n, C] against labels [n]; log loss uses soft ``weights`` [n, C] where given.
+) -> dict[str, float]:
+    """Metrics by name, of logits [n, C] against labels [n]; log_loss, in nats, uses soft ``weights`` [n, C] if given.
 
     Macro F1 is the mean over the classes that occur. ``multi_label``: ``weights`` are the labels, 0 and 1 [n, C], a
     class is predicted from probability 1/2 on; log_loss is the binary cross entropy, mean over rows and classes,
@@ -192,9 +177,11 @@ def validation_scores(
         log_loss = -own.mean()
     hits, decided, support = (flags.sum(axis=0) for flags in (is_true & guess, guess, is_true))
     f1 = class_f1(hits, decided, support)[support > 0]
-    return ValidationScores(
-        log_loss=float(log_loss),
-        accuracy=float((guess == is_true).all(axis=1).mean()),
-        macro_f1=float(f1.mean()) if len(f1) else 0.0,
-        micro_f1=float(class_f1(hits.sum(), decided.sum(), support.sum())) if multi_label else None,
-    )
+    scores = {
+        "log_loss": float(log_loss),
+        "accuracy": float((guess == is_true).all(axis=1).mean()),
+        "macro_f1": float(f1.mean()) if len(f1) else 0.0,
+    }
+    if multi_label:
+        scores["micro_f1"] = float(class_f1(hits.sum(), decided.sum(), support.sum()))
+    return scores

@@ -7,7 +7,6 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
 from bertft_core.base.text import counted
-from bertft_core.config.metrics import as_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +26,6 @@ class EpochResult:
     seconds: float
     micro_batch: int | None = None
     micro_f1: float | None = None
-
-    def score(self, metric: str) -> float:
-        """The value that is compared, higher is better (log loss negated)."""
-        return as_score(metric, self.validation_loss if metric == "log_loss" else float(getattr(self, metric)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,20 +28,20 @@ def test_validation_scores_agree_with_sklearn() -> None:
     logits, labels = rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 4, 200)
     scores = validation_scores(logits, labels)
     p = torch.softmax(torch.from_numpy(logits).double(), 1).numpy()
-    assert scores.macro_f1 == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
-    assert scores.log_loss == pytest.approx(log_loss(labels, p))
-    assert scores.accuracy == pytest.approx((logits.argmax(1) == labels).mean())
+    assert scores["macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
+    assert scores["log_loss"] == pytest.approx(log_loss(labels, p))
+    assert scores["accuracy"] == pytest.approx((logits.argmax(1) == labels).mean())
 
 
 def test_validation_scores_absent_class_leaves_macro_f1_defined() -> None:
     logits = np.array([[5.0, 0, 0], [0, 5.0, 0]], dtype=np.float32)
-    assert validation_scores(logits, np.array([0, 1])).macro_f1 == 1.0
+    assert validation_scores(logits, np.array([0, 1]))["macro_f1"] == 1.0
 
 
 def test_validation_scores_soft_labels_use_the_weights() -> None:
     logits = np.zeros((1, 2), dtype=np.float32)
     scores = validation_scores(logits, np.array([0]), np.array([[0.5, 0.5]], dtype=np.float32))
-    assert scores.log_loss == pytest.approx(math.log(2))
+    assert scores["log_loss"] == pytest.approx(math.log(2))
 
 
 LOGITS = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0], [math.log(3.0), 0.0]])  # p: 3/4 1/4, 1/2 1/2, 3/4 1/4
@@ -225,8 +225,8 @@ def test_multi_label_validation_scores_agree_with_sklearn() -> None:
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(200, 4)).astype(np.float32), (rng.random((200, 4)) < 0.3).astype(np.float32)
     found, guess = validation_scores(logits, targets.argmax(1), targets, multi_label=True), logits >= 0
-    assert found.macro_f1 == pytest.approx(f1_score(targets, guess, average="macro"))
-    assert found.micro_f1 == pytest.approx(f1_score(targets, guess, average="micro"))
-    assert found.accuracy == pytest.approx((guess == targets).all(axis=1).mean())
+    assert found["macro_f1"] == pytest.approx(f1_score(targets, guess, average="macro"))
+    assert found["micro_f1"] == pytest.approx(f1_score(targets, guess, average="micro"))
+    assert found["accuracy"] == pytest.approx((guess == targets).all(axis=1).mean())
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    assert found.log_loss == pytest.approx(-np.log(np.where(targets > 0, p, 1 - p)).mean())
+    assert found["log_loss"] == pytest.approx(-np.log(np.where(targets > 0, p, 1 - p)).mean())

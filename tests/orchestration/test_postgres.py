@@ -27,7 +27,7 @@ ENSURE = """
 import sys
 from pathlib import Path
 from bertft_core.config.store import load_mlflow_config
-from tasks import tracking
+from bertft_core.tracking import store as tracking
 uri, home, artifacts = sys.argv[1:]
 config = load_mlflow_config(environ={"MLFLOW_TRACKING_URI": uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts})
 store = tracking.open_store(config, home)

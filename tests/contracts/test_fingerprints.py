@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import bertft_core
 from bertft_core.base.hashes import code_files, code_fingerprint
 from bertft_core.recipe.runs import RUN_CODE
 from bertft_core.registry.decision import GATE_CODE
 
-ROOT = Path(__file__).parents[2] / "bertft_core"
+ROOT = Path(bertft_core.__file__).parent  # the tree that is tested: an installed one, or this checkout
 ROOMS_THAT_COUNT = ("config", "data", "model", "training", "search", "evaluation")
 OF_THE_RUN = {
     *("config", "data", "model", "training", "search"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from bertft_core.base.errors import ConfigError, ModelError, TrainerDied, TrialPruned
 from bertft_core.base.files import read_json, write_json
@@ -75,12 +77,16 @@ def test_trainer_explains_a_served_artefact(encoder: Path, tmp_path: Path) -> No
 
 
 def test_trainer_errors_come_back_by_class_and_the_process_lives_on(spec: Build, tmp_path: Path) -> None:
+    wild = tmp_path / "wild"  # the trainer reads no rate that a configuration refuses: weights that overflow diverge
+    shutil.copytree(spec().pretrained, wild)
+    weights = load_file(wild / "model.safetensors")
+    save_file({name: value * 1e30 for name, value in weights.items()}, wild / "model.safetensors", {"format": "pt"})
     with Trainer() as trainer:
         with pytest.raises(ModelError):
             trainer.score(tmp_path, tmp_path, "test", tmp_path / "p.npy")
         before = trainer.pid
         with pytest.raises(TrialPruned, match="nonfinite"):
-            trainer.fit(spec(lr=1e30, unfreezing="none", epochs=4))
+            trainer.fit(spec(pretrained=str(wild), unfreezing="none", epochs=4))
         if not Path("/dev/nvidia0").exists():
             with pytest.raises(ConfigError, match=r"training\.device"):
                 trainer.resolve(tmp_path, "float32", "cuda")

@@ -21,7 +21,8 @@ the weights, the 2 validation rows and the checkpoint of each epoch: against us.
 peer's in plain_256. Sides alternate over the rounds; ratios are of medians.
 
 Quality: seeds 1 to 5, both sides keep the best epoch by accuracy on 100 validation rows, both with lr {LR:g} unless
---lr or --peer-lr say otherwise; the peer is `best_bf16` unless --quality-peer says otherwise.
+--lr or --peer-lr say otherwise; the peer is `best_bf16` (below: `best`) unless --quality-peer says otherwise. On a
+processor without bfloat16 instructions `best_bf16` is left out: it runs at a tenth of float32's speed there.
 
 Minutes on 2 quiet cores (3 rounds, 5 seeds; estimates): plain_256 5, plain_512 6, mixed_256 5, gradual and fast 4,
 peak_share 2, quality 11, ablation 6; --quick, one round of few steps, 9 in all. A second start with the same --out goes
@@ -55,7 +56,7 @@ from finetune_sides import (
     run_without,
 )
 from paired import accuracy_difference
-from peers import VARIANTS
+from peers import VARIANTS, variants
 from records import Records, conclude
 from workloads import Workload, prepare
 
@@ -81,7 +82,7 @@ CACHE_ABLATION = "prefix_cache"
 def plain_round(bench: Bench, case: str, number: int) -> None:
     """All sides of a plain case, in an order that turns round with every round."""
     load = plain_load(bench, case)
-    sides: dict[str, Any] = {v: lambda v=v: run_peer(bench, load, v) for v in VARIANTS}
+    sides: dict[str, Any] = {v: lambda v=v: run_peer(bench, load, v) for v in variants()}
     for side, precision in our_precisions(bench).items():
         sides[side] = lambda p=precision: run_ours(bench, load, p, unfreezing="none")
     for side in sorted(sides, reverse=bool(number % 2)):
@@ -92,7 +93,7 @@ def schedule_round(bench: Bench, case: str, number: int) -> None:
     """One schedule, and the peer's steps at 256 tokens where plain_256 has not taken them in this round."""
     ours = (f"{case}, round {number}", lambda: run_schedule(bench, case))
     load = plain_load(bench, "plain_256")
-    theirs = [(f"plain_256, round {number}, {v}", lambda v=v: run_peer(bench, load, v)) for v in VARIANTS]
+    theirs = [(f"plain_256, round {number}, {v}", lambda v=v: run_peer(bench, load, v)) for v in variants()]
     for key, measured in [*theirs, ours] if number % 2 else [ours, *theirs]:
         bench.kept(key, measured)
 
@@ -142,12 +143,12 @@ def rate(bench: Bench, key: str, part: str | None = None) -> float:
 
 def peer_rates(bench: Bench, case: str) -> dict[str, float]:
     """Rows a second of the peer's variants."""
-    return {v: rate(bench, f"{case}, round {{}}, {v}") for v in VARIANTS}
+    return {v: rate(bench, f"{case}, round {{}}, {v}") for v in variants()}
 
 
 def over_peers(ours: float, theirs: dict[str, float], prefix: str = "") -> dict[str, float]:
     """Ratios of rows a second against the defaults and the faster of the best settings."""
-    best = max(theirs["best"], theirs["best_bf16"])
+    best = max(theirs["best"], theirs.get("best_bf16", 0.0))
     return {f"{prefix}vs_default": ours / theirs["default"], f"{prefix}vs_best": ours / best}
 
 
@@ -302,12 +303,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", help="of our side: auto, float32 or bfloat16")
     parser.add_argument("--lr", type=float, default=LR, help="ours")
     parser.add_argument("--peer-lr", type=float, default=LR)
-    parser.add_argument("--quality-peer", default="best_bf16", choices=VARIANTS)
+    parser.add_argument("--quality-peer", choices=VARIANTS)
     parser.add_argument("--out", type=Path, help="JSON lines file; a second start skips what it holds")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.add_argument("--quick", action="store_true", help="one round of few steps: does it work?")
     args = parser.parse_args()
-    args.cases = args.cases.split(",")
+    args.cases, args.quality_peer = args.cases.split(","), args.quality_peer or variants()[-1]
     if unknown := set(args.cases) - set(CASES):
         parser.error(f"--cases: {', '.join(sorted(unknown))}: known are {', '.join(CASES)}")
     return args

@@ -42,6 +42,19 @@ def in_child(function: str, job: dict[str, Any], threads: int, environment: dict
         return json.loads(answered.read_text(encoding="utf-8"))
 
 
+def variants() -> tuple[str, ...]:
+    """VARIANTS that are worth measuring here: not bf16 on a processor that has no instructions for it.
+
+    There it runs at a tenth of float32's speed, and a round of it would take hours.
+    """
+    import torch
+
+    from bertft_core.training.machine import multiplies_bfloat16
+
+    has_bf16 = multiplies_bfloat16(torch.device("cpu"))
+    return tuple(name for name in VARIANTS if has_bf16 or name != "best_bf16")
+
+
 def require_accelerate() -> None:
     """End the program in words when the Trainer's own requirement is missing."""
     if importlib.util.find_spec("accelerate") is None:

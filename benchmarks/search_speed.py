@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 import yaml
 from paired import accuracy_difference
-from peers import in_child
+from peers import in_child, variants
 from records import Records, conclude
 from search_peers import site_folder
 from workloads import ENCODER, Workload, prepare
@@ -149,17 +149,18 @@ def search_theirs(place: Place, side: str, seed: int) -> dict[str, Any]:
 
 
 def variant(place: Place, side: str) -> str:
-    """The Trainer's settings of a side; best: bf16 or not, by timing one epoch of each."""
+    """The Trainer's settings of a side; best: bf16 or not, by timing one epoch of each where there is a choice."""
     if side == "default":
         return side
     found = place.records.get("which best")
     if found is None:
-        steps = {}
-        for name in ("best", "best_bf16"):
+        names, steps = variants()[1:], {}
+        for name in names if len(names) > 1 else ():
             job = place.job(1, variant=name, batch_size=16, lr=5e-5, epochs=1, warm_rows=16, answers=False)
             told = place.child("peers:train", job)
             steps[name] = told["seconds"] / told["steps"]
-        found = place.records.add("which best", {"step_seconds": steps, "variant": min(steps, key=lambda n: steps[n])})
+        chosen = {"step_seconds": steps, "variant": min(names, key=lambda n: steps.get(n, 0.0))}
+        found = place.records.add("which best", chosen)
     return str(found["variant"])
 
 

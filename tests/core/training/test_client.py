@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from bertft_core.base.errors import ConfigError, ModelError, TrainerDied, TrialPruned
@@ -22,7 +23,7 @@ from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.attribution import attribute
 from bertft_core.serving.predictor import Predictor
 from bertft_core.training.loop import fit
-from bertft_core.training.machine import faster_precision
+from bertft_core.training.machine import faster_precision, multiplies_bfloat16, step_seconds
 from bertft_core.training.scoring import features
 from bertft_core.training.spec import FitSpec, MachineSettings
 
@@ -100,12 +101,25 @@ def test_trainer_beats_while_nothing_is_said(spec: Build) -> None:
     assert len(beats) >= 4
 
 
-def test_trainer_resolve_times_a_step_in_both_precisions(spec: Build) -> None:
+def test_trainer_resolve_times_a_step_where_the_processor_multiplies_bfloat16(spec: Build) -> None:
     with Trainer() as trainer:
-        found = trainer.resolve(spec().pretrained)
-    assert found.float32_step and found.bfloat16_step and found.threads >= 1
-    seconds = {"float32": found.float32_step, "bfloat16": found.bfloat16_step}
-    assert found.precision == faster_precision(seconds)
+        found = trainer.resolve(spec().pretrained, "auto", "cpu")
+    if multiplies_bfloat16(torch.device("cpu")):
+        assert found.float32_step and found.bfloat16_step
+        seconds = {"float32": found.float32_step, "bfloat16": found.bfloat16_step}
+        assert found.precision == faster_precision(seconds)
+    else:
+        assert found == MachineSettings(precision="float32", device="cpu", threads=len(os.sched_getaffinity(0)))
+
+
+def test_products_in_bfloat16_are_what_the_processor_says_of_itself() -> None:
+    words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    assert multiplies_bfloat16(torch.device("cpu")) == bool(words & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
+def test_step_is_timed_in_both_types(spec: Build) -> None:
+    found = step_seconds(spec().pretrained, torch.device("cpu"))
+    assert found.keys() == {"float32", "bfloat16"} and min(found.values()) > 0
 
 
 def test_trainer_resolve_measures_nothing_when_the_precision_is_given(tmp_path: Path) -> None:

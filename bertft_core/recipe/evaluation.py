@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bertft_core.training.results import TrainingResult
 
 
-BASELINE_VERSION = 1
+BASELINE_VERSION = 2
 
 
 def labels_of_split(dataset: DatasetSplits, split: str) -> Labels:
@@ -35,8 +35,21 @@ def labels_of_split(dataset: DatasetSplits, split: str) -> Labels:
     return labels_of(dataset.targets(split), dataset.classes, dataset.soft_labels(split))
 
 
-def baseline_probabilities(config: RunConfig, dataset: DatasetSplits, home: Path) -> Path:
-    """TF-IDF baseline's test probabilities [n_test, classes] as .npy, fitted once per rows and metric."""
+@dataclass(frozen=True)
+class BaselineFolder:
+    """BERTFT_HOME/floors/KEY: the TF-IDF baseline of rows and metric, as a model and by its answers."""
+
+    path: Path  # the model's own files lie here too (evaluation/tfidf)
+
+    def probabilities(self, split: str) -> Any:
+        """float32 [n, classes] of the validation or test rows."""
+        import numpy as np
+
+        return np.load(self.path / f"{split}.npy", allow_pickle=False)
+
+
+def baseline_folder(config: RunConfig, dataset: DatasetSplits, home: Path) -> BaselineFolder:
+    """The TF-IDF baseline of these rows and this metric, fitted once."""
     import numpy as np
 
     from bertft_core.evaluation.baseline import tfidf_baseline
@@ -49,9 +62,11 @@ def baseline_probabilities(config: RunConfig, dataset: DatasetSplits, home: Path
         labels = {name: dataset.targets(name) for name in ("train", "validation")}
         with staged_folder(folder) as staging:
             found = tfidf_baseline(texts, labels, len(dataset.classes), metric, config.training.seed)
-            np.save(staging / "probabilities.npy", found.probabilities, allow_pickle=False)
+            found.model.save(staging)
+            for name, probabilities in found.probabilities.items():
+                np.save(staging / f"{name}.npy", probabilities, allow_pickle=False)
             write_json(staging / "floor.json", {"params": found.params, "validation_score": found.validation_score})
-    return folder / "probabilities.npy"
+    return BaselineFolder(folder)
 
 
 def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
@@ -75,7 +90,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     np.save(folder.probabilities, decided.probabilities.astype(np.float32), allow_pickle=False)
     np.save(folder.predicted, decided.predicted, allow_pickle=False)
     labels, wanted = labels_of_split(dataset, "test"), config.evaluation
-    baseline = np.load(baseline_probabilities(config, dataset, context.home), allow_pickle=False)
+    baseline = baseline_folder(config, dataset, context.home).probabilities("test")
     report = judge(
         labels,
         labels.predictions(decided.probabilities, decided.predicted),

@@ -11,7 +11,7 @@ from bertft_core.base.files import is_complete, read_json, staged_folder, write_
 from bertft_core.base.hashes import hash_json
 from bertft_core.data.dataset import take_rows
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.evaluation import baseline_probabilities, phases, slices_of
+from bertft_core.recipe.evaluation import baseline_folder, phases, slices_of
 from bertft_core.recipe.fit import machine_settings
 from bertft_core.recipe.runs import Run
 
@@ -135,7 +135,7 @@ def write_page(
         np.load(file, allow_pickle=False) for file in (folder.probabilities, folder.raw_test, folder.predicted)
     )
     predictions = labels.predictions(p, predicted)
-    baseline = labels.predictions(np.load(baseline_probabilities(config, dataset, context.home), allow_pickle=False))
+    baseline = labels.predictions(baseline_folder(config, dataset, context.home).probabilities("test"))
     slices = score_slices(
         labels.is_right(predictions), slices_of(config, dataset.table("test")), config.evaluation.level
     )

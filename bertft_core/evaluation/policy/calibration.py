@@ -1,4 +1,4 @@
-"""Fits a decision policy on validation rows: temperature, thresholds, abstention. The test split fits nothing."""
+"""Fits a decision policy on validation rows: blend, temperature, thresholds, abstention; on test rows nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bertft_core.base.errors import ConfigError
+from bertft_core.evaluation.policy.blend import TFIDF_ALONE, Blend
+from bertft_core.evaluation.policy.blending import blend_gain, fit_blend
 from bertft_core.evaluation.policy.decisions import (
     MULTI_LABEL_THRESHOLD,
     SMALLEST_PROBABILITY,
@@ -22,13 +24,13 @@ from bertft_core.evaluation.policy.decisions import (
 from bertft_core.evaluation.scores.counts import Floats, Ints, counts
 from bertft_core.evaluation.scores.intervals import wilson_lower
 from bertft_core.evaluation.scores.labels import Predictions, SingleLabels, labels_of
-from bertft_core.evaluation.scores.resampling import swapped_counts
+from bertft_core.evaluation.scores.resampling import FOLDS, folds_of, swapped_counts
 
 Objective = Literal["f_beta", "balanced_accuracy"]
+BlendMode = Literal["auto", "off", "only"]
 
 MIN_ROWS = 200  # with fewer validation rows a fitted temperature is mostly noise
 ABSTENTION_LEVEL = 0.95  # one-sided
-FOLDS = 5  # of the cross-fit that thresholds must pass
 THRESHOLD_LEVEL = 0.05  # one-sided; keeping any cross-fitted gain cost up to 2 points of macro F1 on test rows
 _PERMUTATIONS = 2_000
 _SWEEPS = 5  # over all classes; with 150 classes and 25,000 rows those after the third gain under 0.001
@@ -40,7 +42,8 @@ _TIED = 1e-6  # in log p: batches of other shapes give a row's probability to ab
 class PolicySettings:
     """What to fit. thresholds maximise a macro objective; costs [true][decided] are the user's own.
 
-    abstain_accuracy in (0, 1): wanted on the rows answered. Raises ConfigError for a value out of range.
+    abstain_accuracy in (0, 1): wanted on the rows answered. metric: the deciding one, which a blend must not lower.
+    Raises ConfigError for a value out of range.
     """
 
     temperature: bool = True
@@ -48,6 +51,8 @@ class PolicySettings:
     beta: float = 1.0
     costs: Costs | None = None
     abstain_accuracy: float | None = None
+    blend: BlendMode = "auto"
+    metric: str = "macro_f1"
 
     def __post_init__(self) -> None:
         faults = [f"decision.{fault}" for fault in cost_faults(self.costs)] if self.costs is not None else []
@@ -63,41 +68,39 @@ class PolicySettings:
             raise ConfigError("; ".join(faults))
 
 
-def fit_policy(labels: Any, probabilities: Any, settings: PolicySettings, weights: Any = None) -> DecisionPolicy:
-    """The policy fitted on validation rows: labels [n], probabilities [n, C], soft weights [n, C] for log loss.
+def fit_policy(
+    labels: Any, encoder: Any, settings: PolicySettings, weights: Any = None, tfidf: Any = None
+) -> DecisionPolicy:
+    """The policy fitted on validation rows: labels [n], or of multi-label rows 0 and 1 [n, C].
 
-    Temperature first, then thresholds or costs on the scaled probabilities, then abstention on those decisions.
-    A part that does not help on these rows stays off, and under MIN_ROWS rows all of it; `notes` say what was
-    done and why. Of multi-label rows, labels 0 and 1 [n, C], nothing is fitted.
+    encoder, tfidf: both models' probabilities [n, C]; without tfidf nothing is blended. weights: soft labels [n, C] for
+    log loss. The blend first, whose weights settle the temperature, else the temperature; then thresholds or costs on
+    these probabilities, then abstention on those decisions. A part that does not help on these rows stays off, and
+    under MIN_ROWS rows all of it; `notes` say what was done and why. Of multi-label rows the blend alone is fitted.
 
     Raises DataError or ArtifactError as `SingleLabels` does, ConfigError for costs of another size.
     """
-    n = len(labels)
-    if np.ndim(labels) == 2:
-        note = f"multi-label: every class of probability {MULTI_LABEL_THRESHOLD:g} or more, nothing is fitted"
-        return DecisionPolicy(fitted_on=n, notes=(note,))
-    if n < MIN_ROWS:
-        reason = f"only {n} validation rows, {MIN_ROWS} are wanted"
-        return DecisionPolicy(fitted_on=n, notes=(f"{reason}: temperature, thresholds, costs, abstention stay off",))
-    rows, plain = _checked(labels, probabilities, weights=weights)
-    y, p = rows.values, plain.probabilities
-    if settings.costs is not None and len(settings.costs) != p.shape[1]:
+    n, multi_label = len(labels), np.ndim(labels) == 2
+    if settings.costs is not None and len(settings.costs) != np.shape(encoder)[-1]:
         raise ConfigError(
-            f"decision.costs must have one row per class, wanted {p.shape[1]}, found {len(settings.costs)}"
+            f"decision.costs must have one row per class, wanted {np.shape(encoder)[-1]}, found {len(settings.costs)}"
         )
-    temperature, thresholds, notes = 1.0, None, []
-    if settings.temperature:
-        fitted = fit_temperature(y, p, rows.weights)
-        before = float(rows.losses(plain).mean())
-        after = float(rows.losses(replace(plain, probabilities=apply_temperature(p, fitted))).mean())
-        if fitted in TEMPERATURES:
-            notes.append(f"temperature stays 1: the best one is beyond {fitted:g}, so the rows do not determine it")
-        elif after >= before:
-            notes.append(f"temperature stays 1: none lowers the validation log loss of {before:.4f}")
-        else:
-            temperature = fitted
-            notes.append(f"temperature {temperature:.4g}: validation log loss {before:.4f} -> {after:.4f}")
-    scaled = apply_temperature(p, temperature)
+    blend, notes = _choose_blend(labels, encoder, settings, weights, tfidf)
+    policy = DecisionPolicy(fitted_on=n, blend=blend)
+    p = policy.blended(encoder, tfidf, multi_label=multi_label)
+    if multi_label:
+        notes.append(
+            f"multi-label: every class of probability {MULTI_LABEL_THRESHOLD:g} or more, no threshold is fitted"
+        )
+        return replace(policy, notes=tuple(notes))
+    if n < MIN_ROWS:
+        notes.append(f"{_too_few(n)}: temperature, thresholds, costs, abstention stay off")
+        return replace(policy, notes=tuple(notes))
+    if settings.temperature and not (blend and blend.is_fitted):
+        temperature, note = _choose_temperature(labels, p, weights)
+        policy = replace(policy, temperature=temperature)
+        notes.append(note)
+    scaled, y = apply_temperature(p, policy.temperature), np.asarray(labels, dtype=np.int64)
     if settings.thresholds is not None:
         objective, beta = settings.thresholds, settings.beta
         gain, p_value = threshold_gain(y, scaled, objective, beta)
@@ -105,11 +108,11 @@ def fit_policy(labels: Any, probabilities: Any, settings: PolicySettings, weight
         if gain <= 0 or p_value > THRESHOLD_LEVEL:
             notes.append(f"thresholds stay off: not shown to help ({proof})")
         else:
-            thresholds = fit_thresholds(y, scaled, objective, beta)
+            policy = replace(policy, thresholds=fit_thresholds(y, scaled, objective, beta))
             notes.append(f"thresholds fitted ({proof})")
     if settings.costs is not None:
+        policy = replace(policy, costs=settings.costs)
         notes.append("decides by the least expected cost (decision.costs)")
-    policy = DecisionPolicy(temperature=temperature, thresholds=thresholds, costs=settings.costs, fitted_on=n)
     if settings.abstain_accuracy is not None:
         wanted = settings.abstain_accuracy
         below = fit_abstention(y, scaled, policy.apply(p).predicted, wanted)
@@ -121,6 +124,41 @@ def fit_policy(labels: Any, probabilities: Any, settings: PolicySettings, weight
         else:
             notes.append(f"abstains below a confidence of {below:.4f}, for an accuracy of {wanted:g}")
     return replace(policy, notes=tuple(notes))
+
+
+def _too_few(n: int) -> str:
+    return f"only {n} validation rows, {MIN_ROWS} are wanted"
+
+
+def _choose_blend(
+    labels: Any, encoder: Any, settings: PolicySettings, weights: Any, tfidf: Any
+) -> tuple[Blend | None, list[str]]:
+    """The blend to serve, None for the encoder alone, and what to say about it."""
+    if settings.blend == "off" or tfidf is None:
+        return None, []
+    if settings.blend == "only":
+        return TFIDF_ALONE, ["the TF-IDF model answers alone (decision.blend: only)"]
+    if len(labels) < MIN_ROWS:
+        return None, [f"{_too_few(len(labels))}: the blend stays off"]
+    rows = labels_of(labels, range(np.shape(encoder)[-1]), weights)
+    gain = blend_gain(rows, encoder, tfidf, settings.metric)
+    if not gain.is_shown:
+        return None, [f"the blend stays off: not shown to help ({gain})"]
+    blend = fit_blend(rows, encoder, tfidf)
+    return blend, [f"blend of {blend} ({gain}); its weights settle the temperature"]
+
+
+def _choose_temperature(labels: Any, p: Floats, weights: Any) -> tuple[float, str]:
+    """The temperature to serve, and what to say about it."""
+    rows, plain = _checked(labels, p, weights=weights)
+    fitted = fit_temperature(labels, p, weights)
+    before = float(rows.losses(plain).mean())
+    after = float(rows.losses(replace(plain, probabilities=apply_temperature(plain.probabilities, fitted))).mean())
+    if fitted in TEMPERATURES:
+        return 1.0, f"temperature stays 1: the best one is beyond {fitted:g}, so the rows do not determine it"
+    if after >= before:
+        return 1.0, f"temperature stays 1: none lowers the validation log loss of {before:.4f}"
+    return fitted, f"temperature {fitted:.4g}: validation log loss {before:.4f} -> {after:.4f}"
 
 
 def fit_temperature(labels: Any, probabilities: Any, weights: Any = None) -> float:
@@ -231,8 +269,7 @@ def threshold_gain(labels: Ints, probabilities: Floats, objective: Objective, be
     proof they lost up to 9 points of macro F1 on test rows (20 classes, 200 validation rows).
     """
     n_classes = probabilities.shape[1]
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
+    fold = folds_of(labels)
     plain = probabilities.argmax(axis=1)
     guess = plain.copy()
     for own in (fold == k for k in range(FOLDS)):

@@ -1,4 +1,4 @@
-"""How probabilities become an answer: temperature, thresholds or costs, abstention. numpy only.
+"""How probabilities become an answer: blend, temperature, thresholds or costs, abstention. numpy only.
 
 The policy is fitted on validation rows (`calibration.fit_policy`), travels in the served artefact and is applied
 there and by the gate through this one file.
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError
+from bertft_core.evaluation.policy.blend import Blend
 
 TEMPERATURES = (0.05, 20.0)  # beyond these the validation rows do not determine a temperature
 # float32's least number above 0, what an exact 0 of its softmax may have been: logarithms start here
@@ -38,12 +39,13 @@ class Decided:
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionPolicy:
-    """From probabilities to decisions; the default is the most probable class, never abstaining.
+    """From probabilities to decisions; the default is the encoder's most probable class, never abstaining.
 
-    temperature T in [0.05, 20]: softmax(log p / T). thresholds [C], positive: argmax of p / threshold. costs
-    [C][C] >= 0, costs[true][decided]: least expected cost. At most one of these two. abstain_below in [0, 1]:
-    abstain where the decided class is less probable, or no number. fitted_on: validation rows. notes: what was
-    done or left off, and why. Raises ArtifactError for a value out of range.
+    blend: how the TF-IDF model's probabilities come in, before all else; None: not at all. temperature T in
+    [0.05, 20]: softmax(log p / T). thresholds [C], positive: argmax of p / threshold. costs [C][C] >= 0,
+    costs[true][decided]: least expected cost. At most one of these two. abstain_below in [0, 1]: abstain where the
+    decided class is less probable, or no number. fitted_on: validation rows. notes: what was done or left off, and
+    why. Raises ArtifactError for a value out of range.
     """
 
     temperature: float = 1.0
@@ -52,6 +54,7 @@ class DecisionPolicy:
     abstain_below: float | None = None
     fitted_on: int = 0
     notes: tuple[str, ...] = ()
+    blend: Blend | None = None
 
     def __post_init__(self) -> None:
         low, high = TEMPERATURES
@@ -76,12 +79,20 @@ class DecisionPolicy:
     def __str__(self) -> str:
         rule = "thresholds" if self.thresholds else "least cost" if self.costs else "most probable class"
         below = "" if self.abstain_below is None else f", abstains below {self.abstain_below:.4f}"
-        return f"temperature {self.temperature:.4g}, {rule}{below}, fitted on {self.fitted_on} rows"
+        blend = f"blend of {self.blend}, " if self.blend else ""
+        return f"{blend}temperature {self.temperature:.4g}, {rule}{below}, fitted on {self.fitted_on} rows"
+
+    def blended(self, encoder: Any, tfidf: Any = None, *, multi_label: bool = False) -> Floats:
+        """What `apply` decides on, [n, C]: the encoder's probabilities, or their blend with the TF-IDF model's."""
+        if self.blend is None:
+            return np.asarray(encoder, dtype=np.float64)
+        return self.blend.mix(encoder, tfidf, multi_label=multi_label)
 
     def apply(self, probabilities: Any, *, multi_label: bool = False) -> Decided:
-        """Decide rows of probabilities [n, C]; n may be 0. Multi-label rows have every class of 1/2 or more.
+        """Decide rows of probabilities [n, C], as `blended` gives them; n may be 0.
 
-        Raises ArtifactError when C differs from the classes of the thresholds or costs.
+        Multi-label rows have every class of 1/2 or more. Raises ArtifactError when C differs from the classes of the
+        thresholds or costs.
         """
         raw = np.asarray(probabilities, dtype=np.float64)
         if multi_label:
@@ -100,15 +111,15 @@ class DecisionPolicy:
         return Decided(probabilities=p, predicted=predicted, abstain=~is_sure)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able mapping; `from_json` reads it back to an equal value."""
-        return asdict(self)
+        """A JSON-able mapping; `from_json` reads it back to an equal value. Without a blend it is as it always was."""
+        return {key: value for key, value in asdict(self).items() if key != "blend" or value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DecisionPolicy:
         """The policy that `to_json` wrote, also after a trip through a JSON file. Raises ArtifactError."""
-        known = {f.name for f in fields(cls)}
-        if set(value) != known:
-            odd = ", ".join(sorted(set(value) ^ known))
+        known, blend = {f.name for f in fields(cls)}, value.get("blend")
+        if set(value) | {"blend"} != known:
+            odd = ", ".join(sorted((set(value) | {"blend"}) ^ known))
             raise ArtifactError(f"wanted a decision policy of {', '.join(sorted(known))}; missing or unknown: {odd}")
         try:
             return cls(
@@ -118,8 +129,9 @@ class DecisionPolicy:
                 abstain_below=None if value["abstain_below"] is None else float(value["abstain_below"]),
                 fitted_on=int(value["fitted_on"]),
                 notes=tuple(str(note) for note in value["notes"]),
+                blend=None if blend is None else Blend.from_json(blend),
             )
-        except (TypeError, ValueError) as fault:
+        except (KeyError, TypeError, ValueError) as fault:
             raise ArtifactError(f"the decision policy holds a value of the wrong kind: {fault}") from fault
 
 

@@ -8,11 +8,13 @@ resample is a row of weights, and all such scores together are one matrix produc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from bertft_core.evaluation.scores.counts import Counts, Floats, Ints, counts
 
+FOLDS = 5  # of a cross-fit
 _BLOCK = 2_000_000  # resampled cells held at once: 16 MB per array
 
 
@@ -82,3 +84,13 @@ def flipped_sums(values: Floats, permutations: int, rng: np.random.Generator) ->
         kept = np.unpackbits(octets, axis=1, count=n).astype(np.float64)
         total[start : start + size] = 2 * (kept @ values) - values.sum(axis=0)
     return total
+
+
+def folds_of(labels: Any) -> Ints:
+    """The fold 0..FOLDS-1 of each row, by the order of the rows; stratified where a row has one class, labels [n]."""
+    places = np.arange(len(labels)) % FOLDS
+    if np.ndim(labels) != 1:
+        return places
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[np.argsort(labels, kind="stable")] = places
+    return fold

@@ -32,23 +32,24 @@ def articles(n: int, words: int, seed: int) -> tuple[list[str], np.ndarray]:
 def test_baseline_learns_topics_and_is_deterministic() -> None:
     (a, ya), (b, yb), (c, yc) = articles(90, 30, 1), articles(30, 30, 2), articles(30, 30, 3)
     found = tfidf_baseline(a, ya, b, yb, c, "macro_f1", 13)
-    assert (found.probabilities.argmax(axis=1) == yc).mean() > 0.9
-    assert found.probabilities.dtype == np.float32 and found.params["C"] in (1.0, 10.0, 100.0)
-    assert np.array_equal(found.probabilities, tfidf_baseline(a, ya, b, yb, c, "macro_f1", 13).probabilities)
+    assert (found.probabilities["test"].argmax(axis=1) == yc).mean() > 0.9
+    assert found.probabilities["test"].dtype == np.float32 and found.params["C"] in (1.0, 10.0, 100.0)
+    again = tfidf_baseline(a, ya, b, yb, c, "macro_f1", 13)
+    assert np.array_equal(found.probabilities["test"], again.probabilities["test"])
 
 
 def test_baseline_gives_every_class_a_column_when_training_lacks_one() -> None:
     (a, ya), (b, yb) = articles(60, 20, 1), articles(20, 20, 2)
     kept = [i for i in range(60) if ya[i] != 1]
     found = tfidf_baseline([a[i] for i in kept], ya[kept], b, yb, b, "accuracy", 0, n_classes=5)
-    assert found.probabilities.shape == (20, 5)
-    assert not found.probabilities[:, [1, 3, 4]].any()
+    assert found.probabilities["test"].shape == (20, 5)
+    assert not found.probabilities["test"][:, [1, 3, 4]].any()
 
 
 def test_baseline_falls_back_to_the_class_prior_when_texts_hold_no_words() -> None:
     found = tfidf_baseline(["?", "!", "!"], [0, 1, 1], ["?"], [1], ["!"], "accuracy", 0, n_classes=2)
     assert found.params["model"] == "class prior"
-    assert found.probabilities[0] == pytest.approx([1 / 3, 2 / 3])
+    assert found.probabilities["test"][0] == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_baseline_samples_training_rows_by_seed_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,4 +69,4 @@ def test_baseline_takes_less_than_twenty_seconds_on_2000_long_articles() -> None
     start = time.process_time()
     found = tfidf_baseline(a, ya, b, yb, c, "macro_f1", 13)
     assert time.process_time() - start < 20
-    assert (found.probabilities.argmax(axis=1) == yc).mean() > 0.95
+    assert (found.probabilities["test"].argmax(axis=1) == yc).mean() > 0.95

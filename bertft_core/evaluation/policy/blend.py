@@ -1,0 +1,77 @@
+"""A blend: one answer from two models' probabilities, log-linearly. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bertft_core.base.errors import ArtifactError
+
+Floats = npt.NDArray[np.float64]
+# float32's epsilon, at which log loss clips too: beyond it one model's certainty would outvote any other
+LEAST = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """Weights of the encoder's and the TF-IDF model's logits, each >= 0, not both 0.
+
+    A row of one class: softmax(encoder * log p + tfidf * log q), the logarithmic opinion pool (Genest & Zidek 1986,
+    doi 10.1214/ss/1177013825); weights that sum to more than 1 make more confident, so a temperature is part of them.
+    Multi-label: the same of each class's log odds, through a sigmoid. Probabilities are clipped at float32's epsilon.
+
+    Raises ArtifactError for impossible weights.
+    """
+
+    encoder: float
+    tfidf: float
+
+    def __post_init__(self) -> None:
+        if not all(0 <= weight < float("inf") for weight in (self.encoder, self.tfidf)) or not any(
+            (self.encoder, self.tfidf)
+        ):
+            raise ArtifactError(f"a blend wants two finite weights >= 0, not both 0, found {self}")
+
+    def __str__(self) -> str:
+        return f"encoder {self.encoder:.3g}, TF-IDF {self.tfidf:.3g}"
+
+    def mix(self, encoder: Any, tfidf: Any, *, multi_label: bool = False) -> Floats:
+        """Probabilities [n, C] of the blend from those of both models [n, C]; a row that holds nan stays nan.
+
+        >>> Blend(encoder=1.0, tfidf=1.0).mix([[0.6, 0.4]], [[0.6, 0.4]]).round(3).tolist()
+        [[0.692, 0.308]]
+        """
+        scores = self.encoder * logits(encoder, multi_label=multi_label)
+        scores += self.tfidf * logits(tfidf, multi_label=multi_label)
+        return probabilities_of(scores, multi_label=multi_label)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the weights come from validation rows."""
+        return self != TFIDF_ALONE
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The blend with the weights of a JSON mapping. Raises ArtifactError, KeyError or TypeError."""
+        return cls(encoder=float(value["encoder"]), tfidf=float(value["tfidf"]))
+
+
+TFIDF_ALONE = Blend(encoder=0.0, tfidf=1.0)  # the encoder is not even asked
+
+
+def logits(probabilities: Any, *, multi_label: bool) -> Floats:
+    """Log probabilities [n, C], of multi-label rows log odds, clipped at `LEAST`."""
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), LEAST, 1 - LEAST if multi_label else 1.0)
+    return np.asarray(np.log(p) - (np.log1p(-p) if multi_label else 0.0))
+
+
+def probabilities_of(scores: Floats, *, multi_label: bool) -> Floats:
+    """softmax over the classes of logits [..., C]; multi-label: the sigmoid of each."""
+    if multi_label:
+        return np.asarray(1 / (1 + np.exp(-scores)))
+    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))

@@ -1,0 +1,102 @@
+"""Fits a blend of encoder and TF-IDF on validation rows, and says whether it is shown to help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertft_core.evaluation.policy.blend import Blend, Floats, logits, probabilities_of
+from bertft_core.evaluation.scores.labels import Labels, MultiLabels, labels_of
+from bertft_core.evaluation.scores.resampling import FOLDS, folds_of
+
+BLEND_LEVEL = 0.05  # one-sided
+_PERMUTATIONS = 2_000
+_PRIOR = (0.5, 0.5)  # the weights that the fit is drawn to: the equal mixture
+_PRIOR_DEVIATION = 0.5  # of each weight around it
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendGain:
+    """What a blend gains over the encoder alone on rows that neither was fitted on.
+
+    log_loss: nats a row, positive where the blend is better, with its one-sided p-value. score: of the deciding metric.
+    """
+
+    log_loss: float
+    p_value: float
+    score: float
+    metric: str
+
+    @property
+    def is_shown(self) -> bool:
+        """Log loss falls beyond chance and the deciding metric does not."""
+        return self.log_loss > 0 and self.p_value <= BLEND_LEVEL and self.score >= 0
+
+    def __str__(self) -> str:
+        return (
+            f"cross-fitted against the encoder alone: log loss {-self.log_loss:+.4f}, p {self.p_value:.3g}, "
+            f"{self.metric} {self.score:+.4f}"
+        )
+
+
+def fit_blend(labels: Labels, encoder: Any, tfidf: Any) -> Blend:
+    """The weights of least log loss on these rows, drawn to the equal mixture as by a normal prior.
+
+    Two numbers for all classes. encoder, tfidf: probabilities [n, C]. The loss is convex in the weights. The prior
+    weighs as much as a few rows; without it, rows that are all right would want infinite weights.
+    """
+    x = np.stack([logits(p, multi_label=labels.multi_label) for p in (encoder, tfidf)])
+    return Blend(**dict(zip(("encoder", "tfidf"), _weights(x, labels, _PRIOR), strict=True)))
+
+
+def _weights(x: Floats, labels: Labels, prior: tuple[float, ...]) -> list[float]:
+    """Least penalised log loss of the logits x [K, n, C] under weights [K] >= 0."""
+    from scipy.optimize import minimize
+
+    if isinstance(labels, MultiLabels):
+        targets = labels.values.astype(np.float64)
+    else:
+        targets = np.eye(x.shape[2])[labels.values] if labels.weights is None else np.asarray(labels.weights, float)
+        targets = targets / targets.sum(axis=1, keepdims=True)
+    center = np.array(prior)
+    own = np.einsum("knc,nc->k", x, targets)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        scores = np.tensordot(weights, x, axes=1)
+        top = np.logaddexp(0, scores).sum() if labels.multi_label else np.logaddexp.reduce(scores, axis=1).sum()
+        p = probabilities_of(scores, multi_label=labels.multi_label)
+        away = (weights - center) / _PRIOR_DEVIATION
+        return float(top - weights @ own + away @ away / 2), np.einsum(
+            "knc,nc->k", x, p
+        ) - own + away / _PRIOR_DEVIATION
+
+    found = minimize(loss, center, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(prior))
+    return [float(weight) for weight in found.x]
+
+
+def blend_gain(labels: Labels, encoder: Any, tfidf: Any, metric: str) -> BlendGain:
+    """Blend and encoder alone, both with weights from four fifths of the rows, on the fifth; all five together.
+
+    The encoder alone gets a weight too, its temperature: what calibration alone would do is no gain of the blend.
+    """
+    one, other = (np.asarray(p, dtype=np.float64) for p in (encoder, tfidf))
+    blended, alone = np.empty_like(one), np.empty_like(one)
+    fold = folds_of(labels.values)
+    for own in (fold == k for k in range(FOLDS)):
+        weights = None if labels.weights is None else labels.weights[~own]
+        rest = labels_of(labels.values[~own], labels.classes, weights)
+        blended[own] = fit_blend(rest, one[~own], other[~own]).mix(one[own], other[own], multi_label=labels.multi_label)
+        x = logits(one, multi_label=labels.multi_label)
+        (weight,) = _weights(x[None, ~own], rest, (1.0,))
+        alone[own] = probabilities_of(weight * x[own], multi_label=labels.multi_label)
+    a, b = labels.predictions(blended), labels.predictions(alone)
+    gain = labels.difference("log_loss", a, b)
+    reached = (labels.exchanged_differences("log_loss", a, b, _PERMUTATIONS, 0) >= gain).sum()
+    return BlendGain(
+        log_loss=gain,
+        p_value=float((1 + reached) / (1 + _PERMUTATIONS)),
+        score=labels.difference(metric, a, b),
+        metric=metric,
+    )

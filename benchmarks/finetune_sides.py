@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from batches import padded_share, shuffled
 from peers import in_child, require_accelerate, variants
 from records import Records
 from workloads import Workload, prepare
@@ -130,10 +131,10 @@ def told(result: Any, spec: FitSpec, load: Workload) -> dict[str, Any]:
 
 def padding(spec: FitSpec) -> float:
     """Share of padding in the tokens of a fit's first epoch."""
-    lengths = open_split(spec.tokens, "train").lengths
-    batches = epoch_batches(lengths, spec.training.batch_size, spec.training.seed, 0)
-    padded = sum(len(rows) * (-(-int(lengths[rows].max()) // 8) * 8) for rows in batches)
-    return 1.0 - int(lengths.sum()) / padded
+    train = open_split(spec.tokens, "train")
+    return padded_share(
+        train.lengths, epoch_batches(train.lengths, train.labels, spec.training.batch_size, spec.training.seed, 0)
+    )
 
 
 def run_schedule(bench: Bench, schedule: str) -> dict[str, Any]:
@@ -216,16 +217,11 @@ def ablated(job: dict[str, Any]) -> dict[str, Any]:
     if name in asdict(encoder_pass.TRICKS):
         encoder_pass.TRICKS = replace(encoder_pass.TRICKS, **{name: False})
     elif name == "grouping":
-        loop.epoch_batches = _random_batches
+        loop.epoch_batches = shuffled
     elif name == "fused":
         loop.build_optimizer = lambda groups: torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     results = [loop.fit(FitSpec.from_json(spec)) for spec in job["specs"]]
     return asdict(results[-1].history[-1])
-
-
-def _random_batches(lengths: Any, batch_size: int, seed: int, epoch: int) -> list[Any]:
-    order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def quality_ours(bench: Bench, load: Workload, schedule: str, seed: int) -> dict[str, Any]:

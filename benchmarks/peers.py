@@ -89,7 +89,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _group_as_on_many_rows() -> None:
-    """Let the Trainer sort its rows in blocks of 50 batches, as it does from 3,200 rows on (and as the product does).
+    """Let the Trainer sort its rows in blocks of 50 batches, as it does from 3,200 rows on.
 
     On the few rows of a speed measurement it would sort in smaller blocks and pad more than its users see.
     """

@@ -243,10 +243,11 @@ def _loss(spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device:
 
 def _train(run: _Fit) -> str:
     """Run what is left of the fit; return "" when it completed, else why it was pruned."""
-    lengths = np.diff(run.train.offsets)[run.rows]
+    lengths, labels = run.train.lengths[run.rows], run.train.labels[run.rows]
+    training = run.spec.training
     while run.state.step < run.total:
         epoch, done = divmod(run.state.step, run.steps_per_epoch)
-        batches = epoch_batches(lengths, run.spec.training.batch_size, run.spec.training.seed, epoch)
+        batches = epoch_batches(lengths, labels, training.batch_size, training.seed, epoch)
         for chosen in batches[done:]:
             _enter_phase(run)
             _step(run, run.rows[chosen])

@@ -12,27 +12,47 @@ if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
 
 
-_MEGA = 50  # batches in a block that is sorted by length, as in transformers' length grouping
+_BLOCK = 16  # batches in a block that is ordered by length: padding against company (benchmarks/batches.py)
 
 Ints = NDArray[np.int64]
 
 
-def epoch_batches(lengths: NDArray[np.integer], batch_size: int, seed: int, epoch: int) -> list[Ints]:
-    """Row numbers of each training batch of one epoch, grouped by length; a pure function of its arguments.
+def epoch_batches(
+    lengths: NDArray[np.integer], labels: NDArray[np.integer], batch_size: int, seed: int, epoch: int
+) -> list[Ints]:
+    """Row numbers of each training batch of one epoch; a pure function of its arguments.
 
-    Rows are shuffled, cut into blocks of 50 batches, sorted by length inside a block and cut into batches of
-    exactly ``batch_size``; the batches are shuffled, a partial one comes last.
+    Rows are shuffled and cut into equal blocks of at most 16 batches and of about a quarter of the rows. Within a block
+    the rows of each class are put in order of length and spread evenly over the block, so that a batch holds rows of
+    like length within their class, of all classes in their shares. All batches but the last hold exactly
+    ``batch_size`` rows; what is left over is drawn at random and comes last.
 
-    >>> [len(b) for b in epoch_batches(np.array([3, 1, 2]), 2, seed=0, epoch=0)]
+    ``lengths``, ``labels`` (class numbers): [n].
+
+    >>> [len(b) for b in epoch_batches(np.array([3, 1, 2]), np.array([0, 1, 0]), 2, seed=0, epoch=0)]
     [2, 1]
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    blocks = [order[i : i + _MEGA * batch_size] for i in range(0, len(order), _MEGA * batch_size)]
-    ordered = np.concatenate([b[np.argsort(-lengths[b].astype(np.int64), kind="stable")] for b in blocks])
-    batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    full = [b for b in batches if len(b) == batch_size]
-    return [full[i] for i in rng.permutation(len(full))] + [b for b in batches if len(b) < batch_size]
+    n_full = len(order) // batch_size
+    n_blocks = -(-n_full // max(1, min(_BLOCK, n_full // 4)))
+    whole, rest = order[: n_full * batch_size].reshape(n_full, batch_size), order[n_full * batch_size :]
+    batches: list[Ints] = []
+    for rows in np.array_split(whole, max(1, n_blocks)):
+        block = rows.ravel()
+        ordered = block[np.argsort(_places(lengths[block], labels[block], rng), kind="stable")]
+        batches += list(ordered.reshape(rows.shape))
+    return [batches[i] for i in rng.permutation(n_full)] + ([rest] if len(rest) else [])
+
+
+def _places(lengths: Ints, labels: Ints, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Where in a block each row belongs, 0 to 1 [n]: its rank by length among the rows of its class, as a share."""
+    by_class = np.lexsort((lengths, labels))
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    ranks = np.arange(len(lengths)) - np.repeat(first, counts)
+    places = np.empty(len(lengths))
+    places[by_class] = (ranks + rng.random(len(lengths))) / np.repeat(counts, counts)
+    return places
 
 
 def scoring_batches(lengths: NDArray[np.integer], token_budget: int, multiple: int = 8) -> list[Ints]:

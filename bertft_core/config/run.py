@@ -36,17 +36,33 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _salt(value: Any) -> Any:
+    return str(value) if isinstance(no_bool(value), int) else value
+
+
+Salt = Annotated[str, BeforeValidator(_salt), Field(min_length=1, max_length=100)]
+
+
 class SplitConfig(Part):
-    """Shares of rows (by hash of the text) for validation and test; the rest trains."""
+    """Shares of rows (by hash of the text) for validation and test; the rest trains.
+
+    salt: any text; each is another draw of all rows, none is the draw of every run without one. class_salt: {class:
+    salt}, a draw of the rows of that class alone, in place of the draw of all. No draw moves a row between nights.
+    """
 
     validation: Share = 0.1
     test: Share = 0.2
+    salt: Salt | None = None
+    class_salt: dict[Annotated[str, BeforeValidator(_salt)], Salt] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> SplitConfig:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation + test must be below 1, was {self.validation + self.test:g}")
         return self
+
+
+_FILES = ("train", "validation", "test")
 
 
 def _iso_date(value: Any) -> Any:
@@ -97,13 +113,13 @@ class DataConfig(Part):
     def _files_below_split(cls, tree: Any) -> Any:
         """data.split may name the files of the three splits instead of shares: then they are data.train and so on."""
         split = tree.get("split") if isinstance(tree, dict) else None
-        if not isinstance(split, dict) or not any(isinstance(value, str) for value in split.values()):
+        if not isinstance(split, dict) or not any(isinstance(split.get(name), str) for name in _FILES):
             return tree
         return {**{k: v for k, v in tree.items() if k != "split"}, **split}
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataConfig:
-        files = [n for n in ("train", "validation", "test") if getattr(self, n)]
+        files = [n for n in _FILES if getattr(self, n)]
         if self.source and files:
             raise ValueError(f"give either source or files of their own, found source and {', '.join(files)}")
         if not self.source and len(files) != 3:
@@ -112,6 +128,16 @@ class DataConfig(Part):
             raise ValueError("label names the classes by its columns, each once: leave classes out")
         if self.until and not self.date:
             raise ValueError("until needs data.date, the column that holds each row's date")
+        return self
+
+    @model_validator(mode="after")
+    def _salts_draw(self) -> DataConfig:
+        salts = [name for name in ("salt", "class_salt") if getattr(self.split, name)]
+        if salts and not self.source:
+            raise ValueError(f"data.split.{salts[0]}: has no effect on files of your own: take it out")
+        if self.split.class_salt and (self.group or isinstance(self.label, list)):
+            kept = "the rows of a value of data.group stay together" if self.group else "a row has several labels"
+            raise ValueError(f"data.split.class_salt: cannot be, {kept}: data.split.salt draws all rows anew")
         return self
 
 

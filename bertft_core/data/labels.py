@@ -258,10 +258,14 @@ class LabelTable:
         sets = (codes[start:stop].tobytes() for start, stop in itertools.pairwise(ends))
         return np.array([known.setdefault(key, len(known)) for key in sets], dtype=np.int32)
 
+    def occurrences(self) -> tuple[Any, I32]:
+        """Rows and classes, parallel: a row with its largest label, a set with every label of it."""
+        return (self._rows, self._codes) if self.multi_label else (np.arange(len(self.top)), self.top)
+
     def counts(self, used: npt.NDArray[np.bool_], sides: Any) -> npt.NDArray[np.int64]:
         """Rows [3 splits, C] of each class where `used` [n]: by the largest label, of sets by every label."""
         n_classes = max(len(self.classes), 1)
-        rows, codes = (self._rows, self._codes) if self.multi_label else (np.arange(len(self.top)), self.top)
+        rows, codes = self.occurrences()
         is_used = used[rows]
         flat = np.bincount(sides[rows[is_used]] * np.int64(n_classes) + codes[is_used], minlength=3 * n_classes)
         return flat.reshape(3, n_classes)[:, : len(self.classes)]

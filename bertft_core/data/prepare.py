@@ -19,13 +19,14 @@ from bertft_core.base.hashes import hash_json
 from bertft_core.base.text import counted
 from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, load_dataset_splits
+from bertft_core.data.draws import Draw
 from bertft_core.data.labels import LabelColumn, LabelTable
 from bertft_core.data.quality import Repeats, RowChecker, find_repeats, gate_classes, gate_faulty_share
 from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
-from bertft_core.data.splits import SPLITS, SPLITS_VERSION, halves, sides_of
+from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 3
+PREPARE_VERSION = 4
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
@@ -36,6 +37,7 @@ _RAW = pa.schema(
         ("text", pa.large_string()),
         ("text_pair", pa.large_string()),
         ("slices", pa.list_(pa.string())),  # values of the columns in data.slices
+        ("group", pa.large_string()),  # value of data.group, null without one
     ]
 )
 
@@ -91,8 +93,10 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
     raw = staging / "raw.arrow"
     with open(staging / "quarantine.jsonl", "w", encoding="utf-8") as quarantine:
         seen = _collect(config, sources, raw, quarantine, on_progress)
-        sides = np.where(seen.given_sides >= 0, seen.given_sides, sides_of(seen.groups, config.split))
-        sides = sides.astype(np.int8)
+        if config.split.class_salt and seen.labels.multi_label:
+            raise DataError("data.split.class_salt: a row has several labels: data.split.salt draws all rows anew")
+        hashes = drawn(seen.groups, config.split, seen.labels.classes, seen.labels.top)
+        sides = np.where(seen.given_sides >= 0, seen.given_sides, sides_of(hashes, config.split)).astype(np.int8)
         repeats = find_repeats(seen.hashes, seen.labels.identity, sides, seen.dates if config.date else None)
         _quarantine_conflicts(raw, repeats, quarantine)
     n_conflicts = int(repeats.conflict.sum())
@@ -110,7 +114,7 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
         used[places[np.argsort(seen.hashes[places, 1], kind="stable")[: config.sample]]] = True
     present = seen.labels.present(used) if config.classes is None else np.ones(len(seen.labels.classes), bool)
     labels = seen.labels.keep_classes(present)
-    report = _report(config, sources, seen, repeats, labels, sides, used)
+    report = _report(config, sources, raw, seen, repeats, labels, sides, used)
     counts, digest = _write_splits(raw, staging, seen, labels, sides, used, on_progress)
     raw.unlink()
     fields = {
@@ -150,12 +154,14 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
                 if checked.rows:
                     for label in checked.labels:
                         column.append(label)
-                    columns = [checked.rows, checked.files, checked.texts, checked.pairs, checked.slices]
+                    columns = [
+                        *(checked.rows, checked.files, checked.texts, checked.pairs, checked.slices, checked.groups)
+                    ]
                     arrays = [pa.array(c, type=f.type) for c, f in zip(columns, _RAW, strict=True)]
                     writer.write_batch(pa.record_batch(arrays, schema=_RAW))
                     digests = halves(checked.digests)
                     hashes.append(digests)
-                    groups.append(halves(checked.group_digests)[:, 0] if config.group else digests[:, 0])
+                    groups.append(halves(checked.group_digests)[:, 0])
                     dates.append(np.array(checked.dates, dtype=np.int64))
                     given.append(np.full(len(checked.rows), side, dtype=np.int8))
                 on_progress("rows read", n_rows + filtered)
@@ -201,13 +207,45 @@ def _quarantine_conflicts(raw: Path, repeats: Repeats, quarantine: TextIO) -> No
 # ---- between the passes
 
 
+def _draw(config: DataConfig, raw: Path, seen: _Collected, labels: LabelTable, sizes: list[int], used: Any) -> Draw:
+    """How the used rows fell into the splits."""
+    places, (rows, codes) = np.flatnonzero(used), labels.occurrences()
+    counts = used[rows] & (codes >= 0)
+
+    def group_of(place: int) -> str:
+        value = pa.ipc.open_file(pa.memory_map(str(raw))).read_all()["group"][int(places[place])].as_py()
+        return "" if value is None else str(value)
+
+    return Draw(
+        split=config.split,
+        classes=labels.classes,
+        u=seen.groups[used],
+        rows=(np.cumsum(used) - 1)[rows[counts]].astype(np.int32),
+        codes=codes[counts],
+        sizes=sizes,
+        group_of=group_of if config.group else None,
+        one_class=not labels.multi_label,
+    )
+
+
 def _report(
-    config: DataConfig, sources: Sources, seen: _Collected, repeats: Repeats, labels: LabelTable, sides: Any, used: Any
+    config: DataConfig,
+    sources: Sources,
+    raw: Path,
+    seen: _Collected,
+    repeats: Repeats,
+    labels: LabelTable,
+    sides: Any,
+    used: Any,
 ) -> DataReport:
     """Count, gate the classes, gather warnings. Raises DataError through `gate_classes`."""
     counts, rows = labels.counts(used, sides), [int((used & (sides == s)).sum()) for s in range(3)]
     in_train = labels.present(used & (sides == 0))
-    warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, is_soft=labels.is_soft)]
+    draw = None if config.source is None else _draw(config, raw, seen, labels, rows, used)
+    warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, draw, is_soft=labels.is_soft)]
+    warnings += draw.warnings() if draw else []
+    for name in sorted(set(config.split.class_salt) - set(labels.classes)):
+        warnings.append(f"data.split.class_salt: no row is of class {name!r}")
     if n_bare := int((used & (labels.top < 0)).sum()):
         warnings.append(f"{counted(n_bare, 'row has', 'rows have')} no label: counted as of no class")
     encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from bertft_core.base.errors import DataError
 from bertft_core.base.text import counted
 from bertft_core.config.run import DataConfig
+from bertft_core.data.draws import Draw
 from bertft_core.data.labels import FaultyRow, Label, LabelColumn, UnknownLabel, parse_flags
 from bertft_core.data.readers import RowBatch, RowFault
 from bertft_core.data.splits import SPLITS, key_digest, row_key
@@ -26,7 +27,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(kw_only=True)
 class CheckedBatch:
-    """Usable rows of a batch, parallel lists; `digests` joins 16 bytes each, `group_digests` too (or b"")."""
+    """Usable rows of a batch, parallel lists; `digests` and `group_digests` join 16 bytes each."""
 
     files: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -35,6 +36,7 @@ class CheckedBatch:
     labels: list[Label] = field(default_factory=list)
     dates: list[int] = field(default_factory=list)
     slices: list[list[str]] = field(default_factory=list)
+    groups: list[str | None] = field(default_factory=list)
     digests: bytearray = field(default_factory=bytearray)
     group_digests: bytearray = field(default_factory=bytearray)
     faults: list[RowFault] = field(default_factory=list)
@@ -95,14 +97,10 @@ class RowChecker:
         pair = _as_text(pair, "text_pair") or None
         columns = self._config.label
         code: Label = parse_flags(label, columns) if isinstance(columns, list) else self._labels.parse(label)
+        is_alone = group is None or group == "" or (isinstance(group, float) and math.isnan(group))
         try:
             digest = key_digest(row_key(text, pair))
-            if self._config.group is None:
-                group_digest = b""
-            elif group is None or group == "" or (isinstance(group, float) and math.isnan(group)):
-                group_digest = digest  # a row without a group is a group of its own
-            else:
-                group_digest = key_digest(str(group))
+            group_digest = digest if is_alone else key_digest(str(group))  # without a group: a group of its own
         except UnicodeEncodeError:
             raise FaultyRow("invalid Unicode: a lone surrogate") from None
         out.texts.append(text)
@@ -111,6 +109,7 @@ class RowChecker:
         out.dates.append(moment)
         out.digests += digest
         out.group_digests += group_digest
+        out.groups.append(None if is_alone else str(group))
         return True
 
     def _matches(self, columns: dict[str, list[Any]], i: int) -> bool:
@@ -260,13 +259,14 @@ def gate_classes(
     rows: Sequence[int],
     in_train: Bools,
     config: DataConfig,
+    draw: Draw | None,
     *,
     is_soft: bool,
 ) -> tuple[str, ...]:
     """Check counts [3 splits, C] and rows [3 splits]; warnings for classes absent from validation or test.
 
-    Raises DataError for fewer than two classes, empty splits, a class absent from train (`in_train` [C]) or
-    with fewer than data.min_class_rows rows, naming each class and its count.
+    draw: None where the files are the splits. Raises DataError for fewer than two classes, empty splits, a class absent
+    from train (`in_train` [C]) or with fewer than data.min_class_rows rows, naming class, count and what to do.
     """
     table = ", ".join(
         f"{name[:60]!r} ({counted(int(n), 'row')})" for name, n in zip(classes, counts.sum(0), strict=True)
@@ -285,19 +285,24 @@ def gate_classes(
     for c, name in enumerate(classes):
         total = int(counts[:, c].sum())
         if not in_train[c]:
+            better = draw.remedy([c]) if draw and total else ""
             raise DataError(
                 f"data.label: class {name!r} is absent from train: {counted(total, 'row')}, all in "
-                f"{' and '.join(SPLITS[s] for s in (1, 2) if counts[s, c]) or 'no split'}; "
-                "add rows of it, or leave it out of the data"
+                f"{' and '.join(SPLITS[s] for s in (1, 2) if counts[s, c]) or 'no split'}; add rows of it, give its "
+                "rows the label of another class, or leave it out of the data"
+                + (f"; or set {better}" if better else "")
             )
         if total < config.min_class_rows and not is_soft:
             raise DataError(
                 f"data.min_class_rows: class {name!r} has {counted(total, 'row')}, wanted at least "
                 f"{config.min_class_rows}; add rows, or lower data.min_class_rows"
             )
-    return tuple(
-        f"class {name!r} is absent from {SPLITS[s]}: its scores there are undefined"
-        for s in (1, 2)
-        for c, name in enumerate(classes)
-        if counts[s, c] == 0
-    )
+    absent = [(s, c) for s in (1, 2) for c in range(len(classes)) if counts[s, c] == 0]
+    warnings = [
+        f"class {classes[c]!r} is absent from {SPLITS[s]} ({counted(int(counts[:, c].sum()), 'row')} in all): "
+        "its scores there are undefined"
+        for s, c in absent
+    ]
+    if better := draw.remedy(sorted({c for _, c in absent})) if draw and absent else "":
+        warnings.append(f"rows of every class in every split: set {better}")
+    return tuple(warnings)

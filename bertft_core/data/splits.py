@@ -1,9 +1,15 @@
-"""Which split a row belongs to: a pure function of its own text, so that it never moves between nights."""
+"""Which split a row belongs to: a function of that row and the configuration alone, so it never moves between nights.
+
+Why no split is promised a row of every class: let a rule place a row by the rows around it, and never move it when rows
+are added. Then the row lies where it would lie alone, so the rule reads that row only, and rows of one class may all
+lie in one split. Such a draw is seen (`draws.py`) and drawn anew by a salt, which stays in the configuration.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +24,7 @@ _PAIR_MARK = "\x1f"  # str.split() treats it as whitespace, so a normalised text
 
 U64 = npt.NDArray[np.uint64]
 I8 = npt.NDArray[np.int8]
+I32 = npt.NDArray[np.int32]
 
 
 def row_key(text: str, pair: str | None = None) -> str:
@@ -41,9 +48,11 @@ def _bounds(split: SplitConfig) -> tuple[int, int]:
 def split_of(key_text: str, split: SplitConfig) -> str:
     """'test' when u < test, 'validation' when u < test + validation, else 'train'; u = hash / 2**64.
 
-    `key_text` is `row_key(text, pair)`, or the value of the `data.group` column.
+    `key_text` is `row_key(text, pair)`, or the value of the `data.group` column. Of a row without a class_salt.
     """
     u = int.from_bytes(key_digest(key_text)[:8], "big")
+    if split.salt is not None:
+        u = int(salted(np.array([u], dtype=np.uint64), split.salt)[0])
     test, validation = _bounds(split)
     return "test" if u < test else "validation" if u < validation else "train"
 
@@ -53,7 +62,28 @@ def halves(digests: bytes | bytearray) -> U64:
     return np.frombuffer(bytes(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
+def salted(u: U64, salt: str) -> U64:
+    """Other hashes [n] of the same rows, as independent of `u` as those of another hash function.
+
+    The first 8 bytes of the salt's own digest are XORed in, then SplitMix64's finaliser mixes (Steele, Lea and Flood
+    2014, doi 10.1145/2660193.2660195; its constants are Stafford's variant 13).
+    """
+    x = u ^ np.uint64(int.from_bytes(key_digest(salt)[:8], "big"))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def drawn(u: U64, split: SplitConfig, classes: Sequence[str], top: I32) -> U64:
+    """The hashes [n] that decide: `u`, by data.split.salt, or by the salt of the row's class; top [n] is that class."""
+    out = u if split.salt is None else salted(u, split.salt)
+    for name, salt in split.class_salt.items():
+        if name in classes:
+            out = np.where(top == classes.index(name), salted(u, salt), out)
+    return out
+
+
 def sides_of(u: U64, split: SplitConfig) -> I8:
-    """The split of each hash as an index into SPLITS; agrees with `split_of`."""
+    """The split of each hash that decides, as an index into SPLITS; agrees with `split_of`."""
     test, validation = (np.uint64(min(b, 2**64 - 1)) for b in _bounds(split))
     return np.where(u < test, 2, np.where(u < validation, 1, 0)).astype(np.int8)

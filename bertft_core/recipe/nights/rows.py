@@ -107,7 +107,7 @@ class Changes:
 
 
 def changes(before: Rows, now: Rows) -> Changes:
-    """What came, went and changed. moved: rows in another split than before, which must be 0 unless shares changed."""
+    """What came, went and changed. moved: rows in another split, which must be 0 unless data.split changed."""
     is_known = now.is_in(before)
     common, mine, theirs = np.intersect1d(now.hashes, before.hashes, assume_unique=True, return_indices=True)
     names_now = np.array(now.classes, dtype=object)[now.labels[mine]]

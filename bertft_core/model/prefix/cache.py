@@ -118,10 +118,6 @@ class PrefixCache:
         """Bytes of all files of all keys, those being written included at their final size."""
         return self.store.used_bytes()
 
-    def sweep(self) -> None:
-        """Remove unfinished files of dead processes, files of older formats and empty folders."""
-        self.store.sweep()
-
     def segments(self, key: str, known: set[Path]) -> list[Segment]:
         """Whole segments of `key` that are not `known`, the newest first; damaged files are dropped."""
         new = [path for path in self.store.paths(key) if path not in known]

@@ -77,14 +77,6 @@ class PrefixStore:
         with contextlib.suppress(OSError):  # evicted already, by another process
             os.utime(path)
 
-    def sweep(self) -> None:
-        """Remove unfinished files of dead processes, files of older formats and empty folders."""
-        try:
-            with self._locked():
-                self._sweep()
-        except (OSError, BusyError) as fault:
-            _log.warning("the prefix cache %s was not swept: %s", self.root, fault)
-
     def write(self, key: str, rows: Pending) -> None:
         """Store a segment under `key`, after evicting what makes room for it.
 

@@ -225,7 +225,6 @@ keys, lengths = np.array([[1, 2]], dtype=np.uint64), np.array([1])
 with cache.building("aa"), cache.writer([key], 4, "float32") as writer:
     print(writer.is_full, writer.reason)
     writer.add(keys, lengths, {key: np.ones((1, 4), np.float32)})
-cache.sweep()
 print(cache.used_bytes(), cache.view(key, keys, lengths, 4, "float32").missing.tolist())
 """
 
@@ -346,32 +345,30 @@ def test_half_segment_of_a_killed_process_is_never_read_and_goes_with_the_next_w
     check_all(cache, 3)
 
 
-def test_sweep_removes_what_a_killed_process_left(cache: PrefixCache, launch: Launch) -> None:
+def test_a_write_removes_what_a_killed_process_left_under_another_key(cache: PrefixCache, launch: Launch) -> None:
     launch(_DIE, str(cache.store.root)).wait(timeout=30)
     store(cache, 3, key=OTHER)
-    launch(_DIE, str(cache.store.root)).wait(timeout=30)
-    cache.sweep()
     assert [p.parent.name for p in files(cache.store.root)] == [OTHER]
     assert not (cache.store.root / KEY).exists()
 
 
-def test_sweep_spares_what_a_living_process_writes(cache: PrefixCache) -> None:
+def test_a_write_spares_what_a_living_process_writes(cache: PrefixCache) -> None:
     part, descriptor = cache.store._reserve(KEY, 5000)
-    again(cache).sweep()
-    assert part.stat().st_size == 5000
     assert again(cache).used_bytes() == 5000
+    store(again(cache), 3, key=OTHER)
+    assert part.stat().st_size == 5000
     os.close(descriptor)
-    again(cache).sweep()
+    store(again(cache), 3, key=OTHER)
     assert not part.exists()
 
 
-def test_sweep_removes_older_formats_and_spares_newer_ones(cache: PrefixCache) -> None:
-    store(cache, 3)
-    folder = cache.store.root / KEY
+def test_a_write_removes_older_formats_and_spares_newer_ones(cache: PrefixCache) -> None:
+    store(cache, 3, key=OTHER)
+    folder = cache.store.root / OTHER
     (folder / "1-2-3.seg0").write_bytes(b"old")
     (folder / "1-2-3.seg2").write_bytes(b"new")
-    cache.sweep()
-    assert sorted(p.suffix for p in files(cache.store.root)) == [".seg1", ".seg2"]
+    store(cache, 3)
+    assert sorted(p.suffix for p in folder.iterdir()) == [".seg1", ".seg2"]
 
 
 _HOLD = """

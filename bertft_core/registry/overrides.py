@@ -63,27 +63,24 @@ def approve(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_r
     """Carry out the promotion that `entry` asks approval for, once the version still loads and answers."""
     check_answers(store, name, entry.version)
     reason = entry.reason.removeprefix("awaiting approval: ").partition("; finish with")[0]
-    draft = Draft(
-        action=entries.APPROVED,
-        version=entry.version,
-        champion=entry.from_version,
-        to_version=entry.version,
-        reason=reason,
-        numbers=entry.numbers,
-        by=by,
-        prefect_run=prefect_run,
-    )
-    return release_of(name, ledger.write(store, name, draft))
+    return _answer(store, name, entry, action=entries.APPROVED, reason=reason, by=by, prefect_run=prefect_run)
 
 
 def decline(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_run: str = "") -> Release:
     """Keep the champion: the approval that `entry` asks for was not given."""
     reason = f"approval was not given; {entry.reason.partition('; finish with')[0]}"
+    return _answer(store, name, entry, action=entries.KEPT, reason=reason, by=by, prefect_run=prefect_run)
+
+
+def _answer(
+    store: Store, name: str, entry: LedgerEntry, *, action: str, reason: str, by: str, prefect_run: str
+) -> Release:
+    """Write what was answered to `entry`, which awaits approval, with its numbers."""
     draft = Draft(
-        action=entries.KEPT,
+        action=action,
         version=entry.version,
         champion=entry.from_version,
-        to_version=entry.from_version,
+        to_version=entry.version if action in entries.PROMOTIONS else entry.from_version,
         reason=reason,
         numbers=entry.numbers,
         by=by,

@@ -80,10 +80,11 @@ class World:
         return {**kept, **own, "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api", "DO_NOT_TRACK": "true"}
 
     def prepare(self) -> None:
-        """Folders and configuration."""
+        """Folders, configuration, and a rule under which the first version is champion, however poor."""
         self.rows.mkdir(parents=True, exist_ok=True)
         self.home.mkdir(exist_ok=True)
         self.config.write_text(yaml.safe_dump({"name": NAME, **self.tree}), encoding="utf-8")
+        (self.folder / "mlflow.yaml").write_text("promotion: {baseline: off}\n", encoding="utf-8")
 
     def start_server(self) -> None:
         """Start Prefect's server; wait until it answers."""

@@ -14,10 +14,12 @@ from bertft_core.config.metrics import METRICS
 RESAMPLES = 10_000
 Test = Literal["superiority", "non_inferiority"]
 Period = Literal["night", "week", "month"]
+Baseline = Literal["not_worse", "better", "off"]
 PERIODS: dict[str, int] = {"night": 1, "week": 7, "month": 30}  # decisions that one error budget pays for
 _CHOICES: dict[str, tuple[str, ...]] = {
     "test": get_args(Test),
     "per": tuple(PERIODS),
+    "baseline": get_args(Baseline),
     "champion_unavailable": ("keep", "promote"),
     "metric": METRICS,
 }
@@ -41,6 +43,8 @@ class PromotionRule:
     """When a challenger is promoted; each field but the last three is a key of `promotion` in mlflow.yaml.
 
     min_score: {metric: least score}, with or without a champion (log loss counts negated, so its minimum is <= 0).
+    baseline: what a first version must be to the TF-IDF baseline: not shown worse, or shown better; in both cases it
+        must be shown better than what knows nothing of the text. off: neither is asked.
     test: superiority asks for a difference above min_gain >= 0; non_inferiority for one above -margin, margin in
         (0, 1), and then min_gain is 0.
     level: in (0.5, 0.999]; 1 - level bounds the chance that an equal model is promoted at all (superiority), or one
@@ -56,6 +60,7 @@ class PromotionRule:
     """
 
     min_score: Mapping[str, float] = field(default_factory=dict)
+    baseline: Baseline = "not_worse"
     test: Test = "superiority"
     margin: float | None = None
     min_gain: float = 0.0
@@ -106,10 +111,12 @@ class PromotionRule:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> PromotionRule:
         """The rule of a mapping read from mlflow.yaml. Raises ConfigError as the constructor does."""
-        numbers = {key: _number(value) for key, value in settings.items() if key in _RANGES}
+        numbers: dict[str, Any] = {key: _number(value) for key, value in settings.items() if key in _RANGES}
         scores = settings.get("min_score", {})
         if isinstance(scores, Mapping):
             numbers["min_score"] = {metric: _number(least) for metric, least in scores.items()}
+        if settings.get("baseline") is False:  # YAML 1.1 reads off as false
+            numbers["baseline"] = "off"
         return cls(**{**settings, **numbers})
 
     def settings(self) -> dict[str, Any]:

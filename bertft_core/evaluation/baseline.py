@@ -78,10 +78,17 @@ def tfidf_baseline(
     )
 
 
+def class_shares(targets: Any, n_classes: int) -> Floats:
+    """Shares of the classes [C] among class indices [n] or rows of 0 and 1 [n, C], n >= 1: an answer without a text."""
+    y = np.asarray(targets)
+    shares = y.mean(axis=0) if y.ndim == 2 else np.bincount(y, minlength=n_classes) / len(y)
+    return np.asarray(shares, dtype=np.float64)
+
+
 def _shares(y: Ints, n_classes: int, n_validation: int) -> Candidate:
     """A model without words: the classes' shares of the training rows."""
     multi_label = y.ndim == 2
-    shares = y.mean(axis=0) if multi_label else np.bincount(y, minlength=n_classes) / len(y)
+    shares = class_shares(y, n_classes)
     with np.errstate(divide="ignore"):
         intercepts = np.log(shares) - (np.log(1 - shares) if multi_label else 0.0)
     name = "class shares" if multi_label else "class prior"

@@ -20,7 +20,7 @@ from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.metrics import Scores
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.evaluation import slices_of
+from bertft_core.recipe.evaluation import baseline_folder, slices_of
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.prepare import ingest
 from bertft_core.recipe.review import write_page
@@ -43,12 +43,14 @@ _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-le
 _OUTCOMES: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}  # as the page names them
 
 
-def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: EvaluationFolder) -> None:
-    """Write what the gate works on beside the candidate's own answers: rows, labels, slices and fingerprints.
+def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: EvaluationFolder, home: Path) -> None:
+    """Write what the gate works on beside the candidate's own answers: rows, labels, baseline, slices, fingerprints.
 
     Fingerprints, because a champion must not be judged on rows it was trained on.
     """
     import pyarrow.parquet as parquet
+
+    from bertft_core.evaluation.baseline import class_shares
 
     folder.path.mkdir(parents=True, exist_ok=True)
     table = dataset.table("test")
@@ -57,6 +59,8 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Evaluatio
     np.save(folder.labels, dataset.targets("test"), allow_pickle=False)
     if (weights := dataset.soft_labels("test")) is not None:
         np.save(folder.weights, weights, allow_pickle=False)
+    np.save(folder.baseline, baseline_folder(config, dataset, home).probabilities("test"), allow_pickle=False)
+    np.save(folder.shares, class_shares(dataset.targets("train"), len(dataset.classes)), allow_pickle=False)
     groups = slices_of(config, table).items()
     masks = {f"{group}: {name}": mask for group, slices in groups for name, mask in slices.items()}
     np.savez(folder.slices, **masks)
@@ -89,7 +93,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
     """Write what the gate works on, log the served artefact with its evidence and register it, once per run."""
     config, run, dataset = context.config, context.run, context.prepared.dataset
     folder = run.folder.evaluation
-    write_gate_rows(config, dataset, folder)
+    write_gate_rows(config, dataset, folder, context.home)
     served = build_served(context, fit)
     evidence: dict[str, Any] = {
         "config": config.resolved(),
@@ -175,7 +179,8 @@ def _champion_scores(folder: EvaluationFolder, report: EvaluationReport, champio
     answers = Answers.read(file)
     if set(answers.classes) != set(report.classes):
         return None
-    labels = labels_of(np.load(folder.labels, allow_pickle=False), report.classes)
+    weights = np.load(folder.weights, allow_pickle=False) if folder.weights.exists() else None
+    labels = labels_of(np.load(folder.labels, allow_pickle=False), report.classes, weights)
     return labels.scores(labels.predictions(answers.probabilities(report.classes), answers.predicted(report.classes)))
 
 
@@ -216,9 +221,11 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     folder = EvaluationFolder(Path(evidence["folder"]))
     if not folder.probabilities.exists():
         folder = EvaluationFolder(home / "promote" / f"{name}-{chosen}")
-        write_gate_rows(config, dataset, folder)
+        write_gate_rows(config, dataset, folder, home)
         answers = folder.path / "answers.npz"
         scored = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)
         np.save(folder.predicted, scored.predicted(evidence["classes"]), allow_pickle=False)
         np.save(folder.probabilities, scored.probabilities(evidence["classes"]), allow_pickle=False)
+    elif not folder.baseline.exists():  # evaluated before the baseline took part
+        write_gate_rows(config, dataset, folder, home)
     return _candidate(name, chosen, folder, config, evidence)

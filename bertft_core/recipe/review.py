@@ -11,7 +11,7 @@ from bertft_core.base.files import is_complete, read_json, staged_folder, write_
 from bertft_core.base.hashes import hash_json
 from bertft_core.data.dataset import take_rows
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.evaluation import baseline_folder, phases, slices_of
+from bertft_core.recipe.evaluation import baseline_folder, labels_of_split, phases, slices_of
 from bertft_core.recipe.fit import machine_settings
 from bertft_core.recipe.runs import Run
 
@@ -122,7 +122,6 @@ def write_page(
     import numpy as np
     import yaml
 
-    from bertft_core.evaluation.scores.labels import labels_of
     from bertft_core.evaluation.scores.slices import score_slices
     from bertft_core.reporting.run.document import report_html
     from bertft_core.reporting.run.filling import data_facts, page_of
@@ -130,7 +129,7 @@ def write_page(
 
     config, prepared, folder = context.config, context.prepared, context.run.folder.evaluation
     dataset = prepared.dataset
-    labels = labels_of(dataset.targets("test"), report.classes)
+    labels = labels_of_split(dataset, "test")
     p, raw, predicted = (
         np.load(file, allow_pickle=False) for file in (folder.probabilities, folder.raw_test, folder.predicted)
     )

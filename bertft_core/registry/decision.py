@@ -15,7 +15,10 @@ from bertft_core.registry.entries import LedgerEntry
 from bertft_core.registry.gate import Candidate, judge
 from bertft_core.registry.ledger import Draft, ModelView, Release
 
-_NUMBERS = ("metric", "n", "challenger_score", "champion_score", "difference", "interval", "alpha", "spent", "test")
+_NUMBERS = (
+    *("metric", "n", "challenger_score", "champion_score", "difference", "interval", "alpha", "spent", "test"),
+    *("baseline_score", "baseline_difference", "baseline_interval", "majority_score"),
+)
 
 
 def promote_or_keep(

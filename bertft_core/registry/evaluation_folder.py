@@ -42,6 +42,8 @@ class EvaluationFolder:
     test_rows = _File("test_rows.parquet")  # text, text_pair
     labels = _File("labels.npy")  # class indices [n]; multi-label: 0 and 1 [n, C]
     weights = _File("weights.npy")  # soft labels [n, C]; absent where there are none
+    baseline = _File("baseline.npy")  # float32 [n, C], the TF-IDF baseline's probabilities
+    shares = _File("class_shares.npy")  # float64 [C], of the classes among the training rows
     slices = _File("slices.npz")  # masks [n] by "group: slice"
     test_fingerprints = _File("test_rows.npy")  # uint64 [n]
     train_fingerprints = _File(TRAIN_ROWS)  # uint64 [n_train], sorted; copied into the version

@@ -148,7 +148,14 @@ def judge_against(
         slices = {name: stored[name][unseen] for name in stored.files}
     return decide(
         rule,
-        GateRows(labels=own(folder.labels), classes=classes, weights=own(folder.weights), slices=slices),
+        GateRows(
+            labels=own(folder.labels),
+            classes=classes,
+            weights=own(folder.weights),
+            slices=slices,
+            baseline=own(folder.baseline),
+            shares=np.load(folder.shares, allow_pickle=False) if folder.shares.exists() else None,
+        ),
         Model(name=f"version {candidate.version}", p=own(folder.probabilities), predicted=own(folder.predicted)),
         model_of(champion),
         model_of(anchor),

@@ -49,8 +49,9 @@ def released(tmp_path_factory, encoder, rows, command, document):
         "training": {"batch_size": 8, "unfreezing": "none", "threads": 1, "precision": "float32"},
     }
     (root / "run.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    (root / "strict.yaml").write_text("promotion: {min_score: {accuracy: 1.01}}\n", encoding="utf-8")
-    (root / "asking.yaml").write_text("promotion: {require_approval: true}\n", encoding="utf-8")
+    (root / "mlflow.yaml").write_text("promotion: {baseline: off}\n", encoding="utf-8")
+    (root / "strict.yaml").write_text("promotion: {baseline: off, min_score: {accuracy: 1.01}}\n", encoding="utf-8")
+    (root / "asking.yaml").write_text("promotion: {baseline: off, require_approval: true}\n", encoding="utf-8")
     home, config = root / "home", str(root / "run.yaml")
     first = document(command(home, "run", config, "--json", "training.lr=1e-6", "training.epochs=1"))
     strict = ("--mlflow", str(root / "strict.yaml"))

@@ -30,7 +30,9 @@ def test_run_unchanged_and_again(project, command, document, tmp_path: Path) -> 
     assert set(first["seconds"]) >= {"ingest", "tokenize", "search", "finetune", "evaluate", "release"}
     second = document(command(home, "run", config, "--json"))
     assert (second["promoted"], second["reason"]) == (False, "unchanged since version 1")
-    (tmp_path / "other.yaml").write_text('experiment: other\nregistered_model: "m-{name}"\n')
+    (tmp_path / "other.yaml").write_text(
+        'experiment: other\nregistered_model: "m-{name}"\npromotion: {baseline: off}\n'
+    )
     elsewhere = document(command(home, "run", config, "--json", "--mlflow", str(tmp_path / "other.yaml")))
     assert (elsewhere["registered_model"], elsewhere["version"], elsewhere["promoted"]) == ("m-tiny", "1", True)
     assert elsewhere["seconds"]["finetune"] < 5  # the fit is read back

@@ -102,7 +102,7 @@ def nights(home: Path) -> list[dict[str, Any]]:
 def test_schedule_fires_refuses_overlap_is_cancelled_resumes_and_asks(prefect_worker, project, tmp_path) -> None:
     config, home = project(search={"trials": 0}, **SLOW), tmp_path / "home"
     asking = tmp_path / "asking.yaml"
-    asking.write_text("promotion: {require_approval: true}\n")
+    asking.write_text("promotion: {baseline: off, require_approval: true}\n")
     deployed = prefect_worker(home, DEPLOY, {"config": str(config), "home": str(home), "mlflow": str(asking)})
     first = wait(lambda: runs(deployed, "Running"))[0]["id"]  # nobody started it but the schedule
     wait(lambda: list(home.glob("runs/*/fit/checkpoint.safetensors")))

@@ -86,7 +86,7 @@ def shelf(stocked, tmp_path):
 
 @pytest.fixture
 def candidate(tmp_path):
-    """A candidate whose stored answers to 60 test rows are right in `right` of them."""
+    """A candidate whose stored answers to 60 test rows are right in `right` of them; the TF-IDF baseline's in 55."""
 
     def go(version, right=60, classes=CLASSES, weights=None):
         folder = EvaluationFolder(tmp_path / f"candidate-{version}")
@@ -97,6 +97,9 @@ def candidate(tmp_path):
         np.save(folder.labels, labels, allow_pickle=False)
         np.save(folder.probabilities, np.eye(2)[answers] * 0.8 + 0.1, allow_pickle=False)
         np.save(folder.predicted, answers, allow_pickle=False)
+        baseline = np.where(np.arange(60) < 55, labels, 1 - labels)
+        np.save(folder.baseline, np.eye(2)[baseline] * 0.8 + 0.1, allow_pickle=False)
+        np.save(folder.shares, np.array([0.5, 0.5]), allow_pickle=False)
         np.save(folder.test_fingerprints, np.arange(60, dtype=np.uint64), allow_pickle=False)
         np.savez(folder.slices, first=np.arange(60) < 40)
         return gate.Candidate(

@@ -52,16 +52,43 @@ def test_first_version_is_promoted_and_asking_again_changes_nothing(shelf, candi
 
 def test_first_version_below_a_minimum_is_kept_with_the_failed_check(shelf, candidate):
     store = shelf(min_score={"accuracy": 0.9})
-    release, _ = promote_or_keep(candidate("1", right=30), store)
+    release, _ = promote_or_keep(candidate("1", right=53), store)
     assert outcome(release) == ("kept", False, None, None)
     assert ledger.read(store, MODEL)[0].numbers["failed"] == ["minimum accuracy"]
 
 
+def test_first_version_below_the_baseline_is_kept_as_not_worth_promoting_and_can_be_forced(shelf, candidate):
+    """The decision stands in the ledger with its numbers and on the version; asked again it is the same."""
+    store = shelf()
+    answers = [promote_or_keep(candidate("1", right=30), store) for _ in range(2)]
+    release = answers[0][0]
+    assert outcome(release) == ("kept", False, None, None) and answers[1] == (release, None)
+    assert release.reason.startswith("not worth promoting: ")
+    assert "worse than the TF-IDF baseline: accuracy 0.5000 against 0.9167, -0.4167" in release.reason
+    (entry,) = ledger.read(store, MODEL)
+    assert (entry.action, entry.numbers["failed"]) == ("kept", ["majority class", "chance", "TF-IDF baseline"])
+    assert entry.numbers["baseline_score"] == pytest.approx(55 / 60) and entry.numbers["majority_score"] == 0.5
+    assert entry.numbers["baseline_interval"][1] < 0 and entry.numbers["test"] == "first"
+    tags = aliases.get_version(store, MODEL, "1").tags
+    assert tags["bertft.decision"] == "kept" and tags["bertft.decision_reason"] == release.reason
+    assert aliases.aliases(store, MODEL) == {"challenger": "1"}
+    forced = overrides.force(store, MODEL, "1", "a demonstration")
+    assert outcome(forced) == ("forced", True, None, "1")
+
+
+def test_first_version_without_the_baselines_answers_is_kept_and_the_reason_says_so(shelf, candidate):
+    bare = candidate("1")
+    bare.folder.baseline.unlink()
+    release, _ = promote_or_keep(bare, shelf())
+    assert not release.promoted and "the answers of the TF-IDF baseline are not there" in release.reason
+    assert promote_or_keep(bare, shelf(baseline="off"))[0].promoted
+
+
 def test_gate_is_asked_again_when_the_rule_changed(shelf, candidate):
-    strict = shelf(min_score={"accuracy": 0.9})
+    strict = shelf()
     for _ in range(2):
         promote_or_keep(candidate("1", right=30), strict)
-    release, _ = promote_or_keep(candidate("1", right=30), shelf(min_score={}))
+    release, _ = promote_or_keep(candidate("1", right=30), shelf(baseline="off"))
     assert release.promoted and [e.action for e in ledger.read(strict, MODEL)] == ["kept", "promoted"]
 
 

@@ -42,12 +42,16 @@ class GateRows:
 
     labels: class indices [n], or 0 and 1 [n, C] (multi-label). classes: names in the order of the probabilities.
     weights: soft labels [n, C], which enter log loss, or None. slices: name -> mask [n].
+    baseline: probabilities [n, C] of the TF-IDF baseline, or None. shares: of the classes among the training rows [C],
+        each for itself where a row has several; or None.
     """
 
     labels: Any
     classes: Sequence[str]
     weights: Any = None
     slices: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Any = None
+    shares: Any = None
 
     @cached_property
     def truth(self) -> Labels:
@@ -96,26 +100,49 @@ class Comparison:
         """score(challenger) - score(rival), with the interval at the rule's level: for the reader."""
         return self.at_level(self.rule.level)
 
+    @cached_property
+    def rival_score(self) -> float:
+        """The rival's score by the rule's metric, higher is better."""
+        return self.rival.scores(self.rows).score(self.rule.metric)
+
     def at_level(self, level: float) -> PairedDifference:
         """The difference with its two-sided interval at `level`, by the rule's metric, draws and seed."""
         how = Bootstrap(level=level, resamples=self.rule.draws, seed=self.rule.seed)
         return paired_difference(self.rows.truth, *self.both, self.rule.metric, how)
 
+    def __str__(self) -> str:
+        """Both scores and their difference with its interval, at the rule's level."""
+        shown, theirs = self.difference, self.rival_score
+        both = f"{theirs + shown.difference:.4f} against {theirs:.4f}"
+        return f"{score_title(self.rule.metric)} {both}, {_interval(self.rule, shown)}"
+
     def test(self) -> tuple[Check, str]:
         """The rule's test, one-sided at rule.alpha: its check with all numbers, and the sentence for the reason."""
         rule, shown = self.rule, self.difference
-        check, lead = _superiority(self) if rule.test == "superiority" else _non_inferiority(self)
-        score = self.rival.scores(self.rows).score(rule.metric)
-        summary = (
-            f"{lead}: {score_title(rule.metric)} {score + shown.difference:.4f} against {score:.4f}, "
-            f"{_interval(rule, shown)} on {shown.n} rows"
-        )
+        check, lead = superiority(self) if rule.test == "superiority" else _non_inferiority(self)
+        summary = f"{lead}: {self} on {shown.n} rows"
         if check.passed or shown.high < 0:
             return check, summary
         least, power = detectable(rule, shown), f"({percent(POWER)} power)"
         if rule.test == "non_inferiority":
             return check, f"{summary}; on so many rows an equal model needs a margin of about {least:.4f} {power}"
         return check, f"{summary}; on so many rows about {least + rule.min_gain:+.4f} could have been shown {power}"
+
+    def p_value(self) -> float:
+        """One-sided, of challenger better than rival: exact McNemar for accuracy, else the paired permutation test."""
+        rule = self.rule
+        if rule.metric == "accuracy":
+            return mcnemar(self.difference.a_only, self.difference.b_only, "greater")
+        return paired_permutation(self.rows.truth, *self.both, rule.metric, rule.draws, rule.seed)
+
+    def is_shown_worse(self) -> bool:
+        """Whether the challenger is shown worse than the rival, at the error that the two-sided interval has above.
+
+        The interval lies below 0, and the exact test of the rival against the challenger agrees: where few rows
+        differ the interval alone says so too early.
+        """
+        turned = replace(self, challenger=self.rival, rival=self.challenger)
+        return self.difference.high < 0 and turned.p_value() <= (1 - self.rule.level) / 2
 
     def are_one_model(self) -> bool:
         """Whether both give equal probabilities and decisions on every row."""
@@ -124,13 +151,11 @@ class Comparison:
         return same and np.array_equal(ours.decided, theirs.decided)
 
 
-def _superiority(pair: Comparison) -> tuple[Check, str]:
+def superiority(pair: Comparison) -> tuple[Check, str]:
+    """The check of a challenger that is to be shown better by more than rule.min_gain, and what it comes to."""
     rule, rival, shown = pair.rule, pair.rival.name, pair.difference
     bound = pair.at_level(1 - 2 * rule.alpha).low
-    if rule.metric == "accuracy":
-        p = mcnemar(shown.a_only, shown.b_only, "greater")
-    else:
-        p = paired_permutation(pair.rows.truth, *pair.both, rule.metric, rule.draws, rule.seed)
+    p = pair.p_value()
     passed = bound > rule.min_gain and p <= rule.alpha
     if passed:
         lead = f"better than {rival}"

@@ -14,7 +14,7 @@ from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import LATENCY, SIZE, Check, calibration_check, group_checks, groups_of
 from bertft_core.evaluation.gate.comparison import Comparison, GateRows, Model
-from bertft_core.evaluation.scores.intervals import PairedDifference
+from bertft_core.evaluation.gate.first import BASELINE, CHANCE, MAJORITY, First, against_baseline, first_checks
 from bertft_core.evaluation.scores.metrics import Scores
 
 
@@ -24,7 +24,8 @@ class PromotionDecision:
 
     n: test rows. alpha: error of this decision; spent: decisions of the period before this one, of `allowed`.
     Scores: higher is better, log loss negated. difference, interval (two-sided, at the rule's level): challenger
-    minus champion, None without a comparison. test: the rule's, or "first" where there is no champion yet.
+    minus champion, None without a comparison; baseline_difference, baseline_interval: minus the TF-IDF baseline.
+    test: the rule's, or "first" where there is no champion yet; majority_score is asked for then alone.
     """
 
     promote: bool
@@ -40,11 +41,10 @@ class PromotionDecision:
     difference: float | None
     interval: tuple[float, float] | None
     test: Literal["superiority", "non_inferiority", "first"]
-
-    @property
-    def has_spent(self) -> bool:
-        """Whether this decision counts in the running period: it compared two models within the budget."""
-        return self.difference is not None and self.spent < self.allowed
+    baseline_score: float | None = None
+    baseline_difference: float | None = None
+    baseline_interval: tuple[float, float] | None = None
+    majority_score: float | None = None
 
     def __str__(self) -> str:
         return f"{'promote' if self.promote else 'keep'}: {self.reason}"
@@ -56,11 +56,9 @@ class PromotionDecision:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PromotionDecision:
         """The decision that `to_json` wrote."""
-        interval = value["interval"]
-        return cls(
-            **{**value, "checks": tuple(Check(**c) for c in value["checks"])}
-            | {"interval": None if interval is None else (float(interval[0]), float(interval[1]))}
-        )
+        pairs = {name: value.get(name) for name in ("interval", "baseline_interval")}
+        intervals = {name: pair and (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}
+        return cls(**{**value, **intervals, "checks": tuple(Check(**c) for c in value["checks"])})
 
     def to_markdown(self, title: str) -> str:
         """The verdict and a table of all checks as Markdown; names and texts are escaped."""
@@ -90,11 +88,14 @@ def decide(
     same_weights: bool = False,
     own_checks: Sequence[Check] = (),
 ) -> PromotionDecision:
-    """Judge a challenger against the champion on the same test rows; without a champion, by the minima alone.
+    """Judge a challenger against the champion on the same test rows; without one, by whether it is worth anything.
+
+    A first version is compared with the TF-IDF baseline and with what knows nothing (`first.first_checks`). With a
+    champion the baseline decides nothing: the reason says so where whoever is champion from now on is shown worse.
 
     anchor: the last version promoted by superiority; non_inferiority must hold against it too, so that small losses
         cannot add up; superiority ignores it.
-    spent: decisions of the running period whose `has_spent` is true.
+    spent: decisions of the running period that compared two models within the budget.
     same_weights: challenger and champion are one model, which is never promoted.
     own_checks: what the caller measured; a failed one blocks.
 
@@ -102,32 +103,22 @@ def decide(
     ArtifactError for probabilities that are no distributions.
     """
     metric, ours = rule.metric, challenger.scores(rows)
-    checks = [*own_checks]
-    budgets = {LATENCY: ("max_latency_ms", rule.max_latency_ms), SIZE: ("max_size_mb", rule.max_size_mb)}
-    for name, (key, most) in budgets.items():  # set but not measured blocks: no setting is silently without effect
-        if most is not None and name not in {check.name for check in own_checks}:
-            detail = f"not measured, but promotion.{key} allows {most:g}"
-            checks.append(Check(name=name, passed=False, detail=detail))
-    for name, least in sorted(rule.min_score.items()):
-        score = ours.score(name)
-        verb = "reaches" if score >= least else "misses"
-        detail = f"{score_title(name)} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})"
-        checks.append(Check(name=f"minimum {name}", passed=score >= least, detail=detail))
-    reason = f"no champion yet; {score_title(metric)} {ours.score(metric):.4f} on {ours.n} rows"
-    budget: Check | None = None
-    test: Check | None = None
-    theirs: Scores | None = None
-    difference: PairedDifference | None = None
-    if champion is not None:
+    minima = _minima(rule, ours)
+    checks = [*own_checks, *_not_measured(rule, own_checks), *minima]
+    pair: Comparison | None = None
+    first: list[First] = []
+    if champion is None:
+        first = list(first_checks(rule, rows, challenger, spent))
+        checks += [found.check for found in first]
+        against = {found.check.name: found.pair for found in first}
+        failed = [check for check in checks if not check.passed]
+        score = f"{score_title(metric)} {ours.score(metric):.4f} on {ours.n} rows"
+        reason = _first_reason(score, first, minima, failed)
+    else:
         pair = Comparison(rule=rule, rows=rows, challenger=challenger, rival=champion, spent=spent)
-        theirs, difference = champion.scores(rows), pair.difference
-        budget = _budget(rule, spent)
         test, reason = pair.test()
-        names = f"{challenger.name} and {champion.name}"
-        why = "equal weights" if same_weights else "equal answers on every row"
-        is_same = same_weights or pair.are_one_model()
-        detail = f"{names} are the same model: {why}" if is_same else f"{names} differ"
-        checks += [Check(name="another model", passed=not is_same, detail=detail), budget, test]
+        budget = _budget(rule, spent)
+        checks += [_another_model(pair, same_weights=same_weights), budget, test]
         if anchor is not None and rule.test == "non_inferiority":
             checks.append(replace(replace(pair, rival=anchor).test()[0], name="anchor"))
         decided, champion_decided = (answers.decided for answers in pair.both)
@@ -135,14 +126,18 @@ def decide(
         limits = (("class", rule.max_class_loss), ("slice", rule.max_slice_loss))
         checks += group_checks(groups, {kind: most for kind, most in limits if most is not None}, rule.level)
         if rule.max_ece_gain is not None:
-            checks.append(calibration_check(ours.ece, theirs.ece, rule.max_ece_gain))
-    failed = [check for check in checks if not check.passed]
-    if failed:  # the first says why, the others are named
-        more = ", ".join(check.name for check in failed[1:])
-        first = reason if failed[0] is test else failed[0].detail
-        reason = first + (f" (also failed: {more})" if more else "")
-    if champion is not None and failed[:1] != [budget]:
-        reason += f"; {_share(rule, spent)}"
+            checks.append(calibration_check(ours.ece, champion.scores(rows).ece, rule.max_ece_gain))
+        failed = [check for check in checks if not check.passed]
+        if failed:  # the first says why, the others are named
+            reason = (reason if failed[0] is test else failed[0].detail) + _also_failed(failed[1:])
+        if failed[:1] != [budget]:
+            reason += f"; {_share(rule, spent)}"
+        against = {BASELINE: against_baseline(rule, rows, challenger)}
+        live = against_baseline(rule, rows, champion) if failed else against[BASELINE]
+        if live is not None and live.is_shown_worse():
+            reason += f"; warning: {live.challenger.name} is worse than {live.rival.name}: {live}"
+    baseline, majority = against.get(BASELINE), against.get(MAJORITY)
+    gap, beside = (found and found.difference for found in (pair, baseline))
     return PromotionDecision(
         promote=not failed,
         reason=reason,
@@ -153,11 +148,60 @@ def decide(
         allowed=rule.allowed,
         checks=tuple(checks),
         challenger_score=ours.score(metric),
-        champion_score=None if theirs is None else theirs.score(metric),
-        difference=None if difference is None else difference.difference,
-        interval=None if difference is None else (difference.low, difference.high),
+        champion_score=pair and pair.rival_score,
+        difference=gap and gap.difference,
+        interval=gap and (gap.low, gap.high),
         test="first" if champion is None else rule.test,
+        baseline_score=baseline and baseline.rival_score,
+        baseline_difference=beside and beside.difference,
+        baseline_interval=beside and (beside.low, beside.high),
+        majority_score=majority and majority.rival_score,
     )
+
+
+def _first_reason(score: str, first: Sequence[First], minima: Sequence[Check], failed: Sequence[Check]) -> str:
+    """Why a first version is promoted or not: all that it is not worth first, with the numbers."""
+    faults = {found.check.name: found.summary for found in first} | {check.name: check.detail for check in minima}
+    said = [faults[check.name] for check in failed if check.name in faults]
+    others = [check for check in failed if check.name not in faults]
+    if said:
+        return f"not worth promoting: {'; '.join(said)}{_also_failed(others)}"
+    if others:
+        return f"no champion yet: {others[0].detail}{_also_failed(others[1:])}"
+    return "; ".join([f"no champion yet; {score}", *(found.summary for found in first if found.check.name != CHANCE)])
+
+
+def _another_model(pair: Comparison, *, same_weights: bool) -> Check:
+    names = f"{pair.challenger.name} and {pair.rival.name}"
+    why = "equal weights" if same_weights else "equal answers on every row"
+    is_same = same_weights or pair.are_one_model()
+    detail = f"{names} are the same model: {why}" if is_same else f"{names} differ"
+    return Check(name="another model", passed=not is_same, detail=detail)
+
+
+def _also_failed(checks: Sequence[Check]) -> str:
+    return f" (also failed: {', '.join(check.name for check in checks)})" if checks else ""
+
+
+def _not_measured(rule: PromotionRule, measured: Sequence[Check]) -> list[Check]:
+    """A budget that is set but was not measured fails: no setting is silently without effect."""
+    budgets = {LATENCY: ("max_latency_ms", rule.max_latency_ms), SIZE: ("max_size_mb", rule.max_size_mb)}
+    known = {check.name for check in measured}
+    return [
+        Check(name=name, passed=False, detail=f"not measured, but promotion.{key} allows {most:g}")
+        for name, (key, most) in budgets.items()
+        if most is not None and name not in known
+    ]
+
+
+def _minima(rule: PromotionRule, ours: Scores) -> list[Check]:
+    checks = []
+    for name, least in sorted(rule.min_score.items()):
+        score = ours.score(name)
+        verb = "reaches" if score >= least else "misses"
+        detail = f"{score_title(name)} {score:.4f} {verb} the minimum of {least:.4f} (promotion.min_score.{name})"
+        checks.append(Check(name=f"minimum {name}", passed=score >= least, detail=detail))
+    return checks
 
 
 def _budget(rule: PromotionRule, spent: int) -> Check:

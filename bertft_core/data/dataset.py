@@ -65,9 +65,10 @@ class DatasetSplits:
         return Path(self.directory)
 
     def table(self, split: str) -> pa.Table:
-        """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights.
+        """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights, group.
 
         weights [C]: of soft rows, and 0 or 1 of multi-label ones, whose `label` is their rarest one, -1 without any.
+        group: hash of the row's data.group value, where the configuration names one.
         """
         return pa.ipc.open_file(pa.memory_map(str(self.path / f"{split}.arrow"))).read_all()
 
@@ -85,6 +86,11 @@ class DatasetSplits:
     def soft_labels(self, split: str) -> Any:
         """Label weights float32 [n, C] of a split's rows, None unless labels are soft."""
         return np.array(self.table(split)["weights"].to_pylist(), dtype=np.float32) if self.is_soft else None
+
+    def groups(self, split: str) -> Any:
+        """Which rows of a split belong together, uint64 [n] of data.group; None where each row stands for itself."""
+        table = self.table(split)
+        return table["group"].to_numpy() if "group" in table.column_names else None
 
     def joined_texts(self, split: str) -> list[str]:
         """Texts of a split, those of a pair joined by a space."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.config.metrics import metrics_of
-from bertft_core.evaluation.scores.intervals import Bootstrap, PairedDifference, mcnemar, paired_difference
+from bertft_core.evaluation.scores.intervals import Bootstrap, PairedDifference, accuracy_p, paired_difference
 from bertft_core.evaluation.scores.labels import Labels, Predictions
 
 SHOWN = 10  # rows of the disagreement that are listed
@@ -28,11 +28,13 @@ class Disagreement:
 class Comparison:
     """Scores by metric (higher is better, log loss negated), second minus first with intervals, disagreements.
 
-    first_only, second_only: rows that only one of them gets right. p_value: exact McNemar. shown: the first ten
-    of `disagreements` rows with different answers.
+    groups: of the rows, None where each stands for itself. first_only, second_only: rows that only one of them gets
+    right. p_value: exact McNemar, with groups by exchanging whole groups. shown: the first ten of `disagreements` rows
+    with different answers.
     """
 
     n: int
+    groups: int | None
     level: float
     first: dict[str, float]
     second: dict[str, float]
@@ -44,8 +46,12 @@ class Comparison:
     shown: tuple[Disagreement, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values. A difference that is the same on every row has None for both ends of its interval."""
+        document = asdict(self)
+        for metric, paired in self.differences.items():
+            if paired.interval is None:
+                document["differences"][metric] |= {"low": None, "high": None}
+        return document
 
 
 def compare(labels: Labels, first: Predictions, second: Predictions, bootstrap: Bootstrap | None = None) -> Comparison:
@@ -59,13 +65,14 @@ def compare(labels: Labels, first: Predictions, second: Predictions, bootstrap: 
     texts = (labels.texts(answers[shown]) for answers in (labels.values, first.decided, second.decided))
     return Comparison(
         n=one.n,
+        groups=labels.n_groups,
         level=how.level,
         first={m: one.score(m) for m in metrics},
         second={m: two.score(m) for m in metrics},
         differences=differences,
         first_only=paired.b_only,
         second_only=paired.a_only,
-        p_value=mcnemar(paired.b_only, paired.a_only),
+        p_value=accuracy_p(labels, second, first),
         disagreements=len(rows),
         shown=tuple(
             Disagreement(row=int(row), label=label, first=a, second=b)

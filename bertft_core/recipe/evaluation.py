@@ -32,7 +32,7 @@ def labels_of_split(dataset: DatasetSplits, split: str) -> Labels:
     """The labels of a split's rows, against which models are judged."""
     from bertft_core.evaluation.scores.labels import labels_of
 
-    return labels_of(dataset.targets(split), dataset.classes, dataset.soft_labels(split))
+    return labels_of(dataset.targets(split), dataset.classes, dataset.soft_labels(split), dataset.groups(split))
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,10 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Evaluatio
         np.save(folder.weights, weights, allow_pickle=False)
     np.save(folder.baseline, baseline_folder(config, dataset, home).probabilities("test"), allow_pickle=False)
     np.save(folder.shares, class_shares(dataset.targets("train"), len(dataset.classes)), allow_pickle=False)
-    groups = slices_of(config, table).items()
-    masks = {f"{group}: {name}": mask for group, slices in groups for name, mask in slices.items()}
+    if (groups := dataset.groups("test")) is not None:
+        np.save(folder.groups, groups, allow_pickle=False)
+    divisions = slices_of(config, table).items()
+    masks = {f"{division}: {name}": mask for division, slices in divisions for name, mask in slices.items()}
     np.savez(folder.slices, **masks)
     np.save(folder.test_fingerprints, _fingerprints(table), allow_pickle=False)
     np.save(folder.train_fingerprints, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)

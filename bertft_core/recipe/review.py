@@ -135,9 +135,7 @@ def write_page(
     )
     predictions = labels.predictions(p, predicted)
     baseline = labels.predictions(baseline_folder(config, dataset, context.home).probabilities("test"))
-    slices = score_slices(
-        labels.is_right(predictions), slices_of(config, dataset.table("test")), config.evaluation.level
-    )
+    slices = score_slices(labels, predictions, slices_of(config, dataset.table("test")), config.evaluation.level)
     words = _read(folder.words, [])
     page = replace(
         page_of(report, title=config.name, release=release, baseline=labels.scores(baseline)),

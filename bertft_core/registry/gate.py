@@ -152,6 +152,7 @@ def judge_against(
             labels=own(folder.labels),
             classes=classes,
             weights=own(folder.weights),
+            groups=own(folder.groups),
             slices=slices,
             baseline=own(folder.baseline),
             shares=np.load(folder.shares, allow_pickle=False) if folder.shares.exists() else None,

@@ -1,10 +1,11 @@
 """The gate's test: is the challenger better than the champion, or not worse by the margin, on the same rows?
 
-Superiority needs two proofs at the error alpha of one decision: the lower bound of the paired bootstrap lies
+Superiority needs two proofs at the error alpha of one decision: the lower bound of the paired resamples lies
 above min_gain, and the one-sided paired permutation test (for accuracy the exact McNemar test) rejects equality.
-The bootstrap alone is anti-conservative where few rows differ; the permutation test is exact for any number.
-Non-inferiority has no exact test for macro F1: there the bootstrap is guarded by one more lost row. For log loss
-with heavy tails its error stays approximate.
+The resamples alone are anti-conservative where few rows differ; the permutation test is exact for any number.
+Non-inferiority has no exact test for macro F1: there the resamples are guarded by one more lost row. For log loss
+with heavy tails its error stays approximate. Where rows belong to groups (data.group), whole groups are drawn,
+exchanged and lost; with fewer than LEAST_GROUPS nothing is promoted.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from bertft_core.evaluation.gate.checks import Check
 from bertft_core.evaluation.scores.intervals import (
     Bootstrap,
     PairedDifference,
+    accuracy_p,
     mcnemar,
     paired_difference,
     paired_permutation,
+    rows_text,
 )
 from bertft_core.evaluation.scores.labels import Labels, Predictions, labels_of
 from bertft_core.evaluation.scores.metrics import Scores
 
 POWER = 0.8  # at which "a difference that could have been shown" is stated
+LEAST_GROUPS = 10  # of data.group among the test rows (docs/gate.md); an error of 2 ** -groups is the least there is
 _RARE = 30  # a class with fewer test rows says nothing about its own recall
 
 
@@ -41,7 +45,8 @@ class GateRows:
     """The rows that a decision rests on, with their labels.
 
     labels: class indices [n], or 0 and 1 [n, C] (multi-label). classes: names in the order of the probabilities.
-    weights: soft labels [n, C], which enter log loss, or None. slices: name -> mask [n].
+    weights: soft labels [n, C], which enter log loss, or None. groups [n]: equal for rows that belong together, None
+        where each stands for itself. slices: name -> mask [n].
     baseline: probabilities [n, C] of the TF-IDF baseline, or None. shares: of the classes among the training rows [C],
         each for itself where a row has several; or None.
     """
@@ -49,6 +54,7 @@ class GateRows:
     labels: Any
     classes: Sequence[str]
     weights: Any = None
+    groups: Any = None
     slices: Mapping[str, Any] = field(default_factory=dict)
     baseline: Any = None
     shares: Any = None
@@ -56,7 +62,7 @@ class GateRows:
     @cached_property
     def truth(self) -> Labels:
         """The labels as the value that models are judged against. Raises DataError for no rows or unknown labels."""
-        return labels_of(self.labels, self.classes, self.weights)
+        return labels_of(self.labels, self.classes, self.weights, self.groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +126,7 @@ class Comparison:
         """The rule's test, one-sided at rule.alpha: its check with all numbers, and the sentence for the reason."""
         rule, shown = self.rule, self.difference
         check, lead = superiority(self) if rule.test == "superiority" else _non_inferiority(self)
-        summary = f"{lead}: {self} on {shown.n} rows"
+        summary = f"{lead}: {self} on {rows_text(shown.n, shown.groups)}"
         if check.passed or shown.high < 0:
             return check, summary
         least, power = detectable(rule, shown), f"({percent(POWER)} power)"
@@ -128,10 +134,18 @@ class Comparison:
             return check, f"{summary}; on so many rows an equal model needs a margin of about {least:.4f} {power}"
         return check, f"{summary}; on so many rows about {least + rule.min_gain:+.4f} could have been shown {power}"
 
+    @property
+    def uses_mcnemar(self) -> bool:
+        """Whether the exact McNemar test says all: accuracy of rows that each stand for themselves."""
+        return self.rule.metric == "accuracy" and self.rows.groups is None
+
     def p_value(self) -> float:
-        """One-sided, of challenger better than rival: exact McNemar for accuracy, else the paired permutation test."""
+        """One-sided, of challenger better than rival: exact McNemar for accuracy, else the paired permutation test.
+
+        Of rows in groups the permutation test for accuracy too: whole groups are exchanged.
+        """
         rule = self.rule
-        if rule.metric == "accuracy":
+        if self.uses_mcnemar:
             return mcnemar(self.difference.a_only, self.difference.b_only, "greater")
         return paired_permutation(self.rows.truth, *self.both, rule.metric, rule.draws, rule.seed)
 
@@ -163,9 +177,11 @@ def superiority(pair: Comparison) -> tuple[Check, str]:
         lead = f"worse than {rival}"
     elif bound > 0 and p <= rule.alpha:
         lead = f"better than {rival}, but not shown to gain more than {rule.min_gain:g} (promotion.min_gain)"
+    elif shown.low > 0:
+        lead = f"better than {rival} by its interval, but not shown at the error of one decision"
     else:
         lead = f"{'a tie, ' if shown.difference == 0 else ''}not distinguishable from {rival}"
-    test = "exact McNemar" if rule.metric == "accuracy" else "permutation"
+    test = "exact McNemar" if pair.uses_mcnemar else "permutation"
     detail = (
         f"{lead}: {_interval(rule, shown)}; {_at(pair)} the lower bound is {bound:+.4f} (wanted above "
         f"{rule.min_gain:+.4f}) and the {test} p, one-sided, {p:.2g} (wanted at most {rule.alpha:.2g}); "
@@ -198,7 +214,8 @@ def _with_a_lost_row(pair: Comparison) -> Comparison:
     Where few rows differ, losses not seen yet are possible: with none seen in n rows a loss of 3 / n is still
     likely at 5 % (the rule of three), but the bootstrap's bound is 0. k + 1 resampled losses have the mean and
     variance of the exact (Clopper-Pearson, gamma) bound for k. The row joins the rarest class with _RARE rows (or
-    the largest), where it costs macro F1 most; for log loss it repeats the challenger's worst row.
+    the largest), where it costs macro F1 most; for log loss it repeats the challenger's worst row. Of rows in groups
+    a whole group of the usual size is lost.
 
     Of multi-label rows the new row has that class alone, and the challenger decides the next one.
     """
@@ -213,17 +230,19 @@ def _with_a_lost_row(pair: Comparison) -> Comparison:
         large = support >= min(_RARE, support.max())
         right = int(np.argmin(np.where(large, support, len(y) + 1)))
         row, answers = 0 if labels.multi_label else int(np.argmax(y == right)), ((right + 1) % n_classes, right)
-    taken = np.append(np.arange(len(y)), row)
+    copies = 1 if labels.groups is None else max(1, round(len(y) / int(labels.n_groups or 1)))
+    taken = np.append(np.arange(len(y)), np.full(copies, row))
     y, longer = y[taken], []
     for model, said, answer in zip(models, pair.both, answers, strict=True):
         p, decided = said.probabilities[taken], said.decided[taken]
         if answer is not None:
-            p[-1] = np.eye(n_classes)[answer]
-            decided[-1] = p[-1] if labels.multi_label else answer
-            y[-1] = decided[-1]  # the rival comes last and is right
+            p[-copies:] = np.eye(n_classes)[answer]
+            decided[-copies:] = p[-1] if labels.multi_label else answer
+            y[-copies:] = decided[-1]  # the rival comes last and is right
         longer.append(Model(name=model.name, p=p, predicted=decided))
     weights = None if labels.weights is None else np.asarray(labels.weights)[taken]
-    rows = replace(pair.rows, labels=y, weights=weights, slices={})
+    groups = None if labels.groups is None else np.append(labels.groups, np.full(copies, labels.n_groups))
+    rows = replace(pair.rows, labels=y, weights=weights, groups=groups, slices={})
     return replace(pair, rows=rows, challenger=longer[0], rival=longer[1])
 
 
@@ -235,12 +254,16 @@ def detectable(rule: PromotionRule, shown: PairedDifference) -> float:
     anything (exact McNemar).
     """
     normal = NormalDist()
-    if rule.metric == "accuracy":
+    if rule.metric == "accuracy" and shown.groups is None:
         error = math.sqrt((shown.a_only + shown.b_only) / shown.n**2)
     else:
         error = (shown.high - shown.low) / (2 * normal.inv_cdf((1 + rule.level) / 2))
     least = (normal.inv_cdf(1 - rule.alpha) + normal.inv_cdf(POWER)) * error
-    return least if rule.metric == "log_loss" else max(least, math.ceil(math.log2(1 / rule.alpha)) / shown.n)
+    return (
+        least
+        if rule.metric == "log_loss"
+        else max(least, math.ceil(math.log2(1 / rule.alpha)) / (shown.groups or shown.n))
+    )
 
 
 def _at(pair: Comparison) -> str:
@@ -249,13 +272,14 @@ def _at(pair: Comparison) -> str:
 
 
 def _interval(rule: PromotionRule, shown: PairedDifference) -> str:
-    return f"{shown.difference:+.4f}, {percent(rule.level)} interval [{shown.low:+.4f}, {shown.high:+.4f}]"
+    spread = f"{percent(rule.level)} interval [{shown.low:+.4f}, {shown.high:+.4f}]"
+    return f"{shown.difference:+.4f}, {spread if shown.interval else 'no interval: the same on every row'}"
 
 
 def _discordance(pair: Comparison) -> str:
     shown = pair.difference
     return (
         f"only {pair.challenger.name} is right on {counted(shown.a_only, 'row')}, "
-        f"only {pair.rival.name} on {shown.b_only}: "
-        f"exact McNemar p, two-sided, {mcnemar(shown.a_only, shown.b_only):.2g}"
+        f"only {pair.rival.name} on {shown.b_only}: {'exact McNemar' if shown.groups is None else 'permutation'} p, "
+        f"two-sided, {accuracy_p(pair.rows.truth, *pair.both):.2g}"
     )

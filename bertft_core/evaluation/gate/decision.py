@@ -12,9 +12,18 @@ from typing import Any, Literal
 from bertft_core.base.text import percent, plain
 from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
-from bertft_core.evaluation.gate.checks import LATENCY, SIZE, Check, calibration_check, group_checks, groups_of
-from bertft_core.evaluation.gate.comparison import Comparison, GateRows, Model
+from bertft_core.evaluation.gate.checks import (
+    LATENCY,
+    SIZE,
+    Check,
+    calibration_check,
+    groups_check,
+    part_checks,
+    parts_of,
+)
+from bertft_core.evaluation.gate.comparison import LEAST_GROUPS, Comparison, GateRows, Model
 from bertft_core.evaluation.gate.first import BASELINE, CHANCE, MAJORITY, First, against_baseline, first_checks
+from bertft_core.evaluation.scores.intervals import Bootstrap, ece_gain_bound, rows_text
 from bertft_core.evaluation.scores.metrics import Scores
 
 
@@ -22,10 +31,11 @@ from bertft_core.evaluation.scores.metrics import Scores
 class PromotionDecision:
     """promote?, why (the verdict first, one sentence), and everything it rests on.
 
-    n: test rows. alpha: error of this decision; spent: decisions of the period before this one, of `allowed`.
-    Scores: higher is better, log loss negated. difference, interval (two-sided, at the rule's level): challenger
-    minus champion, None without a comparison; baseline_difference, baseline_interval: minus the TF-IDF baseline.
-    test: the rule's, or "first" where there is no champion yet; majority_score is asked for then alone.
+    n: test rows; groups: of them (data.group), None where each row stands for itself. alpha: error of this decision;
+    spent: decisions of the period before this one, of `allowed`. Scores: higher is better, log loss negated.
+    difference, interval (two-sided, at the rule's level): challenger minus champion, None without a comparison;
+    baseline_difference, baseline_interval: minus the TF-IDF baseline. test: the rule's, or "first" where there is no
+    champion yet; majority_score is asked for then alone.
     """
 
     promote: bool
@@ -45,6 +55,7 @@ class PromotionDecision:
     baseline_difference: float | None = None
     baseline_interval: tuple[float, float] | None = None
     majority_score: float | None = None
+    groups: int | None = None
 
     def __str__(self) -> str:
         return f"{'promote' if self.promote else 'keep'}: {self.reason}"
@@ -102,9 +113,10 @@ def decide(
     Of multi-label rows one is right where its whole set is. Raises DataError for no rows or a faulty slice,
     ArtifactError for probabilities that are no distributions.
     """
-    metric, ours = rule.metric, challenger.scores(rows)
+    metric, ours, n_groups = rule.metric, challenger.scores(rows), rows.truth.n_groups
     minima = _minima(rule, ours)
-    checks = [*own_checks, *_not_measured(rule, own_checks), *minima]
+    enough = () if n_groups is None else (groups_check(ours.n, n_groups, LEAST_GROUPS),)
+    checks = [*enough, *own_checks, *_not_measured(rule, own_checks), *minima]
     pair: Comparison | None = None
     first: list[First] = []
     if champion is None:
@@ -112,7 +124,7 @@ def decide(
         checks += [found.check for found in first]
         against = {found.check.name: found.pair for found in first}
         failed = [check for check in checks if not check.passed]
-        score = f"{score_title(metric)} {ours.score(metric):.4f} on {ours.n} rows"
+        score = f"{score_title(metric)} {ours.score(metric):.4f} on {rows_text(ours.n, n_groups)}"
         reason = _first_reason(score, first, minima, failed)
     else:
         pair = Comparison(rule=rule, rows=rows, challenger=challenger, rival=champion, spent=spent)
@@ -121,12 +133,10 @@ def decide(
         checks += [_another_model(pair, same_weights=same_weights), budget, test]
         if anchor is not None and rule.test == "non_inferiority":
             checks.append(replace(replace(pair, rival=anchor).test()[0], name="anchor"))
-        decided, champion_decided = (answers.decided for answers in pair.both)
-        groups = groups_of(rows.truth.values, decided, champion_decided, rows.classes, rows.slices)
-        limits = (("class", rule.max_class_loss), ("slice", rule.max_slice_loss))
-        checks += group_checks(groups, {kind: most for kind, most in limits if most is not None}, rule.level)
+        limits = {"class": rule.max_class_loss, "slice": rule.max_slice_loss}
+        checks += part_checks(parts_of(rows.truth, *pair.both, rows.slices), limits, rule.level)
         if rule.max_ece_gain is not None:
-            checks.append(calibration_check(ours.ece, champion.scores(rows).ece, rule.max_ece_gain))
+            checks.append(_calibration(pair, rule.max_ece_gain))
         failed = [check for check in checks if not check.passed]
         if failed:  # the first says why, the others are named
             reason = (reason if failed[0] is test else failed[0].detail) + _also_failed(failed[1:])
@@ -150,12 +160,13 @@ def decide(
         challenger_score=ours.score(metric),
         champion_score=pair and pair.rival_score,
         difference=gap and gap.difference,
-        interval=gap and (gap.low, gap.high),
+        interval=gap and gap.interval,
         test="first" if champion is None else rule.test,
         baseline_score=baseline and baseline.rival_score,
         baseline_difference=beside and beside.difference,
-        baseline_interval=beside and (beside.low, beside.high),
+        baseline_interval=beside and beside.interval,
         majority_score=majority and majority.rival_score,
+        groups=n_groups,
     )
 
 
@@ -169,6 +180,13 @@ def _first_reason(score: str, first: Sequence[First], minima: Sequence[Check], f
     if others:
         return f"no champion yet: {others[0].detail}{_also_failed(others[1:])}"
     return "; ".join([f"no champion yet; {score}", *(found.summary for found in first if found.check.name != CHANCE)])
+
+
+def _calibration(pair: Comparison, most: float) -> Check:
+    rule, truth = pair.rule, pair.rows.truth
+    how = Bootstrap(resamples=rule.draws, seed=rule.seed)
+    ours, theirs = (truth.scores(said, ranking=False).ece for said in pair.both)
+    return calibration_check(ours, theirs, ece_gain_bound(truth, *pair.both, rule.level, how), most, rule.level)
 
 
 def _another_model(pair: Comparison, *, same_weights: bool) -> Check:

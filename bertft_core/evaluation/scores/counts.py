@@ -9,37 +9,42 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+_ROUNDING = 1e-12
 Counts = tuple[Floats, Floats]  # hits and decided rows by class, [..., C] each
 
 
 def class_f1(hits: Any, decided: Any, support: Any) -> Any:
     """F1 of each class from counts [..., C] as in `count_scores`; 0 for a class that neither occurs nor is decided."""
-    return 2 * hits / np.maximum(1, support + decided)
+    return _share(2 * hits, support + decided)
 
 
-def count_scores(hits: Any, decided: Any, support: Ints) -> dict[str, Any]:
+def count_scores(hits: Any, decided: Any, support: Any) -> dict[str, Any]:
     """The scores of decisions, one class a row, each [...]; MCC is nan where undefined.
 
-    hits and decided [..., C]: rows decided rightly by class and rows decided as each class; support [C]:
-    rows of each class. Leading axes are resamples. MCC: Gorodkin 2004, equation 8.
+    hits, decided and support [..., C]: rows, or their weights, decided rightly by class, decided as each class, and of
+    each class. Leading axes are resamples. MCC: Gorodkin 2004, equation 8.
     """
-    seen = support > 0
-    h, p, s = hits[..., seen], decided[..., seen], support[seen]
-    n, shares = s.sum(), s / s.sum()
-    f1, precision = class_f1(h, p, s), h / np.maximum(p, 1)
-    right = h.sum(axis=-1)
-    spread = (n**2 - (np.asarray(decided, dtype=np.float64) ** 2).sum(axis=-1)) * float(n**2 - (s**2).sum())
+    seen = (support > 0).reshape(-1, support.shape[-1]).any(axis=0)
+    h, p, s = hits[..., seen], decided[..., seen], support[..., seen]
+    n, right = s.sum(axis=-1), h.sum(axis=-1)
+    f1, precision = class_f1(h, p, s), _share(h, p)
+    spread = (n**2 - (np.asarray(decided, dtype=np.float64) ** 2).sum(axis=-1)) * (n**2 - (s**2).sum(axis=-1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mcc = np.where(spread > 0, (right * n - p @ s) / np.sqrt(spread), np.nan)
+        mcc = np.where(spread > _ROUNDING * n**4, (right * n - (p * s).sum(axis=-1)) / np.sqrt(spread), np.nan)
     return {
         "accuracy": right / n,
-        "balanced_accuracy": (h / s).mean(axis=-1),
+        "balanced_accuracy": _share(h, s).mean(axis=-1),
         "macro_f1": f1.mean(axis=-1),
-        "weighted_f1": f1 @ shares,
+        "weighted_f1": (f1 * s).sum(axis=-1) / n,
         "macro_precision": precision.mean(axis=-1),
-        "weighted_precision": precision @ shares,
+        "weighted_precision": (precision * s).sum(axis=-1) / n,
         "mcc": mcc,
     }
+
+
+def _share(part: Any, whole: Any) -> Any:
+    """part / whole, 0 where whole is 0."""
+    return part / np.where(whole > 0, whole, 1)
 
 
 def multi_label_f1(hits: Any, decided: Any, support: Any) -> dict[str, Any]:

@@ -1,31 +1,49 @@
 """Intervals and paired tests over test rows, so that no score stands without its uncertainty.
 
-The bootstrap is stratified by true class and percentile (Efron & Tibshirani 1993, chapter 13); shares have
-Wilson intervals, AUROC has DeLong's. What is undefined, or has no spread to judge by, has no interval (None).
+Scores of decisions and means over rows have percentiles of resamples (`labels`, `resampling`), which pseudo rows and
+Student's quantile widen where classes or groups are few; shares have Wilson intervals, AUROC has DeLong's. Where rows
+belong to groups (data.group), groups are what is drawn and exchanged. What is undefined, or has no spread to judge by,
+has no interval (None), and `why_no_interval` says why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
+from bertft_core.base.text import counted
 from bertft_core.config.promotion import RESAMPLES
-from bertft_core.evaluation.scores.counts import Floats, Ints, count_scores, counts
+from bertft_core.evaluation.scores.counts import Floats, Ints
 from bertft_core.evaluation.scores.labels import Labels, MultiLabels, Predictions
 from bertft_core.evaluation.scores.metrics import BINS, confidence_bins
-from bertft_core.evaluation.scores.resampling import resampled_counts, resampled_sums
+from bertft_core.evaluation.scores.resampling import flipped_sums, group_sums, widening
 
 _ROUNDING = 1e-12  # two sums of equal terms in another order differ by less
+_LEAST_DRAWS = 1_000  # permutations of a p-value that no error level raises
 
 Interval = tuple[float, float]
 
 
+def rows_text(n: int, groups: int | None) -> str:
+    """So many rows, and in how many groups where they have some.
+
+    >>> rows_text(500, 25), rows_text(1, None)
+    ('500 rows in 25 groups', '1 row')
+    """
+    return counted(n, "row") + ("" if groups is None else f" in {counted(groups, 'group')}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """score(a) - score(b) on the same n rows, its interval, and the rows that only one of them gets right."""
+    """score(a) - score(b) on the same n rows, its interval, and the rows that only one of them gets right.
+
+    groups: how many groups the rows belong to, None where each stands for itself. low equals high only where no
+    resample differs; then `interval` is None.
+    """
 
     difference: float
     low: float
@@ -33,9 +51,16 @@ class PairedDifference:
     n: int
     a_only: int
     b_only: int
+    groups: int | None = None
+
+    @property
+    def interval(self) -> Interval | None:
+        """(low, high), None where there is no spread to judge by: the difference is the same on every row."""
+        return (self.low, self.high) if self.high - self.low > _ROUNDING else None
 
     def __str__(self) -> str:
-        return f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}], n {self.n}"
+        spread = f"[{self.low:+.4f}, {self.high:+.4f}]" if self.interval else "without an interval, alike on every row"
+        return f"{self.difference:+.4f} {spread}, {rows_text(self.n, self.groups)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,30 +104,82 @@ def mcnemar(a_only: int, b_only: int, alternative: Literal["two-sided", "greater
     return float(binomtest(a_only, discordant, 0.5, alternative).pvalue) if discordant else 1.0
 
 
+def share_interval(is_right: Any, groups: Any, level: float = 0.95) -> Interval:
+    """Wilson interval of the share of right rows, is_right [n], of rows that belong to `groups` [n] (None: to none).
+
+    With groups n is the effective number of rows, p (1 - p) over the variance of the share between groups, times
+    (z / t)^2 for a variance estimated from the groups (Korn & Graubard 1998, Survey Methodology 24:193). One right and
+    one wrong pseudo group of half a group's weight each enter that variance: groups that are all alike do not prove
+    that the next one is.
+    """
+    right = np.asarray(is_right, dtype=np.float64)
+    n = len(right)
+    if groups is None:
+        return wilson(int(right.sum()), n, level)
+    sums = group_sums(np.column_stack([right, np.ones(n)]), np.unique(groups, return_inverse=True)[1])
+    units, size = len(sums), n / len(sums)
+    rest = (sums[:, 0].sum() + size / 2) / (n + size)  # the share with the pseudo groups
+    squares = ((sums[:, 0] - rest * sums[:, 1]) ** 2).sum() + size**2 * ((1 - rest) ** 2 + rest**2) / 2
+    variance = squares / (n + size) ** 2
+    effective = min(float(n), rest * (1 - rest) / variance) / widening(units + 1, (1 + level) / 2) ** 2
+    share, tail = right.mean(), (1 + level) / 2
+    low, below = (wilson_lower(part * effective, effective, tail) for part in (share, 1 - share))
+    return max(0.0, float(low)), min(1.0, 1 - float(below))
+
+
+def exchange_p(nets: Any, draws: int = RESAMPLES, seed: int = 0) -> float:
+    """One-sided p-value that the sum of `nets` [units] exceeds 0 by chance alone: their signs flipped at random.
+
+    (1 + flips with at least the observed sum) / (1 + draws), as in `paired_permutation`; 1.0 where all are 0.
+    """
+    values = np.asarray(nets, dtype=np.float64)
+    values = values[values != 0]
+    if len(values) == 0:
+        return 1.0
+    drawn = flipped_sums(values, draws, np.random.default_rng(seed))
+    return float((1 + (drawn >= values.sum() - _ROUNDING).sum()) / (1 + draws))
+
+
+def accuracy_p(
+    labels: Labels, a: Predictions, b: Predictions, alternative: Literal["two-sided", "greater"] = "two-sided"
+) -> float:
+    """p-value that a and b are right equally often: exact McNemar; with groups, by exchanging whole groups."""
+    gains = labels.is_right(a).astype(np.int64) - labels.is_right(b)
+    if labels.groups is None:
+        return mcnemar(int((gains > 0).sum()), int((gains < 0).sum()), alternative)
+    nets = group_sums(gains.astype(np.float64), labels.groups)
+    greater = exchange_p(nets)
+    return greater if alternative == "greater" else min(1.0, 2 * min(greater, exchange_p(-nets)))
+
+
 def paired_difference(
     labels: Labels, a: Predictions, b: Predictions, metric: str, bootstrap: Bootstrap | None = None
 ) -> PairedDifference:
-    """score(a) - score(b) on the same rows, with its paired bootstrap interval; positive: a is better.
+    """score(a) - score(b) on the same rows, with its paired interval from resamples; positive: a is better.
 
-    The bootstrap is stratified where a row has one class. Of multi-label rows one is right where its whole set is.
+    Of multi-label rows one is right where its whole set is.
     """
     how = bootstrap or Bootstrap()
-    low, high = _percentiles(labels.resampled_differences(metric, a, b, how.resamples, how.seed), how.level)
+    difference = labels.difference(metric, a, b)
+    draws = labels.resampled_differences(metric, a, b, how.resamples, how.seed)
+    ends = (-np.inf, np.inf) if metric == "log_loss" else (-1.0, 1.0)
+    low, high = _percentiles(draws, difference, how.level, labels.n_groups or len(labels), ends)
     right_a, right_b = labels.is_right(a), labels.is_right(b)
     return PairedDifference(
-        difference=labels.difference(metric, a, b),
+        difference=difference,
         low=low,
         high=high,
         n=len(labels),
         a_only=int((right_a & ~right_b).sum()),
         b_only=int((right_b & ~right_a).sum()),
+        groups=labels.n_groups,
     )
 
 
 def paired_permutation(
     labels: Labels, a: Predictions, b: Predictions, metric: str, permutations: int = RESAMPLES, seed: int = 0
 ) -> float:
-    """One-sided p-value of score(a) > score(b): exchanging the two models' answers row by row.
+    """One-sided p-value of score(a) > score(b): exchanging the two models' answers row by row, or group by group.
 
     (1 + exchanges with at least the observed difference) / (1 + permutations): at most the nominal error for
     any number of rows when the models' answers are exchangeable (Phipson & Smyth 2010, arXiv 1603.05766).
@@ -112,52 +189,83 @@ def paired_permutation(
     return float((1 + (drawn >= observed - _ROUNDING).sum()) / (1 + permutations))
 
 
+def ece_gain_bound(
+    labels: Labels, a: Predictions, b: Predictions, level: float, bootstrap: Bootstrap | None = None
+) -> float:
+    """Lower bound, one-sided at `level`, of ECE(a) - ECE(b) on the same rows: a is shown to be worse by this much.
+
+    Bins fixed, resampled in pairs. A resample's ECE is too large (see `_ece_interval`), a little alike for both models:
+    the resamples are moved so that their mean is the difference seen.
+    """
+    how = bootstrap or Bootstrap()
+    gaps = [_gaps(labels, model) for model in (a, b)]
+    drawn = labels.resampled_means(np.hstack(gaps), how.resamples, how.seed)
+    one, two = (np.abs(part).sum(axis=1) for part in np.split(drawn, 2, axis=1))
+    seen = np.abs(gaps[0].mean(axis=0)).sum() - np.abs(gaps[1].mean(axis=0)).sum()
+    gains = one - two
+    units = labels.n_groups or len(labels)
+    return float(seen + np.quantile(gains - gains.mean(), 1 - level) * widening(units, level))
+
+
 def headline_intervals(
     labels: Labels, predictions: Predictions, bootstrap: Bootstrap | None = None
 ) -> dict[str, Interval | None]:
     """An interval for each headline score, by its name in `metrics.Scores`, in that score's own direction.
 
-    accuracy: Wilson. auroc: DeLong. ece: see `_ece_interval`. The others: percentile bootstrap, stratified where a row
-    has one class; resamples in which MCC is undefined are left out. None: the score is undefined, or no resample
-    differs (no error seen, say), so that there is no spread to judge by. average_precision has no interval: it would
-    have to sort every resample. Multi-label: accuracy, log loss, macro and micro F1 only.
+    accuracy: Wilson. auroc: DeLong. ece: see `_ece_interval`. The others: percentiles of resamples. None: see
+    `why_no_interval`. Multi-label: accuracy, log loss, macro and micro F1 only.
     """
-    how, n, is_right = bootstrap or Bootstrap(), len(labels), labels.is_right(predictions)
-    level = how.level
+    how, units = bootstrap or Bootstrap(), labels.n_groups or len(labels)
+    is_right, scores = labels.is_right(predictions), labels.scores(predictions, ranking=False)
     intervals: dict[str, Interval | None] = {}
-    accuracy = wilson(int(is_right.sum()), n, level)
+    (drawn,) = labels.resampled_scores([predictions], how.resamples, how.seed)
+    for name, draws in drawn.items():
+        value = getattr(scores, name)
+        ends = (-1.0 if name == "mcc" else 0.0, 1.0)
+        intervals[name] = None if value is None else _spread(draws, float(value), how.level, units, ends)
+    intervals["accuracy"] = share_interval(is_right, labels.groups, how.level)
+    losses = labels.losses(predictions)
     if isinstance(labels, MultiLabels):
-        for metric in ("macro_f1", "micro_f1", "log_loss"):
-            draws = labels.resampled_scores(metric, predictions, how.resamples, how.seed)
-            low, high = _percentiles(-draws if metric == "log_loss" else draws, level)
-            intervals[metric] = (low, high) if high - low > _ROUNDING else None
-        return {**intervals, "accuracy": accuracy}
-    y, guess, n_classes = labels.values, predictions.decided, len(labels.classes)
-    support, confidence = np.bincount(y, minlength=n_classes), labels.confidence(predictions)
-    ((hits, decided),) = resampled_counts(y, [guess], n_classes, how.resamples, np.random.default_rng(how.seed))
-    intervals = {name: _spread(draws, level) for name, draws in count_scores(hits, decided, support).items()}
-    if np.isnan(count_scores(*counts(y, guess, n_classes), support)["mcc"]):
-        intervals["mcc"] = None
-    # each row's confidence minus rightness, in the column of its bin: sums / n give the terms of the ECE
-    gaps = np.zeros((n, BINS))
-    gaps[np.arange(n), confidence_bins(confidence)] = confidence - is_right
-    values = np.column_stack([labels.losses(predictions), labels.briers(predictions), gaps])
-    means = resampled_sums(y, values, how.resamples, np.random.default_rng(how.seed)) / n
+        means = labels.resampled_means(losses[:, None], how.resamples, how.seed)
+        return intervals | {"log_loss": _spread(means[:, 0], float(losses.mean()), how.level, units, (0.0, np.inf))}
+    briers, gaps = labels.briers(predictions), _gaps(labels, predictions)
+    means = labels.resampled_means(np.column_stack([losses, briers, gaps]), how.resamples, how.seed)
     return intervals | {
-        "accuracy": accuracy,
-        "log_loss": _spread(means[:, 0], level),
-        "brier": _spread(means[:, 1], level),
-        "ece": _ece_interval(gaps.sum(axis=0) / n, means[:, 2:], level),
-        "auroc": auroc_interval(y, predictions.probabilities, level),
+        "log_loss": _spread(means[:, 0], float(losses.mean()), how.level, units, (0.0, np.inf)),
+        "brier": _spread(means[:, 1], float(briers.mean()), how.level, units, (0.0, 2.0)),
+        "ece": _ece_interval(gaps.mean(axis=0), means[:, 2:], how.level, units),
+        "auroc": auroc_interval(labels.values, predictions.probabilities, how.level, labels.groups),
     }
 
 
-def auroc_interval(labels: Ints, probabilities: Floats, level: float = 0.95) -> Interval | None:
+def why_no_interval(
+    labels: Labels, predictions: Predictions, intervals: Mapping[str, Interval | None]
+) -> dict[str, str]:
+    """For each score whose interval is None, and for those that have none at all, the reason in words."""
+    reasons = {name: "the same on every row: no spread to judge by" for name, pair in intervals.items() if pair is None}
+    if labels.multi_label:
+        some = "no interval is computed where a row has several labels"
+        return reasons | dict.fromkeys(("weighted_f1", "ranking", "auroc", "average_precision", "brier", "ece"), some)
+    y, n_classes = labels.values, len(np.unique(labels.values))
+    if "mcc" in reasons:
+        whose = "rows" if n_classes == 1 else "answers"
+        reasons["mcc"] = f"undefined: all {whose} are of one class"
+    if "auroc" in reasons and n_classes == 1:
+        reasons["auroc"] = "undefined: all rows are of one class"
+    elif "auroc" in reasons and (np.bincount(y)[np.unique(y)] == 1).any():
+        reasons["auroc"] = "a class has one row only: no spread to judge by"
+    elif "auroc" in reasons:
+        reasons["auroc"] = "the ranking is perfect, or wholly wrong: no spread to judge by"
+    return reasons | {"average_precision": "no interval is computed: every resample would have to be ranked anew"}
+
+
+def auroc_interval(labels: Ints, probabilities: Floats, level: float = 0.95, groups: Any = None) -> Interval | None:
     """DeLong's interval of the macro one-vs-rest AUROC on the logit scale, class counts taken as given.
 
     Each class's AUROC is a mean over positive and over negative rows (DeLong, DeLong & Clarke-Pearson 1988),
     so the macro AUROC is a sum over rows, whose variance adds up over the true classes; for two classes that
-    is DeLong's own. None when undefined, when a class has one row only, or when the ranking is perfect.
+    is DeLong's own. Of rows in `groups` [n] the sums of whole groups vary (Obuchowski 1997, Biometrics 53:567). None
+    when undefined, when a class has one row only, or when the ranking is perfect.
     """
     from scipy.special import expit, logit
 
@@ -168,8 +276,17 @@ def auroc_interval(labels: Ints, probabilities: Floats, level: float = 0.95) -> 
     area = float(parts.sum() / 2)
     if not 0 < area < 1:
         return None
-    variance = sum(len(own) * own.var(ddof=1) for own in (parts[labels == c] for c in np.flatnonzero(n_rows)))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(variance) / (area * (1 - area))
+    tail = (1 + level) / 2
+    z = NormalDist().inv_cdf(tail)
+    if groups is None:
+        variance = sum(len(own) * own.var(ddof=1) for own in (parts[labels == c] for c in np.flatnonzero(n_rows)))
+    else:
+        means = np.bincount(labels, weights=parts) / np.maximum(1, n_rows)
+        sums = group_sums(parts - means[labels], groups)
+        variance, z = (sums**2).sum(), z * widening(len(sums), tail)
+    if variance <= _ROUNDING**2:
+        return None
+    reach = z * np.sqrt(variance) / (area * (1 - area))
     return float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
 
 
@@ -190,7 +307,22 @@ def _placements(y: Ints, p: Floats) -> Floats:
     return parts
 
 
-def _ece_interval(terms: Floats, drawn: Floats, level: float) -> Interval | None:
+def _gaps(labels: Labels, predictions: Predictions) -> Floats:
+    """Each row's confidence less its rightness, in the column of its bin [n, BINS]; their means make up the ECE.
+
+    Multi-label: over all (row, class) pairs, the mean over a row's classes.
+    """
+    if isinstance(labels, MultiLabels):
+        p, is_right = predictions.probabilities, labels.values
+        rows = np.repeat(np.arange(len(labels)), p.shape[1])
+    else:
+        p, is_right, rows = labels.confidence(predictions), labels.is_right(predictions), np.arange(len(labels))
+    gaps = np.zeros((len(labels), BINS))
+    np.add.at(gaps, (rows, confidence_bins(p.ravel())), (p - is_right).ravel() * (len(labels) / p.size))
+    return gaps
+
+
+def _ece_interval(terms: Floats, drawn: Floats, level: float, units: int) -> Interval | None:
     """Interval of the ECE sum |terms| [BINS] from resampled terms [resamples, BINS], bins fixed.
 
     ECE is biased upwards (a sum of absolute values, Kumar et al. 2019, arXiv 1909.10155) and a resample doubles
@@ -199,21 +331,26 @@ def _ece_interval(terms: Floats, drawn: Floats, level: float) -> Interval | None
     resamples' upper spread about their mean. The interval is therefore wide rather than wrong.
     """
     ece, tail = np.abs(terms).sum(), (1 + level) / 2
-    resampled = np.abs(drawn).sum(axis=1)
-    if resampled.max() - resampled.min() <= _ROUNDING:
+    resampled, wider = np.abs(drawn).sum(axis=1), widening(units, tail)
+    if not resampled.max() - resampled.min() > _ROUNDING or not np.isfinite(wider):
         return None
     noise = np.quantile(np.abs(drawn - terms).sum(axis=1), tail)
-    return float(max(0.0, ece - noise)), float(ece + np.quantile(resampled - resampled.mean(), tail))
+    above = np.quantile(resampled - resampled.mean(), tail)
+    return float(max(0.0, ece - noise * wider)), float(ece + above * wider)
 
 
-def _spread(draws: Floats, level: float) -> Interval | None:
-    """Percentiles of the defined draws; None when they do not differ."""
+def _spread(draws: Floats, value: float, level: float, units: int, ends: Interval) -> Interval | None:
+    """Percentiles of the defined draws within the score's least and largest value; None when they do not differ."""
     defined = draws[~np.isnan(draws)]
-    if len(defined) == 0 or defined.max() - defined.min() <= _ROUNDING:
+    if len(defined) == 0 or defined.max() - defined.min() <= _ROUNDING or units < 2:
         return None
-    return _percentiles(defined, level)
+    return _percentiles(defined, value, level, units, ends)
 
 
-def _percentiles(draws: Floats, level: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _percentiles(draws: Floats, value: float, level: float, units: int, ends: Interval) -> Interval:
+    """Percentiles of the draws about their median, as much wider as so few units want, never without `value` itself."""
+    tail = (1 + level) / 2
+    low, middle, high = np.quantile(draws, [1 - tail, 0.5, tail])
+    wider = widening(units, tail) if high > low else 1.0
+    below, above = middle + (low - middle) * wider, middle + (high - middle) * wider
+    return max(min(float(below), value), ends[0]), min(max(float(above), value), ends[1])

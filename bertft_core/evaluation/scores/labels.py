@@ -1,7 +1,11 @@
 """Labels of rows: one class a row, or several (multi-label). Whatever depends on which of the two it is stands here.
 
-`labels_of` makes the value; from then on nobody asks. Scores that decide are resampled as counts where a row has one
-class (stratified by class), and as sums over rows where it has several; see `resampling`.
+`labels_of` makes the value; from then on nobody asks. Labels know which rows belong together (data.group) too: then
+whole groups are drawn and exchanged, never rows; see `resampling`.
+
+To what was counted a resample adds pseudo rows, one for each class: with 3 of 3 rows right a plain bootstrap is sure of
+that class, and with no error anywhere it is sure of everything. Their answers lie half way between knowing nothing and
+what the models do on all rows together. docs/gate.md has the coverage, simulated.
 """
 
 from __future__ import annotations
@@ -26,7 +30,13 @@ from bertft_core.evaluation.scores.metrics import (
     check_metric,
     reliability_bins,
 )
-from bertft_core.evaluation.scores.resampling import flipped_sums, resampled_counts, resampled_sums, swapped_counts
+from bertft_core.evaluation.scores.resampling import (
+    flipped_sums,
+    group_sums,
+    kind_weights,
+    resampled_sums,
+    swapped_counts,
+)
 
 # float32's epsilon, scikit-learn's clip for float32 probabilities: an exact 0 costs 15.9 nats, not infinity
 _LEAST_PROBABILITY = float(np.finfo(np.float32).eps)
@@ -53,12 +63,14 @@ class SingleLabels:
     values: class indices int64 [n]
     classes: names in the order of the indices
     weights: soft labels [n, C], over which log loss and Brier score are taken, or None
+    groups: int64 [n] in 0..G-1, equal for rows that belong together, or None where each row stands for itself
     Raises DataError for no rows or an index out of range.
     """
 
     values: Ints
     classes: tuple[str, ...]
     weights: Any = None
+    groups: Any = None
     multi_label: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -70,6 +82,11 @@ class SingleLabels:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def n_groups(self) -> int | None:
+        """Number of groups, None where each row stands for itself."""
+        return None if self.groups is None else int(self.groups.max()) + 1
 
     def predictions(self, probabilities: Any, decided: Any = None) -> Predictions:
         """Checked predictions of these rows; `decided` [n] where it is not the most probable class.
@@ -154,26 +171,62 @@ class SingleLabels:
         one, two = (count_scores(*counts(self.values, m.decided, len(support)), support)[metric] for m in (a, b))
         return float(one - two)
 
+    def resampled_scores(self, models: Sequence[Predictions], resamples: int, seed: int) -> list[dict[str, Floats]]:
+        """Every score of the decisions of each model on the same resamples, [resamples] each."""
+        rng, n_classes = np.random.default_rng(seed), len(self.classes)
+        answers = np.stack([self.values, *(m.decided for m in models)], axis=1)
+        kinds, kind_of = np.unique(answers, axis=0, return_inverse=True)
+        weights = kind_weights(kind_of.ravel(), self.groups, resamples, rng).T  # [kinds, resamples]
+        support = np.zeros((n_classes, resamples))
+        np.add.at(support, kinds[:, 0], weights)
+        hits, decided = np.zeros((2, len(models), n_classes, resamples))
+        for (label, *guesses), weight in zip(kinds, weights, strict=True):
+            for model, guess in enumerate(guesses):
+                decided[model, guess] += weight
+                if guess == label:
+                    hits[model, label] += weight
+        # a pseudo row of a class answers rightly, or as another class as often as that one is decided
+        elsewhere = np.tile(decided.mean(axis=(0, 2)) + 1 / n_classes, (n_classes, 1)) * ~np.eye(n_classes, dtype=bool)
+        elsewhere /= np.maximum(elsewhere.sum(axis=1, keepdims=True), _LEAST_PROBABILITY)
+        size = group_sizes(np.eye(n_classes)[self.values], self.groups)[:, None]
+        for is_right, share in pseudo_shares([self.is_right(m) for m in models]).items():
+            drawn = rng.standard_gamma(share, size=support.shape) * size
+            support += drawn
+            for model, right in enumerate(is_right):
+                hits[model] += drawn * right
+                decided[model] += drawn if right else elsewhere.T @ drawn
+        return [count_scores(h.T, d.T, support.T) for h, d in zip(hits, decided, strict=True)]
+
     def resampled_differences(self, metric: str, a: Predictions, b: Predictions, resamples: int, seed: int) -> Floats:
-        """`difference` on bootstrap resamples stratified by class, both models on the same rows, [resamples]."""
-        rng = np.random.default_rng(seed)
+        """`difference` on resamples, both models on the same rows, [resamples]."""
         if metric == "log_loss":
-            gains = self.losses(b) - self.losses(a)
-            return resampled_sums(self.values, gains[:, None], resamples, rng)[:, 0] / len(self.values)
-        support = self._support()
-        drawn = resampled_counts(self.values, [a.decided, b.decided], len(support), resamples, rng)
-        one, two = (count_scores(*c, support)[metric] for c in drawn)
-        return np.asarray(one - two, dtype=np.float64)
+            return self.resampled_means((self.losses(b) - self.losses(a))[:, None], resamples, seed)[:, 0]
+        one, two = self.resampled_scores([a, b], resamples, seed)
+        return np.asarray(one[metric] - two[metric], dtype=np.float64)
+
+    def resampled_means(self, values: Floats, resamples: int, seed: int) -> Floats:
+        """Means [resamples, K] of the rows' values [n, K] on resamples."""
+        return _resampled_means(values, self.groups, resamples, seed)
 
     def exchanged_differences(
         self, metric: str, a: Predictions, b: Predictions, permutations: int, seed: int
     ) -> Floats:
-        """`difference` after each row's two answers changed sides with probability one half, [permutations]."""
+        """`difference` after the two answers to a row, or group, changed sides with probability one half."""
         rng = np.random.default_rng(seed)
         if metric == "log_loss":
-            return flipped_sums(self.losses(b) - self.losses(a), permutations, rng) / len(self.values)
-        support = self._support()
-        swapped = swapped_counts(self.values, a.decided, b.decided, len(support), permutations, rng)
+            gains = group_sums(self.losses(b) - self.losses(a), self.groups)
+            return flipped_sums(gains, permutations, rng) / len(self.values)
+        support, n_classes = self._support(), len(self.classes)
+        if self.groups is None:
+            swapped = swapped_counts(self.values, a.decided, b.decided, n_classes, permutations, rng)
+        else:
+            is_class = np.eye(n_classes)
+            ours, theirs = (
+                np.hstack([is_class[m.decided] * self.is_right(m)[:, None], is_class[m.decided]]) for m in (a, b)
+            )
+            middle = (ours + theirs).sum(axis=0) / 2
+            half = flipped_sums(group_sums(ours - theirs, self.groups) / 2, permutations, rng)
+            swapped = tuple(np.split(sums, 2, axis=1) for sums in (middle + half, middle - half))
         one, two = (count_scores(*c, support)[metric] for c in swapped)
         return np.asarray(one - two, dtype=np.float64)
 
@@ -191,11 +244,13 @@ class MultiLabels:
 
     values: bool [n, C]
     classes: names in the order of the columns
+    groups: int64 [n] in 0..G-1, equal for rows that belong together, or None where each row stands for itself
     Raises DataError for no rows.
     """
 
     values: Bools
     classes: tuple[str, ...]
+    groups: Any = None
     weights: ClassVar[None] = None
     multi_label: ClassVar[bool] = True
 
@@ -206,6 +261,11 @@ class MultiLabels:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def n_groups(self) -> int | None:
+        """Number of groups, None where each row stands for itself."""
+        return None if self.groups is None else int(self.groups.max()) + 1
 
     def predictions(self, probabilities: Any, decided: Any = None) -> Predictions:
         """Checked predictions of these rows; `decided` [n, C] where it is not the classes of probability 1/2 or more.
@@ -283,24 +343,42 @@ class MultiLabels:
         one, two = (self._from_sums(metric, self._parts(metric, m).sum(axis=0)) for m in (a, b))
         return float(one - two)
 
-    def resampled_scores(self, metric: str, a: Predictions, resamples: int, seed: int) -> Floats:
-        """The score on plain bootstrap resamples of the rows, [resamples]."""
-        drawn = self._resampled(self._parts(metric, a), resamples, seed)
-        return np.asarray(self._from_sums(metric, drawn), dtype=np.float64)
+    def resampled_scores(self, models: Sequence[Predictions], resamples: int, seed: int) -> list[dict[str, Floats]]:
+        """Macro and micro F1 of each model on the same resamples, [resamples] each."""
+        rng = np.random.default_rng(seed)
+        flags = np.hstack([self.values, *(np.hstack([self.values & m.decided, m.decided]) for m in models)])
+        drawn = resampled_sums(group_sums(flags.astype(np.float64), self.groups), resamples, rng)
+        support, *counted = np.split(drawn, 1 + 2 * len(models), axis=1)
+        # a pseudo row of a class has it or not, and is answered rightly or not as to that class
+        size = group_sizes(self.values.astype(np.float64), self.groups)
+        for is_right, share in pseudo_shares([m.decided == self.values for m in models]).items():
+            for has_class in (True, False):
+                drawn = rng.standard_gamma(share / 2, size=support.shape) * size
+                support += drawn * has_class
+                for model, right in enumerate(is_right):
+                    counted[2 * model] += drawn * (right and has_class)
+                    counted[2 * model + 1] += drawn * (right == has_class)
+        return [multi_label_f1(counted[i], counted[i + 1], support) for i in range(0, len(counted), 2)]
 
     def resampled_differences(self, metric: str, a: Predictions, b: Predictions, resamples: int, seed: int) -> Floats:
-        """`difference` on plain bootstrap resamples, both models on the same rows, [resamples]."""
-        drawn = self._resampled(np.hstack([self._parts(metric, a), self._parts(metric, b)]), resamples, seed)
-        one, two = (self._from_sums(metric, half) for half in np.split(drawn, 2, axis=1))
-        return np.asarray(one - two)
+        """`difference` on resamples, both models on the same rows, [resamples]."""
+        if metric in ("log_loss", "accuracy"):
+            gains = self._parts(metric, a) - self._parts(metric, b)
+            return self.resampled_means(gains, resamples, seed)[:, 0]
+        one, two = self.resampled_scores([a, b], resamples, seed)
+        return np.asarray(one[metric] - two[metric])
+
+    def resampled_means(self, values: Floats, resamples: int, seed: int) -> Floats:
+        """Means [resamples, K] of the rows' values [n, K] on resamples."""
+        return _resampled_means(values, self.groups, resamples, seed)
 
     def exchanged_differences(
         self, metric: str, a: Predictions, b: Predictions, permutations: int, seed: int
     ) -> Floats:
-        """`difference` after each row's two answers changed sides with probability one half, [permutations]."""
+        """`difference` after the two answers to a row, or group, changed sides with probability one half."""
         one, two = self._parts(metric, a), self._parts(metric, b)
         middle = (one + two).sum(axis=0) / 2
-        half = flipped_sums((one - two) / 2, permutations, np.random.default_rng(seed))
+        half = flipped_sums(group_sums(one - two, self.groups) / 2, permutations, np.random.default_rng(seed))
         return np.asarray(self._from_sums(metric, middle + half) - self._from_sums(metric, middle - half))
 
     def texts(self, answers: Any) -> list[str]:
@@ -322,29 +400,62 @@ class MultiLabels:
             return sums[..., 0] / len(self.values)
         return multi_label_f1(*np.split(sums, 3, axis=-1))[metric]
 
-    def _resampled(self, parts: Floats, resamples: int, seed: int) -> Floats:
-        everyone = np.zeros(len(self.values), dtype=np.int64)  # one stratum
-        return resampled_sums(everyone, parts, resamples, np.random.default_rng(seed))
-
 
 Labels = SingleLabels | MultiLabels
 
 
-def labels_of(values: Any, classes: Sequence[object], weights: Any = None) -> Labels:
+def labels_of(values: Any, classes: Sequence[object], weights: Any = None, groups: Any = None) -> Labels:
     """Labels from class indices [n] or, multi-label, 0 and 1 [n, C]; `weights` [n, C]: soft labels.
+
+    groups [n]: any values, equal for rows that belong together (one customer's, say); None: rows are independent.
 
     >>> labels_of([0, 1], ["no", "yes"]).multi_label, labels_of([[0, 1]], ["a", "b"]).multi_label
     (False, True)
 
-    Raises DataError for no rows, an index out of range, or other numbers than 0 and 1.
+    Raises DataError for no rows, an index out of range, other numbers than 0 and 1, or not one group a row.
     """
     names = tuple(str(name) for name in classes)
+    if groups is not None and len(groups) != len(values):
+        raise DataError(f"wanted a group for each of {len(values)} rows, found {len(groups)}")
+    places = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if np.ndim(values) != 2:
-        return SingleLabels(values=np.asarray(values, dtype=np.int64), classes=names, weights=weights)
+        return SingleLabels(values=np.asarray(values, dtype=np.int64), classes=names, weights=weights, groups=places)
     flags = np.asarray(values)
     if not np.isin(flags, (0, 1)).all():
         raise DataError(f"wanted rows of 0 and 1 for {len(names)} classes, found other numbers in {flags.shape}")
-    return MultiLabels(values=flags.astype(bool), classes=names)
+    return MultiLabels(values=flags.astype(bool), classes=names, groups=places)
+
+
+def pseudo_shares(is_right: Sequence[Bools]) -> dict[tuple[bool, ...], float]:
+    """How the pseudo row of a class is answered by one model or two: shares, adding up to 1, by who is right.
+
+    is_right: of each model, bool of equal shapes. Half way between ignorance (one model: right or wrong alike; two:
+    they differ in half of the rows, either being right in half of those) and what is seen on all rows, where who of
+    the two is right counts alike.
+
+    >>> pseudo_shares([np.array([True, True, True, False])])
+    {(True,): 0.625, (False,): 0.375}
+    """
+    if len(is_right) == 1:
+        right = (0.5 + float(is_right[0].mean())) / 2
+        return {(True,): right, (False,): 1 - right}
+    differ = (0.5 + float((is_right[0] != is_right[1]).mean())) / 2
+    return {(True, False): differ / 2, (False, True): differ / 2, (True, True): 1 - differ}
+
+
+def group_sizes(is_class: Floats, groups: Any) -> Floats:
+    """Rows of its class in the group that a row of the class finds itself in, on average [C]; is_class [n, C].
+
+    1 without groups, 0 for a class without rows. As many rows answered alike weigh as one (Kish's design effect).
+    """
+    sums = group_sums(is_class, groups)
+    return np.asarray((sums**2).sum(axis=0) / np.maximum(1, sums.sum(axis=0)))
+
+
+def _resampled_means(values: Floats, groups: Any, resamples: int, seed: int) -> Floats:
+    counted = group_sums(np.column_stack([values, np.ones(len(values))]), groups)
+    sums = resampled_sums(counted, resamples, np.random.default_rng(seed))
+    return np.asarray(sums[:, :-1] / sums[:, -1:])
 
 
 def _class_scores(

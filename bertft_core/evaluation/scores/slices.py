@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bertft_core.evaluation.scores.intervals import Interval, wilson
+from bertft_core.evaluation.scores.intervals import Interval, share_interval
+from bertft_core.evaluation.scores.labels import Labels, Predictions
 
 SMALL = 100  # rows; at 95 % accuracy the interval of a smaller slice is over 9 points wide
 _MOST_VALUES = 20  # of a column; the rest together is one more slice
@@ -76,17 +77,19 @@ def slice_groups(
     return {**groups, "pattern": found} if found else groups
 
 
-def score_slices(is_right: Any, groups: Mapping[str, Masks], level: float) -> tuple[SliceScore, ...]:
-    """Scores of every slice of every group; is_right [n]: rows decided rightly."""
-    right = np.asarray(is_right)
+def score_slices(
+    labels: Labels, predictions: Predictions, divisions: Mapping[str, Masks], level: float
+) -> tuple[SliceScore, ...]:
+    """Scores of every slice of every division of the rows."""
+    right, groups = labels.is_right(predictions), labels.groups
     return tuple(
         SliceScore(
             group=group,
             name=name,
             n=int(mask.sum()),
             accuracy=float(right[mask].mean()),
-            interval=wilson(int(right[mask].sum()), int(mask.sum()), level),
+            interval=share_interval(right[mask], None if groups is None else groups[mask], level),
         )
-        for group, masks in groups.items()
+        for group, masks in divisions.items()
         for name, mask in masks.items()
     )

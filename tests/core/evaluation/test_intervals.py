@@ -53,12 +53,11 @@ def model(y: np.ndarray, classes: int, right: float, seed: int) -> np.ndarray:
 
 
 def plain_bootstrap(y: np.ndarray, a: np.ndarray, b: np.ndarray, metric: str, resamples: int) -> np.ndarray:
-    """The definition, row by row: resample within each true class, score both, subtract."""
+    """The definition, row by row: resample the rows, score both, subtract."""
     rng, names = np.random.default_rng(99), [str(i) for i in range(a.shape[1])]
-    strata = [np.flatnonzero(y == c) for c in np.unique(y)]
     out = []
     for _ in range(resamples):
-        rows = np.concatenate([rng.choice(s, len(s)) for s in strata])
+        rows = rng.choice(len(y), len(y))
         one, two = (scores(y[rows], p[rows], names, ranking=False).score(metric) for p in (a, b))
         out.append(one - two)
     return np.quantile(out, [0.025, 0.975])
@@ -82,12 +81,18 @@ def test_paired_difference_counts_rows_only_one_model_gets_right() -> None:
     assert (found.a_only, found.b_only, found.n, found.difference) == (2, 0, 4, 0.5)
 
 
-def test_paired_difference_of_equal_models_is_exactly_zero() -> None:
-    y = np.arange(100) % 4
-    p = model(y, 4, 0.7, 3)
-    for metric in ("accuracy", "macro_f1", "log_loss"):
-        found = paired_difference(y, p, p, list("abcd"), metric, resamples=500)
-        assert (found.difference, found.low, found.high) == (0.0, 0.0, 0.0)
+def test_paired_difference_of_models_that_decide_alike_is_zero_but_not_for_certain() -> None:
+    """With none of n rows decided differently, a difference of 3 / n is still possible (the rule of three)."""
+    for n in (100, 400):
+        y = np.arange(n) % 4
+        p = model(y, 4, 0.7, 3)
+        for metric in ("accuracy", "macro_f1"):
+            found = paired_difference(y, p, p, list("abcd"), metric, resamples=2000)
+            assert found.difference == 0.0 and found.interval is not None
+            assert -4 / n < found.low < -1 / n and 1 / n < found.high < 4 / n
+        found = paired_difference(y, p, p, list("abcd"), "log_loss", resamples=500)
+        assert (found.difference, found.interval) == (0.0, None)
+        assert str(found) == f"+0.0000 without an interval, alike on every row, {n} rows"
 
 
 def test_paired_difference_is_antisymmetric_and_seeded() -> None:
@@ -154,10 +159,9 @@ def test_headline_intervals_agree_with_a_row_by_row_bootstrap() -> None:
     p = softer(model(y, 3, 0.8, 1), 2)
     guess = np.where(p[:, 2] > 0.25, 2, p.argmax(axis=1))
     found = headline_intervals(y, p, names, predicted=guess)
-    strata = [np.flatnonzero(y == c) for c in range(3)]
     drawn = []
     for _ in range(800):
-        rows = np.concatenate([rng.choice(s, len(s)) for s in strata])
+        rows = rng.choice(len(y), len(y))
         drawn.append(scores(y[rows], p[rows], names, predicted=guess[rows], ranking=False))
     point = scores(y, p, names, predicted=guess)
     for name in ("balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "mcc", "log_loss", "brier"):
@@ -187,10 +191,30 @@ def test_headline_intervals_hold_every_score_they_are_named_after() -> None:
         assert interval is not None and interval[0] <= getattr(point, name) <= interval[1], name
 
 
-def test_headline_intervals_without_any_spread_are_none_but_wilson_is_not() -> None:
-    found = headline_intervals([0, 1, 1], np.eye(2)[[0, 1, 1]], ["a", "b"], resamples=200)
-    assert found.pop("accuracy") == pytest.approx(wilson(3, 3))
-    assert set(found.values()) == {None}
+def test_headline_intervals_without_any_error_are_wide_where_rows_are_few() -> None:
+    rows = labels_of([0, 1, 1], ["a", "b"])
+    answers = rows.predictions(np.eye(2)[[0, 1, 1]])
+    found = intervals.headline_intervals(rows, answers, Bootstrap(resamples=200))
+    assert found["accuracy"] == pytest.approx(wilson(3, 3))
+    for name in ("macro_f1", "balanced_accuracy", "mcc"):
+        low, high = found[name]
+        assert high == 1.0 and low < 0.7, name
+    reasons = intervals.why_no_interval(rows, answers, found)
+    assert reasons["log_loss"] == "the same on every row: no spread to judge by"
+    assert (
+        {name for name, pair in found.items() if pair is None} == {"log_loss", "brier", "ece", "auroc"} <= set(reasons)
+    )
+
+
+def test_answers_of_one_class_have_a_macro_f1_interval_and_an_mcc_reason() -> None:
+    y = np.arange(60) % 3
+    rows = labels_of(y, list("abc"))
+    constant, right = rows.predictions(np.tile([0.5, 0.3, 0.2], (60, 1))), rows.predictions(np.eye(3)[y])
+    found = intervals.headline_intervals(rows, constant, Bootstrap(resamples=500))
+    assert found["macro_f1"][0] < 1 / 6 < found["macro_f1"][1] and found["mcc"] is None
+    assert intervals.why_no_interval(rows, constant, found)["mcc"] == "undefined: all answers are of one class"
+    paired = intervals.paired_difference(rows, constant, right, "macro_f1")
+    assert paired.difference == pytest.approx(1 / 6 - 1) and paired.low < paired.difference < paired.high < 0
 
 
 def test_headline_intervals_of_one_class_leave_undefined_scores_without_an_interval() -> None:

@@ -1,9 +1,12 @@
 """Slices divide the rows without loss and carry their own intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bertft_core.evaluation.scores.intervals import wilson
+from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.slices import length_masks, score_slices, slice_groups, value_masks
 
 
@@ -26,9 +29,13 @@ def test_rare_values_are_one_slice_together() -> None:
 
 def test_slice_score_has_a_wilson_interval_and_says_when_it_is_small() -> None:
     labels, predicted = np.array([0] * 150 + [1] * 10), np.array([0] * 140 + [1] * 20)
-    found = score_slices(labels == predicted, {"class": {"a": labels == 0, "b": labels == 1}}, 0.9)
+    rows = labels_of(labels, ["a", "b"])
+    answers, divisions = rows.predictions(np.eye(2)[predicted]), {"class": {"a": labels == 0, "b": labels == 1}}
+    found = score_slices(rows, answers, divisions, 0.9)
     assert [(s.name, s.n, s.is_small) for s in found] == [("a", 150, False), ("b", 10, True)]
     assert found[0].accuracy == pytest.approx(140 / 150) and found[0].interval == wilson(140, 150, 0.9)
+    grouped = score_slices(replace(rows, groups=np.arange(160) // 10), answers, divisions, 0.9)
+    assert grouped[0].interval[0] < found[0].interval[0] and grouped[0].interval[1] > found[0].interval[1]
 
 
 def test_patterns_are_slices_of_the_rows_they_find() -> None:

@@ -107,7 +107,7 @@ def nightly(
         record(ended, config.name, open_store(store, root), str(flow_run.id or ""), work.drift)
     except Exception as fault:  # whatever the store's client raises
         report.say(f"the night is not written to MLflow ({type(fault).__name__}: {str(fault)[:200]})")
-    if ended.outcome in (REJECTED, FAILED):
+    if ended.is_to_be_told:
         for text in notify(config.nightly.notify, f"bertft {config.name}", str(ended)):
             report.say(f"not notified: {text}")
     document = {**asdict(ended), "name": config.name}

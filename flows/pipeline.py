@@ -108,7 +108,7 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
             with report.stage("release"):
                 released = release(context, fit, tree, scorer)
                 write_report(context, fit, evaluation, released, tree)
-                result |= asdict(released)
+                result = {**asdict(released), **result}  # what became of the model comes first
             result["seconds"] = report.seconds
             tree.finish(result)
             run.update(result=result)
@@ -134,9 +134,10 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
 
 def _test_document(evaluation: Any) -> dict[str, Any]:
     """The `test` part of the result document."""
-    scores = ("accuracy", "macro_f1", "log_loss")
-    baseline = [f"baseline_{name}" for name in ("accuracy", "macro_f1", "difference", "difference_interval")]
-    document = {"n": evaluation.n, **{name: getattr(evaluation.scores, name) for name in scores}}
+    scores: tuple[str, ...] = ("macro_f1", "accuracy", "log_loss")
+    scores += ("micro_f1",) if evaluation.scores.multi_label else ()
+    parts = ("accuracy", "macro_f1", "difference", "difference_interval", "score", "score_difference", "score_interval")
+    document = {"n": evaluation.n, "metric": evaluation.metric}
+    document |= {name: getattr(evaluation.scores, name) for name in scores}
     document |= {f"{name}_interval": evaluation.intervals[name] for name in scores}
-    document |= {"micro_f1": evaluation.scores.micro_f1} if evaluation.scores.multi_label else {}
-    return with_floor_keys(document | {name: getattr(evaluation, name) for name in baseline})
+    return with_floor_keys(document | {f"baseline_{name}": getattr(evaluation, f"baseline_{name}") for name in parts})

@@ -33,6 +33,11 @@ def score_title(metric: str) -> str:
     return f"negated {_TITLES[metric]}" if metric in LOWER_IS_BETTER else _TITLES[metric]
 
 
+def metric_title(metric: str) -> str:
+    """What a metric is called, in its own direction."""
+    return _TITLES[metric]
+
+
 def score_column(metric: str) -> str:
     """The heading of a column of scores.
 

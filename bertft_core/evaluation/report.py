@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.text import plain
+from bertft_core.config.metrics import score_title
 from bertft_core.evaluation.scores.intervals import (
     Bootstrap,
     Interval,
@@ -56,8 +57,8 @@ class EvaluationReport:
 
     scores and intervals hold every headline score under its name in `metrics.Scores`; an interval is None where
     no resample differs (no error seen, say). reliability: bins of like confidence. baseline_difference = accuracy of
-    the model minus accuracy of the TF-IDF baseline, paired on the same rows; the baseline_* fields are None when no
-    baseline was given.
+    the model minus accuracy of the TF-IDF baseline, paired on the same rows; baseline_score, baseline_score_difference:
+    the same of `metric` as a score, higher is better. The baseline_* fields are None when no baseline was given.
     """
 
     metric: str
@@ -72,6 +73,9 @@ class EvaluationReport:
     baseline_difference: float | None
     baseline_difference_interval: Interval | None
     warnings: tuple[str, ...]
+    baseline_score: float | None = None
+    baseline_score_difference: float | None = None
+    baseline_score_interval: Interval | None = None
 
     @property
     def n(self) -> int:
@@ -113,21 +117,30 @@ class EvaluationReport:
             "per_class": tuple(ClassScores(**row) for row in scores["per_class"]),
             "confusion": tuple(tuple(row) for row in scores["confusion"]),
         }
-        pair = value["baseline_difference_interval"]
+        pairs = {name: value.get(name) for name in ("baseline_difference_interval", "baseline_score_interval")}
         fixed = {
             "classes": tuple(value["classes"]),
             "warnings": tuple(value["warnings"]),
             "worst_errors": tuple(WorstError(**row) for row in value["worst_errors"]),
             "reliability": tuple(ReliabilityBin(**row) for row in value["reliability"]),
             "intervals": {k: None if v is None else (v[0], v[1]) for k, v in value["intervals"].items()},
-            "baseline_difference_interval": None if pair is None else (pair[0], pair[1]),
+            **{name: pair and (pair[0], pair[1]) for name, pair in pairs.items()},
             "scores": Scores(**{**scores, **inner}),
         }
         return cls(**{**value, **fixed})
 
-    def to_markdown(self, title: str = "Evaluation", pictures: Sequence[tuple[str, str]] = ()) -> str:
-        """The report as Markdown; `pictures` are (caption, path relative to the file) pairs."""
+    def to_markdown(
+        self,
+        title: str = "Evaluation",
+        pictures: Sequence[tuple[str, str]] = (),
+        verdict: tuple[str, str] | None = None,
+    ) -> str:
+        """The report as Markdown; `pictures` are (caption, path relative to the file) pairs.
+
+        verdict: what became of the model, and why; it comes first.
+        """
         lines = [f"# {plain(title)}", ""]
+        lines += [f"**{plain(verdict[0])}**. {plain(verdict[1][:1].upper() + verdict[1][1:])}", ""] if verdict else []
         lines += [f"| score ({self.n} rows) | value | {self.level * 100:g} % interval |", "|---|---:|---|"]
         for name in _SHOWN_MULTI_LABEL if self.scores.multi_label else _SHOWN:
             value = getattr(self.scores, name)
@@ -137,8 +150,13 @@ class EvaluationReport:
         if self.baseline_difference is not None:
             lines.append(f"| TF-IDF baseline, accuracy | {self.baseline_accuracy:.4f} | |")
             lines.append(f"| TF-IDF baseline, macro_f1 | {self.baseline_macro_f1:.4f} | |")
-            gap = interval_text(self.baseline_difference_interval, "+.4f")
-            lines.append(f"| model minus TF-IDF baseline, accuracy | {self.baseline_difference:+.4f} | {gap} |")
+            gaps = {"accuracy": (self.baseline_difference, self.baseline_difference_interval)}
+            if self.baseline_score_difference is not None:
+                gaps = {score_title(self.metric): (self.baseline_score_difference, self.baseline_score_interval)} | gaps
+            for name, (gap, interval) in gaps.items():
+                lines.append(
+                    f"| model minus TF-IDF baseline, {name} | {gap:+.4f} | {interval_text(interval, '+.4f')} |"
+                )
         for warning in self.warnings:
             lines += ["", f"> **Warning:** {plain(warning)}"]
         lines += ["", "## Classes", "", "| class | precision | recall | F1 | rows | predicted |"]
@@ -196,10 +214,11 @@ def evaluate(
     Intervals are those of `intervals.headline_intervals`; the difference to the baseline has a paired one. `warnings`
     (the data gate's) come before those found here.
     """
-    how, scores, paired = bootstrap or Bootstrap(), labels.scores(predictions), None
+    how, scores, paired, decides = bootstrap or Bootstrap(), labels.scores(predictions), None, None
     below = None if baseline is None else labels.scores(baseline)
     if baseline is not None:
         paired = paired_difference(labels, predictions, baseline, "accuracy", how)
+        decides = paired if metric == "accuracy" else paired_difference(labels, predictions, baseline, metric, how)
     confidence, wrong = labels.confidence(predictions), np.flatnonzero(~labels.is_right(predictions))
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
     answers = zip(labels.texts(labels.values[surest]), labels.texts(predictions.decided[surest]), strict=True)
@@ -225,7 +244,10 @@ def evaluate(
         baseline_macro_f1=below.macro_f1 if below else None,
         baseline_difference=paired.difference if paired else None,
         baseline_difference_interval=(paired.low, paired.high) if paired else None,
-        warnings=(*warnings, *_warnings(scores, paired)),
+        baseline_score=below.score(metric) if below else None,
+        baseline_score_difference=decides.difference if decides else None,
+        baseline_score_interval=(decides.low, decides.high) if decides else None,
+        warnings=(*warnings, *_warnings(scores, metric, decides)),
     )
 
 
@@ -234,7 +256,7 @@ def interval_text(interval: Interval | None, form: str = ".4f") -> str:
     return "–" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def _warnings(scores: Scores, paired: PairedDifference | None) -> tuple[str, ...]:
+def _warnings(scores: Scores, metric: str, paired: PairedDifference | None) -> tuple[str, ...]:
     absent = [row.name for row in scores.per_class if row.support == 0]
     unused = [row.name for row in scores.per_class if row.support and not row.predicted]
     notes = []
@@ -250,7 +272,7 @@ def _warnings(scores: Scores, paired: PairedDifference | None) -> tuple[str, ...
     if paired and paired.low <= 0:
         verdict = "worse than" if paired.high < 0 else "not shown to be better than"
         notes.append(
-            f"{verdict} the TF-IDF baseline: accuracy differs by {paired.difference:+.4f} "
-            f"[{paired.low:+.4f}, {paired.high:+.4f}]"
+            f"{verdict} the TF-IDF baseline: {score_title(metric)}, encoder minus TF-IDF baseline: "
+            f"{paired.difference:+.4f} [{paired.low:+.4f}, {paired.high:+.4f}]"
         )
     return tuple(notes)

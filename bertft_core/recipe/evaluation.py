@@ -102,6 +102,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     report = replace(report, warnings=(*report.warnings, *dataset.report.warnings))
     write_json(folder.report_json, report.to_json())
     _draw(config, report, fit, prepared, folder)
+    write_markdown(config, report, folder)
     context.run.update(evaluated=True, policy=policy.to_json())
     return report
 
@@ -124,12 +125,18 @@ def _draw(
 ) -> None:
     from bertft_core.reporting.run.pictures import confusion_picture, learning_curve_picture
 
-    pictures = [("Learning", folder.learning.name)]
     if not report.scores.multi_label:
         confusion_picture(report, folder.confusion)
-        pictures.insert(0, ("Confusion", folder.confusion.name))
     learning_curve_picture(fit.history, folder.learning, phases(config, prepared))
-    folder.report_markdown.write_text(report.to_markdown(config.name, pictures), encoding="utf-8")
+
+
+def write_markdown(
+    config: RunConfig, report: EvaluationReport, folder: EvaluationFolder, verdict: tuple[str, str] | None = None
+) -> None:
+    """Write run/evaluation/report.md; verdict: what became of the model and why, once it is known."""
+    pictures = {"Confusion": folder.confusion, "Learning": folder.learning}
+    shown = [(caption, file.name) for caption, file in pictures.items() if file.exists()]
+    folder.report_markdown.write_text(report.to_markdown(config.name, shown, verdict), encoding="utf-8")
 
 
 def _fit_policy(config: RunConfig, dataset: DatasetSplits, validation: Any) -> DecisionPolicy:

@@ -11,7 +11,7 @@ from bertft_core.base.files import write_json
 from bertft_core.base.text import mask_uri
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
-from bertft_core.evaluation.report import EvaluationReport
+from bertft_core.evaluation.report import EvaluationReport, with_floor_keys
 from bertft_core.recipe.context import RunContext
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import SearchWinner
@@ -125,15 +125,18 @@ class Tree:
         numbers: dict[str, float | None] = {
             k: v for k, v in asdict(report.scores).items() if isinstance(v, int | float)
         }
-        numbers |= {"floor_accuracy": report.baseline_accuracy, "floor_macro_f1": report.baseline_macro_f1}
+        baseline = ("accuracy", "macro_f1", "score", "score_difference")
+        numbers |= with_floor_keys({f"baseline_{name}": getattr(report, f"baseline_{name}") for name in baseline})
         store.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
         folder = self._run.folder.evaluation
         self._log_evaluation(folder.report_json, folder.report_markdown, folder.confusion, folder.learning)
 
     def report(self) -> None:
-        """The HTML report, the gate's decision and the list of doubtful labels on the final run."""
+        """The report with its verdict, the gate's decision and the list of doubtful labels on the final run."""
         folder = self._run.folder.evaluation
-        self._log_evaluation(folder.page, folder.decision_markdown, folder.decision_json, folder.doubtful_labels)
+        self._log_evaluation(
+            folder.page, folder.report_markdown, folder.decision_markdown, folder.decision_json, folder.doubtful_labels
+        )
 
     def _log_evaluation(self, *files: Path) -> None:
         """Files of the evaluation folder, as far as they are there: multi-label runs have no confusion picture."""

@@ -20,7 +20,7 @@ from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.metrics import Scores
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.evaluation import baseline_folder, slices_of
+from bertft_core.recipe.evaluation import baseline_folder, slices_of, write_markdown
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.prepare import ingest
 from bertft_core.recipe.review import write_page
@@ -139,7 +139,7 @@ def _candidate(
 def write_released_page(
     context: RunContext, fit: TrainingResult, report: EvaluationReport, release: Release, tree: Tree
 ) -> Path:
-    """The page with what became of the model and the decision as Markdown: on disk, in MLflow, named by the version."""
+    """The report, page and Markdown, with what became of the model first, and the decision: on disk and in MLflow."""
     run, prepared, folder = context.run, context.prepared, context.run.folder.evaluation
     stored = read_json(folder.decision_json) if folder.decision_json.exists() else None
     decision = PromotionDecision.from_json(stored) if stored else None
@@ -151,6 +151,7 @@ def write_released_page(
         decision=decision,
         champion=_champion_scores(folder, report, release.champion_before or ""),
     )
+    write_markdown(context.config, report, folder, (facts.headline, facts.reason))
     settings = run.state().get("settings")
     lineage_facts = {
         "registered model": f"{release.registered_model} version {release.version}",

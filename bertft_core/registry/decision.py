@@ -126,7 +126,7 @@ def gate_fingerprint(candidate: Candidate, store: Store) -> str:
 
 def gate_numbers(decision: PromotionDecision, gate: str) -> dict[str, Any]:
     """What the ledger keeps of the gate's decision: scores, difference, interval, n, level spent, failed checks."""
-    facts = decision.to_json()
+    facts = {key: list(v) if isinstance(v, tuple) else v for key, v in decision.to_json().items()}  # as JSON has them
     numbers = {key: facts[key] for key in _NUMBERS if facts.get(key) is not None}
     return {**numbers, "failed": [check.name for check in decision.checks if not check.passed], "gate": gate}
 

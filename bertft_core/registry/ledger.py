@@ -87,7 +87,10 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What became of a version: the document that `promote`, `rollback` and `resume` answer with."""
+    """What became of a version: the document that `promote`, `rollback` and `resume` answer with.
+
+    numbers: what the gate measured, as the ledger keeps it.
+    """
 
     registered_model: str
     version: str
@@ -98,6 +101,7 @@ class Release:
     champion_after: str | None
     by: str
     look: tuple[str, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.registered_model} version {self.version}: {self.outcome}: {self.reason}"
@@ -127,6 +131,7 @@ def release_of(name: str, entry: LedgerEntry, look: tuple[str, ...] = (), versio
         champion_after=entry.to_version,
         by=entry.by,
         look=look,
+        numbers=entry.numbers,
     )
 
 

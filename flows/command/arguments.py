@@ -78,6 +78,9 @@ def _registry_verbs(verbs: Any) -> None:
         return sub
 
     sub = named("promote", "run the gate for a registered version; move champion if the rule holds")
+    sub.epilog = (
+        "Exit codes: 0 it is the champion, or approval is awaited; 3 the gate says no; 2 bad input; 1 any fault"
+    )
     sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
     sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
     sub.add_argument("--force", action="store_true", help="past gate and hold; the version must still load and answer")

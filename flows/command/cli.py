@@ -13,9 +13,17 @@ from typing import Any
 from bertft_core.base.errors import BertftError
 from flows.command.arguments import parse
 
+GATE_SAID_NO = 3  # `promote` alone: `run` and `nightly` have done what they were asked to
+
+
+def is_refused(release: dict[str, Any]) -> bool:
+    """Whether a release ended without the version becoming, staying or waiting to be champion: kept or held."""
+    is_champion = release["champion_after"] == release["version"]
+    return release["outcome"] in ("kept", "held") and not is_champion
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 1 anything else."""
+    """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 3 the gate said no, 1 anything else."""
     args = parse(argv)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")  # stdout is for our own document alone:
     os.dup2(2, 1)  # whatever libraries print there goes to stderr
@@ -33,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         args.write_result = write_result  # for `up`, which goes on after its answer
         if (result := VERBS[args.verb](args)) is not None:
             write_result(result)
-        return 0
+        return GATE_SAID_NO if args.verb == "promote" and is_refused(result or {}) else 0
     except KeyboardInterrupt:
         print(f"bertft {args.verb}: interrupted; the same command continues", file=sys.stderr)
         return 1

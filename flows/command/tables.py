@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from bertft_core.base.text import counted
-from bertft_core.config.metrics import score_column
+from bertft_core.config.metrics import LOWER_IS_BETTER, METRICS, as_score, metric_title, score_column
 
 
 def render(verb: str, result: dict[str, Any]) -> str:
@@ -51,6 +51,10 @@ def _nights(result: dict[str, Any]) -> str:
 
 def _run(result: dict[str, Any]) -> str:
     lines = [f"{result['name']}  run {result['run_id']}"]
+    if "version" in result:
+        verdict = "promoted" if result["promoted"] else "not promoted"
+        lines.append(f"model        {result['registered_model']} version {result['version']}: {verdict}")
+        lines.append(f"reason       {result['reason']}")
     if result.get("best_params"):
         shown = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["best_params"].items())
         lines.append("parameters   " + ", ".join(shown))
@@ -59,20 +63,28 @@ def _run(result: dict[str, Any]) -> str:
         if search["optimism"] is not None:
             lines.append(f"             best single score less its mean of further seeds: {search['optimism']:+.4f}")
         lines += [f"see          {search['report']}", f"see          {search['dashboard']}"]
-    if test := result.get("test"):
-        lines += [f"test         n {test['n']}, log loss {test['log_loss']:.4f}"]
-        lines += [f"  accuracy   {test['accuracy']:.4f}  {_interval(test['accuracy_interval'])}"]
-        lines += [f"  macro F1   {test['macro_f1']:.4f}  {_interval(test['macro_f1_interval'])}"]
-        lines += [f"  micro F1   {test['micro_f1']:.4f}"] if "micro_f1" in test else []
-        difference = f"{test['floor_difference']:+.4f} {_interval(test['floor_difference_interval'], '+.4f')}"
-        lines += [f"  TF-IDF     {test['floor_accuracy']:.4f}  encoder minus TF-IDF baseline: {difference}"]
-    if "version" in result:
-        verdict = "promoted" if result["promoted"] else "not promoted"
-        lines.append(f"model        {result['registered_model']} version {result['version']}: {verdict}")
-        lines.append(f"reason       {result['reason']}")
+    if "metric" in (test := result.get("test", {})):  # not where an older bertft finished the run
+        lines += _test(test, result.get("numbers", {}))
     lines.append("seconds      " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()))
     lines += [f"see          {line}" for line in result.get("look", [])]
     return "\n".join(lines)
+
+
+def _test(test: dict[str, Any], numbers: dict[str, Any]) -> list[str]:
+    """Scores on the test rows; by the one that decides the differences to the TF-IDF baseline and to the champion."""
+    lines = [f"test         n {test['n']}, {metric_title(test['metric'])} decides"]
+    for metric in METRICS:
+        if metric in test:
+            value, interval = test[metric], _interval(test[f"{metric}_interval"])
+            lines.append(f"  {metric_title(metric):<11}{value:.4f}  {interval}".rstrip())
+    rivals = {"TF-IDF baseline": [test[f"baseline_{part}"] for part in ("score", "score_difference", "score_interval")]}
+    if "difference" in numbers:
+        rivals["champion"] = [numbers[part] for part in ("champion_score", "difference", "interval")]
+    negated = ", negated" if test["metric"] in LOWER_IS_BETTER else ""
+    for name, (score, difference, interval) in rivals.items():
+        gap = f"encoder minus {name}{negated}: {difference:+.4f} {_interval(interval, '+.4f')}"
+        lines.append(f"  {name.split()[0]:<11}{as_score(test['metric'], score):.4f}  {gap}")
+    return lines
 
 
 def _interval(bounds: Any, form: str = ".4f") -> str:

@@ -38,8 +38,8 @@ def test_run_unchanged_and_again(project, command, document, tmp_path: Path) -> 
     assert elsewhere["seconds"]["finetune"] < 5  # the fit is read back
     third = document(command(home, "run", config, "--json", "--again"))
     assert not third["promoted"] and third["version"] == "2" and "same model" in third["reason"]
-    promoted = document(command(home, "promote", "tiny", "2", "--json"))
-    assert not promoted["promoted"]
+    refused = command(home, "promote", "tiny", "2", "--json")
+    assert refused.returncode == 3 and json.loads(refused.stdout)["outcome"] == "kept"
     with open(tmp_path / "rows.csv", "a", encoding="utf-8") as handle:
         handle.writelines(f"brand new goal text number {i},sport\n" for i in range(40))
     stale = command(home, "promote", "tiny", "2")

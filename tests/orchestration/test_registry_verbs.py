@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flows.command.cli import is_refused
 from flows.command.tables import render
 
 ENTRY = {
@@ -61,6 +62,59 @@ def test_gc_table_sums_bytes_and_says_what_was_done():
     assert lines[0].startswith("    2.5 MB  version") and lines[1].startswith(" elsewhere")
     assert lines[2].startswith("2 items, 2.5 MB, would go; --apply removes them")
     assert "removed" in render("gc", {**answer, "applied": True}).splitlines()[-1]
+
+
+RUN = {
+    "name": "tiny",
+    "run_id": "abc",
+    "registered_model": "tiny",
+    "version": "2",
+    "promoted": False,
+    "reason": "not worth promoting: worse than the TF-IDF baseline",
+    "test": {
+        "n": 60,
+        "metric": "macro_f1",
+        **{"macro_f1": 0.9, "macro_f1_interval": [0.85, 0.95], "accuracy": 0.91, "accuracy_interval": [0.86, 0.96]},
+        **{"log_loss": 0.3, "log_loss_interval": None},
+        **{"baseline_score": 0.92, "baseline_score_difference": -0.02, "baseline_score_interval": [-0.05, 0.01]},
+    },
+    "seconds": {"ingest": 1.0},
+}
+
+
+def test_run_table_says_first_what_became_of_the_model_and_compares_by_the_metric_that_decides():
+    lines = render("run", RUN).splitlines()
+    assert lines[1] == "model        tiny version 2: not promoted"
+    assert lines[2] == "reason       not worth promoting: worse than the TF-IDF baseline"
+    assert lines[3:] == [
+        "test         n 60, macro F1 decides",
+        "  macro F1   0.9000  [0.8500, 0.9500]",
+        "  accuracy   0.9100  [0.8600, 0.9600]",
+        "  log loss   0.3000",
+        "  TF-IDF     0.9200  encoder minus TF-IDF baseline: -0.0200 [-0.0500, +0.0100]",
+        "seconds      ingest 1",
+    ]
+    numbers = {"champion_score": -0.4, "difference": 0.1, "interval": [0.02, 0.18]}
+    by_loss = {**RUN["test"], "metric": "log_loss", "baseline_score": -0.5, "baseline_score_difference": 0.2}
+    shown = render("run", {**RUN, "test": by_loss, "numbers": numbers})
+    assert "  TF-IDF     0.5000  encoder minus TF-IDF baseline, negated: +0.2000" in shown
+    assert "  champion   0.4000  encoder minus champion, negated: +0.1000 [+0.0200, +0.1800]" in shown
+
+
+@pytest.mark.parametrize(
+    ("outcome", "champion_after", "refused"),
+    [
+        ("kept", None, True),
+        ("kept", "1", True),
+        ("held", "1", True),
+        ("kept", "2", False),  # it is the champion already
+        ("promoted", "2", False),
+        ("forced", "2", False),
+        ("awaiting approval", "1", False),
+    ],
+)
+def test_promote_refuses_where_the_gate_says_no(outcome, champion_after, refused):
+    assert is_refused({"outcome": outcome, "version": "2", "champion_after": champion_after}) is refused
 
 
 def test_release_table_shows_outcome_and_move():

@@ -39,6 +39,11 @@ class Night:
     def __str__(self) -> str:
         return f"{self.night}: {self.outcome}: {self.reason}"
 
+    @property
+    def is_to_be_told(self) -> bool:
+        """Whether people are notified: nothing was trained, or nothing serves though something was."""
+        return self.outcome in (REJECTED, FAILED) or bool(self.facts.get("no_champion"))
+
 
 class NightLog:
     """home/nights/NAME.jsonl and the record of the night at work. Appending is atomic between processes."""

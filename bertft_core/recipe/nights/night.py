@@ -154,6 +154,8 @@ class NightRun:
         self.facts |= {"accuracy": result["test"]["accuracy"]} if "test" in result else {}
         self._remember(log, last, plan, rows, result)
         outcome = _OUTCOMES.get(result["outcome"], KEPT)
+        if outcome == KEPT and result["champion_after"] is None:
+            self.facts["no_champion"] = True
         reason = f"{result['reason'].removeprefix(f'{outcome}: ')} (trained: {decision.reason})"
         return self._end(outcome, reason, run_id=result["run_id"], version=result["version"])
 

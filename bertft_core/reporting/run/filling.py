@@ -75,20 +75,22 @@ def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tupl
     rows = []
     decision = release.decision if release else None
     if decision is not None and decision.difference is not None and decision.interval is not None:
-        negated = ", negated" if decision.metric == "log_loss" else ""
-        name = f"{_NAMES.get(decision.metric, decision.metric)}{negated}: this model − champion"
+        name = f"{_difference_name(decision.metric)}: this model − champion"
         note = f"{decision.n:,} rows."
         rows.append(DifferenceRow(name=name, value=decision.difference, interval=decision.interval, note=note))
-    if report.baseline_difference is not None and report.baseline_difference_interval is not None:
-        rows.append(
-            DifferenceRow(
-                name="accuracy: this model − TF-IDF baseline",
-                value=report.baseline_difference,
-                interval=report.baseline_difference_interval,
-                note="The baseline is TF-IDF with logistic regression: what can be had without an encoder.",
-            )
-        )
+    gaps = {"accuracy": (report.baseline_difference, report.baseline_difference_interval)}
+    gaps = {report.metric: (report.baseline_score_difference, report.baseline_score_interval)} | gaps
+    note = "The baseline is TF-IDF with logistic regression: what can be had without an encoder."
+    for metric, (value, interval) in gaps.items():
+        if value is not None and interval is not None:
+            name = f"{_difference_name(metric)}: this model − TF-IDF baseline"
+            rows.append(DifferenceRow(name=name, value=value, interval=interval, note=note))
+            note = ""
     return tuple(rows)
+
+
+def _difference_name(metric: str) -> str:
+    return f"{_NAMES.get(metric, metric)}{', negated' if metric in LOWER_IS_BETTER else ''}"
 
 
 def data_facts(dataset: DatasetSplits, tokens: TokenizedSplits | None = None) -> DataFacts:

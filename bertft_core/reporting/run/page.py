@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 Interval = tuple[float, float]
 Facts = tuple[tuple[str, str], ...]  # (name, value) as they are to be read
 Outcome = Literal["promoted", "kept", "awaiting", "held", "none"]
+_HEADLINES: dict[Outcome, str] = {
+    "promoted": "Promoted",
+    "kept": "Not promoted: the champion stays",
+    "awaiting": "Awaiting approval",
+    "held": "Held",
+    "none": "No decision was taken",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,13 @@ class ReleaseFacts:
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):
             raise DataError(f"an outcome is one of {', '.join(get_args(Outcome))}, was {self.outcome!r}")
+
+    @property
+    def headline(self) -> str:
+        """The outcome in a few words, the first ones of a report."""
+        if self.outcome == "kept" and self.decision is not None and self.decision.test == "first":
+            return "Not promoted: there is no champion yet"
+        return _HEADLINES[self.outcome]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,9 +60,37 @@ def test_report_has_each_key_of_the_baseline_under_its_older_name_and_reads_that
     found = report()
     document = found.to_json()
     names = ("accuracy", "macro_f1", "difference", "difference_interval")
+    names += ("score", "score_difference", "score_interval")
     assert all(document[f"floor_{name}"] == document[f"baseline_{name}"] is not None for name in names)
     older = {key: value for key, value in document.items() if not key.startswith("baseline_")}
     assert EvaluationReport.from_json(json.loads(json.dumps(older))) == found
+
+
+def test_report_written_before_the_deciding_metric_was_compared_is_read() -> None:
+    document = {key: value for key, value in report().to_json().items() if "_score" not in key}
+    assert EvaluationReport.from_json(json.loads(json.dumps(document))).baseline_score_interval is None
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "log_loss"])
+def test_the_metric_that_decides_is_compared_with_the_baseline_too(metric: str) -> None:
+    y, p = rows()
+    labels, other = labels_of(y, CLASSES), rows(right=0.6, seed=1)[1]
+    ours, theirs = labels.predictions(p), labels.predictions(other)
+    texts = RowTexts(texts=["t"] * len(y))
+    found = evaluate(labels, ours, texts, baseline=theirs, metric=metric, bootstrap=Bootstrap(resamples=500))
+    below = labels.scores(theirs).score(metric)
+    assert found.baseline_score == below
+    assert found.baseline_score_difference == pytest.approx(found.score - below)
+    low, high = found.baseline_score_interval or (1.0, 0.0)
+    assert low < found.baseline_score_difference < high
+    assert "| model minus TF-IDF baseline, accuracy |" in found.to_markdown()
+
+
+def test_what_became_of_the_model_comes_first_in_the_markdown() -> None:
+    text = report().to_markdown("news", verdict=("Not promoted: there is no champion yet", "not worth promoting: *x*"))
+    assert text.startswith(
+        "# news\n\n**Not promoted: there is no champion yet**. Not worth promoting: \\*x\\*\n\n| score"
+    )
 
 
 def test_worst_errors_are_the_ten_most_confident_wrong_rows() -> None:
@@ -92,7 +120,8 @@ def test_warnings_name_absent_classes_and_a_baseline_that_was_not_beaten() -> No
     )
     text = " ".join(found.warnings)
     assert found.warnings[0] == "from the gate"
-    assert "no test row of class tech" in text and "only 40 test rows" in text and "TF-IDF baseline" in text
+    assert "no test row of class tech" in text and "only 40 test rows" in text
+    assert "not shown to be better than the TF-IDF baseline: macro F1, encoder minus TF-IDF baseline: +0.0000" in text
 
 
 def test_markdown_escapes_what_comes_from_the_data() -> None:

@@ -146,9 +146,15 @@ def test_a_report_alone_fills_scores_classes_and_errors_and_no_more(report: Eval
     assert page.release is page.fit is page.data is page.coverage is None
 
 
-def test_the_baseline_is_a_difference_of_its_own(report: EvaluationReport) -> None:
-    (found,) = page_of(report, title="news").differences
-    assert (found.value, found.interval) == (report.baseline_difference, report.baseline_difference_interval)
+def test_the_baseline_is_a_difference_of_its_own_by_the_metric_that_decides_and_by_accuracy(
+    report: EvaluationReport,
+) -> None:
+    decides, accuracy = page_of(report, title="news").differences
+    assert (decides.value, decides.interval) == (report.baseline_score_difference, report.baseline_score_interval)
+    assert decides.name == "macro F1: this model − TF-IDF baseline"
+    assert (accuracy.value, accuracy.interval) == (report.baseline_difference, report.baseline_difference_interval)
+    (alone,) = page_of(replace(report, metric="accuracy"), title="news").differences
+    assert alone.name == "accuracy: this model − TF-IDF baseline"
 
 
 def test_champion_and_baseline_stand_beside_the_reports_own_scores(report: EvaluationReport) -> None:
@@ -170,11 +176,22 @@ def test_a_decision_becomes_checks_and_difference(report: EvaluationReport) -> N
 def test_a_first_decision_has_no_difference(report: EvaluationReport) -> None:
     y, p = rows(0.95, 0)
     given = GateRows(labels=np.asarray(y), classes=CLASSES)
-    decision = decide(PromotionRule(resamples=200), given, Model(name="the challenger", p=p))
+    decision = decide(PromotionRule(resamples=200, baseline="off"), given, Model(name="the challenger", p=p))
     first = ReleaseFacts(outcome="promoted", reason="", decision=decision)
-    assert [d.name for d in page_of(report, title="news", release=first).differences] == [
-        "accuracy: this model − TF-IDF baseline"
-    ]
+    names = [d.name for d in page_of(report, title="news", release=first).differences]
+    assert names == [f"{metric}: this model − TF-IDF baseline" for metric in ("macro F1", "accuracy")]
+
+
+def test_a_first_version_that_is_kept_leaves_no_champion_to_stay(report: EvaluationReport) -> None:
+    y, p = rows(0.95, 0)
+    given = GateRows(labels=np.asarray(y), classes=CLASSES, baseline=p, shares=np.array([0.5, 0.5]))
+    decision = decide(PromotionRule(resamples=200), given, Model(name="the challenger", p=p[:, ::-1]))
+    assert not decision.promote and decision.reason.startswith("not worth promoting: ")
+    kept = ReleaseFacts(outcome="kept", reason=decision.reason, decision=decision)
+    page = report_html(page_of(report, title="news", release=kept))
+    (heading,) = re.findall('<h2 class="outcome">(.*?)</h2>', page, re.DOTALL)
+    assert heading.endswith("Not promoted: there is no champion yet") and "M3 3 13 13" in heading  # a cross, no tick
+    assert page.index("Not worth promoting: ") < page.index("<h2>Scores</h2>")
 
 
 def test_the_epoch_that_was_kept_is_marked_among_the_facts_of_the_fit(report: EvaluationReport) -> None:

@@ -65,6 +65,7 @@ class Nights:
             "run_id": run.run_id,
             "version": None,
             "outcome": "kept",
+            "champion_after": None,
             "reason": "nothing is released here",
             "seconds": {"finetune": 1.0},
             "test": {"accuracy": report.scores.accuracy, "n": report.n},
@@ -106,9 +107,11 @@ def test_first_night_trains_and_an_unchanged_second_one_does_not(nights: Nights)
     first = nights.run()
     assert (first.outcome, first.reason) == (KEPT, "nothing is released here (trained: no training yet)")
     assert first.run_id is not None and (nights.home / "runs" / first.run_id / "rows.npz").exists()
+    assert first.facts["no_champion"] and first.is_to_be_told
     assert first.facts["rows"] == 150 and first.facts["seconds_finetune"] == 1.0 and first.facts["accuracy"] > 0
     second = nights.run()
     assert (second.outcome, second.reason, second.run_id) == (SKIPPED, "unchanged", None)
+    assert not second.is_to_be_told
     assert [n.outcome for n in nights.log.nights()] == [KEPT, SKIPPED]
     assert nights.trained == [([], False)] and nights.log.left_open() is None
 

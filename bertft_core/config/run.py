@@ -162,9 +162,11 @@ class DecisionConfig(Part):
     """How probabilities become an answer; fitted on validation, carried by the served model.
 
     costs {true: {decided: cost}} by class name, 0 where a pair is left out; thresholds and costs exclude each
-    other. abstain_accuracy: wanted on the rows answered, the others are left to a person.
+    other. abstain_accuracy: wanted on the rows answered, the others are left to a person. blend of the encoder's
+    answers with the TF-IDF baseline's: auto, where it is shown to help; off; only, the baseline answers alone.
     """
 
+    blend: Literal["auto", "off", "only"] = "auto"
     temperature: bool = True
     thresholds: Literal["f_beta", "balanced_accuracy"] | None = None
     beta: Positive = 1.0

@@ -30,14 +30,14 @@ Candidate = tuple[dict[str, Any], TfidfModel, Floats]  # parameters, model, its 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Baseline:
-    """model; params chosen on validation; validation_score, higher is better. probabilities by split, float32 [n, C],
-    of validation and test rows.
+    """model; params chosen on validation; validation_score, higher is better. probabilities by split, [n, C], of
+    validation and test rows.
     """
 
     model: TfidfModel
     params: dict[str, Any]
     validation_score: float
-    probabilities: dict[str, Singles]
+    probabilities: dict[str, Floats]
 
 
 def tfidf_baseline(
@@ -69,12 +69,11 @@ def tfidf_baseline(
     # a chain: each model is as large as words times classes, and the best one alone is kept
     candidates = chain([_shares(y, n_classes, len(validation))], chain.from_iterable(fits))
     params, model, on_validation = max(candidates, key=rank)
-    probabilities = {"validation": on_validation, "test": model.probabilities(texts["test"])}
     return Baseline(
         model=model,
         params={**params, "train_rows": len(rows)},
         validation_score=rank((params, model, on_validation))[0],
-        probabilities={split: p.astype(np.float32) for split, p in probabilities.items()},
+        probabilities={"validation": on_validation, "test": model.probabilities(texts["test"])},
     )
 
 

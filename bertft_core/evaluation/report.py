@@ -52,6 +52,23 @@ class WorstError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlendScores:
+    """Of a model that blends: its weights in words, what the TF-IDF model costs in ms a row, the encoder by itself.
+
+    encoder_difference = accuracy of the encoder alone minus that of the TF-IDF baseline, paired on the same rows.
+    """
+
+    weights: str
+    tfidf_milliseconds: float
+    encoder_accuracy: float
+    encoder_macro_f1: float
+    encoder_log_loss: float
+    encoder_difference: float
+    encoder_difference_interval: Interval
+    baseline_log_loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
     """Scores on held-out rows. Shares in [0, 1], intervals (low, high) at `level`, log loss in nats.
 
@@ -59,6 +76,7 @@ class EvaluationReport:
     no resample differs (no error seen, say). reliability: bins of like confidence. baseline_difference = accuracy of
     the model minus accuracy of the TF-IDF baseline, paired on the same rows; baseline_score, baseline_score_difference:
     the same of `metric` as a score, higher is better. The baseline_* fields are None when no baseline was given.
+    blend: None where the encoder answers alone.
     """
 
     metric: str
@@ -76,6 +94,7 @@ class EvaluationReport:
     baseline_score: float | None = None
     baseline_score_difference: float | None = None
     baseline_score_interval: Interval | None = None
+    blend: BlendScores | None = None
 
     @property
     def n(self) -> int:
@@ -118,6 +137,10 @@ class EvaluationReport:
             "confusion": tuple(tuple(row) for row in scores["confusion"]),
         }
         pairs = {name: value.get(name) for name in ("baseline_difference_interval", "baseline_score_interval")}
+        blend = value.get("blend")
+        if blend is not None:
+            low, high = blend["encoder_difference_interval"]
+            blend = BlendScores(**{**blend, "encoder_difference_interval": (low, high)})
         fixed = {
             "classes": tuple(value["classes"]),
             "warnings": tuple(value["warnings"]),
@@ -126,6 +149,7 @@ class EvaluationReport:
             "intervals": {k: None if v is None else (v[0], v[1]) for k, v in value["intervals"].items()},
             **{name: pair and (pair[0], pair[1]) for name, pair in pairs.items()},
             "scores": Scores(**{**scores, **inner}),
+            "blend": blend,
         }
         return cls(**{**value, **fixed})
 
@@ -157,6 +181,16 @@ class EvaluationReport:
                 lines.append(
                     f"| model minus TF-IDF baseline, {name} | {gap:+.4f} | {interval_text(interval, '+.4f')} |"
                 )
+        if (blend := self.blend) is not None:
+            for name in ("accuracy", "macro_f1", "log_loss"):
+                lines.append(f"| encoder alone, {name} | {getattr(blend, f'encoder_{name}'):.4f} | |")
+            lines.append(f"| TF-IDF baseline, log_loss | {blend.baseline_log_loss:.4f} | |")
+            gap = interval_text(blend.encoder_difference_interval, "+.4f")
+            lines.append(f"| encoder alone minus TF-IDF baseline, accuracy | {blend.encoder_difference:+.4f} | {gap} |")
+            lines += [
+                "",
+                f"The model is a blend ({blend.weights}); TF-IDF costs {blend.tfidf_milliseconds:.2g} ms a row.",
+            ]
         for warning in self.warnings:
             lines += ["", f"> **Warning:** {plain(warning)}"]
         lines += ["", "## Classes", "", "| class | precision | recall | F1 | rows | predicted |"]
@@ -199,6 +233,15 @@ class RowTexts:
     sources: Sequence[str] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlendParts:
+    """Of predictions that are a blend: weights in words, ms a row of the TF-IDF model, what the encoder says alone."""
+
+    weights: str
+    milliseconds: float
+    encoder: Predictions
+
+
 def evaluate(
     labels: Labels,
     predictions: Predictions,
@@ -208,11 +251,12 @@ def evaluate(
     metric: str = "macro_f1",
     bootstrap: Bootstrap | None = None,
     warnings: Sequence[str] = (),
+    blend: BlendParts | None = None,
 ) -> EvaluationReport:
     """Judge predictions of held-out rows beside those of the TF-IDF baseline; `rows` name the worst errors.
 
     Intervals are those of `intervals.headline_intervals`; the difference to the baseline has a paired one. `warnings`
-    (the data gate's) come before those found here.
+    (the data gate's) come before those found here. blend: what the predictions are made of, besides the baseline.
     """
     how, scores, paired, decides = bootstrap or Bootstrap(), labels.scores(predictions), None, None
     below = None if baseline is None else labels.scores(baseline)
@@ -248,6 +292,22 @@ def evaluate(
         baseline_score_difference=decides.difference if decides else None,
         baseline_score_interval=(decides.low, decides.high) if decides else None,
         warnings=(*warnings, *_warnings(scores, metric, decides)),
+        blend=None if blend is None or baseline is None else _blend_scores(labels, blend, baseline, how),
+    )
+
+
+def _blend_scores(labels: Labels, blend: BlendParts, baseline: Predictions, how: Bootstrap) -> BlendScores:
+    alone = labels.scores(blend.encoder, ranking=False)
+    paired = paired_difference(labels, blend.encoder, baseline, "accuracy", how)
+    return BlendScores(
+        weights=blend.weights,
+        tfidf_milliseconds=blend.milliseconds,
+        encoder_accuracy=alone.accuracy,
+        encoder_macro_f1=alone.macro_f1,
+        encoder_log_loss=alone.log_loss,
+        encoder_difference=paired.difference,
+        encoder_difference_interval=(paired.low, paired.high),
+        baseline_log_loss=labels.scores(baseline, ranking=False).log_loss,
     )
 
 
@@ -272,7 +332,7 @@ def _warnings(scores: Scores, metric: str, paired: PairedDifference | None) -> t
     if paired and paired.low <= 0:
         verdict = "worse than" if paired.high < 0 else "not shown to be better than"
         notes.append(
-            f"{verdict} the TF-IDF baseline: {score_title(metric)}, encoder minus TF-IDF baseline: "
+            f"{verdict} the TF-IDF baseline: {score_title(metric)}, model minus TF-IDF baseline: "
             f"{paired.difference:+.4f} [{paired.low:+.4f}, {paired.high:+.4f}]"
         )
     return tuple(notes)

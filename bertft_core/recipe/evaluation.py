@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 BASELINE_VERSION = 2
+TIMED_ROWS = 200  # that the TF-IDF model of a blend is timed on
 
 
 def labels_of_split(dataset: DatasetSplits, split: str) -> Labels:
@@ -42,7 +44,7 @@ class BaselineFolder:
     path: Path  # the model's own files lie here too (evaluation/tfidf)
 
     def probabilities(self, split: str) -> Any:
-        """float32 [n, classes] of the validation or test rows."""
+        """[n, classes] of the validation or test rows."""
         import numpy as np
 
         return np.load(self.path / f"{split}.npy", allow_pickle=False)
@@ -73,7 +75,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     """Score the untouched test split beside the TF-IDF baseline; report and pictures go to run/evaluation."""
     import numpy as np
 
-    from bertft_core.evaluation.report import RowTexts
+    from bertft_core.evaluation.report import BlendParts, RowTexts
     from bertft_core.evaluation.report import evaluate as judge
     from bertft_core.evaluation.scores.intervals import Bootstrap
 
@@ -85,17 +87,24 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
         file = folder.raw_test if split == "test" else folder.raw_validation
         context.trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
         raw[split] = np.load(file, allow_pickle=False)
-    policy = _fit_policy(config, dataset, raw["validation"])
-    decided = policy.apply(raw["test"], multi_label=dataset.multi_label)
+    baseline = baseline_folder(config, dataset, context.home)
+    policy = _fit_policy(config, dataset, raw["validation"], baseline.probabilities("validation"))
+    words = baseline.probabilities("test")
+    blended = policy.blended(raw["test"], words, multi_label=dataset.multi_label)
+    decided = policy.apply(blended, multi_label=dataset.multi_label)
     np.save(folder.probabilities, decided.probabilities.astype(np.float32), allow_pickle=False)
     np.save(folder.predicted, decided.predicted, allow_pickle=False)
     labels, wanted = labels_of_split(dataset, "test"), config.evaluation
-    baseline = baseline_folder(config, dataset, context.home).probabilities("test")
+    blend = None
+    if policy.blend is not None:
+        cost = _milliseconds(baseline, dataset.joined_texts("test")[:TIMED_ROWS])
+        blend = BlendParts(weights=str(policy.blend), milliseconds=cost, encoder=labels.predictions(raw["test"]))
     report = judge(
         labels,
         labels.predictions(decided.probabilities, decided.predicted),
         RowTexts(texts=dataset.table("test")["text"].to_pylist(), sources=dataset.sources("test")),
-        baseline=labels.predictions(baseline),
+        baseline=labels.predictions(words),
+        blend=blend,
         metric=wanted.metric,
         bootstrap=Bootstrap(level=wanted.level, resamples=wanted.resamples, seed=config.training.seed),
     )
@@ -139,7 +148,18 @@ def write_markdown(
     folder.report_markdown.write_text(report.to_markdown(config.name, shown, verdict), encoding="utf-8")
 
 
-def _fit_policy(config: RunConfig, dataset: DatasetSplits, validation: Any) -> DecisionPolicy:
+def _milliseconds(baseline: BaselineFolder, texts: list[str]) -> float:
+    """What the TF-IDF model takes a row; these rows at once, after a first one."""
+    from bertft_core.evaluation.tfidf import TfidfModel
+
+    model = TfidfModel.load(baseline.path)
+    model.probabilities(texts[:1])
+    begun = time.perf_counter()
+    model.probabilities(texts)
+    return 1000 * (time.perf_counter() - begun) / len(texts)
+
+
+def _fit_policy(config: RunConfig, dataset: DatasetSplits, encoder: Any, words: Any) -> DecisionPolicy:
     from bertft_core.evaluation.policy.calibration import PolicySettings, fit_policy
 
     wanted = config.decision
@@ -149,5 +169,7 @@ def _fit_policy(config: RunConfig, dataset: DatasetSplits, validation: Any) -> D
         beta=wanted.beta,
         costs=wanted.cost_matrix(dataset.classes),
         abstain_accuracy=wanted.abstain_accuracy,
+        blend=wanted.blend,
+        metric=config.evaluation.metric,
     )
-    return fit_policy(dataset.targets("validation"), validation, settings, dataset.soft_labels("validation"))
+    return fit_policy(dataset.targets("validation"), encoder, settings, dataset.soft_labels("validation"), words)

@@ -127,6 +127,8 @@ class Tree:
         }
         baseline = ("accuracy", "macro_f1", "score", "score_difference")
         numbers |= with_floor_keys({f"baseline_{name}": getattr(report, f"baseline_{name}") for name in baseline})
+        if (blend := report.blend) is not None:
+            numbers |= {k: v for k, v in asdict(blend).items() if isinstance(v, float)}
         store.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
         folder = self._run.folder.evaluation
         self._log_evaluation(folder.report_json, folder.report_markdown, folder.confusion, folder.learning)

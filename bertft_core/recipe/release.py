@@ -11,7 +11,7 @@ import numpy as np
 
 from bertft_core.base.errors import DataError
 from bertft_core.base.files import read_json, write_json
-from bertft_core.base.hashes import code_fingerprint
+from bertft_core.base.hashes import code_fingerprint, hash_json
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.data.dataset import DatasetSplits
@@ -88,7 +88,14 @@ def build_served(context: RunContext, fit: TrainingResult) -> Path:
         policy=context.run.policy,
         multi_label=prepared.dataset.multi_label,
     )
-    return build_artifact(fit.model_dir, context.run.folder.served, card)
+    words = baseline_folder(config, prepared.dataset, context.home).path if card.policy.blend else None
+    return build_artifact(fit.model_dir, context.run.folder.served, card, words)
+
+
+def _weights(context: RunContext, fit: TrainingResult) -> str:
+    """What stands for the weights that answer: an encoder is another model with a blend than without."""
+    blend = context.run.policy.to_json().get("blend")
+    return hash_json([fit.weights_digest, blend]) if blend else fit.weights_digest
 
 
 def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[Candidate, RegisteredVersion]:
@@ -96,13 +103,13 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
     config, run, dataset = context.config, context.run, context.prepared.dataset
     folder = run.folder.evaluation
     write_gate_rows(config, dataset, folder, context.home)
-    served = build_served(context, fit)
+    served, weights = build_served(context, fit), _weights(context, fit)
     evidence: dict[str, Any] = {
         "config": config.resolved(),
         "base_dir": str(config.base_dir),
         "test_rows": dataset.test_fingerprint(),
         "classes": list(dataset.classes),
-        "weights": fit.weights_digest,
+        "weights": weights,
         "folder": str(folder.path),
         "size_mb": sum(file.stat().st_size for file in served.iterdir()) / 1e6,
         "rule": tree.store.config.promotion.settings(),
@@ -110,7 +117,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
     write_json(folder.evidence, evidence)
     tags = {
         aliases.RUN_ID: run.run_id,
-        aliases.WEIGHTS: fit.weights_digest,
+        aliases.WEIGHTS: weights,
         "bertft.test_rows": evidence["test_rows"],
         "bertft.rows": dataset.fingerprint,
         "bertft.run_key": run.run_key,

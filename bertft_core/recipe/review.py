@@ -135,10 +135,11 @@ def write_page(
     )
     predictions = labels.predictions(p, predicted)
     baseline = labels.predictions(baseline_folder(config, dataset, context.home).probabilities("test"))
+    encoder = labels.scores(labels.predictions(raw)) if report.blend else None
     slices = score_slices(labels, predictions, slices_of(config, dataset.table("test")), config.evaluation.level)
     words = _read(folder.words, [])
     page = replace(
-        page_of(report, title=config.name, release=release, baseline=labels.scores(baseline)),
+        page_of(report, title=config.name, release=release, baseline=labels.scores(baseline), encoder=encoder),
         slices=slices,
         words=tuple(tuple((word, float(weight)) for word, weight in row) for row in words),
         suspects=tuple(SuspectRow(**row) for row in _read(folder.suspects, [])),
@@ -161,13 +162,13 @@ def _calibration(run: Run, report: EvaluationReport, labels: Any, raw: Any) -> C
 
     policy, plain = run.policy, labels.predictions(raw)
     before = labels.scores(plain, ranking=False)
-    is_scaled = policy.temperature != 1.0
+    is_changed = policy.temperature != 1.0 or policy.blend is not None
     names = {"ece": "calibration error (ECE)", "log_loss": "log loss, nats", "brier": "Brier score"}
     return Calibration(
         before=labels.reliability(plain),
-        after=report.reliability if is_scaled else (),
+        after=report.reliability if is_changed else (),
         scores=tuple(
-            (name, getattr(before, field), getattr(report.scores, field) if is_scaled else None)
+            (name, getattr(before, field), getattr(report.scores, field) if is_changed else None)
             for field, name in names.items()
         ),
         notes=(str(policy), *policy.notes),

@@ -29,8 +29,8 @@ class EvaluationFolder:
     path: Path
 
     # written by evaluate (recipe/evaluation); read by the gate, the parity check and the page
-    raw_validation = _File("raw_validation.npy")  # float32 [n_validation, C], before the policy
-    raw_test = _File("raw_test.npy")  # float32 [n, C], before the policy
+    raw_validation = _File("raw_validation.npy")  # [n_validation, C], the encoder's own, before blend and policy
+    raw_test = _File("raw_test.npy")  # [n, C], likewise; float32, of multi-label rows float64
     probabilities = _File("probabilities.npy")  # float32 [n, C], after the policy
     predicted = _File("predicted.npy")  # class indices [n]; multi-label: 0 and 1 [n, C]
     report_json = _File("evaluation.json")  # EvaluationReport

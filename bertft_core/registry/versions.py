@@ -33,6 +33,7 @@ from bertft_core.tracking.store import client, ensure_store, logged_model_locati
 
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+_BLEND_PACKAGES = ("scikit-learn", "scipy")
 
 
 def register(
@@ -149,7 +150,8 @@ def _log_model(
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    api = client(store)
+    api, card = client(store), read_card(folder)
+    packages = _SERVED_PACKAGES + (_BLEND_PACKAGES if card.policy.blend else ())
     created = api.create_logged_model(
         experiment, name="classifier", source_run_id=mlflow_run, tags={RUN_ID: run_id}, model_type="classifier"
     )
@@ -167,10 +169,8 @@ def _log_model(
                 artifacts={"model": str(folder)},
                 code_paths=[str(copy_served_code(Path(scratch)))],
                 # The part after + names a build (2.13.0+cpu) that no index serves under that name.
-                pip_requirements=[
-                    f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _SERVED_PACKAGES
-                ],
-                signature=_signature(read_card(folder).classes),
+                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in packages],
+                signature=_signature(card.classes),
             )
             (target / EVIDENCE_FOLDER).mkdir()
             for file in extra_files:

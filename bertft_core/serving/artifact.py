@@ -13,6 +13,7 @@ from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
 from bertft_core.data.tokens.encoding import Cutting, Mode
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
+from bertft_core.evaluation.tfidf import ARRAYS, TERMS
 
 CARD = "bertft.json"
 CARD_FORMAT = 1
@@ -29,7 +30,8 @@ class ArtifactCard:
     chunk_overlap, max_chunks: of chunks (`data.tokens.encoding.Cutting`).
     classes: names in the order of the head's outputs. text, text_pair, label: the training columns (label: all of
     them, where each class had its own).
-    policy: how probabilities become an answer, fitted on validation. multi_label: a row's answer is a set, every
+    policy: how probabilities become an answer, fitted on validation; where it blends, a TF-IDF model lies in the folder
+    (`evaluation.tfidf`). multi_label: a row's answer is a set, every
     class decided by its own probability.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
@@ -83,14 +85,19 @@ class ArtifactCard:
         return {**asdict(self), "classes": list(self.classes)}
 
 
-def build_artifact(model_dir: Path | str, folder: Path | str, card: ArtifactCard) -> Path:
+def build_artifact(
+    model_dir: Path | str, folder: Path | str, card: ArtifactCard, tfidf: Path | str | None = None
+) -> Path:
     """Copy the transformers folder `model_dir` to `folder` and add bertft.json; complete or absent.
 
-    Returns `folder` as it is when it is complete and holds the same card. Raises ArtifactError when
-    `model_dir` lacks the configuration, the weights or the tokenizer, or when its head has other classes
-    than the card.
+    tfidf: the folder of the TF-IDF model, copied where the card's policy blends. Returns `folder` as it is when it is
+    complete and holds the same card. Raises ArtifactError when `model_dir` lacks the configuration, the weights or the
+    tokenizer, when its head has other classes than the card, or a policy that blends has no TF-IDF model.
     """
     source, target = Path(model_dir), Path(folder)
+    words = [Path(tfidf or source) / name for name in (TERMS, ARRAYS)] if card.policy.blend else []
+    if absent := [file.name for file in words if not file.is_file()]:
+        raise ArtifactError(f"{folder}: the policy blends, wanted a TF-IDF model, found no {', '.join(absent)}")
     missing = [name for name in ("config.json", "tokenizer.json") if not (source / name).is_file()]
     if not list(source.glob("*.safetensors")):
         missing.append("*.safetensors")
@@ -105,7 +112,8 @@ def build_artifact(model_dir: Path | str, folder: Path | str, card: ArtifactCard
     if target.exists():
         shutil.rmtree(target)
     with staged_folder(target) as staging:
-        for file in sorted(p for p in source.iterdir() if p.is_file() and p.name not in {"manifest.json", CARD}):
+        own = sorted(p for p in source.iterdir() if p.is_file() and p.name not in {"manifest.json", CARD})
+        for file in (*own, *words):
             shutil.copyfile(file, staging / file.name)
             os.chmod(staging / file.name, 0o644)  # safetensors writes 0600 whatever the umask
         write_json(staging / CARD, card.to_json())

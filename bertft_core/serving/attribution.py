@@ -33,10 +33,10 @@ def attribute(
 ) -> list[Weights]:
     """For each text its words in order, each with its weight in [-1, 1] for the class at the same place.
 
-    The weight is the drop in the class's probability (before the policy's temperature) when the word is left
-    out: positive words speak for the class. A text with more than 64 words the model reads is left out in 64 spans
-    of like length; words that truncation cuts away form spans of weight 0, as does a text that is one word. Of
-    a pair the first text is explained and the second stays.
+    The weight is the drop in the class's probability when the word is left out (before the policy's temperature; of
+    the blend, where there is one): positive words speak for the class. A text with more than 64 words the model reads
+    is left out in 64 spans of like length; words that truncation cuts away form spans of weight 0 (unless a TF-IDF
+    model reads them), as does a text that is one word. Of a pair the first text is explained and the second stays.
 
     Raises InputError for an unknown class, texts and classes of different number, or as `Predictor.probabilities`.
     """

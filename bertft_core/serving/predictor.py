@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError, InputError, ModelError
 from bertft_core.base.text import multi_label_text
+from bertft_core.evaluation.policy.blend import probabilities_of
+from bertft_core.evaluation.tfidf import TfidfModel
 from bertft_core.serving.artifact import ArtifactCard, read_card
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ _SLAB = 4096
 class Predictor:
     """A classifier ready to answer. Build it with `Predictor.load(folder)`; it holds no other state."""
 
-    def __init__(self, card: ArtifactCard, model: Any, tokenizer: Any, layout: Any) -> None:
+    def __init__(
+        self, card: ArtifactCard, model: Any, tokenizer: Any, layout: Any, tfidf: TfidfModel | None = None
+    ) -> None:
         from bertft_core.model.encoder_pass import logits_of
         from bertft_core.model.features import FeatureClassifier
 
@@ -33,6 +37,7 @@ class Predictor:
         self._model = model
         self._tokenizer = tokenizer
         self._layout = layout
+        self._tfidf = tfidf  # None where the policy does not blend
         self._features = model if isinstance(model, FeatureClassifier) else None
         self._read = model.vectors if self._features else logits_of(model)  # logits, or what the head reads
 
@@ -56,8 +61,13 @@ class Predictor:
         outputs = model.config.num_labels
         if outputs != len(card.classes):
             raise ArtifactError(f"{root}: the head has {outputs} outputs, {len(card.classes)} classes are named")
+        tfidf = TfidfModel.load(root) if card.policy.blend else None
+        if tfidf is not None and len(tfidf.intercepts) != len(card.classes):
+            raise ArtifactError(
+                f"{root}: the TF-IDF model knows {len(tfidf.intercepts)} classes, {len(card.classes)} are named"
+            )
         model.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(card, model, tokenizer, SpecialLayout.of(tokenizer))
+        return cls(card, model, tokenizer, SpecialLayout.of(tokenizer), tfidf)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -68,6 +78,8 @@ class Predictor:
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int | None = None
     ) -> np.ndarray:
         """Class probabilities before the policy's temperature, float32 [n, C], rows in the order given.
+
+        Those of the encoder, or of its blend with the TF-IDF model where the policy has one.
 
         batch_size: rows (or chunks of rows) per batch, > 0; None packs batches up to the artefact's token budget. The
         answer depends on it by float32 rounding only. Raises InputError for a missing text, or pairs the model was
@@ -83,8 +95,17 @@ class Predictor:
         for start in range(0, len(texts), _SLAB):
             end = min(start + _SLAB, len(texts))
             slab_pairs = None if pairs is None else pairs[start:end]
-            result[start:end] = self._score(texts[start:end], slab_pairs, batch_size)
+            result[start:end] = self._blended(texts[start:end], slab_pairs, batch_size)
         return result
+
+    def _blended(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
+        policy = self.card.policy
+        if self._tfidf is None or policy.blend is None:
+            return self._score(texts, pairs, batch_size)
+        joined = texts if pairs is None else [f"{a} {b}" for a, b in zip(texts, pairs, strict=True)]
+        words = self._tfidf.probabilities(joined)
+        encoder = self._score(texts, pairs, batch_size) if policy.blend.encoder else words
+        return policy.blended(encoder, words, multi_label=self.card.multi_label)
 
     def predict_frame(
         self, rows: Any, *, text: str | None = None, text_pair: str | None = None, batch_size: int | None = None
@@ -149,9 +170,14 @@ class Predictor:
                     raise InputError(f"{name} in row {row} must be a text, was {value!r}: fill it or leave the row out")
 
     def characters_read(self, text: str, pair: str | None = None) -> list[tuple[int, int]]:
-        """(start, end) in `text` of every token the model reads, in order; those that truncation cuts are missing."""
+        """(start, end) in `text` of every token the model reads, in order; those that truncation cuts are missing.
+
+        A TF-IDF model reads all of a text.
+        """
         from bertft_core.data.tokens.encoding import cut, cut_pair
 
+        if self._tfidf is not None:
+            return [(0, len(text))]
         card = self.card
         budget = card.max_length - self._layout.n_special(pair is not None)
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
@@ -166,8 +192,6 @@ class Predictor:
         return [offsets[i] for i in tokens]
 
     def _score(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
-        import torch
-
         from bertft_core.data.tokens.encoding import chunk_counts, encode_texts
 
         card = self.card
@@ -184,8 +208,8 @@ class Predictor:
             ]
             pair_starts = [len(chunk) for chunk in ids]
         read = self._through(ids, pair_starts, batch_size)
-        logits = torch.from_numpy(self._features.answer_all(read, counts) if self._features else read)
-        return (torch.sigmoid(logits) if card.multi_label else torch.softmax(logits, dim=-1)).numpy()
+        logits = self._features.answer_all(read, counts) if self._features else read
+        return probabilities_of(logits.astype(np.float64), multi_label=card.multi_label)
 
     def _through(
         self, ids: Sequence[np.ndarray], pair_starts: Sequence[int], batch_size: int | None

@@ -31,10 +31,11 @@ def score(
     threads: int | None = None,
     on_beat: Beat | None = None,
     precision: str = "float32",
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """Probabilities [n, C] float32 of a saved classifier on one split, in the split's order.
 
-    Rows sum to 1; of a multi-label classifier each number stands for itself. ``precision`` of the products: float32
+    Rows sum to 1; of a multi-label classifier each number stands for itself, in float64: whoever blends or scales wants
+    1 - p as exactly as p. ``precision`` of the products: float32
     or bfloat16.
 
     Raises: ModelError if ``model_dir`` is no trained classifier; ConfigError if the device is missing.
@@ -48,7 +49,7 @@ def score(
         arrays = open_split(Path(tokens_dir), split)
         logits = open_forward(model, target, precision).predict(arrays, WHOLE, on_beat).astype(np.float64)
     if model.config.problem_type == MULTI_LABEL:
-        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
+        return np.asarray(1 / (1 + np.exp(-logits)))
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities

@@ -82,8 +82,11 @@ def _test(test: dict[str, Any], numbers: dict[str, Any]) -> list[str]:
         rivals["champion"] = [numbers[part] for part in ("champion_score", "difference", "interval")]
     negated = ", negated" if test["metric"] in LOWER_IS_BETTER else ""
     for name, (score, difference, interval) in rivals.items():
-        gap = f"encoder minus {name}{negated}: {difference:+.4f} {_interval(interval, '+.4f')}"
+        gap = f"model minus {name}{negated}: {difference:+.4f} {_interval(interval, '+.4f')}"
         lines.append(f"  {name.split()[0]:<11}{as_score(test['metric'], score):.4f}  {gap}")
+    if blend := test.get("blend"):
+        gap = f"{blend['encoder_difference']:+.4f} {_interval(blend['encoder_difference_interval'], '+.4f')}"
+        lines.append(f"  blend      {blend['weights']}; encoder alone minus TF-IDF baseline, accuracy: {gap}")
     return lines
 
 

@@ -23,9 +23,13 @@ import pytest
 import bertft_core
 from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError
 from bertft_core.config.store import load_mlflow_config
+from bertft_core.evaluation.baseline import tfidf_baseline
+from bertft_core.evaluation.policy.blend import Blend
+from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.registry import aliases, artifacts, versions
 from bertft_core.registry.answers import Scorer, score_in_fresh_process, score_versions
 from bertft_core.registry.served_code import served_files
+from bertft_core.serving.artifact import build_artifact, read_card
 from bertft_core.serving.predictor import Predictor
 from bertft_core.tracking import store as tracking
 
@@ -398,3 +402,28 @@ def test_scorer_that_nobody_asks_ends_with_its_context_or_its_parent(shared):
         orphan._process.stdin.close()  # as the parent's death does
         orphan._process.stdin = None
         assert orphan._process.wait(120) == 0
+
+
+def test_a_blend_answers_in_a_fresh_process_and_states_what_it_needs(store, served, tmp_path):
+    texts = ["good ham and eggs", "cheap spam spam", "ham for dinner", "spam offer", "ham sandwich", "cheap pills"]
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    found = tfidf_baseline(
+        {"train": texts, "validation": texts, "test": texts}, {"train": labels, "validation": labels}, 2, "accuracy", 0
+    )
+    words = tmp_path / "words"
+    words.mkdir()
+    found.model.save(words)
+    blend = Blend(encoder=0.7, tfidf=1.4)
+    card = dataclasses.replace(read_card(served[0]), policy=DecisionPolicy(blend=blend))
+    folder = build_artifact(served[0], tmp_path / "blended", card, words)
+    run = tracking.find_or_create_run(store, "blended", "final")
+    version = versions.register(store, run, folder, MODEL, {"bertft.run_id": "blended"})
+    pd.DataFrame({"text": TEXTS + texts}).to_parquet(tmp_path / "rows.parquet")
+    answers = score_in_fresh_process(version.model_uri, tmp_path / "rows.parquet", tmp_path / "p.npz", 2, store)
+    encoder = Predictor.load(served[0]).probabilities(TEXTS + texts)
+    wanted = blend.mix(encoder, found.model.probabilities(TEXTS + texts))
+    np.testing.assert_allclose(answers.probabilities(CLASSES), wanted, atol=1e-6)
+    assert np.abs(wanted - encoder).max() > 0.1
+    root = Path(store.artifact_root) / "models" / version.model_id / "artifacts"
+    assert "scikit-learn==" in (root / "requirements.txt").read_text()
+    assert not [p for p in root.rglob("*") if p.suffix in {".pkl", ".pickle", ".joblib"}]

@@ -91,14 +91,14 @@ def test_run_table_says_first_what_became_of_the_model_and_compares_by_the_metri
         "  macro F1   0.9000  [0.8500, 0.9500]",
         "  accuracy   0.9100  [0.8600, 0.9600]",
         "  log loss   0.3000",
-        "  TF-IDF     0.9200  encoder minus TF-IDF baseline: -0.0200 [-0.0500, +0.0100]",
+        "  TF-IDF     0.9200  model minus TF-IDF baseline: -0.0200 [-0.0500, +0.0100]",
         "seconds      ingest 1",
     ]
     numbers = {"champion_score": -0.4, "difference": 0.1, "interval": [0.02, 0.18]}
     by_loss = {**RUN["test"], "metric": "log_loss", "baseline_score": -0.5, "baseline_score_difference": 0.2}
     shown = render("run", {**RUN, "test": by_loss, "numbers": numbers})
-    assert "  TF-IDF     0.5000  encoder minus TF-IDF baseline, negated: +0.2000" in shown
-    assert "  champion   0.4000  encoder minus champion, negated: +0.1000 [+0.0200, +0.1800]" in shown
+    assert "  TF-IDF     0.5000  model minus TF-IDF baseline, negated: +0.2000" in shown
+    assert "  champion   0.4000  model minus champion, negated: +0.1000 [+0.0200, +0.1800]" in shown
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,9 @@ def slice_chart(part: SliceScore, domain: tuple[float, float], overall: float) -
 
 
 def reliability_chart(calibration: Calibration) -> Markup:
-    """Accuracy against confidence, before and after temperature scaling, about the diagonal."""
-    after = ("after temperature", calibration.after, "blue", "circle", False)
-    before = ("before", calibration.before, "orange", "ring", True)
+    """Accuracy against confidence, before and after blend and temperature, about the diagonal."""
+    after = ("as served", calibration.after, "blue", "circle", False)
+    before = ("the encoder", calibration.before, "orange", "ring", True)
     alone = ("the model", calibration.before or calibration.after, "blue", "circle", False)
     curves = [before, after] if calibration.before and calibration.after else [alone]
     low = min(v for _, bins, *_ in curves for b in bins for v in (b.confidence, b.accuracy))

@@ -35,16 +35,23 @@ _LENGTHS = {"p50": "tokens, median", "p95": "tokens, 95th percentile", "max": "t
 
 
 def page_of(
-    report: EvaluationReport, *, title: str, release: ReleaseFacts | None = None, baseline: Scores | None = None
+    report: EvaluationReport,
+    *,
+    title: str,
+    release: ReleaseFacts | None = None,
+    baseline: Scores | None = None,
+    encoder: Scores | None = None,
 ) -> ReportPage:
-    """What an evaluation shows by itself, beside the champion of the release and the TF-IDF baseline."""
+    """What an evaluation shows by itself, beside the champion of the release, the TF-IDF baseline and, of a blend, the
+    encoder alone.
+    """
     return ReportPage(
         title=title,
         level=report.level,
         rows=report.n,
         release=release,
         warnings=report.warnings,
-        scores=_scores(report, release.champion if release else None, baseline),
+        scores=_scores(report, release.champion if release else None, baseline, encoder),
         differences=_differences(report, release),
         classes=report.per_class,
         confusion=Confusion(classes=report.classes, counts=report.confusion) if report.confusion else None,
@@ -52,7 +59,9 @@ def page_of(
     )
 
 
-def _scores(report: EvaluationReport, champion: Scores | None, baseline: Scores | None) -> tuple[ScoreRow, ...]:
+def _scores(
+    report: EvaluationReport, champion: Scores | None, baseline: Scores | None, encoder: Scores | None
+) -> tuple[ScoreRow, ...]:
     known = {"accuracy": report.baseline_accuracy, "macro_f1": report.baseline_macro_f1}
     # without a meaning for these rows: with one label each, or with sets
     left_out = {"balanced_accuracy", "mcc"} if report.scores.multi_label else {"micro_f1", "ranking"}
@@ -63,6 +72,7 @@ def _scores(report: EvaluationReport, champion: Scores | None, baseline: Scores 
             interval=report.intervals.get(field),
             champion=getattr(champion, field, None),
             baseline=getattr(baseline, field, known.get(field)),
+            encoder=getattr(encoder, field, None),
             is_lower_better=field in LOWER_IS_BETTER,
             decides=field == report.metric,
         )
@@ -86,6 +96,15 @@ def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tupl
             name = f"{_difference_name(metric)}: this model − TF-IDF baseline"
             rows.append(DifferenceRow(name=name, value=value, interval=interval, note=note))
             note = ""
+    if (blend := report.blend) is not None:
+        rows.append(
+            DifferenceRow(
+                name="accuracy: encoder alone − TF-IDF baseline",
+                value=blend.encoder_difference,
+                interval=blend.encoder_difference_interval,
+                note=f"This model blends both ({blend.weights}); TF-IDF costs {blend.tfidf_milliseconds:.2g} ms a row.",
+            )
+        )
     return tuple(rows)
 
 

@@ -56,7 +56,8 @@ class ReleaseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """A score with its interval (None: none to give), beside the champion's and the TF-IDF baseline's.
+    """A score with its interval (None: none to give), beside the champion's and the TF-IDF baseline's; of a blend also
+    the encoder's alone.
 
     is_lower_better: log loss and its like. decides: this score decides the promotion.
     """
@@ -66,6 +67,7 @@ class ScoreRow:
     interval: Interval | None = None
     champion: float | None = None
     baseline: float | None = None
+    encoder: float | None = None
     is_lower_better: bool = False
     decides: bool = False
 
@@ -107,7 +109,9 @@ class SuspectRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Reliability before and after temperature scaling; scores: (name, before, after); notes of the policy."""
+    """Reliability of the encoder (before) and after blend and temperature; scores: (name, before, after); notes of the
+    policy.
+    """
 
     before: tuple[ReliabilityBin, ...]
     after: tuple[ReliabilityBin, ...] = ()

@@ -33,7 +33,7 @@ def test_baseline_learns_topics_and_is_deterministic() -> None:
     (a, ya), (b, yb), (c, yc) = articles(90, 30, 1), articles(30, 30, 2), articles(30, 30, 3)
     found = tfidf_baseline(a, ya, b, yb, c, "macro_f1", 13)
     assert (found.probabilities["test"].argmax(axis=1) == yc).mean() > 0.9
-    assert found.probabilities["test"].dtype == np.float32 and found.params["C"] in (1.0, 10.0, 100.0)
+    assert found.params["C"] in (1.0, 10.0, 100.0)
     again = tfidf_baseline(a, ya, b, yb, c, "macro_f1", 13)
     assert np.array_equal(found.probabilities["test"], again.probabilities["test"])
 

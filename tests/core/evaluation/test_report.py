@@ -121,7 +121,7 @@ def test_warnings_name_absent_classes_and_a_baseline_that_was_not_beaten() -> No
     text = " ".join(found.warnings)
     assert found.warnings[0] == "from the gate"
     assert "no test row of class tech" in text and "only 40 test rows" in text
-    assert "not shown to be better than the TF-IDF baseline: macro F1, encoder minus TF-IDF baseline: +0.0000" in text
+    assert "not shown to be better than the TF-IDF baseline: macro F1, model minus TF-IDF baseline: +0.0000" in text
 
 
 def test_markdown_escapes_what_comes_from_the_data() -> None:

@@ -22,6 +22,7 @@ def predict(
     mlflow_file: str | None = None,
     text: str | None = None,
     text_pair: str | None = None,
+    encoding: str | None = None,
 ) -> dict[str, Any]:
     """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths."""
     end_after_sigterm()
@@ -35,5 +36,6 @@ def predict(
             Path(home),
             text=text,
             text_pair=text_pair,
+            encoding=encoding,
             on_rows=lambda count: report.rows("scored", count),
         )

@@ -31,8 +31,8 @@ def decoding(file: SourceFile) -> Iterator[None]:
         yield
     except UnicodeDecodeError as fault:
         raise DataError(
-            f"data.encoding: {file.name} is no {file.encoding} (byte {fault.start}: {fault.reason}); "
-            "leave data.encoding out to have it decided per file"
+            f"data.encoding: {file.name} is no {file.encoding} (byte {fault.start}: {fault.reason}); name the right "
+            "one (predict and compare: --encoding), or leave data.encoding out to have it decided per file"
         ) from None
 
 

@@ -26,7 +26,7 @@ from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 4
+PREPARE_VERSION = 6
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
@@ -37,7 +37,7 @@ _RAW = pa.schema(
         ("text", pa.large_string()),
         ("text_pair", pa.large_string()),
         ("slices", pa.list_(pa.string())),  # values of the columns in data.slices
-        ("group", pa.large_string()),  # value of data.group, null without one
+        ("group_name", pa.large_string()),  # value of data.group, null without one; splits have its hash
     ]
 )
 
@@ -215,7 +215,7 @@ def _draw(config: DataConfig, raw: Path, seen: _Collected, labels: LabelTable, s
     counts = used[rows] & (codes >= 0)
 
     def group_of(place: int) -> str:
-        value = pa.ipc.open_file(pa.memory_map(str(raw))).read_all()["group"][int(places[place])].as_py()
+        value = pa.ipc.open_file(pa.memory_map(str(raw))).read_all()["group_name"][int(places[place])].as_py()
         return "" if value is None else str(value)
 
     return Draw(
@@ -251,8 +251,9 @@ def _report(
     if n_bare := int((used & (labels.top < 0)).sum()):
         warnings.append(f"{counted(n_bare, 'row has', 'rows have')} no label: counted as of no class")
     encodings = Counter(f.encoding or f.kind for _, _, files in sources for f in files)
-    if n := encodings["latin-1"]:
-        warnings.append(f"{n} {'file is' if n == 1 else 'files are'} not UTF-8: read as latin-1")
+    for encoding in ("cp1252", "latin-1") if config.encoding is None else ():
+        if n := encodings[encoding]:
+            warnings.append(f"{counted(n, 'file is', 'files are')} not UTF-8: read as {encoding} (else: data.encoding)")
     pooled = [f.name for _, _, files in sources for f in files if f.kind == "hub"] if config.source else []
     if len(pooled) > 1:
         warnings.append(

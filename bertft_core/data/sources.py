@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bertft_core.base.errors import BertftError, ConfigError, DataError
 from bertft_core.base.hashes import hash_folder
+from bertft_core.data.encodings import ByteMarks
 
 if TYPE_CHECKING:
     from bertft_core.config.run import DataConfig
@@ -27,7 +28,6 @@ KINDS = {
     ".pq": "parquet",
 }
 _BLOCK = 1 << 20
-_CONTROL = bytes(b for b in range(32) if b not in b"\t\n\r\f\x1b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +93,17 @@ def resolve_source(text: str, base_dir: Path, key: str = "data.source") -> Path 
     return path
 
 
-def inspect_source(source: Path | HubDataset, config: DataConfig) -> tuple[SourceFile, ...]:
-    """Every file of a source with its digest and encoding (UTF-8, else latin-1, decided per file).
+def inspect_source(source: Path | HubDataset, config: DataConfig, usual: str | None = None) -> tuple[SourceFile, ...]:
+    """Every file of a source with its digest and encoding (data.encoding, else `ByteMarks.encoding`, file by file).
 
-    Raises DataError for an empty file, binary content, an unknown suffix, a folder without rows.
+    usual: the encoding of files like these, for those whose bytes do not tell. Raises DataError for an empty file,
+    binary content, an unknown encoding, an unknown suffix, a folder without rows.
     """
+    for name in (config.encoding, usual):
+        try:
+            codecs.lookup(name or "utf-8")
+        except LookupError:
+            raise DataError(f"data.encoding: {name!r} is no encoding Python knows; try utf-8 or cp1252") from None
     if isinstance(source, HubDataset):
         files = []
         folder_digest = hash_folder(source.folder) if source.folder else None
@@ -109,40 +115,34 @@ def inspect_source(source: Path | HubDataset, config: DataConfig) -> tuple[Sourc
     if source.is_file():
         if source.suffix.lower() not in KINDS:
             raise DataError(f"{source.name}: unknown suffix {source.suffix!r}; wanted {', '.join(KINDS)} or a folder")
-        return (_inspect_file(source, source.name, KINDS[source.suffix.lower()], config),)
+        return (_inspect_file(source, source.name, KINDS[source.suffix.lower()], config, usual),)
     if any((source / name).exists() for name in ("dataset_dict.json", "state.json")):
         raise DataError(f"{source.name}: a folder saved by `datasets`; write hf://{source} to read it")
     documents = sorted(p for p in source.glob("*/*.txt") if p.is_file() and not p.parent.name.startswith("."))
     if documents:
-        return tuple(_inspect_file(p, f"{p.parent.name}/{p.name}", "document", config) for p in documents)
+        return tuple(_inspect_file(p, f"{p.parent.name}/{p.name}", "document", config, usual) for p in documents)
     tables = sorted(p for p in source.iterdir() if p.is_file() and p.suffix.lower() in KINDS)
     if not tables:
         raise DataError(
             f"{source.name}: the folder holds neither class folders with .txt files nor files of {', '.join(KINDS)}"
         )
-    return tuple(_inspect_file(p, p.name, KINDS[p.suffix.lower()], config) for p in tables)
+    return tuple(_inspect_file(p, p.name, KINDS[p.suffix.lower()], config, usual) for p in tables)
 
 
-def _inspect_file(path: Path, name: str, kind: str, config: DataConfig) -> SourceFile:
-    """One pass over the bytes: digest, UTF-8 or not, NUL bytes. A bad document is a row's fault."""
-    digest, decoder, is_utf8, offset = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True, 0
-    is_text = kind in ("csv", "jsonl") and config.encoding is None
+def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: str | None) -> SourceFile:
+    """One pass over the bytes: digest and encoding. A bad document is a row's fault."""
+    digest, marks, size = hashlib.sha256(), ByteMarks(), 0
     with _open(path, name) as handle:
         while block := handle.read(_BLOCK):
             digest.update(block)
-            if is_text:
-                _refuse_binary(block, offset, name)
-            if is_utf8 and kind != "parquet":
-                is_utf8 = _decodes(decoder, block)
-            offset += len(block)
-    is_utf8 = is_utf8 and _decodes(decoder, b"", final=True)
-    if offset == 0 and kind != "document":
+            if kind != "parquet":
+                marks.add(block)
+            size += len(block)
+    if size == 0 and kind != "document":
         raise DataError(f"{name}: the file is empty; wanted rows")
-    encoding = None if kind == "parquet" else config.encoding or ("utf-8" if is_utf8 else "latin-1")
-    try:
-        codecs.lookup(encoding or "utf-8")
-    except LookupError:
-        raise DataError(f"data.encoding: {encoding!r} is no encoding Python knows; try utf-8 or cp1252") from None
+    encoding = None if kind == "parquet" else config.encoding or marks.encoding(usual)
+    if kind in ("csv", "jsonl") and config.encoding is None and encoding != usual:
+        marks.require_text(name)
     return SourceFile(name=name, path=path, kind=kind, encoding=encoding, digest=digest.hexdigest())
 
 
@@ -151,25 +151,6 @@ def _open(path: Path, name: str) -> BinaryIO:
         return open(path, "rb")
     except OSError as fault:
         raise DataError(f"{name}: cannot be read: {fault.strerror}") from None
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> bool:
-    try:
-        decoder.decode(block, final)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _refuse_binary(block: bytes, offset: int, name: str) -> None:
-    """NUL bytes, or over 2 % control characters in the first MiB: no text file."""
-    if offset == 0 and block[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{name}: looks like UTF-16; set data.encoding: utf-16")
-    place = block.find(b"\0")
-    if place >= 0:
-        raise DataError(f"{name}: NUL byte at byte {offset + place}: binary content, wanted text; export it again")
-    if offset == 0 and len(block) - len(block.translate(None, _CONTROL)) > 0.02 * len(block):
-        raise DataError(f"{name}: the content is binary (control characters), wanted a text file")
 
 
 def open_hub(hub: HubDataset) -> dict[str, Any]:

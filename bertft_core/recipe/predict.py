@@ -20,6 +20,7 @@ def predict_file(
     *,
     text: str | None,
     text_pair: str | None,
+    encoding: str | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Score a file with a registered version or an artefact folder. Raises as `score_table` does."""
@@ -28,5 +29,7 @@ def predict_file(
 
     uri, folder = resolve_model(open_store(config, home), model)
     predictor = Predictor.load(folder)
-    rows = score_table(predictor, source, target, model=uri, text=text, text_pair=text_pair, on_rows=on_rows)
+    rows = score_table(
+        predictor, source, target, model=uri, text=text, text_pair=text_pair, encoding=encoding, on_rows=on_rows
+    )
     return {"model": uri, "rows": rows, "output": str(target), "classes": list(predictor.classes)}

@@ -87,6 +87,7 @@ def build_served(context: RunContext, fit: TrainingResult) -> Path:
         label=config.data.label if isinstance(config.data.label, str) else tuple(config.data.label),
         policy=context.run.policy,
         multi_label=prepared.dataset.multi_label,
+        encoding=config.data.encoding,
     )
     words = baseline_folder(config, prepared.dataset, context.home).path if card.policy.blend else None
     return build_artifact(fit.model_dir, context.run.folder.served, card, words)

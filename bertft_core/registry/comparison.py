@@ -33,12 +33,14 @@ class LabelledRows:
     skipped: dict[str, int]
 
 
-def compare_versions(store: Store, name: str, first: str, second: str, data: Path, label: str | None) -> dict[str, Any]:
+def compare_versions(
+    store: Store, name: str, first: str, second: str, data: Path, label: str | None, encoding: str | None = None
+) -> dict[str, Any]:
     """Both versions' scores, the paired difference (second minus first) with interval, McNemar, disagreements.
 
-    Columns are those of the first version's training rows; `label` overrides one. Rows that a version was trained
-    on flatter it. Raises InputError for an unknown version or other classes, DataError for an unusable file,
-    ArtifactError where a version does not answer.
+    Columns and encoding are those of the first version's training rows; `label` and `encoding` override them. Rows that
+    a version was trained on flatter it. Raises InputError for an unknown version or other classes, DataError for an
+    unusable file, ArtifactError where a version does not answer.
     """
     import pandas as pd
 
@@ -53,7 +55,7 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
             f"version {first} of {name} knows the classes {sorted(classes)}, version {second} "
             f"{sorted(cards[1].classes)}: not comparable"
         )
-    rows = read_labelled(data, cards[0], label)
+    rows = read_labelled(data, cards[0], label, encoding)
     labels = labels_of(rows.labels, classes, rows.weights)
     frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
@@ -71,7 +73,7 @@ def compare_versions(store: Store, name: str, first: str, second: str, data: Pat
     return {**named, "skipped": rows.skipped, **result}
 
 
-def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> LabelledRows:
+def read_labelled(data: Path, card: ArtifactCard, label: str | None, encoding: str | None = None) -> LabelledRows:
     """The rows of a file that training would have taken; the others are counted by reason.
 
     Raises DataError when the file, a column or every row cannot be used.
@@ -79,11 +81,12 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
     from bertft_core.data.labels import LabelColumn
     from bertft_core.data.quality import RowChecker
     from bertft_core.data.readers import read_batches
+    from bertft_core.data.sources import inspect_source
 
     if not data.is_file():
         raise DataError(f"--data {data}: no such file")
     labelled = label or card.label  # one column, or one for each class
-    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair}
+    columns: dict[str, Any] = {"text": card.text, "text_pair": card.text_pair, "encoding": encoding}
     if isinstance(labelled, str):
         columns |= {"label": labelled, "classes": list(card.classes)}
     else:
@@ -92,7 +95,7 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None) -> Labelled
     column = LabelColumn(list(card.classes), multi_label=card.multi_label)
     checker, skipped = RowChecker(config, column), Counter[str]()
     rows, texts, pairs = [], [], []
-    for batch in read_batches(data, config):
+    for batch in read_batches(data, config, inspect_source(data, config, card.encoding)):
         checked = checker.check(batch)
         skipped.update(fault.reason.partition(":")[0] for fault in checked.faults)
         for row, text, pair, value in zip(checked.rows, checked.texts, checked.pairs, checked.labels, strict=True):

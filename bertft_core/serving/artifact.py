@@ -31,8 +31,8 @@ class ArtifactCard:
     classes: names in the order of the head's outputs. text, text_pair, label: the training columns (label: all of
     them, where each class had its own).
     policy: how probabilities become an answer, fitted on validation; where it blends, a TF-IDF model lies in the folder
-    (`evaluation.tfidf`). multi_label: a row's answer is a set, every
-    class decided by its own probability.
+    (`evaluation.tfidf`). multi_label: a row's answer is a set, every class decided by its own probability.
+    encoding: data.encoding of the training rows, None where each file told its own.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
     """
@@ -50,6 +50,7 @@ class ArtifactCard:
     format: int = CARD_FORMAT
     chunk_overlap: int = 0
     max_chunks: int | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         faults = []

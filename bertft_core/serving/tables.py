@@ -33,12 +33,14 @@ def score_table(
     model: str,
     text: str | None = None,
     text_pair: str | None = None,
+    encoding: str | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> int:
     """Write the rows of `source` with label, confidence, probability_<class> and `model` added; returns how many.
 
-    Both sides are .csv, .tsv, .jsonl or .parquet by suffix; text columns are found as `predict_frame` does. An
-    input column that an answer would hide becomes input_<column>. Memory does not grow with the file.
+    encoding: of `source`; None reads it as the training rows were read. Both sides are .csv, .tsv, .jsonl or .parquet
+    by suffix; text columns are found as `predict_frame` does. An input column that an answer would hide becomes
+    input_<column>. Memory does not grow with the file.
 
     Raises InputError or DataError naming the file, the column, or the row (from 1, the header not counted).
     """
@@ -46,7 +48,8 @@ def score_table(
 
     done = 0
     with _writer(target) as write:
-        for rows in _batches(source, {c for c in (text, text_pair, *predictor.card.columns) if c}):
+        file = _inspected(source, encoding, predictor.card.encoding)
+        for rows in _batches(file, {c for c in (text, text_pair, *predictor.card.columns) if c}):
             frame = pd.DataFrame(rows, index=range(done + 1, done + 1 + len(rows)), dtype=object)
             try:
                 scored = predictor.predict_frame(frame, text=text, text_pair=text_pair).assign(model=model)
@@ -62,10 +65,10 @@ def score_table(
     return done
 
 
-def _batches(source: Path, wanted: Collection[str]) -> Iterator[list[Row]]:
+def _batches(file: SourceFile, wanted: Collection[str]) -> Iterator[list[Row]]:
     rows: list[Row] = []
     chars = 0
-    for row in _rows(source, wanted):
+    for row in _rows(file, wanted):
         rows.append(row)
         chars += sum(len(value) for value in row.values() if isinstance(value, str))
         if len(rows) >= _ROWS or chars >= _CHARS:
@@ -75,13 +78,17 @@ def _batches(source: Path, wanted: Collection[str]) -> Iterator[list[Row]]:
         yield rows
 
 
-def _rows(source: Path, wanted: Collection[str]) -> Iterator[Row]:
-    """Rows with every column. CSV fields stay text ("NA" too); UTF-8, else latin-1."""
+def _inspected(source: Path, encoding: str | None, usual: str | None) -> SourceFile:
     if not source.is_file():
         raise InputError(f"--input {source}: no such file")
     if source.suffix.lower() not in _KINDS:
         raise InputError(f"--input {source}: unknown kind {source.suffix!r}; wanted {', '.join(_KINDS)}")
-    (file,) = inspect_source(source, DataConfig(source=str(source)))
+    (file,) = inspect_source(source, DataConfig(source=str(source), encoding=encoding), usual)
+    return file
+
+
+def _rows(file: SourceFile, wanted: Collection[str]) -> Iterator[Row]:
+    """Rows with every column. CSV fields stay text ("NA" too)."""
     with decoding(file):
         if file.kind == "csv":
             yield from _csv_rows(file, wanted)

@@ -7,6 +7,9 @@ from typing import Any
 
 from flows.environment import POOL
 
+ENCODING = (
+    "of the file; default: as the training rows were read (data.encoding, else UTF-8, cp1252 or latin-1 by its bytes)"
+)
 _CONFIG_VERBS = {
     "check": "print the plan and train nothing: rows, token lengths, rates and phases per layer, what goes where",
     "run": "the whole chain: labelled text to a registered and, if better, promoted model",
@@ -58,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write")
     sub.add_argument("--text", help="text column, where it differs from the training column")
     sub.add_argument("--text-pair", help="second text column")
+    sub.add_argument("--encoding", help=ENCODING)
     _common(sub)
     _registry_verbs(verbs)
     text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
@@ -97,6 +101,7 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("second", metavar="V2", help="version")
     sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
     sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
+    sub.add_argument("--encoding", help=ENCODING)
     sub = verbs.add_parser("report", help="where the HTML report of a run lies, and its verdict")
     sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
     _common(sub)

@@ -144,6 +144,7 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
             home,
             text=args.text,
             text_pair=args.text_pair,
+            encoding=args.encoding,
             on_rows=lambda count: report.rows("scored", count),
         )
 
@@ -200,7 +201,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
     from bertft_core.registry.comparison import compare_versions
 
-    return compare_versions(store, args.name, args.first, args.second, Path(args.data), args.label)
+    return compare_versions(store, args.name, args.first, args.second, Path(args.data), args.label, args.encoding)
 
 
 def _gc(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,17 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bertft_core.config.store import MlflowConfig
+from bertft_core.config.store import Store
 from bertft_core.registry.artifacts import resolve_model
-from bertft_core.tracking.store import open_store
 
 
 def predict_file(
     model: str,
     source: Path,
     target: Path,
-    config: MlflowConfig,
-    home: Path,
+    store: Store,
     *,
     text: str | None,
     text_pair: str | None,
@@ -27,7 +25,7 @@ def predict_file(
     from bertft_core.serving.predictor import Predictor
     from bertft_core.serving.tables import score_table
 
-    uri, folder = resolve_model(open_store(config, home), model)
+    uri, folder = resolve_model(store, model)
     predictor = Predictor.load(folder)
     rows = score_table(
         predictor, source, target, model=uri, text=text, text_pair=text_pair, encoding=encoding, on_rows=on_rows

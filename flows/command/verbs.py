@@ -130,18 +130,17 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict(args: argparse.Namespace) -> dict[str, Any]:
-    home = _home(args)
+    store = _store(args)
     from bertft_core.recipe.predict import predict_file
     from flows.terminal.progress import Reporter
 
-    config, report = load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), Reporter()
+    report = Reporter()
     with report.stage("predict"):
         return predict_file(
             args.model,
             Path(args.input),
             Path(args.output),
-            config,
-            home,
+            store,
             text=args.text,
             text_pair=args.text_pair,
             encoding=args.encoding,

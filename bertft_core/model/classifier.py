@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from bertft_core.base.errors import ConfigError, ModelError
 from bertft_core.data.tokens.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.features import Classifier, FeatureClassifier, draw_linear, read_plan, read_weights, write_head
 from bertft_core.model.layers import LayerMap
+from bertft_core.model.weights import Origin, load_config, load_weights, output_layer, quiet
 
 # config names of hidden and attention-probability dropout in the BERT family, ALBERT, DistilBERT, DeBERTa, ModernBERT
 _DROPOUT = (
@@ -55,52 +55,35 @@ def load_classifier(
 
     Raises: ModelError if the folder holds no readable encoder; ConfigError if ``dropout`` has no effect on it.
     """
-    is_folder = Path(pretrained).is_dir()
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    config = load_config(pretrained)
+    _set_labels(config, classes)
+    config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
+    _set_dropout(config, dropout, attention_dropout)
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = "cls"
+    if plan is not None and plan.depth_used is not None:  # the lowest layers only
+        config.num_hidden_layers = plan.depth_used
+        if isinstance(getattr(config, "layer_types", None), list):  # ModernBERT: one entry a layer
+            config.layer_types = config.layer_types[: plan.depth_used]
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            config = AutoConfig.from_pretrained(str(pretrained), local_files_only=is_folder)
-            _set_labels(config, classes)
-            config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
-            _set_dropout(config, dropout, attention_dropout)
-            if hasattr(config, "classifier_pooling"):
-                config.classifier_pooling = "cls"
-            if plan is not None and plan.depth_used is not None:  # the lowest layers only
-                config.num_hidden_layers = plan.depth_used
-                if isinstance(getattr(config, "layer_types", None), list):  # ModernBERT: one entry a layer
-                    config.layer_types = config.layer_types[: plan.depth_used]
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                str(pretrained),
-                config=config,
-                local_files_only=is_folder,
-                use_safetensors=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as fault:
-            raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
-        _draw_output(model, info, seed)
+        model, origin = load_weights(AutoModelForSequenceClassification, pretrained, config)
+        _draw_output(model, origin, seed)
         if plan is not None:
             torch.manual_seed(seed)
             return FeatureClassifier(_under(model, plan), plan)
-    return model.eval()  # type: ignore[no-any-return]
+    return model
 
 
-def _draw_output(model: Any, info: dict[str, Any], seed: int) -> None:
+def _draw_output(model: PreTrainedModel, origin: Origin, seed: int) -> None:
     """Forget an output layer that the folder brought along: its rows are other classes, or the same in another order.
 
     One that was not in the folder, or had another size, has been drawn already.
     """
-    drawn = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
-    above = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.startswith(f"{model.base_model_prefix}.")
-    ]
-    if above and f"{above[-1][0]}.weight" not in drawn:
+    output = output_layer(model)
+    if output and f"{output}.weight" not in origin.drawn:
         torch.manual_seed(seed)
-        draw_linear(above[-1][1], model.config)
+        draw_linear(model.get_submodule(output), model.config)  # type: ignore[arg-type]
 
 
 def _under(model: Any, plan: FeaturePlan) -> PreTrainedModel:
@@ -121,32 +104,21 @@ def load_encoder(pretrained: Path | str) -> PreTrainedModel:
 
     Raises: ModelError if the folder holds no readable encoder.
     """
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        try:
-            model = AutoModel.from_pretrained(
-                str(pretrained), local_files_only=Path(pretrained).is_dir(), use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as fault:
-            raise ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({fault})") from fault
-    return model.eval()  # type: ignore[no-any-return]
+    with torch.random.fork_rng(devices=[]):
+        return load_weights(AutoModel, pretrained, load_config(pretrained))[0]
 
 
 def load_saved(folder: Path | str) -> Classifier:
     """Load a folder written by `save_classifier`, in eval mode. Raises ModelError if a weight is missing."""
     plan = read_plan(folder)
     kind: Any = AutoModelForSequenceClassification if plan is None or plan.pooling == "cls" else AutoModel
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        try:
-            model, info = kind.from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as fault:
-            raise ModelError(f"{folder} is not a model folder ({fault})") from fault
-    missing = {name for name in info["missing_keys"] if kind is not AutoModel or not name.startswith("pooler.")}
+    with torch.random.fork_rng(devices=[]):
+        model, origin = load_weights(kind, folder, load_config(folder))
+    missing = [name for name in origin.drawn if kind is not AutoModel or not name.startswith("pooler.")]
     if missing:
-        raise ModelError(f"{folder} lacks weights {sorted(missing)[:3]}: it is no trained classifier")
+        raise ModelError(f"{folder} lacks weights {missing[:3]}: it is no trained classifier")
     if plan is None:
-        return model.eval()  # type: ignore[no-any-return]
+        return model
     with torch.random.fork_rng(devices=[]):
         found = FeatureClassifier(_under(model, plan), plan)
     read_weights(found, folder)
@@ -165,7 +137,7 @@ def save_classifier(model: Classifier, tokenizer_src: Path | str, folder: Path |
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     _set_labels(model.config, classes)
-    with _quiet():
+    with quiet():
         if isinstance(model, FeatureClassifier):
             model.backbone.save_pretrained(staging)
             write_head(model, staging)
@@ -178,7 +150,9 @@ def save_classifier(model: Classifier, tokenizer_src: Path | str, folder: Path |
                     shutil.copyfile(source / name, staging / name)
         else:
             load_tokenizer(source)
-            AutoTokenizer.from_pretrained(str(source), local_files_only=True).save_pretrained(staging)
+            AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False).save_pretrained(
+                staging
+            )
     for path in staging.iterdir():  # safetensors writes 0600 whatever the umask
         path.chmod(0o644)
     shutil.rmtree(target, ignore_errors=True)
@@ -222,18 +196,3 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -
     for name in _ATTENTION_DROPOUT:
         if hasattr(config, name):
             setattr(config, name, attention_dropout)
-
-
-class _quiet:
-    """Silence transformers' load report (a fresh head is always 'missing') and its progress bars."""
-
-    def __enter__(self) -> None:
-        self._level = transformers_logging.get_verbosity()
-        self._bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-    def __exit__(self, *exc: object) -> None:
-        transformers_logging.set_verbosity(self._level)
-        if self._bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

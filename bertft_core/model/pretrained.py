@@ -7,18 +7,19 @@ import sys
 from pathlib import Path
 
 from bertft_core.base.errors import ConfigError, ModelError
-from bertft_core.base.files import read_json
 from bertft_core.config.run import RunConfig
 from bertft_core.data.sources import resolve_package
+from bertft_core.data.tokens.encoder_fit import encoder_config
 from bertft_core.model.feature_plan import FeaturePlan, feature_plan
 from bertft_core.model.structures import find_adaptor, find_layers, reference_classifier, weight_groups
+from bertft_core.model.weight_files import weight_shapes
 
 
 def resolve_pretrained(config: RunConfig) -> Path:
     """The local folder of the encoder: package://, a directory, or a hub id fetched by huggingface_hub.
 
     Raises ConfigError (key model.pretrained) when there is no such folder or the hub cannot be reached, or (key
-    model.layers) when it has no such layers; ModelError when it is no BERT-like encoder.
+    model.layers) when it has no such layers; ModelError when it is no BERT-like encoder, or its weight files are none.
     """
     text = config.model.pretrained
     if text.startswith("package://"):
@@ -32,6 +33,7 @@ def resolve_pretrained(config: RunConfig) -> Path:
             f"model.pretrained: {text!r} is not a model directory (no config.json in {folder}); "
             "wanted package://NAME/path, a local directory or a hub id"
         )
+    weight_shapes(folder)  # files that cannot be weights end here, before any row is read
     features_of(config, folder)
     return folder
 
@@ -52,7 +54,7 @@ def features_of(config: RunConfig, pretrained: Path) -> FeaturePlan | None:
 
 def _runs(pretrained: Path) -> int | None:
     """How often the hidden states go through a layer, by config.json; None where it does not say."""
-    config = read_json(pretrained / "config.json")
+    config = encoder_config(pretrained)
     return weight_groups({key: value for key, value in config.items() if key != "num_hidden_groups"})
 
 
@@ -68,7 +70,7 @@ def layer_count(pretrained: Path) -> int:
     From its config.json, without torch; from the module tree where an adaptor is installed for it. Raises ModelError
     when neither says.
     """
-    config = read_json(pretrained / "config.json")
+    config = encoder_config(pretrained)
     count = weight_groups(config)
     if find_adaptor(str(config.get("model_type") or "")) is not None:
         count = len(find_layers(reference_classifier(pretrained)))
@@ -79,7 +81,7 @@ def layer_count(pretrained: Path) -> int:
 
 def hidden_size(pretrained: Path) -> int:
     """Numbers of an encoder's hidden state, from its config.json. Raises ModelError when it does not say."""
-    config = read_json(pretrained / "config.json")
+    config = encoder_config(pretrained)
     for key in ("hidden_size", "dim"):
         if isinstance(config.get(key), int):
             return int(config[key])

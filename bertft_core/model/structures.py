@@ -72,10 +72,11 @@ def reference_classifier(pretrained: Path) -> PreTrainedModel:
 
     Raises ModelError where transformers knows no classifier for the folder.
     """
-    from transformers import AutoConfig
+    from bertft_core.model.weights import load_config
 
+    config = load_config(pretrained)
     try:
-        return reference_of(AutoConfig.from_pretrained(str(pretrained), local_files_only=True))
+        return reference_of(config)
     except (OSError, ValueError, KeyError, RuntimeError) as fault:
         raise ModelError(f"model.pretrained {pretrained}: transformers has no classifier for it ({fault})") from fault
 
@@ -86,7 +87,7 @@ def reference_of(config: Any) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification
 
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        return AutoModelForSequenceClassification.from_config(config)  # type: ignore
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)  # type: ignore
 
 
 def describe(model: PreTrainedModel) -> str:

@@ -11,8 +11,10 @@ from bertft_core.base.text import counted, mask_uri
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
+from bertft_core.data.tokens.encoder_fit import fitting_layout, tokens_line
+from bertft_core.data.tokens.encoding import load_tokenizer
 from bertft_core.model.layers import layer_table
-from bertft_core.model.pretrained import features_of, layer_count
+from bertft_core.model.pretrained import features_of, layer_count, resolve_pretrained
 from bertft_core.model.structures import describe, reference_classifier
 from bertft_core.recipe.fit import schedule_of
 from bertft_core.recipe.prepare import Prepared, prepare
@@ -20,14 +22,18 @@ from bertft_core.recipe.prepare import Prepared, prepare
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
+    from bertft_core.model.weights import survey
     from bertft_core.training.schedules import RateCurve, peak_rates, rates_table
 
-    prepared = prepare(config, home)
+    pretrained = resolve_pretrained(config)
+    tokenizer = load_tokenizer(pretrained)
+    fitting_layout(tokenizer, pretrained)
+    origin = survey(pretrained)
+    prepared = prepare(config, home)  # reads rows: after whatever can be wrong with the encoder
     dataset, tokens = prepared.dataset, prepared.tokens
     training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(config, prepared, home, counts["train"])
-    pretrained = Path(prepared.pretrained)
     encoder = reference_classifier(pretrained)
     layer_table(encoder)  # a structure that is not known ends here
     schedule = schedule_of(config, pretrained)
@@ -48,6 +54,8 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "preset": _preset(config),
         "features": features,
         "encoder": describe(encoder),
+        "weights": str(origin),
+        "tokenizer": tokens_line(tokenizer, pretrained),
         "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": f"{RateCurve.of(training)}, {'anew in each phase' if training.phase_restart else 'once over the fit'}",
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertft_core.base.errors import InputError, LeaseLost, SearchStopped, TrainerDied, TrialPruned
 from bertft_core.base.hashes import encoder_fingerprint, hash_json
 from bertft_core.config.run import RunConfig
-from bertft_core.data.tokens.tokenization import check_max_length
+from bertft_core.data.tokens.encoder_fit import check_max_length
 from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.recipe.fit import fit_spec, schedule_of
 from bertft_core.recipe.prepare import Prepared, prepare_for

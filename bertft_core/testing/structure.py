@@ -60,7 +60,7 @@ def _rows(model: Any, lengths: Sequence[int], padded_to: int) -> Any:
 def _check_logits(model: Any, folder: Path, tolerance: float) -> None:
     import torch
 
-    from bertft_core.data.tokens.tokenization import longest_input
+    from bertft_core.data.tokens.encoder_fit import longest_input
     from bertft_core.model.encoder_pass import logits_of
 
     answer, lengths = logits_of(model), (9, 6, 3)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.data.tokens.batching import pad_batch, unit_rows
-from bertft_core.data.tokens.tokenization import longest_input
+from bertft_core.data.tokens.encoder_fit import longest_input
 from bertft_core.model.classifier import load_classifier
 from bertft_core.model.encoder_pass import Batch, batch_tensors, logits_of
 from bertft_core.model.features import Classifier, answer_of

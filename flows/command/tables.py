@@ -104,7 +104,8 @@ def _plan(plan: dict[str, Any]) -> str:
         lines += [f"  {key:<29}{_short(value)}" for key, value in preset["values"].items()]
         replaced = ", ".join(f"{key} {_short(value)}" for key, value in preset["replaced"].items())
         lines += [f"  replaced by the configuration: {replaced}"] if replaced else []
-    lines += ["", f"encoder      {plan['encoder']}"]
+    lines += ["", f"encoder      {plan['encoder']}", f"weights      {plan['weights']}"]
+    lines += [f"tokenizer    {plan['tokenizer']}"]
     lines += [f"features     {plan['features']}"] if plan["features"] else []
     lines += [f"{'layer':<12}{'lr':>11}{'decay':>8}{'thaws at':>10}"]
     for row in plan["layers"]:

@@ -223,7 +223,9 @@ def _converted(folder: Path | str) -> Any:
             "sentencepiece`, or put the encoder's tokenizer.json beside it"
         )
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        ).backend_tokenizer
     except Exception as fault:  # transformers raises unrelated types for what it cannot convert
         reason = " ".join(str(fault).split())[:200]
         raise ModelError(

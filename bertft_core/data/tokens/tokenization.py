@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bertft_core.base.errors import ArtifactError, ConfigError, ModelError
+from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_file, hash_json
 from bertft_core.config.fit import TokenizationConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
+from bertft_core.data.tokens.encoder_fit import check_max_length, encoder_config, fitting_layout
 from bertft_core.data.tokens.encoding import (
     TOKENIZER_FILES,
     Cutting,
@@ -30,19 +31,6 @@ from bertft_core.data.tokens.encoding import (
 from bertft_core.data.tokens.known_tokens import KEY_BYTES, MANNER, Keys, KnownRows, known_rows, row_keys
 
 TOKENS_VERSION = 2
-# model_type of encoders whose positions begin above pad_token_id: config.json alone does not say it
-_OFFSET_POSITIONS = (
-    "roberta",
-    "camembert",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "roberta-prelayernorm",
-    "data2vec-text",
-    "xmod",
-    "ibert",
-    "mpnet",
-    "longformer",
-)
 _PERCENTILES = (50, 90, 95, 99)
 _CHUNK = b"bertft-chunk"  # in the metadata of a split: ids of a whole chunk, where its rows are chunks
 
@@ -123,39 +111,6 @@ class TokenArrays:
         return np.diff(self.offsets)
 
 
-def _encoder_config(pretrained: Path) -> dict[str, Any]:
-    try:
-        config = read_json(pretrained / "config.json")
-    except (OSError, ValueError):
-        raise ModelError(f"model.pretrained: {pretrained} has no readable config.json") from None
-    return config if isinstance(config, dict) else {}
-
-
-def longest_input(pretrained: Path) -> int | None:
-    """How many positions the encoder has for ids, or None where config.json gives no limit.
-
-    RoBERTa and its relatives number positions from pad_token_id + 1, which costs them that many.
-    """
-    config = _encoder_config(pretrained)
-    limit = config.get("max_position_embeddings")
-    if not isinstance(limit, int) or limit <= 0:
-        return None
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        pad = config.get("pad_token_id")
-        limit -= (pad if isinstance(pad, int) else 1) + 1
-    return limit
-
-
-def check_max_length(pretrained: Path, max_length: int) -> None:
-    """Raises ConfigError when the encoder has fewer positions than tokenization.max_length."""
-    limit = longest_input(pretrained)
-    if limit is not None and max_length > limit:
-        raise ConfigError(
-            f"tokenization.max_length must not exceed {limit}, the positions of the encoder "
-            f"{pretrained.name}; was {max_length}"
-        )
-
-
 def _pad_id(pretrained: Path, tokenizer: Any) -> int:
     """The id of the tokenizer's pad token, else config.json's pad_token_id, else 0 (it is masked)."""
     try:
@@ -164,7 +119,7 @@ def _pad_id(pretrained: Path, tokenizer: Any) -> int:
         pad = None
     pad = pad.get("content") if isinstance(pad, dict) else pad
     found = tokenizer.token_to_id(pad) if isinstance(pad, str) else None
-    return int(found if found is not None else _encoder_config(pretrained).get("pad_token_id") or 0)
+    return int(found if found is not None else encoder_config(pretrained).get("pad_token_id") or 0)
 
 
 def tokenize_splits(
@@ -178,7 +133,8 @@ def tokenize_splits(
 
     Rows that a folder under `root` holds already are copied from there; the files are the same bit for bit.
 
-    Raises ConfigError when max_length exceeds the encoder's positions, ModelError without a tokenizer.
+    Raises ConfigError when max_length exceeds the encoder's positions, ModelError without a tokenizer, or with one
+    that does not fit the encoder.
     """
     check_max_length(pretrained, config.max_length)
     files = {n: hash_file(pretrained / n) for n in (*TOKENIZER_FILES, "config.json") if (pretrained / n).is_file()}
@@ -187,13 +143,13 @@ def tokenize_splits(
     folder = Path(root).resolve() / key
     if not is_complete(folder):
         tokenizer = load_tokenizer(pretrained)
+        layout, cutting = fitting_layout(tokenizer, pretrained), Cutting(**config.cut())
         keys = {}
         for split in SPLITS:
             batches = _batches(dataset, split)
             parts = [row_keys(batch["text"], batch["text_pair"] if dataset.has_pair else None) for batch in batches]
             keys[split] = np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.uint64)
         known = known_rows(folder.parent, manner, np.concatenate(list(keys.values())))
-        layout, cutting = SpecialLayout.of(tokenizer), Cutting(**config.cut())
         encoder = _Encoder(tokenizer=tokenizer, layout=layout, cutting=cutting, known=known)
         with staged_folder(folder) as staging:
             facts = {s: _tokenize_split(dataset, s, encoder, keys[s], manner, staging, on_progress) for s in SPLITS}

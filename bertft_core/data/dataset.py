@@ -23,7 +23,8 @@ class DataReport:
     """What the gate saw. rows_read = rows_used + rows_quarantined + duplicates_dropped.
 
     rows_filtered (data.where, data.sample) are not in rows_read. Parts of duplicates_dropped: rows_superseded
-    (an older label by data.date) and overlaps {split: rows also in a split nearer to test}.
+    (an older label by data.date) and overlaps {split: rows also in a split nearer to test}. quoting: none where every
+    CSV file is read without quoting, else auto.
     """
 
     rows_read: int
@@ -37,6 +38,7 @@ class DataReport:
     warnings: tuple[str, ...]
     rows_superseded: int = 0
     overlaps: dict[str, int]
+    quoting: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

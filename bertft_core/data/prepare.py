@@ -26,7 +26,7 @@ from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 6
+PREPARE_VERSION = 7
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
@@ -254,6 +254,11 @@ def _report(
     for encoding in ("cp1252", "latin-1") if config.encoding is None else ():
         if n := encodings[encoding]:
             warnings.append(f"{counted(n, 'file is', 'files are')} not UTF-8: read as {encoding} (else: data.encoding)")
+    dialects = [f.dialect for _, _, files in sources for f in files if f.dialect]
+    unquoted = [d for d in dialects if d.quoting == "none"]
+    if unquoted and config.quoting == "auto":
+        are = counted(len(unquoted), "file is", "files are")
+        warnings.append(f"{are} read without quoting: quotation marks are part of the text (else: data.quoting)")
     pooled = [f.name for _, _, files in sources for f in files if f.kind == "hub"] if config.source else []
     if len(pooled) > 1:
         warnings.append(
@@ -288,6 +293,7 @@ def _report(
         encodings=dict(encodings),
         warnings=tuple(warnings),
         overlaps=overlaps,
+        quoting="none" if dialects and len(unquoted) == len(dialects) else "auto",
         rows_superseded=int(repeats.superseded.sum()),
         class_counts={
             split: {name: int(counts[s, c]) for c, name in enumerate(labels.classes)} for s, split in enumerate(SPLITS)

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import DataError
-from bertft_core.data.formats import (
-    csv_header,
-    csv_records,
-    decoding,
-    json_objects,
-    parquet_batches,
-    parquet_columns,
-    sniff_delimiter,
-    text_encoding,
-)
+from bertft_core.data.delimited import csv_records
+from bertft_core.data.formats import decoding, json_objects, parquet_batches, parquet_columns, text_encoding
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, open_hub
 
 if TYPE_CHECKING:
@@ -50,22 +42,10 @@ class RowBatch:
     faults: list[RowFault]
 
 
-def _wanted_columns(config: DataConfig) -> dict[str, str]:
-    """Column name -> the configuration key that asks for it."""
-    keys = {column: "data.slices" for column in config.slices}
-    keys |= {column: f"data.where.{column}" for column in config.where}
-    keys |= {column: "data.label" for column in config.label_columns}
-    for key in ("date", "group", "text_pair", "text"):
-        column = getattr(config, key)
-        if column is not None:
-            keys[column] = f"data.{key}"
-    return keys
-
-
-def _require_columns(header: list[str], config: DataConfig, file: str) -> None:
+def _require_columns(header: Sequence[str], config: DataConfig, file: str) -> None:
     """Raises DataError naming each missing (or ambiguous) column, those of the header, and the nearest one."""
     faults = []
-    for column, key in _wanted_columns(config).items():
+    for column, key in config.columns.items():
         if header.count(column) > 1:
             faults.append(f"{key}: column {column!r} occurs {header.count(column)} times")
         elif column not in header:
@@ -130,14 +110,14 @@ def _in_batches(rows: Iterable[_Row | RowFault], columns: Iterable[str]) -> Iter
 
 
 def _read_csv(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
-    columns = _wanted_columns(config)
-    delimiter = sniff_delimiter(file, columns) if config.delimiter is None else config.delimiter
-    header = csv_header(file, delimiter)
+    dialect = file.dialect
+    assert dialect is not None
+    columns, header = config.columns, dialect.header
     _require_columns(header, config, file.name)
     places = [header.index(column) for column in columns]
 
     def rows() -> Iterator[_Row | RowFault]:
-        for number, record in csv_records(file, delimiter, len(header)):
+        for number, record in csv_records(file, dialect):
             if isinstance(record, str):
                 reason, _, text = record.partition("\n")
                 yield RowFault(file=file.name, row=number, reason=reason, text=text)
@@ -152,7 +132,7 @@ def _read_jsonl(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     objects = json_objects(file)
     first = list(itertools.islice(objects, _FIRST_ROWS))
     _require_columns(list(dict.fromkeys(k for _, o in first for k in o)), config, file.name)
-    columns = _wanted_columns(config)
+    columns = config.columns
 
     def rows() -> Iterator[_Row]:
         for number, item in itertools.chain(first, objects):
@@ -169,7 +149,7 @@ def _read_jsonl(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
 def _read_parquet(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     _require_columns(parquet_columns(file), config, file.name)
     number = 0
-    for columns in parquet_batches(file, _wanted_columns(config)):
+    for columns in parquet_batches(file, config.columns):
         batch = _arrow_batch(file.name, columns, number)
         yield batch
         number += len(batch.rows)
@@ -184,7 +164,7 @@ def _read_hub(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     assert file.hub is not None
     dataset = open_hub(file.hub)[file.name]
     _require_columns(list(dataset.column_names), config, f"hf://{file.hub.name} {file.name}")
-    wanted = list(_wanted_columns(config))
+    wanted = list(config.columns)
     feature = dataset.features[config.label_columns[0]]
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)  # ClassLabel
     number = 0
@@ -207,7 +187,7 @@ def _named(value: Any, names: list[str]) -> Any:
 
 
 def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[RowBatch]:
-    others = [k for c, k in _wanted_columns(config).items() if k not in ("data.text", "data.label")]
+    others = [k for c, k in config.columns.items() if k not in ("data.text", "data.label")]
     if others:
         raise DataError(f"{', '.join(others)}: a folder of class folders has no columns but the text and its class")
     if not isinstance(config.label, str):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bertft_core.base.errors import BertftError, ConfigError, DataError
 from bertft_core.base.hashes import hash_folder
+from bertft_core.data.delimited import Dialect, dialect_of
 from bertft_core.data.encodings import ByteMarks
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ class SourceFile:
     encoding: str | None
     digest: str
     hub: HubDataset | None = None
+    dialect: Dialect | None = None  # of csv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How tables like these are read where their own content allows several ways: what a version was trained with."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    quoting: str = "auto"
 
 
 def resolve_package(text: str, key: str = "data.source") -> Path:
@@ -93,13 +104,12 @@ def resolve_source(text: str, base_dir: Path, key: str = "data.source") -> Path 
     return path
 
 
-def inspect_source(source: Path | HubDataset, config: DataConfig, usual: str | None = None) -> tuple[SourceFile, ...]:
+def inspect_source(source: Path | HubDataset, config: DataConfig, usual: Reading = Reading()) -> tuple[SourceFile, ...]:
     """Every file of a source with its digest and encoding (data.encoding, else `ByteMarks.encoding`, file by file).
 
-    usual: the encoding of files like these, for those whose bytes do not tell. Raises DataError for an empty file,
-    binary content, an unknown encoding, an unknown suffix, a folder without rows.
+    Raises DataError for an empty file, binary content, an unknown encoding, an unknown suffix, a folder without rows.
     """
-    for name in (config.encoding, usual):
+    for name in (config.encoding, usual.encoding):
         try:
             codecs.lookup(name or "utf-8")
         except LookupError:
@@ -129,7 +139,7 @@ def inspect_source(source: Path | HubDataset, config: DataConfig, usual: str | N
     return tuple(_inspect_file(p, p.name, KINDS[p.suffix.lower()], config, usual) for p in tables)
 
 
-def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: str | None) -> SourceFile:
+def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: Reading) -> SourceFile:
     """One pass over the bytes: digest and encoding. A bad document is a row's fault."""
     digest, marks, size = hashlib.sha256(), ByteMarks(), 0
     with _open(path, name) as handle:
@@ -140,10 +150,11 @@ def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: s
             size += len(block)
     if size == 0 and kind != "document":
         raise DataError(f"{name}: the file is empty; wanted rows")
-    encoding = None if kind == "parquet" else config.encoding or marks.encoding(usual)
-    if kind in ("csv", "jsonl") and config.encoding is None and encoding != usual:
+    encoding = None if kind == "parquet" else config.encoding or marks.encoding(usual.encoding)
+    if kind in ("csv", "jsonl") and config.encoding is None and encoding != usual.encoding:
         marks.require_text(name)
-    return SourceFile(name=name, path=path, kind=kind, encoding=encoding, digest=digest.hexdigest())
+    file = SourceFile(name=name, path=path, kind=kind, encoding=encoding, digest=digest.hexdigest())
+    return replace(file, dialect=dialect_of(file, config, usual)) if kind == "csv" else file
 
 
 def _open(path: Path, name: str) -> BinaryIO:

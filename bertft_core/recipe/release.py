@@ -88,6 +88,8 @@ def build_served(context: RunContext, fit: TrainingResult) -> Path:
         policy=context.run.policy,
         multi_label=prepared.dataset.multi_label,
         encoding=config.data.encoding,
+        delimiter=config.data.delimiter,
+        quoting=prepared.dataset.report.quoting if config.data.quoting == "auto" else config.data.quoting,
     )
     words = baseline_folder(config, prepared.dataset, context.home).path if card.policy.blend else None
     return build_artifact(fit.model_dir, context.run.folder.served, card, words)

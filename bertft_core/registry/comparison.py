@@ -82,6 +82,7 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None, encoding: s
     from bertft_core.data.quality import RowChecker
     from bertft_core.data.readers import read_batches
     from bertft_core.data.sources import inspect_source
+    from bertft_core.serving.tables import reading_of
 
     if not data.is_file():
         raise DataError(f"--data {data}: no such file")
@@ -95,7 +96,7 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None, encoding: s
     column = LabelColumn(list(card.classes), multi_label=card.multi_label)
     checker, skipped = RowChecker(config, column), Counter[str]()
     rows, texts, pairs = [], [], []
-    for batch in read_batches(data, config, inspect_source(data, config, card.encoding)):
+    for batch in read_batches(data, config, inspect_source(data, config, reading_of(card))):
         checked = checker.check(batch)
         skipped.update(fault.reason.partition(":")[0] for fault in checked.faults)
         for row, text, pair, value in zip(checked.rows, checked.texts, checked.pairs, checked.labels, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from bertft_core.base.errors import InputError
 from bertft_core.base.files import replacing
 from bertft_core.config.run import DataConfig
-from bertft_core.data.formats import csv_header, csv_records, decoding, json_objects, parquet_batches, sniff_delimiter
-from bertft_core.data.sources import SourceFile, inspect_source
+from bertft_core.data.delimited import csv_records
+from bertft_core.data.formats import decoding, json_objects, parquet_batches
+from bertft_core.data.sources import Reading, SourceFile, inspect_source
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bertft_core.serving.artifact import ArtifactCard
     from bertft_core.serving.predictor import Predictor
 
 
@@ -48,8 +50,7 @@ def score_table(
 
     done = 0
     with _writer(target) as write:
-        file = _inspected(source, encoding, predictor.card.encoding)
-        for rows in _batches(file, {c for c in (text, text_pair, *predictor.card.columns) if c}):
+        for rows in _batches(_inspected(source, predictor.card, text, text_pair, encoding)):
             frame = pd.DataFrame(rows, index=range(done + 1, done + 1 + len(rows)), dtype=object)
             try:
                 scored = predictor.predict_frame(frame, text=text, text_pair=text_pair).assign(model=model)
@@ -65,10 +66,10 @@ def score_table(
     return done
 
 
-def _batches(file: SourceFile, wanted: Collection[str]) -> Iterator[list[Row]]:
+def _batches(file: SourceFile) -> Iterator[list[Row]]:
     rows: list[Row] = []
     chars = 0
-    for row in _rows(file, wanted):
+    for row in _rows(file):
         rows.append(row)
         chars += sum(len(value) for value in row.values() if isinstance(value, str))
         if len(rows) >= _ROWS or chars >= _CHARS:
@@ -78,20 +79,30 @@ def _batches(file: SourceFile, wanted: Collection[str]) -> Iterator[list[Row]]:
         yield rows
 
 
-def _inspected(source: Path, encoding: str | None, usual: str | None) -> SourceFile:
+def _inspected(
+    source: Path, card: ArtifactCard, text: str | None, text_pair: str | None, encoding: str | None
+) -> SourceFile:
     if not source.is_file():
         raise InputError(f"--input {source}: no such file")
     if source.suffix.lower() not in _KINDS:
         raise InputError(f"--input {source}: unknown kind {source.suffix!r}; wanted {', '.join(_KINDS)}")
-    (file,) = inspect_source(source, DataConfig(source=str(source), encoding=encoding), usual)
+    label = card.label if isinstance(card.label, str) else list(card.label)
+    columns = {"text": text or card.text, "text_pair": text_pair or card.text_pair, "label": label}
+    config = DataConfig.model_validate({"source": str(source), "encoding": encoding, **columns})
+    (file,) = inspect_source(source, config, reading_of(card))
     return file
 
 
-def _rows(file: SourceFile, wanted: Collection[str]) -> Iterator[Row]:
+def reading_of(card: ArtifactCard) -> Reading:
+    """How the training rows were read."""
+    return Reading(encoding=card.encoding, delimiter=card.delimiter, quoting=card.quoting)
+
+
+def _rows(file: SourceFile) -> Iterator[Row]:
     """Rows with every column. CSV fields stay text ("NA" too)."""
     with decoding(file):
         if file.kind == "csv":
-            yield from _csv_rows(file, wanted)
+            yield from _csv_rows(file)
         elif file.kind == "jsonl":
             yield from (item for _, item in json_objects(file))
         else:
@@ -99,12 +110,12 @@ def _rows(file: SourceFile, wanted: Collection[str]) -> Iterator[Row]:
                 yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
-def _csv_rows(file: SourceFile, wanted: Collection[str]) -> Iterator[Row]:
-    delimiter = sniff_delimiter(file, wanted)
-    header = csv_header(file, delimiter)
+def _csv_rows(file: SourceFile) -> Iterator[Row]:
+    assert file.dialect is not None
+    header = file.dialect.header
     if len(set(header)) != len(header):
-        raise InputError(f"{file.name}: a column name occurs twice in {header}: rename it")
-    for number, record in csv_records(file, delimiter, len(header)):
+        raise InputError(f"{file.name}: a column name occurs twice in {list(header)}: rename it")
+    for number, record in csv_records(file, file.dialect):
         if isinstance(record, str):  # a row left out here would shift every row after it
             raise InputError(f"{file.name}: row {number}: {record.partition(chr(10))[0]}: mend it")
         yield dict(zip(header, record, strict=True))

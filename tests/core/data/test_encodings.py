@@ -14,7 +14,7 @@ from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.encodings import utf16_of
 from bertft_core.data.prepare import prepare_dataset
-from bertft_core.data.sources import inspect_source
+from bertft_core.data.sources import Reading, inspect_source
 from bertft_core.data.splits import SPLITS
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.registry.comparison import read_labelled
@@ -34,9 +34,9 @@ def csv_text(texts: list[str]) -> str:
     return out.getvalue()
 
 
-def encoding_of(folder: Path, content: bytes, name: str = "rows.csv", **settings: str) -> str | None:
-    (folder / name).write_bytes(content)
-    (file,) = inspect_source(folder / name, DataConfig(source=name), **settings)
+def encoding_of(folder: Path, content: bytes, usual: str | None = None) -> str | None:
+    (folder / "rows.csv").write_bytes(content)
+    (file,) = inspect_source(folder / "rows.csv", DataConfig(source="rows.csv"), Reading(encoding=usual))
     return file.encoding
 
 

@@ -26,7 +26,7 @@ from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 7
+PREPARE_VERSION = 8
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides

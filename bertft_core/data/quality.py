@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from bertft_core.base.errors import DataError
 from bertft_core.base.text import counted
 from bertft_core.config.run import DataConfig
+from bertft_core.data.dates import DateColumn, end_of
 from bertft_core.data.draws import Draw
 from bertft_core.data.labels import FaultyRow, Label, LabelColumn, UnknownLabel, parse_flags
 from bertft_core.data.readers import RowBatch, RowFault
@@ -50,6 +50,7 @@ class RowChecker:
         self._config = config
         self._labels = labels
         self._seen: dict[str, Counter[str]] = {column: Counter() for column in config.where}
+        self._dates = DateColumn()
         self._end = None if config.until is None else end_of(config.until)
 
     def check(self, batch: RowBatch) -> CheckedBatch:
@@ -88,7 +89,7 @@ class RowChecker:
 
     def _add(self, out: CheckedBatch, text: Any, pair: Any, label: Any, group: Any, date: Any) -> bool:
         """False for a row that data.until leaves out."""
-        moment = parse_date(date) if self._config.date else 0
+        moment = self._dates.read(date) if self._config.date else 0
         if self._end is not None and moment >= self._end:
             return False
         text = _as_text(text, "text")
@@ -151,35 +152,6 @@ def equals(value: Any, wanted: str | int | float | bool) -> bool:
         except (TypeError, ValueError):
             return False
     return str(value) == wanted
-
-
-def parse_date(value: Any) -> int:
-    """Microseconds since 1970 (UTC where no zone is given) of a date, ISO 8601 string or number of seconds.
-
-    Raises FaultyRow for anything else.
-    """
-    if value is None or value == "":
-        raise FaultyRow("missing date")
-    try:
-        if isinstance(value, str):
-            try:
-                value = dt.datetime.fromisoformat(value.strip())
-            except ValueError:
-                value = float(value)
-        elif isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-            value = dt.datetime(value.year, value.month, value.day)
-        if isinstance(value, dt.datetime):
-            aware = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
-            return (aware - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
-        return int(float(value) * 1e6)
-    except (TypeError, ValueError, OverflowError):
-        raise FaultyRow(f"unreadable date: {str(value)[:60]!r}, wanted ISO 8601 such as 2026-01-31") from None
-
-
-def end_of(until: str) -> int:
-    """Microseconds since 1970 of the first moment after `until`: a date counts to its end, a time includes itself."""
-    day = len(until) == len("2026-01-31")
-    return parse_date(until) + (86_400_000_000 if day else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from bertft_core.config.run import DataConfig, SplitConfig
 from bertft_core.data.dataset import DatasetSplits, load_dataset_splits
 from bertft_core.data.labels import FaultyRow, class_order, parse_label
 from bertft_core.data.prepare import prepare_dataset
-from bertft_core.data.quality import equals, find_repeats, parse_date
+from bertft_core.data.quality import equals, find_repeats
 from bertft_core.data.splits import SPLITS, halves, key_digest, row_key, sides_of, split_of
 
 HALVES = {"validation": 0.25, "test": 0.25}
@@ -253,12 +253,6 @@ def test_labels_are_parsed_by_kind() -> None:
         parse_label(0.5, ["a", "b"])
     with pytest.raises(DataError, match=r"data\.classes"):
         parse_label([0.5, 0.5], None)
-
-
-def test_dates_order_across_spellings() -> None:
-    assert parse_date("1970-01-02") == parse_date("1970-01-02T01:00:00+01:00") == parse_date(86400) == 86_400_000_000
-    with pytest.raises(FaultyRow, match="unreadable date"):
-        parse_date("next Tuesday")
 
 
 def test_soft_labels_keep_weights_and_score_by_the_largest(tmp_path: Path) -> None:

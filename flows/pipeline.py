@@ -137,8 +137,9 @@ def _test_document(evaluation: Any) -> dict[str, Any]:
     scores: tuple[str, ...] = ("macro_f1", "accuracy", "log_loss")
     scores += ("micro_f1",) if evaluation.scores.multi_label else ()
     parts = ("accuracy", "macro_f1", "difference", "difference_interval", "score", "score_difference", "score_interval")
-    document: dict[str, Any] = {"n": evaluation.n, "metric": evaluation.metric}
+    document: dict[str, Any] = {"n": evaluation.n, "groups": evaluation.groups, "metric": evaluation.metric}
     document["blend"] = asdict(evaluation.blend) if evaluation.blend else None
     document |= {name: getattr(evaluation.scores, name) for name in scores}
     document |= {f"{name}_interval": evaluation.intervals[name] for name in scores}
+    document["no_interval"] = {name: why for name, why in evaluation.no_interval.items() if name in scores}
     return with_floor_keys(document | {f"baseline_{name}": getattr(evaluation, f"baseline_{name}") for name in parts})

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+NO_SPREAD = "no interval: the same on every row"
+
 
 def mask_uri(uri: str) -> str:
     """`uri` with user and password, and the value of any secret in its query, replaced by ***."""
@@ -31,6 +33,15 @@ def counted(count: int, one: str, many: str = "") -> str:
     ('1 row', '2000 rows', '1 class is')
     """
     return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def rows_text(n: int, groups: int | None) -> str:
+    """So many rows, and in how many groups where they have some.
+
+    >>> rows_text(500, 25), rows_text(1, None)
+    ('500 rows in 25 groups', '1 row')
+    """
+    return counted(n, "row") + ("" if groups is None else f" in {counted(groups, 'group')}")
 
 
 def percent(share: float) -> str:

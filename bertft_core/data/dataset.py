@@ -70,7 +70,7 @@ class DatasetSplits:
         """Memory-mapped split: row, file, text, text_pair, slices, label (index), fingerprint, weights, group.
 
         weights [C]: of soft rows, and 0 or 1 of multi-label ones, whose `label` is their rarest one, -1 without any.
-        group: hash of the row's data.group value, where the configuration names one.
+        group: value of data.group, null without one.
         """
         return pa.ipc.open_file(pa.memory_map(str(self.path / f"{split}.arrow"))).read_all()
 
@@ -90,9 +90,15 @@ class DatasetSplits:
         return np.array(self.table(split)["weights"].to_pylist(), dtype=np.float32) if self.is_soft else None
 
     def groups(self, split: str) -> Any:
-        """Which rows of a split belong together, uint64 [n] of data.group; None where each row stands for itself."""
-        table = self.table(split)
-        return table["group"].to_numpy() if "group" in table.column_names else None
+        """Which rows of a split have one data.group, int64 [n]; a row without any is a group of its own.
+
+        None where no row has one: each stands for itself.
+        """
+        column = self.table(split)["group"].combine_chunks()
+        if column.null_count == len(column):
+            return None
+        codes = pc.fill_null(column.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.where(codes < 0, codes.max() + 1 + np.arange(len(codes)), codes)
 
     def joined_texts(self, split: str) -> list[str]:
         """Texts of a split, those of a pair joined by a space."""

@@ -48,7 +48,6 @@ class _Collected:
 
     hashes: Any
     groups: Any  # uint64 [n], what decides the split: of data.group, else of the text
-    is_grouped: bool
     dates: Any
     given_sides: Any  # int8 [n], -1 where the hash decides
     labels: LabelTable
@@ -181,7 +180,6 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
     return _Collected(
         hashes=np.concatenate(hashes),
         groups=np.concatenate(groups),
-        is_grouped=config.group is not None,
         dates=np.concatenate(dates),
         given_sides=np.concatenate(given),
         labels=column.close(),
@@ -311,8 +309,6 @@ def _write_splits(
     schema = _RAW.append(pa.field("label", pa.int32())).append(pa.field("fingerprint", pa.binary(16)))
     if labels.is_dense:
         schema = schema.append(pa.field("weights", pa.list_(pa.float32())))
-    if seen.is_grouped:
-        schema = schema.append(pa.field("group", pa.uint64()))
     sinks = [pa.OSFile(str(staging / f"{s}.arrow"), "wb") for s in SPLITS]
     writers = [pa.ipc.new_file(sink, schema) for sink in sinks]
     content = [SplitContent() for _ in SPLITS]
@@ -329,8 +325,6 @@ def _write_splits(
                 offsets = np.arange(batch.num_rows + 1, dtype=np.int32) * len(labels.classes)
                 dense = labels.dense(start, stop).ravel()
                 arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(dense)))
-            if seen.is_grouped:
-                arrays.append(pa.array(seen.groups[start:stop]))
             full = pa.record_batch(arrays, schema=schema)
             for side, writer in enumerate(writers):
                 mask = used[start:stop] & (sides[start:stop] == side)

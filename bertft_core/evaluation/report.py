@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bertft_core.base.text import plain
+from bertft_core.base.text import NO_SPREAD, plain, rows_text
 from bertft_core.config.metrics import score_title
 from bertft_core.evaluation.scores.intervals import (
     Bootstrap,
@@ -16,6 +16,7 @@ from bertft_core.evaluation.scores.intervals import (
     PairedDifference,
     headline_intervals,
     paired_difference,
+    why_no_interval,
 )
 from bertft_core.evaluation.scores.labels import Labels, Predictions
 from bertft_core.evaluation.scores.metrics import ClassScores, ReliabilityBin, Scores, check_metric
@@ -72,11 +73,12 @@ class BlendScores:
 class EvaluationReport:
     """Scores on held-out rows. Shares in [0, 1], intervals (low, high) at `level`, log loss in nats.
 
-    scores and intervals hold every headline score under its name in `metrics.Scores`; an interval is None where
-    no resample differs (no error seen, say). reliability: bins of like confidence. baseline_difference = accuracy of
-    the model minus accuracy of the TF-IDF baseline, paired on the same rows; baseline_score, baseline_score_difference:
-    the same of `metric` as a score, higher is better. The baseline_* fields are None when no baseline was given.
-    blend: None where the encoder answers alone.
+    scores and intervals hold every headline score under its name in `metrics.Scores`; an interval is None where there
+    is none to give, and no_interval says why. groups: of the rows (data.group), whole ones being drawn for every
+    interval; None where each row stands for itself. reliability: bins of like confidence. baseline_difference =
+    accuracy of the model minus accuracy of the TF-IDF baseline, paired on the same rows; baseline_score,
+    baseline_score_difference: the same of `metric` as a score, higher is better. The baseline_* fields are None when no
+    baseline was given. blend: None where the encoder answers alone.
     """
 
     metric: str
@@ -95,6 +97,8 @@ class EvaluationReport:
     baseline_score_difference: float | None = None
     baseline_score_interval: Interval | None = None
     blend: BlendScores | None = None
+    groups: int | None = None
+    no_interval: dict[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -120,7 +124,7 @@ class EvaluationReport:
         scores, spread = self.scores, interval_text(self.intervals["accuracy"])
         return (
             f"accuracy {scores.accuracy:.4f} {spread}, macro F1 {scores.macro_f1:.4f}, "
-            f"log loss {scores.log_loss:.4f} on {self.n} rows"
+            f"log loss {scores.log_loss:.4f} on {rows_text(self.n, self.groups)}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -165,11 +169,14 @@ class EvaluationReport:
         """
         lines = [f"# {plain(title)}", ""]
         lines += [f"**{plain(verdict[0])}**. {plain(verdict[1][:1].upper() + verdict[1][1:])}", ""] if verdict else []
-        lines += [f"| score ({self.n} rows) | value | {self.level * 100:g} % interval |", "|---|---:|---|"]
+        lines += [
+            f"| score ({rows_text(self.n, self.groups)}) | value | {self.level * 100:g} % interval |",
+            "|---|---:|---|",
+        ]
         for name in _SHOWN_MULTI_LABEL if self.scores.multi_label else _SHOWN:
             value = getattr(self.scores, name)
             star = " (the metric that decides)" if name == self.metric else ""
-            interval = interval_text(self.intervals.get(name))
+            interval = interval_text(self.intervals.get(name), why=self.no_interval.get(name, "–"))
             lines.append(f"| {name}{star} | {'–' if value is None else f'{value:.4f}'} | {interval} |")
         if self.baseline_difference is not None:
             lines.append(f"| TF-IDF baseline, accuracy | {self.baseline_accuracy:.4f} | |")
@@ -178,15 +185,16 @@ class EvaluationReport:
             if self.baseline_score_difference is not None:
                 gaps = {score_title(self.metric): (self.baseline_score_difference, self.baseline_score_interval)} | gaps
             for name, (gap, interval) in gaps.items():
-                lines.append(
-                    f"| model minus TF-IDF baseline, {name} | {gap:+.4f} | {interval_text(interval, '+.4f')} |"
-                )
+                pair = interval_text(interval, "+.4f", NO_SPREAD)
+                lines.append(f"| model minus TF-IDF baseline, {name} | {gap:+.4f} | {pair} |")
         if (blend := self.blend) is not None:
             for name in ("accuracy", "macro_f1", "log_loss"):
                 lines.append(f"| encoder alone, {name} | {getattr(blend, f'encoder_{name}'):.4f} | |")
             lines.append(f"| TF-IDF baseline, log_loss | {blend.baseline_log_loss:.4f} | |")
-            gap = interval_text(blend.encoder_difference_interval, "+.4f")
-            lines.append(f"| encoder alone minus TF-IDF baseline, accuracy | {blend.encoder_difference:+.4f} | {gap} |")
+            pair = interval_text(blend.encoder_difference_interval, "+.4f", NO_SPREAD)
+            lines.append(
+                f"| encoder alone minus TF-IDF baseline, accuracy | {blend.encoder_difference:+.4f} | {pair} |"
+            )
             lines += [
                 "",
                 f"The model is a blend ({blend.weights}); TF-IDF costs {blend.tfidf_milliseconds:.2g} ms a row.",
@@ -266,12 +274,13 @@ def evaluate(
     confidence, wrong = labels.confidence(predictions), np.flatnonzero(~labels.is_right(predictions))
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
     answers = zip(labels.texts(labels.values[surest]), labels.texts(predictions.decided[surest]), strict=True)
+    intervals = headline_intervals(labels, predictions, how)
     return EvaluationReport(
         metric=check_metric(metric),
         level=how.level,
         classes=labels.classes,
         scores=scores,
-        intervals=headline_intervals(labels, predictions, how),
+        intervals=intervals,
         reliability=labels.reliability(predictions),
         worst_errors=tuple(
             WorstError(
@@ -287,11 +296,13 @@ def evaluate(
         baseline_accuracy=below.accuracy if below else None,
         baseline_macro_f1=below.macro_f1 if below else None,
         baseline_difference=paired.difference if paired else None,
-        baseline_difference_interval=(paired.low, paired.high) if paired else None,
+        baseline_difference_interval=paired.interval if paired else None,
         baseline_score=below.score(metric) if below else None,
         baseline_score_difference=decides.difference if decides else None,
-        baseline_score_interval=(decides.low, decides.high) if decides else None,
-        warnings=(*warnings, *_warnings(scores, metric, decides)),
+        baseline_score_interval=decides.interval if decides else None,
+        groups=labels.n_groups,
+        no_interval=why_no_interval(labels, predictions, intervals),
+        warnings=(*warnings, *_warnings(scores, metric, labels.n_groups, decides)),
         blend=None if blend is None or baseline is None else _blend_scores(labels, blend, baseline, how),
     )
 
@@ -311,12 +322,12 @@ def _blend_scores(labels: Labels, blend: BlendParts, baseline: Predictions, how:
     )
 
 
-def interval_text(interval: Interval | None, form: str = ".4f") -> str:
-    """[low, high], or a dash where there is none."""
-    return "–" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
+def interval_text(interval: Interval | None, form: str = ".4f", why: str = "–") -> str:
+    """[low, high], or why there is none."""
+    return why if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def _warnings(scores: Scores, metric: str, paired: PairedDifference | None) -> tuple[str, ...]:
+def _warnings(scores: Scores, metric: str, groups: int | None, paired: PairedDifference | None) -> tuple[str, ...]:
     absent = [row.name for row in scores.per_class if row.support == 0]
     unused = [row.name for row in scores.per_class if row.support and not row.predicted]
     notes = []
@@ -327,12 +338,12 @@ def _warnings(scores: Scores, metric: str, paired: PairedDifference | None) -> t
         )
     if unused:
         notes.append(f"class {', '.join(unused)} is never predicted")
-    if scores.n < _FEW_ROWS:
-        notes.append(f"only {scores.n} test rows: the intervals are wide")
+    if (groups or scores.n) < _FEW_ROWS:
+        notes.append(f"only {rows_text(scores.n, groups).replace('row', 'test row', 1)}: the intervals are wide")
     if paired and paired.low <= 0:
         verdict = "worse than" if paired.high < 0 else "not shown to be better than"
         notes.append(
             f"{verdict} the TF-IDF baseline: {score_title(metric)}, model minus TF-IDF baseline: "
-            f"{paired.difference:+.4f} [{paired.low:+.4f}, {paired.high:+.4f}]"
+            f"{paired.difference:+.4f} {interval_text(paired.interval, '+.4f', NO_SPREAD)}"
         )
     return tuple(notes)

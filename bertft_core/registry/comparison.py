@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.errors import DataError, InputError
+import numpy as np
+
+from bertft_core.base.errors import ArtifactError, DataError, InputError
+from bertft_core.base.files import read_json
 from bertft_core.config.run import DataConfig
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts
@@ -22,7 +25,7 @@ _TEXT = 160  # characters of a text that are shown
 class LabelledRows:
     """Usable rows: row in the file (from 1), texts, labels [n], soft weights [n, C] or None; the others by reason.
 
-    Multi-label: labels are 0 and 1 [n, C].
+    Multi-label: labels are 0 and 1 [n, C]. groups: of data.group, uint64 [n], or None.
     """
 
     rows: tuple[int, ...]
@@ -30,6 +33,7 @@ class LabelledRows:
     pairs: tuple[str, ...] | None
     labels: Any
     weights: Any
+    groups: Any
     skipped: dict[str, int]
 
 
@@ -38,9 +42,10 @@ def compare_versions(
 ) -> dict[str, Any]:
     """Both versions' scores, the paired difference (second minus first) with interval, McNemar, disagreements.
 
-    Columns and encoding are those of the first version's training rows; `label` and `encoding` override them. Rows that
-    a version was trained on flatter it. Raises InputError for an unknown version or other classes, DataError for an
-    unusable file, ArtifactError where a version does not answer.
+    Columns and encoding are those of the first version's training rows; `label` and `encoding` override them. Where
+    those had groups (data.group) and the file has their column, whole groups are drawn and exchanged; `group` names the
+    column. Rows that a version was trained on flatter it. Raises InputError for an unknown version or other classes,
+    DataError for an unusable file, ArtifactError where a version does not answer.
     """
     import pandas as pd
 
@@ -55,8 +60,9 @@ def compare_versions(
             f"version {first} of {name} knows the classes {sorted(classes)}, version {second} "
             f"{sorted(cards[1].classes)}: not comparable"
         )
-    rows = read_labelled(data, cards[0], label, encoding)
-    labels = labels_of(rows.labels, classes, rows.weights)
+    group = _group_column(store, name, first)
+    rows = read_labelled(data, cards[0], label, encoding, group)
+    labels = labels_of(rows.labels, classes, rows.weights, rows.groups)
     frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
         source = Path(scratch) / "rows.parquet"
@@ -70,18 +76,33 @@ def compare_versions(
         {**shown, "row": rows.rows[shown["row"]], "text": rows.texts[shown["row"]][:_TEXT]} for shown in result["shown"]
     ]
     named = {"registered_model": name, "versions": [first, second], "data": str(data)}
+    named |= {"group": None if rows.groups is None else group}
     return {**named, "skipped": rows.skipped, **result}
 
 
-def read_labelled(data: Path, card: ArtifactCard, label: str | None, encoding: str | None = None) -> LabelledRows:
+def _group_column(store: Store, name: str, version: str) -> str | None:
+    """The data.group of the rows that a version was trained on, None where they have none or nobody knows."""
+    try:
+        evidence = read_json(artifacts.download_evidence(store, name, version))
+    except ArtifactError:
+        return None
+    column = evidence["config"]["data"].get("group")
+    return None if column is None else str(column)
+
+
+def read_labelled(
+    data: Path, card: ArtifactCard, label: str | None, encoding: str | None = None, group: str | None = None
+) -> LabelledRows:
     """The rows of a file that training would have taken; the others are counted by reason.
 
+    group: the column of data.group; where the file has no such column, rows stand for themselves.
     Raises DataError when the file, a column or every row cannot be used.
     """
     from bertft_core.data.labels import LabelColumn
     from bertft_core.data.quality import RowChecker
     from bertft_core.data.readers import read_batches
     from bertft_core.data.sources import inspect_source
+    from bertft_core.data.splits import halves
     from bertft_core.serving.tables import reading_of
 
     if not data.is_file():
@@ -92,20 +113,28 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None, encoding: s
         columns |= {"label": labelled, "classes": list(card.classes)}
     else:
         columns["label"] = list(labelled)
-    config = DataConfig(source=str(data), **columns)
+    config = DataConfig(source=str(data), **columns, group=group)
+    if group is not None:
+        try:
+            next(read_batches(data, config, inspect_source(data, config, reading_of(card))), None)
+        except DataError:  # it has no such column; what else may be wrong is said below
+            config = DataConfig(source=str(data), **columns)
     column = LabelColumn(list(card.classes), multi_label=card.multi_label)
     checker, skipped = RowChecker(config, column), Counter[str]()
-    rows, texts, pairs = [], [], []
+    rows, texts, pairs, groups = [], [], [], []
     for batch in read_batches(data, config, inspect_source(data, config, reading_of(card))):
         checked = checker.check(batch)
         skipped.update(fault.reason.partition(":")[0] for fault in checked.faults)
-        for row, text, pair, value in zip(checked.rows, checked.texts, checked.pairs, checked.labels, strict=True):
+        own_group = halves(checked.group_digests)[:, 0] if config.group else checked.rows
+        parts = (checked.rows, checked.texts, checked.pairs, checked.labels, own_group)
+        for row, text, pair, value, of in zip(*parts, strict=True):
             if card.text_pair is not None and not (pair or "").strip():
                 skipped["missing text_pair"] += 1
                 continue
             rows.append(row)
             texts.append(text)
             pairs.append(pair or "")
+            groups.append(of)
             column.append(value)
     if not rows:
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items()) or "it holds no rows"
@@ -117,5 +146,6 @@ def read_labelled(data: Path, card: ArtifactCard, label: str | None, encoding: s
         pairs=tuple(pairs) if card.text_pair is not None else None,
         labels=labels.dense(0, len(rows)).astype(int) if labels.multi_label else labels.top,
         weights=labels.dense(0, len(rows)) if labels.is_soft else None,
+        groups=np.array(groups, dtype=np.uint64) if config.group else None,
         skipped=dict(skipped),
     )

@@ -44,7 +44,7 @@ class EvaluationFolder:
     weights = _File("weights.npy")  # soft labels [n, C]; absent where there are none
     baseline = _File("baseline.npy")  # float32 [n, C], the TF-IDF baseline's probabilities
     shares = _File("class_shares.npy")  # float64 [C], of the classes among the training rows
-    groups = _File("groups.npy")  # uint64 [n], equal for rows of one data.group; absent without it, and in old folders
+    groups = _File("groups.npy")  # int64 [n], equal for rows of one data.group; absent without it, and in old folders
     slices = _File("slices.npz")  # masks [n] by "group: slice"
     test_fingerprints = _File("test_rows.npy")  # uint64 [n]
     train_fingerprints = _File(TRAIN_ROWS)  # uint64 [n_train], sorted; copied into the version

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from bertft_core.base.text import counted
+from bertft_core.base.text import NO_SPREAD, counted, rows_text
 from bertft_core.config.metrics import LOWER_IS_BETTER, METRICS, as_score, metric_title, score_column
 
 
@@ -72,17 +72,19 @@ def _run(result: dict[str, Any]) -> str:
 
 def _test(test: dict[str, Any], numbers: dict[str, Any]) -> list[str]:
     """Scores on the test rows; by the one that decides the differences to the TF-IDF baseline and to the champion."""
-    lines = [f"test         n {test['n']}, {metric_title(test['metric'])} decides"]
+    groups = f" in {counted(test['groups'], 'group')}" if test.get("groups") else ""
+    lines = [f"test         n {test['n']}{groups}, {metric_title(test['metric'])} decides"]
     for metric in METRICS:
         if metric in test:
-            value, interval = test[metric], _interval(test[f"{metric}_interval"])
+            why = test.get("no_interval", {}).get(metric, "")
+            value, interval = test[metric], _interval(test[f"{metric}_interval"], why=why)
             lines.append(f"  {metric_title(metric):<11}{value:.4f}  {interval}".rstrip())
     rivals = {"TF-IDF baseline": [test[f"baseline_{part}"] for part in ("score", "score_difference", "score_interval")]}
     if "difference" in numbers:
         rivals["champion"] = [numbers[part] for part in ("champion_score", "difference", "interval")]
     negated = ", negated" if test["metric"] in LOWER_IS_BETTER else ""
     for name, (score, difference, interval) in rivals.items():
-        gap = f"model minus {name}{negated}: {difference:+.4f} {_interval(interval, '+.4f')}"
+        gap = f"model minus {name}{negated}: {difference:+.4f} {_interval(interval, '+.4f', NO_SPREAD)}"
         lines.append(f"  {name.split()[0]:<11}{as_score(test['metric'], score):.4f}  {gap}")
     if blend := test.get("blend"):
         gap = f"{blend['encoder_difference']:+.4f} {_interval(blend['encoder_difference_interval'], '+.4f')}"
@@ -90,8 +92,8 @@ def _test(test: dict[str, Any], numbers: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _interval(bounds: Any, form: str = ".4f") -> str:
-    return "" if bounds is None else f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
+def _interval(bounds: Any, form: str = ".4f", why: str = "") -> str:
+    return why if bounds is None else f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
 
 
 def _plan(plan: dict[str, Any]) -> str:
@@ -149,19 +151,20 @@ def _history(result: dict[str, Any]) -> str:
 def _comparison(result: dict[str, Any]) -> str:
     first, second = (f"version {v}" for v in result["versions"])
     lines = [
-        f"{result['registered_model']}: {second} against {first} on {counted(result['n'], 'row')} of {result['data']}",
+        f"{result['registered_model']}: {second} against {first} on "
+        f"{rows_text(result['n'], result['groups'])} of {result['data']}",
         "",
     ]
     lines.append(f"{'':<10}{first:>12}{second:>12}{'difference':>12}  {result['level'] * 100:g} % interval")
     for metric, paired in result["differences"].items():
-        low, high = paired["low"], paired["high"]
+        pair = None if paired["low"] is None else (paired["low"], paired["high"])
         scores = f"{result['first'][metric]:>12.4f}{result['second'][metric]:>12.4f}"
         name = score_column(metric)  # higher is better in every row
-        lines.append(f"{name:<10}{scores}{paired['difference']:>+12.4f}  [{low:+.4f}, {high:+.4f}]")
+        lines.append(f"{name:<10}{scores}{paired['difference']:>+12.4f}  {_interval(pair, '+.4f', NO_SPREAD)}")
     lines += [
         "",
         f"right only in {first}: {result['first_only']}, only in {second}: {result['second_only']}; "
-        f"exact McNemar p {result['p_value']:.3g}",
+        f"{'permutation' if result['groups'] else 'exact McNemar'} p {result['p_value']:.3g}",
     ]
     lines += [f"left out     {counted(n, 'row')}: {reason}" for reason, n in result["skipped"].items()]
     lines.append(f"different answers on {counted(result['disagreements'], 'row')}")

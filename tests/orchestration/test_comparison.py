@@ -27,6 +27,17 @@ def test_labelled_rows_use_the_training_columns_and_count_what_is_left_out(tmp_p
     assert rows.skipped == {"empty text": 1, "unknown label": 1, "missing label": 1} and rows.weights is None
 
 
+def test_groups_are_read_where_the_file_has_their_column(tmp_path):
+    header = ("words", "kind", "customer")
+    cells = [("a", "spam", "x"), ("b", "ham", "x"), ("c", "ham", "y"), ("d", "ham", "")]
+    groups = read_labelled(
+        write(tmp_path / "rows.csv", *cells, header=header), CARD, None, group="customer"
+    ).groups.tolist()
+    assert groups[0] == groups[1] and len(set(groups)) == 3
+    without = write(tmp_path / "plain.csv", *(row[:2] for row in cells))
+    assert read_labelled(without, CARD, None, group="customer").groups is None
+
+
 def test_label_column_can_be_named(tmp_path):
     file = write(tmp_path / "rows.csv", ("a", "spam"), header=("words", "gold"))
     assert read_labelled(file, CARD, "gold").labels.tolist() == [1]

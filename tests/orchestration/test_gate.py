@@ -56,6 +56,15 @@ def test_rows_the_champion_has_seen_are_left_out_for_both(candidate, against):
     assert found.n == 40 and "20" in check(found, "seen").detail
 
 
+def test_rows_of_one_group_are_judged_together_and_the_seen_ones_leave_their_groups(candidate, against):
+    grouped = candidate("2")
+    np.save(grouped.folder.groups, np.arange(60) // 4, allow_pickle=False)
+    found = against(grouped, 30)
+    assert found.groups == 15 and "on 60 rows in 15 groups" in found.reason and check(found, "groups").passed
+    fewer = against(grouped, 60, seen=range(24))
+    assert fewer.groups == 9 and not fewer.promote and "36 rows in 9 groups" in check(fewer, "groups").detail
+
+
 def test_champion_that_has_seen_every_row_cannot_be_compared(candidate, against):
     with pytest.raises(InputError, match="no row is left"):
         against(candidate("2"), 60, seen=range(60))

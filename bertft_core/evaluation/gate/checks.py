@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.text import percent, quoted
-from bertft_core.evaluation.scores.intervals import exchange_p, rows_text
+from bertft_core.base.text import percent, quoted, rows_text
+from bertft_core.evaluation.scores.intervals import exchange_p
 from bertft_core.evaluation.scores.labels import Labels, Predictions
 
 SLICE_ROWS = 30  # a smaller slice is listed, not judged: one row is more than 3 points of it

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.base.text import counted, percent
+from bertft_core.base.text import NO_SPREAD, counted, percent, rows_text
 from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import Check
@@ -30,7 +30,6 @@ from bertft_core.evaluation.scores.intervals import (
     mcnemar,
     paired_difference,
     paired_permutation,
-    rows_text,
 )
 from bertft_core.evaluation.scores.labels import Labels, Predictions, labels_of
 from bertft_core.evaluation.scores.metrics import Scores
@@ -273,7 +272,7 @@ def _at(pair: Comparison) -> str:
 
 def _interval(rule: PromotionRule, shown: PairedDifference) -> str:
     spread = f"{percent(rule.level)} interval [{shown.low:+.4f}, {shown.high:+.4f}]"
-    return f"{shown.difference:+.4f}, {spread if shown.interval else 'no interval: the same on every row'}"
+    return f"{shown.difference:+.4f}, {spread if shown.interval else NO_SPREAD}"
 
 
 def _discordance(pair: Comparison) -> str:

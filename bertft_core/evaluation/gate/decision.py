@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from bertft_core.base.text import percent, plain
+from bertft_core.base.text import percent, plain, rows_text
 from bertft_core.config.metrics import score_title
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import (
@@ -23,7 +23,7 @@ from bertft_core.evaluation.gate.checks import (
 )
 from bertft_core.evaluation.gate.comparison import LEAST_GROUPS, Comparison, GateRows, Model
 from bertft_core.evaluation.gate.first import BASELINE, CHANCE, MAJORITY, First, against_baseline, first_checks
-from bertft_core.evaluation.scores.intervals import Bootstrap, ece_gain_bound, rows_text
+from bertft_core.evaluation.scores.intervals import Bootstrap, ece_gain_bound
 from bertft_core.evaluation.scores.metrics import Scores
 
 

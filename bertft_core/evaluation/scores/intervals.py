@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bertft_core.base.text import counted
+from bertft_core.base.text import NO_SPREAD, rows_text
 from bertft_core.config.promotion import RESAMPLES
 from bertft_core.evaluation.scores.counts import Floats, Ints
 from bertft_core.evaluation.scores.labels import Labels, MultiLabels, Predictions
@@ -26,15 +26,6 @@ _ROUNDING = 1e-12  # two sums of equal terms in another order differ by less
 _LEAST_DRAWS = 1_000  # permutations of a p-value that no error level raises
 
 Interval = tuple[float, float]
-
-
-def rows_text(n: int, groups: int | None) -> str:
-    """So many rows, and in how many groups where they have some.
-
-    >>> rows_text(500, 25), rows_text(1, None)
-    ('500 rows in 25 groups', '1 row')
-    """
-    return counted(n, "row") + ("" if groups is None else f" in {counted(groups, 'group')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +50,7 @@ class PairedDifference:
         return (self.low, self.high) if self.high - self.low > _ROUNDING else None
 
     def __str__(self) -> str:
-        spread = f"[{self.low:+.4f}, {self.high:+.4f}]" if self.interval else "without an interval, alike on every row"
+        spread = f"[{self.low:+.4f}, {self.high:+.4f}]" if self.interval else NO_SPREAD
         return f"{self.difference:+.4f} {spread}, {rows_text(self.n, self.groups)}"
 
 
@@ -242,9 +233,9 @@ def why_no_interval(
     labels: Labels, predictions: Predictions, intervals: Mapping[str, Interval | None]
 ) -> dict[str, str]:
     """For each score whose interval is None, and for those that have none at all, the reason in words."""
-    reasons = {name: "the same on every row: no spread to judge by" for name, pair in intervals.items() if pair is None}
+    reasons = {name: NO_SPREAD for name, pair in intervals.items() if pair is None}
     if labels.multi_label:
-        some = "no interval is computed where a row has several labels"
+        some = "no interval where a row has several labels"
         return reasons | dict.fromkeys(("weighted_f1", "ranking", "auroc", "average_precision", "brier", "ece"), some)
     y, n_classes = labels.values, len(np.unique(labels.values))
     if "mcc" in reasons:
@@ -253,10 +244,10 @@ def why_no_interval(
     if "auroc" in reasons and n_classes == 1:
         reasons["auroc"] = "undefined: all rows are of one class"
     elif "auroc" in reasons and (np.bincount(y)[np.unique(y)] == 1).any():
-        reasons["auroc"] = "a class has one row only: no spread to judge by"
+        reasons["auroc"] = "no interval: a class has one row only"
     elif "auroc" in reasons:
-        reasons["auroc"] = "the ranking is perfect, or wholly wrong: no spread to judge by"
-    return reasons | {"average_precision": "no interval is computed: every resample would have to be ranked anew"}
+        reasons["auroc"] = "no interval: the ranking is perfect, or wholly wrong"
+    return reasons | {"average_precision": "no interval: every resample would have to be ranked anew"}
 
 
 def auroc_interval(labels: Ints, probabilities: Floats, level: float = 0.95, groups: Any = None) -> Interval | None:
@@ -332,7 +323,7 @@ def _ece_interval(terms: Floats, drawn: Floats, level: float, units: int) -> Int
     """
     ece, tail = np.abs(terms).sum(), (1 + level) / 2
     resampled, wider = np.abs(drawn).sum(axis=1), widening(units, tail)
-    if not resampled.max() - resampled.min() > _ROUNDING or not np.isfinite(wider):
+    if resampled.max() - resampled.min() <= _ROUNDING:
         return None
     noise = np.quantile(np.abs(drawn - terms).sum(axis=1), tail)
     above = np.quantile(resampled - resampled.mean(), tail)
@@ -342,7 +333,7 @@ def _ece_interval(terms: Floats, drawn: Floats, level: float, units: int) -> Int
 def _spread(draws: Floats, value: float, level: float, units: int, ends: Interval) -> Interval | None:
     """Percentiles of the defined draws within the score's least and largest value; None when they do not differ."""
     defined = draws[~np.isnan(draws)]
-    if len(defined) == 0 or defined.max() - defined.min() <= _ROUNDING or units < 2:
+    if len(defined) == 0 or defined.max() - defined.min() <= _ROUNDING:
         return None
     return _percentiles(defined, value, level, units, ends)
 

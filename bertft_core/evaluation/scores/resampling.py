@@ -82,12 +82,12 @@ def widening(units: int, tail: float) -> float:
     """By how much the spread of resamples of so few units is too small at a quantile `tail` above 1/2.
 
     Student's quantile over the normal one, for a variance that was estimated from the units, times sqrt((u + 1) /
-    (u - 1)), for weights whose variance is that much below the unbiased one. 1.01 for 100 units at 97.5 %, 1.36 for 10.
+    (u - 1)), for weights whose variance is that much below the unbiased one. 1.02 for 100 units at 97.5 %, 1.28 for 10;
+    a single unit counts as two.
     """
     from scipy.stats import t
 
-    if units < 2:
-        return float("inf")
+    units = max(2, units)
     return float(t.ppf(tail, units - 1) / NormalDist().inv_cdf(tail) * np.sqrt((units + 1) / (units - 1)))
 
 

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.base.text import NO_SPREAD
 from bertft_core.reporting.html import values
 
 if TYPE_CHECKING:
@@ -44,5 +45,5 @@ def _environment() -> Environment:
         "count": "{:,}".format,
         "capital": lambda text: text[:1].upper() + text[1:],
     }
-    environment.globals["counted"] = values.counted
+    environment.globals |= {"counted": values.counted, "no_spread": NO_SPREAD}
     return environment

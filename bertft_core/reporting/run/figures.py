@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from bertft_core.base.text import NO_SPREAD
 from bertft_core.reporting.html.charts import (
     Axis,
     Scale,
@@ -75,12 +76,13 @@ def score_chart(page: ReportPage) -> Markup:
 
 def difference_chart(differences: Sequence[DifferenceRow]) -> Markup:
     """Paired differences with their intervals about zero."""
-    ends = [end for d in differences for end in (d.value, *d.interval, 0.0)]
+    ends = [end for d in differences for end in (d.value, *(d.interval or ()), 0.0)]
     rows = [
         Whisker(name=clipped(d.name, NAME), text=number(d.value, signed=True), value=d.value, interval=d.interval)
         for d in differences
     ]
-    label = "; ".join(f"{row.name} {row.text}, {interval_text(row.interval, signed=True)}" for row in rows)
+    spreads = (interval_text(row.interval, signed=True) or NO_SPREAD for row in rows)
+    label = "; ".join(f"{row.name} {row.text}, {spread}" for row, spread in zip(rows, spreads, strict=True))
     return figure(whisker_chart(label, rows, rounded_out(min(ends), max(ends)), zero=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bertft_core.base.text import rows_text
 from bertft_core.config.metrics import LOWER_IS_BETTER
 from bertft_core.reporting.html.values import number, percent
 from bertft_core.reporting.run.page import Confusion, DataFacts, DifferenceRow, ReleaseFacts, ReportPage, ScoreRow
@@ -49,6 +50,7 @@ def page_of(
         title=title,
         level=report.level,
         rows=report.n,
+        groups=report.groups,
         release=release,
         warnings=report.warnings,
         scores=_scores(report, release.champion if release else None, baseline, encoder),
@@ -75,6 +77,7 @@ def _scores(
             encoder=getattr(encoder, field, None),
             is_lower_better=field in LOWER_IS_BETTER,
             decides=field == report.metric,
+            no_interval="" if report.intervals.get(field) else report.no_interval.get(field, ""),
         )
         for field, name in _NAMES.items()
         if field not in left_out
@@ -84,15 +87,15 @@ def _scores(
 def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tuple[DifferenceRow, ...]:
     rows = []
     decision = release.decision if release else None
-    if decision is not None and decision.difference is not None and decision.interval is not None:
+    if decision is not None and decision.difference is not None:
         name = f"{_difference_name(decision.metric)}: this model − champion"
-        note = f"{decision.n:,} rows."
+        note = f"{rows_text(decision.n, decision.groups)}."
         rows.append(DifferenceRow(name=name, value=decision.difference, interval=decision.interval, note=note))
     gaps = {"accuracy": (report.baseline_difference, report.baseline_difference_interval)}
     gaps = {report.metric: (report.baseline_score_difference, report.baseline_score_interval)} | gaps
     note = "The baseline is TF-IDF with logistic regression: what can be had without an encoder."
     for metric, (value, interval) in gaps.items():
-        if value is not None and interval is not None:
+        if value is not None:
             name = f"{_difference_name(metric)}: this model − TF-IDF baseline"
             rows.append(DifferenceRow(name=name, value=value, interval=interval, note=note))
             note = ""

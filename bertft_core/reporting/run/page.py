@@ -56,8 +56,8 @@ class ReleaseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """A score with its interval (None: none to give), beside the champion's and the TF-IDF baseline's; of a blend also
-    the encoder's alone.
+    """A score with its interval (None: `no_interval` says why), beside the champion's and the TF-IDF baseline's; of a
+    blend also the encoder's alone.
 
     is_lower_better: log loss and its like. decides: this score decides the promotion.
     """
@@ -70,15 +70,19 @@ class ScoreRow:
     encoder: float | None = None
     is_lower_better: bool = False
     decides: bool = False
+    no_interval: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceRow:
-    """A paired difference on the same rows, positive where this model is better, with its interval."""
+    """A paired difference on the same rows, positive where this model is better, with its interval.
+
+    None: the difference is the same on every row.
+    """
 
     name: str
     value: float
-    interval: Interval
+    interval: Interval | None
     note: str = ""
 
 
@@ -153,15 +157,16 @@ class DataFacts:
 class ReportPage:
     """One report. `facts` stand under the title; `warnings` right after the outcome.
 
-    level: of all intervals, in (0, 1). rows: test rows. words: for each of the first `errors` its (word, weight in
-    [-1, 1]) in order, a positive weight speaking for the prediction. suspects_note: how the suspects were found.
-    phases: of the unfreezing, (start, end, depth), as fractions of the fit.
+    level: of all intervals, in (0, 1). rows: test rows, groups: of them (data.group). words: for each of the first
+    `errors` its (word, weight in [-1, 1]) in order, a positive weight speaking for the prediction. suspects_note: how
+    the suspects were found. phases: of the unfreezing, (start, end, depth), as fractions of the fit.
     """
 
     title: str
     facts: Facts = ()
     level: float = 0.95
     rows: int | None = None
+    groups: int | None = None
     release: ReleaseFacts | None = None
     warnings: tuple[str, ...] = ()
     scores: tuple[ScoreRow, ...] = ()

@@ -98,6 +98,18 @@ def test_group_stays_on_one_side(tmp_path: Path) -> None:
     assert side["t3"] == split_of("g3", SplitConfig(**HALVES))
 
 
+def test_groups_are_those_of_the_column_and_a_row_without_one_is_alone(tmp_path: Path) -> None:
+    rows = [(f"t{i}", "ab"[i % 2], "" if i % 9 == 0 else f"g{i % 20}") for i in range(400)]
+    data = prepare(tmp_path, table(tmp_path / "a.csv", rows, ("text", "label", "customer")).name, group="customer")
+    for split in SPLITS:
+        numbers, found = [int(t[1:]) for t in texts(data, split)], data.groups(split).tolist()
+        names = [f"alone {i}" if i % 9 == 0 else f"g{i % 20}" for i in numbers]
+        assert len(found) == len(numbers) and len(set(found)) == len(set(names)) == len(
+            set(zip(found, names, strict=True))
+        )
+    assert prepare(tmp_path, table(tmp_path / "b.csv", plain(60)).name).groups("train") is None
+
+
 def test_sample_keeps_the_same_rows_in_any_order(tmp_path: Path) -> None:
     table(tmp_path / "a.csv", plain(200))
     table(tmp_path / "b.csv", plain(200)[::-1])

@@ -41,6 +41,6 @@ def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> None:
 def decide_promotion(candidate: Candidate, store: Store, *, approved: bool = False) -> Release:
     """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not."""
     release, decision = promote_or_keep(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
-    text = decision.to_markdown(str(release)) if decision else f"**{release}**"
+    text = decision.to_markdown(release.title) if decision else f"**{release}**"
     create_markdown_artifact(key="bertft-decision", markdown=text)
     return release

@@ -154,7 +154,7 @@ def write_released_page(
     stored = read_json(folder.decision_json) if folder.decision_json.exists() else None
     decision = PromotionDecision.from_json(stored) if stored else None
     if decision is not None:
-        folder.decision_markdown.write_text(decision.to_markdown(str(release)), encoding="utf-8")
+        folder.decision_markdown.write_text(decision.to_markdown(release.title), encoding="utf-8")
     facts = ReleaseFacts(
         outcome="promoted" if release.promoted else _OUTCOMES.get(release.outcome, "kept"),
         reason=release.reason,

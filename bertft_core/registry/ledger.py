@@ -103,8 +103,13 @@ class Release:
     look: tuple[str, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """The version and its outcome, without the reason."""
+        return f"{self.registered_model} version {self.version}: {self.outcome}"
+
     def __str__(self) -> str:
-        return f"{self.registered_model} version {self.version}: {self.outcome}: {self.reason}"
+        return f"{self.title}: {self.reason}"
 
 
 def release_of(name: str, entry: LedgerEntry, look: tuple[str, ...] = (), version: str | None = None) -> Release:

@@ -173,6 +173,8 @@ def decide(
 def _first_reason(score: str, first: Sequence[First], minima: Sequence[Check], failed: Sequence[Check]) -> str:
     """Why a first version is promoted or not: all that it is not worth first, with the numbers."""
     faults = {found.check.name: found.summary for found in first} | {check.name: check.detail for check in minima}
+    if MAJORITY in {check.name for check in failed}:
+        del faults[CHANCE]  # it says nothing more then
     said = [faults[check.name] for check in failed if check.name in faults]
     others = [check for check in failed if check.name not in faults]
     if said:

@@ -43,6 +43,16 @@ def first_checks(rule: PromotionRule, rows: GateRows, model: Model, spent: int =
     """The checks of a first version, none where promotion.baseline is off. What is not there to compare with fails."""
     if rule.baseline == "off":
         return
+    pair = against_baseline(rule, rows, model, spent)
+    if pair is None:
+        yield _absent(BASELINE, rule)
+    elif rule.baseline == "better":
+        yield _better(BASELINE, pair)
+    else:
+        is_worse, error = pair.is_shown_worse(), percent((1 - rule.level) / 2)
+        summary = f"{'worse' if is_worse else 'not shown to be worse'} than {pair.rival.name}: {pair}"
+        detail = f"{summary}; refused where it is shown at {error} error (promotion.baseline: {rule.baseline})"
+        yield First(Check(name=BASELINE, passed=not is_worse, detail=detail), summary, pair)
     if rows.shares is not None:
         shares = Model(name=f"the {MAJORITY}", p=np.tile(rows.shares, (len(rows.truth), 1)))
         yield _better(MAJORITY, _beside(rule, rows, model, shares, spent))
@@ -53,16 +63,6 @@ def first_checks(rule: PromotionRule, rows: GateRows, model: Model, spent: int =
         name="its own answers dealt to the rows at random", p=said.probabilities[dealt], predicted=said.decided[dealt]
     )
     yield _better(CHANCE, _beside(rule, rows, model, guesses, spent))
-    pair = against_baseline(rule, rows, model, spent)
-    if pair is None:
-        yield _absent(BASELINE, rule)
-    elif rule.baseline == "better":
-        yield _better(BASELINE, pair)
-    else:
-        is_worse, error = pair.is_shown_worse(), percent((1 - rule.level) / 2)
-        summary = f"{'worse' if is_worse else 'not shown to be worse'} than {pair.rival.name}: {pair}"
-        detail = f"{summary}; shown at {error} error or not at all (promotion.baseline: {rule.baseline})"
-        yield First(Check(name=BASELINE, passed=not is_worse, detail=detail), summary, pair)
 
 
 def _beside(rule: PromotionRule, rows: GateRows, model: Model, rival: Model, spent: int) -> Comparison:

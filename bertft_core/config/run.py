@@ -79,7 +79,8 @@ class DataConfig(Part):
 
     label: a column of classes, weights or lists of strings (multi-label), or two or more columns of 0 and 1, which are
     then the classes. until: rows of a later data.date are left out; a date without a time counts to its end.
-    unknown_class: what a row is whose label is not in data.classes, faulty or left out.
+    unknown_class: what a row is whose label is not in data.classes, faulty or left out. merge_labels: casefold makes
+    one class of names that differ by case or inner spaces alone.
     """
 
     source: str | None = None
@@ -97,6 +98,7 @@ class DataConfig(Part):
     date: str | None = None
     until: Annotated[str, BeforeValidator(_iso_date)] | None = None
     unknown_class: Literal["faulty", "drop"] = "faulty"
+    merge_labels: Literal["none", "casefold"] = "none"
     slices: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     encoding: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import unicodedata
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
+from bertft_core.base.text import normalise
 
 MAX_CLASSES = 10_000  # above this the label column is almost surely free text or an identifier
 _INTEGER = re.compile(r"^[+-]?\d+$")
+_WHOLE_FLOAT = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
@@ -31,17 +34,39 @@ class UnknownLabel(FaultyRow):
     """A label that data.classes does not hold."""
 
 
+def class_name(text: str) -> str:
+    """The one spelling of a class, whatever wrote the file: 1 for 1.0, true for True, NFC, without format signs.
+
+    Format signs (Unicode category Cf: zero-width ones, a byte order mark, directions) and spaces at the ends are left
+    out. "" where nothing is left.
+
+    >>> [class_name(text) for text in ("1.0", "TRUE", " a\\u200b ", "1.5")]
+    ['1', 'true', 'a', '1.5']
+    """
+    if not text.isascii():
+        composed = unicodedata.normalize("NFC", text)
+        text = "".join(sign for sign in composed if unicodedata.category(sign) != "Cf")
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return str(int(whole[1])) if whole else text
+
+
 def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, float] | tuple[str, ...]:
     """A class name, {class: weight} with weights that sum to 1, or the names of a set of classes (maybe none).
 
-    Strings are stripped, integers become text, a list of numbers follows `classes`, a list of strings is a set. A
-    string that is a JSON object or list counts as one (CSV has no other way to hold weights and sets).
+    A name is read by `class_name`, from strings, numbers, booleans and bytes (UTF-8) alike; a list of numbers follows
+    `classes`, a list of strings is a set. A string that is a JSON object or list counts as one (CSV has no other way to
+    hold weights and sets).
 
     Raises FaultyRow for a missing label or impossible weights; DataError for what no row of this kind can
     mend: numbers in a list without data.classes, fractions (regression), a list that is no JSON.
     """
+    if isinstance(value, bytes):
+        value = _decoded(value)
     if isinstance(value, str):
-        text = value.strip()
+        text = class_name(value)
         if text[:1] in ("{", "["):
             parsed = None
             with suppress(ValueError):
@@ -55,13 +80,7 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
         raise FaultyRow("missing label")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise FaultyRow("missing label")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if value.is_integer():
-            return str(int(value))
+    if isinstance(value, float) and not value.is_integer():
         raise DataError(
             f"data.label: found the fraction {value!r}; wanted classes (strings or integers), regression is "
             "not supported; for soft labels give a list of numbers and data.classes"
@@ -69,13 +88,14 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
     if isinstance(value, dict):
         return _weights(value)
     if not isinstance(value, list):
-        return str(value)
+        return class_name(str(int(value) if isinstance(value, float) else value))
     if not value:
         return ()
     if all(isinstance(v, tuple) and len(v) == 2 for v in value):  # parquet's map type
         return _weights(dict(value))
-    if any(isinstance(v, str) for v in value):
-        names = tuple(dict.fromkeys(v.strip() if isinstance(v, str) else "" for v in value))
+    if any(isinstance(v, str | bytes) for v in value):
+        cells = [_decoded(v) if isinstance(v, bytes) else v for v in value]
+        names = tuple(dict.fromkeys(class_name(v) if isinstance(v, str) else "" for v in cells))
         if "" in names:
             raise FaultyRow(f"bad label set: {value!r} holds something that is no name")
         return names
@@ -89,8 +109,20 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
     return _weights(dict(zip(classes, value, strict=True)))
 
 
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FaultyRow(f"bad label: bytes that are no UTF-8: {value[:40]!r}") from None
+
+
 def _weights(raw: dict[Any, Any]) -> dict[str, float]:
-    weights = {str(k).strip(): v for k, v in raw.items() if v is not None}
+    weights: dict[str, Any] = {}
+    for key, v in raw.items():
+        name = class_name(_decoded(key) if isinstance(key, bytes) else str(key))
+        if name in weights and v is not None:
+            raise FaultyRow(f"bad label weights: {name} occurs twice")
+        weights |= {name: v} if v is not None else {}
     if not weights:
         raise FaultyRow("missing label")
     for name, weight in weights.items():
@@ -141,13 +173,17 @@ class LabelColumn:
     """Labels gathered row by row in compact arrays. Codes count classes in order of appearance.
 
     The labels of all rows are of one kind: one class or weights, or sets (multi-label), which the first row decides.
+    merge: names that differ by case or inner spaces alone are one class, by its name in `fixed`, else in lower case.
+    Raises DataError for a name that stands twice in `fixed`.
     """
 
-    def __init__(self, fixed: Sequence[str] | None, *, multi_label: bool | None = None) -> None:
-        self._multi_label = multi_label
-        self.fixed = list(fixed) if fixed is not None else None
-        self.names: list[str] = list(fixed) if fixed is not None else []
-        self._codes: dict[str, int] = {name: i for i, name in enumerate(self.names)}
+    def __init__(self, fixed: Sequence[str] | None, *, multi_label: bool | None = None, merge: bool = False) -> None:
+        self._multi_label, self._merge = multi_label, merge
+        self.fixed = [class_name(name) for name in fixed] if fixed is not None else None
+        self.names: list[str] = list(self.fixed or ())
+        self._codes = {self._key(name): i for i, name in enumerate(self.names)}
+        if len(self._codes) < len(self.names):
+            raise DataError(f"data.classes: a class occurs twice in {fixed}")
         self._hard = array("i")  # code, or -1 for a soft row
         self._soft_row, self._soft_code, self._soft_weight = array("q"), array("i"), array("d")
 
@@ -165,8 +201,15 @@ class LabelColumn:
         if isinstance(label, str):
             return self._code(label)
         if isinstance(label, tuple):
-            return tuple(self._code(name) for name in label)
-        return {self._code(name): weight for name, weight in label.items()}
+            return tuple(dict.fromkeys(self._code(name) for name in label))
+        weights: dict[int, float] = {}
+        for name, weight in label.items():
+            code = self._code(name)
+            weights[code] = weights.get(code, 0.0) + weight
+        return weights
+
+    def _key(self, name: str) -> str:
+        return normalise(name) if self._merge else name
 
     def _require(self, value: Any, *, multi_label: bool) -> None:
         if self._multi_label is None:
@@ -191,7 +234,8 @@ class LabelColumn:
         self._hard.append(-1)
 
     def _code(self, name: str) -> int:
-        code = self._codes.get(name)
+        key = self._key(name)
+        code = self._codes.get(key)
         if code is not None:
             return code
         if self.fixed is not None:
@@ -201,8 +245,8 @@ class LabelColumn:
                 f"data.label: more than {MAX_CLASSES} distinct labels, such as {name[:80]!r}; "
                 "wanted a column of classes"
             )
-        self._codes[name] = code = len(self.names)
-        self.names.append(name)
+        self._codes[key] = code = len(self.names)
+        self.names.append(key)
         return code
 
     def close(self) -> LabelTable:

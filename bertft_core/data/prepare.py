@@ -16,7 +16,7 @@ import pyarrow as pa
 from bertft_core.base.errors import DataError
 from bertft_core.base.files import is_complete, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
-from bertft_core.base.text import counted
+from bertft_core.base.text import counted, normalise
 from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, load_dataset_splits
 from bertft_core.data.draws import Draw
@@ -26,7 +26,7 @@ from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 8
+PREPARE_VERSION = 9
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
@@ -66,8 +66,6 @@ def prepare_dataset(
     Raises DataError naming key, value and remedy for unreadable sources, too many faulty rows (which are
     listed in root/../quarantine/<key>.jsonl), impossible classes.
     """
-    if config.classes is not None and len(set(map(str, config.classes))) != len(config.classes):
-        raise DataError(f"data.classes: a class occurs twice in {config.classes}")
     sources: Sources = []
     if config.source is not None:
         source = resolve_source(config.source, base_dir)
@@ -138,7 +136,8 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
     """Stream every row once: usable text to the raw file, faults to the quarantine, facts into arrays."""
     fixed = config.label_columns if isinstance(config.label, list) else config.classes
     multi_label = True if isinstance(config.label, list) else None  # else the rows decide
-    column = LabelColumn(None if fixed is None else [str(c) for c in fixed], multi_label=multi_label)
+    merge = config.merge_labels == "casefold"
+    column = LabelColumn(None if fixed is None else [str(c) for c in fixed], multi_label=multi_label, merge=merge)
     checker, reasons = RowChecker(config, column), Counter[str]()
     hashes, groups, dates, given = [], [], [], []
     n_rows = filtered = 0
@@ -244,6 +243,14 @@ def _report(
     draw = None if config.source is None else _draw(config, raw, seen, labels, rows, used)
     warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, draw, is_soft=labels.is_soft)]
     warnings += draw.warnings() if draw else []
+    spellings: dict[str, list[str]] = {}
+    for name, n in zip(labels.classes, counts.sum(0), strict=True):
+        spellings.setdefault(normalise(name), []).append(f"{name!r} ({counted(int(n), 'row')})")
+    warnings += [
+        f"the classes {' and '.join(names)} differ by case or spaces alone: data.merge_labels: casefold makes them one"
+        for names in spellings.values()
+        if len(names) > 1
+    ]
     for name in sorted(set(config.split.class_salt) - set(labels.classes)):
         warnings.append(f"data.split.class_salt: no row is of class {name!r}")
     if n_bare := int((used & (labels.top < 0)).sum()):

@@ -89,6 +89,7 @@ def build_served(context: RunContext, fit: TrainingResult) -> Path:
         multi_label=prepared.dataset.multi_label,
         encoding=config.data.encoding,
         delimiter=config.data.delimiter,
+        merge_labels=config.data.merge_labels,
         quoting=prepared.dataset.report.quoting if config.data.quoting == "auto" else config.data.quoting,
     )
     words = baseline_folder(config, prepared.dataset, context.home).path if card.policy.blend else None

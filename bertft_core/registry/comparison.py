@@ -119,7 +119,8 @@ def read_labelled(
             next(read_batches(data, config, inspect_source(data, config, reading_of(card))), None)
         except DataError:  # it has no such column; what else may be wrong is said below
             config = DataConfig(source=str(data), **columns)
-    column = LabelColumn(list(card.classes), multi_label=card.multi_label)
+    merge = card.merge_labels == "casefold"
+    column = LabelColumn(list(card.classes), multi_label=card.multi_label, merge=merge)
     checker, skipped = RowChecker(config, column), Counter[str]()
     rows, texts, pairs, groups = [], [], [], []
     for batch in read_batches(data, config, inspect_source(data, config, reading_of(card))):

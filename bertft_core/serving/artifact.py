@@ -32,7 +32,8 @@ class ArtifactCard:
     them, where each class had its own).
     policy: how probabilities become an answer, fitted on validation; where it blends, a TF-IDF model lies in the folder
     (`evaluation.tfidf`). multi_label: a row's answer is a set, every class decided by its own probability.
-    encoding, delimiter, quoting: of the training rows, None and auto where each file told its own.
+    encoding, delimiter, quoting: of the training rows, None and auto where each file told its own. merge_labels:
+    casefold where labels that differ by case alone were one class.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
     """
@@ -53,6 +54,7 @@ class ArtifactCard:
     encoding: str | None = None
     delimiter: str | None = None
     quoting: str = "auto"
+    merge_labels: str = "none"
 
     def __post_init__(self) -> None:
         faults = []

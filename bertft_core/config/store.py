@@ -26,15 +26,25 @@ _ENVIRONMENT = {
     "experiment": "MLFLOW_EXPERIMENT_NAME",
     "artifact_root": "MLFLOW_DEFAULT_ARTIFACT_ROOT",
 }
-# MLflow keeps `latest` and v<N> for itself, and refuses these signs in a registered model's name.
-_ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,100}$")
+# MLflow keeps `latest` and v<N> for itself. In a model's name it refuses / and :, and its queries break at quotes.
+_ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,100}")
+_MODEL = re.compile(r"[\w{}.()+=@-][\w{}.()+=@ -]{0,154}", re.ASCII)  # with a name of 100 below MLflow's 256
 _SQLITE = "sqlite:///"
 _PATHS = ("tracking_uri", "registry_uri", "artifact_root")
 
 
 def _checked_alias(value: Any) -> Any:
-    if not isinstance(value, str) or not _ALIAS.match(value):
+    if not isinstance(value, str) or not _ALIAS.fullmatch(value):
         raise ValueError("must be letters, digits, _ or -, and not latest or v<number>")
+    return value
+
+
+def _checked_model(value: Any) -> Any:
+    if isinstance(value, str) and (not _MODEL.fullmatch(value) or value.endswith(" ")):
+        raise ValueError(
+            "must be 1 to 155 letters, digits, spaces or . _ - + = @ ( ), with {name} for the run's name; MLflow "
+            "refuses / and : in a model's name"
+        )
     return value
 
 
@@ -85,7 +95,7 @@ class MlflowConfig(Part):
     registry_uri: str | None = None
     artifact_root: str | None = None
     experiment: Annotated[str, Field(min_length=1)] = "bertft"
-    registered_model: Annotated[str, Field(min_length=1)] = "{name}"
+    registered_model: Annotated[str, BeforeValidator(_checked_model)] = "{name}"
     aliases: Aliases = Aliases()
     promotion: Annotated[PromotionRule, PlainValidator(_promotion)] = PromotionRule()
     origin: str = Field(default="", exclude=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from bertft_core.base.files import write_json
 from bertft_core.base.text import mask_uri
+from bertft_core.config.fit import Part
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
 from bertft_core.evaluation.report import EvaluationReport, with_floor_keys
@@ -39,7 +40,7 @@ class Tree:
             **git,
         }
         self.root = self._open("pipeline", None, config.name, tags)
-        store.log_params(self.store, self.root, _flat(config.resolved()))
+        store.log_params(self.store, self.root, parameters(config))
         source = str(config.data.source or config.data.train)
         store.log_dataset(self.store, self.root, prepared.dataset, source)
         write_json(run.folder.config, config.resolved())
@@ -115,8 +116,8 @@ class Tree:
         self.final = self._open(
             "final", self.root, f"{self._config.name} final fit", {"bertft.weights": fit.weights_digest}
         )
-        sections = {"tokenization": config.tokenization.model_dump(), "model": config.model.model_dump()}
-        store.log_params(self.store, self.final, {**config.training.model_dump(), **_flat(sections)})
+        sections = {**parameters(config.tokenization, "tokenization."), **parameters(config.model, "model.")}
+        store.log_params(self.store, self.final, {**parameters(config.training), **sections})
         store.log_history(self.store, self.final, [asdict(h) for h in fit.history])
         store.log_metrics(self.store, self.final, {"validation_score": fit.score, "seconds": fit.seconds})
 
@@ -177,11 +178,14 @@ class Tree:
         return store.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot, started)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def parameters(section: Part, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of what is set. A mapping is one value: its keys are the user's, and MLflow refuses many."""
+    values = section.model_dump(mode="json")
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[prefix + key] = value
+    for key in values:
+        part = getattr(section, key)
+        if isinstance(part, Part):
+            flat |= parameters(part, f"{prefix}{key}.")
+        elif values[key] is not None:
+            flat[prefix + key] = values[key]
     return flat

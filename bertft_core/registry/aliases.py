@@ -8,7 +8,7 @@ from typing import Any
 
 from bertft_core.base.errors import InputError, RegistryError
 from bertft_core.config.store import Store
-from bertft_core.tracking.store import all_pages, client, ensure_store, logged_model_status
+from bertft_core.tracking.store import all_pages, client, ensure_store, literal, logged_model_status
 
 RUN_ID = "bertft.run_id"
 MODEL_ID = "bertft.model_id"  # a search for versions leaves MLflow's own model_id empty
@@ -35,7 +35,7 @@ class RegisteredVersion:
 
 def versions(store: Store, name: str) -> tuple[RegisteredVersion, ...]:
     """All versions of a registered model, oldest first; none when there is no such model."""
-    api, query = client(store), f"name = '{name}'"
+    api, query = client(store), f"name = {literal(name)}"
     models = all_pages(lambda token: api.search_model_versions(query, max_results=200, page_token=token))
     return tuple(sorted(map(describe, models), key=lambda v: int(v.version)))
 
@@ -44,7 +44,7 @@ def find(store: Store, name: str, version: str) -> RegisteredVersion | None:
     """One version, or None when there is none (any more)."""
     if not str(version).isdigit():
         return None
-    query = f"name = '{name}' and version_number = {version}"
+    query = f"name = {literal(name)} and version_number = {version}"
     matches = client(store).search_model_versions(query, max_results=1)
     return describe(matches[0]) if matches else None
 
@@ -141,5 +141,5 @@ def require_ready(store: Store, model_id: str) -> None:
 
 def _model(store: Store, name: str) -> Any:
     ensure_store(store)
-    matches = client(store).search_registered_models(f"name = '{name}'", max_results=1)
+    matches = client(store).search_registered_models(f"name = {literal(name)}", max_results=1)
     return matches[0] if matches else None

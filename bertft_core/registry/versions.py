@@ -29,7 +29,7 @@ from bertft_core.registry.artifacts import EVIDENCE_FOLDER
 from bertft_core.registry.entries import rollback_target
 from bertft_core.registry.served_code import MODEL_FILE, copy_served_code
 from bertft_core.serving.artifact import read_card
-from bertft_core.tracking.store import client, ensure_store, logged_model_location, store_lock
+from bertft_core.tracking.store import client, ensure_store, literal, logged_model_location, store_lock
 
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
@@ -65,7 +65,7 @@ def register(
         folder = Path(model_folder)
         if not is_complete(folder):
             raise RegistryError(f"{folder} is not a complete artefact: build it again with build_artifact")
-        api, query = client(store), f"tags.`{RUN_ID}` = '{tags[RUN_ID]}'"
+        api, query = client(store), f"tags.`{RUN_ID}` = {literal(tags[RUN_ID])}"
         logged = api.search_logged_models([experiment], filter_string=query)
         ready = [str(m.model_id) for m in logged if str(m.status) == READY]
         model_id = ready[0] if ready else _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
@@ -138,7 +138,7 @@ def _needed(store: Store, version: RegisteredVersion) -> str | None:
     target = rollback_target(ledger.read(store, version.name), champion(store, version.name), existing)
     if target == version.version:
         return "a rollback would return to it"
-    sharing = client(store).search_model_versions(f"tags.`{MODEL_ID}` = '{version.model_id}'")
+    sharing = client(store).search_model_versions(f"tags.`{MODEL_ID}` = {literal(version.model_id)}")
     return "another version shares its artefacts" if len(sharing) > 1 else None
 
 

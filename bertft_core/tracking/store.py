@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from bertft_core.base.errors import ArtifactError, ConfigError, RegistryError
+from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError
 from bertft_core.base.locks import exclusive
 from bertft_core.base.postgres import advisory_lock, is_postgres
 from bertft_core.base.text import mask_uri
@@ -112,6 +112,18 @@ def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
             return
 
 
+def literal(text: str) -> str:
+    """A value as MLflow's filters read it. They know no escape: a text with both kinds of quotes raises InputError.
+
+    >>> literal("it's")
+    '"it\'s"'
+    """
+    quote = next((q for q in ("'", '"') if q not in text), None)
+    if quote is None or any(ord(sign) < 32 for sign in text):
+        raise InputError(f"{text!r} is no name that MLflow can look up: it holds both quotes, or control signs")
+    return f"{quote}{text}{quote}"
+
+
 def find_or_create_run(
     store: Store,
     run_key: str,
@@ -133,7 +145,7 @@ def find_or_create_run(
         marks[SLOT] = str(slot)
     experiment = ensure_store(store)
     api = client(store)
-    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in marks.items())
+    query = " and ".join(f"tags.`{key}` = {literal(value)}" for key, value in marks.items())
     with store_lock(store):
         for run in api.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1):
             run_id = str(run.info.run_id)
@@ -154,7 +166,8 @@ def find_or_create_run(
 def ended_slots(store: Store, run_key: str, role: str) -> dict[int, float]:
     """Slots whose run (run_key, role, slot) has ended, well or not, and when it started (seconds since 1970)."""
     experiment, api = ensure_store(store), client(store)
-    query = f"tags.`{RUN_KEY}` = '{run_key}' and tags.`{ROLE}` = '{role}' and attributes.status != 'RUNNING'"
+    query = f"tags.`{RUN_KEY}` = {literal(run_key)} and tags.`{ROLE}` = {literal(role)}"
+    query += " and attributes.status != 'RUNNING'"
     with mlflow_faults(store):
         runs = all_pages(lambda token: api.search_runs([experiment], query, max_results=_BATCH, page_token=token))
         return {int(run.data.tags[SLOT]): run.info.start_time / 1000 for run in runs}

@@ -22,10 +22,12 @@ import pytest
 
 import bertft_core
 from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError
+from bertft_core.config.run import parse_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.evaluation.baseline import tfidf_baseline
 from bertft_core.evaluation.policy.blend import Blend
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
+from bertft_core.recipe.mlflow_tree import parameters
 from bertft_core.registry import aliases, artifacts, versions
 from bertft_core.registry.answers import Scorer, score_in_fresh_process, score_versions
 from bertft_core.registry.served_code import served_files
@@ -427,3 +429,58 @@ def test_a_blend_answers_in_a_fresh_process_and_states_what_it_needs(store, serv
     root = Path(store.artifact_root) / "models" / version.model_id / "artifacts"
     assert "scikit-learn==" in (root / "requirements.txt").read_text()
     assert not [p for p in root.rglob("*") if p.suffix in {".pkl", ".pickle", ".joblib"}]
+
+
+NAMES = [
+    "ends with ?",
+    "100 %",
+    "C++",
+    "R&D",
+    "C#",
+    "a, b",
+    "f(x)",
+    "..",
+    "../up",
+    "x" * 300,
+    "news/tech",
+    "it's",
+    "zeile\n2",
+    "ä ö",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_the_user_are_parameters_as_they_are(shared, name):
+    store, _ = shared
+    sections = {
+        "evaluation": {"slices": {name: "x$"}},
+        "data": {"source": "rows.csv", "where": {name: "done"}},
+        "training": {"class_weights": {name: 2.0}},
+        "decision": {"costs": {name: {"other": 1.0}}},
+    }
+    config = parse_config({"name": "t", "model": {"pretrained": "x"}, **sections}, Path())
+    run = tracking.find_or_create_run(store, f"names of {NAMES.index(name)}", "pipeline")
+    for _ in range(2):  # a resumed command logs them again
+        tracking.log_params(store, run, parameters(config))
+    logged = tracking.client(store).get_run(run).data.params
+    keys = ("evaluation.slices", "data.where", "training.class_weights", "decision.costs")
+    assert [json.loads(logged[key]) for key in keys] == [
+        {name: "x$"},
+        {name: "done"},
+        {name: 2.0},
+        {name: {"other": 1.0}},
+    ]
+    assert logged["training.lr"] == "5e-05" and "search" not in logged
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b"', "x' or name != '"])
+def test_a_name_with_quotes_is_looked_up_as_it_is(shared, name):
+    store, _ = shared
+    assert aliases.versions(store, name) == () and aliases.find(store, name, "1") is None
+    with pytest.raises(InputError, match="there is no registered model"):
+        aliases.require_model(store, name)
+
+
+def test_a_name_that_no_filter_can_hold_is_refused(shared):
+    with pytest.raises(InputError, match="holds both quotes, or control signs"):
+        aliases.versions(shared[0], 'it\'s a "b"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,23 @@ def test_missing_explicit_file_is_refused(tmp_path):
 def test_one_alias_for_two_roles_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="three different names"):
         load(write(tmp_path, "aliases: {champion: live, previous: live}"))
+
+
+@pytest.mark.parametrize(
+    "name", ["nlp/{name}", "a:{name}", "bob's {name}", 'say "{name}"', "{name}\n", " {name}", "{name} ", ""]
+)
+def test_a_registered_model_that_mlflow_cannot_hold_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"registered_model: must be 1 to 155 letters, digits"):
+        load(write(tmp_path, f"registered_model: {json.dumps(name)}"))
+
+
+@pytest.mark.parametrize("name", ["{name}", "team.{name}_v-2", "News (English) {name}", "prod@{name}"])
+def test_a_registered_model_may_have_these_names(tmp_path, name):
+    assert load(write(tmp_path, f"registered_model: {json.dumps(name)}")).model_name("news") == name.replace(
+        "{name}", "news"
+    )
+
+
+def test_an_alias_with_a_line_end_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"aliases\.champion: must be letters"):
+        load(write(tmp_path, 'aliases: {champion: "best\\n"}'))

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 def no_bool(value: Any) -> Any:
     """`value`, unless it is a bool. Raises ValueError."""
     if isinstance(value, bool):
-        raise ValueError("must not be true or false (quote yes and no: YAML reads them as booleans)")
+        raise ValueError("must not be true or false (quote them where they are names)")
     return value
 
 

@@ -19,11 +19,11 @@ from bertft_core.config.nightly import NightlyConfig
 from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 from bertft_core.config.presets import PresetName, with_preset
 from bertft_core.config.search import Range, SearchConfig, Values, values_of
-from bertft_core.config.yaml_files import config_error, dotted, fault_lines, masked, nearest_key, read_yaml
+from bertft_core.config.yaml_files import config_error, dotted, fault_lines, masked, nearest_key, parse_yaml, read_yaml
 
 
 def _valid_name(value: Any) -> Any:
-    if isinstance(value, str) and not re.match(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", value):
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
         raise ValueError("must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit")
     return value
 
@@ -36,11 +36,13 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _salt(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
+    """What is written as a whole number and means a name, by its digits."""
     return str(value) if isinstance(no_bool(value), int) else value
 
 
-Salt = Annotated[str, BeforeValidator(_salt), Field(min_length=1, max_length=100)]
+ClassName = Annotated[str, BeforeValidator(_as_text)]
+Salt = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=100)]
 
 
 class SplitConfig(Part):
@@ -53,7 +55,7 @@ class SplitConfig(Part):
     validation: Share = 0.1
     test: Share = 0.2
     salt: Salt | None = None
-    class_salt: dict[Annotated[str, BeforeValidator(_salt)], Salt] = Field(default_factory=dict)
+    class_salt: dict[ClassName, Salt] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> SplitConfig:
@@ -185,7 +187,7 @@ class DecisionConfig(Part):
     temperature: bool = True
     thresholds: Literal["f_beta", "balanced_accuracy"] | None = None
     beta: Positive = 1.0
-    costs: dict[str, dict[str, Annotated[Number, Field(ge=0)]]] | None = None
+    costs: dict[ClassName, dict[ClassName, Annotated[Number, Field(ge=0)]]] | None = None
     abstain_accuracy: Share | None = None
 
     @model_validator(mode="after")
@@ -354,7 +356,7 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
             if not isinstance(node, dict):
                 raise ConfigError(f"override {override!r}: {parent} holds a value, not a section")
         try:
-            node[last] = yaml.safe_load(text)
+            node[last] = parse_yaml(text)
         except yaml.YAMLError as fault:
             raise ConfigError(f"override {override!r}: the value is not YAML") from fault
     return parse_config(tree, file.resolve().parent, str(file))

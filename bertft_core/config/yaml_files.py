@@ -1,11 +1,12 @@
-"""YAML files as plain trees (safe loader, no key twice), and what a message says of the keys at fault."""
+"""YAML files as plain trees (plain values only, no key twice), and what a message says of the keys at fault."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
@@ -14,16 +15,51 @@ from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
 
 
+class _Core(yaml.SafeLoader):
+    """Scalars by YAML 1.2's core schema; what it calls a number in another notation (0x1F, 010) is text, as written.
+
+    PyYAML reads YAML 1.1, where 010 is 8, 12:30 is 750, `no` is false, 2026-01-31 a date, and 2e-5 text.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+class _Twice(yaml.MarkedYAMLError):
+    """A key that stood in its mapping before."""
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+):
+    _Core.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+
+
+def parse_yaml(text: str) -> Any:
+    """The one document in a YAML text. Raises yaml.YAMLError, also for a key that occurs twice."""
+    loader = _Core(text)
+    try:
+        node = loader.get_single_node()
+        if (twice := _repeated_key(node)) is not None:
+            raise _Twice(problem=f"the key {twice.value!r} occurs twice: keep one", problem_mark=twice.start_mark)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError naming the file, and the line of a key that occurs twice."""
     try:
         text = file.read_text(encoding="utf-8")
-        twice = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
-        tree = yaml.safe_load(text)
+        tree = parse_yaml(text)
+    except _Twice as fault:
+        raise ConfigError(f"{file}:{fault.problem_mark.line + 1}: {fault.problem}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(fault).split())}") from None
-    if twice is not None:
-        raise ConfigError(f"{file}:{twice.start_mark.line + 1}: the key {twice.value!r} occurs twice: keep one")
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else type(tree).__name__
         raise ConfigError(f"{file}: wanted a mapping of keys, found {found}")

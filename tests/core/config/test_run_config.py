@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import yaml
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.config.run import DecisionConfig, load_config, parse_config
+from bertft_core.config.yaml_files import parse_yaml
 
 GOOD = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "m"}}
 
@@ -30,7 +32,7 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         ("search.space={lr: {low: 1.0e-4, high: 1.0e-5}}", "low must not exceed high"),
         ("search.space={lr: [5.0]}", "was 5.0"),
         ("name=a b", "letters, digits"),
-        ("data.classes=[yes, no]", "quote yes and no"),
+        ("data.classes=[true, false]", "quote them where they are names"),
         ("noequals", "wanted key=value"),
         ("base_dir=/tmp", "unknown key"),
     ],
@@ -143,6 +145,51 @@ def test_impossible_class_weights_are_named(tmp_path: Path, value: object, wante
 def test_class_weights_by_class_take_numbers_as_names(tmp_path: Path) -> None:
     found = parse_config({**GOOD, "training": {"class_weights": {1: 2, "b": 0.5}}}, tmp_path)
     assert found.training.class_weights == {"1": 2.0, "b": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("[010, 020]", ["010", "020"]),
+        ("[12:30, 1:00]", ["12:30", "1:00"]),
+        ("[yes, no, on, off, y]", ["yes", "no", "on", "off", "y"]),
+        ("[2026-01-31, 0x1F, 1_000, 0o17, 00, =]", ["2026-01-31", "0x1F", "1_000", "0o17", "00", "="]),
+        ("[1, -2, +3, 0]", [1, -2, 3, 0]),
+        ("['1', \"2\"]", ["1", "2"]),
+    ],
+)
+def test_classes_are_read_as_written(tmp_path: Path, written: str, read: list[object]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"name: x\ndata: {{source: a.csv, classes: {written}}}\nmodel: {{pretrained: m}}\n")
+    assert load_config(file).data.classes == read
+    file.write_text("name: x\ndata: {source: a.csv}\nmodel: {pretrained: m}\n")
+    assert load_config(file, [f"data.classes={written}"]).data.classes == read
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("2e-5", 2e-5), ("1E3", 1e3), (".5", 0.5), ("3.", 3.0), ("-0.1", -0.1), ("1.10", 1.1), ("+1.5e+2", 150.0)),
+        *(("~", None), ("", None), ("null", None), ("true", True), ("FALSE", False), ("-.inf", -math.inf)),
+        *(("01.5", "01.5"), ("1.2.3", "1.2.3"), ("1e", "1e"), (".", "."), ("nulL", "nulL"), ("tRue", "tRue")),
+        *(("{a: {<<: {b: 1}, c: 2}}", {"a": {"b": 1, "c": 2}}), ("{1: x, 01: y}", {1: "x", "01": "y"})),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    assert parse_yaml(text) == value and type(parse_yaml(text)) is type(value)
+
+
+def test_costs_take_numbers_as_names_as_classes_and_weights_do(tmp_path: Path) -> None:
+    found = parse_config({**GOOD, "decision": {"costs": {0: {1: 5}, "1": {0: 1.5}}}}, tmp_path)
+    assert found.decision.cost_matrix(("0", "1")) == ((0.0, 5.0), (1.5, 0.0))
+    with pytest.raises(ConfigError, match=r"decision\.costs.*must not be true or false"):
+        parse_config({**GOOD, "decision": {"costs": {True: {"a": 1}}}}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x\n", "x\r\n", "a/b", "a:b", "it's", "", " x", "-x", "x" * 101])
+def test_a_name_that_cannot_be_a_path_or_a_model_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="name: must be 1 to 100 letters, digits"):
+        parse_config({**GOOD, "name": name}, tmp_path)
 
 
 def test_key_of_a_schedule_that_is_searched_is_accepted(tmp_path: Path) -> None:

@@ -237,6 +237,13 @@ def test_no_call_trusts_remote_code() -> None:
     assert not [at for at, c in calls() if keywords(c).get("trust_remote_code", "False") != "False"]
 
 
+def test_every_load_of_a_folder_says_that_its_code_is_not_run() -> None:
+    """transformers asks on the terminal where it is not told."""
+    loads = [(at, c) for at, c in calls() if called(c).endswith((".from_pretrained", ".from_config"))]
+    assert len(loads) >= 5
+    assert not [at for at, c in loads if "trust_remote_code" not in keywords(c) and all(k.arg for k in c.keywords)]
+
+
 def test_numpy_files_are_read_and_written_without_pickle() -> None:
     names = {"np.load", "np.save", "numpy.load", "numpy.save"}
     assert not [at for at, c in calls() if called(c) in names and keywords(c).get("allow_pickle") != "False"]

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+STARTUP = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"  # of the embedded server
 POOL = "bertft"  # the work pool of the stack's worker; deployments name it
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -41,11 +42,19 @@ def prepare_environment(home: Path) -> bool:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
-    is_served = bool(os.environ.get("PREFECT_API_URL") or _profile_url())
+    is_served = server_address() is not None
     if not is_served:
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
-        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+        os.environ.setdefault(STARTUP, "120")
     return is_served
+
+
+def server_address() -> tuple[str, str] | None:
+    """The address of the user's own Prefect server and what sets it; None where Prefect embeds one."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url, "PREFECT_API_URL"
+    url = _profile_url()
+    return (url, "PREFECT_API_URL in the active Prefect profile") if url else None
 
 
 def service_environment(user: Mapping[str, str]) -> dict[str, str]:

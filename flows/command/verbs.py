@@ -18,6 +18,7 @@ from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from flows.command.session import watch_over
 from flows.environment import prepare_environment, study_storage
+from flows.server import require_server
 
 
 def _open_home(args: argparse.Namespace) -> Path:
@@ -56,6 +57,7 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
     resolve_pretrained(config)
     home = _home(args)
+    require_server()
     from flows.pipeline import pipeline
 
     result: dict[str, Any] = pipeline(**_flow_parameters(args, home), again=getattr(args, "again", False), last=last)
@@ -69,6 +71,7 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     from flows.nightly import NightFailed, night_despite, nightly
 
     try:
+        require_server()
         night: dict[str, Any] = nightly(
             **_flow_parameters(args, home), as_of=args.as_of, force=args.force, live=args.live
         )
@@ -86,6 +89,7 @@ def _deployed(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             "no Prefect server: `bertft up` starts one; then set PREFECT_API_URL, as it prints, or a Prefect profile"
         )
+    require_server()
     from prefect import serve
 
     from flows.deployments import Plan, deploy, deployments
@@ -123,6 +127,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         from bertft_core.recipe.chain import search_report
 
         return search_report(config, home, study_storage())
+    require_server()
     from flows.search import join
 
     joined: dict[str, Any] = join(str(Path(args.config).resolve()), list(args.overrides), str(home))
@@ -164,6 +169,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
 
         return asdict(overrides.force(store, args.name, args.version, args.reason))
     home = _home(args)
+    require_server()
     from flows.release import promote
 
     return promote(name=args.name, version=args.version, home=str(home), mlflow_file=args.mlflow, approve=args.approve)

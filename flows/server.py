@@ -1,0 +1,106 @@
+"""The Prefect server that a flow needs, asked before the flow begins: the user's own, or the embedded one."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from bertft_core.base.errors import InputError
+from bertft_core.base.text import mask_uri
+from flows.environment import STARTUP, server_address
+
+_TRIES, _PAUSE = 3, 2.0  # of a server that is just being started: seconds between two tries
+_ANSWERS_WITHIN = 10.0  # seconds
+_HINT = "start one (`bertft up`) or set {variable} to the address of a running one, or unset it: then bertft embeds one"
+
+
+def require_server() -> None:
+    """Return once a Prefect server answers. Raises InputError with the address, the variable and what to do."""
+    found = server_address()
+    if found is None:
+        start_embedded()
+    else:
+        require_answer(*found)
+
+
+def require_answer(url: str, variable: str) -> None:
+    """Ask the server at `url`, which `variable` named. Raises InputError unless it answers as Prefect's API does.
+
+    What it answers for reasons of access (a proxy, a password, Prefect Cloud) is left to Prefect.
+    """
+    shown, hint = mask_uri(url), _HINT.format(variable=variable)
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"{variable} is {shown!r}: wanted an address such as http://127.0.0.1:4200/api")
+    try:
+        answer = _health(url)
+    except OSError as fault:
+        reason = str(getattr(fault, "reason", "") or fault or type(fault).__name__)
+        raise InputError(f"no Prefect server answers at {shown} ({variable}): {reason}; {hint}") from None
+    if answer in ("true", "unknown"):
+        return
+    longer = f"{url.rstrip('/')}/api"
+    try:
+        is_longer = _health(longer) == "true"
+    except OSError:
+        is_longer = False
+    todo = f"set {variable}={mask_uri(longer)}" if is_longer else f"its API's address ends in /api; {hint}"
+    raise InputError(f"{shown} ({variable}) answers, but not as Prefect's API: {todo}")
+
+
+def _health(url: str) -> str:
+    """true, false, or unknown where only Prefect can tell. Raises OSError where nobody answers."""
+    parts = urlsplit(url)  # user and password go another way; without them the answer is 401, which is one
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health")
+    request = urllib.request.Request(urlunsplit(bare), headers={"Accept": "application/json"})
+    is_guarded = any(os.environ.get(name) for name in ("PREFECT_API_KEY", "PREFECT_CLIENT_CUSTOM_HEADERS"))
+    for left in reversed(range(_TRIES)):
+        try:
+            with urllib.request.urlopen(request, timeout=_ANSWERS_WITHIN) as response:
+                is_true = json.loads(response.read(100)) is True
+                return "true" if is_true else "false"
+        except urllib.error.HTTPError as fault:
+            return "false" if fault.code in (404, 405) and not is_guarded else "unknown"
+        except ValueError:  # a page, not JSON
+            return "unknown" if is_guarded else "false"
+        except OSError as fault:
+            if isinstance(getattr(fault, "reason", None), ssl.SSLError):
+                return "unknown"  # Prefect has certificates of its own
+            if not left:
+                raise
+            time.sleep(_PAUSE)
+    raise AssertionError("unreachable")
+
+
+def start_embedded(make: Callable[[], Any] | None = None) -> None:
+    """Start the server that Prefect embeds, and again where a busy machine was too slow for it.
+
+    make: the server, for tests. Raises InputError after three tries.
+    """
+    import httpx
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_SERVER_EPHEMERAL_ENABLED
+
+    if not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        raise InputError(f"Prefect may not embed a server here: {_HINT.format(variable='PREFECT_API_URL')}")
+    reason = ""
+    for _ in range(_TRIES):
+        server = (make or SubprocessASGIServer)()
+        try:
+            server.start()
+            return
+        except (RuntimeError, httpx.HTTPError) as fault:
+            reason = f"{server.address}: {' '.join(str(fault).split())[:300] or type(fault).__name__}"
+            server.stop()
+    raise InputError(
+        f"the Prefect server that bertft embeds did not start in {_TRIES} tries ({reason}): the machine is busy, or "
+        f"{os.environ.get('PREFECT_HOME', '~/.prefect')} is damaged. Give it longer than {STARTUP}="
+        f"{os.environ.get(STARTUP, 'its default')} (seconds), or start one that stays (`bertft up`) and set "
+        "PREFECT_API_URL"
+    )

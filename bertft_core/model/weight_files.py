@@ -90,7 +90,8 @@ def wrapper_prefix(names: Collection[str], wanted: Collection[str], base: str) -
         return ""
     if len(found) > 1:
         raise ModelError(
-            f"model.pretrained: the weights hold {len(found)} encoders, under {', '.join(sorted(found))}: save the one you mean by itself"
+            f"model.pretrained: the weights hold {len(found)} encoders, under {', '.join(sorted(found))}: save the one "
+            "you mean by itself"
         )
     return found[0].removesuffix(f"{base}.") if found[0].endswith(f".{base}.") else found[0]
 

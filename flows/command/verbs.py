@@ -44,9 +44,12 @@ def _flow_parameters(args: argparse.Namespace, home: Path) -> dict[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
-    from bertft_core.recipe.check import plan
+    from bertft_core.model.pretrained import resolve_pretrained
 
     config = load_config(args.config, args.overrides)
+    resolve_pretrained(config)  # what its files tell is told before torch is imported
+    from bertft_core.recipe.check import plan
+
     return plan(config, _home(args), load_mlflow_config(args.mlflow, config.base_dir, Path.cwd()))
 
 

@@ -33,8 +33,10 @@ def test_a_first_version_has_to_be_worth_it(project, command, document, rows, tm
     assert versions["bertft.decision"] == "kept" and versions["bertft.decision_reason"] == poor["reason"]
     assert outcomes == [("kept",)]
 
+    (folder / "baseline.npy").unlink()  # as versions have it that an older bertft evaluated
     refused = command(home, "promote", "tiny", "1")
     assert refused.returncode == 3 and "tiny version 1: kept" in refused.stdout, refused.stderr
+    assert (folder / "baseline.npy").exists()
     good = document(command(home, "run", config, "--json", "training.lr=5e-3", "training.epochs=6"))
     assert good["promoted"] and good["champion_after"] == "2", good["reason"]
     assert "not shown to be worse than the TF-IDF baseline" in good["reason"]

@@ -26,7 +26,7 @@ from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 9
+PREPARE_VERSION = 10
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
@@ -37,7 +37,7 @@ _RAW = pa.schema(
         ("text", pa.large_string()),
         ("text_pair", pa.large_string()),
         ("slices", pa.list_(pa.string())),  # values of the columns in data.slices
-        ("group_name", pa.large_string()),  # value of data.group, null without one; splits have its hash
+        ("group", pa.large_string()),  # value of data.group, null without one
     ]
 )
 
@@ -212,7 +212,7 @@ def _draw(config: DataConfig, raw: Path, seen: _Collected, labels: LabelTable, s
     counts = used[rows] & (codes >= 0)
 
     def group_of(place: int) -> str:
-        value = pa.ipc.open_file(pa.memory_map(str(raw))).read_all()["group_name"][int(places[place])].as_py()
+        value = pa.ipc.open_file(pa.memory_map(str(raw))).read_all()["group"][int(places[place])].as_py()
         return "" if value is None else str(value)
 
     return Draw(

@@ -137,7 +137,7 @@ def test_group_of_a_fifth_is_named_where_the_shares_hold(tmp_path: Path) -> None
     assert data.report.warnings == (
         f"the largest values of data.group are {name!r} (20 % of the rows): a split that holds one is mostly that one",
     )
-    assert set(data.table("train")["group_name"].to_pylist()) >= {name}
+    assert set(data.table("train")["group"].to_pylist()) >= {name}
 
 
 def test_multi_label_rows_are_drawn_anew_together(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from bertft_core.config.metrics import METRICS
 
 RESAMPLES = 10_000
 Test = Literal["superiority", "non_inferiority"]
-Period = Literal["night", "week", "month"]
+Period = Literal["night", "week", "month", "year"]
 Baseline = Literal["not_worse", "better", "off"]
-PERIODS: dict[str, int] = {"night": 1, "week": 7, "month": 30}  # decisions that one error budget pays for
+PERIODS: dict[str, int] = {"night": 1, "week": 7, "month": 30, "year": 365}  # decisions that one error budget pays for
 _CHOICES: dict[str, tuple[str, ...]] = {
     "test": get_args(Test),
     "per": tuple(PERIODS),
@@ -48,7 +48,8 @@ class PromotionRule:
     test: superiority asks for a difference above min_gain >= 0; non_inferiority for one above -margin, margin in
         (0, 1), and then min_gain is 0.
     level: in (0.5, 0.999]; 1 - level bounds the chance that an equal model is promoted at all (superiority), or one
-        worse by the margin (non_inferiority), over `per`: one night, a week of 7 or a month of 30 decisions.
+        worse by the margin (non_inferiority), over `per`: one night, a week of 7, a month of 30 or a year of 365
+        decisions.
     max_class_loss, max_slice_loss: largest loss of recall (where F1 falls too) or accuracy not to be shown, in (0, 1).
     max_ece_gain >= 0, max_latency_ms > 0 a row, max_size_mb > 0. None turns any of the max_ off.
     champion_unavailable: what happens when the champion cannot be scored.

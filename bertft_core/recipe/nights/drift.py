@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import ArtifactError, InputError
-from bertft_core.base.files import load_arrays, save_arrays
+from bertft_core.base.files import load_arrays, read_json, save_arrays
 from bertft_core.base.hashes import hash_json
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import Store
@@ -19,12 +19,15 @@ from bertft_core.evaluation.drift.domain_shift import domain_shift
 from bertft_core.evaluation.drift.label_shift import LabelShift
 from bertft_core.evaluation.drift.report import DriftReport
 from bertft_core.evaluation.drift.text_figures import text_figures
+from bertft_core.evaluation.scores.intervals import share_interval
+from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.recipe.nights.rows import Rows
 from bertft_core.recipe.nights.triggers import NewRowsScore
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.registry import aliases, artifacts
-from bertft_core.registry.answers import score_in_fresh_process
+from bertft_core.registry.answers import Answers, score_in_fresh_process
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.training.spec import MachineSettings
 
 MOST_ROWS = 1_000  # on either side of a comparison: features cost an encoder pass a row
@@ -111,7 +114,7 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
     if version is None:
         return None
     before, now = Rows.require(last), Rows.of(prepared.dataset)
-    texts, labels = _new_rows(prepared, now.hashes[~now.is_in(before)])
+    texts, labels, groups = _new_rows(prepared, now.hashes[~now.is_in(before)])
     if not texts["text"]:
         return None
     with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as scratch:
@@ -124,14 +127,40 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
         except (ArtifactError, InputError):
             return None
         answers = found.labels()
-    right = int((answers == np.array(labels, dtype=object)).sum())
-    return NewRowsScore(right=right, rows=len(labels))
+    is_right = answers == np.array(labels, dtype=object)
+    on_test = champion_on_test(EvaluationFolder(last / "evaluation"), version)
+    return NewRowsScore(
+        right=int(is_right.sum()),
+        rows=len(labels),
+        high=share_interval(is_right, groups)[1],
+        test_accuracy=None if on_test is None else on_test[0],
+        test_low=None if on_test is None else on_test[1],
+    )
 
 
-def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], list[str]]:
+def champion_on_test(folder: EvaluationFolder, version: str) -> tuple[float, float] | None:
+    """Accuracy of a version on the test rows of the last training, and the lower end of its 95 % interval.
+
+    From the answers that it gave to the gate then, be it as candidate or as champion; None where it gave none.
+    """
+    file = folder.answers(version)
+    if not file.exists():
+        return None
+    classes, answers = read_json(folder.evidence)["classes"], Answers.read(file)
+    if set(answers.classes) != set(classes):
+        return None
+    groups = np.load(folder.groups, allow_pickle=False) if folder.groups.exists() else None
+    labels = labels_of(np.load(folder.labels, allow_pickle=False), classes, groups=groups)
+    is_right = labels.is_right(labels.predictions(answers.probabilities(classes), answers.predicted(classes)))
+    return float(is_right.mean()), share_interval(is_right, labels.groups)[0]
+
+
+def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], list[str], Any]:
+    """Texts, labels and groups (None where there are none) of the rows with these hashes, at most 1,000 a split."""
     wanted = set(hashes.tolist())
     texts: dict[str, list[str]] = {"text": [], "text_pair": []}
     labels: list[str] = []
+    groups: list[Any] = []
     for split in ("train", "validation"):
         table = prepared.dataset.table(split)
         places = [i for i, h in enumerate(table["fingerprint"].to_pylist()) if h.rstrip(b"\0") in wanted][:MOST_ROWS]
@@ -140,4 +169,7 @@ def _new_rows(prepared: Prepared, hashes: Any) -> tuple[dict[str, list[str]], li
         if prepared.dataset.has_pair:
             texts["text_pair"] += part["text_pair"].to_pylist()
         labels += prepared.dataset.label_texts(part)
-    return texts, labels
+        own = prepared.dataset.groups(split)  # codes of this split: no group has rows in two
+        groups += [(split, int(own[i])) for i in places] if own is not None else []
+    codes = {group: code for code, group in enumerate(dict.fromkeys(groups))}
+    return texts, labels, np.array([codes[group] for group in groups]) if len(groups) == len(labels) else None

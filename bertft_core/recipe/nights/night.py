@@ -243,7 +243,11 @@ class NightRun:
             self.facts["text_auroc"] = round(self.drift.domain.auroc, 4)
         if score is not None:
             self.facts["champion_on_new"] = round(score.right / score.rows, 4)
-            fired.append(triggers.drop_trigger(score, last.accuracy, nightly))
+            fired.append(triggers.drop_trigger(score, nightly))
+            if score.test_accuracy is None and nightly.score_drop is not None:
+                self.report.say(
+                    "nightly.score_drop waits for the next training: the last one has no answers of the champion"
+                )
         return [text for text in fired if text]
 
     def _remember(

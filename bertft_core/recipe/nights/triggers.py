@@ -10,7 +10,6 @@ from bertft_core.base.text import counted
 from bertft_core.config.nightly import NightlyConfig
 from bertft_core.evaluation.drift.domain_shift import DomainShift
 from bertft_core.evaluation.drift.label_shift import LabelShift
-from bertft_core.evaluation.scores.intervals import wilson
 from bertft_core.recipe.nights.rows import Changes
 
 LEAST_ROWS = 30  # new rows below which a share or a score of them says nothing
@@ -26,10 +25,17 @@ class TrainingDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class NewRowsScore:
-    """Right answers of the champion on so many rows that it did not see."""
+    """Right answers of the champion on so many rows that it did not see, and its accuracy on its test rows.
+
+    high: the upper end of the 95 % interval of the share of right answers. test_low: the lower end of that of
+    test_accuracy; both None where its answers to test rows are not kept.
+    """
 
     right: int
     rows: int
+    high: float
+    test_accuracy: float | None = None
+    test_low: float | None = None
 
 
 def require_sound(found: Changes, config: NightlyConfig) -> tuple[str, ...]:
@@ -96,20 +102,21 @@ def drift_trigger(shift: DomainShift, config: NightlyConfig) -> str | None:
     return f"new texts can be told from old ones, {found} (nightly.text_drift: {config.text_drift:g})"
 
 
-def drop_trigger(score: NewRowsScore, accuracy: float | None, config: NightlyConfig) -> str | None:
-    """Why the champion's answers on new rows speak for training, or None. accuracy: on its test rows.
+def drop_trigger(score: NewRowsScore, config: NightlyConfig) -> str | None:
+    """Why the champion's answers on new rows speak for training, or None.
 
-    The upper end of Wilson's 95 % interval must lie below the accuracy on the test rows less nightly.score_drop.
+    Even the upper end of their interval must lie below the *lower* end of the champion's on its test rows, less
+    nightly.score_drop: a champion is champion because its test score came out high. The best of 30 equal challengers is
+    expected 2.04 standard errors above what it is worth, and the lower end of a 95 % interval 1.96 below what was seen.
     """
-    right, rows = score.right, score.rows
-    if config.score_drop is None or accuracy is None or rows < LEAST_ROWS:
+    if config.score_drop is None or score.test_accuracy is None or score.test_low is None or score.rows < LEAST_ROWS:
         return None
-    high = wilson(right, rows)[1]
-    if high >= accuracy - config.score_drop:
+    if score.high >= score.test_low - config.score_drop:
         return None
     return (
-        f"the champion is right on {right / rows:.1%} of {rows} new rows, at most {high:.1%}; it was on {accuracy:.1%} "
-        f"of its test rows (nightly.score_drop: {config.score_drop:g})"
+        f"the champion is right on {score.right / score.rows:.1%} of {score.rows} new rows, at most {score.high:.1%}; "
+        f"it was on {score.test_accuracy:.1%} of its test rows, at least {score.test_low:.1%} "
+        f"(nightly.score_drop: {config.score_drop:g})"
     )
 
 

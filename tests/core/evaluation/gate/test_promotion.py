@@ -127,7 +127,8 @@ def test_exact_mcnemar_is_shown_for_every_metric() -> None:
 
 
 def test_error_of_one_decision_is_a_share_of_the_periods() -> None:
-    assert [round(rule(per=p).alpha, 6) for p in ("night", "week", "month")] == [0.05, 0.007143, 0.001667]
+    alphas = [round(rule(per=p).alpha, 6) for p in ("night", "week", "month", "year")]
+    assert alphas == [0.05, 0.007143, 0.001667, 0.000137] and rule(per="year").allowed == 365
 
 
 def test_reason_and_check_tell_which_decision_of_the_period_it_is() -> None:
@@ -290,7 +291,7 @@ def test_no_rows_and_no_distribution_are_refused() -> None:
     [
         ({"metric": "f1"}, "promotion.metric"),
         ({"level": 1.0}, "promotion.level"),
-        ({"per": "year"}, "promotion.per must be one of night, week, month"),
+        ({"per": "decade"}, "promotion.per must be one of night, week, month, year"),
         ({"test": "equality"}, "promotion.test must be one of superiority, non_inferiority"),
         ({"champion_unavailable": "drop"}, "promotion.champion_unavailable"),
         ({"min_gain": -0.1}, "promotion.min_gain"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bertft_core.base.errors import DataError
+from bertft_core.base.files import write_json
 from bertft_core.config.nightly import NightlyConfig
 from bertft_core.evaluation.drift.domain_shift import DomainShift
 from bertft_core.evaluation.drift.label_shift import LabelShift, label_shift
+from bertft_core.evaluation.scores.intervals import wilson
+from bertft_core.recipe.nights.drift import champion_on_test
 from bertft_core.recipe.nights.rows import Changes
 from bertft_core.recipe.nights.triggers import (
     NewRowsScore,
@@ -19,6 +24,7 @@ from bertft_core.recipe.nights.triggers import (
     drop_trigger,
     require_sound,
 )
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 
 
 def found(**values: Any) -> Changes:
@@ -79,11 +85,48 @@ def test_text_drift_fires_where_the_whole_interval_is_above_the_limit(low: float
     assert (drift_trigger(shift, NightlyConfig(text_drift=0.7)) is not None) is fires
 
 
-def test_lost_accuracy_fires_only_where_the_interval_excludes_less() -> None:
-    # Wilson's upper end for 70 of 100 right is 0.7811
-    assert drop_trigger(NewRowsScore(right=70, rows=100), 0.82, NightlyConfig(score_drop=0.03)) is not None
-    assert drop_trigger(NewRowsScore(right=70, rows=100), 0.81, NightlyConfig(score_drop=0.03)) is None
-    assert drop_trigger(NewRowsScore(right=0, rows=29), 0.99, NightlyConfig()) is None
+def new_rows(right: int, rows: int, test: tuple[int, int] | None) -> NewRowsScore:
+    seen = None if test is None else test[0] / test[1]
+    low = None if test is None else wilson(*test)[0]
+    return NewRowsScore(right=right, rows=rows, high=wilson(right, rows)[1], test_accuracy=seen, test_low=low)
+
+
+def test_lost_accuracy_fires_only_where_both_intervals_exclude_less() -> None:
+    config = NightlyConfig(score_drop=0.03)  # Wilson's upper end for 70 of 100 right is 0.7811
+    assert wilson(840, 1000)[0] > 0.8112 > wilson(830, 1000)[0]
+    text = drop_trigger(new_rows(70, 100, (840, 1000)), config)
+    assert (
+        text is not None and "right on 70.0% of 100 new rows, at most 78.1%; it was on 84.0% of its test rows" in text
+    )
+    assert drop_trigger(new_rows(70, 100, (830, 1000)), config) is None
+    assert drop_trigger(new_rows(0, 29, (990, 1000)), config) is None
+    assert drop_trigger(new_rows(0, 100, None), config) is None
+
+
+def test_the_champion_is_judged_by_its_own_answers_to_the_last_test_rows(tmp_path: Path) -> None:
+    folder, labels = EvaluationFolder(tmp_path), np.arange(200) % 2
+    said = np.where(np.arange(200) < 20, 1 - labels, labels)
+    np.save(folder.labels, labels, allow_pickle=False)
+    np.savez(folder.answers("4"), probabilities=(np.eye(2)[1 - said] * 0.8 + 0.1).astype("float32"), predicted=1 - said)
+    write_json(folder.evidence, {"classes": ["ham", "spam"]})
+    facts = {"classes": ["spam", "ham"], "file": "", "latency_ms": 1.0, "code": ""}  # another order of classes
+    write_json(f"{folder.answers('4')}.json", facts)
+    assert champion_on_test(folder, "4") == (0.9, pytest.approx(wilson(180, 200)[0]))
+    assert champion_on_test(folder, "3") is None
+    np.save(folder.groups, np.arange(200) // 20, allow_pickle=False)  # one of ten customers has all the errors
+    accuracy, low = champion_on_test(folder, "4") or (0.0, 0.0)
+    assert accuracy == 0.9 and low < 0.7
+
+
+def test_a_champion_that_was_lucky_at_its_promotion_has_lost_nothing() -> None:
+    """The best of 30 equal challengers on 400 test rows scores 0.9 + 2 standard errors; on new rows it is as before."""
+    fired = plain = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        best, right = int(rng.binomial(400, 0.9, 30).max()), int(rng.binomial(500, 0.9))
+        fired += drop_trigger(new_rows(right, 500, (best, 400)), NightlyConfig(score_drop=0.0)) is not None
+        plain += wilson(right, 500)[1] < best / 400
+    assert plain / 400 > 0.4 and fired / 400 < 0.07
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.data.compressed import open_text, table_name
 from bertft_core.data.formats import decoding, text_encoding
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 _MAX_FIELD = 20_000_000  # characters in one field; an unclosed quote stops here
 _DELIMITERS = ",;\t|"
+_STATED = re.compile(r'"?sep=(.)"?[\r\n]*')  # the first line that Excel writes and reads
+_MOST_COMMENTS = 1_000  # lines
 _KNOWN_LABELS = 10_000  # of a file, compared with the ends of lines inside of quoted fields
 
 
@@ -23,13 +27,15 @@ class Dialect:
     """How one file is written. header: column names, stripped; none where the first record is broken.
 
     quoting: standard or none. swallowed: lines (from 1) at which records start whose quoted field holds rows of the
-    file: line breaks, and before one of them a delimiter and a label that other rows have.
+    file: line breaks, and before one of them a delimiter and a label that other rows have. skipped: lines above
+    the header.
     """
 
     delimiter: str
     quoting: str
     header: tuple[str, ...]
     swallowed: frozenset[int] = frozenset()
+    skipped: int = 0
 
 
 def dialect_of(file: SourceFile, config: DataConfig, usual: Reading) -> Dialect:
@@ -41,59 +47,83 @@ def dialect_of(file: SourceFile, config: DataConfig, usual: Reading) -> Dialect:
     """
     with decoding(file):
         quoting = "none" if config.quoting == "none" else "standard"
-        delimiter = config.delimiter or _sniff_delimiter(file, config.columns, usual.delimiter, quoting)
-        header = _header(file, delimiter, quoting)
-        if config.quoting != "auto" or not header:
-            return Dialect(delimiter=delimiter, quoting=quoting, header=header)
-        has_quotes, is_even = _lines(file, delimiter, len(header))
+        skipped, stated = _above_header(file, config.columns)
+        start = Dialect(delimiter=config.delimiter or stated or ",", quoting=quoting, header=(), skipped=skipped)
+        if not config.delimiter and not stated:
+            start = replace(start, delimiter=_sniff_delimiter(file, config.columns, usual.delimiter, start))
+        standard = replace(start, header=_header(file, start))
+        if config.quoting != "auto" or not standard.header:
+            return standard
+        has_quotes, is_even = _lines(file, standard)
         if not has_quotes:
-            return Dialect(delimiter=delimiter, quoting=quoting, header=header)
-        labels = [header.index(c) for c in config.label_columns if c in header]
-        against, speaks_for, swallowed = _as_quoted(file, delimiter, labels)
+            return standard
+        labels = [standard.header.index(c) for c in config.label_columns if c in standard.header]
+        against, speaks_for, swallowed = _as_quoted(file, standard, labels)
         against += len(swallowed)
         is_usual = usual.quoting == "none" and against == speaks_for
-        if is_even and (against > speaks_for or is_usual) and header == _header(file, delimiter, "none"):
-            return Dialect(delimiter=delimiter, quoting="none", header=header)
-        return Dialect(delimiter=delimiter, quoting=quoting, header=header, swallowed=swallowed)
+        plain = replace(standard, quoting="none")
+        if is_even and (against > speaks_for or is_usual) and standard.header == _header(file, plain):
+            return plain
+        return replace(standard, swallowed=swallowed)
 
 
-def _sniff_delimiter(file: SourceFile, wanted: Collection[str], usual: str | None, quoting: str) -> str:
+def _above_header(file: SourceFile, wanted: Collection[str]) -> tuple[int, str | None]:
+    """How many lines stand above the header (Excel's sep=; and comments that begin with #), and the stated delimiter.
+
+    Lines with # are comments only where the line below them holds a wanted column and they do not.
+    """
+    with open_text(file.path, text_encoding(file), newline="") as handle:
+        first = [line for line, _ in zip(handle, range(_MOST_COMMENTS), strict=False)]
+    stated = _STATED.fullmatch(first[0]) if first else None
+    done = 1 if stated else 0
+    comments = next((n for n, line in enumerate(first[done:]) if not line.startswith("#")), 0)
+    below = first[done + comments] if comments else ""
+    if any(name in below and not any(name in line for line in first[done : done + comments]) for name in wanted):
+        done += comments
+    return done, stated[1] if stated else None
+
+
+def _sniff_delimiter(file: SourceFile, wanted: Collection[str], usual: str | None, start: Dialect) -> str:
     """The one of comma, semicolon, tab, bar whose header has most wanted columns, then fields; of .tsv the tab."""
-    if file.path.suffix.lower() == ".tsv":
+    if table_name(file.path).lower().endswith(".tsv"):
         return "\t"
-    if usual is not None and set(wanted) & set(_header(file, usual, quoting)):
+    if usual is not None and set(wanted) & set(_header(file, replace(start, delimiter=usual))):
         return usual
 
     def rank(delimiter: str) -> tuple[int, int, int]:
-        header = _header(file, delimiter, quoting)
+        header = _header(file, replace(start, delimiter=delimiter))
         return (len(set(wanted) & set(header)), len(header), -_DELIMITERS.index(delimiter))
 
     return max(_DELIMITERS, key=rank)
 
 
-def _reader(lines: Iterable[str], delimiter: str, quoting: str) -> Any:
-    if quoting == "none":
-        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    return csv.reader(lines, delimiter=delimiter, strict=True)
+def _reader(lines: Iterable[str], dialect: Dialect) -> Any:
+    if dialect.quoting == "none":
+        return csv.reader(lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE)
+    return csv.reader(lines, delimiter=dialect.delimiter, strict=True)
 
 
-def _open(file: SourceFile) -> Any:
-    return open(file.path, newline="", encoding=text_encoding(file))
+def _open(file: SourceFile, dialect: Dialect) -> Any:
+    handle = open_text(file.path, text_encoding(file), newline="")
+    for _ in range(dialect.skipped):
+        handle.readline()
+    return handle
 
 
-def _header(file: SourceFile, delimiter: str, quoting: str) -> tuple[str, ...]:
-    with _open(file) as handle:
+def _header(file: SourceFile, dialect: Dialect) -> tuple[str, ...]:
+    with _open(file, dialect) as handle:
         try:
-            row: list[str] = next((r for r in _reader(handle, delimiter, quoting) if r), [])
+            row: list[str] = next((r for r in _reader(handle, dialect) if r), [])
         except csv.Error:
             return ()
     return tuple(name.strip() for name in row)
 
 
-def _lines(file: SourceFile, delimiter: str, width: int) -> tuple[bool, bool]:
-    """Whether the file holds a quotation mark, and whether every line that is not blank has `width` fields."""
+def _lines(file: SourceFile, dialect: Dialect) -> tuple[bool, bool]:
+    """Whether the file holds a quotation mark, and whether every line that is not blank has the header's fields."""
+    delimiter, width = dialect.delimiter, len(dialect.header)
     has_quotes, is_even = False, True
-    with _open(file) as handle:
+    with _open(file, dialect) as handle:
         for line in handle:
             has_quotes = has_quotes or '"' in line
             is_even = is_even and (line.count(delimiter) == width - 1 or not line.strip("\r\n"))
@@ -102,7 +132,7 @@ def _lines(file: SourceFile, delimiter: str, width: int) -> tuple[bool, bool]:
     return has_quotes, is_even
 
 
-def _as_quoted(file: SourceFile, delimiter: str, labels: list[int]) -> tuple[int, int, frozenset[int]]:
+def _as_quoted(file: SourceFile, dialect: Dialect, labels: list[int]) -> tuple[int, int, frozenset[int]]:
     """Numbers of records with broken quoting and of surely quoted ones, and the first lines of those that swallow rows.
 
     Sure: a label in quotation marks, or a doubled mark. labels: places of the label columns.
@@ -118,11 +148,11 @@ def _as_quoted(file: SourceFile, delimiter: str, labels: list[int]) -> tuple[int
     inside: dict[int, list[tuple[str, ...]]] = {}
     width, broken, sure, previous = 0, 0, 0, csv.field_size_limit(_MAX_FIELD)
     try:
-        with _open(file) as handle:
-            reader = _reader(lines(handle), delimiter, "standard")
+        with _open(file, dialect) as handle:
+            reader = _reader(lines(handle), dialect)
             while True:
                 taken.clear()
-                start = reader.line_num + 1
+                start = dialect.skipped + reader.line_num + 1
                 try:
                     fields = next(reader)
                 except StopIteration:
@@ -131,7 +161,7 @@ def _as_quoted(file: SourceFile, delimiter: str, labels: list[int]) -> tuple[int
                     broken += 1
                     continue
                 width = width or len(fields)
-                cells = [line.rstrip("\r\n").split(delimiter) for line in taken]
+                cells = [line.rstrip("\r\n").split(dialect.delimiter) for line in taken]
                 if fields and len(fields) != width:
                     broken += 1
                 elif len(taken) == 1 and fields:
@@ -152,8 +182,8 @@ def csv_records(file: SourceFile, dialect: Dialect) -> Iterator[tuple[int, list[
     """(row from 1, fields) of each record below the header; a reason instead of fields for a broken one."""
     previous_limit, width = csv.field_size_limit(_MAX_FIELD), len(dialect.header)
     try:
-        with _open(file) as handle:
-            records = _records(_reader(handle, dialect.delimiter, dialect.quoting), dialect.swallowed)
+        with _open(file, dialect) as handle:
+            records = _records(_reader(handle, dialect), dialect)
             next(records, None)  # the header
             for number, record in enumerate(records, start=1):
                 if not isinstance(record, str) and len(record) != width:
@@ -165,24 +195,25 @@ def csv_records(file: SourceFile, dialect: Dialect) -> Iterator[tuple[int, list[
         csv.field_size_limit(previous_limit)
 
 
-def _records(reader: Any, swallowed: frozenset[int]) -> Iterator[list[str] | str]:
+def _records(reader: Any, dialect: Dialect) -> Iterator[list[str] | str]:
     """Records that hold anything; a reason (str) for each line of a record with broken quoting, or with rows inside."""
     while True:
-        before = reader.line_num
+        first = dialect.skipped + reader.line_num + 1
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as fault:  # the reader goes on with the next line; count every line it swallowed
             kind = "field too long" if "field larger" in str(fault) else "broken quoting"
-            for line in range(before + 1, reader.line_num + 1):
+            for line in range(first, dialect.skipped + reader.line_num + 1):
                 yield f"{kind}: line {line}: {fault}"
             continue
-        if before + 1 in swallowed:
-            for line in range(before + 1, reader.line_num + 1):
+        last = dialect.skipped + reader.line_num
+        if first in dialect.swallowed:
+            for line in range(first, last + 1):
                 yield (
-                    f"rows inside a quoted field: line {line} of the lines {before + 1} to {reader.line_num}; "
-                    "data.quoting: none if the file is written without quoting, standard if that is one field"
+                    f"rows inside a quoted field: line {line} of the lines {first} to {last}; data.quoting: none if "
+                    "the file is written without quoting, standard if that is one field"
                 )
         elif fields:
             yield fields

@@ -302,6 +302,12 @@ class LabelTable:
         sets = (codes[start:stop].tobytes() for start, stop in itertools.pairwise(ends))
         return np.array([known.setdefault(key, len(known)) for key in sets], dtype=np.int32)
 
+    def text(self, row: int) -> str:
+        """A row's (largest) class, or its set, in quotation marks."""
+        if not self.multi_label:
+            return repr(self.classes[self.top[row]])
+        return "[" + ", ".join(repr(self.classes[code]) for code in self._codes[self._rows == row]) + "]"
+
     def occurrences(self) -> tuple[Any, I32]:
         """Rows and classes, parallel: a row with its largest label, a set with every label of it."""
         return (self._rows, self._codes) if self.multi_label else (np.arange(len(self.top)), self.top)

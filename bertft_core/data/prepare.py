@@ -26,7 +26,7 @@ from bertft_core.data.readers import read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 10
+PREPARE_VERSION = 11
 CONFLICT = "conflicting labels"
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
@@ -96,7 +96,7 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
         hashes = drawn(seen.groups, config.split, seen.labels.classes, seen.labels.top)
         sides = np.where(seen.given_sides >= 0, seen.given_sides, sides_of(hashes, config.split)).astype(np.int8)
         repeats = find_repeats(seen.hashes, seen.labels.identity, sides, seen.dates if config.date else None)
-        _quarantine_conflicts(raw, repeats, quarantine)
+        _quarantine_conflicts(raw, repeats, seen, quarantine)
     n_conflicts = int(repeats.conflict.sum())
     if n_conflicts:
         seen.reasons[CONFLICT] = n_conflicts
@@ -188,19 +188,24 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
     )
 
 
-def _quarantine_conflicts(raw: Path, repeats: Repeats, quarantine: TextIO) -> None:
-    if not repeats.conflict.any():
-        return
+def _quarantine_conflicts(raw: Path, repeats: Repeats, seen: _Collected, quarantine: TextIO) -> None:
+    """List each row of a text with several labels, with its own label and all that its text has."""
+    places = np.flatnonzero(repeats.conflict)
+    names: dict[bytes, set[str]] = {}
+    for place in places:
+        names.setdefault(seen.hashes[place].tobytes(), set()).add(seen.labels.text(int(place)))
     start = 0
     with pa.OSFile(str(raw)) as source:
         reader = pa.ipc.open_file(source)
-        for number in range(reader.num_record_batches):
+        for number in range(reader.num_record_batches if names else 0):
             batch = reader.get_batch(number)
-            mask = repeats.conflict[start : start + batch.num_rows]
-            start += batch.num_rows
-            for row in batch.filter(pa.array(mask)).to_pylist() if mask.any() else []:
-                fault = {"file": row["file"], "row": row["row"], "reason": CONFLICT, "text": row["text"][:200]}
+            for place in places[(places >= start) & (places < start + batch.num_rows)]:
+                row = {name: batch[name][int(place) - start].as_py() for name in ("file", "row", "text")}
+                every = ", ".join(sorted(names[seen.hashes[place].tobytes()]))
+                reason = f"{CONFLICT}: {seen.labels.text(int(place))} here, the same text has {every}"
+                fault = {"file": row["file"], "row": row["row"], "reason": reason, "text": row["text"][:200]}
                 quarantine.write(json.dumps(fault, ensure_ascii=False) + "\n")
+            start += batch.num_rows
 
 
 # ---- between the passes

@@ -8,10 +8,11 @@ import importlib.util
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import BertftError, ConfigError, DataError
 from bertft_core.base.hashes import hash_folder
+from bertft_core.data.compressed import SUFFIXES, is_compressed, open_bytes, reading, table_name
 from bertft_core.data.delimited import Dialect, dialect_of
 from bertft_core.data.encodings import ByteMarks
 
@@ -123,31 +124,43 @@ def inspect_source(source: Path | HubDataset, config: DataConfig, usual: Reading
             files.append(SourceFile(name=split, path=path, kind="hub", encoding=None, digest=digest, hub=part))
         return tuple(files)
     if source.is_file():
-        if source.suffix.lower() not in KINDS:
-            raise DataError(f"{source.name}: unknown suffix {source.suffix!r}; wanted {', '.join(KINDS)} or a folder")
-        return (_inspect_file(source, source.name, KINDS[source.suffix.lower()], config, usual),)
+        kind = kind_of(source)
+        if kind is None:
+            raise DataError(
+                f"{source.name}: unknown suffix {Path(table_name(source)).suffix!r}; wanted {', '.join(KINDS)}, each "
+                f"alone or with {', '.join(SUFFIXES)}, or a folder"
+            )
+        return (_inspect_file(source, source.name, kind, config, usual),)
     if any((source / name).exists() for name in ("dataset_dict.json", "state.json")):
         raise DataError(f"{source.name}: a folder saved by `datasets`; write hf://{source} to read it")
     documents = sorted(p for p in source.glob("*/*.txt") if p.is_file() and not p.parent.name.startswith("."))
     if documents:
         return tuple(_inspect_file(p, f"{p.parent.name}/{p.name}", "document", config, usual) for p in documents)
-    tables = sorted(p for p in source.iterdir() if p.is_file() and p.suffix.lower() in KINDS)
+    tables = {path: kind for path in sorted(source.iterdir()) if path.is_file() and (kind := kind_of(path))}
     if not tables:
         raise DataError(
             f"{source.name}: the folder holds neither class folders with .txt files nor files of {', '.join(KINDS)}"
         )
-    return tuple(_inspect_file(p, p.name, KINDS[p.suffix.lower()], config, usual) for p in tables)
+    return tuple(_inspect_file(path, path.name, kind, config, usual) for path, kind in tables.items())
+
+
+def kind_of(path: Path) -> str | None:
+    """csv, jsonl or parquet by the file's suffix, below the one of its compression; None for another suffix."""
+    return KINDS.get(Path(table_name(path)).suffix.lower())
 
 
 def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: Reading) -> SourceFile:
     """One pass over the bytes: digest and encoding. A bad document is a row's fault."""
     digest, marks, size = hashlib.sha256(), ByteMarks(), 0
-    with _open(path, name) as handle:
-        while block := handle.read(_BLOCK):
-            digest.update(block)
-            if kind != "parquet":
-                marks.add(block)
-            size += len(block)
+    with reading(path, name):
+        if kind == "parquet" and is_compressed(path):
+            raise DataError(f"{name}: Parquet is compressed inside: unpack it")
+        with open_bytes(path) as handle:
+            while block := handle.read(_BLOCK):
+                digest.update(block)
+                if kind != "parquet":
+                    marks.add(block)
+                size += len(block)
     if size == 0 and kind != "document":
         raise DataError(f"{name}: the file is empty; wanted rows")
     encoding = None if kind == "parquet" else config.encoding or marks.encoding(usual.encoding)
@@ -155,13 +168,6 @@ def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: R
         marks.require_text(name)
     file = SourceFile(name=name, path=path, kind=kind, encoding=encoding, digest=digest.hexdigest())
     return replace(file, dialect=dialect_of(file, config, usual)) if kind == "csv" else file
-
-
-def _open(path: Path, name: str) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as fault:
-        raise DataError(f"{name}: cannot be read: {fault.strerror}") from None
 
 
 def open_hub(hub: HubDataset) -> dict[str, Any]:

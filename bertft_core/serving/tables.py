@@ -12,7 +12,7 @@ from bertft_core.base.files import replacing
 from bertft_core.config.run import DataConfig
 from bertft_core.data.delimited import csv_records
 from bertft_core.data.formats import decoding, json_objects, parquet_batches
-from bertft_core.data.sources import Reading, SourceFile, inspect_source
+from bertft_core.data.sources import Reading, SourceFile, inspect_source, kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,8 +84,8 @@ def _inspected(
 ) -> SourceFile:
     if not source.is_file():
         raise InputError(f"--input {source}: no such file")
-    if source.suffix.lower() not in _KINDS:
-        raise InputError(f"--input {source}: unknown kind {source.suffix!r}; wanted {', '.join(_KINDS)}")
+    if kind_of(source) is None:
+        raise InputError(f"--input {source}: unknown kind {source.suffix!r}; wanted {', '.join(_KINDS)}, or such a .gz")
     label = card.label if isinstance(card.label, str) else list(card.label)
     columns = {"text": text or card.text, "text_pair": text_pair or card.text_pair, "label": label}
     config = DataConfig.model_validate({"source": str(source), "encoding": encoding, **columns})

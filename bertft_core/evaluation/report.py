@@ -184,8 +184,8 @@ class EvaluationReport:
             gaps = {"accuracy": (self.baseline_difference, self.baseline_difference_interval)}
             if self.baseline_score_difference is not None:
                 gaps = {score_title(self.metric): (self.baseline_score_difference, self.baseline_score_interval)} | gaps
-            for name, (gap, interval) in gaps.items():
-                pair = interval_text(interval, "+.4f", NO_SPREAD)
+            for name, (gap, spread) in gaps.items():
+                pair = interval_text(spread, "+.4f", NO_SPREAD)
                 lines.append(f"| model minus TF-IDF baseline, {name} | {gap:+.4f} | {pair} |")
         if (blend := self.blend) is not None:
             for name in ("accuracy", "macro_f1", "log_loss"):

@@ -81,7 +81,7 @@ def _test(test: dict[str, Any], numbers: dict[str, Any]) -> list[str]:
             lines.append(f"  {metric_title(metric):<11}{value:.4f}  {interval}".rstrip())
     rivals = {"TF-IDF baseline": [test[f"baseline_{part}"] for part in ("score", "score_difference", "score_interval")]}
     if "difference" in numbers:
-        rivals["champion"] = [numbers[part] for part in ("champion_score", "difference", "interval")]
+        rivals["champion"] = [numbers.get(part) for part in ("champion_score", "difference", "interval")]
     negated = ", negated" if test["metric"] in LOWER_IS_BETTER else ""
     for name, (score, difference, interval) in rivals.items():
         gap = f"model minus {name}{negated}: {difference:+.4f} {_interval(interval, '+.4f', NO_SPREAD)}"

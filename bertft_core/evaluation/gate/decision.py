@@ -23,7 +23,7 @@ from bertft_core.evaluation.gate.checks import (
 )
 from bertft_core.evaluation.gate.comparison import LEAST_GROUPS, Comparison, GateRows, Model
 from bertft_core.evaluation.gate.first import BASELINE, CHANCE, MAJORITY, First, against_baseline, first_checks
-from bertft_core.evaluation.scores.intervals import Bootstrap, ece_gain_bound
+from bertft_core.evaluation.scores.intervals import Bootstrap, Interval, ece_gain_bound
 from bertft_core.evaluation.scores.metrics import Scores
 
 
@@ -146,8 +146,8 @@ def decide(
         live = against_baseline(rule, rows, champion) if failed else against[BASELINE]
         if live is not None and live.is_shown_worse():
             reason += f"; warning: {live.challenger.name} is worse than {live.rival.name}: {live}"
-    baseline, majority = against.get(BASELINE), against.get(MAJORITY)
-    gap, beside = (found and found.difference for found in (pair, baseline))
+    champion_score, difference, interval = _numbers(pair)
+    baseline_score, baseline_difference, baseline_interval = _numbers(against.get(BASELINE))
     return PromotionDecision(
         promote=not failed,
         reason=reason,
@@ -158,15 +158,22 @@ def decide(
         allowed=rule.allowed,
         checks=tuple(checks),
         challenger_score=ours.score(metric),
-        champion_score=pair and pair.rival_score,
-        difference=gap and gap.difference,
-        interval=gap and gap.interval,
+        champion_score=champion_score,
+        difference=difference,
+        interval=interval,
         test="first" if champion is None else rule.test,
-        baseline_score=baseline and baseline.rival_score,
-        baseline_difference=beside and beside.difference,
-        baseline_interval=beside and beside.interval,
-        majority_score=majority and majority.rival_score,
+        baseline_score=baseline_score,
+        baseline_difference=baseline_difference,
+        baseline_interval=baseline_interval,
+        majority_score=_numbers(against.get(MAJORITY))[0],
         groups=n_groups,
+    )
+
+
+def _numbers(pair: Comparison | None) -> tuple[float | None, float | None, Interval | None]:
+    """The rival's score, the difference to it and its interval, as far as there are some."""
+    return (
+        (None, None, None) if pair is None else (pair.rival_score, pair.difference.difference, pair.difference.interval)
     )
 
 

@@ -85,9 +85,8 @@ def twenty(home: Path) -> list[Row]:
     for label, texts in by_class("rt", home).items():
         kinds[f"rt {label} short"] = [text for text in texts if len(text.split()) <= 15]
         kinds[f"rt {label} long"] = [text for text in texts if len(text.split()) > 15]
-    names = sorted(kinds)
-    shuffled = [names[i] for i in np.random.default_rng(_SEED).permutation(len(names))]
-    return uneven({name: kinds[name] for name in shuffled}, rows=2400, ratio=0.9)
+    plenty_first = sorted(kinds, key=lambda name: (-len(kinds[name]), name))
+    return uneven({name: kinds[name] for name in plenty_first}, rows=2400, ratio=0.9)
 
 
 def excerpt(words: list[str], part: str) -> str:

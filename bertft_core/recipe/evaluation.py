@@ -172,4 +172,11 @@ def _fit_policy(config: RunConfig, dataset: DatasetSplits, encoder: Any, words: 
         blend=wanted.blend,
         metric=config.evaluation.metric,
     )
-    return fit_policy(dataset.targets("validation"), encoder, settings, dataset.soft_labels("validation"), words)
+    return fit_policy(
+        dataset.targets("validation"),
+        encoder,
+        settings,
+        dataset.soft_labels("validation"),
+        words,
+        groups=dataset.groups("validation"),
+    )

@@ -83,7 +83,7 @@ def blend_gain(labels: Labels, encoder: Any, tfidf: Any, metric: str) -> BlendGa
     """
     one, other = (np.asarray(p, dtype=np.float64) for p in (encoder, tfidf))
     blended, alone = np.empty_like(one), np.empty_like(one)
-    fold = folds_of(labels.values)
+    fold = folds_of(labels.values, labels.groups)
     for own in (fold == k for k in range(FOLDS)):
         weights = None if labels.weights is None else labels.weights[~own]
         rest = labels_of(labels.values[~own], labels.classes, weights)

@@ -30,6 +30,7 @@ Objective = Literal["f_beta", "balanced_accuracy"]
 BlendMode = Literal["auto", "off", "only"]
 
 MIN_ROWS = 200  # with fewer validation rows a fitted temperature is mostly noise
+BLEND_ROWS = 50  # the proof of a blend wants no more: below 200 rows too it never took in noise (techniques/blend.md)
 ABSTENTION_LEVEL = 0.95  # one-sided
 THRESHOLD_LEVEL = 0.05  # one-sided; keeping any cross-fitted gain cost up to 2 points of macro F1 on test rows
 _PERMUTATIONS = 2_000
@@ -69,14 +70,15 @@ class PolicySettings:
 
 
 def fit_policy(
-    labels: Any, encoder: Any, settings: PolicySettings, weights: Any = None, tfidf: Any = None
+    labels: Any, encoder: Any, settings: PolicySettings, weights: Any = None, tfidf: Any = None, *, groups: Any = None
 ) -> DecisionPolicy:
     """The policy fitted on validation rows: labels [n], or of multi-label rows 0 and 1 [n, C].
 
     encoder, tfidf: both models' probabilities [n, C]; without tfidf nothing is blended. weights: soft labels [n, C] for
-    log loss. The blend first, whose weights settle the temperature, else the temperature; then thresholds or costs on
-    these probabilities, then abstention on those decisions. A part that does not help on these rows stays off, and
-    under MIN_ROWS rows all of it; `notes` say what was done and why. Of multi-label rows the blend alone is fitted.
+    log loss. groups [n]: of rows that belong together, for the proof of the blend. The blend first, whose weights
+    settle the temperature, else the temperature; then thresholds or costs on these probabilities, then abstention on
+    those decisions. A part that does not help on these rows stays off, and under MIN_ROWS rows all but the blend, which
+    wants BLEND_ROWS; `notes` say what was done and why. Of multi-label rows the blend alone is fitted.
 
     Raises DataError or ArtifactError as `SingleLabels` does, ConfigError for costs of another size.
     """
@@ -85,7 +87,7 @@ def fit_policy(
         raise ConfigError(
             f"decision.costs must have one row per class, wanted {np.shape(encoder)[-1]}, found {len(settings.costs)}"
         )
-    blend, notes = _choose_blend(labels, encoder, settings, weights, tfidf)
+    blend, notes = _choose_blend(labels, encoder, settings, weights, tfidf, groups)
     policy = DecisionPolicy(fitted_on=n, blend=blend)
     p = policy.blended(encoder, tfidf, multi_label=multi_label)
     if multi_label:
@@ -94,7 +96,8 @@ def fit_policy(
         )
         return replace(policy, notes=tuple(notes))
     if n < MIN_ROWS:
-        notes.append(f"{_too_few(n)}: temperature, thresholds, costs, abstention stay off")
+        reason = f"only {n} validation rows, {MIN_ROWS} are wanted"
+        notes.append(f"{reason}: temperature, thresholds, costs, abstention stay off")
         return replace(policy, notes=tuple(notes))
     if settings.temperature and not (blend and blend.is_fitted):
         temperature, note = _choose_temperature(labels, p, weights)
@@ -126,21 +129,17 @@ def fit_policy(
     return replace(policy, notes=tuple(notes))
 
 
-def _too_few(n: int) -> str:
-    return f"only {n} validation rows, {MIN_ROWS} are wanted"
-
-
 def _choose_blend(
-    labels: Any, encoder: Any, settings: PolicySettings, weights: Any, tfidf: Any
+    labels: Any, encoder: Any, settings: PolicySettings, weights: Any, tfidf: Any, groups: Any
 ) -> tuple[Blend | None, list[str]]:
     """The blend to serve, None for the encoder alone, and what to say about it."""
     if settings.blend == "off" or tfidf is None:
         return None, []
     if settings.blend == "only":
         return TFIDF_ALONE, ["the TF-IDF model answers alone (decision.blend: only)"]
-    if len(labels) < MIN_ROWS:
-        return None, [f"{_too_few(len(labels))}: the blend stays off"]
-    rows = labels_of(labels, range(np.shape(encoder)[-1]), weights)
+    if len(labels) < BLEND_ROWS:
+        return None, [f"only {len(labels)} validation rows, {BLEND_ROWS} are wanted: the blend stays off"]
+    rows = labels_of(labels, range(np.shape(encoder)[-1]), weights, groups)
     gain = blend_gain(rows, encoder, tfidf, settings.metric)
     if not gain.is_shown:
         return None, [f"the blend stays off: not shown to help ({gain})"]

@@ -91,8 +91,13 @@ def widening(units: int, tail: float) -> float:
     return float(t.ppf(tail, units - 1) / NormalDist().inv_cdf(tail) * np.sqrt((units + 1) / (units - 1)))
 
 
-def folds_of(labels: Any) -> Ints:
-    """The fold 0..FOLDS-1 of each row, by the order of the rows; stratified where a row has one class, labels [n]."""
+def folds_of(labels: Any, groups: Any = None) -> Ints:
+    """The fold 0..FOLDS-1 of each row, by the order of the rows; stratified where a row has one class, labels [n].
+
+    groups [n] in 0..G-1, or None: a group lies in one fold.
+    """
+    if groups is not None:
+        return np.asarray(groups, dtype=np.int64) % FOLDS
     places = np.arange(len(labels)) % FOLDS
     if np.ndim(labels) != 1:
         return places

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from bertft_core.base.errors import ArtifactError
 from bertft_core.evaluation.policy.blend import LEAST, Blend
 from bertft_core.evaluation.policy.blending import blend_gain, fit_blend
-from bertft_core.evaluation.policy.calibration import MIN_ROWS, PolicySettings, fit_policy
+from bertft_core.evaluation.policy.calibration import BLEND_ROWS, MIN_ROWS, PolicySettings, fit_policy
 from bertft_core.evaluation.policy.decisions import DecisionPolicy, apply_temperature
 from bertft_core.evaluation.scores.labels import labels_of
 
@@ -157,8 +157,28 @@ def test_policy_without_gain_is_that_without_a_blend() -> None:
 def test_off_and_few_rows_leave_the_encoder_alone() -> None:
     y, p, q = two_models(600, 3, 3, (1.2, 1.2))
     assert fit_policy(y, p, PolicySettings(blend="off"), tfidf=q) == fit_policy(y, p, PolicySettings())
-    few = fit_policy(y[: MIN_ROWS - 1], p[: MIN_ROWS - 1], PolicySettings(), tfidf=q[: MIN_ROWS - 1])
-    assert few.blend is None and f"{MIN_ROWS} are wanted" in few.notes[0]
+    n = BLEND_ROWS - 1
+    few = fit_policy(y[:n], p[:n], PolicySettings(), tfidf=q[:n])
+    assert few.blend is None and f"{BLEND_ROWS} are wanted: the blend stays off" in few.notes[0]
+
+
+def test_few_rows_that_show_a_gain_are_enough_for_the_blend_alone() -> None:
+    y, p, q = two_models(MIN_ROWS - 1, 3, 3, (1.2, 1.2))
+    policy = fit_policy(y, p, PolicySettings(abstain_accuracy=0.5), tfidf=q)
+    assert policy.blend is not None and policy.abstain_below is None
+    assert "abstention stay off" in policy.notes[-1]
+
+
+def test_a_gain_on_rows_of_one_group_is_that_of_one_row() -> None:
+    y, p, q = two_models(60, 3, 3, (1.2, 1.2))
+    rows = np.repeat(np.arange(60), 10)
+    alike = y[rows], p[rows], q[rows]
+    settings = PolicySettings(metric="accuracy")
+    few = fit_policy(y[:8], p[:8], settings, tfidf=q[:8])
+    assert few.blend is None
+    eight = tuple(part[:80] for part in alike)
+    assert fit_policy(*eight[:2], settings, tfidf=eight[2]).blend is not None  # eighty rows, it seems
+    assert fit_policy(*eight[:2], settings, tfidf=eight[2], groups=rows[:80]).blend is None
 
 
 def test_only_lets_the_tfidf_model_answer() -> None:

@@ -92,7 +92,8 @@ class TfidfModel:
             facts = read_json(Path(folder) / TERMS)
             if facts.pop("format") != _FORMAT:
                 raise ValueError(f"format must be {_FORMAT}: use the bertft that wrote it")
-            return cls(**{**facts, "terms": tuple(facts["terms"])}, **load_file(Path(folder) / ARRAYS))
+            arrays: dict[str, Any] = load_file(Path(folder) / ARRAYS)
+            return cls(**{**facts, **arrays, "terms": tuple(facts["terms"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as fault:
             raise ArtifactError(f"{folder}: no TF-IDF model ({type(fault).__name__}: {fault})") from fault
 

@@ -13,6 +13,7 @@ from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
 from bertft_core.data.tokens.encoder_fit import fitting_layout, tokens_line
 from bertft_core.data.tokens.encoding import load_tokenizer
+from bertft_core.evaluation.policy.calibration import BLEND_ROWS
 from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count, resolve_pretrained
 from bertft_core.model.structures import describe, reference_classifier
@@ -60,10 +61,22 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "rates": f"{RateCurve.of(training)}, {'anew in each phase' if training.phase_restart else 'once over the fit'}",
         "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
+        "blend": _blend(config, counts["validation"]),
         "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }
+
+
+def _blend(config: RunConfig, rows: int) -> str:
+    """Whose answers would be served."""
+    if config.decision.blend == "off":
+        return "off: the encoder answers alone"
+    if config.decision.blend == "only":
+        return "only: the TF-IDF baseline answers alone"
+    if rows < BLEND_ROWS:
+        return f"stays off: {counted(rows, 'validation row')}, {BLEND_ROWS} are wanted"
+    return f"of encoder and TF-IDF baseline, if {rows} validation rows show that it helps"
 
 
 def _preset(config: RunConfig) -> dict[str, Any] | None:

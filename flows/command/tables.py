@@ -114,7 +114,11 @@ def _plan(plan: dict[str, Any]) -> str:
         thaws = "never" if row["thaws_at"] is None else f"{row['thaws_at']:.0%}"
         lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{thaws:>10}")
     lines += ["", f"rates        {plan['rates']}", f"steps        {plan['steps']}", f"search       {plan['search']}"]
-    lines += [f"register     {plan['register']}", *[f"warning      {w}" for w in plan["warnings"]]]
+    lines += [
+        f"blend        {plan['blend']}",
+        f"register     {plan['register']}",
+        *[f"warning      {w}" for w in plan["warnings"]],
+    ]
     return "\n".join(lines)
 
 

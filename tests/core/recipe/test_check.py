@@ -65,3 +65,24 @@ def test_max_length_of_a_preset_beyond_the_encoder_is_refused(planned: Plan, tmp
         "training.batch_size": 8,
         "training.epochs": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("blend", "said"),
+    [
+        ("auto", "of encoder and TF-IDF baseline, if {n} validation rows show that it helps"),
+        ("off", "off: the encoder answers alone"),
+        ("only", "only: the TF-IDF baseline answers alone"),
+    ],
+)
+def test_plan_says_whose_answers_would_be_served(planned: Plan, blend: str, said: str) -> None:
+    data = {"source": "rows.csv", "split": {"validation": 0.5, "test": 0.1}}
+    found = planned(decision={"blend": blend}, data=data, search={"trials": 0})
+    (n,) = (split["rows"] for split in found["splits"] if split["split"] == "validation")
+    assert found["blend"] == said.format(n=n)
+
+
+def test_plan_says_that_too_few_validation_rows_leave_the_blend_off(planned: Plan) -> None:
+    found = planned(search={"trials": 0})
+    (n,) = (split["rows"] for split in found["splits"] if split["split"] == "validation")
+    assert found["blend"] == f"stays off: {n} validation rows, 50 are wanted"

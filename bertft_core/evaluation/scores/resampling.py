@@ -85,10 +85,10 @@ def widening(units: int, tail: float) -> float:
     (u - 1)), for weights whose variance is that much below the unbiased one. 1.02 for 100 units at 97.5 %, 1.28 for 10;
     a single unit counts as two.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     units = max(2, units)
-    return float(t.ppf(tail, units - 1) / NormalDist().inv_cdf(tail) * np.sqrt((units + 1) / (units - 1)))
+    return float(stdtrit(units - 1, tail) / NormalDist().inv_cdf(tail) * np.sqrt((units + 1) / (units - 1)))
 
 
 def folds_of(labels: Any, groups: Any = None) -> Ints:

@@ -94,6 +94,11 @@ def test_run_table_says_first_what_became_of_the_model_and_compares_by_the_metri
         "  TF-IDF     0.9200  model minus TF-IDF baseline: -0.0200 [-0.0500, +0.0100]",
         "seconds      ingest 1",
     ]
+    test = {**RUN["test"], "groups": 12, "no_interval": {"log_loss": "no interval: the same on every row"}}
+    grouped = render("run", {**RUN, "test": {**test, "baseline_score_interval": None}})
+    assert "test         n 60 in 12 groups, macro F1 decides" in grouped
+    assert "  log loss   0.3000  no interval: the same on every row" in grouped
+    assert "baseline: -0.0200 no interval: the same on every row" in grouped
     numbers = {"champion_score": -0.4, "difference": 0.1, "interval": [0.02, 0.18]}
     by_loss = {**RUN["test"], "metric": "log_loss", "baseline_score": -0.5, "baseline_score_difference": 0.2}
     shown = render("run", {**RUN, "test": by_loss, "numbers": numbers})

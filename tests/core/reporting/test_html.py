@@ -309,3 +309,12 @@ def test_differences_say_what_their_interval_shows() -> None:
     rows = tuple(DifferenceRow(name=n, value=v, interval=i) for n, v, i in given)
     text = words_of(tree(ReportPage(title="x", differences=rows)))
     assert "up: better, +0.2000" in text and "down: worse, −0.2000" in text and "flat: not distinguishable" in text
+
+
+def test_groups_and_scores_without_an_interval_are_said_in_words() -> None:
+    scores = (ScoreRow(name="MCC", value=None, no_interval="undefined: all answers are of one class"),)
+    flat = (DifferenceRow(name="log loss", value=0.0, interval=None),)
+    text = words_of(tree(ReportPage(title="x", rows=500, groups=25, scores=scores, differences=flat)))
+    assert "500 in 25 groups" in text and "on 500 test rows in 25 groups (data.group)" in text
+    assert "undefined: all answers are of one class" in text
+    assert "log loss: 0.0000 (no interval: the same on every row)" in text.replace("+", "")

@@ -15,6 +15,7 @@ from paper_plan import POINTS, baseline
 from records import Records
 
 from bertft_core.base.errors import InputError
+from bertft_core.training.results import LEAST_LEARNT, UNTRAINED
 
 WANTED_SEEDS = 5
 HELPS, HURTS, NEITHER = "helps", "hurts", "makes no measurable difference at this size"
@@ -83,8 +84,27 @@ class Found:
         return {int(seed): found[seed] for seed in sorted(found, key=int)}
 
     def answers(self, arm: Arm) -> dict[int, list[int]]:
-        """By seed, of the fits that did not diverge."""
-        return {s: [int(digit) for digit in f["answers"]] for s, f in self.fits(arm).items() if "answers" in f}
+        """By seed, of the fits that trained: neither diverged nor stayed at chance."""
+        untrained = self.untrained(arm)
+        return {
+            seed: [int(digit) for digit in fit["answers"]]
+            for seed, fit in self.fits(arm).items()
+            if "answers" in fit and seed not in untrained
+        }
+
+    def untrained(self, arm: Arm) -> list[int]:
+        """The seeds whose fits did not train, by the product's rule (`TrainingResult.fault`) and the stored losses.
+
+        The classes' shares of the test rows stand for those of the training and validation rows.
+        """
+        shares = np.bincount(self.labels) / len(self.labels)
+        chance = -sum(float(share * np.log(share)) for share in shares if share)
+        losses = {
+            seed: min(epoch[name] for epoch in fit["history"] for name in ("train_loss", "validation_loss"))
+            for seed, fit in self.fits(arm).items()
+            if fit.get("history")
+        }
+        return [seed for seed, loss in losses.items() if 1 - loss / chance < LEAST_LEARNT]
 
     def errors(self, arm: Arm) -> list[float]:
         """Test error in % of each seed."""
@@ -98,6 +118,8 @@ class Found:
         return self._differences[name]
 
     def _paired(self, arm: Arm) -> dict[str, Any] | None:
+        if self.untrained(arm) or self.untrained(baseline(arm, self.arms)):
+            return None
         ours, theirs = self.answers(arm), self.answers(baseline(arm, self.arms))
         seeds = sorted(ours.keys() & theirs.keys())
         if not seeds:
@@ -110,6 +132,8 @@ class Found:
         if decision and not decision["kept"]:
             resolves = f"{100 * decision['resolvable']:.1f}"
             return f"dropped before running: it could resolve {resolves} points, {100 * POINTS:g} were wanted"
+        if untrained := self.untrained(arm):
+            return f"{UNTRAINED} in {len(untrained)} of {len(self.fits(arm))} seeds"
         diverged = [fit["diverged"] for fit in self.fits(arm).values() if "diverged" in fit]
         return f"every fit diverged: {diverged[0]}" if diverged else "not run yet"
 
@@ -156,8 +180,9 @@ def heading(found: Found, is_quick: bool) -> str:
         "a small model on few rows: what can be compared is the sign and size of a difference, not an error.\n\n"
         "A difference is in points of accuracy, above zero: better than the arm named. Two 95 % intervals: over seeds "
         "(Student's, on these very rows) and over rows and seeds (bootstrap of both). **helps** and **hurts** stand "
-        f"only where both leave out zero. Of {len(compared)} comparisons at 95 %, about "
-        f"{0.05 * len(compared):.0f} would leave out zero by chance if nothing had any effect."
+        f"only where both leave out zero. A fit whose loss never left that of the class shares by {LEAST_LEARNT:.0%} "
+        f"{UNTRAINED}: it has no score, and its arm is compared with nothing. Of {len(compared)} comparisons at 95 %, "
+        f"about {0.05 * len(compared):.0f} would leave out zero by chance if nothing had any effect."
     )
 
 
@@ -193,7 +218,9 @@ def row(found: Found, arm: Arm, difference: dict[str, Any] | None) -> str:
     """One line of a table."""
     errors = found.errors(arm)
     ours = f"{np.mean(errors):.2f} ({min(errors):.2f} to {max(errors):.2f})" if errors else found.reason(arm)
-    if errors and len(errors) < WANTED_SEEDS:
+    if errors and found.untrained(arm):
+        ours = f"{found.reason(arm)}; else {ours}"
+    elif errors and len(errors) < WANTED_SEEDS:
         ours += f", {len(errors)} seed{'s' * (len(errors) > 1)}"
     cells = [arm.name, ours, arm.against]
     if difference is None:

@@ -95,6 +95,7 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
                 fit = finetune_model(context, report)
                 tree.final_run(fit, context.config)
             result |= {"model": fit.model_dir, "validation": {"score": fit.score, "best_epoch": fit.best_epoch}}
+            result |= {"fault": fit.fault} if fit.fault else {}
             if last == "finetune":
                 return {**result, "seconds": report.seconds}
             scorer = held.enter_context(Scorer(tree.store)) if last == "promote" else None

@@ -114,6 +114,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
         "test_rows": dataset.test_fingerprint(),
         "classes": list(dataset.classes),
         "weights": weights,
+        "fault": fit.fault,
         "folder": str(folder.path),
         "size_mb": sum(file.stat().st_size for file in served.iterdir()) / 1e6,
         "rule": tree.store.config.promotion.settings(),
@@ -144,6 +145,7 @@ def _candidate(
         metric=config.evaluation.metric,
         weights_digest=evidence["weights"],
         size_mb=evidence["size_mb"],
+        fault=evidence.get("fault", ""),
     )
 
 

@@ -20,7 +20,7 @@ from bertft_core.recipe.fit import fit_spec, schedule_of
 from bertft_core.recipe.prepare import Prepared, prepare_for
 from bertft_core.recipe.unused_knobs import encoders, feature_layers, longest_cut, longest_text, require_effect
 from bertft_core.search.lease import Owner
-from bertft_core.search.results import TrialFailure, TrialResult, ranked
+from bertft_core.search.results import TrialFailure, TrialResult, ranked, untrained
 from bertft_core.search.slots import Slot, StudyPlan, slot_seed, study_name
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
@@ -102,10 +102,15 @@ def open_confirmation(study: SearchStudy, config: RunConfig, *, must_exist: bool
 
 
 def find_winner(study: SearchStudy, config: RunConfig, confirmation: SearchStudy | None) -> SearchWinner:
-    """The winner of a finished search. Raises InputError when no trial completed."""
+    """The winner of a finished search; where no trial trained, the best of those, since more rows may train.
+
+    Raises InputError when no trial ran to its end.
+    """
     assert config.search is not None, "a study has a search"
     results, second = study.results(), config.search.second
     best = next(iter(ranked(results)), None)
+    if best is None and (left := untrained(results)):
+        return SearchWinner(best=left[0], how="no trial trained: the best of those that ran to their end")
     if best is None:
         reasons = "; ".join(sorted({study.stopped, *(r.reason for r in results)} - {""})) or "none given"
         raise InputError(

@@ -13,7 +13,7 @@ from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import read_json
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.config.store import Store
-from bertft_core.evaluation.gate.checks import label_set_check, latency_check, seen_rows_check, size_check
+from bertft_core.evaluation.gate.checks import Check, label_set_check, latency_check, seen_rows_check, size_check
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.registry import aliases, artifacts, entries
@@ -36,6 +36,7 @@ class Candidate:
     metric: str
     weights_digest: str
     size_mb: float
+    fault: str = ""  # why its fit says nothing (`TrainingResult.fault`)
 
     @property
     def uri(self) -> str:
@@ -126,7 +127,7 @@ def judge_against(
         raise InputError(
             f"version {rivals[0].version} was trained on all {len(rows)} test rows: no row is left to compare on"
         )
-    own_checks = []
+    own_checks = [Check(name="training", passed=False, detail=candidate.fault)] if candidate.fault else []
     if rule.max_latency_ms is not None:  # as the parity check measured it, one row at a time
         facts = read_json(f"{folder.answers(candidate.version)}.json")
         own_checks.append(latency_check(facts["latency_ms"], rule.max_latency_ms))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertft_core.training.results import TrainingResult
+from bertft_core.training.results import UNTRAINED, TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class TrialResult:
 
     @property
     def score(self) -> float | None:
-        """The best validation score (higher is better), None without one."""
-        return self.fit.score if self.fit else None
+        """The best validation score (higher is better), None without one and where the fit did not train."""
+        return self.fit.score if self.fit and not self.reason.startswith(UNTRAINED) else None
 
     @property
     def log_loss(self) -> float | None:
@@ -66,6 +66,12 @@ class TrialResult:
         shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.params.items())
         value = "no score" if self.score is None else f"score {self.score:.4f}"
         return f"trial {self.slot}: {self.state}, {value} ({shown})" + (f": {self.reason}" if self.reason else "")
+
+
+def untrained(results: Sequence[TrialResult]) -> list[TrialResult]:
+    """The trials that ran to their end and did not train, best score first: what is left where no trial trained."""
+    found = [(r.fit.score, r) for r in results if r.reason.startswith(UNTRAINED) and r.fit]
+    return [r for _, r in sorted(found, key=lambda pair: (-pair[0], pair[1].slot))]
 
 
 def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:

@@ -150,12 +150,15 @@ class SearchStudy:
     def tell(self, slot: int, result: TrainingResult | TrialFailure, depth: int | None = None) -> TrialResult:
         """Finish a claimed slot; depth: levels that were thawed when it ended.
 
-        A score that is no number ends it as pruned: Optuna would neither store nor learn from it. Raises LeaseLost when
-        another owner took the slot over.
+        A score that is no number ends it as pruned: Optuna would neither store nor learn from it. So does a fit that
+        did not train: its score is that of the class frequencies. Raises LeaseLost when another owner took the slot
+        over.
         """
         state, reason = result.state, result.reason
         if isinstance(result, TrainingResult) and state == "complete" and not math.isfinite(result.score):
             state, reason = "pruned", f"nonfinite: the validation score is {result.score}"
+        elif isinstance(result, TrainingResult) and result.fault:
+            state, reason = "pruned", result.fault
         self.storage.call(self._tell, slot, {**asdict(result), "depth": depth, "state": state, "reason": reason})
         finished = next((r for r in self.results() if r.slot == slot), None)
         if finished is None:

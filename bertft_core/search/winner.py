@@ -60,7 +60,7 @@ def confirm_slots(best: Sequence[TrialResult], seeds: int) -> list[tuple[TrialRe
 
 
 def confirmed_winner(best: Sequence[TrialResult], seeds: int, fits: Sequence[TrialResult]) -> SearchWinner:
-    """The finalist with the highest mean over further seeds; a finalist whose fits all failed cannot win.
+    """The finalist with the highest mean over further seeds, of those with the most fits that trained to their end.
 
     best: the finalists by rank; fits: results of the slots of `confirm_slots`. Raises ValueError without a finalist.
     """
@@ -69,7 +69,7 @@ def confirmed_winner(best: Sequence[TrialResult], seeds: int, fits: Sequence[Tri
         if fit.state == "complete" and fit.score is not None:
             scores[fit.slot // seeds].append(fit.score)
     confirmations = tuple(Confirmation(trial=t, scores=tuple(scores[rank])) for rank, t in enumerate(best))
-    winner = max(confirmations, key=lambda c: c.mean)  # of equal means the first
+    winner = max(confirmations, key=lambda c: (len(c.scores), c.mean))  # of equals the first
     first = confirmations[0]
     optimism = (first.trial.score or 0.0) - first.mean if first.scores else None
     how = "no confirming fit completed: the best single score"

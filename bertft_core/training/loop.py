@@ -30,7 +30,14 @@ from bertft_core.model.prefix.cache import PrefixCache
 from bertft_core.model.prefix.frozen import PrefixFigures, figures, open_prefixes
 from bertft_core.training.checkpoint import FitState, load_checkpoint, remove_checkpoint, save_checkpoint, save_tensors
 from bertft_core.training.forward import FeatureForward, Forward, open_forward
-from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, multi_label_weights, validation_scores
+from bertft_core.training.losses import (
+    TrainingLoss,
+    chance_loss,
+    class_weights,
+    log_priors,
+    multi_label_weights,
+    validation_scores,
+)
 from bertft_core.training.machine import one_row_milliseconds, pick_device, runtime, weight_bytes
 from bertft_core.training.optimizer import (
     accumulate,
@@ -54,6 +61,7 @@ __all__ = ["EpochResult", "FitSpec", "TrainingResult", "fit", "score"]
 OnProgress = Callable[[float, dict[str, Any]], None]
 OnRung = Callable[[float, float], bool]
 _BEAT_SECONDS = 1.0
+_NOTHING = 1e-4  # nats: rows of one class, or all with the same soft label, have nothing to tell apart
 _COST_SHARE = 20  # a checkpoint waits at least 20 times its own cost: at most 5 % of a fit goes into checkpoints
 
 
@@ -419,6 +427,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         run.model.load_state_dict(load_file(run.output / "best.safetensors"))
         folder = str(save_classifier(run.model, run.spec.pretrained, run.output / "model", run.spec.classes))
     latency = one_row_milliseconds(run.model, run.validation, run.forward.device) if run.spec.measure_latency else None
+    chance, learnt = _learnt(run)
     return TrainingResult(
         state="pruned" if reason else "complete",
         reason=reason,
@@ -434,7 +443,28 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         latency_ms=latency,
         size_bytes=weight_bytes(run.model),
         prefix=_prefix_figures(run),
+        chance_loss=chance,
+        learnt=learnt,
     )
+
+
+def _learnt(run: _Fit) -> tuple[float | None, float | None]:
+    """`TrainingResult.chance_loss` and `learnt`."""
+    history, n_classes = run.state.history, len(run.spec.classes)
+    if not history:
+        return None, None
+    plain = TrainingLoss(multi_label=run.spec.multi_label)
+    train, validation = (
+        arrays.labels if arrays.weights is None else arrays.weights for arrays in (run.train, run.validation)
+    )
+    chance, least = chance_loss(run.loss, train[run.rows], n_classes)
+    seen, seen_least = chance_loss(plain, validation, n_classes)
+    losses = [
+        (chance, least, min(h.train_loss for h in history)),
+        (seen, seen_least, min(h.validation_loss for h in history)),
+    ]
+    shares = [(top - lowest) / (top - floor) for top, floor, lowest in losses if top - floor > _NOTHING]
+    return chance, max(shares, default=None)
 
 
 def _prefix_figures(run: _Fit) -> dict[str, Any] | None:

@@ -151,6 +151,35 @@ def _multi_label_loss(
     return -(both * log_p).sum(dim=-1).mean()
 
 
+def chance_loss(loss: TrainingLoss, targets: NDArray[Any], n_classes: int) -> tuple[float, float]:
+    """(the least mean loss that one and the same answer to all rows has, the loss of right answers).
+
+    The first is what class frequencies alone are worth: for cross entropy the entropy of the class shares. The second
+    is 0 where every row has one label, the mean entropy of the targets where they are soft. ``targets`` as in
+    `class_weights`. Every loss here is linear in the target, so that the rows' mean target stands for them all.
+    """
+    device = next((part.device for part in (loss.weights, loss.adjustment) if part is not None), None)
+    shares = torch.from_numpy(_counts(targets, n_classes) / len(targets)).float()[None].to(device)
+    answer = torch.zeros_like(shares, requires_grad=True)
+    search = torch.optim.LBFGS([answer], max_iter=200, line_search_fn="strong_wolfe")
+
+    def descend() -> torch.Tensor:
+        search.zero_grad()
+        value = loss(answer, shares)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(descend)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        chance, least = float(loss(answer, shares)), 0.0
+        if targets.ndim == 2 and not loss.multi_label:
+            rows = torch.from_numpy(np.asarray(targets, dtype=np.float32)).to(device)
+            wanted = rows if loss.weights is None else rows * loss.weights
+            shift = 0.0 if loss.adjustment is None else loss.adjustment
+            least = float(loss(wanted.clamp_min(1e-6).log() - shift, rows))
+    return chance, least
+
+
 def validation_scores(
     logits: NDArray[np.float32],
     labels: NDArray[np.integer],

@@ -28,6 +28,10 @@ class EpochResult:
     micro_f1: float | None = None
 
 
+LEAST_LEARNT = 0.02
+UNTRAINED = "did not train"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """A fit that completed or was pruned at a rung.
@@ -37,6 +41,11 @@ class TrainingResult:
     model. ``latency_ms`` (`machine.one_row_milliseconds`) is None where it was not asked for; ``size_bytes``
     (`machine.weight_bytes`) is None in results of older versions only. ``prefix``: `prefix.PrefixFigures` of the frozen
     prefix, None where none was kept.
+
+    ``chance_loss``: the training loss of answering every row by the class frequencies alone (`losses.chance_loss`).
+    ``learnt``: how much of the way from there to right answers the loss went in the best epoch, on training or on
+    validation rows, whichever went further: McFadden's pseudo R². Both are None without a finished epoch, and in
+    results of older versions.
     """
 
     state: str
@@ -53,10 +62,28 @@ class TrainingResult:
     latency_ms: float | None = None
     size_bytes: int | None = None
     prefix: dict[str, Any] | None = None
+    chance_loss: float | None = None
+    learnt: float | None = None
 
     def __str__(self) -> str:
         where = f"epoch {self.best_epoch}, {counted(self.steps, 'step')}, {self.seconds:.0f} s"
-        return f"{self.state}: score {self.score:.4f} at {where}"
+        return f"{self.state}: {self.fault or f'score {self.score:.4f}'} at {where}"
+
+    @property
+    def fault(self) -> str:
+        """Why the score of a fit that ran to its end says nothing: it did not train. "" where it did.
+
+        Rule: neither training nor validation loss came nearer to right answers than class frequencies alone are by
+        `LEAST_LEARNT`. Fits that answer one class everywhere stay below 0.005, one that begins to learn passes 0.03
+        (docs/techniques/evidence.md, Table 3).
+        """
+        if self.state != "complete" or self.learnt is None or self.learnt >= LEAST_LEARNT:
+            return ""
+        lowest = min(epoch.train_loss for epoch in self.history)
+        return (
+            f"{UNTRAINED}: the training loss was {lowest:.4f} at its lowest, class frequencies alone give "
+            f"{self.chance_loss:.4f}; raise training.lr or training.epochs"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

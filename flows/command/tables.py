@@ -51,6 +51,7 @@ def _nights(result: dict[str, Any]) -> str:
 
 def _run(result: dict[str, Any]) -> str:
     lines = [f"{result['name']}  run {result['run_id']}"]
+    lines += [f"warning      {result['fault']}"] if result.get("fault") else []
     if "version" in result:
         verdict = "promoted" if result["promoted"] else "not promoted"
         lines.append(f"model        {result['registered_model']} version {result['version']}: {verdict}")

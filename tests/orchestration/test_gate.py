@@ -51,6 +51,19 @@ def test_better_candidate_is_promoted_and_says_by_how_much(candidate, against):
     assert found.promote and found.n == 60 and found.difference == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("has_champion", [True, False])
+def test_candidate_that_did_not_train_is_kept_for_that_reason(candidate, against, has_champion):
+    fault = "did not train: the training loss was 0.6919 at its lowest, class frequencies alone give 0.6931"
+    judged = replace(candidate("2"), fault=fault)
+    rule = PromotionRule(metric="accuracy")
+    found = (
+        against(judged, 30)
+        if has_champion
+        else gate.judge_against(judged, rule, None, None, spent=0, same_weights=False)
+    )
+    assert not found.promote and found.reason.startswith(fault)
+
+
 def test_rows_the_champion_has_seen_are_left_out_for_both(candidate, against):
     found = against(candidate("2"), 60, seen=range(20))
     assert found.n == 40 and "20" in check(found, "seen").detail

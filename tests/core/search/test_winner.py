@@ -12,7 +12,7 @@ from bertft_core.recipe import chain, trials
 from bertft_core.search.results import TrialFailure
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
-from bertft_core.training.results import TrainingResult
+from bertft_core.training.results import EpochResult, TrainingResult
 
 
 @pytest.fixture
@@ -76,6 +76,47 @@ def test_winner_is_named_once_the_confirmation_has_ended(config: RunConfig, tmp_
     _tell(_confirmation(study, config), 0.5, 0.6)
     found = chain._winner_if_done(study, config)
     assert found is not None and found.best.slot == 0
+
+
+def _untrained(score: float) -> TrainingResult:
+    epoch = EpochResult(
+        epoch=1, step=6, train_loss=0.7, validation_loss=0.69, accuracy=0.5, macro_f1=score, depth=1, seconds=1.0
+    )
+    facts = {"history": (epoch,), "chance_loss": 0.693, "learnt": 0.001}
+    return TrainingResult(state="complete", score=score, log_loss=0.69, seconds=1.0, **facts)
+
+
+def test_trial_that_did_not_train_is_pruned_and_has_no_score(config: RunConfig, tmp_path: Path) -> None:
+    study = _opened(config, tmp_path)
+    slot = study.claim()
+    assert slot is not None
+    told = study.tell(slot.slot, _untrained(0.9))
+    assert (told.state, told.score) == ("pruned", None) and told.reason.startswith("did not train")
+    _tell(study, 0.4)
+    assert trials.find_winner(study, config, None).best.score == 0.4
+
+
+def test_search_in_which_no_trial_trained_says_so(config: RunConfig, tmp_path: Path) -> None:
+    study = _opened(config, tmp_path)
+    for score in (0.33, 0.35):
+        slot = study.claim()
+        assert slot is not None
+        study.tell(slot.slot, _untrained(score))
+    found = trials.find_winner(study, config, None)
+    assert found.best.slot == 1 and found.how.startswith("no trial trained")
+
+
+def test_finalist_that_did_not_train_with_a_further_seed_loses_to_one_that_did(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    study = _opened(config, tmp_path)
+    _tell(study, 0.7, 0.8)
+    confirmation = _confirmation(study, config)
+    slot = confirmation.claim()
+    assert slot is not None
+    confirmation.tell(slot.slot, _untrained(0.9))  # of trial 1
+    _tell(confirmation, 0.5)
+    assert trials.find_winner(study, config, confirmation).best.slot == 0
 
 
 def test_search_in_which_nothing_completed_names_the_reasons(config: RunConfig, tmp_path: Path) -> None:

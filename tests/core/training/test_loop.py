@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,29 @@ def test_fit_learns_and_keeps_the_best_epoch(spec: Build) -> None:
     assert result.state == "complete" and result.score > 0.9
     assert result.score == max(h.macro_f1 for h in result.history) == result.history[result.best_epoch - 1].macro_f1
     assert result.steps == 60 and len(result.history) == 10
+
+
+def test_fit_that_learns_goes_most_of_the_way_from_chance(spec: Build) -> None:
+    result = fit(spec(epochs=10, lr=5e-3, unfreezing="none"))
+    assert result.chance_loss == pytest.approx(math.log(2), abs=0.03)
+    assert result.learnt is not None and result.learnt > 0.5 and result.fault == ""
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"class_weights": "balanced"}, {"loss": "focal"}, {"label_smoothing": 0.1}], ids=str
+)
+def test_fit_that_never_left_chance_did_not_train(spec: Build, changes: dict[str, Any]) -> None:
+    result = fit(spec(lr=1e-6, **changes))
+    assert result.state == "complete" and result.learnt is not None and result.learnt < 0.02
+    assert result.fault.startswith("did not train: the training loss was 0.") and result.fault in str(result)
+    assert TrainingResult.from_json(result.to_json()).fault == result.fault
+
+
+@pytest.mark.parametrize(("lr", "is_fault"), [(1e-6, True), (5e-3, False)])
+def test_fit_on_soft_labels_is_judged_by_what_can_be_learnt(
+    spec: Build, soft_tokens: Path, lr: float, is_fault: bool
+) -> None:
+    assert bool(fit(spec(tokens=str(soft_tokens), epochs=10, lr=lr, unfreezing="none")).fault) is is_fault
 
 
 def test_fit_gradual_thaws_to_the_embeddings(spec: Build) -> None:

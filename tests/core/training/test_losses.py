@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from bertft_core.training.losses import TrainingLoss, class_weights, log_priors, multi_label_weights, validation_scores
+from bertft_core.training.losses import (
+    TrainingLoss,
+    chance_loss,
+    class_weights,
+    log_priors,
+    multi_label_weights,
+    validation_scores,
+)
 
 
 def classification_loss(
@@ -230,3 +238,37 @@ def test_multi_label_validation_scores_agree_with_sklearn() -> None:
     assert found["accuracy"] == pytest.approx((guess == targets).all(axis=1).mean())
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     assert found["log_loss"] == pytest.approx(-np.log(np.where(targets > 0, p, 1 - p)).mean())
+
+
+SKEWED = np.array([0] * 90 + [1] * 9 + [2])
+
+
+def test_chance_loss_of_cross_entropy_is_the_entropy_of_the_class_shares() -> None:
+    p = np.array([0.9, 0.09, 0.01])
+    chance, least = chance_loss(TrainingLoss(), SKEWED, 3)
+    assert chance == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4) and least == 0
+
+
+@pytest.mark.parametrize("loss", [{}, {"gamma": 2.0}, {"smoothing": 0.2}, {"balanced": True}, {"adjusted": True}])
+def test_no_constant_answer_is_below_the_chance_loss(loss: dict[str, Any]) -> None:
+    made = dict(loss)
+    weights = torch.from_numpy(class_weights("balanced", SKEWED, 3)) if made.pop("balanced", False) else None
+    shift = torch.from_numpy(log_priors(SKEWED, 3)) if made.pop("adjusted", False) else None
+    told = TrainingLoss(weights=weights, adjustment=shift, **made)
+    chance, _ = chance_loss(told, SKEWED, 3)
+    labels = torch.from_numpy(SKEWED)
+    answers = torch.randn(3000, 3, generator=torch.Generator().manual_seed(0)) * 3
+    losses = [float(told(answer.expand(len(labels), -1), labels)) for answer in answers]
+    assert chance - 1e-5 <= min(losses) <= chance + 0.05
+
+
+def test_chance_loss_of_sets_is_the_mean_entropy_of_each_class() -> None:
+    flags = np.array([[1, 0], [0, 0], [0, 1], [0, 1]], dtype=np.float32)
+    wanted = (-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) + math.log(2)) / 2
+    assert chance_loss(TrainingLoss(multi_label=True), flags, 2) == pytest.approx((wanted, 0), abs=1e-4)
+
+
+def test_right_answers_to_soft_labels_have_their_entropy() -> None:
+    soft = np.array([[0.9, 0.1], [0.1, 0.9]], dtype=np.float32)
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    assert chance_loss(TrainingLoss(), soft, 2) == pytest.approx((math.log(2), entropy), abs=1e-4)

@@ -143,6 +143,24 @@ def test_page_says_what_the_records_hold(tmp_path: Path) -> None:
     assert "2026-11-28" in page and (tmp_path / "evidence_table2.png").stat().st_size > 5000
 
 
+def test_page_names_an_arm_that_did_not_train_and_compares_it_with_nothing(tmp_path: Path) -> None:
+    arms = load("paper_arms")
+    settings = {"train": 1000, "validation": 200, "test": 400, "max_length": 128, "epochs": 3, "batch_size": 16}
+    records = load("records").Records(tmp_path / "r.jsonl", settings | {"threads": 2})
+    records.add("test rows", {"labels": "01" * 200, "fingerprint": "", "classes": ["0", "1"]})
+    plain, lowest, second = arms.table3()[:3]
+    stuck, learns = {"train_loss": 0.6922, "validation_loss": 0.6935}, {"train_loss": 0.6, "validation_loss": 0.65}
+    for seed in (1, 2):
+        for arm, epoch in ((plain, learns), (lowest, stuck), (second, learns if seed == 2 else stuck)):
+            answers = "0" * 400 if epoch is stuck else "01" * 160 + "0" * 80
+            facts = {"answers": answers, "history": [epoch], "at": "2026-11-28", "code": "abc"}
+            records.add(arm.key(seed), facts)
+    page = load("paper_page").write_page(records, ["table3"], tmp_path, is_quick=False).read_text(encoding="utf-8")
+    assert "| layer 0 | did not train in 2 of 2 seeds | pooled [CLS] |  |  |  | 9.81" in page
+    assert "| layer 1 | did not train in 1 of 2 seeds; else 10.00 (10.00 to 10.00) | pooled [CLS] |  |" in page
+    assert "layer 0 instead of the pooled [CLS] of the top layer: not measured (did not train in 2 of 2 seeds)." in page
+
+
 def test_page_of_nothing_is_refused(tmp_path: Path) -> None:
     records = load("records").Records(tmp_path / "r.jsonl", {})
     with pytest.raises(Exception, match="run without --write first"):

@@ -127,10 +127,14 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
         return fitted, run.state().get("chosen", {"best_params": trials.final_values(fitted, None)})
     winner, document = search(context, tree, report) or (None, None)
     choice: dict[str, Any] = {} if winner is None else {"search": document}
+    config = config.with_values(winner.best.params) if winner else config
+    if last != "search" and (line := fitting.auto_line(config, context.prepared)):
+        report.say(f"  {line}")
+    config = fitting.settled_for(config, context.prepared)
     choice["best_params"] = trials.final_values(config, winner.best if winner else None)
     if last != "search":
         run.update(chosen=choice)
-    return (config.with_values(winner.best.params) if winner else config), choice
+    return config, choice
 
 
 def _test_document(evaluation: Any) -> dict[str, Any]:

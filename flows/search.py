@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,11 @@ class Workers:
 
 def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[SearchWinner, dict[str, Any]] | None:
     """The winner of the search and its part of the result document; None where nothing is searched."""
-    config, prepared = context.config, context.prepared
+    prepared = context.prepared
+    config = fitting.searched_on(context.config, prepared)
     if config.search is None or not config.is_searched:
         return None
+    context = replace(context, config=config)
     trials.require_possible(config, prepared, context.home)
     owner = Owner(run=context.run.run_id, prefect=tree.prefect_run)
     study = trials.open_study(config, prepared, context.home, owner, study_storage())
@@ -108,7 +110,8 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
 
 def help_search(context: RunContext, report: Reporter) -> SearchStudy:
     """The study, worked on with this machine's trainers to its end."""
-    config, prepared, home = context.config, context.prepared, context.home
+    config, prepared, home = fitting.searched_on(context.config, context.prepared), context.prepared, context.home
+    context = replace(context, config=config)
     trials.require_possible(config, prepared, home)
     study = trials.open_study(config, prepared, home, Owner(run=context.run.run_id), study_storage(), must_exist=True)
     with trial_workers(context) as (runner, workers):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 
@@ -34,6 +34,25 @@ READ_WITH = {
     "tokenization.chunk_pooling": ("tokenization.truncation", CHUNKS),
 }
 Phases = tuple[tuple[float, int], ...]
+AUTO: Literal["auto"] = "auto"
+
+
+def _kind_of_number(value: Any) -> str:
+    return "[auto]" if value == AUTO else "[number]"
+
+
+_Auto = Annotated[Literal["auto"], Tag("[auto]")]
+_Lr = Annotated[Annotated[Number, Field(gt=0, le=0.01), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
+_Epochs = Annotated[Annotated[Whole, Field(ge=1, le=1000), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
+
+
+_N = TypeVar("_N", int, float)
+
+
+def number(value: _N | Literal["auto"]) -> _N:
+    """A setting that is no longer `auto`: by the time of a fit `auto.settled` has put a number in its place."""
+    assert value != "auto", "lr and epochs are settled for the rows before anything is computed from them"
+    return value
 
 
 def phases_fault(phases: Sequence[tuple[float, int]]) -> str:
@@ -154,8 +173,9 @@ class TokenizationConfig(Part):
 
 
 class TrainingConfig(Part):
-    """Fine-tuning settings. alpha is the ratio of a layer's rate to the rate of the layer above, in (0, 1].
+    """Fine-tuning settings. lr and epochs that are `auto` follow the rows (`config.auto`).
 
+    alpha: the ratio of a layer's rate to the rate of the layer above, in (0, 1].
     embedding_rate: the embeddings go on below layer 0 with alpha, or take lr (paper_code: Sun et al.'s released code).
     head_multiplier: rate of the head over lr.
     loss: cross_entropy, focal (Lin et al. 2017, with focal_gamma) or logit_adjusted (Menon et al. 2021, with tau).
@@ -170,9 +190,9 @@ class TrainingConfig(Part):
     prefix_cache_gb (10^9 bytes) of them.
     """
 
-    lr: Annotated[Number, Field(gt=0, le=0.01)] = 5e-5
+    lr: _Lr = AUTO
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 16
-    epochs: Annotated[Whole, Field(ge=1, le=1000)] = 3
+    epochs: _Epochs = AUTO
     alpha: Annotated[Number, Field(gt=0, le=1)] = 0.95
     embedding_rate: Literal["layerwise", "paper_code"] = "layerwise"
     head_multiplier: Annotated[Number, Field(ge=1, le=1000)] = 1.0

@@ -14,12 +14,13 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     Tag,
+    field_serializer,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from bertft_core.config.fit import Part
+from bertft_core.config.fit import AUTO, Part
 from bertft_core.config.knobs import SEARCHED_SECTIONS, canonical, is_integer, is_number, key_fault, place, read_value
 from bertft_core.config.numbers import Number, Positive, Whole
 
@@ -207,17 +208,8 @@ def _kind_of_confirm(value: Any) -> str | None:
     return "[confirm]" if isinstance(value, Mapping | ConfirmConfig) else None
 
 
-def _paper_space() -> dict[str, Choice]:
-    return {
-        "lr": Range(low=2e-5, high=5e-5, log=True),
-        "batch_size": [16, 32],
-        "epochs": [2, 3, 4],
-        "alpha": Range(low=0.8, high=1.0),
-    }
-
-
 class SearchConfig(Part):
-    """Optuna search; the default space is the paper's (Sun et al. 2019).
+    """Optuna search. A space that is left out, or `auto`, follows the rows (`config.auto.searched`).
 
     storage: URL or file of the study; workers: trainer processes. Both are no part of what a run is. timeout:
     seconds of the whole search, summed over interruptions; trial_timeout: seconds of one trial.
@@ -225,7 +217,7 @@ class SearchConfig(Part):
 
     trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
     rows: Annotated[Whole, Field(ge=10)] | None = None
-    space: dict[str, _ReadChoice] = Field(default_factory=_paper_space)
+    space: dict[str, _ReadChoice] = Field(default_factory=dict)
     workers: Annotated[Whole, Field(ge=1, le=256)] = Field(default=1, exclude=True)
     storage: Annotated[str, Field(min_length=1), AfterValidator(_storage_url)] | None = Field(
         default=None, exclude=True, repr=False
@@ -245,8 +237,12 @@ class SearchConfig(Part):
     @classmethod
     def _keys(cls, tree: Any) -> Any:
         """Knobs by their one name; an override may also write search.space.tokenization.truncation=[...]."""
+        if tree == AUTO:
+            return {}
         if not isinstance(tree, Mapping):
             return tree
+        if not tree:
+            raise ValueError("space is empty: name a knob to search, write auto, or set search.trials to 0")
         choices: dict[str, Any] = {}
         for key, value in tree.items():
             is_section = key in SEARCHED_SECTIONS and isinstance(value, Mapping)
@@ -260,6 +256,10 @@ class SearchConfig(Part):
         if faults:
             raise ValueError("\n".join(faults))
         return dict(zip(names, choices.values(), strict=True))
+
+    @field_serializer("space", mode="wrap")
+    def _auto_by_name(self, space: dict[str, Any], dump: SerializerFunctionWrapHandler) -> Any:
+        return dump(space) if space else AUTO
 
     @field_validator("space", mode="after")
     @classmethod
@@ -279,8 +279,6 @@ class SearchConfig(Part):
 
     @model_validator(mode="after")
     def _has_something_to_choose(self) -> SearchConfig:
-        if self.trials and not self.space:
-            raise ValueError("space is empty: name a knob to search, or set search.trials to 0")
         needed = _NEEDED_BY[self.second.measure] if self.second and self.trials else ()
         if needed and not set(needed) & set(self.space):
             raise ValueError(f"second is the same in every trial: search {' or '.join(needed)} too, or take it out")

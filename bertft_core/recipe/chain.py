@@ -14,7 +14,7 @@ from bertft_core.base.home import open_home
 from bertft_core.config.run import RunConfig
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import evaluate
-from bertft_core.recipe.fit import finetune, fitted_config, machine_settings
+from bertft_core.recipe.fit import finetune, fitted_config, machine_settings, searched_on, settled_for
 from bertft_core.recipe.prepare import prepare
 from bertft_core.recipe.runs import identify
 from bertft_core.recipe.trials import TrialRunner, find_winner, open_confirmation, open_study, require_possible
@@ -42,6 +42,7 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
         )
         chosen = fitted_config(config, context.run)
         if chosen is None and config.is_searched:
+            config = searched_on(config, prepared)
             require_possible(config, prepared, root)
             study = open_study(config, prepared, root)
             runner = TrialRunner(config=config, prepared=prepared, settings=machine_settings(context), home=root)
@@ -49,8 +50,9 @@ def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False)
             confirmation = open_confirmation(study, config)
             if confirmation is not None:
                 _run_all(confirmation, runner, trainer)
-            chosen = config.with_values(find_winner(study, config, confirmation).best.params)
+            chosen = context.config.with_values(find_winner(study, config, confirmation).best.params)
         context = context.with_config(chosen or config)
+        context = context.with_config(settled_for(context.config, context.prepared))
         return evaluate(context, finetune(context))
 
 
@@ -64,6 +66,7 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
     if not config.is_searched:
         raise ConfigError("search.trials is 0: there is no search to report on")
     prepared = prepare(config, home)
+    config = searched_on(config, prepared)
     require_possible(config, prepared, home)
     study = open_study(config, prepared, home, storage=storage, must_exist=True)
     results = study.results()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.base.text import counted, mask_uri
+from bertft_core.config.fit import number
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
@@ -17,7 +18,7 @@ from bertft_core.evaluation.policy.calibration import BLEND_ROWS
 from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count, resolve_pretrained
 from bertft_core.model.structures import describe, reference_classifier
-from bertft_core.recipe.fit import schedule_of
+from bertft_core.recipe.fit import auto_line, schedule_of, searched_on, settled_for
 from bertft_core.recipe.prepare import Prepared, prepare
 
 
@@ -32,9 +33,10 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     origin = survey(pretrained)
     prepared = prepare(config, home)  # reads rows: after whatever can be wrong with the encoder
     dataset, tokens = prepared.dataset, prepared.tokens
-    training = config.training
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
-    searched = _search(config, prepared, home, counts["train"])
+    searched = _search(searched_on(config, prepared), prepared, home, counts["train"])
+    by_rows, config = auto_line(config, prepared), settled_for(config, prepared)
+    training = config.training
     encoder = reference_classifier(pretrained)
     layer_table(encoder)  # a structure that is not known ends here
     schedule = schedule_of(config, pretrained)
@@ -59,7 +61,9 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "tokenizer": tokens_line(tokenizer, pretrained),
         "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": f"{RateCurve.of(training)}, {'anew in each phase' if training.phase_restart else 'once over the fit'}",
-        "steps": training.epochs * math.ceil(counts["train"] / training.batch_size),
+        "fit": f"{counted(number(training.epochs), 'epoch')} in batches of {training.batch_size}",
+        "auto": by_rows,
+        "steps": number(training.epochs) * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
         "blend": _blend(config, counts["validation"]),
         "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "

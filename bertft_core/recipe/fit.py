@@ -13,7 +13,9 @@ from typing import Any
 from bertft_core.base.errors import InputError
 from bertft_core.base.files import read_json, write_json
 from bertft_core.base.hashes import hash_json
-from bertft_core.config.fit import TrainingConfig
+from bertft_core.base.text import counted
+from bertft_core.config.auto import LEAST_EPOCHS, searched, settled
+from bertft_core.config.fit import AUTO, TrainingConfig
 from bertft_core.config.knobs import SEARCHED_SECTIONS
 from bertft_core.config.run import RunConfig
 from bertft_core.data.tokens.tokenization import open_split
@@ -57,11 +59,12 @@ def fit_spec(
     rows: int | None,
     keep_model: bool,
 ) -> FitSpec:
-    """One fit as the trainer process reads it."""
-    settled = {"precision": settings.precision, "threads": settings.threads, "device": settings.device, "seed": seed}
-    settled["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
+    """One fit as the trainer process reads it, with lr and epochs settled for the rows that it trains on."""
+    config = settled_for(config, prepared, rows)
+    own = {"precision": settings.precision, "threads": settings.threads, "device": settings.device, "seed": seed}
+    own["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
     return FitSpec(
-        training=TrainingConfig(**{**dict(config.training), **settled}),
+        training=TrainingConfig(**{**dict(config.training), **own}),
         pretrained=prepared.pretrained,
         tokens=prepared.tokens.directory,
         output=str(output),
@@ -75,10 +78,32 @@ def fit_spec(
     )
 
 
+def settled_for(config: RunConfig, prepared: Prepared, rows: int | None = None) -> RunConfig:
+    """The configuration with numbers in place of `auto`, for a fit on all training rows or on so many of them."""
+    n_train = prepared.dataset.n_train
+    return settled(config, min(rows or n_train, n_train), len(prepared.dataset.classes))
+
+
+def auto_line(config: RunConfig, prepared: Prepared) -> str:
+    """What `auto` stands for in a fit on all training rows, for people; "" where the configuration has no `auto`."""
+    now = settled_for(config, prepared).training
+    values = [f"{key} {getattr(now, key):g}" for key in ("lr", "epochs") if getattr(config.training, key) == AUTO]
+    where = (
+        f"{counted(prepared.dataset.n_train, 'row')} of {counted(len(prepared.dataset.classes), 'class', 'classes')}"
+    )
+    return f"{' and '.join(values)} by auto, for {where}" if values else ""
+
+
+def searched_on(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """The configuration with a search space, for trials on the rows that they get."""
+    n_train, rows = prepared.dataset.n_train, config.search.rows if config.search else None
+    return searched(config, min(rows or n_train, n_train), len(prepared.dataset.classes))
+
+
 def schedule_of(config: RunConfig, pretrained: Path) -> UnfreezeSchedule:
     """When the layers that are computed train. Raises ConfigError for phases deeper than they are."""
-    layers = layers_computed(config, pretrained)
-    return UnfreezeSchedule.of(config.training.unfreezing, layers, config.training.epochs)
+    layers, epochs = layers_computed(config, pretrained), config.training.epochs
+    return UnfreezeSchedule.of(config.training.unfreezing, layers, LEAST_EPOCHS if epochs == AUTO else epochs)
 
 
 @dataclass(frozen=True, kw_only=True)

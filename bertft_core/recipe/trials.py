@@ -73,7 +73,7 @@ def open_study(
 
     storage: a URL that wins over search.storage. must_exist: raise InputError where nobody has begun it.
     """
-    assert config.search is not None, "the caller checked that there is a search"
+    assert config.search is not None and config.search.space, "the caller has a search, and `fit.searched_on` a space"
     fingerprints = [
         encoder_fingerprint(resolve_pretrained(config.with_values({_ENCODER: encoder})))
         for encoder in encoders(config, config.search)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.config.fit import ADJUSTED, CHUNKS, READ_WITH, SLANTED, is_one_layer
+from bertft_core.config.auto import LEAST_EPOCHS
+from bertft_core.config.fit import ADJUSTED, AUTO, CHUNKS, READ_WITH, SLANTED, is_one_layer
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import Range, SearchConfig, conditions_of, requirements, values_of
 from bertft_core.data.tokens.encoding import Cutting
@@ -104,7 +105,7 @@ def _one_chunk_fault(config: RunConfig, search: SearchConfig) -> str:
 def _restart_fault(config: RunConfig, search: SearchConfig) -> str:
     """Why `ulmfit` has a single phase in every trial, or "" (of other schedules: `_UNUSED`)."""
     schedules, epochs = (_possible(config, search, "phase_restart", key) for key in ("unfreezing", "epochs"))
-    is_one = all(name == "ulmfit" for name in schedules) and max(epochs) == 1
+    is_one = all(name == "ulmfit" for name in schedules) and set(epochs) == {1}
     return "phase_restart has no effect: there is one phase; take it out" if is_one else ""
 
 
@@ -126,7 +127,8 @@ def _unfreezing_fault(config: RunConfig, search: SearchConfig) -> str:
     """Why all searched schedules of unfreezing are one and the same, or "": `ulmfit` in one epoch is `none`."""
     names = values_of(search.space["unfreezing"])
     for epochs in _possible(config, search, "unfreezing", "epochs"):
-        if len({UnfreezeSchedule.of(name, _ANY_DEPTH, int(epochs)).starts for name in names}) > 1:
+        length = LEAST_EPOCHS if epochs == AUTO else int(epochs)
+        if len({UnfreezeSchedule.of(name, _ANY_DEPTH, length).starts for name in names}) > 1:
             return ""
     return f"unfreezing has no effect: with one epoch {' and '.join(names)} are the same; take it out"
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from bertft_core.base.errors import DataError, ModelError, TrialPruned
 from bertft_core.base.files import read_json, write_json
-from bertft_core.config.fit import ADJUSTED, FOCAL
+from bertft_core.config.fit import ADJUSTED, FOCAL, number
 from bertft_core.config.metrics import as_score
 from bertft_core.data.tokens.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
@@ -94,7 +94,7 @@ class _Fit:
 
     @property
     def total(self) -> int:
-        return self.steps_per_epoch * self.spec.training.epochs
+        return self.steps_per_epoch * number(self.spec.training.epochs)
 
     @property
     def rates(self) -> RatePlan:
@@ -186,7 +186,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     layers = level_map(model)
     rates = peak_rates(spec.training, len(layers.layers))
     optimizer = build_optimizer(parameter_groups(model, layers, rates, spec.training.weight_decay))
-    schedule = UnfreezeSchedule.of(spec.training.unfreezing, len(layers.layers), spec.training.epochs)
+    schedule = UnfreezeSchedule.of(spec.training.unfreezing, len(layers.layers), number(spec.training.epochs))
     rows = sample_rows(train, spec.rows)
     run = _Fit(
         spec=spec,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.config.fit import SLANTED, UNFREEZING, Phases, TrainingConfig, phases_fault
+from bertft_core.config.fit import SLANTED, UNFREEZING, Phases, TrainingConfig, number, phases_fault
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, layer_rates, level_names
 
@@ -168,7 +168,7 @@ def peak_rates(training: TrainingConfig, n_layers: int) -> LayerRates:
     """The peak rate of each level of an encoder of so many layers, by a configuration's training section."""
     return layer_rates(
         n_layers,
-        training.lr,
+        number(training.lr),
         training.alpha,
         embedding_rate=training.embedding_rate,
         head_multiplier=training.head_multiplier,

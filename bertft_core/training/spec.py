@@ -10,7 +10,7 @@ from typing import Any, Self
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.files import MANIFEST
 from bertft_core.base.hashes import encoder_fingerprint, hash_file, hash_json
-from bertft_core.config.fit import TrainingConfig, class_weight_faults, target_faults
+from bertft_core.config.fit import AUTO, TrainingConfig, class_weight_faults, target_faults
 from bertft_core.config.metrics import METRICS
 from bertft_core.model.feature_plan import FeaturePlan
 
@@ -53,7 +53,12 @@ class FitSpec:
         faults = [
             f"training.{key} must be settled for this machine before a fit, was auto"
             for key in ("precision", "device", "prefix_cache")
-            if getattr(training, key) == "auto"
+            if getattr(training, key) == AUTO
+        ]
+        faults += [
+            f"training.{key} must be settled for these rows before a fit, was auto"
+            for key in ("lr", "epochs")
+            if getattr(training, key) == AUTO
         ]
         if self.metric not in METRICS:
             faults.append(f"evaluation.metric must be one of {METRICS}, was {self.metric!r}")

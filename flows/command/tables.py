@@ -114,8 +114,10 @@ def _plan(plan: dict[str, Any]) -> str:
     for row in plan["layers"]:
         thaws = "never" if row["thaws_at"] is None else f"{row['thaws_at']:.0%}"
         lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{thaws:>10}")
-    lines += ["", f"rates        {plan['rates']}", f"steps        {plan['steps']}", f"search       {plan['search']}"]
+    lines += ["", f"rates        {plan['rates']}", f"fit          {plan['fit']}, {counted(plan['steps'], 'step')}"]
+    lines += [f"auto         {plan['auto']}"] if plan["auto"] else []
     lines += [
+        f"search       {plan['search']}",
         f"blend        {plan['blend']}",
         f"register     {plan['register']}",
         *[f"warning      {w}" for w in plan["warnings"]],

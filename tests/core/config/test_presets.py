@@ -73,7 +73,7 @@ def test_stored_configuration_is_complete_without_the_name() -> None:
 
 def test_values_of_a_trial_win_over_the_preset() -> None:
     found = config(preset="sun2019").with_values({"lr": 9e-5, "epochs": TrainingConfig().epochs})
-    assert (found.training.lr, found.training.epochs, found.training.batch_size) == (9e-5, 3, 24)
+    assert (found.training.lr, found.training.epochs, found.training.batch_size) == (9e-5, "auto", 24)
 
 
 @pytest.mark.parametrize("value", ["sun2020", 3, ["plain"]])
@@ -102,6 +102,8 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
         "features": None,
         "layers": [],
         "rates": "linear",
+        "fit": "2 epochs in batches of 24",
+        "auto": "",
         "steps": 1,
         "search": "none",
         "register": "r",

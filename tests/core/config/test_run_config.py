@@ -33,6 +33,8 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         ("search.space={lr: [5.0]}", "was 5.0"),
         ("name=a b", "letters, digits"),
         ("data.classes=[true, false]", "quote them where they are names"),
+        ("training.lr=atuo", "training.lr: input should be a valid number"),
+        ("training.epochs=0", "training.epochs: input should be greater than or equal to 1, was 0"),
         ("noequals", "wanted key=value"),
         ("base_dir=/tmp", "unknown key"),
     ],
@@ -50,11 +52,12 @@ def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
     assert load_config(file, ["training.alpha=1"]).training.lr == 5e-5
 
 
-def test_default_space_is_the_papers() -> None:
-    space = parse_config({**GOOD, "search": {}}, Path(".")).resolved()["search"]["space"]
-    assert space["lr"] == {"low": 2e-5, "high": 5e-5, "log": True}
-    assert space["batch_size"] == [16, 32] and space["epochs"] == [2, 3, 4]
-    assert space["alpha"] == {"low": 0.8, "high": 1.0, "log": False}
+@pytest.mark.parametrize("search", [{}, {"space": "auto"}])
+def test_default_space_lr_and_epochs_are_auto_until_the_rows_are_known(search: dict[str, str]) -> None:
+    found = parse_config({**GOOD, "search": search}, Path("."))
+    tree = found.resolved()
+    assert (tree["search"]["space"], tree["training"]["lr"], tree["training"]["epochs"]) == ("auto",) * 3
+    assert parse_config(tree, Path(".")) == found
 
 
 @pytest.mark.parametrize("name", ["bbc_news", "imdb", "quick_test"])

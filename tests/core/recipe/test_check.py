@@ -37,6 +37,20 @@ def test_plan_has_the_preset_in_full_and_what_replaces_it(planned: Plan) -> None
     assert [row["thaws_at"] for row in found["layers"]] == [0, 0.25, 0.5, 0.75, 0.75]
 
 
+def test_plan_says_what_auto_stands_for(planned: Plan) -> None:
+    found = planned(training={"batch_size": 8}, search={"trials": 2, "rows": 40})
+    rows = next(row["rows"] for row in found["splits"] if row["split"] == "train")
+    epochs = min(20, -(-300 // -(-rows // 8)))
+    assert found["auto"].startswith("lr 5e-05 and ") or epochs == 20
+    assert found["auto"].endswith(f"epochs {epochs} by auto, for {rows} rows of 3 classes")
+    assert found["fit"] == f"{epochs} epochs in batches of 8" and found["steps"] == epochs * -(-rows // 8)
+    assert "lr 6e-05 to 0.0006, log" in found["search"]  # 20 epochs of 5 batches: 3 times the rate
+
+
+def test_plan_of_written_values_has_no_auto(planned: Plan) -> None:
+    assert planned(search={"trials": 0})["auto"] == ""
+
+
 def test_plan_without_a_preset_says_none(planned: Plan) -> None:
     found = planned(search={"trials": 0})
     assert found["preset"] is None and found["rates"] == "linear, warm-up over 10%, once over the fit"

@@ -16,14 +16,21 @@ from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
 from bertft_core.training.results import TrainingResult
 
+_SPACE = {
+    "lr": {"low": 2e-5, "high": 5e-5, "log": True},
+    "batch_size": [16, 32],
+    "epochs": [2, 3, 4],
+    "alpha": {"low": 0.8, "high": 1.0},
+}
+
 
 def _config(**search: Any) -> RunConfig:
     tree = {
         "name": "n",
         "data": {"source": "x.csv"},
         "model": {"pretrained": "m"},
-        "training": {"lr": 3e-5, "alpha": 0.9},
-        "search": {"trials": 6, **search},
+        "training": {"lr": 3e-5, "alpha": 0.9, "epochs": 3},
+        "search": {"trials": 6, "space": _SPACE, **search},
     }
     return parse_config(tree, Path("."))
 

@@ -75,7 +75,7 @@ def compare_versions(
     result["shown"] = [
         {**shown, "row": rows.rows[shown["row"]], "text": rows.texts[shown["row"]][:_TEXT]} for shown in result["shown"]
     ]
-    named = {"registered_model": name, "versions": [first, second], "data": str(data)}
+    named: dict[str, Any] = {"registered_model": name, "versions": [first, second], "data": str(data)}
     named |= {"group": None if rows.groups is None else group}
     return {**named, "skipped": rows.skipped, **result}
 

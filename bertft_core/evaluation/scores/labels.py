@@ -218,7 +218,7 @@ class SingleLabels:
             return flipped_sums(gains, permutations, rng) / len(self.values)
         support, n_classes = self._support(), len(self.classes)
         if self.groups is None:
-            swapped = swapped_counts(self.values, a.decided, b.decided, n_classes, permutations, rng)
+            counted_a, counted_b = swapped_counts(self.values, a.decided, b.decided, n_classes, permutations, rng)
         else:
             is_class = np.eye(n_classes)
             ours, theirs = (
@@ -226,8 +226,10 @@ class SingleLabels:
             )
             middle = (ours + theirs).sum(axis=0) / 2
             half = flipped_sums(group_sums(ours - theirs, self.groups) / 2, permutations, rng)
-            swapped = tuple(np.split(sums, 2, axis=1) for sums in (middle + half, middle - half))
-        one, two = (count_scores(*c, support)[metric] for c in swapped)
+            counted_a, counted_b = (
+                (sums[:, :n_classes], sums[:, n_classes:]) for sums in (middle + half, middle - half)
+            )
+        one, two = (count_scores(*c, support)[metric] for c in (counted_a, counted_b))
         return np.asarray(one - two, dtype=np.float64)
 
     def texts(self, answers: Any) -> list[str]:

@@ -223,7 +223,7 @@ their encoder alone.
 - **When it is kept**: fitted on four fifths of the validation rows and judged on the fifth, all five together, its
   log loss must be lower than the encoder's (calibrated on the same four fifths) by a one-sided paired permutation
   test at 5 %, and `evaluation.metric` must not be lower. With `data.group`, whole groups are folded and exchanged.
-  50 validation rows at least.
+  50 validation rows at least, and 10 groups.
 - **How honest the validation rows are**: TF-IDF was fitted on training rows and chose among six settings on
   validation, the encoder chose its best epoch there, and after a search its settings too. Both are a little better
   on validation than they will be, the searched encoder more so, which moves weight towards it. The scores in the

@@ -68,9 +68,8 @@ def _weights(x: Floats, labels: Labels, prior: tuple[float, ...]) -> list[float]
         top = np.logaddexp(0, scores).sum() if labels.multi_label else np.logaddexp.reduce(scores, axis=1).sum()
         p = probabilities_of(scores, multi_label=labels.multi_label)
         away = (weights - center) / _PRIOR_DEVIATION
-        return float(top - weights @ own + away @ away / 2), np.einsum(
-            "knc,nc->k", x, p
-        ) - own + away / _PRIOR_DEVIATION
+        slope = np.einsum("knc,nc->k", x, p) - own + away / _PRIOR_DEVIATION
+        return float(top - weights @ own + away @ away / 2), slope
 
     found = minimize(loss, center, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(prior))
     return [float(weight) for weight in found.x]

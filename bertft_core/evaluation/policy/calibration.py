@@ -31,6 +31,7 @@ BlendMode = Literal["auto", "off", "only"]
 
 MIN_ROWS = 200  # with fewer validation rows a fitted temperature is mostly noise
 BLEND_ROWS = 50  # the proof of a blend wants no more: below 200 rows too it never took in noise (techniques/blend.md)
+BLEND_GROUPS = 2 * FOLDS  # where whole groups are folded and exchanged
 ABSTENTION_LEVEL = 0.95  # one-sided
 THRESHOLD_LEVEL = 0.05  # one-sided; keeping any cross-fitted gain cost up to 2 points of macro F1 on test rows
 _PERMUTATIONS = 2_000
@@ -140,6 +141,8 @@ def _choose_blend(
     if len(labels) < BLEND_ROWS:
         return None, [f"only {len(labels)} validation rows, {BLEND_ROWS} are wanted: the blend stays off"]
     rows = labels_of(labels, range(np.shape(encoder)[-1]), weights, groups)
+    if rows.n_groups is not None and rows.n_groups < BLEND_GROUPS:
+        return None, [f"only {rows.n_groups} groups of validation rows, {BLEND_GROUPS} are wanted: the blend stays off"]
     gain = blend_gain(rows, encoder, tfidf, settings.metric)
     if not gain.is_shown:
         return None, [f"the blend stays off: not shown to help ({gain})"]

@@ -174,11 +174,19 @@ def test_a_gain_on_rows_of_one_group_is_that_of_one_row() -> None:
     rows = np.repeat(np.arange(60), 10)
     alike = y[rows], p[rows], q[rows]
     settings = PolicySettings(metric="accuracy")
-    few = fit_policy(y[:8], p[:8], settings, tfidf=q[:8])
-    assert few.blend is None
-    eight = tuple(part[:80] for part in alike)
-    assert fit_policy(*eight[:2], settings, tfidf=eight[2]).blend is not None  # eighty rows, it seems
-    assert fit_policy(*eight[:2], settings, tfidf=eight[2], groups=rows[:80]).blend is None
+    some = tuple(part[:120] for part in alike)
+    assert fit_policy(*some[:2], settings, tfidf=some[2]).blend is not None  # 120 rows, it seems
+    twelve = fit_policy(*some[:2], settings, tfidf=some[2], groups=rows[:120])
+    assert twelve.blend is None and "not shown to help" in twelve.notes[0]
+    everyone = fit_policy(*alike[:2], settings, tfidf=alike[2], groups=rows)
+    assert everyone.blend is not None
+
+
+@pytest.mark.parametrize("n_groups", [1, 3, 9])
+def test_too_few_groups_leave_the_blend_off(n_groups: int) -> None:
+    y, p, q = two_models(300, 3, 3, (1.2, 1.2))
+    policy = fit_policy(y, p, PolicySettings(metric="accuracy"), tfidf=q, groups=np.arange(300) % n_groups)
+    assert policy.blend is None and f"only {n_groups} groups of validation rows, 10 are wanted" in policy.notes[0]
 
 
 def test_only_lets_the_tfidf_model_answer() -> None:

@@ -21,7 +21,7 @@ class _Core(yaml.SafeLoader):
     PyYAML reads YAML 1.1, where 010 is 8, 12:30 is 750, `no` is false, 2026-01-31 a date, and 2e-5 text.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # the stubs call it the instance's
 
 
 class _Twice(yaml.MarkedYAMLError):
@@ -57,7 +57,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         tree = parse_yaml(text)
     except _Twice as fault:
-        raise ConfigError(f"{file}:{fault.problem_mark.line + 1}: {fault.problem}") from None
+        line = f":{fault.problem_mark.line + 1}" if fault.problem_mark else ""
+        raise ConfigError(f"{file}{line}: {fault.problem}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(fault).split())}") from None
     if not isinstance(tree, dict):

@@ -92,8 +92,9 @@ class TfidfModel:
             facts = read_json(Path(folder) / TERMS)
             if facts.pop("format") != _FORMAT:
                 raise ValueError(f"format must be {_FORMAT}: use the bertft that wrote it")
-            arrays: dict[str, Any] = load_file(Path(folder) / ARRAYS)
-            return cls(**{**facts, **arrays, "terms": tuple(facts["terms"])})
+            arrays = load_file(Path(folder) / ARRAYS)
+            values: dict[str, Any] = {**facts, **arrays, "terms": tuple(facts["terms"])}
+            return cls(**values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as fault:
             raise ArtifactError(f"{folder}: no TF-IDF model ({type(fault).__name__}: {fault})") from fault
 

@@ -45,7 +45,7 @@ def epoch_batches(
     return [batches[i] for i in rng.permutation(n_full)] + ([rest] if len(rest) else [])
 
 
-def _places(lengths: Ints, labels: Ints, rng: np.random.Generator) -> NDArray[np.float64]:
+def _places(lengths: NDArray[np.integer], labels: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.float64]:
     """Where in a block each row belongs, 0 to 1 [n]: its rank by length among the rows of its class, as a share."""
     by_class = np.lexsort((lengths, labels))
     _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)

@@ -98,7 +98,7 @@ def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str
     if search is None or not search.trials:
         return "none: the training values are used"
     from bertft_core.recipe.trials import require_possible
-    from bertft_core.search.space import in_words
+    from bertft_core.search.space import first_values, in_words
     from bertft_core.search.stopping import HALVING_FROM
 
     require_possible(config, prepared, home)
@@ -108,6 +108,10 @@ def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str
         f"{counted(search.workers, 'worker')}, {'unpruned' if search.second else f'pruned by {pruning}'}",
         *(f"{key} {choice}" for key, choice in in_words(search).items()),
     ]
+    moved = {k: v for k, v in first_values(search, config).items() if v != config.value_of(k)}
+    if moved:
+        said = ", ".join(f"{key} {value} for {config.value_of(key)}" for key, value in moved.items())
+        parts.append(f"first the configured values, with {said}, which the space does not hold")
     if search.confirm_plan:
         parts.append(
             f"then the {search.confirm_plan.top} best with {counted(search.confirm_plan.seeds, 'further seed')} each"

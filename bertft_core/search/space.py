@@ -89,9 +89,27 @@ def _is_inside(key: str, choice: Choice, value: Any) -> bool:
     return bool(is_number and choice.low <= value <= choice.high)
 
 
-def defaults_inside(search: SearchConfig, config: RunConfig) -> dict[str, Any] | None:
-    """The configured values of the knobs that count, or None when one lies outside the space."""
-    return values_inside(search, {key: config.value_of(key) for key in search.space})
+def first_values(search: SearchConfig, config: RunConfig) -> dict[str, Any]:
+    """The configured values of the knobs that count: what is tried first.
+
+    One that the space does not hold gives way to the nearest that it holds, of values without an order the first, so
+    that it takes no other with it.
+    """
+    found: dict[str, Any] = {}
+    for key in search.order:
+        choice, value = search.space[key], config.value_of(key)
+        if _counts(choice, found):
+            found[key] = value if _is_inside(key, choice, value) else _nearest(choice, value)
+    return found
+
+
+def _nearest(choice: Choice, value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(choice, Range):
+        inside = min(max(value, choice.low), choice.high) if is_number else choice.low
+        return int(inside) if isinstance(value, int) else inside
+    numbers = [v for v in values_of(choice) if isinstance(v, int | float) and not isinstance(v, bool)]
+    return min(numbers, key=lambda v: abs(v - value)) if is_number and numbers else values_of(choice)[0]
 
 
 def space_hash(search: SearchConfig) -> str:

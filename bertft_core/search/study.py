@@ -25,7 +25,7 @@ from bertft_core.config.search import SearchConfig
 from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
 from bertft_core.search.results import TrialFailure, TrialResult
 from bertft_core.search.slots import Slot, StudyPlan, is_finished, result_of, slot_seed
-from bertft_core.search.space import defaults_inside, suggest, values_inside
+from bertft_core.search.space import first_values, suggest, values_inside
 from bertft_core.search.stopping import Clock, exhausted, pruner_for, spent
 from bertft_core.search.storage import StudyStorage
 from bertft_core.training.results import TrainingResult
@@ -248,7 +248,7 @@ class SearchStudy:
         """Configured values first, then last night's winner; decided once and stored with the study."""
         stored = study.user_attrs.get("first")
         if stored is None:
-            wanted = [defaults_inside(self._search, self._config), self._last_winner(study.study_name)]
+            wanted = [first_values(self._search, self._config), self._last_winner(study.study_name)]
             stored = [v for i, v in enumerate(wanted) if v is not None and v not in wanted[:i]]
             study.set_user_attr("name", self._config.name)
             study.set_user_attr("first", stored)

@@ -11,7 +11,7 @@ import yaml
 
 from bertft_core.config.run import parse_config
 from bertft_core.config.search import SearchConfig
-from bertft_core.search.space import defaults_inside, space_hash, suggest, values_inside
+from bertft_core.search.space import first_values, space_hash, suggest, values_inside
 
 TREE = """
 unfreezing: [gradual, none]
@@ -80,11 +80,40 @@ def test_values_that_do_not_count_are_left_out() -> None:
     assert values_inside(search(), given) == {k: v for k, v in given.items() if k != "alpha"}
 
 
-def test_defaults_inside_reads_every_section() -> None:
+def test_first_values_reads_every_section() -> None:
     tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "b"}, "training": {"alpha": 0.8}}
-    found = defaults_inside(search(), parse_config(tree, Path(".")))
+    found = first_values(search(), parse_config(tree, Path(".")))
     assert found == {"unfreezing": "gradual", "alpha": 0.8, "batch_size": 16, "dropout": None, "model.pretrained": "b"}
-    assert defaults_inside(search(), parse_config({**tree, "model": {"pretrained": "c"}}, Path("."))) is None
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "key", "tried"),
+    [
+        ("model", {"pretrained": "c"}, "model.pretrained", "a"),
+        ("training", {"alpha": 0.5}, "alpha", 0.7),
+        ("training", {"batch_size": 64}, "batch_size", 32),
+        ("training", {"batch_size": 2}, "batch_size", 8),
+        ("training", {"dropout": 0.4}, "dropout", 0.1),
+        ("training", {"unfreezing": "fast"}, "unfreezing", "gradual"),
+        ("training", {"unfreezing": "none", "epochs": 9}, "epochs", 4),
+    ],
+)
+def test_a_configured_value_outside_the_space_takes_no_other_with_it(
+    section: str, values: dict[str, Any], key: str, tried: object
+) -> None:
+    tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "b"}, "training": {"dropout": 0.1}}
+    config = parse_config({**tree, section: {**tree.get(section, {}), **values}}, Path("."))  # type: ignore[dict-item]
+    found = first_values(search(), config)
+    assert found[key] == tried and type(found[key]) is type(tried)
+    assert values_inside(search(), found) == found
+    assert all(found[k] == config.value_of(k) for k in found if k != key)
+
+
+def test_a_rate_outside_the_default_space_leaves_the_other_configured_values() -> None:
+    tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "b"}, "search": {"trials": 3}}
+    config = parse_config({**tree, "training": {"lr": 1e-3, "batch_size": 32, "epochs": 4, "alpha": 0.9}}, Path("."))
+    assert config.search is not None
+    assert first_values(config.search, config) == {"lr": 5e-5, "batch_size": 32, "epochs": 4, "alpha": 0.9}
 
 
 def test_space_hash_knows_a_knob_by_both_of_its_names() -> None:

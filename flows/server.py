@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import ssl
@@ -18,6 +19,7 @@ from flows.environment import STARTUP, server_address
 
 _TRIES, _PAUSE = 3, 2.0  # of a server that is just being started: seconds between two tries
 _ANSWERS_WITHIN = 10.0  # seconds
+_STARTS, _PATIENCE = 2, 2.0  # of the embedded server; the second: times its time-out, once that has passed
 _HINT = "start one (`bertft up`) or set {variable} to the address of a running one, or unset it: then bertft embeds one"
 
 
@@ -79,28 +81,39 @@ def _health(url: str) -> str:
 
 
 def start_embedded(make: Callable[[], Any] | None = None) -> None:
-    """Start the server that Prefect embeds, and again where a busy machine was too slow for it.
+    """Start the server that Prefect embeds: waits on for one that is slow, starts again one that ended.
 
-    make: the server, for tests. Raises InputError after three tries.
+    make: the server, for tests. Raises InputError after two tries.
     """
     import httpx
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_SERVER_EPHEMERAL_ENABLED
+    from prefect.settings import PREFECT_SERVER_EPHEMERAL_ENABLED, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
     if not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         raise InputError(f"Prefect may not embed a server here: {_HINT.format(variable='PREFECT_API_URL')}")
-    reason = ""
-    for _ in range(_TRIES):
+    seconds, reason = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value(), ""
+    for _ in range(_STARTS):
         server = (make or SubprocessASGIServer)()
         try:
             server.start()
             return
-        except (RuntimeError, httpx.HTTPError) as fault:
+        except (RuntimeError, httpx.HTTPError) as fault:  # Prefect leaves the process behind
             reason = f"{server.address}: {' '.join(str(fault).split())[:300] or type(fault).__name__}"
-            server.stop()
+        if _comes_up(server, time.monotonic() + _PATIENCE * seconds):
+            server.running = True
+            return
+        server.stop()
     raise InputError(
-        f"the Prefect server that bertft embeds did not start in {_TRIES} tries ({reason}): the machine is busy, or "
-        f"{os.environ.get('PREFECT_HOME', '~/.prefect')} is damaged. Give it longer than {STARTUP}="
-        f"{os.environ.get(STARTUP, 'its default')} (seconds), or start one that stays (`bertft up`) and set "
-        "PREFECT_API_URL"
+        f"the Prefect server that bertft embeds did not start in {_STARTS} tries ({reason}): the machine is busy, or "
+        f"{os.environ.get('PREFECT_HOME', '~/.prefect')} is damaged. Give it longer than {STARTUP}={seconds} "
+        "(seconds), or start one that stays (`bertft up`) and set PREFECT_API_URL"
     )
+
+
+def _comes_up(server: Any, until: float) -> bool:
+    """Whether a server that was given up answers after all; waits while its process lives."""
+    while server.server_process is not None and server.server_process.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            if _health(server.api_url) == "true":
+                return True
+    return False

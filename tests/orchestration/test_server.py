@@ -124,9 +124,9 @@ def test_an_address_that_is_none_is_refused() -> None:
 
 
 class Slow:
-    """An embedded server that needs a number of starts."""
+    """An embedded server that ends before it answers, a number of times."""
 
-    address = "http://127.0.0.1:8999"
+    address, server_process = "http://127.0.0.1:8999", None
 
     def __init__(self, needs: int) -> None:
         self.needs, self.starts, self.stops = needs, 0, 0
@@ -140,17 +140,29 @@ class Slow:
         self.stops += 1
 
 
-def test_an_embedded_server_that_is_slow_is_started_again() -> None:
-    slow = Slow(needs=3)
+def test_an_embedded_server_that_ended_is_started_again() -> None:
+    slow = Slow(needs=2)
     server.start_embedded(lambda: slow)
-    assert (slow.starts, slow.stops) == (3, 2)
+    assert (slow.starts, slow.stops) == (2, 1)
 
 
 def test_an_embedded_server_that_does_not_start_ends_in_what_to_do() -> None:
     with pytest.raises(
-        InputError, match=r"did not start in 3 tries \(http://127\.0\.0\.1:8999: Timed out.*STARTUP_TIM"
+        InputError, match=r"did not start in 2 tries \(http://127\.0\.0\.1:8999: Timed out.*STARTUP_TIM"
     ):
         server.start_embedded(lambda: Slow(needs=9))
+
+
+def test_an_embedded_server_that_is_slow_is_waited_for_and_not_started_again() -> None:
+    with answering({"/api/health": HEALTHY, "": PAGE}) as address:
+        slow = Slow(needs=9)
+        slow.api_url, slow.running = f"{address}/api", False
+        slow.server_process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+        try:
+            server.start_embedded(lambda: slow)
+            assert (slow.starts, slow.stops, slow.running) == (1, 0, True)
+        finally:
+            slow.server_process.communicate()
 
 
 def test_the_command_line_ends_with_two_where_nobody_listens(project, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from bertft_core.evaluation.scores.metrics import (
     reliability_bins,
 )
 from bertft_core.evaluation.scores.resampling import (
+    BLOCK,
     flipped_sums,
     group_sums,
     kind_weights,
@@ -176,15 +177,18 @@ class SingleLabels:
         rng, n_classes = np.random.default_rng(seed), len(self.classes)
         answers = np.stack([self.values, *(m.decided for m in models)], axis=1)
         kinds, kind_of = np.unique(answers, axis=0, return_inverse=True)
-        weights = kind_weights(kind_of.ravel(), self.groups, resamples, rng).T  # [kinds, resamples]
         support = np.zeros((n_classes, resamples))
-        np.add.at(support, kinds[:, 0], weights)
         hits, decided = np.zeros((2, len(models), n_classes, resamples))
-        for (label, *guesses), weight in zip(kinds, weights, strict=True):
-            for model, guess in enumerate(guesses):
-                decided[model, guess] += weight
-                if guess == label:
-                    hits[model, label] += weight
+        step = max(1, BLOCK // len(kinds))
+        for start in range(0, resamples, step):
+            part = slice(start, min(start + step, resamples))
+            weights = kind_weights(kind_of.ravel(), self.groups, part.stop - start, rng)
+            for (label, *guesses), weight in zip(kinds, weights.T, strict=True):
+                support[label, part] += weight
+                for model, guess in enumerate(guesses):
+                    decided[model, guess, part] += weight
+                    if guess == label:
+                        hits[model, label, part] += weight
         # a pseudo row of a class answers rightly, or as another class as often as that one is decided
         elsewhere = np.tile(decided.mean(axis=(0, 2)) + 1 / n_classes, (n_classes, 1)) * ~np.eye(n_classes, dtype=bool)
         elsewhere /= np.maximum(elsewhere.sum(axis=1, keepdims=True), _LEAST_PROBABILITY)

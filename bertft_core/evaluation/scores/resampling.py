@@ -16,7 +16,7 @@ import numpy as np
 from bertft_core.evaluation.scores.counts import Counts, Floats, Ints, counts
 
 FOLDS = 5  # of a cross-fit
-_BLOCK = 2_000_000  # drawn numbers held at once: 16 MB per array
+BLOCK = 2_000_000  # drawn numbers held at once: 16 MB per array
 
 
 def kind_weights(kinds: Ints, groups: Any, resamples: int, rng: np.random.Generator) -> Floats:
@@ -31,7 +31,7 @@ def kind_weights(kinds: Ints, groups: Any, resamples: int, rng: np.random.Genera
 def resampled_sums(values: Floats, resamples: int, rng: np.random.Generator) -> Floats:
     """Sums [resamples, K] of the units' values [U, K] under exponential weights of mean 1."""
     total = np.empty((resamples, values.shape[1]))
-    size = max(1, _BLOCK // len(values))
+    size = max(1, BLOCK // len(values))
     for start in range(0, resamples, size):
         part = total[start : start + size]
         part[:] = rng.standard_exponential((len(part), len(values))) @ values
@@ -69,7 +69,7 @@ def flipped_sums(values: Floats, permutations: int, rng: np.random.Generator) ->
     """Sums [permutations, ...] of values [n, ...] whose signs were flipped with probability one half, unit by unit."""
     total = np.empty((permutations, *values.shape[1:]))
     n = len(values)
-    block = max(1, _BLOCK // n)
+    block = max(1, BLOCK // n)
     for start in range(0, permutations, block):
         size = min(block, permutations - start)
         octets = rng.integers(0, 256, size=(size, n // 8 + 1), dtype=np.uint8)

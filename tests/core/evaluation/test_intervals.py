@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from bertft_core.base.text import NO_SPREAD
 from bertft_core.evaluation.scores import intervals
 from bertft_core.evaluation.scores.intervals import (
     Bootstrap,
@@ -92,7 +93,7 @@ def test_paired_difference_of_models_that_decide_alike_is_zero_but_not_for_certa
             assert -4 / n < found.low < -1 / n and 1 / n < found.high < 4 / n
         found = paired_difference(y, p, p, list("abcd"), "log_loss", resamples=500)
         assert (found.difference, found.interval) == (0.0, None)
-        assert str(found) == f"+0.0000 without an interval, alike on every row, {n} rows"
+        assert str(found) == f"+0.0000 {NO_SPREAD}, {n} rows"
 
 
 def test_paired_difference_is_antisymmetric_and_seeded() -> None:
@@ -200,7 +201,7 @@ def test_headline_intervals_without_any_error_are_wide_where_rows_are_few() -> N
         low, high = found[name]
         assert high == 1.0 and low < 0.7, name
     reasons = intervals.why_no_interval(rows, answers, found)
-    assert reasons["log_loss"] == "the same on every row: no spread to judge by"
+    assert reasons["log_loss"] == NO_SPREAD
     assert (
         {name for name, pair in found.items() if pair is None} == {"log_loss", "brier", "ece", "auroc"} <= set(reasons)
     )

@@ -9,6 +9,7 @@ from prefect import flow
 
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.predict import predict_file
+from bertft_core.serving.tables import TableSettings
 from bertft_core.tracking.store import open_store
 from flows.signals import end_after_sigterm
 from flows.terminal.progress import Reporter
@@ -34,8 +35,6 @@ def predict(
             Path(input),
             Path(output),
             open_store(store, Path(home)),
-            text=text,
-            text_pair=text_pair,
-            encoding=encoding,
+            TableSettings(text=text, text_pair=text_pair, encoding=encoding),
             on_rows=lambda count: report.rows("scored", count),
         )

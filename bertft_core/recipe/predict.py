@@ -8,6 +8,7 @@ from typing import Any
 
 from bertft_core.config.store import Store
 from bertft_core.registry.artifacts import resolve_model
+from bertft_core.serving.tables import TableSettings, score_table
 
 
 def predict_file(
@@ -15,19 +16,15 @@ def predict_file(
     source: Path,
     target: Path,
     store: Store,
-    *,
-    text: str | None,
-    text_pair: str | None,
-    encoding: str | None = None,
+    settings: TableSettings,
     on_rows: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Score a file with a registered version or an artefact folder. Raises as `score_table` does."""
     from bertft_core.serving.predictor import Predictor
-    from bertft_core.serving.tables import score_table
 
     uri, folder = resolve_model(store, model)
     predictor = Predictor.load(folder)
-    rows = score_table(
-        predictor, source, target, model=uri, text=text, text_pair=text_pair, encoding=encoding, on_rows=on_rows
-    )
-    return {"model": uri, "rows": rows, "output": str(target), "classes": list(predictor.classes)}
+    scored = score_table(predictor, source, target, model=uri, settings=settings, on_rows=on_rows)
+    faulty = sum(scored.faults.values())
+    counts = {"rows": scored.rows, "scored": scored.rows - faulty, "not_scored": faulty, "faults": scored.faults}
+    return {"model": uri, **counts, "output": str(target), "classes": list(predictor.classes)}

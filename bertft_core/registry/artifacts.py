@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.config.store import Store
 from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
-from bertft_core.registry.evaluation_folder import EVIDENCE
+from bertft_core.registry.evaluation_folder import EVIDENCE, TRAIN_ROWS
 from bertft_core.serving.artifact import CARD, ArtifactCard, read_card
 from bertft_core.tracking.store import download_files, list_files
 
@@ -56,6 +59,14 @@ def download_evidence(store: Store, name: str, version: str, file: str = EVIDENC
     model_id = get_version(store, name, version).model_id
     target = Path(store.home) / EVIDENCE_FOLDER / model_id
     return download_files(store, model_id, f"{EVIDENCE_FOLDER}/{file}", target)
+
+
+def trained_on(store: Store, name: str, version: str) -> Any:
+    """Fingerprints of the rows that a version was trained on, uint64, sorted; None where its evidence does not say."""
+    try:
+        return np.load(download_evidence(store, name, version, TRAIN_ROWS), allow_pickle=False)
+    except ArtifactError:
+        return None
 
 
 def _parse_uri(store: Store, uri: str) -> RegisteredVersion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ _TEXT = 160  # characters of a text that are shown
 class LabelledRows:
     """Usable rows: row in the file (from 1), texts, labels [n], soft weights [n, C] or None; the others by reason.
 
-    Multi-label: labels are 0 and 1 [n, C]. groups: of data.group, uint64 [n], or None.
+    Multi-label: labels are 0 and 1 [n, C]. groups: of data.group, uint64 [n], or None. keys: fingerprints
+    of the texts, uint64 [n], by which a version knows its training rows.
     """
 
     rows: tuple[int, ...]
@@ -34,7 +35,39 @@ class LabelledRows:
     labels: Any
     weights: Any
     groups: Any
+    keys: Any
     skipped: dict[str, int]
+
+    def without(self, seen: dict[str, Any]) -> LabelledRows:
+        """One row of each text, and none that a version was trained on; the others counted. seen: keys by version.
+
+        A text with several labels is left out whole: training would not have known which is right.
+        """
+        answers = [row.tobytes() for row in (self.labels if self.weights is None else self.weights)]
+        answers_of: dict[int, set[bytes]] = {}
+        for key, answer in zip(self.keys.tolist(), answers, strict=True):
+            answers_of.setdefault(key, set()).add(answer)
+        first = set(np.unique(self.keys, return_index=True)[1].tolist())
+        known = {f"version {version} was trained on it": np.isin(self.keys, keys) for version, keys in seen.items()}
+        skipped, kept = Counter(self.skipped), []
+        for i, key in enumerate(self.keys.tolist()):
+            reason = "conflicting labels" if len(answers_of[key]) > 1 else "duplicate" if i not in first else ""
+            reason = reason or next((why for why, mask in known.items() if mask[i]), "")
+            if reason:
+                skipped[reason] += 1
+            else:
+                kept.append(i)
+        return replace(
+            self,
+            rows=tuple(self.rows[i] for i in kept),
+            texts=tuple(self.texts[i] for i in kept),
+            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in kept),
+            labels=self.labels[kept],
+            weights=None if self.weights is None else self.weights[kept],
+            groups=None if self.groups is None else self.groups[kept],
+            keys=self.keys[kept],
+            skipped=dict(skipped),
+        )
 
 
 def compare_versions(
@@ -44,8 +77,8 @@ def compare_versions(
 
     Columns and encoding are those of the first version's training rows; `label` and `encoding` override them. Where
     those had groups (data.group) and the file has their column, whole groups are drawn and exchanged; `group` names the
-    column. Rows that a version was trained on flatter it. Raises InputError for an unknown version or other classes,
-    DataError for an unusable file, ArtifactError where a version does not answer.
+    column. Of each text one row counts, and none that either version was trained on. Raises InputError for an unknown
+    version or other classes, DataError for an unusable file, ArtifactError where a version does not answer.
     """
     import pandas as pd
 
@@ -62,6 +95,11 @@ def compare_versions(
         )
     group = _group_column(store, name, first)
     rows = read_labelled(data, cards[0], label, encoding, group)
+    seen = {version: artifacts.trained_on(store, name, version) for version in dict.fromkeys((first, second))}
+    rows = rows.without({version: keys for version, keys in seen.items() if keys is not None})
+    if not rows.rows:
+        why = ", ".join(f"{n} {reason}" for reason, n in rows.skipped.items())
+        raise DataError(f"--data {data}: no row is left to compare on: {why}")
     labels = labels_of(rows.labels, classes, rows.weights, rows.groups)
     frame = pd.DataFrame({"text": rows.texts, **({} if rows.pairs is None else {"text_pair": rows.pairs})})
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
@@ -77,6 +115,7 @@ def compare_versions(
     ]
     named: dict[str, Any] = {"registered_model": name, "versions": [first, second], "data": str(data)}
     named |= {"group": None if rows.groups is None else group}
+    named |= {"training_rows_unknown": [version for version, keys in seen.items() if keys is None]}
     return {**named, "skipped": rows.skipped, **result}
 
 
@@ -122,13 +161,13 @@ def read_labelled(
     merge = card.merge_labels == "casefold"
     column = LabelColumn(list(card.classes), multi_label=card.multi_label, merge=merge)
     checker, skipped = RowChecker(config, column), Counter[str]()
-    rows, texts, pairs, groups = [], [], [], []
+    rows, texts, pairs, groups, keys = [], [], [], [], []
     for batch in read_batches(data, config, inspect_source(data, config, reading_of(card))):
         checked = checker.check(batch)
         skipped.update(fault.reason.partition(":")[0] for fault in checked.faults)
         own_group = halves(checked.group_digests)[:, 0] if config.group else checked.rows
-        parts = (checked.rows, checked.texts, checked.pairs, checked.labels, own_group)
-        for row, text, pair, value, of in zip(*parts, strict=True):
+        parts = (checked.rows, checked.texts, checked.pairs, checked.labels, own_group, halves(checked.digests)[:, 0])
+        for row, text, pair, value, of, key in zip(*parts, strict=True):
             if card.text_pair is not None and not (pair or "").strip():
                 skipped["missing text_pair"] += 1
                 continue
@@ -136,6 +175,7 @@ def read_labelled(
             texts.append(text)
             pairs.append(pair or "")
             groups.append(of)
+            keys.append(key)
             column.append(value)
     if not rows:
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items()) or "it holds no rows"
@@ -148,5 +188,6 @@ def read_labelled(
         labels=labels.dense(0, len(rows)).astype(int) if labels.multi_label else labels.top,
         weights=labels.dense(0, len(rows)) if labels.is_soft else None,
         groups=np.array(groups, dtype=np.uint64) if config.group else None,
+        keys=np.array(keys, dtype=np.uint64),
         skipped=dict(skipped),
     )

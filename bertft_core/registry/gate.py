@@ -18,7 +18,7 @@ from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.registry import aliases, artifacts, entries
 from bertft_core.registry.answers import Answers, Scorer, require, score_in_fresh_process
-from bertft_core.registry.evaluation_folder import TRAIN_ROWS, EvaluationFolder
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.ledger import ModelView
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
@@ -179,9 +179,6 @@ def _rival(candidate: Candidate, version: str, store: Store) -> Rival:
     check = label_set_check(candidate.classes, answers.classes)
     if not check.passed:
         raise InputError(f"version {version}: {check.detail}")
-    try:
-        evidence = artifacts.download_evidence(store, candidate.name, version, TRAIN_ROWS)
-        trained_on = np.load(evidence, allow_pickle=False)
-    except ArtifactError:  # its evidence does not say
-        trained_on = np.zeros(0, dtype=np.uint64)
+    known = artifacts.trained_on(store, candidate.name, version)
+    trained_on = np.zeros(0, dtype=np.uint64) if known is None else known
     return Rival(version=version, answers=answers, trained_on=trained_on)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,14 +122,8 @@ class Predictor:
         import pandas as pd
 
         frame = _frame(rows)
-        name, pair_name, pairs = self._column(frame, text, "text", self.card.text), "text_pair", None
-        texts = frame[name].tolist()
-        if self.card.text_pair is not None or text_pair is not None:
-            pair_name = self._column(frame, text_pair, "text_pair", self.card.text_pair or "text_pair")
-            pairs = frame[pair_name].tolist()
-        elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
-            raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
-        self._require_texts(texts, pairs, frame.index, (name, pair_name))
+        texts, pairs, names = self._columns(frame, text, text_pair)
+        self._require_texts(texts, pairs, frame.index, names)
         raw = self._probabilities(texts, pairs, batch_size)
         decided = self.card.policy.apply(raw, multi_label=self.card.multi_label)
         table, best = decided.probabilities, decided.predicted
@@ -142,6 +136,23 @@ class Predictor:
         columns: dict[str, Any] = {"label": labels, "confidence": confidence, "abstain": decided.abstain}
         columns.update({f"probability_{name}": table[:, i] for i, name in enumerate(self.classes)})
         return pd.DataFrame(columns, index=frame.index)
+
+    def faults(self, rows: Any, *, text: str | None = None, text_pair: str | None = None) -> dict[int, str]:
+        """{place from 0: reason} of the rows that `predict_frame` would refuse. Raises InputError for a column."""
+        texts, pairs, names = self._columns(_frame(rows), text, text_pair)
+        return {place: f"{name} must be a text, was {shown}" for place, name, shown in _no_texts(texts, pairs, names)}
+
+    def _columns(
+        self, frame: pd.DataFrame, text: str | None, text_pair: str | None
+    ) -> tuple[list[Any], list[Any] | None, tuple[str, str]]:
+        """(texts, second texts or None, the names of their columns)."""
+        name, pair_name, pairs = self._column(frame, text, "text", self.card.text), "text_pair", None
+        if self.card.text_pair is not None or text_pair is not None:
+            pair_name = self._column(frame, text_pair, "text_pair", self.card.text_pair or "text_pair")
+            pairs = frame[pair_name].tolist()
+        elif "text_pair" in frame.columns and frame["text_pair"].notna().any():
+            raise InputError("text_pair is given, but this model was trained on single texts: leave it out")
+        return frame[name].tolist(), pairs, (name, pair_name)
 
     @staticmethod
     def _column(frame: pd.DataFrame, chosen: str | None, standard: str, trained: str) -> str:
@@ -164,10 +175,8 @@ class Predictor:
             raise InputError(f"this model was trained on {wanted}")
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(pairs)} pairs: one pair per text is wanted")
-        for name, column in zip(names, (texts, pairs or ()), strict=True):
-            for row, value in zip(index, column, strict=False):  # no second text: column is empty
-                if not isinstance(value, str) or not value.strip():
-                    raise InputError(f"{name} in row {row} must be a text, was {value!r}: fill it or leave the row out")
+        for place, name, shown in _no_texts(texts, pairs, names):
+            raise InputError(f"{name} in row {index[place]} must be a text, was {shown}: fill it or leave the row out")
 
     def characters_read(self, text: str, pair: str | None = None) -> list[tuple[int, int]]:
         """(start, end) in `text` of every token the model reads, in order; those that truncation cuts are missing.
@@ -270,3 +279,15 @@ def _frame(rows: Any) -> pd.DataFrame:
     if len(lengths) > 1:
         raise InputError(f"columns of different lengths: {', '.join(map(str, sorted(lengths)))}")
     return pd.DataFrame(cells)
+
+
+def _no_texts(
+    texts: Sequence[Any], pairs: Sequence[Any] | None, names: tuple[str, str]
+) -> Iterator[tuple[int, str, str]]:
+    """(place from 0, column, what is there) of everything that is no text with a sign to read."""
+    for name, column in zip(names, (texts, pairs or ()), strict=True):
+        for place, value in enumerate(column):
+            if not isinstance(value, str) or not value.strip():
+                yield place, name, repr(value)[:80]
+            elif not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+                yield place, name, "a text with half a character (a lone surrogate)"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,50 +29,97 @@ Row = dict[str, Any]
 Write = Callable[["pd.DataFrame"], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableSettings:
+    """What a user says of a table.
+
+    text, text_pair: its columns; None: found as `predict_frame` does. encoding: None reads it as the training rows were
+    read. strict: whether a row that cannot be scored ends it.
+    """
+
+    text: str | None = None
+    text_pair: str | None = None
+    encoding: str | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredTable:
+    """How many rows were written, and how many of them have no answer, by reason."""
+
+    rows: int
+    faults: dict[str, int]
+
+
 def score_table(
     predictor: Predictor,
     source: Path,
     target: Path,
     *,
     model: str,
-    text: str | None = None,
-    text_pair: str | None = None,
-    encoding: str | None = None,
+    settings: TableSettings | None = None,
     on_rows: Callable[[int], None] | None = None,
-) -> int:
-    """Write the rows of `source` with label, confidence, probability_<class> and `model` added; returns how many.
+) -> ScoredTable:
+    """Write the rows of `source`, in order, with label, confidence, probability_<class>, error and `model` added.
 
-    encoding: of `source`; None reads it as the training rows were read. Both sides are .csv, .tsv, .jsonl or .parquet
-    by suffix; text columns are found as `predict_frame` does. An input column that an answer would hide becomes
+    A row that cannot be scored (no text, a broken record) has the reason in error and no answer. Under `strict` it is
+    an InputError, nothing is written, and there is no column error.
+
+    Both sides are .csv, .tsv, .jsonl or .parquet by suffix. An input column that an answer would hide becomes
     input_<column>. Memory does not grow with the file.
 
     Raises InputError or DataError naming the file, the column, or the row (from 1, the header not counted).
     """
     import pandas as pd
 
-    done = 0
+    settings = settings or TableSettings()
+    text, pair = settings.text, settings.text_pair
+    done, faults = 0, Counter[str]()
     with _writer(target) as write:
-        for rows in _batches(_inspected(source, predictor.card, text, text_pair, encoding)):
-            frame = pd.DataFrame(rows, index=range(done + 1, done + 1 + len(rows)), dtype=object)
+        file = _inspected(source, predictor.card, settings)
+        for rows in _batches(file):
+            places = range(done + 1, done + 1 + len(rows))
+            frame = pd.DataFrame([row for row, _ in rows], index=places, dtype=object)
+            broken = {place: fault for place, (_, fault) in zip(places, rows, strict=True) if fault}
             try:
-                scored = predictor.predict_frame(frame, text=text, text_pair=text_pair).assign(model=model)
+                if settings.strict:
+                    for place, why in broken.items():
+                        raise InputError(f"row {place}: {why}: mend it")
+                    scored = predictor.predict_frame(frame, text=text, text_pair=pair)
+                else:
+                    empty = predictor.faults(frame, text=text, text_pair=pair)
+                    broken = {places[i]: why for i, why in empty.items()} | broken
+                    scored = predictor.predict_frame(frame.drop(index=list(broken)), text=text, text_pair=pair)
+                    scored = scored.astype({"label": "string", "abstain": "boolean"}).reindex(frame.index)
+                    scored["error"] = pd.Series(broken, index=frame.index, dtype="string")
             except InputError as fault:
                 raise InputError(f"{source.name}: {fault}") from None
+            faults.update(why.partition(", was")[0].partition(":")[0] for why in broken.values())
+            scored = scored.assign(model=model)
             hidden = {c: f"input_{c}" for c in scored.columns if c in frame.columns}
-            write(pd.concat([frame.rename(columns=hidden), scored], axis=1))
+            write(pd.concat([_writable(frame, predictor, settings).rename(columns=hidden), scored], axis=1))
             done += len(rows)
             if on_rows:
                 on_rows(done)
         if not done:
             raise InputError(f"--input {source}: holds no rows")
-    return done
+    return ScoredTable(rows=done, faults=dict(faults))
 
 
-def _batches(file: SourceFile) -> Iterator[list[Row]]:
-    rows: list[Row] = []
+def _writable(frame: pd.DataFrame, predictor: Predictor, settings: TableSettings) -> pd.DataFrame:
+    """The rows as every kind of file takes them: no half characters, one type for texts where all are missing too."""
+    frame = frame.map(lambda value: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value)
+    texts = {*predictor.card.columns, settings.text, settings.text_pair, "text", "text_pair"} & set(frame.columns)
+    return frame.astype(
+        {name: "string" for name in texts if all(v is None or isinstance(v, str) for v in frame[name].tolist())}
+    )
+
+
+def _batches(file: SourceFile) -> Iterator[list[tuple[Row, str]]]:
+    rows: list[tuple[Row, str]] = []
     chars = 0
-    for row in _rows(file):
-        rows.append(row)
+    for row, fault in _rows(file):
+        rows.append((row, fault))
         chars += sum(len(value) for value in row.values() if isinstance(value, str))
         if len(rows) >= _ROWS or chars >= _CHARS:
             yield rows
@@ -79,16 +128,15 @@ def _batches(file: SourceFile) -> Iterator[list[Row]]:
         yield rows
 
 
-def _inspected(
-    source: Path, card: ArtifactCard, text: str | None, text_pair: str | None, encoding: str | None
-) -> SourceFile:
+def _inspected(source: Path, card: ArtifactCard, settings: TableSettings) -> SourceFile:
     if not source.is_file():
         raise InputError(f"--input {source}: no such file")
     if kind_of(source) is None:
         raise InputError(f"--input {source}: unknown kind {source.suffix!r}; wanted {', '.join(_KINDS)}, or such a .gz")
     label = card.label if isinstance(card.label, str) else list(card.label)
-    columns = {"text": text or card.text, "text_pair": text_pair or card.text_pair, "label": label}
-    config = DataConfig.model_validate({"source": str(source), "encoding": encoding, **columns})
+    columns = {"text": settings.text or card.text, "text_pair": settings.text_pair or card.text_pair}
+    given = {"source": str(source), "encoding": settings.encoding, "label": label}
+    config = DataConfig.model_validate({**given, **columns})
     (file,) = inspect_source(source, config, reading_of(card))
     return file
 
@@ -98,27 +146,29 @@ def reading_of(card: ArtifactCard) -> Reading:
     return Reading(encoding=card.encoding, delimiter=card.delimiter, quoting=card.quoting)
 
 
-def _rows(file: SourceFile) -> Iterator[Row]:
-    """Rows with every column. CSV fields stay text ("NA" too)."""
+def _rows(file: SourceFile) -> Iterator[tuple[Row, str]]:
+    """Rows with every column, and what is wrong with the record, "" for nothing. CSV fields stay text ("NA" too)."""
     with decoding(file):
         if file.kind == "csv":
             yield from _csv_rows(file)
         elif file.kind == "jsonl":
-            yield from (item for _, item in json_objects(file))
+            yield from ((item, "") for _, item in json_objects(file))
         else:
             for columns in parquet_batches(file):
-                yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+                for values in zip(*columns.values(), strict=True):
+                    yield dict(zip(columns, values, strict=True)), ""
 
 
-def _csv_rows(file: SourceFile) -> Iterator[Row]:
+def _csv_rows(file: SourceFile) -> Iterator[tuple[Row, str]]:
     assert file.dialect is not None
     header = file.dialect.header
     if len(set(header)) != len(header):
         raise InputError(f"{file.name}: a column name occurs twice in {list(header)}: rename it")
-    for number, record in csv_records(file, file.dialect):
+    for _, record in csv_records(file, file.dialect):
         if isinstance(record, str):  # a row left out here would shift every row after it
-            raise InputError(f"{file.name}: row {number}: {record.partition(chr(10))[0]}: mend it")
-        yield dict(zip(header, record, strict=True))
+            yield dict.fromkeys(header), record.partition("\n")[0]
+        else:
+            yield dict(zip(header, record, strict=True)), ""
 
 
 @contextmanager

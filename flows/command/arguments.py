@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write")
     sub.add_argument("--text", help="text column, where it differs from the training column")
     sub.add_argument("--text-pair", help="second text column")
+    sub.add_argument(
+        "--strict", action="store_true", help="end at a row that cannot be scored, instead of saying so in it"
+    )
     sub.add_argument("--encoding", help=ENCODING)
     _common(sub)
     _registry_verbs(verbs)

@@ -18,6 +18,7 @@ def render(verb: str, result: dict[str, Any]) -> str:
 
 def _lines(result: dict[str, Any]) -> str:
     values = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in result.items()}
+    values |= {k: ", ".join(f"{n} {what}" for what, n in v.items()) for k, v in result.items() if isinstance(v, dict)}
     return "\n".join(f"{key.replace('_', ' '):<16} {value}" for key, value in values.items() if value is not None)
 
 
@@ -174,6 +175,8 @@ def _comparison(result: dict[str, Any]) -> str:
         f"{'permutation' if result['groups'] else 'exact McNemar'} p {result['p_value']:.3g}",
     ]
     lines += [f"left out     {counted(n, 'row')}: {reason}" for reason, n in result["skipped"].items()]
+    unknown = ", ".join(result["training_rows_unknown"])
+    lines += [f"warning      what version {unknown} was trained on is not known"] if unknown else []
     lines.append(f"different answers on {counted(result['disagreements'], 'row')}")
     for row in result["shown"]:
         lines.append(f"  row {row['row']}: {row['label']}, answers {row['first']} and {row['second']}: {row['text']}")

@@ -140,8 +140,10 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
 def _predict(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
     from bertft_core.recipe.predict import predict_file
+    from bertft_core.serving.tables import TableSettings
     from flows.terminal.progress import Reporter
 
+    settings = TableSettings(text=args.text, text_pair=args.text_pair, encoding=args.encoding, strict=args.strict)
     report = Reporter()
     with report.stage("predict"):
         return predict_file(
@@ -149,9 +151,7 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
             Path(args.input),
             Path(args.output),
             store,
-            text=args.text,
-            text_pair=args.text_pair,
-            encoding=args.encoding,
+            settings,
             on_rows=lambda count: report.rows("scored", count),
         )
 

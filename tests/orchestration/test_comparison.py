@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 
+import numpy as np
 import pytest
 
 from bertft_core.base.errors import DataError, InputError
+from bertft_core.config.run import DataConfig
+from bertft_core.data.prepare import prepare_dataset
+from bertft_core.data.splits import halves
 from bertft_core.registry.comparison import compare_versions, read_labelled
 from bertft_core.serving.artifact import ArtifactCard
 
@@ -59,6 +63,37 @@ def test_file_without_a_usable_row_says_why(tmp_path):
         read_labelled(tmp_path / "gone.csv", CARD, None)
 
 
+def test_one_row_of_each_text_is_compared_and_none_that_a_version_was_trained_on(tmp_path):
+    texts = ["a b", "c", "A  B", "d", "e", "d", "f", "g", "c"]
+    kinds = ["spam", "ham", "spam", "ham", "ham", "spam", "spam", "ham", "ham"]
+    rows = read_labelled(write(tmp_path / "rows.csv", *zip(texts, kinds, strict=True)), CARD, None)
+    whole = rows.without({})
+    assert whole.rows == (1, 2, 5, 7, 8) and whole.texts == ("a b", "c", "e", "f", "g")
+    assert whole.labels.tolist() == [1, 0, 0, 1, 0]
+    assert whole.skipped == {"duplicate": 2, "conflicting labels": 2}
+    seen = {"1": rows.keys[[1, 8]], "2": np.sort(rows.keys[[0, 1, 6]])}
+    left = rows.without(seen)
+    assert left.rows == (5, 8) and left.keys.tolist() == rows.keys[[4, 7]].tolist()
+    assert left.skipped == {
+        "duplicate": 2,
+        "conflicting labels": 2,
+        "version 1 was trained on it": 1,
+        "version 2 was trained on it": 2,
+    }
+
+
+def test_rows_are_known_by_the_fingerprints_that_training_keeps(tmp_path):
+    file = write(tmp_path / "rows.csv", *[(f"text number {i}", CARD.classes[i % 2]) for i in range(60)])
+    data = DataConfig(source=str(file), text="words", label="kind", classes=list(CARD.classes))
+    splits = prepare_dataset(data, tmp_path / "data", tmp_path)
+    trained = halves(b"".join(splits.table("train")["fingerprint"].to_pylist()))[:, 0]
+    rows = read_labelled(file, CARD, None)
+    left = rows.without({"1": trained})
+    assert len(trained) == splits.n_train and len(left.rows) == 60 - splits.n_train
+    known = {*splits.table("validation")["text"].to_pylist(), *splits.table("test")["text"].to_pylist()}
+    assert set(left.texts) == known
+
+
 @pytest.mark.orchestration
 def test_unknown_version_is_refused_before_anything_is_read(shelf, tmp_path):
     with pytest.raises(InputError, match="no version 9"):
@@ -72,6 +107,7 @@ def test_two_versions_are_compared_in_fresh_processes(shelf, tmp_path):
     file = write(tmp_path / "rows.csv", *rows, header=("text", "label"))
     result = compare_versions(shelf(), MODEL, "1", "2", file, None)
     assert result["n"] == 30 and result["versions"] == ["1", "2"]
+    assert result["training_rows_unknown"] == ["1", "2"] and not result["skipped"]  # these have no evidence
     only = result["second_only"] - result["first_only"]
     assert result["differences"]["accuracy"]["difference"] == pytest.approx(only / 30)
     assert result["disagreements"] == result["first_only"] + result["second_only"] >= len(result["shown"])

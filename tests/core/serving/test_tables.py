@@ -16,7 +16,7 @@ from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.serving import tables
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.predictor import Predictor
-from bertft_core.serving.tables import score_table
+from bertft_core.serving.tables import ScoredTable, TableSettings, score_table
 from bertft_core.testing.encoders import tiny_encoder
 
 CLASSES = ("ham", "spam")
@@ -48,7 +48,8 @@ def write_csv(path: Path, delimiter: str = ",", encoding: str = "utf-8", texts: 
 @pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8-sig"), (";", "latin-1"), ("\t", "utf-8")])
 def test_csv_keeps_every_column_and_row(predictor: Predictor, tmp_path: Path, delimiter: str, encoding: str) -> None:
     source = write_csv(tmp_path / "in.csv", delimiter, encoding)
-    assert score_table(predictor, source, tmp_path / "out.csv", model="m") == 5
+    scored = score_table(predictor, source, tmp_path / "out.csv", model="m")
+    assert scored == ScoredTable(rows=5, faults={})
     out = read_csv(tmp_path / "out.csv")
     assert [r["body"] for r in out] == TEXTS and [r["id"] for r in out] == list("01234")
     assert {r["input_label"] for r in out} == {"old"} and {r["label"] for r in out} <= set(CLASSES)
@@ -100,17 +101,76 @@ def test_parquet_in_and_out_keeps_types(predictor: Predictor, tmp_path: Path) ->
     assert out["label"].to_pylist() == predictor.predict_frame({"text": TEXTS})["label"].tolist()
 
 
-def test_empty_text_is_named_by_its_row_and_leaves_no_output(predictor: Predictor, tmp_path: Path) -> None:
+STRICT = TableSettings(strict=True)
+
+
+def test_empty_text_ends_a_strict_reading_and_leaves_no_output(predictor: Predictor, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", texts=["good", "  "])
-    with pytest.raises(InputError, match="body in row 2"):
-        score_table(predictor, source, tmp_path / "out.csv", model="m")
+    with pytest.raises(InputError, match="body in row 2 must be a text"):
+        score_table(predictor, source, tmp_path / "out.csv", model="m", settings=STRICT)
     assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
 
 
-def test_broken_csv_row_is_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_broken_csv_row_ends_a_strict_reading(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,body\n1,good\n2,bad,surplus\n", encoding="utf-8")
     with pytest.raises(InputError, match="row 2: wrong number of fields: 3"):
-        score_table(predictor, tmp_path / "in.csv", tmp_path / "out.csv", model="m")
+        score_table(predictor, tmp_path / "in.csv", tmp_path / "out.csv", model="m", settings=STRICT)
+
+
+def test_a_strict_reading_has_no_column_error(predictor: Predictor, tmp_path: Path) -> None:
+    score_table(predictor, write_csv(tmp_path / "in.csv"), tmp_path / "out.csv", model="m", settings=STRICT)
+    assert "error" not in read_csv(tmp_path / "out.csv")[0]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4096])
+def test_every_row_comes_out_in_order_and_says_why_it_has_no_answer(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(tables, "_ROWS", batch)
+    text = 'id,body\n0,\n1,good film\n2,"  "\n3,bad,surplus\n4,bad plot\n5\n6,a "quote\n7,café\n'
+    (tmp_path / "in.csv").write_text(text, encoding="utf-8")
+    scored = score_table(predictor, tmp_path / "in.csv", tmp_path / "out.csv", model="m")
+    assert scored == ScoredTable(rows=8, faults={"body must be a text": 2, "wrong number of fields": 2})
+    out = read_csv(tmp_path / "out.csv")
+    assert [r["id"] for r in out] == ["0", "1", "2", "", "4", "", "6", "7"]
+    assert [bool(r["error"]) for r in out] == [True, False, True, True, False, True, False, False]
+    assert out[2]["error"] == "body must be a text, was '  '"
+    assert out[3]["error"] == "wrong number of fields: 3, the header has 2"
+    answers = ("label", "confidence", "abstain", "probability_ham", "probability_spam")
+    assert all(bool(r[name]) is not bool(r["error"]) for r in out for name in answers)
+    assert {r["model"] for r in out} == {"m"}
+    wanted = predictor.probabilities(["good film", "bad plot", 'a "quote', "café"])
+    found = [[float(r[f"probability_{c}"]) for c in CLASSES] for r in out if not r["error"]]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet", ".csv"])
+def test_rows_without_an_answer_keep_the_types_of_the_others(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(tables, "_ROWS", 2)
+    values = [None, 7, "good film", "bad plot", "half \ud83d sign", "x"]
+    lines = [json.dumps({"body": value, "n": i}) + "\n" for i, value in enumerate(values)]
+    (tmp_path / "in.jsonl").write_text("".join(lines), encoding="utf-8")
+    source = tmp_path / "in.jsonl"
+    if kind == ".parquet":
+        source = tmp_path / "in.parquet"
+        texts = [v if isinstance(v, str) and "half" not in v else None for v in values]
+        pq.write_table(pa.table({"body": texts, "n": list(range(6))}), source)
+    scored = score_table(predictor, source, tmp_path / f"out{kind}", model="m")
+    assert scored == ScoredTable(rows=6, faults={"body must be a text": 3})
+    if kind == ".parquet":
+        out = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    elif kind == ".jsonl":
+        out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    else:
+        out = [{k: v or None for k, v in row.items()} for row in read_csv(tmp_path / "out.csv")]
+    assert [row["label"] is None for row in out] == [True, True, False, False, True, False]
+    assert [row["error"] is None for row in out] == [False, False, True, True, False, True]
+    assert [str(row["n"]) for row in out] == list("012345")
+    if kind != ".csv":
+        assert out[0]["confidence"] is None or np.isnan(out[0]["confidence"])
+        assert out[2]["abstain"] is False and out[0]["abstain"] is None
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,23 @@ def quoted(name: object) -> str:
     return f"'{' '.join(str(name).split())}'"
 
 
-def normalise(text: str) -> str:
-    """NFC, casefolded, every run of whitespace as one space, no space at the ends.
+# Control characters that are no white space, and Unicode 15's Default_Ignorable_Code_Point: zero-width and format
+# signs, variation selectors, fillers. Written out, so that another Python's Unicode moves no row.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
 
-    >>> normalise("  Caf\\u00e9\\n BAR ") == normalise("cafe\\u0301 bar")
+
+def normalise(text: str) -> str:
+    """NFC, casefolded, without invisible signs, every run of whitespace as one space, no space at the ends.
+
+    "" for a text in which nothing can be seen.
+
+    >>> normalise("  Caf\\u00e9\\n B\\u200bAR ") == normalise("cafe\\u0301 bar")
     True
     """
     if text.isascii():
-        return " ".join(text.lower().split())
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+        squeezed = " ".join(text.lower().split())
+        return squeezed if squeezed.isprintable() else " ".join(_INVISIBLE.sub("", squeezed).split())
+    return " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).casefold().split())

@@ -93,14 +93,15 @@ class RowChecker:
         if self._end is not None and moment >= self._end:
             return False
         text = _as_text(text, "text")
-        if not text or text.isspace():
-            raise FaultyRow("empty text")
         pair = _as_text(pair, "text_pair") or None
+        key = row_key(text, pair)
+        if not key:
+            raise FaultyRow("empty text")
         columns = self._config.label
         code: Label = parse_flags(label, columns) if isinstance(columns, list) else self._labels.parse(label)
         is_alone = group is None or group == "" or (isinstance(group, float) and math.isnan(group))
         try:
-            digest = key_digest(row_key(text, pair))
+            digest = key_digest(key)
             group_digest = digest if is_alone else key_digest(str(group))  # without a group: a group of its own
         except UnicodeEncodeError:
             raise FaultyRow("invalid Unicode: a lone surrogate") from None

@@ -18,7 +18,7 @@ from bertft_core.base.text import normalise
 from bertft_core.config.run import SplitConfig
 
 SPLITS = ("train", "validation", "test")
-SPLITS_VERSION = 1
+SPLITS_VERSION = 2  # 2: invisible signs are no part of the text that is hashed
 _PERSON = b"bertft-split-1"  # the salt: versioned by its last digit, never tuned
 _PAIR_MARK = "\x1f"  # str.split() treats it as whitespace, so a normalised text never holds it
 
@@ -28,8 +28,9 @@ I32 = npt.NDArray[np.int32]
 
 
 def row_key(text: str, pair: str | None = None) -> str:
-    """The text that identifies a row: its normalised text, with the normalised pair where it has one."""
-    return normalise(text) if pair is None else f"{normalise(text)}{_PAIR_MARK}{normalise(pair)}"
+    """The text that identifies a row: its normalised text, with the normalised pair if it has one; "" for no text."""
+    own = normalise(text)
+    return own if pair is None or not own else f"{own}{_PAIR_MARK}{normalise(pair)}"
 
 
 def key_digest(key_text: str) -> bytes:

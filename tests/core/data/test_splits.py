@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,41 @@ def salt_in(text: str, key: str) -> Any:
 def test_without_a_salt_every_row_stays_where_the_first_release_put_it(tmp_path: Path) -> None:
     found = sides(prepare(tmp_path, [(f"row {i}", "ab"[i % 2]) for i in range(40)]))
     assert {s: " ".join(t.removeprefix("row ") for t, side in found.items() if side == s) for s in SPLITS} == KNOWN
+
+
+def old_key(text: str) -> str:
+    """What was hashed before invisible signs were left out."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def test_only_rows_with_invisible_signs_have_another_key() -> None:
+    texts = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    moved = {text for text in texts if row_key(f"a{text}b") != old_key(f"a{text}b")}
+    assert moved == {text for text in texts if row_key(text) == "" and not text.isspace()}
+    kinds = Counter(unicodedata.category(text) for text in moved)
+    assert set(kinds) <= {"Cc", "Cf", "Cn", "Mn", "Lo"} and {"\u200b", "\ufeff", "\xad", "\ufe0f", "\0"} <= moved
+    assert [row_key(t) for t in ("BBC  News", "\u00c5ngstr\u00f6m", "A\x1fb")] == [
+        "bbc news",
+        "\u00e5ngstr\u00f6m",
+        "a b",
+    ]
+
+
+def test_copies_with_an_invisible_sign_are_duplicates_or_conflicts_and_never_in_two_splits(tmp_path: Path) -> None:
+    rows = [(f"the film {i} is here", "ab"[i % 2]) for i in range(300)]
+    signs = ("\u200b", "\ufeff", "\xad", "\u200d", "\x07", "\u2060")
+    copies = [(f"{text[:4]}{signs[i % 6]}{text[4:]}", label) for i, (text, label) in enumerate(rows)]
+    flipped = [(text, "ba"[label == "b"]) for text, label in copies[:100]]
+    data = prepare(tmp_path, [*rows, *copies], max_faulty_share=0.5)
+    assert (data.report.rows_used, data.report.duplicates_dropped) == (300, 300)
+    data = prepare(tmp_path, [*rows, *flipped], max_faulty_share=0.9)
+    assert data.report.reasons == {"conflicting labels": 200} and data.report.rows_used == 200
+
+
+def test_texts_in_which_nothing_can_be_seen_are_empty(tmp_path: Path) -> None:
+    unseen = ["\u200b", "\ufeff\u200b \u200b", "\u3164", "\x01\x02", "\u00ad", "\u2060\u00a0\ufe0f"]
+    data = prepare(tmp_path, [*plain(200), *((text, "a") for text in unseen)], max_faulty_share=0.1)
+    assert data.report.reasons == {"empty text": 6} and data.report.rows_used == 200
 
 
 def test_salt_draws_all_rows_anew_and_independently() -> None:

@@ -65,7 +65,7 @@ class BlendScores:
     encoder_macro_f1: float
     encoder_log_loss: float
     encoder_difference: float
-    encoder_difference_interval: Interval
+    encoder_difference_interval: Interval | None
     baseline_log_loss: float
 
 
@@ -143,8 +143,8 @@ class EvaluationReport:
         pairs = {name: value.get(name) for name in ("baseline_difference_interval", "baseline_score_interval")}
         blend = value.get("blend")
         if blend is not None:
-            low, high = blend["encoder_difference_interval"]
-            blend = BlendScores(**{**blend, "encoder_difference_interval": (low, high)})
+            ends = blend["encoder_difference_interval"]
+            blend = BlendScores(**{**blend, "encoder_difference_interval": ends and (ends[0], ends[1])})
         fixed = {
             "classes": tuple(value["classes"]),
             "warnings": tuple(value["warnings"]),
@@ -271,6 +271,7 @@ def evaluate(
     if baseline is not None:
         paired = paired_difference(labels, predictions, baseline, "accuracy", how)
         decides = paired if metric == "accuracy" else paired_difference(labels, predictions, baseline, metric, how)
+    parts = None if blend is None or baseline is None else _blend_scores(labels, blend, baseline, how)
     confidence, wrong = labels.confidence(predictions), np.flatnonzero(~labels.is_right(predictions))
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST_ERRORS]
     answers = zip(labels.texts(labels.values[surest]), labels.texts(predictions.decided[surest]), strict=True)
@@ -302,8 +303,8 @@ def evaluate(
         baseline_score_interval=decides.interval if decides else None,
         groups=labels.n_groups,
         no_interval=why_no_interval(labels, predictions, intervals),
-        warnings=(*warnings, *_warnings(scores, metric, labels.n_groups, decides)),
-        blend=None if blend is None or baseline is None else _blend_scores(labels, blend, baseline, how),
+        warnings=(*warnings, *_warnings(scores, metric, labels.n_groups, decides), *_blend_warnings(parts)),
+        blend=parts,
     )
 
 
@@ -317,9 +318,16 @@ def _blend_scores(labels: Labels, blend: BlendParts, baseline: Predictions, how:
         encoder_macro_f1=alone.macro_f1,
         encoder_log_loss=alone.log_loss,
         encoder_difference=paired.difference,
-        encoder_difference_interval=(paired.low, paired.high),
+        encoder_difference_interval=paired.interval,
         baseline_log_loss=labels.scores(baseline, ranking=False).log_loss,
     )
+
+
+def _blend_warnings(blend: BlendScores | None) -> tuple[str, ...]:
+    if blend is None or blend.encoder_difference_interval is None or blend.encoder_difference_interval[1] >= 0:
+        return ()
+    gap = f"{blend.encoder_difference:+.4f} {interval_text(blend.encoder_difference_interval, '+.4f')}"
+    return (f"the encoder alone is worse than the TF-IDF baseline it is blended with: accuracy differs by {gap}",)
 
 
 def interval_text(interval: Interval | None, form: str = ".4f", why: str = "–") -> str:

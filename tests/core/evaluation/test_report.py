@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertft_core.evaluation.report import EvaluationReport, RowTexts, evaluate
+from bertft_core.evaluation.report import BlendParts, EvaluationReport, RowTexts, evaluate
 from bertft_core.evaluation.scores.intervals import Bootstrap
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.reporting.run.pictures import confusion_picture, learning_curve_picture
@@ -163,3 +163,23 @@ def test_learning_curve_picture_is_a_png_with_and_without_phases(tmp_path: Path)
     assert min(size_of(learning_curve_picture(history, tmp_path / "a.png"))) > 300
     assert min(size_of(learning_curve_picture(history, tmp_path / "b.png", phases))) > 300
     assert min(size_of(learning_curve_picture(history[:1], tmp_path / "c.png"))) > 300
+
+
+def test_a_blend_shows_its_encoder_alone_and_warns_where_that_is_worse() -> None:
+    y, p = rows()
+    labels, (_, weak), (_, words) = labels_of(y, CLASSES), rows(right=0.5, seed=2), rows(right=0.85, seed=1)
+    parts = BlendParts(weights="encoder 0.1, TF-IDF 2", milliseconds=0.4, encoder=labels.predictions(weak))
+    found = evaluate(
+        labels,
+        labels.predictions(p),
+        RowTexts(texts=["a text"] * 120),
+        baseline=labels.predictions(words),
+        bootstrap=Bootstrap(resamples=500),
+        blend=parts,
+    )
+    assert found.blend is not None and found.blend.encoder_accuracy == labels.is_right(parts.encoder).mean()
+    assert "the encoder alone is worse than the TF-IDF baseline it is blended with: accuracy" in found.warnings[-1]
+    shown = found.to_markdown()
+    assert "The model is a blend (encoder 0.1, TF-IDF 2); TF-IDF costs 0.4 ms a row." in shown
+    assert EvaluationReport.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+    assert "blend" not in {k for k, v in report().to_json().items() if v is not None}

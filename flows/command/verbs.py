@@ -16,6 +16,7 @@ from bertft_core.base.errors import InputError
 from bertft_core.base.home import LEAST_FREE, open_home
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
+from bertft_core.recipe.process.client import start_ahead
 from flows.command.session import watch_over
 from flows.environment import prepare_environment, study_storage
 from flows.server import require_server
@@ -60,6 +61,7 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
     resolve_pretrained(config)
     home = _home(args)
+    start_ahead()
     require_server()
     from flows.pipeline import pipeline
 

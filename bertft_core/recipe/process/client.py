@@ -23,6 +23,18 @@ from bertft_core.training.spec import FitSpec, MachineSettings
 OnProgress = Callable[[float, dict[str, Any]], None]
 OnRung = Callable[[float, float], bool]
 _TAIL = 2000  # characters of the child's stderr in an error message
+_AHEAD: list[Trainer] = []  # started by `start_ahead` and not taken yet
+
+
+def start_ahead() -> None:
+    """Start a trainer process now; its imports, 5 s of a core, run beside what this process does next.
+
+    The first `Trainer` that needs a process takes it. One that nobody takes ends with this process.
+    """
+    trainer = Trainer()
+    trainer._start()
+    trainer._send({"cmd": "import"})
+    _AHEAD.append(trainer)
 
 
 class Trainer:
@@ -169,6 +181,14 @@ class Trainer:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
+        if _AHEAD and self._gpu is None:
+            started = _AHEAD.pop()
+            self._process, self._stderr = started._process, started._stderr
+            with contextlib.suppress(TrainerDied):  # then a fresh one
+                while self._receive()["event"] == "progress":  # of its imports
+                    pass
+                return
+            self.close()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bertft_core.recipe.process.trainer"],

@@ -1,6 +1,7 @@
 """The trainer process: `python -P -m bertft_core.recipe.process.trainer`, JSON lines in, JSON lines out.
 
-Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "score" | "features" | "explain" | "resolve", ...}.
+Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "score" | "features" | "explain" | "resolve", ...} and
+{"cmd": "import"}, which does no more than every command does first.
 Answers: {"event": "progress" | "rung" | "result" | "error", ...}; a rung waits for {"stop": bool}.
 Progress is repeated every 2 s.
 It imports no prefect, mlflow or optuna, and it ends when its parent does.
@@ -168,6 +169,7 @@ def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
 
 _COMMANDS = {
+    "import": lambda wire, message: {},
     "fit": _run_fit,
     "score": _run_score,
     "features": _run_features,

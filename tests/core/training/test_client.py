@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from bertft_core.base.errors import ConfigError, ModelError, TrainerDied, TrialPruned
 from bertft_core.base.files import read_json, write_json
 from bertft_core.model.classifier import load_classifier, save_classifier
-from bertft_core.recipe.process.client import Trainer
+from bertft_core.recipe.process import client
+from bertft_core.recipe.process.client import Trainer, start_ahead
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.serving.attribution import attribute
 from bertft_core.serving.predictor import Predictor
@@ -120,6 +121,25 @@ def test_products_in_bfloat16_are_what_the_processor_says_of_itself() -> None:
 def test_step_is_timed_in_both_types(spec: Build) -> None:
     found = step_seconds(spec().pretrained, torch.device("cpu"))
     assert found.keys() == {"float32", "bfloat16"} and min(found.values()) > 0
+
+
+def test_trainer_takes_the_process_that_was_started_ahead(tmp_path: Path) -> None:
+    start_ahead()
+    (started,) = client._AHEAD
+    pid = started.pid
+    with Trainer() as trainer:
+        trainer.resolve(tmp_path, "float32", "cpu", 1)
+        assert trainer.pid == pid and not client._AHEAD
+    with Trainer() as trainer:
+        trainer.resolve(tmp_path, "float32", "cpu", 1)
+        assert trainer.pid != pid
+
+
+def test_process_that_was_started_ahead_and_died_is_replaced(tmp_path: Path) -> None:
+    start_ahead()
+    os.kill(client._AHEAD[0].pid or 0, signal.SIGKILL)
+    with Trainer() as trainer:
+        assert trainer.resolve(tmp_path, "float32", "cpu", 1).threads == 1
 
 
 def test_trainer_resolve_measures_nothing_when_the_precision_is_given(tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
+import socket
 import ssl
+import subprocess
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,6 +26,14 @@ from flows.environment import STARTUP, server_address
 _TRIES, _PAUSE = 3, 2.0  # of a server that is just being started: seconds between two tries
 _ANSWERS_WITHIN = 10.0  # seconds
 _STARTS, _PATIENCE = 2, 2.0  # of the embedded server; the second: times its time-out, once that has passed
+# what Prefect tells a server that it embeds: no pages, no services; and that its faults are to be read here
+_EMBEDDED = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+}
+_MAY_NOT = ("PREFECT_SERVER_EPHEMERAL_ENABLED", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")  # set by the user: Prefect reads
 _HINT = "start one (`bertft up`) or set {variable} to the address of a running one, or unset it: then bertft embeds one"
 
 
@@ -30,6 +44,50 @@ def require_server() -> None:
         start_embedded()
     else:
         require_answer(*found)
+
+
+def begin_server() -> Callable[[], None]:
+    """As `require_server`, for a command that has yet to import Prefect: what is returned waits until a server answers.
+
+    Where there is none, it is started here, with Prefect pointed at it (PREFECT_API_URL), and boots beside the imports.
+    Left to Prefect it starts after them, and everything waits: 4 to 10 s, of which 2 s go into importing the server's
+    code in the command too. Where Prefect is imported already, or told not to embed a server, it is left to Prefect.
+    """
+    if server_address() is not None or "prefect" in sys.modules or any(map(os.environ.get, _MAY_NOT)):
+        require_server()
+        return lambda: None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = ("--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port))
+    Path(os.environ["PREFECT_HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    said = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the server)
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-m", "uvicorn", *where, "--log-level", "error", "--lifespan", "on"],
+        env={**os.environ, **_EMBEDDED},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=said,
+    )
+    atexit.register(server.terminate)  # before Prefect's own, so after them: they still tell it things
+    address = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = address
+
+    def wait() -> None:
+        end = time.monotonic() + (1 + _PATIENCE) * float(os.environ[STARTUP])
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while server.poll() is None and time.monotonic() < end:
+            try:
+                opener.open(f"{address}/health", timeout=_ANSWERS_WITHIN).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        said.seek(0)
+        tail = said.read().decode("utf-8", "replace")[-1000:].strip()
+        hint = _HINT.format(variable="PREFECT_API_URL")
+        raise InputError(f"the Prefect server of this command does not answer at {address}; {hint}. {tail}".strip())
+
+    return wait
 
 
 def require_answer(url: str, variable: str) -> None:

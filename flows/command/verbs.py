@@ -19,7 +19,7 @@ from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.process.client import start_ahead
 from flows.command.session import watch_over
 from flows.environment import prepare_environment, study_storage
-from flows.server import require_server
+from flows.server import begin_server, require_server
 
 
 def _open_home(args: argparse.Namespace) -> Path:
@@ -61,10 +61,11 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
     resolve_pretrained(config)
     home = _home(args)
+    await_server = begin_server()
     start_ahead()
-    require_server()
     from flows.pipeline import pipeline
 
+    await_server()
     result: dict[str, Any] = pipeline(**_flow_parameters(args, home), again=getattr(args, "again", False), last=last)
     return result
 

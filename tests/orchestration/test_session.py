@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,37 @@ def test_killed_command_takes_its_children_along(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert is_gone(child, seconds=10)
+
+
+SERVED = """
+import os, sys
+from pathlib import Path
+from flows.environment import prepare_environment
+prepare_environment(Path(sys.argv[1]))
+from flows.server import begin_server
+await_server = begin_server()
+from prefect import flow
+await_server()
+print(flow(lambda: os.environ["PREFECT_API_URL"], name="served")())
+print("prefect.server.api.server" in sys.modules)
+"""
+
+
+def test_server_of_a_command_serves_its_flows_and_ends_with_it(tmp_path: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    env = {**own, "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
+    command = [sys.executable, "-P", "-c", SERVED, str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    address, imported = done.stdout.split()
+    assert address.startswith("http://127.0.0.1:") and imported == "False"  # Prefect embedded none of its own
+    end = time.monotonic() + 20
+    while time.monotonic() < end and is_open(address):
+        time.sleep(0.1)
+    assert not is_open(address)
+
+
+def is_open(address: str) -> bool:
+    port = int(address.removesuffix("/api").rpartition(":")[2])
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
     "tokenization.max_length": MAX_LENGTH,
     "tokenization.truncation": "head+tail",
 }
-SCHEDULES = ("gradual", "fast", "ulmfit", "head_first")
+SCHEDULES = ("late", "fast", "ulmfit", "head_first")  # `gradual`: unfreezing.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,11 +225,11 @@ def unfreezing() -> list[Arm]:
         arms.append(
             Arm(
                 table="unfreezing",
-                name=f"lr {short(lr)}, gradual, restarts",
-                against=f"lr {short(lr)}, gradual",
-                values={"lr": lr, "unfreezing": "gradual", "phase_restart": True},
+                name=f"lr {short(lr)}, late, restarts",
+                against=f"lr {short(lr)}, late",
+                values={"lr": lr, "unfreezing": "late", "phase_restart": True},
                 technique="`phase_restart: true` (a curve a phase) instead of one curve, "
-                f"with `gradual` at lr {short(lr)}",
+                f"with `late` at lr {short(lr)}",
             )
         )
     return arms
@@ -248,7 +248,7 @@ QUICK = {  # arms of --quick: every kind of arm once
     "table3": ("pooled [CLS]", "layer 0", "last 4, concat", "token mean"),
     "table4": ("lr 1e-4, alpha 1", "lr 1e-4, alpha 0.95", "lr 1e-4, alpha 0.95, paper_code"),
     "figure2": ("lr 2e-5", "lr 4e-4"),
-    "unfreezing": ("lr 1e-4, none", "lr 1e-4, gradual"),
+    "unfreezing": ("lr 1e-4, none", "lr 1e-4, late"),
 }
 CURVES = "figure2"  # the table whose fits are also followed on the test rows,
 CURVE_SEEDS = 3  # of so many seeds: each is another fit, and six times the test rows

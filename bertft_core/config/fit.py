@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 
-UNFREEZING = ("gradual", "fast", "none", "ulmfit", "head_first")
+UNFREEZING = ("gradual", "late", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
 CHUNKS = "chunks"

@@ -17,13 +17,18 @@ from bertft_core.training.schedules import UnfreezeSchedule
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
 _LAYERS = "model.layers"
 _CHUNK_LIMIT, _OVERLAP = "tokenization.max_chunks", "tokenization.chunk_overlap"
+_ONE_PHASE = ("none", "gradual")
 # (knob, a field that decides whether the knob is read, for which values of that field it is not)
 _UNUSED: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     *((key, other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()),
     ("warmup_fraction", "schedule", lambda value: value == SLANTED),
-    ("phase_restart", "unfreezing", lambda value: value == "none" or (not isinstance(value, str) and len(value) == 1)),
+    (
+        "phase_restart",
+        "unfreezing",
+        lambda value: value in _ONE_PHASE or (not isinstance(value, str) and len(value) == 1),
+    ),
     ("alpha", "unfreezing", lambda value: not isinstance(value, str) and value[-1][1] <= 1),  # nothing below the top
-    ("embedding_rate", "unfreezing", lambda value: value == "fast"),  # which never trains them
+    ("embedding_rate", "unfreezing", lambda value: value in ("gradual", "fast")),  # which never train them
     ("embedding_rate", "alpha", lambda value: value == 1),
     ("model.combine", _LAYERS, is_one_layer),
     ("tokenization.chunk_pooling", _CHUNK_LIMIT, lambda value: value == 1),

@@ -27,7 +27,7 @@ class HalvingPruner(optuna.pruners.BasePruner):
 
     The stopping form of ASHA (Li et al. 2020, arXiv 1810.05934) with a reduction factor of 2. Optuna's own
     SuccessiveHalvingPruner wants rungs in geometric progression and gives the second trial up when it is worse
-    than the first; here the rungs are where gradual unfreezing changes its phase, and the first four
+    than the first; here the rungs are where schedules of unfreezing change their phase, and the first four
     scores at a rung are let through.
     """
 

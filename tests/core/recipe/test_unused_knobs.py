@@ -107,7 +107,8 @@ TRIANGLE = "schedule: [linear, slanted_triangular]"
             f"{TRIANGLE}, warmup_fraction: [0.0, 0.1]",
             r"warmup_fraction .* schedule is slanted_triangular: add `when: {schedule: \[linear\]}`",
         ),
-        ("phase_restart: [true, false], unfreezing: [none, gradual]", r"phase_restart .* is none: add .*\[gradual\]"),
+        ("phase_restart: [true, false], unfreezing: [none, late]", r"phase_restart .* is none: add .*\[late\]"),
+        ("phase_restart: [true, false], unfreezing: [gradual, late]", r"phase_restart .* is gradual: add .*\[late\]"),
         ("unfreezing: [none, ulmfit], epochs: {values: [1, 2], when: {unfreezing: none}}", None),
         ("loss: [cross_entropy, focal], focal_gamma: [1.0, 2.0]", r"focal_gamma .* add `when: {loss: \[focal\]}`"),
     ],
@@ -136,6 +137,7 @@ CHUNKED = {"tokenization.truncation": "chunks"}
             r"embedding_rate has no effect while alpha is 1.0: add `when: {alpha: \[0.9\]}`",
         ),
         ("embedding_rate: [layerwise, paper_code]", {"unfreezing": "fast"}, "embedding_rate .* unfreezing is fast"),
+        ("embedding_rate: [layerwise, paper_code]", {}, "embedding_rate .* unfreezing is gradual"),
         ("alpha: {low: 0.8, high: 1.0}", {"unfreezing": [[0.0, 0], [0.5, 1]]}, "alpha has no effect while unfreezing"),
         ("tokenization.max_chunks: [4, 8]", CHUNKED, "max_chunks has no effect: no text has more than 2 chunks"),
         ("tokenization.max_chunks: [4, null]", CHUNKED, "max_chunks has no effect: no text has more than 2 chunks"),
@@ -156,7 +158,7 @@ def test_knob_that_its_neighbours_make_idle_is_refused(space: str, configured: d
     ("space", "configured"),
     [
         ("model.combine: [concat, mean]", {**LAYERS, "model.layers": "last_2"}),
-        ("alpha: {low: 0.8, high: 1.0}, embedding_rate: [layerwise, paper_code]", {}),
+        ("alpha: {low: 0.8, high: 1.0}, embedding_rate: [layerwise, paper_code]", {"unfreezing": "late"}),
         ("alpha: [0.9, 1.0]", {"unfreezing": [[0.0, 0], [0.5, 2]]}),
         ("tokenization.max_chunks: [1, 8]", CHUNKED),
         ("tokenization.max_chunks: [2, 8], tokenization.max_length: [64, 256]", CHUNKED),
@@ -174,7 +176,7 @@ def test_knob_that_counts_beside_its_neighbours_is_accepted(space: str, configur
         f"{TRIANGLE}, ratio: {{values: [8, 32], when: {{schedule: slanted_triangular}}}}",
         f"{TRIANGLE}, cut_fraction: {{low: 0.05, high: 0.3, when: {{schedule: slanted_triangular}}}}",
         "warmup_fraction: [0.0, 0.1], schedule: [linear, cosine, constant]",
-        "phase_restart: [true, false]",
+        "phase_restart: [true, false], unfreezing: [late, ulmfit]",
     ],
 )
 def test_key_of_its_own_schedule_is_accepted(space: str) -> None:

@@ -63,6 +63,7 @@ MORE = [
     ("tokenization.chunk_pooling", ("max", "attention")),
     ("model.layers", (-1, -2)),
     ("model.combine", ("mean", "max")),
+    ("unfreezing", ("gradual", "late")),
     ("unfreezing", ("none", "fast")),
     ("unfreezing", ("none", "head_first")),
     ("unfreezing", ("head_first", "ulmfit")),
@@ -70,6 +71,8 @@ MORE = [
     ("schedule", ("linear", "constant")),
 ]
 BESIDE: dict[str, dict[str, Any]] = {  # without which the knob is not read
+    "embedding_rate": {"unfreezing": "late"},
+    "phase_restart": {"unfreezing": "late"},
     "cut_fraction": {"schedule": "slanted_triangular"},
     "ratio": {"schedule": "slanted_triangular"},
     "tokenization.chunk_overlap": {"tokenization.truncation": "chunks"},

@@ -87,6 +87,7 @@ def spec(encoder: Path, tokens: Path, tmp_path: Path) -> Callable[..., FitSpec]:
             "lr": 2e-3,
             "batch_size": 16,
             "epochs": 2,
+            "unfreezing": "late",  # of all schedules the one with most phases
             "threads": 1,
             **changes,
         }

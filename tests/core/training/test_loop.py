@@ -61,9 +61,14 @@ def test_fit_on_soft_labels_is_judged_by_what_can_be_learnt(
     assert bool(fit(spec(tokens=str(soft_tokens), epochs=10, lr=lr, unfreezing="none")).fault) is is_fault
 
 
-def test_fit_gradual_thaws_to_the_embeddings(spec: Build) -> None:
+def test_fit_late_thaws_to_the_embeddings(spec: Build) -> None:
     result = fit(spec(epochs=4))
     assert [h.depth for h in result.history] == [1, 2, 2, 4]
+
+
+def test_fit_gradual_trains_two_thirds_of_the_layers_all_along(spec: Build) -> None:
+    result = fit(spec(epochs=4, unfreezing="gradual"))
+    assert [h.depth for h in result.history] == [2, 2, 2, 2]
 
 
 def test_fit_twice_gives_equal_bits(spec: Build, tmp_path: Path) -> None:

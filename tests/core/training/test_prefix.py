@@ -57,7 +57,7 @@ def test_cached_fit_has_the_weights_of_an_uncached_one(cached: Build) -> None:
     assert with_cache.score == pytest.approx(without.score, abs=1e-6)
 
 
-@pytest.mark.parametrize("unfreezing", ["gradual", "fast"])
+@pytest.mark.parametrize("unfreezing", ["gradual", "late", "fast"])
 def test_second_fit_computes_nothing_below_the_cut(cached: Build, unfreezing: str) -> None:
     first = fit(cached("a", unfreezing=unfreezing))
     second = fit(cached("b", unfreezing=unfreezing))
@@ -66,9 +66,10 @@ def test_second_fit_computes_nothing_below_the_cut(cached: Build, unfreezing: st
     assert second.weights_digest == first.weights_digest
 
 
-def test_fast_reads_cuts_that_gradual_stored(cached: Build) -> None:
-    fit(cached("a", unfreezing="gradual"))
-    found = fit(cached("b", unfreezing="fast")).prefix
+@pytest.mark.parametrize("unfreezing", ["gradual", "fast"])
+def test_other_schedules_read_cuts_that_late_stored(cached: Build, unfreezing: str) -> None:
+    fit(cached("a", unfreezing="late"))
+    found = fit(cached("b", unfreezing=unfreezing)).prefix
     assert found is not None and found["built"] == 0
 
 

@@ -100,7 +100,7 @@ def test_warm_in_steps_are_a_tenth_at_least_eleven_and_end_with_the_phase() -> N
 
 @pytest.mark.parametrize("phase_restart", [False, True])
 @pytest.mark.parametrize("schedule", NAMES)
-@pytest.mark.parametrize("unfreezing", ["gradual", "ulmfit", "head_first", "fast"])
+@pytest.mark.parametrize("unfreezing", ["late", "ulmfit", "head_first", "fast"])
 @pytest.mark.parametrize("total", [44, 60, 114, 1000])
 def test_no_level_jumps_in(total: int, unfreezing: str, schedule: str, phase_restart: bool) -> None:
     """The first update of a level that thaws late is less than a tenth of its peak, or the first of a short phase."""

@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[dict[str, Any], list[int]]] = {
         {"unfreezing": ((0.0, 0), (0.3, 2), (0.6, 4)), "epochs": 2, "schedule": "constant", "phase_restart": True},
         [3, 6, 10],
     ),
-    "gradual, a line a phase": ({"epochs": 3, "phase_restart": True}, [3, 9, 16]),
+    "late, a line a phase": ({"epochs": 3, "phase_restart": True}, [3, 9, 16]),
     "fast, a triangle": ({"unfreezing": "fast", "epochs": 2, "schedule": "slanted_triangular"}, [2, 8]),
 }
 

@@ -12,17 +12,22 @@ from bertft_core.model.layers import layer_rates
 from bertft_core.training.schedules import UnfreezeSchedule, first_step, rates_table
 
 
-def test_gradual_six_layers_thaws_as_in_the_contract() -> None:
-    assert UnfreezeSchedule.gradual(6).starts == ((0.0, 1), (0.25, 2), (0.5, 4), (0.75, 7))
+@pytest.mark.parametrize(("layers", "depth"), [(1, 1), (2, 2), (3, 2), (6, 4), (12, 8), (24, 16)])
+def test_gradual_trains_the_top_two_thirds_from_the_first_step(layers: int, depth: int) -> None:
+    assert UnfreezeSchedule.gradual(layers).phases() == ((0.0, 1.0, depth),)
+
+
+def test_late_six_layers_thaws_in_quarters() -> None:
+    assert UnfreezeSchedule.late(6).starts == ((0.0, 1), (0.25, 2), (0.5, 4), (0.75, 7))
 
 
 @pytest.mark.parametrize(("layers", "depths"), [(1, [1, 2]), (2, [1, 2, 3]), (3, [1, 2, 4]), (12, [1, 2, 8, 13])])
-def test_gradual_few_layers_leaves_out_idle_stages(layers: int, depths: list[int]) -> None:
-    assert [depth for _, depth in UnfreezeSchedule.gradual(layers).starts] == depths
+def test_late_few_layers_leaves_out_idle_stages(layers: int, depths: list[int]) -> None:
+    assert [depth for _, depth in UnfreezeSchedule.late(layers).starts] == depths
 
 
 def test_depth_at_start_of_a_phase_is_its_depth() -> None:
-    schedule = UnfreezeSchedule.gradual(6)
+    schedule = UnfreezeSchedule.late(6)
     assert [schedule.depth_at(step / 12) for step in (0, 2, 3, 6, 9, 11)] == [1, 1, 2, 4, 7, 7]
 
 
@@ -32,6 +37,7 @@ def test_none_trains_everything_from_the_start() -> None:
 
 SCHEDULES: dict[str, Callable[[], UnfreezeSchedule]] = {
     "gradual": lambda: UnfreezeSchedule.gradual(4),
+    "late": lambda: UnfreezeSchedule.late(4),
     "fast": lambda: UnfreezeSchedule.fast(4),
     "head_first": lambda: UnfreezeSchedule.head_first(4),
     "ulmfit, 7 epochs": lambda: UnfreezeSchedule.ulmfit(4, 7),
@@ -117,7 +123,9 @@ def test_impossible_phases_are_named(phases: tuple[tuple[float, int], ...], want
 @pytest.mark.parametrize(
     ("schedule", "cuts"),
     [
-        (UnfreezeSchedule.gradual(6), (2, 4, 5)),
+        (UnfreezeSchedule.gradual(6), (2,)),
+        (UnfreezeSchedule.gradual(2), ()),  # both layers train, only the embeddings do not
+        (UnfreezeSchedule.late(6), (2, 4, 5)),
         (UnfreezeSchedule.none(6), ()),
         (UnfreezeSchedule.head_first(6), (5,)),  # the head alone reads what the top layer reads
         (UnfreezeSchedule.ulmfit(6, 4), (4, 5)),
@@ -135,7 +143,7 @@ def test_schedule_falling_depths_is_refused() -> None:
 
 
 def test_rates_table_minilm_has_the_contracts_rates() -> None:
-    rows = {row.name: row for row in rates_table(UnfreezeSchedule.gradual(6), layer_rates(6, 1.0, 0.95), 0.01)}
+    rows = {row.name: row for row in rates_table(UnfreezeSchedule.late(6), layer_rates(6, 1.0, 0.95), 0.01)}
     assert rows["head"].lr == rows["layer 5"].lr == 1.0
     assert rows["layer 4"].lr == pytest.approx(0.95)
     assert rows["layer 0"].lr == pytest.approx(0.774, abs=5e-4)

@@ -4,8 +4,8 @@ python benchmarks/finetune_speed.py [--cases plain_256,gradual,...] [--rounds N]
 
 MiniLM (6 layers), batches of 16 rows, texts cut to the first 256 (512) tokens on both sides, the same token ids. Cases:
   plain_256, plain_512   all layers, BBC News          mixed_256   all layers, IMDb and Rotten Tomatoes, 3 to 1
-  gradual, fast          three epochs of the unfreezing schedule on BBC News at 256 tokens, prefix cache cold and warm
-  quality                accuracy over seeds of gradual, fast and the peer's whole fine-tuning on the same rows
+  gradual, late, fast    three epochs of the unfreezing schedule on BBC News at 256 tokens, prefix cache cold and warm
+  quality                accuracy over seeds of these three and of the peer's whole fine-tuning on the same rows
   peak_share             the step's floating-point work over the machine's matmul peak (machine_limit.py)
   ablation               what each trick is worth: one off at a time, and what a user could set instead
 Peer: `default`, a Trainer as its users write it (attention dropout 0.1, random batches); `best`, attention dropout 0,
@@ -16,15 +16,15 @@ Ours: `Trainer().fit` of bertft_core.recipe.process, precision as `auto` resolve
 A side runs in a fresh process with the same number of threads; a few warm-up steps come first. A plain case counts one
 epoch of an exact number of steps, so that both sides read the same rows once, whatever their order. Peer: from the
 first batch to the end of the last step, nothing else. Ours: all of the fit from its first step on, with checksums of
-the weights, the 2 validation rows and the checkpoint of each epoch: against us. Neither saves a model. `gradual` and
-`fast` compare rows a second (epochs x rows over seconds, building the prefix cache included where it is cold) with the
-peer's in plain_256. Sides alternate over the rounds; ratios are of medians.
+the weights, the 2 validation rows and the checkpoint of each epoch: against us. Neither saves a model. The schedules
+compare rows a second (epochs x rows over seconds, building the prefix cache included where it is cold) with the peer's
+in plain_256. Sides alternate over the rounds; ratios are of medians.
 
 Quality: seeds 1 to 5, both sides keep the best epoch by accuracy on 100 validation rows, both with lr {LR:g} unless
 --lr or --peer-lr say otherwise; the peer is `best_bf16` (below: `best`) unless --quality-peer says otherwise. On a
 processor without bfloat16 instructions `best_bf16` is left out: it runs at a tenth of float32's speed there.
 
-Minutes on 2 quiet cores (3 rounds, 5 seeds; estimates): plain_256 5, plain_512 6, mixed_256 5, gradual and fast 4,
+Minutes on 2 quiet cores (3 rounds, 5 seeds; estimates): plain_256 5, plain_512 6, mixed_256 5, the schedules 6,
 peak_share 2, quality 11, ablation 6; --quick, one round of few steps, 9 in all. A second start with the same --out goes
 on.
 """
@@ -65,7 +65,7 @@ from bertft_core.recipe.process.client import Trainer
 from bertft_core.training.spec import MachineSettings
 
 LR = 5e-5
-SCHEDULES = ("gradual", "fast")
+SCHEDULES = ("gradual", "late", "fast")
 CASES = (*PLAIN, *SCHEDULES, "peak_share", "quality", "ablation")
 ABLATIONS = {
     "attention": "attention in chunks (bfloat16)",

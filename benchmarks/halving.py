@@ -3,7 +3,7 @@
 python benchmarks/halving.py [--configurations N] [--seeds N] [--out FILE] [--json] [--quick]
 
 Configurations drawn from the search space of search_speed.py (lr, batch size, epochs, alpha) are each fitted to the end
-with several seeds, gradual unfreezing, on BBC News at 256 tokens; the validation score at every rung is kept. Then
+with several seeds, unfreezing late, on BBC News at 256 tokens; the validation score at every rung is kept. Then
 searches of 12 trials are replayed from these fits: 12 of the configurations in a random order, one seed; each trial's
 scores go to the product's own pruner (bertft_core.search.stopping) on a real Optuna study, which drops some. The winner
 among those that were left is compared with the winner of the same 12 without pruning.
@@ -68,7 +68,17 @@ def measure(args: argparse.Namespace, records: Records, home: Path) -> Any:
             for number, params in enumerate(draw(args.configurations)):
                 key = f"configuration {number}, seed {seed}"
                 if records.get(key) is None:
-                    records.add(key, fit(trainer, config.with_values(params), prepared, settings, home, seed))
+                    records.add(
+                        key,
+                        fit(
+                            trainer,
+                            config.with_values({**params, "unfreezing": "late"}),
+                            prepared,
+                            settings,
+                            home,
+                            seed,
+                        ),
+                    )
                     print(key, flush=True)
     return open_split(prepared.tokens.directory, "test").labels
 
@@ -110,7 +120,7 @@ def replay(fits: list[dict[str, Any]]) -> tuple[int, list[int | None]]:
 def work(fits: list[dict[str, Any]], rows: list[int], dropped: list[int | None]) -> dict[str, float]:
     """Share of all rows, and of all row-layers, that the trials did."""
     n_layers = 6
-    phases = UnfreezeSchedule.gradual(n_layers).phases()
+    phases = UnfreezeSchedule.late(n_layers).phases()
     cost = [min(depth, n_layers) * (end - start) for start, end, depth in phases]
     done = [1.0 if rung is None else RUNGS[rung] for rung in dropped]
     layers = [sum(cost) if rung is None else sum(cost[: rung + 1]) for rung in dropped]

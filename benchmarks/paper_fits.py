@@ -125,6 +125,7 @@ def run_fit(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
             "history": [asdict(epoch) for epoch in result.history],
             "seconds": result.seconds,
             "best_epoch": result.best_epoch,
+            "prefix": result.prefix,
             **seconds,
             **stamp(),
         }

@@ -34,8 +34,8 @@ INTRODUCTIONS = {
     f"The curves are of the first {CURVE_SEEDS} seeds' fits, scored on the test rows on their way; nothing was "
     "chosen by these scores.",
     "unfreezing": "Not in the paper. ULMFiT (arXiv 1801.06146, Table 7, validation error of an LSTM on IMDb) is beside "
-    "ours where it has the arm. `fast` and `late` cost less time (speed.md); this is about accuracy alone. `gradual`, the "
-    "default, is measured in unfreezing.md; until November 2026 that was the name of `late`.",
+    "ours where it has the arm. `fast` and `late` cost less time (speed.md); this is about accuracy alone. `gradual`, "
+    "the default, is measured in unfreezing.md; until November 2026 that was the name of `late`.",
 }
 
 

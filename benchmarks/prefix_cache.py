@@ -2,7 +2,7 @@
 
 python benchmarks/prefix_cache.py [--sizes 1000,4000,16000] [--rounds N] [--out FILE] [--json] [--quick]
 
-IMDb and Rotten Tomatoes mixed (3 to 1), MiniLM (6 layers) at 256 tokens, unfreezing gradual (--unfreezing fast).
+IMDb and Rotten Tomatoes mixed (3 to 1), MiniLM (6 layers) at 256 tokens, unfreezing late (--unfreezing gradual, fast).
 A night is one fresh process that does what the product does before the first training step: `recipe.prepare` (ingest
 with its checks, split, tokenize), then the hidden states of training and validation rows at every cut that the schedule
 reads, by the code that a fit runs (FrozenPrefix), in the number types that the product settles on here.
@@ -276,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,4000,16000")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--unfreezing", choices=("gradual", "fast"), default="gradual")
+    parser.add_argument("--unfreezing", choices=("gradual", "late", "fast"), default="late")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, help="JSON lines file; a second start skips what it holds")
     parser.add_argument("--json", action="store_true", help="one JSON document")

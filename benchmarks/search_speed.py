@@ -56,7 +56,7 @@ from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.training.spec import MachineSettings
 
-OURS = ("gradual", "fast")
+OURS = ("gradual", "late", "fast")
 THEIRS = ("default", "best", "bertuner")
 MAX_LENGTH, EVAL_BATCH, BERTUNER_EPOCHS = 256, 16, 6
 BERTFT = "import sys; from flows.cli import main; sys.exit(main())"  # `python -m` would find a local tasks/ folder

@@ -141,7 +141,7 @@ def prefix_plan(config: RunConfig, prepared: Prepared, precision: str, rows: int
         return PrefixPlan(mode="off", why="one epoch of one fit reads each row at most once")
     mode = "float16" if precision == "bfloat16" else "float32"
     gigabytes = _tokens_read(prepared, rows) * hidden_size(pretrained) * len(cuts) * PREFIX_BYTES[mode] / 1e9
-    where = f"{gigabytes:.1f} GB at {len(cuts)} cuts"
+    where = f"{gigabytes:.1f} GB at {counted(len(cuts), 'cut')}"
     if gigabytes > training.prefix_cache_gb:
         limit = f"above training.prefix_cache_gb {training.prefix_cache_gb:g}"
         return PrefixPlan(mode="off", why=f"{where} would be {limit}: frozen layers are computed in every step")

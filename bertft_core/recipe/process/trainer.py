@@ -168,7 +168,7 @@ def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     return asdict(resolve(message["pretrained"], message["precision"], message["device"], message["threads"]))
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[_Wire, dict[str, Any]], dict[str, Any]]] = {
     "import": lambda wire, message: {},
     "fit": _run_fit,
     "score": _run_score,

@@ -246,8 +246,8 @@ The rule (`bertft_core/config/auto.py`):
 classes) it is 3.
 - `lr: auto`: 5e-5. Where the fit has fewer updates than wanted (below about 240 rows, or with few epochs of your \
 own), as much higher, so that rate times updates stays; at most 2e-4.
-- A search without a `space` of its own takes lr from 0.4 to 4 times that value, batches of 16 or 32 and alpha from \
-0.8 to 1; its trials settle epochs for their own rows (`search.rows`) and batches.
+- A search without a `space` of its own takes lr from 0.4 to 4 times that value (or the one you wrote), batches of \
+16 or 32 and alpha from 0.8 to 1; its trials settle epochs for their own rows (`search.rows`) and batches.
 
 A value that you write stays as it is; a preset's too. `bertft check` says what `auto` is for your rows, a run records \
 the values it used. The numbers 300, 50 and 20 were chosen before the measurement below.

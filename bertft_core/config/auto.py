@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from bertft_core.config.fit import AUTO, TrainingConfig, number
+from bertft_core.config.fit import AUTO, HIGHEST_LR, TrainingConfig, number
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import Choice, Range
 
@@ -46,20 +46,21 @@ def settled(config: RunConfig, rows: int, classes: int) -> RunConfig:
 def searched(config: RunConfig, rows: int, classes: int) -> RunConfig:
     """The configuration with a search space, of trials that train on so many rows.
 
-    The default space: lr from 0.4 to 4 times its `auto` value, batches of 16 or 32, alpha 0.8 to 1; epochs that are
-    `auto` are settled trial by trial, for its own batches. A searched knob that is `auto` gets its number, which is
-    the first trial's.
+    The default space: lr from 0.4 to 4 times the configured or `auto` one, batches of 16 or 32, alpha 0.8 to 1; epochs
+    that are `auto` are settled trial by trial, for its own batches. A searched knob that is `auto` gets its number,
+    which is the first trial's.
     """
     search = config.search
     if search is None or not search.trials:
         return config
-    found = auto_values(config.training.model_copy(update={"lr": AUTO}), rows, classes)
+    found = auto_values(config.training, rows, classes)
+    lr = found["lr"] if config.training.lr == AUTO else number(config.training.lr)
     space: dict[str, Choice] = search.space or {
-        "lr": Range(low=float(f"{0.4 * found['lr']:.3g}"), high=float(f"{4 * found['lr']:.3g}"), log=True),
+        "lr": Range(low=float(f"{0.4 * lr:.3g}"), high=min(HIGHEST_LR, float(f"{4 * lr:.3g}")), log=True),
         "batch_size": [16, 32],
         "alpha": Range(low=0.8, high=1.0),
     }
-    first = {key: value for key, value in auto_values(config.training, rows, classes).items() if key in space}
+    first = {key: value for key, value in found.items() if key in space}
     return RunConfig(
         **{
             **dict(config),

@@ -42,7 +42,8 @@ def _kind_of_number(value: Any) -> str:
 
 
 _Auto = Annotated[Literal["auto"], Tag("[auto]")]
-_Lr = Annotated[Annotated[Number, Field(gt=0, le=0.01), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
+HIGHEST_LR = 0.01
+_Lr = Annotated[Annotated[Number, Field(gt=0, le=HIGHEST_LR), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
 _Epochs = Annotated[Annotated[Whole, Field(ge=1, le=1000), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
 
 

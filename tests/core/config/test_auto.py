@@ -67,6 +67,12 @@ def test_default_space_follows_the_rate() -> None:
     }
 
 
+@pytest.mark.parametrize(("lr", "ends"), [(1e-4, (4e-5, 4e-4)), (5e-3, (2e-3, 0.01))])
+def test_default_space_follows_a_rate_of_ones_own(lr: float, ends: tuple[float, float]) -> None:
+    search = searched(config(training={"lr": lr}, search={"trials": 3}), 600, 2).search
+    assert search is not None and search.space["lr"] == Range(low=ends[0], high=ends[1], log=True)
+
+
 def test_searched_knob_that_is_auto_gets_the_number_of_the_first_trial() -> None:
     found = searched(config(search={"trials": 3, "space": {"epochs": [3, 8]}}), 600, 2)
     assert (found.training.epochs, found.training.lr) == (8, "auto")

@@ -48,6 +48,7 @@ def nightly(
     home: str = ".bertft",
     mlflow_file: str | None = None,
     as_of: str | None = None,
+    *,
     force: bool = False,
     live: bool = False,
 ) -> dict[str, Any]:

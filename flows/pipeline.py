@@ -43,6 +43,7 @@ def pipeline(
     overrides: list[str] | None = None,
     home: str = ".bertft",
     mlflow_file: str | None = None,
+    *,
     again: bool = False,
     last: str = "promote",
 ) -> dict[str, Any]:

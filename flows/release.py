@@ -47,7 +47,12 @@ def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer
 
 @flow(name="bertft-promote")
 def promote(
-    name: str, version: str | None = None, home: str = ".bertft", mlflow_file: str | None = None, approve: bool = False
+    name: str,
+    version: str | None = None,
+    home: str = ".bertft",
+    mlflow_file: str | None = None,
+    *,
+    approve: bool = False,
 ) -> dict[str, Any]:
     """Run the gate for a registered version (default: the challenger) on its own test rows."""
     end_after_sigterm()

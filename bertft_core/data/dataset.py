@@ -100,9 +100,9 @@ class DatasetSplits:
         codes = pc.fill_null(column.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
         return np.where(codes < 0, codes.max() + 1 + np.arange(len(codes)), codes)
 
-    def joined_texts(self, split: str) -> list[str]:
-        """Texts of a split, those of a pair joined by a space."""
-        table = self.table(split)
+    def joined_texts(self, split: str, places: Sequence[int] | None = None) -> list[str]:
+        """Texts of a split, or of its rows at `places`; those of a pair joined by a space."""
+        table = self.table(split) if places is None else take_rows(self.table(split), places)
         texts: list[str] = table["text"].to_pylist()
         if not self.has_pair:
             return texts

@@ -8,7 +8,6 @@ parameters are placed by what the forward pass does with them (`segments_read`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 GROUP = "bertft.structures"
 Layers = tuple[tuple[str, ...], ...]  # module names of each layer, from the embeddings up
-Adaptor = Callable[[Any], Any]
 
 
 def find_layers(model: nn.Module) -> Layers:
@@ -37,8 +35,8 @@ def find_layers(model: nn.Module) -> Layers:
         return _adapted(model, entry)
     stacks = _stacks(model)
     if len(stacks) != 1:
-        found = ", ".join(f"{name} ({count})" for name, count in stacks.items()) or "none"
-        raise unknown_structure(model, f"wanted one list of equal layers, found {found}")
+        lists = ", ".join(f"{name} ({count})" for name, count in stacks.items()) or "none"
+        raise unknown_structure(model, f"wanted one list of equal layers, found {lists}")
     ((name, count),) = stacks.items()
     config: Any = getattr(model, "config", None)
     expected = weight_groups(config.to_dict()) if config is not None else None
@@ -60,11 +58,11 @@ def weight_groups(config: dict[str, Any]) -> int | None:
 
 def find_adaptor(model_type: str) -> EntryPoint | None:
     """The installed adaptor for this model_type, not loaded yet. Raises ModelError when there are two."""
-    found = entry_points(group=GROUP, name=model_type) if model_type else ()
-    if len(found) > 1:
-        origins = ", ".join(sorted(f"{e.value} of {e.dist.name if e.dist else '?'}" for e in found))
+    adaptors = entry_points(group=GROUP, name=model_type) if model_type else ()
+    if len(adaptors) > 1:
+        origins = ", ".join(sorted(f"{e.value} of {e.dist.name if e.dist else '?'}" for e in adaptors))
         raise ModelError(f"two adaptors of {GROUP} are called {model_type!r} ({origins}): uninstall one")
-    return next(iter(found), None)
+    return next(iter(adaptors), None)
 
 
 def reference_classifier(pretrained: Path) -> PreTrainedModel:
@@ -94,7 +92,7 @@ def describe(model: PreTrainedModel) -> str:
     """Class and layers of an encoder, for people: what a depth of 1 thaws is one of these layers."""
     count, runs = len(find_layers(model)), getattr(model.config, "num_hidden_layers", None)
     shared = f" of shared weights, run {runs} times" if isinstance(runs, int) and runs > count else ""
-    return f"{type(model).__name__}, {count} layer{'s' if count > 1 else ''}{shared}"
+    return f"{type(model).__name__}, {counted(count, 'layer')}{shared}"
 
 
 def unknown_structure(model: nn.Module, found: str) -> ModelError:
@@ -117,13 +115,13 @@ def _stacks(model: nn.Module) -> dict[str, int]:
     """Outermost ModuleLists of equal modules with weights: {name: length}."""
     from torch import nn
 
-    found: dict[str, int] = {}
+    stacks: dict[str, int] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{outer}.") for outer in found):
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{outer}.") for outer in stacks):
             continue
         if len({type(m) for m in module}) == 1 and next(module.parameters(), None) is not None:
-            found[name] = len(module)
-    return found
+            stacks[name] = len(module)
+    return stacks
 
 
 def _adapted(model: nn.Module, entry: EntryPoint) -> Layers:
@@ -137,18 +135,13 @@ def _adapted(model: nn.Module, entry: EntryPoint) -> Layers:
     known = {name for name, _ in model.named_modules() if name}
     missing = sorted(str(name) for name in names if name not in known)
     nested = sorted(a for a in names for b in names if a != b and str(a).startswith(f"{b}."))
-    wrong = (
-        "no layers"
-        if not all(layers) or not layers
-        else f"{missing[:3]}, which are no modules of it"
-        if missing
-        else f"{nested[:3]} inside other layers"
-        if nested
-        else "a module twice"
-        if len(set(names)) < len(names)
-        else ""
-    )
-    if wrong:
+    faults = {
+        "no layers": not layers or not all(layers),
+        f"{missing[:3]}, which are no modules of it": missing,
+        f"{nested[:3]} inside other layers": nested,
+        "a module twice": len(set(names)) < len(names),
+    }
+    if wrong := next((fault for fault, holds in faults.items() if holds), ""):
         raise ModelError(
             f"the adaptor {entry.value} ({GROUP}, {entry.name}) names {wrong}, for {type(model).__name__}; wanted the "
             "names of each layer's modules, from the embeddings up"
@@ -159,39 +152,35 @@ def _adapted(model: nn.Module, entry: EntryPoint) -> Layers:
 _ROWS, _TOKENS = 2, 6
 
 
-def segments_read(model: nn.Module, layers: Layers) -> dict[str, frozenset[int]]:
+def segments_read(model: Any, layers: Layers) -> dict[str, frozenset[int]]:
     """The segments that read each parameter: 0 below layer 0, i + 1 from layer i's input to the next, L + 1 the head.
 
     Runs a copy of the model on the meta device (without numbers), or on the CPU where that cannot be; the model itself
     is left alone. Raises ModelError when the pass cannot be run, or does not go through the layers in their order.
     """
+    import torch
+
     fault: Exception | None = None
     for device, has_mask in (("meta", False), ("meta", True), ("cpu", True)):  # by model, the mask must or cannot be
         try:
-            found = _Trace(*_copy_of(model, device), layers).read(has_mask=has_mask)
+            with torch.device(device), torch.random.fork_rng(devices=[]):
+                replica = type(model)(copy.deepcopy(model.config)).eval()
+                ids = torch.arange(_ROWS * _TOKENS).reshape(_ROWS, _TOKENS) % model.config.vocab_size
+            readers = _Trace(replica, ids, layers).read(has_mask=has_mask)
         except _OutOfOrder as what:
             raise unknown_structure(model, str(what)) from None
         except Exception as what:  # somebody else's forward pass
             fault = what
         else:
-            odd = sorted(set(found) ^ {name for name, _ in model.named_parameters()})
+            odd = sorted(set(readers) ^ {name for name, _ in model.named_parameters()})
             if odd:
                 raise unknown_structure(model, f"its weights are not those of its configuration ({odd[0]})")
-            return found
+            return readers
     raise unknown_structure(model, f"its forward pass could not be followed ({fault!r})")
 
 
 class _OutOfOrder(Exception):
     """The layers do not run one after the other."""
-
-
-def _copy_of(model: Any, device: str) -> tuple[nn.Module, torch.Tensor]:
-    """A model like this one with weights of its own, and token ids for it."""
-    import torch
-
-    with torch.device(device), torch.random.fork_rng(devices=[]):
-        replica = type(model)(copy.deepcopy(model.config)).eval()
-        return replica, torch.arange(_ROWS * _TOKENS).reshape(_ROWS, _TOKENS) % model.config.vocab_size
 
 
 class _Trace:
@@ -221,13 +210,13 @@ class _Trace:
         if self._at != len(self._layers) - 1:
             raise _OutOfOrder(f"{self._layers[self._at + 1][0]}, taken for a layer, is never called")
         self._ends.append((len(self._layers) + 1, logits))
-        found: dict[str, set[int]] = {name: set() for name in parameters}
+        readers: dict[str, set[int]] = {name: set() for name in parameters}
         for segment, end in self._ends:
             if end.requires_grad:
                 slopes = torch.autograd.grad(end.sum(), list(parameters.values()), allow_unused=True, retain_graph=True)
                 for name in (n for n, slope in zip(parameters, slopes, strict=True) if slope is not None):
-                    found[name].add(segment)
-        return {name: frozenset(segments) for name, segments in found.items()}
+                    readers[name].add(segment)
+        return {name: frozenset(segments) for name, segments in readers.items()}
 
     def _enter(self, layer: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -52,7 +52,7 @@ class _Policy:
 
 
 def clean_up(
-    store: Store, keep: int, days: float, apply: bool, say: Callable[[str], None] = lambda line: None
+    store: Store, keep: int, days: float, say: Callable[[str], None] = lambda line: None, *, apply: bool
 ) -> dict[str, Any]:
     """List what may go (and, with `apply`, remove it, one line each through `say`).
 

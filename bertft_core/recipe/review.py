@@ -16,14 +16,12 @@ from bertft_core.recipe.fit import machine_settings
 from bertft_core.recipe.runs import Run
 
 if TYPE_CHECKING:
-    from bertft_core.evaluation.label_errors import LabelReview
     from bertft_core.evaluation.report import EvaluationReport
-    from bertft_core.reporting.run.page import Calibration, Coverage, ReleaseFacts, SuspectRow
+    from bertft_core.reporting.run.page import Calibration, Coverage, ReleaseFacts
     from bertft_core.training.results import TrainingResult
     from bertft_core.training.spec import MachineSettings
 
 
-_SUSPECTS = "doubtful_labels.csv"
 _FEATURES_VERSION = 1
 _EXPLAINED = 5  # worst errors whose words are weighed: each costs 64 passes through the model
 OnProgress = Callable[[float, dict[str, Any]], None]
@@ -43,19 +41,14 @@ def review(context: RunContext, report: EvaluationReport, served: Path, on_progr
     table = dataset.table("test").select(["text", "text_pair"])
     explained = report.worst_errors[:_EXPLAINED]
     worst = take_rows(table, [e.row for e in explained]).to_pylist()
-    asked = [{**row, "class": e.predicted} for row, e in zip(worst, explained, strict=True)]
-    write_json(folder.worst_errors, asked)
+    decided = [{**row, "class": e.predicted} for row, e in zip(worst, explained, strict=True)]
+    write_json(folder.worst_errors, decided)
     context.trainer.explain(served, folder.worst_errors, folder.words, settings.device, settings.threads, on_progress)
     if context.config.evaluation.review_rows:
-        found = _doubtful_labels(context, settings, on_progress)
-        write_json(folder.suspects, [asdict(row) for row in found[0]])
-        folder.doubtful_labels.write_text(found[1], encoding="utf-8")
-        write_json(folder.suspects_note, found[2])
+        _write_doubtful_labels(context, settings, on_progress)
 
 
-def _doubtful_labels(
-    context: RunContext, settings: MachineSettings, on_progress: OnProgress | None
-) -> tuple[list[SuspectRow], str, str]:
+def _write_doubtful_labels(context: RunContext, settings: MachineSettings, on_progress: OnProgress | None) -> None:
     """Rows for the page, the CSV list, and one sentence on how they were found."""
     import numpy as np
 
@@ -64,15 +57,13 @@ def _doubtful_labels(
     from bertft_core.evaluation.label_errors import suspect_labels
     from bertft_core.reporting.run.page import SuspectRow
 
-    config, dataset = context.config, context.prepared.dataset
+    config, dataset, folder = context.config, context.prepared.dataset, context.run.folder.evaluation
     chosen = sample_rows(open_split(context.prepared.tokens.path, "train"), config.evaluation.review_rows)
-    file = _features(context, settings, on_progress)
-    table = dataset.table("train").take(chosen)
-    places, texts = [dataset.sources("train")[i] for i in chosen], table["text"].to_pylist()
-    found = suspect_labels(
-        np.load(file, allow_pickle=False), table["label"].to_numpy(), dataset.classes, config.training.seed
-    )
-    shown = [
+    features = np.load(_features(context, settings, on_progress), allow_pickle=False)
+    table, sources = dataset.table("train").take(chosen), dataset.sources("train")
+    places, texts = [sources[i] for i in chosen], table["text"].to_pylist()
+    doubtful = suspect_labels(features, table["label"].to_numpy(), dataset.classes, config.training.seed)
+    on_the_page = [
         SuspectRow(
             row=places[s.row],
             text=texts[s.row],
@@ -81,15 +72,14 @@ def _doubtful_labels(
             label_probability=s.self_confidence,
             suggested_probability=s.probability,
         )
-        for s in found.suspects[:40]
+        for s in doubtful.suspects[:40]
     ]
-    return shown, found.to_csv(places, texts), _how_found(found, dataset.n_train)
-
-
-def _how_found(found: LabelReview, n_train: int) -> str:
-    looked = f"{found.rows:,} of {n_train:,} training rows"
-    notes = "".join(f" {note}." for note in found.notes)
-    return f"{len(found.suspects)} of {looked} looked through; the whole list: {_SUSPECTS}.{notes}"
+    write_json(folder.suspects, [asdict(row) for row in on_the_page])
+    folder.doubtful_labels.write_text(doubtful.to_csv(places, texts), encoding="utf-8")
+    read = f"{doubtful.rows:,} of {dataset.n_train:,} training rows looked through"
+    notes = "".join(f" {note}." for note in doubtful.notes)
+    whole_list = f"the whole list: {folder.doubtful_labels.name}"
+    write_json(folder.suspects_note, f"{len(doubtful.suspects)} of {read}; {whole_list}.{notes}")
 
 
 def _features(context: RunContext, settings: MachineSettings, on_progress: OnProgress | None) -> Path:
@@ -152,9 +142,8 @@ def write_page(
         config_yaml=yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True),
         lineage=tuple((lineage or {}).items()),
     )
-    target = folder.page
-    target.write_text(report_html(page), encoding="utf-8")
-    return target
+    folder.page.write_text(report_html(page), encoding="utf-8")
+    return folder.page
 
 
 def _calibration(run: Run, report: EvaluationReport, labels: Any, raw: Any) -> Calibration:
@@ -182,7 +171,7 @@ def _coverage(run: Run, labels: Any, p: Any, predicted: Any) -> Coverage:
     from bertft_core.reporting.run.page import Coverage
 
     coverage, accuracy = coverage_curve(labels, p, predicted)
-    kept = np.unique(np.linspace(0, len(coverage) - 1, min(200, len(coverage))).astype(int))
+    drawn = np.unique(np.linspace(0, len(coverage) - 1, min(200, len(coverage))).astype(int))
     sentence, chosen, below = "", None, run.policy.abstain_below
     if below is not None:
         answered = p[np.arange(len(p)), predicted] >= below
@@ -190,8 +179,8 @@ def _coverage(run: Run, labels: Any, p: Any, predicted: Any) -> Coverage:
             chosen = (float(answered.mean()), float((predicted == labels)[answered].mean()))
             sentence = f"automate {chosen[0]:.0%} at {chosen[1]:.1%} accuracy"
     return Coverage(
-        coverage=tuple(map(float, coverage[kept])),
-        accuracy=tuple(map(float, accuracy[kept])),
+        coverage=tuple(map(float, coverage[drawn])),
+        accuracy=tuple(map(float, accuracy[drawn])),
         sentence=sentence,
         chosen=chosen,
     )

@@ -170,10 +170,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     if args.force != bool((args.reason or "").strip()) or (args.force and args.approve):
         raise InputError('--force wants --reason "…" (and --reason wants --force); --approve goes with neither')
     if args.force:
-        store = _store(args)
-        from bertft_core.registry import overrides
-
-        return asdict(overrides.force(store, args.name, args.version, args.reason))
+        return _override(args)
     home = _home(args)
     require_server()
     from flows.release import promote
@@ -181,24 +178,18 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     return promote(name=args.name, version=args.version, home=str(home), mlflow_file=args.mlflow, approve=args.approve)
 
 
-def _rollback(args: argparse.Namespace) -> dict[str, Any]:
-    reason, store = _given_reason(args), _store(args)
-    from bertft_core.registry import overrides
-
-    return asdict(overrides.rollback(store, args.name, reason, args.to))
-
-
-def _resume(args: argparse.Namespace) -> dict[str, Any]:
-    reason, store = _given_reason(args), _store(args)
-    from bertft_core.registry import overrides
-
-    return asdict(overrides.resume(store, args.name, reason))
-
-
-def _given_reason(args: argparse.Namespace) -> str:
+def _override(args: argparse.Namespace) -> dict[str, Any]:
+    """What a person decides in place of the gate: promote --force, rollback, resume."""
     if not args.reason.strip():
         raise InputError("--reason is empty: say why, the ledger keeps it")
-    return str(args.reason)
+    store = _store(args)
+    from bertft_core.registry import overrides
+
+    if args.verb == "promote":
+        return asdict(overrides.force(store, args.name, args.version, args.reason))
+    if args.verb == "rollback":
+        return asdict(overrides.rollback(store, args.name, args.reason, args.to))
+    return asdict(overrides.resume(store, args.name, args.reason))
 
 
 def _history(args: argparse.Namespace) -> dict[str, Any]:
@@ -220,7 +211,7 @@ def _gc(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.recipe.cleanup import clean_up
     from flows.terminal.progress import Reporter
 
-    return clean_up(store, args.keep, args.days, args.apply, Reporter().say)
+    return clean_up(store, args.keep, args.days, Reporter().say, apply=args.apply)
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
@@ -255,8 +246,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "serve": _deployed,
     "promote": _promote,
     "report": _report,
-    "rollback": _rollback,
-    "resume": _resume,
+    "rollback": _override,
+    "resume": _override,
     "history": _history,
     "compare": _compare,
     "gc": _gc,

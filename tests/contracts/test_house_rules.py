@@ -297,16 +297,7 @@ def test_functions_stay_within_eighty_lines() -> None:
 
 
 # Booleans that calls may still pass by position: they shrink, none is added.
-POSITIONAL_BOOLEANS = {
-    "bertft_core/data/tokens/encoding.py n_special(is_pair)",
-    "bertft_core/data/tokens/tokenization.py encode(has_pair)",
-    "bertft_core/recipe/cleanup.py clean_up(apply)",
-    "flows/nightly.py _night_config(live)",
-    "flows/nightly.py nightly(force)",
-    "flows/nightly.py nightly(live)",
-    "flows/pipeline.py pipeline(again)",
-    "flows/release.py promote(approve)",
-}
+POSITIONAL_BOOLEANS = {"bertft_core/data/tokens/encoding.py n_special(is_pair)"}
 
 
 @cache

@@ -30,7 +30,7 @@ def record(store, action, version, champion, to):
 
 
 def removed(store, *, keep=1, days=0.0, apply=False):
-    found = clean_up(store, keep, days, apply)["removals"]
+    found = clean_up(store, keep, days, apply=apply)["removals"]
     return sorted((r["kind"], r["version"] or Path(r["path"]).name) for r in found)
 
 
@@ -62,7 +62,7 @@ def settled(store):
 
 
 def test_dry_run_lists_unneeded_versions_with_their_bytes_and_removes_none(four):
-    answer = clean_up(four, 1, 0.0, False)
+    answer = clean_up(four, 1, 0.0, apply=False)
     (gone_1, gone_4) = answer["removals"]  # 2 is `previous` and where a rollback goes
     assert (gone_1["version"], gone_4["version"]) == ("1", "4") and not answer["applied"]
     assert gone_4["size"] > 10_000 and answer["bytes"] == gone_1["size"] + gone_4["size"]
@@ -72,7 +72,7 @@ def test_dry_run_lists_unneeded_versions_with_their_bytes_and_removes_none(four)
 def test_apply_removes_version_logged_model_and_files_and_says_so(four_to_delete):
     version, told = aliases.get_version(four_to_delete, MODEL, "4"), []
     files = Path(four_to_delete.artifact_root) / "models" / version.model_id
-    clean_up(four_to_delete, 3, 0.0, True, told.append)
+    clean_up(four_to_delete, 3, 0.0, told.append, apply=True)
     assert [v.version for v in aliases.versions(four_to_delete, MODEL)] == ["1", "2", "3"] and told == [
         "removed version letters version 4"
     ]
@@ -150,7 +150,7 @@ def test_killed_removal_of_a_version_is_finished_by_the_next(four_to_delete, ste
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(mlflow.MlflowClient, step, die)
-        clean_up(four_to_delete, 3, 0.0, True)
+        clean_up(four_to_delete, 3, 0.0, apply=True)
     assert removed(four_to_delete, keep=3, apply=True) == [("version", "4")]
     assert aliases.find(four_to_delete, MODEL, "4") is None
 
@@ -252,11 +252,11 @@ def test_killed_removal_of_a_folder_is_finished_by_the_next(store, monkeypatch):
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(shutil, "rmtree", die)
-        clean_up(store, 1, 0.0, True)
+        clean_up(store, 1, 0.0, apply=True)
     assert not run.exists()
     assert removed(store, apply=True) == [("leftover", ".old.removed")] and removed(store) == []
 
 
 def test_apply_refuses_while_a_command_works(store):
     with exclusive(Path(store.home) / "locks" / "abc.lock", "a run"), pytest.raises(BusyError, match="abc"):
-        clean_up(store, 1, 0.0, True)
+        clean_up(store, 1, 0.0, apply=True)

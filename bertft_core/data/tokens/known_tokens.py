@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,9 +75,9 @@ class KnownRows:
         part, row = np.full(len(keys), -1, dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
         for number, known in enumerate(self.parts):
             open_rows = np.flatnonzero(part < 0)
-            found = known.find(keys[open_rows])
-            hit = open_rows[found >= 0]
-            part[hit], row[hit] = number, found[found >= 0]
+            rows = known.find(keys[open_rows])
+            hit = open_rows[rows >= 0]
+            part[hit], row[hit] = number, rows[rows >= 0]
         return part, row
 
 
@@ -87,7 +89,7 @@ def known_rows(root: Path, manner: str, wanted: Keys) -> KnownRows:
     """
     parts: list[KnownPart] = []
     missing = wanted
-    for folder in _newest(root, manner):
+    for folder in itertools.islice(_newest(root, manner), LOOK_BACK):
         if not len(missing):
             break
         opened = [part for split in SPLITS if (part := _open(folder / f"{split}.arrow")) is not None]
@@ -100,7 +102,7 @@ def known_rows(root: Path, manner: str, wanted: Keys) -> KnownRows:
 
 
 def _newest(root: Path, manner: str) -> Iterator[Path]:
-    """The last LOOK_BACK folders of this manner, the youngest first."""
+    """Folders of this manner, the youngest first."""
     ages = []
     for folder in root.iterdir() if root.is_dir() else ():
         try:
@@ -108,18 +110,12 @@ def _newest(root: Path, manner: str) -> Iterator[Path]:
                 ages.append((folder.stat().st_mtime_ns, folder))
         except OSError:  # deleted meanwhile
             continue
-    count = 0
     for _, folder in sorted(ages, reverse=True):
-        try:
+        with contextlib.suppress(OSError, pa.ArrowException):
             with pa.OSFile(str(folder / f"{SPLITS[0]}.arrow")) as source:
-                stored = ((pa.ipc.open_file(source).schema.metadata or {}).get(MANNER) or b"").decode()
-        except (OSError, pa.ArrowException, UnicodeDecodeError):
-            continue
-        if stored == manner:
-            yield folder
-            count += 1
-            if count == LOOK_BACK:
-                return
+                stored = (pa.ipc.open_file(source).schema.metadata or {}).get(MANNER)
+            if stored == manner.encode():
+                yield folder
 
 
 def _open(file: Path) -> KnownPart | None:

@@ -188,7 +188,7 @@ class _Encoder:
     known: KnownRows
 
     def encode(
-        self, batch: pa.RecordBatch, keys: Keys, has_pair: bool
+        self, batch: pa.RecordBatch, keys: Keys, *, has_pair: bool
     ) -> tuple[list[Any], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(ids of each row, pair_start, uncut length with special tokens)."""
         ids: list[Any] = [None] * batch.num_rows
@@ -235,7 +235,8 @@ def _tokenize_split(
     done = 0
     with open(raw, "wb") as out:
         for batch in _batches(dataset, split):
-            ids, first, lengths = encoder.encode(batch, keys[done : done + batch.num_rows], dataset.has_pair)
+            of_batch = keys[done : done + batch.num_rows]
+            ids, first, lengths = encoder.encode(batch, of_batch, has_pair=dataset.has_pair)
             out.write(np.concatenate(ids).tobytes())
             sizes.append(np.array([len(r) for r in ids], dtype=np.int64))
             starts.append(first)

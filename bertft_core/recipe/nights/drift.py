@@ -47,28 +47,17 @@ def measure_drift(
     sides = [now.hashes[in_train & known][:MOST_ROWS] for known in (is_known, ~is_known)]
     if not (len(sides[0]) and len(sides[1])):
         return None
-    found = _features(config, prepared, np.concatenate(sides), home)
-    old, new = found[: len(sides[0])], found[len(sides[0]) :]
-    return DriftReport(
-        label=label,
-        domain=domain_shift(old, new, seed=config.training.seed),
-        text=text_figures(*(_texts(prepared, side.tolist()) for side in sides)),
-    )
-
-
-def _texts(prepared: Prepared, hashes: list[bytes]) -> list[str]:
-    table = take_rows(prepared.dataset.table("train"), _places(prepared, hashes))
-    texts: list[str] = table["text"].to_pylist()
-    if not prepared.dataset.has_pair:
-        return texts
-    return [f"{text} {pair or ''}" for text, pair in zip(texts, table["text_pair"].to_pylist(), strict=True)]
+    features = _features(config, prepared, np.concatenate(sides), home)
+    old, new = features[: len(sides[0])], features[len(sides[0]) :]
+    texts = (prepared.dataset.joined_texts("train", _places(prepared, side.tolist())) for side in sides)
+    return DriftReport(label=label, domain=domain_shift(old, new, seed=config.training.seed), text=text_figures(*texts))
 
 
 def _places(prepared: Prepared, hashes: list[bytes]) -> list[int]:
     """Where these rows lie in the training split."""
     # numpy leaves the zero bytes at the end of a fixed-length string away
-    found = (h.rstrip(b"\0") for h in prepared.dataset.table("train")["fingerprint"].to_pylist())
-    places = {h: place for place, h in enumerate(found)}
+    fingerprints = prepared.dataset.table("train")["fingerprint"].to_pylist()
+    places = {h.rstrip(b"\0"): place for place, h in enumerate(fingerprints)}
     return [places[h] for h in hashes]
 
 
@@ -79,27 +68,17 @@ def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) ->
     stored = load_arrays(file, "hashes", "values") or {"hashes": np.array([], dtype="S16"), "values": ()}
     known = dict(zip(stored["hashes"].tolist(), stored["values"], strict=True))
     missing = [h for h in hashes.tolist() if h not in known]
-    if missing:
-        known |= dict(zip(missing, _computed(config, prepared, missing, home), strict=True))
-    values = np.stack([known[h] for h in hashes.tolist()])
-    if missing:
-        save_arrays(file, hashes=hashes, values=values)
-    return values
-
-
-def _computed(config: RunConfig, prepared: Prepared, hashes: list[bytes], home: Path) -> Any:
+    if not missing:
+        return np.stack([known[h] for h in hashes.tolist()])
     with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as folder, Trainer() as trainer:
-        file = Path(folder) / "features.npy"
-        trainer.features(
-            prepared.pretrained,
-            prepared.tokens.directory,
-            "train",
-            file,
-            # 0: as many threads as torch takes by itself
-            MachineSettings(precision="float32", device="cpu", threads=config.training.threads or 0),
-            places=_places(prepared, hashes),
-        )
-        return np.load(file, allow_pickle=False)
+        # 0: as many threads as torch takes by itself
+        machine = MachineSettings(precision="float32", device="cpu", threads=config.training.threads or 0)
+        rows = (prepared.pretrained, prepared.tokens.directory, "train", Path(folder) / "features.npy")
+        computed = np.load(trainer.features(*rows, machine, places=_places(prepared, missing)), allow_pickle=False)
+    known |= dict(zip(missing, computed, strict=True))
+    values = np.stack([known[h] for h in hashes.tolist()])
+    save_arrays(file, hashes=hashes, values=values)
+    return values
 
 
 def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: Store, home: Path) -> NewRowsScore | None:

@@ -60,13 +60,13 @@ class NightLog:
             lines = self.file.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
-        found = []
+        nights = []
         for line in lines:
             try:
-                found.append(Night(**json.loads(line)))
+                nights.append(Night(**json.loads(line)))
             except (ValueError, TypeError):
                 continue
-        return found
+        return nights
 
     def add(self, night: Night) -> None:
         """Append a line; on its own line even after half of another."""

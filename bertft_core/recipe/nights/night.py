@@ -119,7 +119,7 @@ class NightRun:
     def _work(self, log: NightLog) -> Night:
         open_home(self.home)  # raises where the disk is nearly full
         killed = log.left_open()
-        kept = from_disk(TrainingPlan, killed["plan"]) if killed and killed["plan"] else None
+        left = from_disk(TrainingPlan, killed["plan"]) if killed and killed["plan"] else None
         if killed is not None:
             log.add(  # the line that it never wrote itself
                 Night(
@@ -132,7 +132,7 @@ class NightRun:
             )
             self.report.say(f"the night of {killed.get('night')} was killed; this one goes on from what it left")
         last = log.last_training
-        log.begin(night=self.night, started=self._started, plan=kept and to_disk(kept))
+        log.begin(night=self.night, started=self._started, plan=left and to_disk(left))
         rows_before = Rows.load(Path(last.run)) if last else None
         self._fix_classes(rows_before)
         with self.report.stage("ingest"):
@@ -144,7 +144,7 @@ class NightRun:
         if not decision.trains:
             return self._end(SKIPPED, decision.reason)
         self.report.say(f"training: {decision.reason}")
-        plan, goes_on = kept, kept is not None and (kept.rows, kept.settings) == (dataset.fingerprint, settings)
+        plan, goes_on = left, left is not None and (left.rows, left.settings) == (dataset.fingerprint, settings)
         if plan is None or not goes_on:  # a plan for the same rows goes on: its trials and its fit are resumed
             plan = plan_training(self.config, last, dataset.fingerprint, settings, self._moment)
         log.begin(night=self.night, started=self._started, plan=to_disk(plan))
@@ -227,7 +227,7 @@ class NightRun:
             settings_changed=last.settings != settings,
             label=label,
         )
-        if not fired and label is not None and (nightly.text_drift is not None or nightly.score_drop is not None):
+        if not fired and label is not None and triggers.needs_encoder(nightly):
             with self.report.stage("drift"):
                 fired = self._encoder_triggers(last, dataset, label)
         return triggers.decide_training(fired, change, is_forced=self.is_forced)

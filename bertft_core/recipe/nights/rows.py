@@ -63,16 +63,16 @@ class Rows:
     @classmethod
     def require(cls, folder: Path) -> Rows:
         """As `load`. Raises ArtifactError where there is nothing that can be read."""
-        found = cls.load(folder)
-        if found is None:
+        rows = cls.load(folder)
+        if rows is None:
             raise ArtifactError(f"{RunFolder(folder).rows} is missing or damaged: the rows of the last training")
-        return found
+        return rows
 
     def counts(self, chosen: npt.NDArray[np.bool_] | None = None) -> dict[str, int]:
         """Rows by class, of all or of the chosen ones."""
         labels = self.labels if chosen is None else self.labels[chosen]
-        found = np.bincount(labels, minlength=len(self.classes))
-        return {name: int(n) for name, n in zip(self.classes, found, strict=True)}
+        counts = np.bincount(labels, minlength=len(self.classes))
+        return {name: int(n) for name, n in zip(self.classes, counts, strict=True)}
 
     def is_in(self, other: Rows) -> npt.NDArray[np.bool_]:
         """Which of these rows' texts the other holds too."""

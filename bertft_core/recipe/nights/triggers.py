@@ -38,17 +38,16 @@ class NewRowsScore:
     test_low: float | None = None
 
 
-def require_sound(found: Changes, config: NightlyConfig) -> tuple[str, ...]:
+def require_sound(change: Changes, config: NightlyConfig) -> tuple[str, ...]:
     """Warnings about classes and row counts. Raises DataError where the nightly section says `fail`."""
     faults, warnings = [], []
+    new = f"class {_names(change.new_classes)} is new: the champion cannot know it"
+    lost = f"class {_names(change.lost_classes)} has no row any more"
+    halved = f"{counted(change.now, 'row')}, the last training had {change.before}"
     cases = (
-        (
-            "new_class",
-            bool(found.new_classes),
-            f"class {_names(found.new_classes)} is new: the champion cannot know it",
-        ),
-        ("lost_class", bool(found.lost_classes), f"class {_names(found.lost_classes)} has no row any more"),
-        ("halved", 2 * found.now <= found.before, f"{counted(found.now, 'row')}, the last training had {found.before}"),
+        ("new_class", bool(change.new_classes), new),
+        ("lost_class", bool(change.lost_classes), lost),
+        ("halved", 2 * change.now <= change.before, halved),
     )
     for key, holds, text in cases:
         policy = getattr(config, key)
@@ -73,7 +72,7 @@ def _names(classes: tuple[str, ...]) -> str:
 
 
 def cheap_triggers(
-    found: Changes, config: NightlyConfig, *, age_days: float, settings_changed: bool, label: LabelShift | None
+    change: Changes, config: NightlyConfig, *, age_days: float, settings_changed: bool, label: LabelShift | None
 ) -> list[str]:
     """What speaks for training without an encoder. label: None where there are too few new rows."""
     fired = []
@@ -81,25 +80,30 @@ def cheap_triggers(
         fired.append("configuration, encoder or code changed")
     enough = math.inf if config.new_rows is None else config.new_rows  # below 1: a share of the rows before
     if enough < 1:
-        enough *= found.before
-    if found.new and found.new >= enough:
-        fired.append(f"{counted(found.new, 'new row')} (nightly.new_rows: {config.new_rows:g})")
-    if found.relabelled + found.deleted and found.relabelled + found.deleted >= enough:
-        fired.append(f"{found.relabelled} relabelled, {counted(found.deleted, 'deleted row')}")
+        enough *= change.before
+    if change.new and change.new >= enough:
+        fired.append(f"{counted(change.new, 'new row')} (nightly.new_rows: {config.new_rows:g})")
+    if change.relabelled + change.deleted and change.relabelled + change.deleted >= enough:
+        fired.append(f"{change.relabelled} relabelled, {counted(change.deleted, 'deleted row')}")
     if config.label_shift is not None and label is not None and label.is_shifted(config.label_shift):
         share = f"{label.total_variation:.2f}"
         fired.append(f"class shares of the new rows differ by {share} (nightly.label_shift: {config.label_shift:g})")
-    if config.max_age_days is not None and found.any and age_days >= config.max_age_days:
+    if config.max_age_days is not None and change.any and age_days >= config.max_age_days:
         fired.append(f"{age_days:.1f} days since the last training (nightly.max_age_days: {config.max_age_days:g})")
     return fired
+
+
+def needs_encoder(config: NightlyConfig) -> bool:
+    """Whether a trigger is set that costs an encoder pass a row: `drift_trigger` or `drop_trigger`."""
+    return config.text_drift is not None or config.score_drop is not None
 
 
 def drift_trigger(shift: DomainShift, config: NightlyConfig) -> str | None:
     """Why the new texts speak for training, or None."""
     if config.text_drift is None or not shift.is_shifted(config.text_drift):
         return None
-    found = f"AUROC [{shift.low:.2f}, {shift.high:.2f}]"
-    return f"new texts can be told from old ones, {found} (nightly.text_drift: {config.text_drift:g})"
+    auroc = f"AUROC [{shift.low:.2f}, {shift.high:.2f}]"
+    return f"new texts can be told from old ones, {auroc} (nightly.text_drift: {config.text_drift:g})"
 
 
 def drop_trigger(score: NewRowsScore, config: NightlyConfig) -> str | None:
@@ -120,13 +124,13 @@ def drop_trigger(score: NewRowsScore, config: NightlyConfig) -> str | None:
     )
 
 
-def decide_training(fired: list[str], found: Changes | None, *, is_forced: bool) -> TrainingDecision:
-    """Train where anything fired. found: None before the first training."""
-    if found is None:
+def decide_training(fired: list[str], change: Changes | None, *, is_forced: bool) -> TrainingDecision:
+    """Train where anything fired. change: None before the first training."""
+    if change is None:
         return TrainingDecision(trains=True, reason="no training yet")
     if is_forced:
         return TrainingDecision(trains=True, reason="; ".join(["forced", *fired]))
     if fired:
         return TrainingDecision(trains=True, reason="; ".join(fired))
-    what = "unchanged" if not found.any else f"no trigger fired: {found}"
+    what = "unchanged" if not change.any else f"no trigger fired: {change}"
     return TrainingDecision(trains=False, reason=what)

@@ -5,6 +5,7 @@ All are drawn 360 units wide, which is the width of a phone, so that their 11-un
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def line_chart(
     at_x, at_y = _scale(x.domain, (_LEFT, WIDTH - _RIGHT)), _scale(y.domain, (_TOP + _PLOT, _TOP))
     return el(
         "svg",
-        *(_band(at_x, i, *band) for i, band in enumerate(bands)),
+        *(_band(at_x, *band, is_shaded=i % 2 == 0) for i, band in enumerate(bands)),
         _frame(at_x, at_y, x, y),
         *(_line(s, at_x, at_y) for s in series),
         extra(at_x, at_y) if extra else None,
@@ -129,13 +130,13 @@ def heat_map(label: str, counts: Sequence[Sequence[int]]) -> Markup:
     """A large confusion matrix without numbers: the shares of each true class, errors in orange."""
     n = len(counts)
     errors = [(i, j, row[j] / max(1, sum(row))) for i, row in enumerate(counts) for j in range(n) if i != j and row[j]]
-    shown = sorted(errors, key=lambda cell: -cell[2])[:_CELLS]
+    wrong = sorted(errors, key=lambda cell: -cell[2])[:_CELLS]
     right = [(i, i, row[i] / max(1, sum(row))) for i, row in enumerate(counts)]
     back = el("rect", width=n, height=n, class_="band")
     # an error of one row in a hundred must still be seen: opacity grows with the root of the share
     cells = [
         el("rect", x=j, y=i, width=1, height=1, class_=kind, fill_opacity=_r(0.15 + 0.85 * math.sqrt(share), 2))
-        for kind, part in (("cell-right", right), ("cell-wrong", shown))
+        for kind, part in (("cell-right", right), ("cell-wrong", wrong))
         for i, j, share in part
     ]
     return el("svg", back, *cells, viewBox=f"0 0 {n} {n}", role="img", aria_label=label, shape_rendering="crispEdges")
@@ -214,33 +215,21 @@ def _text(x: float, y: float, value: str, anchor: str = "start", kind: str | Non
 def _frame(at_x: Scale, at_y: Scale, x: Axis, y: Axis) -> Markup:
     """Grid lines, ticks, axis titles: y's above the plot, so that nothing is read sideways."""
     right, bottom = WIDTH - _RIGHT, _TOP + _PLOT
-    marks = y.ticks if y.ticks is not None else ticks(y.domain, 4)
-    rows = [
-        join(
-            [
-                el("line", x1=_LEFT, x2=right, y1=_r(at_y(t)), y2=_r(at_y(t)), class_="grid"),
-                _text(_LEFT - 6, at_y(t) + 4, y.written(t), "end"),
-            ]
-        )
-        for t in marks
-    ]
-    columns = [
-        join(
-            [
-                el("line", x1=_r(at_x(t)), x2=_r(at_x(t)), y1=bottom, y2=bottom + 4, class_="axis"),
-                _text(at_x(t), bottom + 16, x.written(t), "middle"),
-            ]
-        )
-        for t in (x.ticks if x.ticks is not None else ticks(x.domain, 5))
-    ]
-    base = el("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis")
+    parts = []
+    for t in y.ticks if y.ticks is not None else ticks(y.domain, 4):
+        parts.append(el("line", x1=_LEFT, x2=right, y1=_r(at_y(t)), y2=_r(at_y(t)), class_="grid"))
+        parts.append(_text(_LEFT - 6, at_y(t) + 4, y.written(t), "end"))
+    for t in x.ticks if x.ticks is not None else ticks(x.domain, 5):
+        parts.append(el("line", x1=_r(at_x(t)), x2=_r(at_x(t)), y1=bottom, y2=bottom + 4, class_="axis"))
+        parts.append(_text(at_x(t), bottom + 16, x.written(t), "middle"))
+    parts.append(el("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
     titles = [_text(0, 10, y.title, kind="strong"), _text(right, bottom + 31, x.title, "end", "strong")]
-    return join([*rows, *columns, base, *titles])
+    return join([*parts, *titles])
 
 
-def _band(at_x: Scale, place: int, start: float, end: float, label: str) -> Markup:
+def _band(at_x: Scale, start: float, end: float, label: str, *, is_shaded: bool) -> Markup:
     a, b = at_x(start), at_x(end)
-    shade = el("rect", x=_r(a), y=_TOP, width=_r(b - a), height=_PLOT, class_="band") if place % 2 == 0 else None
+    shade = el("rect", x=_r(a), y=_TOP, width=_r(b - a), height=_PLOT, class_="band") if is_shaded else None
     return join([shade, _text((a + b) / 2, _TOP - 5, label, "middle")])
 
 
@@ -248,12 +237,8 @@ def _line(series: Series, at_x: Scale, at_y: Scale) -> Markup:
     places = [(at_x(a), at_y(b)) for a, b in series.points]
     path = " ".join(f"{_r(a)},{_r(b)}" for a, b in places)
     kind = f"curve s-{series.colour}{' dashed' if series.is_dashed else ''}"
-    titles = list(series.titles) + [""] * (len(places) - len(series.titles))
-    dots = (
-        []
-        if series.marker == "none"
-        else [_marker(a, b, series.colour, series.marker, title) for (a, b), title in zip(places, titles, strict=True)]
-    )
+    titled = itertools.zip_longest(places, series.titles, fillvalue="") if series.marker != "none" else ()
+    dots = [_marker(*place, series.colour, series.marker, title) for place, title in titled]
     return join([el("polyline", points=path, class_=kind), *dots])
 
 

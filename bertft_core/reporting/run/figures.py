@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
@@ -201,33 +201,32 @@ def coverage_chart(curve: Coverage) -> Markup:
 
 def loss_chart(page: ReportPage) -> Markup:
     """Losses of training and validation by step."""
-    epochs = _epochs(page)
     lines = [
-        _curve("train", epochs, lambda e: e.train_loss, "orange"),
-        _curve("validation", epochs, lambda e: e.validation_loss, "blue"),
+        _curve("train", page, lambda e: e.train_loss, "orange"),
+        _curve("validation", page, lambda e: e.validation_loss, "blue"),
     ]
-    top = max(v for e in epochs for v in (e.train_loss, e.validation_loss))
+    _, top = _span(lines)
     return _learning_chart("Loss, nats", page, lines, value_axis("", rounded_out(0.0, top)))
 
 
 def validation_chart(page: ReportPage) -> Markup:
     """Accuracy and macro F1 on validation by step."""
-    epochs = _epochs(page)
     lines = [
-        _curve("accuracy", epochs, lambda e: e.accuracy, "orange"),
-        _curve("macro F1", epochs, lambda e: e.macro_f1, "blue"),
+        _curve("accuracy", page, lambda e: e.accuracy, "orange"),
+        _curve("macro F1", page, lambda e: e.macro_f1, "blue"),
     ]
-    values = [v for e in epochs for v in (e.accuracy, e.macro_f1)]
-    low, high = rounded_out(min(values), max(values))
+    low, high = rounded_out(*_span(lines))
     return _learning_chart("Validation score", page, lines, share_axis("", (max(low, 0.0), min(high, 1.0))))
 
 
-def _epochs(page: ReportPage) -> Sequence[EpochResult]:
+def _span(lines: Sequence[Series]) -> tuple[float, float]:
+    values = [value for line in lines for _, value in line.points]
+    return min(values), max(values)
+
+
+def _curve(name: str, page: ReportPage, read: Callable[[EpochResult], float], colour: str) -> Series:
     assert page.fit is not None, "the charts of a fit need one"
-    return page.fit.history[:EPOCHS]
-
-
-def _curve(name: str, epochs: Iterable[EpochResult], read: Callable[[EpochResult], float], colour: str) -> Series:
+    epochs = page.fit.history[:EPOCHS]
     is_second = colour == "orange"  # drawn so that it is told apart without its colour
     return Series(
         name=name,
@@ -240,7 +239,7 @@ def _curve(name: str, epochs: Iterable[EpochResult], read: Callable[[EpochResult
 
 
 def _learning_chart(title: str, page: ReportPage, lines: Sequence[Series], y: Axis) -> Markup:
-    total = float(max(e.step for e in _epochs(page)))
+    total = max(step for step, _ in lines[0].points)
     is_named = len(page.phases) <= _PHASES
     bands = [
         (start * total, end * total, (f"depth {depth}" if i == 0 else str(depth)) if is_named else "")

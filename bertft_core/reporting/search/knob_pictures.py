@@ -9,18 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.reporting.html.picture import BLUE, GREY, ORANGE, SOFT, add_legend, picture
-from bertft_core.search.knobs import (
-    MANY,
-    ORDERED,
-    Knob,
-    Place,
-    best_of,
-    knobs_of,
-    score_limits,
-    score_name,
-    scored,
-    written,
-)
+from bertft_core.search.knobs import MANY, ORDERED, Knob, best_of, knobs_of, score_limits, score_name, scored, written
 from bertft_core.search.results import TrialResult
 
 if TYPE_CHECKING:
@@ -66,20 +55,22 @@ def parallel_picture(
     """
     from matplotlib import colormaps
 
-    knobs, norm, best = _columns(results, log, importances or {}), norm_of(results), best_of(results)
-    shown = [s for state in ("complete", "pruned", "fail") for _, s in scored(results, state)]
+    knobs, norm, best = knobs_of(results, log), norm_of(results), best_of(results)
+    values = {k.name: len({written(r.params.get(k.name)) for r in results}) for k in knobs}
+    ranked = sorted(knobs, key=lambda k: (-(importances or {}).get(k.name, 0.0), -values[k.name]))
+    knobs = tuple(k for k in knobs if k in ranked[:_COLUMNS])
+    scores = [s for state in ("complete", "pruned", "fail") for _, s in scored(results, state)]
     complete = [s for _, s in scored(results, "complete")]
-    low, high = score_limits(complete or shown)
-    last = Knob(name=score_name(metric).replace(" ", "\n", 1), is_number=True, low=low, high=max([high, *shown]))
+    low, high = score_limits(complete or scores)
+    last = Knob(name=score_name(metric).replace(" ", "\n", 1), is_number=True, low=low, high=max([high, *scores]))
     done = [r for r, _ in sorted(scored(results, "complete"), key=lambda d: d[1])]
     rest = [r for r in results if r.state != "complete"]
     alpha = max(0.15, min(0.85, 40 / max(1, len(results))))
     spread = 0.0 if len(results) < ORDERED else 0.25
     with picture(path, 4.6, 2.6 + 1.05 * len(knobs)) as (figure, (axes,)):
         _draw_lines(axes, rest, knobs, last, [GREY] * len(rest), 0.45 * alpha, 0.8, spread)
-        _draw_lines(
-            axes, done, knobs, last, [colormaps[SHADES](norm(r.score or 0.0)) for r in done], alpha, 1.3, spread
-        )
+        shades = [colormaps[SHADES](norm(r.score or 0.0)) for r in done]
+        _draw_lines(axes, done, knobs, last, shades, alpha, 1.3, spread)
         if best is not None:
             _draw_lines(axes, [best], knobs, last, [ORANGE], 1.0, 2.4, spread)
             axes.plot([], [], color=ORANGE, linewidth=2.4, label=f"best single score: trial {best.slot}")
@@ -91,16 +82,6 @@ def parallel_picture(
         if done:
             add_colour_bar(figure, axes, norm, metric)
     return path
-
-
-def _columns(
-    results: Sequence[TrialResult], log: Collection[str], importances: Mapping[str, float]
-) -> tuple[Knob, ...]:
-    knobs = knobs_of(results, log)
-    values = {k.name: len({written(r.params.get(k.name)) for r in results}) for k in knobs}
-    ranked = sorted(knobs, key=lambda k: (-importances.get(k.name, 0.0), -values[k.name]))
-    kept = {k.name for k in ranked[:_COLUMNS]}
-    return tuple(k for k in knobs if k.name in kept)
 
 
 def _broken(name: str) -> str:
@@ -150,9 +131,8 @@ def _draw_columns(axes: Axes, results: Sequence[TrialResult], columns: Sequence[
             axes.plot([x - 0.025, x], [y, y], color=GREY, linewidth=0.9)
             size = 9 if len(label) <= 10 else 7.5
             axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=size, bbox=box, parse_math=False, zorder=4)
-        axes.text(
-            x, 1.06, _broken(knob.name), ha="center", va="bottom", fontsize=9.5, fontweight="bold", parse_math=False
-        )
+        bold: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold"}
+        axes.text(x, 1.06, _broken(knob.name), ha="center", va="bottom", parse_math=False, **bold)
         is_last = x == len(columns) - 1
         lacks = [r.score is None if is_last else knob.name not in r.params for r in results]
         if any(lacks):
@@ -171,10 +151,11 @@ def slice_picture(
 
     lr and alpha where both vary, else the two most important ones (without importances: the first two).
     """
-    pair = _pair(knobs_of(results, log), importances or {})
-    if pair is None:
+    numeric = {k.name: k for k in knobs_of(results, log) if k.is_number and k.high > k.low}
+    ranked = sorted(numeric, key=lambda name: -(importances or {}).get(name, 0.0))
+    if len(ranked) < 2:
         return None
-    x, y = pair
+    x, y = (numeric[name] for name in (("lr", "alpha") if {"lr", "alpha"} <= set(numeric) else ranked[:2]))
     norm, best = norm_of(results), best_of(results)
     with picture(path, 3.6) as (figure, (axes,)):
         both = [r for r in results if x.name in r.params and y.name in r.params]
@@ -186,64 +167,32 @@ def slice_picture(
             axes.scatter(xs, ys, marker="x", s=size, color=GREY, linewidths=1.0, label="not completed")
         if done:
             xs, ys = (k.places([r for r, _ in done]) for k in (x, y))
-            axes.scatter(
-                xs,
-                ys,
-                c=[s for _, s in done],
-                cmap=SHADES,
-                norm=norm,
-                s=size,
-                edgecolors="white",
-                linewidths=0.5,
-                label="complete",
-            )
+            shades: dict[str, Any] = {"c": [s for _, s in done], "cmap": SHADES, "norm": norm}
+            axes.scatter(xs, ys, s=size, edgecolors="white", linewidths=0.5, label="complete", **shades)
         if best is not None and best in both:
-            axes.scatter(
-                x.places([best]),
-                y.places([best]),
-                s=4 * size,
-                facecolors="none",
-                edgecolors=ORANGE,
-                linewidths=1.8,
-                label="best single score",
-            )
+            xs, ys = (k.places([best]) for k in (x, y))
+            ring: dict[str, Any] = {"facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.8}
+            axes.scatter(xs, ys, s=4 * size, label="best single score", **ring)
         axes.set_title(f"{x.name} and {y.name}", parse_math=False)
-        _set_axes(axes, x, y)
+        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        for knob, axis in ((x, axes.xaxis), (y, axes.yaxis)):
+            axis.set_label_text(knob.name + (" (logarithmic)" if knob.is_log and not knob.choices else ""))
+            axis.set_ticks([place for place, _ in knob.ticks()], [label for _, label in knob.ticks()])
         add_legend(figure, 3)
         if done:
             add_colour_bar(figure, axes, norm, metric)
     return path
 
 
-def _set_axes(axes: Axes, x: Knob, y: Knob) -> None:
-    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    axes.set_xlabel(x.name + (" (logarithmic)" if x.is_log and not x.choices else ""))
-    axes.set_ylabel(y.name + (" (logarithmic)" if y.is_log and not y.choices else ""))
-    axes.set_xticks(*_split(x.ticks()))
-    axes.set_yticks(*_split(y.ticks()))
-
-
-def _split(ticks: Sequence[Place]) -> tuple[list[float], list[str]]:
-    return [place for place, _ in ticks], [label for _, label in ticks]
-
-
-def _pair(knobs: Sequence[Knob], importances: Mapping[str, float]) -> tuple[Knob, Knob] | None:
-    numeric = {k.name: k for k in knobs if k.is_number and k.high > k.low}
-    if "lr" in numeric and "alpha" in numeric:
-        return numeric["lr"], numeric["alpha"]
-    ranked = sorted(numeric.values(), key=lambda k: -importances.get(k.name, 0.0))
-    return (ranked[0], ranked[1]) if len(ranked) > 1 else None
-
-
 def importance_picture(importances: Mapping[str, float], trials: int, path: Path) -> Path:
     """Knobs by importance, the most important on top; `trials`: complete ones behind it. Returns `path`."""
-    shown = sorted(importances.items(), key=lambda item: -item[1])[:_BARS][::-1]
-    with picture(path, 1.3 + 0.28 * len(shown)) as (_, (axes,)):
-        bars = axes.barh(range(len(shown)), [share for _, share in shown], color=BLUE, height=0.62)
-        axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in shown], padding=4, fontsize=8.5)
-        axes.set_yticks(range(len(shown)), [name for name, _ in shown], parse_math=False)
-        axes.set(xlim=(0, 1.12 * max(share for _, share in shown)), xlabel="share of the explained variance (fANOVA)")
+    names, shares = zip(*sorted(importances.items(), key=lambda item: -item[1])[:_BARS][::-1], strict=True)
+    with picture(path, 1.3 + 0.28 * len(names)) as (_, (axes,)):
+        bars = axes.barh(range(len(names)), shares, color=BLUE, height=0.62)
+        axes.bar_label(bars, [f"{100 * share:.0f} %" for share in shares], padding=4, fontsize=8.5)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.set(xlim=(0, 1.12 * max(shares)), xlabel="share of the explained variance (fANOVA)")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-        axes.margins(y=0.6 / len(shown) ** 1.2)
+        axes.margins(y=0.6 / len(names) ** 1.2)
         axes.set_title(f"What mattered, {trials} complete trials{'' if trials >= MANY else ': a hint'}")
     return path

@@ -6,10 +6,10 @@ score, keep one diverged trial from squeezing the others, name the chosen trial,
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertft_core.reporting.html.picture import BLUE, FAINT, GREY, INK, ORANGE, add_legend, picture
 from bertft_core.reporting.search.knob_pictures import importance_picture, parallel_picture, slice_picture
@@ -48,18 +48,17 @@ def draw_all(
     folder.mkdir(parents=True, exist_ok=True)
     if len(results) < 2:
         return ()
-    found: list[Path | None] = [history_picture(results, metric, folder / "history.png")]
+    drawn: list[Path | None] = [history_picture(results, metric, folder / "history.png")]
     if importances:
         complete = len(scored(results, "complete"))
-        found.append(importance_picture(importances, complete, folder / "importances.png"))
+        drawn.append(importance_picture(importances, complete, folder / "importances.png"))
     if knobs_of(results):
-        found.append(parallel_picture(results, metric, folder / "parallel.png", log, importances))
-        found.append(slice_picture(results, metric, folder / "slice.png", log, importances))
+        drawn.append(parallel_picture(results, metric, folder / "parallel.png", log, importances))
+        drawn.append(slice_picture(results, metric, folder / "slice.png", log, importances))
     if measure is not None:
-        found.append(front_picture(results, metric, measure, folder / "front.png", front, chosen))
-    found.append(time_picture(results, folder / "times.png"))
-    found.append(workers_picture(results, folder / "workers.png"))
-    return tuple(path for path in found if path is not None)
+        drawn.append(front_picture(results, metric, measure, folder / "front.png", front, chosen))
+    drawn += [time_picture(results, folder / "times.png"), workers_picture(results, folder / "workers.png")]
+    return tuple(path for path in drawn if path is not None)
 
 
 def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> Path:
@@ -75,20 +74,17 @@ def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> 
         room = 0.06 * (high - low)
         axes.set(ylim=(low - 2 * room, high + room), title="Search history")
         size = 6 if len(results) <= 100 else 3
-        for found, mark, colour, label in ((done, "o", BLUE, "complete"), (pruned, "x", GREY, "pruned")):
-            inside = [(r.slot, s) for r, s in found if s >= low]
+        for trials, mark, colour, state in ((done, "o", BLUE, "complete"), (pruned, "x", GREY, "pruned")):
+            inside, label = [(r.slot, s) for r, s in trials if s >= low], f"{state} ({len(trials)})"
             if inside:
-                axes.plot(
-                    *zip(*inside, strict=True), mark, color=colour, markersize=size, label=f"{label} ({len(found)})"
-                )
+                axes.plot(*zip(*inside, strict=True), mark, color=colour, markersize=size, label=label)
         _mark_edge(axes, results, low, size)
-        best, line = -math.inf, []
-        for _, score in done:
-            best = max(best, score)
-            line.append(best)
-        if line:
+        if done:
             slots = [r.slot for r, _ in done] + [max(r.slot for r in results)]
-            axes.step(slots, [*line, best], where="post", color=ORANGE, linewidth=1.4, zorder=1, label="best so far")
+            best = list(itertools.accumulate((score for _, score in done), max))
+            axes.step(
+                slots, [*best, best[-1]], where="post", color=ORANGE, linewidth=1.4, zorder=1, label="best so far"
+            )
         axes.set(xlabel="trial", ylabel=score_name(metric))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         add_legend(figure, 4)
@@ -97,7 +93,7 @@ def history_picture(results: Sequence[TrialResult], metric: str, path: Path) -> 
 
 def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int) -> None:
     """At the lower edge: failed trials, pruned ones without a score, scores below the axis."""
-    place = axes.get_xaxis_transform()
+    at_the_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
     known = {r.slot for state in ("complete", "pruned") for r, _ in scored(results, state)}
     kinds = (
         ("failed", "^", ORANGE, [r.slot for r in results if r.state == "fail"]),
@@ -106,16 +102,8 @@ def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int
     )
     for label, mark, colour, slots in kinds:
         if slots:
-            axes.plot(
-                slots,
-                [0.03] * len(slots),
-                mark,
-                color=colour,
-                markersize=size,
-                transform=place,
-                clip_on=False,
-                label=f"{label} ({len(slots)})",
-            )
+            label = f"{label} ({len(slots)})"
+            axes.plot(slots, [0.03] * len(slots), mark, color=colour, markersize=size, label=label, **at_the_edge)
 
 
 def duration(seconds: float) -> str:
@@ -151,23 +139,16 @@ def time_picture(results: Sequence[TrialResult], path: Path) -> Path:
     for r in results:
         sums[r.state][r.slot // width * width] += r.seconds
     base = dict.fromkeys(places, 0.0)
-    unit, divisor = _unit(max(sum(found[p] for found in sums.values()) for p in places))
+    unit, divisor = _unit(max(sum(seconds[p] for seconds in sums.values()) for p in places))
     with picture(path, 3.0) as (figure, (axes,)):
         few = len(places) <= _LABELLED
+        middles, edge = [p + (width - 1) / 2 for p in places], "white" if few else "none"
         for state, colour in _STATES:
-            n = sum(r.state == state for r in results)
-            if n:
-                axes.bar(
-                    [p + (width - 1) / 2 for p in places],
-                    [sums[state][p] / divisor for p in places],
-                    bottom=[base[p] / divisor for p in places],
-                    color=colour,
-                    label=f"{_NAMES[state]} ({n})",
-                    width=0.72 * width if few else width,
-                    hatch="////" if state == "pruned" and few else None,
-                    edgecolor="white" if few else "none",
-                    linewidth=0,
-                )
+            if n := sum(r.state == state for r in results):
+                heights, bottom = ([part[p] / divisor for p in places] for part in (sums[state], base))
+                hatch, label = "////" if state == "pruned" and few else None, f"{_NAMES[state]} ({n})"
+                look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": edge, "linewidth": 0}
+                axes.bar(middles, heights, 0.72 * width if few else width, bottom, label=label, **look)
                 base = {p: base[p] + sums[state][p] for p in places}
         total = duration(sum(r.seconds for r in results))
         axes.set_title(f"Time per trial: {total} in all, {100 * pruned_share(results):.0f} % on pruned")
@@ -191,7 +172,13 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
     known = sorted((r for r in results if r.finished > r.started > 0), key=lambda r: r.started)
     if len(known) < 2:
         return None
-    lanes = _lanes(known)
+    ends: dict[str, list[float]] = {}
+    lanes: dict[int, tuple[str, int]] = {}  # of a slot: the first lane of its host that is free when it starts
+    for r in known:
+        free = ends.setdefault(r.host, [])
+        lane = next((i for i, end in enumerate(free) if end <= r.started + 1e-6), len(free))
+        free[lane : lane + 1] = [r.finished]
+        lanes[r.slot] = (r.host, lane)
     names = sorted(set(lanes.values()), reverse=True)
     origin, end = known[0].started, max(r.finished for r in known)
     unit, divisor = _unit(end - origin)
@@ -208,15 +195,11 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
                 axes.barh(
                     rows, lengths, 0.7, starts, color=colour, edgecolor="white", linewidth=line, label=_NAMES[state]
                 )
-        if len(known) <= _LABELLED:
-            _name_bars(
-                axes,
-                [r for r in known if r.finished - r.started > 0.03 * (end - origin)],
-                lanes,
-                names,
-                origin,
-                divisor,
-            )
+        for r in known if len(known) <= _LABELLED else ():
+            if r.finished - r.started > 0.03 * (end - origin):
+                place = ((r.started + r.finished) / 2 - origin) / divisor, names.index(lanes[r.slot])
+                ink = "black" if r.state == "pruned" else "white"
+                axes.text(*place, str(r.slot), ha="center", va="center", fontsize=7, color=ink)
         is_one = len({host for host, _ in names}) == 1
         labels = [f"worker {lane + 1}" if is_one else f"{host[:16] or 'host'} · {lane + 1}" for host, lane in names]
         axes.set_yticks(range(len(names)), labels, fontsize=8, parse_math=False)
@@ -224,32 +207,6 @@ def workers_picture(results: Sequence[TrialResult], path: Path) -> Path | None:
         axes.set_title(f"Who ran what: {duration(end - origin)} from first to last")
         add_legend(figure, 3)
     return path
-
-
-def _name_bars(
-    axes: Axes,
-    shown: Sequence[TrialResult],
-    lanes: Mapping[int, tuple[str, int]],
-    names: list[tuple[str, int]],
-    origin: float,
-    divisor: float,
-) -> None:
-    for r in shown:
-        middle = ((r.started + r.finished) / 2 - origin) / divisor
-        ink = "black" if r.state == "pruned" else "white"
-        axes.text(middle, names.index(lanes[r.slot]), str(r.slot), ha="center", va="center", fontsize=7, color=ink)
-
-
-def _lanes(known: Sequence[TrialResult]) -> dict[int, tuple[str, int]]:
-    """(host, lane) of each slot: the first lane of its host that is free when it starts."""
-    ends: dict[str, list[float]] = {}
-    found = {}
-    for r in known:
-        free = ends.setdefault(r.host, [])
-        lane = next((i for i, end in enumerate(free) if end <= r.started + 1e-6), len(free))
-        free[lane : lane + 1] = [r.finished]
-        found[r.slot] = (r.host, lane)
-    return found
 
 
 def measured(result: TrialResult, measure: str) -> float | None:
@@ -271,7 +228,6 @@ def front_picture(
 
     measure: "latency" or "size". front: slots on the front, chosen: the slot that was picked.
     """
-
     points = [(r.slot, x, s) for r, s in scored(results, "complete") if (x := measured(r, measure)) is not None]
     if len(points) < 2:
         return None
@@ -287,9 +243,8 @@ def front_picture(
         if on_front:
             xs, ys, slots = zip(*on_front, strict=True)
             axes.step(xs, ys, "o-", where="post", color=BLUE, markersize=6, label=f"Pareto front ({len(slots)})")
-        picked = [(x, max(s, low), slot) for slot, x, s in points if slot == chosen]
+        picked, best = [(x, max(s, low), slot) for slot, x, s in points if slot == chosen], best_of(results)
         for x, y, slot in picked:
-            best = best_of(results)
             kind = "chosen, and the best score" if best is not None and best.slot == slot else "chosen"
             axes.plot([x], [y], "o", label=f"{kind}: trial {slot}", markersize=14, mfc="none", mec=ORANGE, mew=2)
         axes.margins(x=0.06)

@@ -19,11 +19,20 @@ _GZIP, _XZ, _ZIP = b"\x1f\x8b", b"\xfd7zXZ\x00", b"PK\x03\x04"
 
 
 def table_name(path: Path) -> str:
-    """The file's name without the suffix of its compression; of a zip file, the name of the one file in it."""
-    if path.suffix.lower() == ".zip":
-        with reading(path):
-            return Path(_member(zipfile.ZipFile(path)).filename).name
+    """The file's name without the suffix of its compression; of a zip of one file, the name of that.
+
+    Raises DataError for a damaged zip.
+    """
+    if path.suffix.lower() == ".zip" and is_compressed(path):
+        names = zip_names(path)
+        return Path(names[0]).name if len(names) == 1 else path.name
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def zip_names(path: Path) -> list[str]:
+    """The files in a zip, without folders and what macOS adds. Raises DataError for a damaged one."""
+    with reading(path), zipfile.ZipFile(path) as archive:
+        return _names(archive)
 
 
 def is_compressed(path: Path) -> bool:
@@ -42,7 +51,7 @@ def open_bytes(path: Path) -> BinaryIO:
         return cast(BinaryIO, lzma.open(path, "rb"))
     if start.startswith(_ZIP):
         archive = zipfile.ZipFile(path)
-        return cast(BinaryIO, archive.open(_member(archive)))
+        return cast(BinaryIO, archive.open(_names(archive)[0]))
     return open(path, "rb")
 
 
@@ -51,13 +60,9 @@ def open_text(path: Path, encoding: str, newline: str | None = None) -> TextIOWr
     return TextIOWrapper(open_bytes(path), encoding=encoding, newline=newline)
 
 
-def _member(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+def _names(archive: zipfile.ZipFile) -> list[str]:
     hidden = ("__MACOSX/", ".")
-    found = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith(hidden)]
-    if len(found) != 1:
-        names = ", ".join(member.filename for member in found[:5]) or "none"
-        raise zipfile.BadZipFile(f"wanted one file in it, found {len(found)}: {names}; unpack it")
-    return found[0]
+    return [m.filename for m in archive.infolist() if not m.is_dir() and not m.filename.startswith(hidden)]
 
 
 @contextmanager

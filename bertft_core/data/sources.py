@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import BertftError, ConfigError, DataError
 from bertft_core.base.hashes import hash_folder
-from bertft_core.data.compressed import SUFFIXES, is_compressed, open_bytes, reading, table_name
+from bertft_core.data.compressed import SUFFIXES, is_compressed, open_bytes, reading, table_name, zip_names
 from bertft_core.data.delimited import Dialect, dialect_of
 from bertft_core.data.encodings import ByteMarks
 
@@ -125,6 +125,9 @@ def inspect_source(source: Path | HubDataset, config: DataConfig, usual: Reading
         return tuple(files)
     if source.is_file():
         kind = kind_of(source)
+        if kind is None and source.suffix.lower() == ".zip" and len(names := zip_names(source)) != 1:
+            found = ", ".join(names[:5]) or "none"
+            raise DataError(f"{source.name}: wanted one file in the zip, found {len(names)}: {found}; unpack it")
         if kind is None:
             raise DataError(
                 f"{source.name}: unknown suffix {Path(table_name(source)).suffix!r}; wanted {', '.join(KINDS)}, each "

@@ -8,8 +8,8 @@ python benchmarks/unfreezing.py --out FOLDER [--sets imdb,bbc,rt] [--rates 1e-4,
 MiniLM-L6, 64 tokens, 3 epochs, batches of 16, alpha 1, 200 validation rows that choose the epoch, {TEST} test rows (bbc
 {TEST_BBC}). All arms of a set see the same rows and the same seeds, and are computed by the same code: answers of
 another code are no pair. Differences are paired by seed and row (paired.py). Cost: processor seconds of the trainer in
-a fit, scoring of validation included, over those of `none`, medians; a fit that had to fill the prefix cache first is
-left out of it.
+a fit, scoring of validation included, over those of `none`, the lowest of the seeds on both sides; a fit that had to
+fill the prefix cache first counts only where there is no other.
 
 Seed by seed through the sets and arms, so that whenever it stops all have the same seeds but for the last; the same
 command goes on. FOLDER holds a file a set, and what is needed to go on. --write makes docs/techniques/unfreezing.md and

@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.config.metrics import metrics_of
 from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.evaluation.report import with_floor_keys
@@ -140,8 +141,7 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
 
 def _test_document(evaluation: Any) -> dict[str, Any]:
     """The `test` part of the result document."""
-    scores: tuple[str, ...] = ("macro_f1", "accuracy", "log_loss")
-    scores += ("micro_f1",) if evaluation.scores.multi_label else ()
+    scores = metrics_of(multi_label=evaluation.scores.multi_label)
     parts = ("accuracy", "macro_f1", "difference", "difference_interval", "score", "score_difference", "score_interval")
     document: dict[str, Any] = {"n": evaluation.n, "groups": evaluation.groups, "metric": evaluation.metric}
     document["blend"] = asdict(evaluation.blend) if evaluation.blend else None

@@ -116,8 +116,6 @@ class PromotionRule:
         scores = settings.get("min_score", {})
         if isinstance(scores, Mapping):
             numbers["min_score"] = {metric: _number(least) for metric, least in scores.items()}
-        if settings.get("baseline") is False:  # YAML 1.1 reads off as false
-            numbers["baseline"] = "off"
         return cls(**{**settings, **numbers})
 
     def settings(self) -> dict[str, Any]:

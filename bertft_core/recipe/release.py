@@ -162,7 +162,7 @@ def write_released_page(
         outcome="promoted" if release.promoted else _OUTCOMES.get(release.outcome, "kept"),
         reason=release.reason,
         decision=decision,
-        champion=_champion_scores(folder, report, release.champion_before or ""),
+        champion=champion_scores(folder, report, release.champion_before or ""),
     )
     write_markdown(context.config, report, folder, (facts.headline, facts.reason))
     settings = run.state().get("settings")
@@ -187,7 +187,7 @@ def write_released_page(
     return page
 
 
-def _champion_scores(folder: EvaluationFolder, report: EvaluationReport, champion: str) -> Scores | None:
+def champion_scores(folder: EvaluationFolder, report: EvaluationReport, champion: str) -> Scores | None:
     """Scores of the champion that the gate compared with, on the whole test split; None where it did not answer."""
     file = folder.answers(champion)
     if not file.exists():

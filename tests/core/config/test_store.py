@@ -77,6 +77,12 @@ def test_promotion_check_is_switched_off_by_null(tmp_path):
     assert (rule.max_class_loss, rule.test, rule.margin, rule.per) == (None, "non_inferiority", 0.005, "week")
 
 
+def test_baseline_is_off_with_the_word_as_it_stands_and_another_word_is_refused(tmp_path):
+    assert load(write(tmp_path, "promotion: {baseline: off}")).promotion.baseline == "off"
+    with pytest.raises(ConfigError, match=r"promotion\.baseline must be one of not_worse, better, off, was 'on'"):
+        load(write(tmp_path, "promotion: {baseline: on}"))
+
+
 @pytest.mark.parametrize("text", ["{test: non_inferiority}", "{margin: 0.01}", "{no_worse_margin: 0.01}"])
 def test_promotion_settings_that_do_not_fit_together_are_refused(tmp_path, text):
     with pytest.raises(ConfigError, match="margin"):
@@ -109,7 +115,7 @@ def test_number_without_a_point_is_a_number(tmp_path):
 
 
 def test_every_fault_of_the_promotion_rule_has_a_line_of_its_own(tmp_path):
-    file = write(tmp_path, "promotion: {levle: 1, level: true, per: year, max_size_mb: -1, require_approval: maybe}")
+    file = write(tmp_path, "promotion: {levle: 1, level: true, per: decade, max_size_mb: -1, require_approval: maybe}")
     with pytest.raises(ConfigError) as caught:
         load(file)
     keys = [line.split()[0].rstrip(":") for line in str(caught.value).splitlines()[1:]]

@@ -62,6 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 PARAMS = {"lr": 5e-5, "batch_size": 16, "epochs": 2}
+SPACE = {"lr": {"low": 2e-5, "high": 5e-5, "log": True}, "batch_size": [16, 32], "epochs": [2, 3, 4]}
 
 
 def configuration(case: str, slots: int, rows: int | None) -> RunConfig:
@@ -72,7 +73,7 @@ def configuration(case: str, slots: int, rows: int | None) -> RunConfig:
         "training": {"device": "cpu"},
         **CASES[case],
     }
-    tree["search"] = {**tree["search"], "trials": slots, **({"rows": rows} if rows else {})}
+    tree["search"] = {**tree["search"], "space": SPACE, "trials": slots, **({"rows": rows} if rows else {})}
     return RunConfig(**tree)
 
 
@@ -92,7 +93,7 @@ def run_side(config: RunConfig, prepared: Prepared, settings: MachineSettings, h
         done = list(threads.map(lambda trainer: work(study, runner, trainer), crew))
         ended = time.monotonic()
     results = study.results()
-    assert len(results) == slots and all(r.state == "complete" for r in results), results
+    assert len(results) == slots and all(r.fit and r.fit.steps for r in results), results
     return {
         "ready": ready - began,
         "work": ended - ready,

@@ -70,17 +70,25 @@ def dialect_of(file: SourceFile, config: DataConfig, usual: Reading) -> Dialect:
 def _above_header(file: SourceFile, wanted: Collection[str]) -> tuple[int, str | None]:
     """How many lines stand above the header (Excel's sep=; and comments that begin with #), and the stated delimiter.
 
-    Lines with # are comments only where the line below them holds a wanted column and they do not.
+    Lines with # are comments only where the line below them names a wanted column and none of them does.
     """
+    stated: re.Match[str] | None = None
+    comments: list[str] = []
+    below = ""
     with open_text(file.path, text_encoding(file), newline="") as handle:
-        first = [line for line, _ in zip(handle, range(_MOST_COMMENTS), strict=False)]
-    stated = _STATED.fullmatch(first[0]) if first else None
-    done = 1 if stated else 0
-    comments = next((n for n, line in enumerate(first[done:]) if not line.startswith("#")), 0)
-    below = first[done + comments] if comments else ""
-    if any(name in below and not any(name in line for line in first[done : done + comments]) for name in wanted):
-        done += comments
-    return done, stated[1] if stated else None
+        for number, line in enumerate(handle):
+            if number == 0 and (stated := _STATED.fullmatch(line)):
+                continue
+            if not line.startswith("#") or number == _MOST_COMMENTS:
+                below = line
+                break
+            comments.append(line)
+
+    def names(line: str) -> set[str]:
+        return {cell.strip(' "#') for cell in re.split(f"[{_DELIMITERS}]", line.rstrip("\r\n"))} & set(wanted)
+
+    is_comment = bool(names(below)) and not any(map(names, comments))
+    return bool(stated) + len(comments) * is_comment, stated[1] if stated else None
 
 
 def _sniff_delimiter(file: SourceFile, wanted: Collection[str], usual: str | None, start: Dialect) -> str:

@@ -178,7 +178,7 @@ def test_one_json_line_with_weights_is_a_row(tmp_path: Path) -> None:
         (";", "sep=;\r\n"),
         (";", '"sep=;"\n'),
         ("^", "sep=^\r\n"),
-        (",", "# exported in November\n# 60 rows, two columns\n"),
+        (",", "# exported in November\n# text and label of 60 rows\n"),
         ("\t", "sep=\t\n#comment\n"),
     ],
 )

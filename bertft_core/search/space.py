@@ -99,15 +99,15 @@ def first_values(search: SearchConfig, config: RunConfig) -> dict[str, Any]:
     for key in search.order:
         choice, value = search.space[key], config.value_of(key)
         if _counts(choice, found):
-            found[key] = value if _is_inside(key, choice, value) else _nearest(choice, value)
+            found[key] = value if _is_inside(key, choice, value) else _nearest(key, choice, value)
     return found
 
 
-def _nearest(choice: Choice, value: Any) -> Any:
+def _nearest(key: str, choice: Choice, value: Any) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(choice, Range):
         inside = min(max(value, choice.low), choice.high) if is_number else choice.low
-        return int(inside) if isinstance(value, int) else inside
+        return int(inside) if is_integer(key) else inside
     numbers = [v for v in values_of(choice) if isinstance(v, int | float) and not isinstance(v, bool)]
     return min(numbers, key=lambda v: abs(v - value)) if is_number and numbers else values_of(choice)[0]
 

@@ -455,7 +455,7 @@ def test_names_of_the_user_are_parameters_as_they_are(shared, name):
     sections = {
         "evaluation": {"slices": {name: "x$"}},
         "data": {"source": "rows.csv", "where": {name: "done"}},
-        "training": {"class_weights": {name: 2.0}},
+        "training": {"class_weights": {name: 2.0}, "lr": 3e-5},
         "decision": {"costs": {name: {"other": 1.0}}},
     }
     config = parse_config({"name": "t", "model": {"pretrained": "x"}, **sections}, Path())
@@ -470,7 +470,7 @@ def test_names_of_the_user_are_parameters_as_they_are(shared, name):
         {name: 2.0},
         {name: {"other": 1.0}},
     ]
-    assert logged["training.lr"] == "5e-05" and "search" not in logged
+    assert logged["training.lr"] == "3e-05" and "search" not in logged
 
 
 @pytest.mark.parametrize("name", ["it's", 'a "b"', "x' or name != '"])

@@ -9,6 +9,7 @@ import optuna
 import pytest
 import yaml
 
+from bertft_core.config.auto import searched
 from bertft_core.config.run import parse_config
 from bertft_core.config.search import SearchConfig
 from bertft_core.search.space import first_values, space_hash, suggest, values_inside
@@ -109,11 +110,18 @@ def test_a_configured_value_outside_the_space_takes_no_other_with_it(
     assert all(found[k] == config.value_of(k) for k in found if k != key)
 
 
-def test_a_rate_outside_the_default_space_leaves_the_other_configured_values() -> None:
+def test_what_the_default_space_does_not_hold_leaves_the_other_configured_values() -> None:
     tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "b"}, "search": {"trials": 3}}
-    config = parse_config({**tree, "training": {"lr": 1e-3, "batch_size": 32, "epochs": 4, "alpha": 0.9}}, Path("."))
+    training = {"lr": 1e-3, "batch_size": 64, "alpha": 0.9, "epochs": 4}
+    config = searched(parse_config({**tree, "training": training}, Path(".")), 600, 2)
     assert config.search is not None
-    assert first_values(config.search, config) == {"lr": 5e-5, "batch_size": 32, "epochs": 4, "alpha": 0.9}
+    assert first_values(config.search, config) == {"lr": 1e-3, "batch_size": 32, "alpha": 0.9}
+
+
+def test_a_knob_of_whole_numbers_that_is_auto_begins_at_a_whole_number() -> None:
+    tree = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "b"}, "training": {"epochs": "auto"}}
+    found = first_values(search("epochs: {low: 2, high: 4}"), parse_config(tree, Path(".")))
+    assert found == {"epochs": 2} and isinstance(found["epochs"], int)
 
 
 def test_space_hash_knows_a_knob_by_both_of_its_names() -> None:

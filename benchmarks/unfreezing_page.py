@@ -123,7 +123,8 @@ def write_page(found: Mapping[str, Records], arms: Mapping[float, Sequence[Arm]]
             if rows:
                 parts.append(f"## {title}, {rate}\n\n{HEAD}\n" + "\n".join(row.text() for row in rows))
                 for row in rows:
-                    shown = replace(row.arm, name=f"{name}, {row.arm.name}")
+                    label = row.name.replace("two thirds", "2/3").replace("head fitted", "fitted")
+                    shown = replace(row.arm, name=f"{name} {rate.removeprefix('lr ')}: {label}")
                     pictured.append((shown, [100 - accuracy for accuracy in row.accuracies], row.difference, None))
             if paired:
                 judged.append((f"{title}, {rate}", chosen))

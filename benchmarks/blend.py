@@ -201,7 +201,7 @@ def _verdict(results: list[Result]) -> list[str]:
         holds = low > 0 if is_beatable else low >= -0.5
         said = f"the served model's lower end is {low:+.1f}; wanted {wanted}: {'met' if holds else 'missed'}"
         fell = 100 * (r.macro_f1["served"] - r.macro_f1["TF-IDF"])
-        lines.append(f"- {r.table}: {said}" + (f", but macro F1 is {fell:+.1f} against TF-IDF's." if fell < 0 else "."))
+        lines.append(f"- {r.table}: {said}" + (f"; macro F1 is {fell:+.1f} against TF-IDF's." if fell < 0 else "."))
     return lines
 
 

@@ -254,11 +254,11 @@ the values it used. The numbers 300, 50 and 20 were chosen before the measuremen
 
 ## Measured
 
-`python benchmarks/small_data.py --out FILE`; the page by `--write`. MiniLM, `unfreezing: none`, batches of 16, 64 \
-tokens, float32, {TEST} test rows, the best epoch by validation rows (a seventh as many as training rows). Rule / the \
-defaults before (5e-5, 3 epochs), in %; differences in points, with 95 % intervals over rows and seeds (one seed: \
-over rows). Seconds are processor seconds of one fit, 2 cores of an AMD EPYC, AVX2 alone (no AVX-512, no bfloat16), \
-shared with other work.
+`python benchmarks/small_data.py --out small_data.jsonl`; the page by `--write`. MiniLM, `unfreezing: none`, \
+batches of 16, 64 tokens, float32, {TEST} test rows, the best epoch by validation rows (a seventh as many as \
+training rows). Rule / the defaults before (5e-5, 3 epochs), in %; differences in points, with 95 % intervals \
+over rows and seeds (one seed: over rows). Seconds are processor seconds of one fit, 2 cores of an AMD EPYC, \
+AVX2 alone (no AVX-512, no bfloat16), shared with other work.
 
 | rows | set | rule: lr x epochs | updates | accuracy | difference | macro F1 | difference | seconds | seeds | \
 did not train |

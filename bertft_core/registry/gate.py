@@ -13,7 +13,14 @@ from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import read_json
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.config.store import Store
-from bertft_core.evaluation.gate.checks import Check, label_set_check, latency_check, seen_rows_check, size_check
+from bertft_core.evaluation.gate.checks import (
+    TRAINING,
+    Check,
+    label_set_check,
+    latency_check,
+    seen_rows_check,
+    size_check,
+)
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 from bertft_core.registry import aliases, artifacts, entries
@@ -129,7 +136,7 @@ def judge_against(
         )
     own_checks = []
     if candidate.fault and rule.baseline != "off":
-        own_checks.append(Check(name="training", passed=False, detail=candidate.fault))
+        own_checks.append(Check(name=TRAINING, passed=False, detail=candidate.fault))
     if rule.max_latency_ms is not None:  # as the parity check measured it, one row at a time
         facts = read_json(f"{folder.answers(candidate.version)}.json")
         own_checks.append(latency_check(facts["latency_ms"], rule.max_latency_ms))

@@ -21,7 +21,7 @@ from bertft_core.evaluation.scores.intervals import exchange_p
 from bertft_core.evaluation.scores.labels import Labels, Predictions
 
 SLICE_ROWS = 30  # a smaller slice is listed, not judged: one row is more than 3 points of it
-LATENCY, SIZE = "latency", "size"
+LATENCY, SIZE, TRAINING = "latency", "size", "training"
 _NAMED = 5  # classes or slices named in one text
 
 Bools = npt.NDArray[np.bool_]

@@ -15,6 +15,7 @@ from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import (
     LATENCY,
     SIZE,
+    TRAINING,
     Check,
     calibration_check,
     groups_check,
@@ -180,6 +181,7 @@ def _numbers(pair: Comparison | None) -> tuple[float | None, float | None, Inter
 def _first_reason(score: str, first: Sequence[First], minima: Sequence[Check], failed: Sequence[Check]) -> str:
     """Why a first version is promoted or not: all that it is not worth first, with the numbers."""
     faults = {found.check.name: found.summary for found in first} | {check.name: check.detail for check in minima}
+    faults |= {check.name: check.detail for check in failed if check.name == TRAINING}
     if MAJORITY in {check.name for check in failed}:
         del faults[CHANCE]  # it says nothing more then
     said = [faults[check.name] for check in failed if check.name in faults]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -35,6 +35,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Process(Protocol):
+    """A command at work: what is used of `subprocess.Popen`."""
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
+
+
+def start_anew(arguments: list[str], environment: dict[str, str], cwd: Path, out: Path, errors: Path) -> Process:
+    """`bertft` with these arguments in a fresh interpreter."""
+    with open(out, "wb") as printed, open(errors, "wb") as said:
+        command = [sys.executable, "-P", "-c", BERTFT, *arguments]
+        return subprocess.Popen(command, env=environment, cwd=cwd, stdout=printed, stderr=said)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lived:
     """A night that was lived through: the document it printed, its exit code, its wall seconds, what befell it."""
@@ -47,11 +62,15 @@ class Lived:
 
 @dataclass(kw_only=True)
 class World:
-    """Folders, server and commands of one run of the benchmark. fresh: all rows; taken: how many have arrived."""
+    """Folders, server and commands of one run of the benchmark. fresh: all rows; taken: how many have arrived.
+
+    start: begins a command (arguments, environment, working directory, files of its stdout and stderr).
+    """
 
     folder: Path
     fresh: list[Row]
     tree: dict[str, Any]
+    start: Callable[[list[str], dict[str, str], Path, Path, Path], Process] = start_anew
     taken: int = 0
     port: int = field(default_factory=free_port)
     server: subprocess.Popen[bytes] | None = None
@@ -146,26 +165,18 @@ class World:
 
     # ---- commands
 
-    def command(self, *arguments: str) -> list[str]:
-        """`bertft` with these arguments."""
-        return [sys.executable, "-P", "-c", BERTFT, *arguments]
-
     def night(self, date: str, *more: str) -> Lived:
         """One night to its end."""
         return self.wait(self.begin(date, *more))
 
     def begin(self, date: str, *more: str) -> Begun:
         """A night that goes on while something else happens."""
-        files = [self.folder / f"night-{date}-{time.monotonic_ns()}.{kind}" for kind in ("json", "log")]
-        with open(files[0], "wb") as out, open(files[1], "wb") as errors:
-            process = subprocess.Popen(
-                self.command("nightly", str(self.config), "--as-of", date, "--live", "--json", *more),
-                env=self.environment,
-                cwd=self.folder,
-                stdout=out,
-                stderr=errors,
-            )
-        return Begun(process=process, out=files[0], errors=files[1])
+        return self._begin(f"night-{date}", "nightly", str(self.config), "--as-of", date, "--live", "--json", *more)
+
+    def _begin(self, what: str, *arguments: str) -> Begun:
+        out, errors = (self.folder / f"{what}-{time.monotonic_ns()}.{kind}" for kind in ("json", "log"))
+        process = self.start(list(arguments), self.environment, self.folder, out, errors)
+        return Begun(process=process, out=out, errors=errors)
 
     def wait(self, begun: Begun) -> Lived:
         """The night's end."""
@@ -194,18 +205,11 @@ class World:
 
     def bertft(self, *arguments: str) -> dict[str, Any]:
         """Another verb's document. Ends the benchmark where it fails."""
-        done = subprocess.run(
-            self.command(*arguments, "--json"),
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=1800,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"bertft {' '.join(arguments)}: {done.stderr[-2000:]}")
-        return dict(json.loads(done.stdout))
+        begun = self._begin(arguments[0], *arguments, "--json")
+        if begun.process.wait(timeout=1800):
+            said = begun.errors.read_text(encoding="utf-8")[-2000:]
+            raise SystemExit(f"bertft {' '.join(arguments)}: {said}")
+        return dict(json.loads(begun.out.read_text(encoding="utf-8")))
 
     def clean_up(self) -> tuple[float, float]:
         """`bertft gc` of all that nobody needs, be it a minute old: megabytes before and after."""
@@ -248,7 +252,7 @@ class World:
 class Begun:
     """A night at work, and the files it writes to."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     out: Path
     errors: Path
     since: float = field(default_factory=time.monotonic)

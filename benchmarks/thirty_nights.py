@@ -333,27 +333,27 @@ def show(found: dict[str, Any]) -> None:
     print(f"{found['minutes']:.1f} minutes; {found['cpu_minutes']:.1f} of all processors together")
 
 
-def through(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The nights, and what they come to."""
+def through(folder: Path, *, is_tiny: bool, count: int | None = None, **world_fields: Any) -> dict[str, Any]:
+    """The nights, or the first `count` of them, and what they come to. world_fields: others of `World`."""
     one_line, long = reviews()
-    if args.tiny:  # random features tell alphabets apart, not styles
+    if is_tiny:  # random features tell alphabets apart, not styles
         long = [(codecs.encode(text, "rot13"), label) for text, label in long]
-    golden, sizes = folder / "golden.csv", TINY if args.tiny else FULL
+    golden, sizes = folder / "golden.csv", TINY if is_tiny else FULL
     write_csv(golden, one_line[:GOLDEN])
-    world = World(folder=folder, fresh=one_line[GOLDEN:], tree=tree(args.tiny, folder, sizes))
+    world = World(folder=folder, fresh=one_line[GOLDEN:], tree=tree(is_tiny, folder, sizes), **world_fields)
     try:
-        world.mount(DISK_GB[args.tiny])
+        world.mount(DISK_GB[is_tiny])
         world.prepare()
-        records = Records(folder / "nights.jsonl", {"tiny": args.tiny, **asdict(sizes)})
-        nights = plans(Accidents(sizes, long), is_tiny=args.tiny, is_mounted=world.is_mounted)
-        found: dict[str, Any] = {"nights": live(world, nights, args.nights or len(nights), records)}
+        records = Records(folder / "nights.jsonl", {"tiny": is_tiny, **asdict(sizes)})
+        nights = plans(Accidents(sizes, long), is_tiny=is_tiny, is_mounted=world.is_mounted)
+        found: dict[str, Any] = {"nights": live(world, nights, count or len(nights), records)}
         history = world.bertft("history", NAME)
         found["numbers"] = numbers_of(world, found["nights"], history)
         if len(found["nights"]) < len(nights):
             return {**found, "checks": {"so far as expected": all(n["is_right"] for n in found["nights"])}}
         found["checks"] = check(world, found["nights"], history["entries"])
         after_gc = found["numbers"]["after_gc_megabytes"]
-        if args.tiny:
+        if is_tiny:
             found["checks"]["gc makes room"] = all(
                 float(n.split()[1]) > float(n.split()[3]) for t in found["nights"] for n in t["notes"] if "gc: " in n
             )
@@ -379,7 +379,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     try:
-        found = through(args, folder)
+        found = through(folder, is_tiny=args.tiny, count=args.nights)
     finally:
         if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)

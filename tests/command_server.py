@@ -1,24 +1,34 @@
 """Commands of `bertft`, each in a process forked from one that has imported the libraries once.
 
 A cold import of torch, transformers, Prefect and MLflow is 8 s of processor time, more than the work of a command on
-tiny data. All else is as in a process of its own: environment, working directory, output, exit code, death.
+tiny data. All else is as in a process of its own: environment, working directory, output, exit code, death. What a
+command starts (trainer, answers of versions) is forked too: each process is a child of the one that started it, with
+the pipes it was given. Only /proc/PID/environ is that of the first process.
 
-As a program: reads one command per line of stdin as JSON, answers with the process id, then the exit code as
-`subprocess` counts it, a line each. The end of stdin ends it.
+As a program: reads one command per line of stdin as JSON; answers with lines [process id, null] as it begins and
+[process id, exit code as `subprocess` counts it] when it has ended. The end of stdin ends it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
+import itertools
 import json
 import os
+import queue
+import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,13 +39,52 @@ _LOADED = (
     "matplotlib.figure",
     "mlflow.pyfunc",
     "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
     "sklearn.linear_model",
     "transformers.models.bert.modeling_bert",
+    "transformers.tokenization_utils_tokenizers",
+    "bertft_core.serving.attribution",
+    "bertft_core.training.loop",
+    "bertft_core.training.scoring",
     "flows.nightly",
     "flows.release",
     "flows.scoring",
     "flows.search",
 )
+_OURS = ("bertft_core", "tasks", "flows")
+_MAIN = "import sys; from flows.cli import main; sys.exit(main())"
+
+
+@dataclass(kw_only=True)
+class Command:
+    """A command at work, as `subprocess.Popen` shows it. out, errors: the files that it writes to."""
+
+    pid: int
+    out: Path
+    errors: Path
+    code: int | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self.code if self.ended.is_set() else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code. Raises TimeoutExpired."""
+        if not self.ended.wait(timeout):
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        assert self.code is not None
+        return self.code
+
+    def kill(self) -> None:
+        """kill -9, unless it has ended."""
+        if not self.ended.is_set():
+            os.kill(self.pid, signal.SIGKILL)
+
+    def said(self) -> list[str]:
+        """What it has written to stdout and stderr."""
+        return [file.read_text(encoding="utf-8") for file in (self.out, self.errors)]
 
 
 class CommandServer:
@@ -51,41 +100,71 @@ class CommandServer:
                 stderr=handle,
                 text=True,
             )
-        while (line := self._answer()) != "ready":
-            assert line or self._process.poll() is None, log.read_text()
+        self._folder = TemporaryDirectory()
+        self._numbers = itertools.count()
+        self._begun: queue.Queue[Command | None] = queue.Queue()
+        self._lock = threading.Lock()
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n", log.read_text()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def begin(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        cwd: Path,
+        *,
+        code: str = _MAIN,
+        out: Path | None = None,
+        errors: Path | None = None,
+        cold_children: bool = False,
+    ) -> Command:
+        """A command that goes on. code: what runs in place of the command line. cold_children: start them anew."""
+        number = next(self._numbers)
+        out, errors = (file or Path(self._folder.name, f"{number}.{i}") for i, file in enumerate((out, errors)))
+        asked = {"arguments": arguments, "environment": environment, "cwd": str(cwd), "code": code}
+        asked |= {"out": str(out), "errors": str(errors), "cold_children": cold_children}
+        assert self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+            command = self._begun.get(timeout=60)
+        assert command is not None, "the command server has ended"
+        command.out, command.errors = out, errors
+        return command
 
     def run(
-        self, arguments: Sequence[str], environment: dict[str, str], cwd: Path, timeout: float
+        self, arguments: Sequence[str], environment: dict[str, str], cwd: Path, timeout: float, **how: Any
     ) -> subprocess.CompletedProcess[str]:
         """As `subprocess.run` does. Raises TimeoutExpired."""
-        with TemporaryDirectory() as folder:
-            out, err = Path(folder, "out"), Path(folder, "err")
-            asked = {"arguments": arguments, "environment": environment, "cwd": str(cwd)}
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps({**asked, "out": str(out), "err": str(err)}) + "\n")
-            self._process.stdin.flush()
-            late = threading.Event()
-            timer = threading.Timer(timeout, _kill, (int(self._answer()), late))
-            timer.start()
-            code = int(self._answer())
-            timer.cancel()
-            said = [file.read_text(encoding="utf-8") for file in (out, err)]
-        if late.is_set():
-            raise subprocess.TimeoutExpired(list(arguments), timeout, *said)
-        return subprocess.CompletedProcess(list(arguments), code, *said)
+        command = self.begin(arguments, environment, cwd, **how)
+        try:
+            code = command.wait(timeout)
+        except subprocess.TimeoutExpired:
+            command.kill()
+            raise subprocess.TimeoutExpired(list(arguments), timeout, *command.said()) from None
+        return subprocess.CompletedProcess(list(arguments), code, *command.said())
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._folder.cleanup()
 
-    def _answer(self) -> str:
+    def _listen(self) -> None:
         assert self._process.stdout is not None
-        return self._process.stdout.readline().rstrip("\n")
-
-
-def _kill(pid: int, late: threading.Event) -> None:
-    late.set()
-    os.kill(pid, signal.SIGKILL)
+        running: dict[int, Command] = {}
+        for line in self._process.stdout:
+            pid, code = json.loads(line)
+            if code is None:
+                running[pid] = Command(pid=pid, out=Path(), errors=Path())
+                self._begun.put(running[pid])
+            else:
+                command = running.pop(pid)
+                command.code = code
+                command.ended.set()
+        self._begun.put(None)
 
 
 def _load() -> None:
@@ -99,34 +178,135 @@ def _load() -> None:
     gc.freeze()
 
 
-def _become(asked: dict[str, Any]) -> list[str]:
-    """Turn this forked process into the command's; its arguments."""
+def _serve() -> dict[str, Any] | None:
+    """Fork a process for each line of stdin; what was asked in that process, None here at the end."""
+    buffer, running = b"", 0
+    while True:
+        while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            running -= 1
+            print(json.dumps([ended[0], os.waitstatus_to_exitcode(ended[1])]), flush=True)
+        if not select.select([0], [], [], 0.02 if running else None)[0]:
+            continue
+        read = os.read(0, 1 << 16)
+        if not read:
+            return None
+        *lines, buffer = (buffer + read).split(b"\n")
+        for line in lines:
+            pid = os.fork()
+            if pid == 0:
+                return dict(json.loads(line))
+            running += 1
+            print(json.dumps([pid, None]), flush=True)
+
+
+def _take(files: Sequence[int]) -> None:
+    """Make these descriptors stdin, stdout and stderr."""
+    for number, handle in enumerate(files):
+        os.dup2(handle, number)
+    for handle in {*files} - {0, 1, 2}:
+        os.close(handle)
+
+
+def _become(asked: dict[str, Any]) -> None:
+    """Turn this forked process into the command's."""
     os.environ.clear()
     os.environ.update(asked["environment"])
+    time.tzset()
     os.chdir(asked["cwd"])
     written = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for number, file, flags in ((0, os.devnull, os.O_RDONLY), (1, asked["out"], written), (2, asked["err"], written)):
-        handle = os.open(file, flags)
-        os.dup2(handle, number)
-        os.close(handle)
-    return list(asked["arguments"])
+    _take([os.open(os.devnull, os.O_RDONLY), os.open(asked["out"], written), os.open(asked["errors"], written)])
 
 
-def _serve() -> list[str] | None:
-    """Fork a process for each line of stdin; its arguments in that process, None here at the end."""
-    for line in iter(sys.stdin.readline, ""):
-        pid = os.fork()
-        if pid == 0:
-            return _become(json.loads(line))
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+def _fork_children() -> dict[str, Any] | None:
+    """Let a sibling fork the Python programs that this command starts; in such a program what it is, else None.
+
+    The sibling is forked now, before the command has threads. A child of its child, whose parent is gone, becomes the
+    command's own, which has asked for orphans: so the command waits for it and is its parent, as of any child.
+    """
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = os.getpid()
+    if os.fork() == 0:
+        here.close()
+        return _serve_children(there, command)
+    there.close()
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    lock, real = threading.Lock(), subprocess.Popen._execute_child  # type: ignore[attr-defined]
+
+    def execute(self: Any, args: Any, executable: Any, *rest: Any) -> None:
+        cwd, env, files, new_session = rest[3], rest[4], rest[8:14], rest[-2]
+        if not isinstance(args, list) or args[:2] != [sys.executable, "-P"] or cwd is not None or env is None:
+            return real(self, args, executable, *rest)
+        child_ends = [files[0], files[3], files[5]]
+        asked = {"arguments": args[2:], "environment": env, "new_session": bool(new_session)}
+        with lock:
+            socket.send_fds(here, [json.dumps(asked).encode()], [i if e == -1 else e for i, e in enumerate(child_ends)])
+            self.pid = int(here.recv(32))
+        self._child_created = True
+        self._close_pipe_fds(*files)
+        return None
+
+    subprocess.Popen._execute_child = execute  # type: ignore[attr-defined]
     return None
 
 
-if __name__ == "__main__":
+def _serve_children(wire: socket.socket, command: int) -> dict[str, Any] | None:
+    """Until the command ends: fork what it asks for, orphan it, and tell its process id."""
+    while True:
+        message, files, _, _ = socket.recv_fds(wire, 1 << 20, 3)
+        if not message:
+            os._exit(0)
+        reader, writer = os.pipe()
+        if (middle := os.fork()) == 0:
+            if (child := os.fork()) != 0:
+                os.write(writer, str(child).encode())
+                os._exit(0)
+            wire.close()
+            for end in (reader, writer):
+                os.close(end)
+            while os.getppid() != command:
+                time.sleep(0.001)
+            asked = dict(json.loads(message))
+            if asked["new_session"]:
+                os.setsid()
+            os.environ.clear()
+            os.environ.update(asked["environment"])
+            _take(files)
+            return asked
+        for handle in (*files, writer):
+            os.close(handle)
+        os.waitpid(middle, 0)
+        wire.send(os.read(reader, 32))
+        os.close(reader)
+
+
+def _run_child(arguments: list[str]) -> None:
+    """Run what stands behind `python -P`: the trainer; or a file, for which our packages are unknown yet.
+
+    A registered version brings its own.
+    """
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return
+    for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+        del sys.modules[name]
+    sys.argv = arguments
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _run() -> None:
+    """Load, serve, and in each forked process run what it was forked for."""
     _load()
     print("ready", flush=True)
-    if (given := _serve()) is not None:
-        from flows.cli import main
+    asked = _serve()
+    if asked is None:
+        return
+    _become(asked)
+    if not asked["cold_children"] and (child := _fork_children()) is not None:
+        return _run_child(child["arguments"])
+    sys.argv = ["-c", *asked["arguments"]]
+    exec(asked["code"], {"__name__": "__main__"})
 
-        sys.exit(main(given))
+
+if __name__ == "__main__":
+    _run()

@@ -18,7 +18,7 @@ import yaml
 
 from bertft_core.testing.postgres import LocalPostgres, find_binaries
 
-from .command_server import CommandServer
+from .command_server import Command, CommandServer
 from .prefect_server import Deployed, PrefectServer, serving
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and models here are tiny
@@ -158,16 +158,25 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def bertft(
-    home: Path, *arguments: str, cwd: Path | None = None, timeout: float = 400
+    home: Path,
+    *arguments: str,
+    cwd: Path | None = None,
+    timeout: float = 400,
+    variables: dict[str, str] | None = None,
+    cold_children: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, forked from one with all libraries under `shared_prefect`."""
+    """Run the command line in a process of its own, forked from one with all libraries under `shared_prefect`.
+
+    variables: of the environment, besides ours. cold_children: a forked command starts its own processes anew.
+    """
     home.parent.mkdir(parents=True, exist_ok=True)
     cwd = cwd or home.parent
+    known = environment(home) | (variables or {})
     if _COMMAND_SERVERS:
-        return _COMMAND_SERVERS[0].run(arguments, environment(home), cwd, timeout)
+        return _COMMAND_SERVERS[0].run(arguments, known, cwd, timeout, cold_children=cold_children)
     return subprocess.run(
         [sys.executable, "-P", "-c", "import sys; from flows.cli import main; sys.exit(main())", *arguments],
-        env=environment(home),
+        env=known,
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -180,6 +189,25 @@ def bertft(
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`bertft` as a fixture, since test modules cannot import each other in importlib mode."""
     return bertft
+
+
+@pytest.fixture
+def begin(shared_prefect: None, _command_server: CommandServer) -> Iterator[Callable[..., Command]]:
+    """Starts a command that goes on while the test looks at it; it does not outlive the test.
+
+    variables: as of `command`; all else as `CommandServer.begin` takes it.
+    """
+    started: list[Command] = []
+
+    def start(home: Path, *arguments: str, variables: dict[str, str] | None = None, **how: Any) -> Command:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        known = environment(home) | (variables or {})
+        started.append(_command_server.begin(arguments, known, home.parent, **how))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -219,6 +247,12 @@ def _command_server(prefect_server: PrefectServer, tmp_path_factory: pytest.Temp
     server = CommandServer({**environment(folder / "home"), **prefect_server.settings()}, folder / "log.txt")
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def command_server() -> type[CommandServer]:
+    """For commands with an environment of their own."""
+    return CommandServer
 
 
 @pytest.fixture(scope="module")

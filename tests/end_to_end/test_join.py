@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 from bertft_core.search.storage import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
-MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 SECTIONS = {
     "training": {"lr": 2e-3, "batch_size": 1, "epochs": 20, "threads": 1, "precision": "float32"},
     "search": {"trials": 8, "rows": 100, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
@@ -38,34 +35,21 @@ def storage(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def coordinator(project, clean_environment, tmp_path, storage):
-    """Starts a search and waits for its first finished trial; yields process, configuration and home."""
-    started = []
+def coordinator(project, begin, tmp_path, storage):
+    """Starts a search and waits for its first finished trial; gives process, configuration and home."""
 
     def start(trials: int):
         config, home = str(project(**SECTIONS)), tmp_path / "home"
         asked = [config, f"search.trials={trials}"]
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"],
-            cwd=tmp_path,
-            text=True,
-            env={**clean_environment(home), "BERTFT_STORAGE": storage},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        started.append(process)
+        process = begin(home, "search", *asked, "--json", variables={"BERTFT_STORAGE": storage})
         deadline = time.monotonic() + 120
         while not any(t.state.is_finished() for t in _trials(storage)):
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, process.said()
             assert time.monotonic() < deadline
             time.sleep(0.2)
         return process, asked, home
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    return start
 
 
 def _trials(storage: str) -> list[optuna.trial.FrozenTrial]:
@@ -92,31 +76,25 @@ def _check(storage: str, home: Path, count: int) -> None:
     assert {c.info.status for c in children} == {"FINISHED"}
 
 
-def test_join_shares_the_study_of_a_running_search(coordinator, clean_environment, storage, tmp_path, document) -> None:
+def test_join_shares_the_study_of_a_running_search(coordinator, command, storage, tmp_path, document) -> None:
     process, asked, home = coordinator(8)
     other = tmp_path / "elsewhere" / "home"
-    other.parent.mkdir()
-    joined = subprocess.run(
-        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--join", "--json"],
-        cwd=tmp_path,
-        text=True,
-        env={**clean_environment(other), "BERTFT_STORAGE": storage},
-        capture_output=True,
-        timeout=300,
-    )
+    joined = command(other, "search", *asked, "--join", "--json", variables={"BERTFT_STORAGE": storage})
     assert document(joined)["trials"] == 8
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    code = process.wait(timeout=300)
+    out, err = process.said()
+    assert code == 0, err
     assert json.loads(out)["search"]["trial"] in range(8)
     _check(storage, home, 8)
     assert not (other / "mlflow.db").exists()
 
 
 def test_flow_run_of_a_work_pool_finishes_the_search_of_a_killed_coordinator(
-    coordinator, prefect_worker, clean_environment, storage, tmp_path, document
+    coordinator, prefect_worker, command, storage, tmp_path, document
 ) -> None:
     process, asked, home = coordinator(3)
     process.kill()
+    process.wait()
     other = tmp_path / "elsewhere" / "home"
     other.parent.mkdir()
     helper = prefect_worker(
@@ -124,15 +102,7 @@ def test_flow_run_of_a_work_pool_finishes_the_search_of_a_killed_coordinator(
     )
     run = helper.start()
     helper.wait_for(run, "Completed")
-    again = subprocess.run(
-        [sys.executable, "-P", "-c", MAIN, "search", *asked, "--json"],
-        cwd=tmp_path,
-        text=True,
-        env={**clean_environment(home), "BERTFT_STORAGE": storage},
-        capture_output=True,
-        timeout=300,
-    )
-    document(again)
+    document(command(home, "search", *asked, "--json", variables={"BERTFT_STORAGE": storage}))
     _check(storage, home, 3)
     found = helper.ask("task_runs/filter", {"task_runs": {"tags": None}, "limit": 200})
     assert any(t["name"].startswith("trial-") for t in found)

@@ -5,16 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
-MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -29,8 +25,8 @@ def nights(project, command, tmp_path):
             with open(tmp_path / file, "a", newline="", encoding="utf-8") as handle:
                 csv.writer(handle).writerows(rows)
 
-        def run(self, *arguments, code=0):
-            done = command(self.home, "nightly", str(self.config), *arguments, "--json")
+        def run(self, *arguments, code=0, **how):
+            done = command(self.home, "nightly", str(self.config), *arguments, "--json", **how)
             assert done.returncode == code, done.stderr[-3000:]
             return json.loads(done.stdout)
 
@@ -67,20 +63,14 @@ def _mlflow_nights(home: Path) -> list[str]:
     return [run.data.tags["bertft.outcome"] for run in found]
 
 
-def test_killed_night_is_told_and_gone_on_with(nights, clean_environment, tmp_path) -> None:
+def test_killed_night_is_told_and_gone_on_with(nights, begin) -> None:
     slow = ["training.epochs=12", "training.batch_size=1"]  # seconds after the first checkpoint, an epoch old
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", MAIN, "nightly", str(nights.config), *slow],
-        cwd=tmp_path,
-        env=clean_environment(nights.home),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = begin(nights.home, "nightly", str(nights.config), *slow)
     deadline = time.monotonic() + 120
     while not list(nights.home.glob("runs/*/fit/checkpoint.safetensors")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     after = nights.run(*slow)
     assert after["outcome"] == "promoted"
@@ -89,7 +79,7 @@ def test_killed_night_is_told_and_gone_on_with(nights, clean_environment, tmp_pa
 
 def test_time_limit_ends_a_night_with_all_its_processes(nights) -> None:
     slow = ["training.epochs=60", "training.batch_size=1"]
-    late = nights.run(*slow, "nightly.timeout=12", code=1)
+    late = nights.run(*slow, "nightly.timeout=12", code=1, cold_children=True)  # whose environment _children reads
     assert late["outcome"] == "failed" and "nightly.timeout of 12 s passed" in late["reason"]
     assert _children(nights.home) == []
 

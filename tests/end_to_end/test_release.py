@@ -6,14 +6,11 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
-MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 # The command line, killed just before its n-th write to the registry.
 KILLED_MAIN = """
 import itertools, os, signal, sys
@@ -22,7 +19,7 @@ count, number = itertools.count(1), int(sys.argv.pop(1))
 def killing(real):
     def write(self, *args, **kwargs):
         if next(count) == number:
-            os.killpg(0, signal.SIGKILL)  # the embedded Prefect server too: it holds our pipes
+            os.kill(os.getpid(), signal.SIGKILL)
         return real(self, *args, **kwargs)
     return write
 for name in ("set_registered_model_alias", "delete_registered_model_alias", "set_registered_model_tag",
@@ -73,18 +70,6 @@ def history(command, document, home):
     return lambda: document(command(home, "history", "tiny", "--json"))
 
 
-def start(home, environment, *arguments, code=MAIN):
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *arguments],
-        env=environment(home),
-        cwd=home.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, command, document, history):
     def answers(name):
         target = released / f"{name}.csv"
@@ -111,10 +96,9 @@ def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, comm
 # file on the version, entry confirmed
 # (the fast tests of the ledger stop before every write, in one process)
 @pytest.mark.parametrize("write", [2, 4])
-def test_kill_before_any_write_of_promote(home, command, document, history, clean_environment, write):
-    process = start(home, clean_environment, str(write), "promote", "tiny", "2", "--json", code=KILLED_MAIN)
-    process.communicate(timeout=200)
-    assert process.returncode == -signal.SIGKILL
+def test_kill_before_any_write_of_promote(home, command, begin, document, history, write):
+    process = begin(home, str(write), "promote", "tiny", "2", "--json", code=KILLED_MAIN)
+    assert process.wait(timeout=200) == -signal.SIGKILL, process.said()
     shown = history()
     assert shown["aliases"]["champion"] == ("2" if write > 2 else "1") and {e["state"] for e in shown["entries"]} == {
         "done"
@@ -126,10 +110,11 @@ def test_kill_before_any_write_of_promote(home, command, document, history, clea
         assert [e["to_version"] for e in history()["entries"]] == ["1", "1", "2"]
 
 
-def test_two_promotions_at_once_agree(home, clean_environment, history):
-    started = [start(home, clean_environment, "promote", "tiny", "2", "--json") for _ in range(2)]
-    ended = [p.communicate(timeout=300) for p in started]
-    assert [p.returncode for p in started] == [0, 0], ended
+def test_two_promotions_at_once_agree(home, begin, history):
+    started = [begin(home, "promote", "tiny", "2", "--json") for _ in range(2)]
+    codes = [p.wait(timeout=300) for p in started]
+    ended = [p.said() for p in started]
+    assert codes == [0, 0], ended
     one, two = (json.loads(out) for out, _ in ended)
     assert one["champion_after"] == two["champion_after"] == "2" and one["promoted"] and two["promoted"]
     assert [e["action"] for e in history()["entries"]] == ["promoted", "kept", "promoted"]

@@ -116,41 +116,50 @@ def test_multi_label(project, command, document, rows, tmp_path: Path) -> None:
     assert "sport" in json.loads(answers[0]["label"])
 
 
-def _run_until(home: Path, config: str, env: dict[str, str], is_time) -> None:
+def _await(process, is_time) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not is_time() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before the moment to kill it"
+
+
+def _kill_embedded(home: Path, config: str, served: dict[str, str], is_time) -> None:
+    """A run whose Prefect server is embedded in it, and killed with it."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", MAIN, "run", config, "--json"],
-        env=env,
+        env={name: value for name, value in served.items() if not name.startswith("PREFECT_")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd=home.parent,
     )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and not is_time() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert process.poll() is None, "the run ended before the moment to kill it"
+    _await(process, is_time)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def test_kill_at_every_stage_ends_like_an_undisturbed_run(
-    project, command, document, clean_environment, tmp_path: Path
+    project, command, begin, document, clean_environment, tmp_path: Path
 ) -> None:
     sections = {"training": {"lr": 2e-3, "batch_size": 2, "epochs": 3, "threads": 1, "precision": "float32"}}
     config = str(project(**sections))
     calm = document(command(tmp_path / "calm" / "home", "run", config, "--json"))
     home = tmp_path / "rough" / "home"
     home.parent.mkdir()
-    served = clean_environment(home)
-    embedded = {name: value for name, value in served.items() if not name.startswith("PREFECT_")}
     moments = {
-        "tokenization": (served, lambda: (home / "tokens").exists()),
-        "trial 1": (embedded, lambda: any((home / "search").glob("*/trial-1"))),
-        "final fit": (served, lambda: any((home / "runs").glob("*/fit"))),
-        "registration": (embedded, lambda: any((home / "runs").glob("*/served"))),
+        "tokenization": ("shared", lambda: (home / "tokens").exists()),
+        "trial 1": ("embedded", lambda: any((home / "search").glob("*/trial-1"))),
+        "final fit": ("shared", lambda: any((home / "runs").glob("*/fit"))),
+        "registration": ("embedded", lambda: any((home / "runs").glob("*/served"))),
     }
-    for env, is_time in moments.values():  # an embedded Prefect server is killed too, and once found killed
-        _run_until(home, config, env, is_time)
+    for server, is_time in moments.values():  # an embedded Prefect server is killed too, and once found killed
+        if server == "embedded":
+            _kill_embedded(home, config, clean_environment(home), is_time)
+        else:
+            process = begin(home, "run", config, "--json")
+            _await(process, is_time)
+            process.kill()
+            process.wait()
     rough = document(command(home, "run", config, "--json"))
     assert rough["promoted"] and _versions(home) == ["1"]
     assert rough["best_params"] == calm["best_params"]

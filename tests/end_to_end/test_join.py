@@ -14,8 +14,8 @@ from bertft_core.search.storage import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 SECTIONS = {
-    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 20, "threads": 1, "precision": "float32"},
-    "search": {"trials": 8, "rows": 100, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
+    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 12, "threads": 1, "precision": "float32"},
+    "search": {"trials": 6, "rows": 100, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
 }
 JOIN = """
 import json, sys
@@ -77,15 +77,15 @@ def _check(storage: str, home: Path, count: int) -> None:
 
 
 def test_join_shares_the_study_of_a_running_search(coordinator, command, storage, tmp_path, document) -> None:
-    process, asked, home = coordinator(8)
+    process, asked, home = coordinator(6)
     other = tmp_path / "elsewhere" / "home"
     joined = command(other, "search", *asked, "--join", "--json", variables={"BERTFT_STORAGE": storage})
-    assert document(joined)["trials"] == 8
+    assert document(joined)["trials"] == 6
     code = process.wait(timeout=300)
     out, err = process.said()
     assert code == 0, err
-    assert json.loads(out)["search"]["trial"] in range(8)
-    _check(storage, home, 8)
+    assert json.loads(out)["search"]["trial"] in range(6)
+    _check(storage, home, 6)
     assert not (other / "mlflow.db").exists()
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -123,8 +122,20 @@ def _await(process, is_time) -> None:
     assert process.poll() is None, "the run ended before the moment to kill it"
 
 
+def _left(home: Path) -> list[int]:
+    """Processes that carry this home in their environment."""
+    mark, found = f"BERTFT_HOME={home}".encode(), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
 def _kill_embedded(home: Path, config: str, served: dict[str, str], is_time) -> None:
-    """A run whose Prefect server is embedded in it, and killed with it."""
+    """A run whose Prefect server is embedded in it; once it is killed, that server and all else of it ends too."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", MAIN, "run", config, "--json"],
         env={name: value for name, value in served.items() if not name.startswith("PREFECT_")},
@@ -134,8 +145,12 @@ def _kill_embedded(home: Path, config: str, served: dict[str, str], is_time) -> 
         cwd=home.parent,
     )
     _await(process, is_time)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
+    deadline = time.monotonic() + 10
+    while _left(home):
+        assert time.monotonic() < deadline, _left(home)
+        time.sleep(0.1)
 
 
 def test_kill_at_every_stage_ends_like_an_undisturbed_run(

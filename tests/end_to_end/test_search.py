@@ -10,8 +10,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 SECTIONS = {
-    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 100, "threads": 1, "precision": "float32"},
-    "search": {"trials": 5, "rows": 50, "workers": 3, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
+    "training": {"lr": 2e-3, "batch_size": 1, "epochs": 70, "threads": 1, "precision": "float32"},
+    "search": {"trials": 4, "rows": 50, "workers": 3, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}},
 }
 
 
@@ -22,9 +22,12 @@ def fault_drill(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.postgres  # sqlite's kills: test_run.py, test_join.py; the whole drill on each storage is the benchmark
-def test_killed_search_loses_and_doubles_nothing(fault_drill: ModuleType, project, tmp_path: Path) -> None:
+def test_killed_search_loses_and_doubles_nothing(
+    fault_drill: ModuleType, project, prefect_server, tmp_path: Path
+) -> None:
     plan = fault_drill.Plan(kills=2, gap=(0.2, 1.0), fit_seconds=1.0, limit=300.0)
-    with fault_drill.place("postgres", tmp_path) as env:
+    with fault_drill.place("postgres", tmp_path) as places:
+        env = {**places, **prefect_server.settings()}  # an embedded server, killed: test_run.py
         drill = fault_drill.Drill(config=project(**SECTIONS), home=tmp_path / "home", plan=plan, env=env)
         checks = drill.run()
     assert len(checks) == 19

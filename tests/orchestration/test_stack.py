@@ -157,10 +157,16 @@ def stack(
     end(up)
 
 
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for all stacks that a test ends: only the first makes the databases, the others find them as left."""
+    return tmp_path_factory.mktemp("own")
+
+
 @pytest.fixture
-def own_stack(tmp_path: Path, clean_environment: Callable[[Path], dict[str, str]]) -> Iterator[Up]:
+def own_stack(own_folder: Path, clean_environment: Callable[[Path], dict[str, str]]) -> Iterator[Up]:
     """A stack that the test may end."""
-    up = bring_up(tmp_path / "own", clean_environment(tmp_path / "own" / "home"))
+    up = bring_up(own_folder, clean_environment(own_folder / "home"))
     yield up
     end(up)
 

@@ -99,7 +99,7 @@ def serving(folder: Path, environment: dict[str, str]) -> Iterator[PrefectServer
 
         try:
             launch("server", "start", "--host", "127.0.0.1", "--port", str(port))
-            api, deadline = Deployed(url=url, deployment=""), time.monotonic() + 120
+            api, deadline = Deployed(url=url, deployment=""), time.monotonic() + 300
             while not _answers(api):
                 assert time.monotonic() < deadline, (folder / "log.txt").read_text()
                 time.sleep(0.5)

@@ -122,6 +122,8 @@ class CommandServer:
         """A command that goes on. code: what runs in place of the command line. cold_children: start them anew."""
         number = next(self._numbers)
         out, errors = (file or Path(self._folder.name, f"{number}.{i}") for i, file in enumerate((out, errors)))
+        for file in (out, errors):
+            file.touch()  # who looks at a command that has just begun finds its files
         asked = {"arguments": arguments, "environment": environment, "cwd": str(cwd), "code": code}
         asked |= {"out": str(out), "errors": str(errors), "cold_children": cold_children}
         assert self._process.stdin is not None

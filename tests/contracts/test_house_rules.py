@@ -438,3 +438,8 @@ def test_importing_every_core_module_writes_nothing_and_configures_nothing(tmp_p
     assert json.loads(run_python(code, tmp_path).splitlines()[-1]) == []
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and "bertft" in p.name]
     assert not (tmp_path / ".bertft").exists()
+
+
+def test_ci_runs_every_folder_of_tests() -> None:
+    named = set(re.findall(r"\btests/(\w+)", (ROOT / ".ci" / "run").read_text(encoding="utf-8")))
+    assert {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")} <= named

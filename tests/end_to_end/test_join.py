@@ -42,7 +42,7 @@ def coordinator(project, begin, tmp_path, storage):
         config, home = str(project(**SECTIONS)), tmp_path / "home"
         asked = [config, f"search.trials={trials}"]
         process = begin(home, "search", *asked, "--json", variables={"BERTFT_STORAGE": storage})
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not any(t.state.is_finished() for t in _trials(storage)):
             assert process.poll() is None, process.said()
             assert time.monotonic() < deadline

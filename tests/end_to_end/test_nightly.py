@@ -66,7 +66,7 @@ def _mlflow_nights(home: Path) -> list[str]:
 def test_killed_night_is_told_and_gone_on_with(nights, begin) -> None:
     slow = ["training.epochs=12", "training.batch_size=1"]  # seconds after the first checkpoint, an epoch old
     process = begin(nights.home, "nightly", str(nights.config), *slow)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(nights.home.glob("runs/*/fit/checkpoint.safetensors")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)

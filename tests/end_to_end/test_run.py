@@ -116,7 +116,7 @@ def test_multi_label(project, command, document, rows, tmp_path: Path) -> None:
 
 
 def _await(process, is_time) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while process.poll() is None and not is_time() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, "the run ended before the moment to kill it"

@@ -5,7 +5,6 @@ All are drawn 360 units wide, which is the width of a phone, so that their 11-un
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -237,8 +236,12 @@ def _line(series: Series, at_x: Scale, at_y: Scale) -> Markup:
     places = [(at_x(a), at_y(b)) for a, b in series.points]
     path = " ".join(f"{_r(a)},{_r(b)}" for a, b in places)
     kind = f"curve s-{series.colour}{' dashed' if series.is_dashed else ''}"
-    titled = itertools.zip_longest(places, series.titles, fillvalue="") if series.marker != "none" else ()
-    dots = [_marker(*place, series.colour, series.marker, title) for place, title in titled]
+    dots: list[Markup] = []
+    if series.marker != "none":
+        titles = [*series.titles, *[""] * (len(places) - len(series.titles))]
+        dots = [
+            _marker(x, y, series.colour, series.marker, title) for (x, y), title in zip(places, titles, strict=True)
+        ]
     return join([el("polyline", points=path, class_=kind), *dots])
 
 

@@ -22,16 +22,16 @@ from bertft_core.evaluation.policy.decisions import (
     decide_by_thresholds,
 )
 from bertft_core.evaluation.scores.counts import Floats, Ints, counts
-from bertft_core.evaluation.scores.intervals import wilson_lower
+from bertft_core.evaluation.scores.intervals import effective_rows, wilson_lower
 from bertft_core.evaluation.scores.labels import Predictions, SingleLabels, labels_of
-from bertft_core.evaluation.scores.resampling import FOLDS, folds_of, swapped_counts
+from bertft_core.evaluation.scores.resampling import FOLDS, exchanged_counts, folds_of, running
 
 Objective = Literal["f_beta", "balanced_accuracy"]
 BlendMode = Literal["auto", "off", "only"]
 
 MIN_ROWS = 200  # with fewer validation rows a fitted temperature is mostly noise
 BLEND_ROWS = 50  # the proof of a blend wants no more: below 200 rows too it never took in noise (techniques/blend.md)
-BLEND_GROUPS = 2 * FOLDS  # where whole groups are folded and exchanged
+MIN_GROUPS = 2 * FOLDS  # for a blend and for thresholds: whole groups are folded and exchanged
 ABSTENTION_LEVEL = 0.95  # one-sided
 THRESHOLD_LEVEL = 0.05  # one-sided; keeping any cross-fitted gain cost up to 2 points of macro F1 on test rows
 _PERMUTATIONS = 2_000
@@ -76,10 +76,12 @@ def fit_policy(
     """The policy fitted on validation rows: labels [n], or of multi-label rows 0 and 1 [n, C].
 
     encoder, tfidf: both models' probabilities [n, C]; without tfidf nothing is blended. weights: soft labels [n, C] for
-    log loss. groups [n]: of rows that belong together, for the proof of the blend. The blend first, whose weights
-    settle the temperature, else the temperature; then thresholds or costs on these probabilities, then abstention on
-    those decisions. A part that does not help on these rows stays off, and under MIN_ROWS rows all but the blend, which
-    wants BLEND_ROWS; `notes` say what was done and why. Of multi-label rows the blend alone is fitted.
+    log loss. groups [n]: equal for rows that belong together, and are folded, exchanged and counted together.
+
+    The blend first, whose weights settle the temperature, else the temperature; then thresholds or costs on these
+    probabilities, then abstention on those decisions. A part that does not help on these rows stays off, and under
+    MIN_ROWS rows all but the blend, which wants BLEND_ROWS; `notes` say what was done and why. Of multi-label rows the
+    blend alone is fitted.
 
     Raises DataError or ArtifactError as `SingleLabels` does, ConfigError for costs of another size.
     """
@@ -105,11 +107,15 @@ def fit_policy(
         policy = replace(policy, temperature=temperature)
         notes.append(note)
     scaled, y = apply_temperature(p, policy.temperature), np.asarray(labels, dtype=np.int64)
+    codes = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    n_groups = n if codes is None else int(codes.max()) + 1
     if settings.thresholds is not None:
         objective, beta = settings.thresholds, settings.beta
-        gain, p_value = threshold_gain(y, scaled, objective, beta)
+        gain, p_value = threshold_gain(y, scaled, objective, beta, codes)
         proof = f"cross-fitted macro {objective} {gain:+.4f} against the most probable class, p {p_value:.3g}"
-        if gain <= 0 or p_value > THRESHOLD_LEVEL:
+        if n_groups < MIN_GROUPS:
+            notes.append(f"only {n_groups} groups of validation rows, {MIN_GROUPS} are wanted: thresholds stay off")
+        elif gain <= 0 or p_value > THRESHOLD_LEVEL:
             notes.append(f"thresholds stay off: not shown to help ({proof})")
         else:
             policy = replace(policy, thresholds=fit_thresholds(y, scaled, objective, beta))
@@ -119,7 +125,7 @@ def fit_policy(
         notes.append("decides by the least expected cost (decision.costs)")
     if settings.abstain_accuracy is not None:
         wanted = settings.abstain_accuracy
-        below = fit_abstention(y, scaled, policy.apply(p).predicted, wanted)
+        below = fit_abstention(y, scaled, policy.apply(p).predicted, wanted, codes)
         policy = replace(policy, abstain_below=below)
         if below is None:
             notes.append(f"abstention stays off: no share of the rows is shown to reach an accuracy of {wanted:g}")
@@ -141,8 +147,8 @@ def _choose_blend(
     if len(labels) < BLEND_ROWS:
         return None, [f"only {len(labels)} validation rows, {BLEND_ROWS} are wanted: the blend stays off"]
     rows = labels_of(labels, range(np.shape(encoder)[-1]), weights, groups)
-    if rows.n_groups is not None and rows.n_groups < BLEND_GROUPS:
-        return None, [f"only {rows.n_groups} groups of validation rows, {BLEND_GROUPS} are wanted: the blend stays off"]
+    if rows.n_groups is not None and rows.n_groups < MIN_GROUPS:
+        return None, [f"only {rows.n_groups} groups of validation rows, {MIN_GROUPS} are wanted: the blend stays off"]
     gain = blend_gain(rows, encoder, tfidf, settings.metric)
     if not gain.is_shown:
         return None, [f"the blend stays off: not shown to help ({gain})"]
@@ -227,32 +233,42 @@ def coverage_curve(labels: Any, probabilities: Any, predicted: Any = None) -> tu
     One point for each distinct confidence, the probability of the decided class; rows of equal confidence are
     answered together. Raises DataError or ArtifactError as `SingleLabels` does.
     """
-    _, answered, right = _by_confidence(labels, probabilities, predicted)
-    return answered / answered[-1], right / answered
+    _, falling, right = _by_confidence(labels, probabilities, predicted)
+    last = _last_of_equals(falling)
+    return (last + 1) / len(falling), np.cumsum(right)[last] / (last + 1)
 
 
-def fit_abstention(labels: Any, probabilities: Any, predicted: Any, wanted_accuracy: float) -> float | None:
+def fit_abstention(
+    labels: Any, probabilities: Any, predicted: Any, wanted_accuracy: float, groups: Any = None
+) -> float | None:
     """The confidence below which to abstain, so that the answered rows reach the wanted accuracy; None: no such.
 
     The largest coverage whose one-sided 95 % Wilson lower bound is at least `wanted_accuracy`; 0.0 when every
-    row may be answered. The bound was looked at for every coverage, so state accuracy on test rows.
+    row may be answered. The bound was looked at for every coverage, so state accuracy on test rows. groups [n] in
+    0..G-1: the rows answered count as so many independent ones as they are worth (`effective_rows`).
     """
-    confidence, answered, right = _by_confidence(labels, probabilities, predicted)
-    enough = np.flatnonzero(wilson_lower(right, answered, ABSTENTION_LEVEL) >= wanted_accuracy)
+    order, falling, right = _by_confidence(labels, probabilities, predicted)
+    last = _last_of_equals(falling)
+    share = np.cumsum(right)[last] / (last + 1)
+    worth = last + 1 if groups is None else effective_rows(right, np.asarray(groups)[order], ABSTENTION_LEVEL)[last]
+    enough = np.flatnonzero(wilson_lower(share * worth, worth, ABSTENTION_LEVEL) >= wanted_accuracy)
     if len(enough) == 0:
         return None
-    widest = int(enough[-1])
-    return 0.0 if widest == len(answered) - 1 else float(confidence[widest])
+    widest = int(last[enough[-1]])
+    return 0.0 if widest == len(falling) - 1 else float(falling[widest])
 
 
-def _by_confidence(labels: Any, probabilities: Any, predicted: Any) -> tuple[Floats, Ints, Ints]:
-    """Distinct confidences, falling; rows at least so confident; those of them decided rightly. [k] each."""
+def _by_confidence(labels: Any, probabilities: Any, predicted: Any) -> tuple[Ints, Floats, Floats]:
+    """The rows, most confident first; how confident, and whether decided rightly (1, 0). [n] each."""
     rows, answers = _checked(labels, probabilities, predicted)
     confidence = rows.confidence(answers)
     order = np.argsort(-confidence, kind="stable")
-    falling, right = confidence[order], np.cumsum(rows.is_right(answers)[order], dtype=np.int64)
-    last = np.flatnonzero(np.append(np.diff(falling) != 0, True))
-    return falling[last], last + 1, right[last]
+    return order, confidence[order], rows.is_right(answers)[order].astype(np.float64)
+
+
+def _last_of_equals(falling: Floats) -> Ints:
+    """The places of the last row of each distinct confidence."""
+    return np.flatnonzero(np.append(np.diff(falling) != 0, True))
 
 
 def _checked(
@@ -264,14 +280,17 @@ def _checked(
     return rows, rows.predictions(p, predicted)
 
 
-def threshold_gain(labels: Ints, probabilities: Floats, objective: Objective, beta: float) -> tuple[float, float]:
+def threshold_gain(
+    labels: Ints, probabilities: Floats, objective: Objective, beta: float, groups: Any = None
+) -> tuple[float, float]:
     """What thresholds gain on rows they were not fitted on, against the plain argmax, and its one-sided p-value.
 
-    Five folds, stratified, by the order of the rows. Thresholds always gain on their own rows: without this
-    proof they lost up to 9 points of macro F1 on test rows (20 classes, 200 validation rows).
+    Five folds, stratified, by the order of the rows; groups [n] in 0..G-1 are folded and exchanged whole. Thresholds
+    always gain on their own rows: without this proof they lost up to 9 points of macro F1 on test rows (20 classes, 200
+    validation rows).
     """
     n_classes = probabilities.shape[1]
-    fold = folds_of(labels)
+    fold = folds_of(labels, groups)
     plain = probabilities.argmax(axis=1)
     guess = plain.copy()
     for own in (fold == k for k in range(FOLDS)):
@@ -284,7 +303,7 @@ def threshold_gain(labels: Ints, probabilities: Floats, objective: Objective, be
         return part(everyone, hits, decided).sum(axis=-1) / (support > 0).sum()
 
     gain = float(macro(*counts(labels, guess, n_classes)) - macro(*counts(labels, plain, n_classes)))
-    one, other = swapped_counts(labels, guess, plain, n_classes, _PERMUTATIONS, np.random.default_rng(0))
+    one, other = exchanged_counts(labels, (guess, plain), n_classes, groups, _PERMUTATIONS, np.random.default_rng(0))
     reached = (macro(*one) - macro(*other) >= gain - _ROUNDING).sum()
     return gain, float((1 + reached) / (1 + _PERMUTATIONS))
 
@@ -317,7 +336,7 @@ def _best_step(y: Ints, z: Floats, column: int, gain: Callable[[Any, Any, Any], 
     order = np.argsort(-margin, kind="stable")
     margin, rival, y = margin[order], rival[order], y[order]
     hits, decided = counts(y, rival, z.shape[1])
-    left, lost = _running(rival, np.ones(len(y))), _running(rival, (rival == y).astype(np.float64))
+    left, lost = running(rival, np.ones(len(y))), running(rival, (rival == y).astype(np.float64))
     after = gain(rival, hits[rival] - lost, decided[rival] - left)
     before = gain(rival, hits[rival] - lost + (rival == y), decided[rival] - left + 1)
     own = gain(column, np.cumsum(y == column), np.arange(1, len(y) + 1))
@@ -328,13 +347,3 @@ def _best_step(y: Ints, z: Floats, column: int, gain: Callable[[Any, Any, Any], 
     best = cuts[values[cuts] >= values[cuts].max() - _ROUNDING]
     places = (margin[best] + margin[best + 1]) / 2
     return float(places[np.abs(places).argmin()])
-
-
-def _running(groups: Ints, values: Floats) -> Floats:
-    """The sum of values [n] so far within each row's group, the row included."""
-    order = np.argsort(groups, kind="stable")
-    grouped, total = groups[order], np.cumsum(values[order])
-    first = np.searchsorted(grouped, grouped)
-    result = np.empty(len(values))
-    result[order] = total - total[first] + values[order][first]
-    return result

@@ -20,7 +20,7 @@ from bertft_core.config.promotion import RESAMPLES
 from bertft_core.evaluation.scores.counts import Floats, Ints
 from bertft_core.evaluation.scores.labels import Labels, MultiLabels, Predictions
 from bertft_core.evaluation.scores.metrics import BINS, confidence_bins
-from bertft_core.evaluation.scores.resampling import flipped_sums, group_sums, widening
+from bertft_core.evaluation.scores.resampling import flipped_sums, group_sums, running, widening
 
 _ROUNDING = 1e-12  # two sums of equal terms in another order differ by less
 _LEAST_DRAWS = 1_000  # permutations of a p-value that no error level raises
@@ -98,24 +98,35 @@ def mcnemar(a_only: int, b_only: int, alternative: Literal["two-sided", "greater
 def share_interval(is_right: Any, groups: Any, level: float = 0.95) -> Interval:
     """Wilson interval of the share of right rows, is_right [n], of rows that belong to `groups` [n] (None: to none).
 
-    With groups n is the effective number of rows, p (1 - p) over the variance of the share between groups, times
-    (z / t)^2 for a variance estimated from the groups (Korn & Graubard 1998, Survey Methodology 24:193). One right and
-    one wrong pseudo group of half a group's weight each enter that variance: groups that are all alike do not prove
-    that the next one is.
+    With groups n is the effective number of rows (`effective_rows`).
     """
     right = np.asarray(is_right, dtype=np.float64)
     n = len(right)
     if groups is None:
         return wilson(int(right.sum()), n, level)
-    sums = group_sums(np.column_stack([right, np.ones(n)]), np.unique(groups, return_inverse=True)[1])
-    units, size = len(sums), n / len(sums)
-    rest = (sums[:, 0].sum() + size / 2) / (n + size)  # the share with the pseudo groups
-    squares = ((sums[:, 0] - rest * sums[:, 1]) ** 2).sum() + size**2 * ((1 - rest) ** 2 + rest**2) / 2
-    variance = squares / (n + size) ** 2
-    effective = min(float(n), rest * (1 - rest) / variance) / widening(units + 1, (1 + level) / 2) ** 2
     share, tail = right.mean(), (1 + level) / 2
+    effective = effective_rows(right, np.unique(groups, return_inverse=True)[1], tail)[-1]
     low, below = (wilson_lower(part * effective, effective, tail) for part in (share, 1 - share))
     return max(0.0, float(low)), min(1.0, 1 - float(below))
+
+
+def effective_rows(is_right: Any, groups: Ints, tail: float) -> Floats:
+    """How many independent rows the first 1, 2, … n rows of groups [n] are worth for their share of right ones, [n].
+
+    p (1 - p) over the variance of the share between groups, times (z / t)^2 at the quantile `tail` for a variance
+    estimated from the groups (Korn & Graubard 1998, Survey Methodology 24:193). One right and one wrong pseudo group of
+    half a group's weight each enter that variance: groups that are all alike do not prove that the next one is.
+    """
+    one = np.asarray(is_right, dtype=np.float64)
+    right, rows = running(groups, one), running(groups, np.ones(len(one)))  # of each row's group so far
+    n, units = np.arange(1, len(one) + 1), np.cumsum(rows == 1)
+    size = n / units
+    rest = (np.cumsum(one) + size / 2) / (n + size)  # the share with the pseudo groups
+    # sum over the groups of (right - rest * rows)^2, each square by what a further row adds to it
+    squares = np.cumsum(one * (2 * right - 1)) + rest**2 * np.cumsum(2 * rows - 1)
+    squares -= 2 * rest * np.cumsum(right + one * (rows - 1))
+    variance = (squares + size**2 * ((1 - rest) ** 2 + rest**2) / 2) / (n + size) ** 2
+    return np.asarray(np.minimum(n, rest * (1 - rest) / variance) / widening(units + 1, tail) ** 2)
 
 
 def exchange_p(nets: Any, draws: int = RESAMPLES, seed: int = 0) -> float:

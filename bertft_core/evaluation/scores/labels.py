@@ -32,11 +32,11 @@ from bertft_core.evaluation.scores.metrics import (
 )
 from bertft_core.evaluation.scores.resampling import (
     BLOCK,
+    exchanged_counts,
     flipped_sums,
     group_sums,
     kind_weights,
     resampled_sums,
-    swapped_counts,
 )
 
 # float32's epsilon, scikit-learn's clip for float32 probabilities: an exact 0 costs 15.9 nats, not infinity
@@ -221,19 +221,8 @@ class SingleLabels:
             gains = group_sums(self.losses(b) - self.losses(a), self.groups)
             return flipped_sums(gains, permutations, rng) / len(self.values)
         support, n_classes = self._support(), len(self.classes)
-        if self.groups is None:
-            counted_a, counted_b = swapped_counts(self.values, a.decided, b.decided, n_classes, permutations, rng)
-        else:
-            is_class = np.eye(n_classes)
-            ours, theirs = (
-                np.hstack([is_class[m.decided] * self.is_right(m)[:, None], is_class[m.decided]]) for m in (a, b)
-            )
-            middle = (ours + theirs).sum(axis=0) / 2
-            half = flipped_sums(group_sums(ours - theirs, self.groups) / 2, permutations, rng)
-            counted_a, counted_b = (
-                (sums[:, :n_classes], sums[:, n_classes:]) for sums in (middle + half, middle - half)
-            )
-        one, two = (count_scores(*c, support)[metric] for c in (counted_a, counted_b))
+        counted = exchanged_counts(self.values, (a.decided, b.decided), n_classes, self.groups, permutations, rng)
+        one, two = (count_scores(*c, support)[metric] for c in counted)
         return np.asarray(one - two, dtype=np.float64)
 
     def texts(self, answers: Any) -> list[str]:

@@ -47,10 +47,37 @@ def group_sums(values: Floats, groups: Any) -> Floats:
     return np.asarray(np.add.reduceat(values[order], starts, axis=0))
 
 
-def swapped_counts(
+def running(groups: Ints, values: Floats) -> Floats:
+    """The sum of values [n] so far within each row's group, the row included."""
+    order = np.argsort(groups, kind="stable")
+    grouped, total = groups[order], np.cumsum(values[order])
+    first = np.searchsorted(grouped, grouped)
+    result = np.empty(len(values))
+    result[order] = total - total[first] + values[order][first]
+    return result
+
+
+def exchanged_counts(
+    y: Ints, guesses: tuple[Ints, Ints], n_classes: int, groups: Any, permutations: int, rng: np.random.Generator
+) -> tuple[Counts, Counts]:
+    """Counts of two models after their answers to each row, or group, were exchanged with probability one half.
+
+    guesses: of each model, [n]; groups [n] in 0..G-1, or None.
+    """
+    if groups is None:
+        return _swapped_counts(y, *guesses, n_classes, permutations, rng)
+    is_class = np.eye(n_classes)
+    ours, theirs = (np.hstack([is_class[g] * (g == y)[:, None], is_class[g]]) for g in guesses)
+    middle = (ours + theirs).sum(axis=0) / 2
+    half = flipped_sums(group_sums(ours - theirs, groups) / 2, permutations, rng)
+    one, two = (np.split(sums, 2, axis=1) for sums in (middle + half, middle - half))
+    return (one[0], one[1]), (two[0], two[1])
+
+
+def _swapped_counts(
     y: Ints, guess_a: Ints, guess_b: Ints, n_classes: int, permutations: int, rng: np.random.Generator
 ) -> tuple[Counts, Counts]:
-    """Counts of two models after each row's answers were exchanged with probability one half, row by row."""
+    """`exchanged_counts` of rows that each stand for themselves: like rows together, by how many are exchanged."""
     hits_a, decided_a = (np.tile(v[:, None], permutations) for v in counts(y, guess_a, n_classes))
     hits_b, decided_b = (v[:, None] for v in counts(y, guess_b, n_classes))
     hits, decided = hits_a + hits_b, decided_a + decided_b  # an exchange leaves the two models' sum alone
@@ -78,17 +105,17 @@ def flipped_sums(values: Floats, permutations: int, rng: np.random.Generator) ->
     return total
 
 
-def widening(units: int, tail: float) -> float:
+def widening(units: Any, tail: float) -> Any:
     """By how much the spread of resamples of so few units is too small at a quantile `tail` above 1/2.
 
     Student's quantile over the normal one, for a variance that was estimated from the units, times sqrt((u + 1) /
     (u - 1)), for weights whose variance is that much below the unbiased one. 1.02 for 100 units at 97.5 %, 1.28 for 10;
-    a single unit counts as two.
+    a single unit counts as two. units: a number, or an array of them.
     """
     from scipy.special import stdtrit
 
-    units = max(2, units)
-    return float(stdtrit(units - 1, tail) / NormalDist().inv_cdf(tail) * np.sqrt((units + 1) / (units - 1)))
+    units = np.maximum(2, units)
+    return stdtrit(units - 1, tail) / NormalDist().inv_cdf(tail) * np.sqrt((units + 1) / (units - 1))
 
 
 def folds_of(labels: Any, groups: Any = None) -> Ints:

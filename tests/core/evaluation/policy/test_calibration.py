@@ -162,6 +162,53 @@ def test_threshold_gain_proves_a_gain_for_rare_classes_and_none_for_a_model_that
     assert threshold_gain(*rows(500, 5, 8), "balanced_accuracy", 1.0)[1] > 0.05
 
 
+def alike(groups: int, each: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, probabilities and groups of rows that are one row each group, answers that know nothing of the labels."""
+    rng = np.random.default_rng(seed)
+    y, p = rng.integers(0, classes, groups), rng.dirichlet(np.ones(classes) * 3, groups)
+    group = np.repeat(np.arange(groups), each)
+    return y[group], p[group], group
+
+
+def test_rows_of_a_group_prove_thresholds_together_and_not_each_alone() -> None:
+    draws = [alike(25, 10, 3, seed) for seed in range(40)]
+    as_groups, as_rows = (
+        sum(
+            gain > 0 and p_value <= 0.05
+            for gain, p_value in (threshold_gain(y, p, "f_beta", 1.0, g if known else None) for y, p, g in draws)
+        )
+        for known in (True, False)
+    )
+    assert as_rows > 20 and as_groups <= 5  # of 40 at 5 %: 2 are expected, 6 or more come up in 1 of 70 series
+    y, p = rows(2_000, 2, 7, prior=9)
+    gain, p_value = threshold_gain(y, p, "balanced_accuracy", 1.0, np.arange(2_000) % 100)
+    assert gain > 0.02 and p_value < 0.01  # what is there is found in 100 groups too
+
+
+def test_policy_says_that_there_are_too_few_groups_for_thresholds() -> None:
+    y, p = rows(2_000, 2, 7, prior=9)
+    settings = PolicySettings(thresholds="balanced_accuracy")
+    nine, ten = (fit_policy(y, p, settings, groups=[f"customer {i % n}" for i in range(2_000)]) for n in (9, 10))
+    assert nine.thresholds is None and "only 9 groups of validation rows, 10 are wanted: thresholds" in nine.notes[1]
+    assert ten.thresholds is not None
+
+
+def test_rows_of_a_group_do_not_prove_an_accuracy_that_other_groups_lack() -> None:
+    """Groups are wholly right or wrong: what is promised for 0.9 holds for other groups in 19 of 20 draws, or so."""
+    broken = {True: 0, False: 0}
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(40), 10)
+        y = (rng.random(40) < 0.85)[group].astype(int)  # right for 85 % of the groups, at one confidence
+        p = np.tile([0.2, 0.8], (400, 1))
+        for known in broken:
+            broken[known] += fit_abstention(y, p, None, 0.9, group if known else None) is not None
+    assert broken[False] > 10 and broken[True] <= 5
+    y, p = rows(3_000, 2, 9)
+    alone, apart = (fit_abstention(y, p, None, 0.95, groups) for groups in (None, np.arange(3_000)))
+    assert alone is not None and apart == pytest.approx(alone, abs=0.02)  # groups of one row are rows
+
+
 def test_coverage_curve_by_hand() -> None:
     p1 = np.array([0.9, 0.8, 0.8, 0.6])
     coverage, accuracy = coverage_curve([1, 1, 0, 0], np.column_stack([1 - p1, p1]))

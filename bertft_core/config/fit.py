@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 
+# Stands in the name of a study and the key of a checkpoint: raise it where a value gets another meaning.
+# 2: unfreezing `gradual` is the top two thirds (1: what is `late` now), a batch has all classes in their shares
+FITS_VERSION = 2
 UNFREEZING = ("gradual", "late", "fast", "none", "ulmfit", "head_first")
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"

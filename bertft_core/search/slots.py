@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from bertft_core.base.hashes import hash_json
+from bertft_core.config.fit import FITS_VERSION
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import SearchConfig
 from bertft_core.search.results import TrialResult
@@ -39,7 +40,7 @@ class StudyPlan:
 
 
 def study_name(config: RunConfig, rows: str, encoder: str) -> str:
-    """Name with a hash of space, data, encoder and every setting that changes a trial's value.
+    """Name with a hash of space, data, encoder, every setting that changes a trial's value and what settings mean.
 
     Threads and device are left out: a machine that joins may have others.
     """
@@ -48,7 +49,7 @@ def study_name(config: RunConfig, rows: str, encoder: str) -> str:
     parts = [training, resolved["tokenization"], resolved["evaluation"]["metric"], rows, encoder]
     search = config.search or SearchConfig(trials=0)
     second = search.second.measure if search.second else ""
-    return f"{config.name}-{space_hash(search)}-{hash_json([*parts, search.rows, second])[:12]}"
+    return f"{config.name}-{space_hash(search)}-{hash_json([*parts, search.rows, second, FITS_VERSION])[:12]}"
 
 
 def slot_seed(base: int, slot: int | str) -> int:

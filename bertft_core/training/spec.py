@@ -10,7 +10,7 @@ from typing import Any, Self
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.files import MANIFEST
 from bertft_core.base.hashes import encoder_fingerprint, hash_file, hash_json
-from bertft_core.config.fit import AUTO, TrainingConfig, class_weight_faults, target_faults
+from bertft_core.config.fit import AUTO, FITS_VERSION, TrainingConfig, class_weight_faults, target_faults
 from bertft_core.config.metrics import METRICS
 from bertft_core.model.feature_plan import FeaturePlan
 
@@ -87,13 +87,13 @@ class FitSpec:
         return cls(**{**value, "training": training, "classes": classes, "features": plan})
 
     def key(self) -> str:
-        """Hash of everything that the numbers depend on: contents of the folders, not where they lie."""
+        """Hash of everything that the numbers depend on: contents of the folders, not where they lie; FITS_VERSION."""
         value = {name: part for name, part in self.to_json().items() if name not in _NOT_IN_KEY}
         del value["training"]["prefix_cache_gb"]
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
         value["pretrained"] = encoder_fingerprint(self.pretrained) if is_folder else self.pretrained
-        return hash_json(value)
+        return hash_json({**value, "version": FITS_VERSION})
 
 
 @dataclass(frozen=True, kw_only=True)

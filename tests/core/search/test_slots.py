@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from bertft_core.config import fit
 from bertft_core.config.run import RunConfig, parse_config
+from bertft_core.search import slots
 from bertft_core.search.slots import study_name
 
 _TREE: dict[str, Any] = {
@@ -41,6 +43,12 @@ def _name(section: str = "training", values: dict[str, Any] | None = None, rows:
 )
 def test_what_changes_a_trial_makes_another_study(section: str, values: dict[str, Any]) -> None:
     assert _name(section, values) != _name()
+
+
+def test_a_study_of_settings_that_meant_something_else_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _name()
+    monkeypatch.setattr(slots, "FITS_VERSION", fit.FITS_VERSION - 1)
+    assert _name() != before
 
 
 @pytest.mark.parametrize("other", [{"rows": "s"}, {"encoder": "f"}])

@@ -123,6 +123,14 @@ def test_key_is_the_same_with_and_without_measuring(spec: Build) -> None:
     assert spec().key() == spec(measure_latency=True).key()
 
 
+def test_checkpoint_of_settings_that_meant_something_else_is_not_taken_up(
+    spec: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = spec().key()
+    monkeypatch.setattr("bertft_core.training.spec.FITS_VERSION", 1)  # `gradual` was then what is `late` now
+    assert spec().key() != before
+
+
 def test_stored_result_without_latency_is_not_the_answer_where_latency_is_asked(spec: Build) -> None:
     assert fit(spec()).latency_ms is None
     measured = fit(spec(measure_latency=True))

@@ -43,6 +43,20 @@ def settled(config: RunConfig, rows: int, classes: int) -> RunConfig:
     return config.with_values(found) if found else config
 
 
+def follows_rows(config: RunConfig, knob: str) -> bool:
+    """Whether a knob is `auto` and no search settles it: each training takes it from its own rows."""
+    space = (config.search.space if config.search else {}) or _default_space(LOW_LR)
+    return config.value_of(knob) == AUTO and knob not in space
+
+
+def _default_space(lr: float) -> dict[str, Choice]:
+    return {
+        "lr": Range(low=float(f"{0.4 * lr:.3g}"), high=min(HIGHEST_LR, float(f"{4 * lr:.3g}")), log=True),
+        "batch_size": [16, 32],
+        "alpha": Range(low=0.8, high=1.0),
+    }
+
+
 def searched(config: RunConfig, rows: int, classes: int) -> RunConfig:
     """The configuration with a search space, of trials that train on so many rows.
 
@@ -55,11 +69,7 @@ def searched(config: RunConfig, rows: int, classes: int) -> RunConfig:
         return config
     found = auto_values(config.training, rows, classes)
     lr = found["lr"] if config.training.lr == AUTO else number(config.training.lr)
-    space: dict[str, Choice] = search.space or {
-        "lr": Range(low=float(f"{0.4 * lr:.3g}"), high=min(HIGHEST_LR, float(f"{4 * lr:.3g}")), log=True),
-        "batch_size": [16, 32],
-        "alpha": Range(low=0.8, high=1.0),
-    }
+    space = search.space or _default_space(lr)
     first = {key: value for key, value in found.items() if key in space}
     return RunConfig(
         **{

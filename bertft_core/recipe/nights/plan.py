@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
+from bertft_core.config.auto import follows_rows
 from bertft_core.config.knobs import place
 from bertft_core.config.run import RunConfig
 from bertft_core.recipe.nights.log import LastTraining
@@ -26,12 +27,16 @@ class TrainingPlan:
 def plan_training(
     config: RunConfig, last: LastTraining | None, rows: str, settings: str, moment: dt.datetime
 ) -> TrainingPlan:
-    """Search, unless nothing is to be searched or the last search is younger than nightly.search_every_days."""
+    """Search, unless nothing is to be searched or the last search is younger than nightly.search_every_days.
+
+    Without a search the last one's parameters stay; what is `auto` and was not searched follows tonight's rows.
+    """
     search, nightly = config.search, config.nightly
     if search is None or not search.trials:
         return TrainingPlan(rows=rows, settings=settings, overrides=[], is_searched=False)
     if last and last.settings == settings and last.search_age_days(moment) < nightly.search_every_days:
-        values = [f"{'.'.join(place(knob))}={value}" for knob, value in last.params.items()]
+        found = {knob: value for knob, value in last.params.items() if not follows_rows(config, knob)}
+        values = [f"{'.'.join(place(knob))}={value}" for knob, value in found.items()]
         return TrainingPlan(rows=rows, settings=settings, overrides=["search.trials=0", *values], is_searched=False)
     trials = [f"search.trials={nightly.trials}"] if nightly.trials and last else []
     return TrainingPlan(rows=rows, settings=settings, overrides=trials, is_searched=True)

@@ -107,7 +107,8 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
             return None
         answers = found.labels()
     is_right = answers == np.array(labels, dtype=object)
-    on_test = champion_on_test(EvaluationFolder(last / "evaluation"), version)
+    trained_on = artifacts.trained_on(store, name, version)
+    on_test = champion_on_test(EvaluationFolder(last / "evaluation"), version, trained_on)
     return NewRowsScore(
         right=int(is_right.sum()),
         rows=len(labels),
@@ -117,10 +118,11 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
     )
 
 
-def champion_on_test(folder: EvaluationFolder, version: str) -> tuple[float, float] | None:
+def champion_on_test(folder: EvaluationFolder, version: str, trained_on: Any) -> tuple[float, float] | None:
     """Accuracy of a version on the test rows of the last training, and the lower end of its 95 % interval.
 
-    From the answers that it gave to the gate then, be it as candidate or as champion; None where it gave none.
+    From the answers that it gave to the gate then, be it as candidate or as champion, without the rows that it was
+    trained on (trained_on: their fingerprints, uint64; None where nobody knows); None where there is none left.
     """
     file = folder.answers(version)
     if not file.exists():
@@ -128,9 +130,14 @@ def champion_on_test(folder: EvaluationFolder, version: str) -> tuple[float, flo
     classes, answers = read_json(folder.evidence)["classes"], Answers.read(file)
     if set(answers.classes) != set(classes):
         return None
-    groups = np.load(folder.groups, allow_pickle=False) if folder.groups.exists() else None
-    labels = labels_of(np.load(folder.labels, allow_pickle=False), classes, groups=groups)
-    is_right = labels.is_right(labels.predictions(answers.probabilities(classes), answers.predicted(classes)))
+    rows = np.load(folder.test_fingerprints, allow_pickle=False)
+    unseen = ~np.isin(rows, np.zeros(0, np.uint64) if trained_on is None else trained_on)
+    if not unseen.any():
+        return None
+    groups = np.load(folder.groups, allow_pickle=False)[unseen] if folder.groups.exists() else None
+    labels = labels_of(np.load(folder.labels, allow_pickle=False)[unseen], classes, groups=groups)
+    said = labels.predictions(answers.probabilities(classes)[unseen], answers.predicted(classes)[unseen])
+    is_right = labels.is_right(said)
     return float(is_right.mean()), share_interval(is_right, labels.groups)[0]
 
 

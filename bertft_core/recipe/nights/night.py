@@ -246,7 +246,8 @@ class NightRun:
             fired.append(triggers.drop_trigger(score, nightly))
             if score.test_accuracy is None and nightly.score_drop is not None:
                 self.report.say(
-                    "nightly.score_drop waits for the next training: the last one has no answers of the champion"
+                    "nightly.score_drop waits for the next training: the last one has no answers of the champion to "
+                    "test rows that it was not trained on"
                 )
         return [text for text in fired if text]
 

@@ -111,11 +111,18 @@ def test_the_champion_is_judged_by_its_own_answers_to_the_last_test_rows(tmp_pat
     write_json(folder.evidence, {"classes": ["ham", "spam"]})
     facts = {"classes": ["spam", "ham"], "file": "", "latency_ms": 1.0, "code": ""}  # another order of classes
     write_json(f"{folder.answers('4')}.json", facts)
-    assert champion_on_test(folder, "4") == (0.9, pytest.approx(wilson(180, 200)[0]))
-    assert champion_on_test(folder, "3") is None
+    rows = np.arange(200, dtype=np.uint64)
+    np.save(folder.test_fingerprints, rows, allow_pickle=False)
+    assert champion_on_test(folder, "4", None) == (0.9, pytest.approx(wilson(180, 200)[0]))
+    assert champion_on_test(folder, "3", None) is None
+    seen = np.r_[rows[20:120], np.uint64(999)]  # a hundred of those that it is right on, and one of another table
+    assert champion_on_test(folder, "4", seen) == (0.8, pytest.approx(wilson(80, 100)[0]))
+    assert champion_on_test(folder, "4", rows) is None  # it waits
     np.save(folder.groups, np.arange(200) // 20, allow_pickle=False)  # one of ten customers has all the errors
-    accuracy, low = champion_on_test(folder, "4") or (0.0, 0.0)
+    accuracy, low = champion_on_test(folder, "4", None) or (0.0, 0.0)
     assert accuracy == 0.9 and low < 0.7
+    apart = champion_on_test(folder, "4", rows[:20])  # without the one customer
+    assert apart is not None and apart[0] == 1.0
 
 
 def test_a_champion_that_was_lucky_at_its_promotion_has_lost_nothing() -> None:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 _MAX_FIELD = 20_000_000  # characters in one field; an unclosed quote stops here
 _DELIMITERS = ",;\t|"
 _STATED = re.compile(r'"?sep=(.)"?[\r\n]*')  # the first line that Excel writes and reads
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _MOST_COMMENTS = 1_000  # lines
-_KNOWN_LABELS = 10_000  # of a file, compared with the ends of lines inside of quoted fields
+_KNOWN_LABELS = 10_000  # of a file, or inside of one record: as written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class Dialect:
     """How one file is written. header: column names, stripped; none where the first record is broken.
 
     quoting: standard or none. swallowed: lines (from 1) at which records start whose quoted field holds rows of the
-    file: line breaks, and before one of them a delimiter and a label that other rows have. skipped: lines above
-    the header.
+    file: a line with as many fields as the header whose label, written as other rows write it, stands in the field.
+    skipped: lines above the header.
     """
 
     delimiter: str
@@ -153,7 +154,7 @@ def _as_quoted(file: SourceFile, dialect: Dialect, labels: list[int]) -> tuple[i
             yield line
 
     known: set[tuple[str, ...]] = set()
-    inside: dict[int, list[tuple[str, ...]]] = {}
+    inside: dict[int, set[tuple[str, ...]]] = {}
     width, broken, sure, previous = 0, 0, 0, csv.field_size_limit(_MAX_FIELD)
     try:
         with _open(file, dialect) as handle:
@@ -175,14 +176,21 @@ def _as_quoted(file: SourceFile, dialect: Dialect, labels: list[int]) -> tuple[i
                 elif len(taken) == 1 and fields:
                     marked = [cells[0][place] for place in labels if place < len(cells[0])]
                     sure += any(cell[:1] == '"' for cell in marked) or '""' in taken[0].replace('""""', "")
-                    if len(known) < _KNOWN_LABELS:
-                        known.add(tuple(fields[place] for place in labels))
-                else:
-                    ends = [tuple(row[place].strip('"') for place in labels) for row in cells[:-1] if len(row) == width]
-                    inside |= {start: ends} if ends else {}
+                    if len(known) < _KNOWN_LABELS and len(cells[0]) == width:
+                        known.add(tuple(marked))
+                elif labels and fields:
+                    breaks = [place for place, field in enumerate(fields) for _ in _LINE_END.findall(field)]
+                    # A line begins in the field of the break before it and ends in that of the break behind it: a label
+                    # between the two is the record's own, by lines as by fields.
+                    for row, begin, end in zip(cells, [-1, *breaks], [*breaks, width], strict=False):
+                        if len(row) == width:
+                            is_own = all(begin < place < end for place in labels)
+                            found = known if is_own else inside.setdefault(start, set())
+                            if len(found) < _KNOWN_LABELS:
+                                found.add(tuple(row[place] for place in labels))
     finally:
         csv.field_size_limit(previous)
-    swallowed = {line for line, ends in inside.items() if labels and not known.isdisjoint(ends)}
+    swallowed = {line for line, found in inside.items() if not known.isdisjoint(found)}
     return broken, sure, frozenset(swallowed)
 
 

@@ -107,6 +107,15 @@ def _elements(handle: Any, name: str) -> Iterator[tuple[int, Any]]:
     while True:
         place = _BLANK.match(text, place).end()  # type: ignore[union-attr]  # it matches the empty text
         if text[place : place + 1] == "]":
+            rest, block = text[place + 1 :].strip(), text
+            while block and not rest:
+                block = handle.read(_JSON_BLOCK)
+                rest = block.strip()
+            if rest:
+                raise DataError(
+                    f"{name}: more stands behind the end of the JSON array: {rest[:40]!r}; wanted one array, or one "
+                    "object per line"
+                )
             return
         try:
             if number > 1 and text[place : place + 1] == ",":

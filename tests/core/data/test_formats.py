@@ -152,6 +152,8 @@ def test_json_arrays_and_columns_are_rows(
         ('[{"text": "x", "label": "a"}, 3]', r"rows\.json:2: wanted a JSON object, found int"),
         ('[{"text": "x", "label": "a"} {"text": "y"}]', r"rows\.json:2: broken JSON array"),
         ('[{"text": "x", "label": "a"}, {"text": ', r"rows\.json:2: broken JSON array"),
+        ('[{"text": "x", "label": "a"}]\n[{"text": "y", "label": "b"}]\n', r"rows\.json: more stands behind the end"),
+        ('[{"text": "x", "label": "a"}]' + " " * (1 << 20) + ",", r"more stands behind the end of the JSON array: ','"),
         ('[{"text": "x", "label": "a"}', r"rows\.json:2: broken JSON array"),
         ('{"text": ["x", "y"], "label": ["a"]}', r"columns differ in length: 'text' 2, 'label' 1"),
         ('{"text": "x",\n"label": "a"}', r"rows\.json:1: broken JSON"),

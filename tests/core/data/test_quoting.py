@@ -13,6 +13,7 @@ import pytest
 from bertft_core.base.errors import DataError
 from bertft_core.config.run import DataConfig
 from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.delimited import csv_records
 from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.sources import Reading, inspect_source
 from bertft_core.data.splits import SPLITS
@@ -82,6 +83,44 @@ def test_quoted_texts_of_several_lines_are_read_whole(name: str, quoting: int, t
     rows = [(f'{text}\nand "so" on, he said\n', label) for text, label in plain()]
     data = prepare(write(tmp_path, rows, name, quoting))
     assert rows_of(data) == set(rows) and data.report.quoting == "auto" and data.report.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "order", ["label,text", "id,label,text", "text,label,note", "note,label,text", "text,note,label"]
+)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize(("delimiter", "end"), [(",", "\n"), (",", "\r\n"), ("\t", "\n")])
+@pytest.mark.parametrize("second", ["second line", "second, line {i}", ", pos", "", "pos"])
+def test_line_break_in_a_quoted_field_is_no_row_wherever_the_label_stands(
+    order: str, quoting: int, delimiter: str, end: str, second: str, tmp_path: Path
+) -> None:
+    names, rows = order.split(","), []
+    for i in range(60):
+        text = f"see film {i}" if i % 5 else f"see film {i}{end}{second}"
+        row = {"id": str(i), "label": ("neg", "pos")[i // 2 % 2], "note": "" if i % 10 > 1 else f"a{end}note"}
+        rows.append([(row | {"text": text.replace("{i}", str(i)).replace(",", delimiter)})[name] for name in names])
+    with open(tmp_path / "rows.csv", "w", newline="", encoding="utf-8") as out:
+        csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=end).writerows([names, *rows])
+    (file,) = inspect_source(tmp_path / "rows.csv", DataConfig(source="rows.csv"))
+    assert file.dialect is not None and file.dialect.delimiter == delimiter
+    assert [record for _, record in csv_records(file, file.dialect)] == rows
+
+
+def test_row_quoted_in_a_text_is_text_where_every_field_is_quoted(tmp_path: Path) -> None:
+    rows = [*plain(), ('see this row:\ngreat film,pos\nor "this","pos"\nand more', "neg")]
+    assert rows_of(prepare(write(tmp_path, rows, "rows.csv", csv.QUOTE_ALL))) == set(rows)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("begins", "ends"), [(50, 90), (50, 51), (0, 299)])
+def test_marks_of_two_rows_join_none_between_them(
+    order: tuple[int, int], begins: int, ends: int, tmp_path: Path
+) -> None:
+    rows = marked(begins, ends)
+    lines = ["\t".join([row[place] for place in order]) for row in [("text", "label"), *rows]]
+    (tmp_path / "rows.tsv").write_text("\n".join(lines) + "\n")
+    data = prepare(tmp_path / "rows.tsv")
+    assert rows_of(data) == set(rows) and data.report.quoting == "none"
 
 
 def test_one_broken_row_of_a_quoted_file_is_its_own_fault(tmp_path: Path) -> None:

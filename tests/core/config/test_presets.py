@@ -106,6 +106,7 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
         "auto": "",
         "steps": 1,
         "search": "none",
+        "blend": "off",
         "register": "r",
         "warnings": [],
     }

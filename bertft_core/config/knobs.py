@@ -27,6 +27,18 @@ NOT_SEARCHED = {
 }
 
 
+def has_one_phase(unfreezing: Any) -> bool:
+    """Whether a value of training.unfreezing is a single phase, however many epochs and layers there are."""
+    return unfreezing in ("none", "gradual") if isinstance(unfreezing, str) else len(unfreezing) == 1
+
+
+# (knob, for which training.unfreezing no fit reads it, what that one does, one with which it is read)
+UNREAD: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
+    ("phase_restart", has_one_phase, "has one phase", "late"),
+    ("embedding_rate", lambda value: value in ("gradual", "fast"), "never trains the embeddings", "none"),
+)
+
+
 def canonical(key: str) -> str:
     """A knob's one name: fields of training by their short name, all others as section.field."""
     return key.removeprefix("training.")
@@ -62,6 +74,13 @@ def unused_fault(value_of: Callable[[str], Any], searched: Mapping[str, Sequence
             return (
                 f"{name}: has no effect under {decider} {set_to}: take it out, or set {decider} to {wanted}, "
                 f"was {value!r}"
+            )
+    schedules = [value_of("unfreezing"), *searched.get("unfreezing", ())]
+    for key, is_unread, why, other in UNREAD:
+        if value_of(key) != default_of(key) and all(is_unread(schedule) for schedule in schedules):
+            return (
+                f"training.{key}: has no effect under training.unfreezing {schedules[0]}, which {why}: set that to "
+                f"{other}, or {key} to {str(default_of(key)).lower()}, was {value_of(key)!r}"
             )
     return ""
 

@@ -8,6 +8,7 @@ from typing import Any
 from bertft_core.base.errors import ConfigError
 from bertft_core.config.auto import LEAST_EPOCHS
 from bertft_core.config.fit import ADJUSTED, AUTO, CHUNKS, READ_WITH, SLANTED, is_one_layer
+from bertft_core.config.knobs import UNREAD
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import Range, SearchConfig, conditions_of, requirements, values_of
 from bertft_core.data.tokens.encoding import Cutting
@@ -17,18 +18,12 @@ from bertft_core.training.schedules import UnfreezeSchedule
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
 _LAYERS = "model.layers"
 _CHUNK_LIMIT, _OVERLAP = "tokenization.max_chunks", "tokenization.chunk_overlap"
-_ONE_PHASE = ("none", "gradual")
 # (knob, a field that decides whether the knob is read, for which values of that field it is not)
 _UNUSED: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     *((key, other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()),
     ("warmup_fraction", "schedule", lambda value: value == SLANTED),
-    (
-        "phase_restart",
-        "unfreezing",
-        lambda value: value in _ONE_PHASE or (not isinstance(value, str) and len(value) == 1),
-    ),
+    *((key, "unfreezing", is_unread) for key, is_unread, *_ in UNREAD),
     ("alpha", "unfreezing", lambda value: not isinstance(value, str) and value[-1][1] <= 1),  # nothing below the top
-    ("embedding_rate", "unfreezing", lambda value: value in ("gradual", "fast")),  # which never train them
     ("embedding_rate", "alpha", lambda value: value == 1),
     ("model.combine", _LAYERS, is_one_layer),
     ("tokenization.chunk_pooling", _CHUNK_LIMIT, lambda value: value == 1),

@@ -129,6 +129,36 @@ def test_key_of_another_schedule_is_refused(tmp_path: Path, key: str, value: flo
     parse_config({**GOOD, "training": {key: value, "schedule": "slanted_triangular"}}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "unread", "read"),
+    [
+        ("phase_restart", True, ("gradual", "none", [[0.0, 2]]), ("late", "fast", "ulmfit", [[0.0, 0], [0.5, 2]])),
+        ("embedding_rate", "paper_code", ("gradual", "fast"), ("none", "late", "ulmfit", "head_first", [[0.0, 5]])),
+    ],
+)
+def test_key_that_the_unfreezing_leaves_unread_is_refused(
+    tmp_path: Path, key: str, value: object, unread: tuple[object, ...], read: tuple[object, ...]
+) -> None:
+    for unfreezing in unread:
+        with pytest.raises(ConfigError, match=rf"training\.{key}: has no effect under training\.unfreezing "):
+            parse_config({**GOOD, "training": {key: value, "unfreezing": unfreezing}}, tmp_path)
+    for unfreezing in read:
+        parse_config({**GOOD, "training": {key: value, "unfreezing": unfreezing}}, tmp_path)
+
+
+def test_key_that_no_unfreezing_of_the_search_reads_is_refused(tmp_path: Path) -> None:
+    restart = {**GOOD, "training": {"phase_restart": True}}
+    why = "gradual, which has one phase: set that to late, or phase_restart to false, was True"
+    for search in ({}, {"search": {"space": {"unfreezing": ["gradual", "none"]}}}):
+        with pytest.raises(ConfigError, match=why):
+            parse_config({**restart, **search}, tmp_path)
+    found = parse_config({**restart, "search": {"space": {"unfreezing": ["gradual", "late"]}}}, tmp_path)
+    assert found.with_values({"unfreezing": "gradual"}).training.phase_restart
+    with pytest.raises(ConfigError, match=why):  # the preset's own restart too
+        parse_config({**GOOD, "preset": "ulmfit", "training": {"unfreezing": "gradual"}}, tmp_path)
+    parse_config({**GOOD, "preset": "ulmfit"}, tmp_path)
+
+
 @pytest.mark.parametrize(("key", "loss"), [("focal_gamma", "focal"), ("tau", "logit_adjusted")])
 def test_key_of_another_loss_is_refused(tmp_path: Path, key: str, loss: str) -> None:
     with pytest.raises(ConfigError, match=rf"training\.{key}: has no effect under training\.loss cross_entropy"):

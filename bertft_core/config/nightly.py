@@ -31,12 +31,13 @@ class NightlyConfig(Part):
     label_shift: total variation distance between the class shares of the new rows and of the last training's rows, if
     chance alone does as much in less than one night of a hundred.
     text_drift: AUROC of telling new from old texts apart; the lower end of its interval must be above it.
-    score_drop: accuracy that the champion lost on new rows against its test score; the interval must exclude less.
+    score_drop: accuracy that the champion lost on new rows against the lower end of what it shows on the last
+    training's test rows; the interval must exclude less.
     max_age_days: since the last training, if any row came, went or changed.
     search_every_days: in between a night reuses the parameters found last.
     trials: of a night's search, None: search.trials. new_class: `extend` trains it, `warn` leaves its rows out.
     timeout: seconds after which a night is given up; the next one goes on from its checkpoints.
-    notify: who is told of a night that failed or whose data were rejected.
+    notify: who is told of a night that failed, whose data were rejected, or that leaves the model without a champion.
     """
 
     new_rows: Positive | None = 0.01

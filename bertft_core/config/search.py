@@ -233,6 +233,13 @@ class SearchConfig(Part):
     ] = None
     second: SecondConfig | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_empty_space(cls, tree: Any) -> Any:
+        if isinstance(tree, Mapping) and tree.get("space", AUTO) == {} and tree.get("trials", 1) != 0:
+            raise ValueError("space is empty: name a knob to search, write auto, or set search.trials to 0")
+        return tree
+
     @field_validator("space", mode="before")
     @classmethod
     def _keys(cls, tree: Any) -> Any:
@@ -241,8 +248,6 @@ class SearchConfig(Part):
             return {}
         if not isinstance(tree, Mapping):
             return tree
-        if not tree:
-            raise ValueError("space is empty: name a knob to search, write auto, or set search.trials to 0")
         choices: dict[str, Any] = {}
         for key, value in tree.items():
             is_section = key in SEARCHED_SECTIONS and isinstance(value, Mapping)

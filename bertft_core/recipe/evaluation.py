@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bertft_core.evaluation.policy.decisions import DecisionPolicy
     from bertft_core.evaluation.report import EvaluationReport
     from bertft_core.evaluation.scores.labels import Labels
-    from bertft_core.registry.evaluation_folder import EvaluationFolder
     from bertft_core.training.results import TrainingResult
 
 

@@ -16,6 +16,7 @@ from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.evaluation.gate.decision import PromotionDecision
+from bertft_core.evaluation.policy.blend import TFIDF_ALONE
 from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.metrics import Scores
@@ -114,7 +115,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
         "test_rows": dataset.test_fingerprint(),
         "classes": list(dataset.classes),
         "weights": weights,
-        "fault": fit.fault,
+        "fault": "" if context.run.policy.blend == TFIDF_ALONE else fit.fault,
         "folder": str(folder.path),
         "size_mb": sum(file.stat().st_size for file in served.iterdir()) / 1e6,
         "rule": tree.store.config.promotion.settings(),

@@ -16,19 +16,20 @@ from bertft_core.registry.gate import Candidate, judge
 from bertft_core.registry.ledger import Draft, ModelView, Release
 
 _NUMBERS = (
-    *(
-        "metric",
-        "n",
-        "groups",
-        "challenger_score",
-        "champion_score",
-        "difference",
-        "interval",
-        "alpha",
-        "spent",
-        "test",
-    ),
-    *("baseline_score", "baseline_difference", "baseline_interval", "majority_score"),
+    "metric",
+    "n",
+    "groups",
+    "challenger_score",
+    "champion_score",
+    "difference",
+    "interval",
+    "alpha",
+    "spent",
+    "test",
+    "baseline_score",
+    "baseline_difference",
+    "baseline_interval",
+    "majority_score",
 )
 
 

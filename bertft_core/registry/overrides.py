@@ -160,18 +160,18 @@ def check_answers(store: Store, name: str, version: str) -> None:
     aliases.require_ready(store, registered.model_id)
     with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
         rows, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
+        card = artifacts.read_served_card(store, name, version)
         try:
             evidence = read_json(artifacts.download_evidence(store, name, version))
             frame = pd.read_parquet(EvaluationFolder(Path(evidence["folder"])).test_rows).head(_ROWS)
         except (ArtifactError, OSError, KeyError):  # evidence that was never there, or was cleaned up
-            card = artifacts.read_served_card(store, name, version)
             pair = {} if card.text_pair is None else {"text_pair": [_SENTENCE]}
             frame = pd.DataFrame({"text": [_SENTENCE], **pair})
         frame.to_parquet(rows)
         scored = score_in_fresh_process(registered.model_uri, rows, out, 0, store, _TIMEOUT)
         answers = scored.probabilities(scored.classes)
-    good = len(answers) == len(frame) and np.isfinite(answers).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3)
-    if not good or answers.min() < 0:
+    good = len(answers) == len(frame) and np.isfinite(answers).all() and answers.min() >= 0 and answers.max() <= 1.001
+    if not good or not (card.multi_label or np.allclose(answers.sum(axis=1), 1, atol=1e-3)):
         to_rows = f"answers to {counted(len(frame), 'row')}"
         raise ArtifactError(f"{registered.model_uri} loads, but its {to_rows} are no probabilities")
 

@@ -43,7 +43,7 @@ class TrainingResult:
     prefix, None where none was kept.
 
     ``chance_loss``: the training loss of answering every row by the class frequencies alone (`losses.chance_loss`).
-    ``learnt``: how much of the way from there to right answers the loss went in the best epoch, on training or on
+    ``learnt``: how much of the way from there to right answers the loss went at its lowest, on training or on
     validation rows, whichever went further: McFadden's pseudo R². Both are None without a finished epoch, and in
     results of older versions.
     """

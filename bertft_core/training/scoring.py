@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from bertft_core.model.prefix.frozen import Beat
 from bertft_core.training.forward import WHOLE, by_batch, open_forward, padding
 from bertft_core.training.machine import pick_device, runtime
 from bertft_core.training.spec import MachineSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 def score(

@@ -61,7 +61,8 @@ def _run(result: dict[str, Any]) -> str:
         shown = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["best_params"].items())
         lines.append("parameters   " + ", ".join(shown))
     if search := result.get("search"):
-        lines.append(f"search       trial {search['trial']}, score {search['score']:.4f}: {search['chosen_by']}")
+        score = "no score" if search["score"] is None else f"score {search['score']:.4f}"  # no trial trained
+        lines.append(f"search       trial {search['trial']}, {score}: {search['chosen_by']}")
         if search["optimism"] is not None:
             lines.append(f"             best single score less its mean of further seeds: {search['optimism']:+.4f}")
         lines += [f"see          {search['report']}", f"see          {search['dashboard']}"]

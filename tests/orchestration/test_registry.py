@@ -27,11 +27,12 @@ from bertft_core.config.store import load_mlflow_config
 from bertft_core.evaluation.baseline import tfidf_baseline
 from bertft_core.evaluation.policy.blend import Blend
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
+from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.recipe.mlflow_tree import parameters
-from bertft_core.registry import aliases, artifacts, versions
+from bertft_core.registry import aliases, artifacts, overrides, versions
 from bertft_core.registry.answers import Scorer, score_in_fresh_process, score_versions
 from bertft_core.registry.served_code import served_files
-from bertft_core.serving.artifact import build_artifact, read_card
+from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
 from bertft_core.serving.predictor import Predictor
 from bertft_core.tracking import store as tracking
 
@@ -484,3 +485,13 @@ def test_a_name_with_quotes_is_looked_up_as_it_is(shared, name):
 def test_a_name_that_no_filter_can_hold_is_refused(shared):
     with pytest.raises(InputError, match="holds both quotes, or control signs"):
         aliases.versions(shared[0], 'it\'s a "b"')
+
+
+def test_answers_of_several_labels_are_probabilities_that_need_not_sum_to_one(store, encoder, tmp_path):
+    names = ("ham", "spam", "late")
+    model = load_classifier(encoder, names, seed=5, multi_label=True)
+    card = ArtifactCard(max_length=48, truncation="head", classes=names, multi_label=True)
+    folder = build_artifact(save_classifier(model, encoder, tmp_path / "fit", names), tmp_path / "served", card)
+    run = tracking.find_or_create_run(store, "several", "final")
+    version = versions.register(store, run, folder, "several", {"bertft.run_id": "several"})
+    overrides.check_answers(store, "several", version.version)  # half of three classes each: a sum of 1.5

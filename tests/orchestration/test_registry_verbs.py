@@ -99,6 +99,15 @@ def test_run_table_says_first_what_became_of_the_model_and_compares_by_the_metri
     assert "test         n 60 in 12 groups, macro F1 decides" in grouped
     assert "  log loss   0.3000  no interval: the same on every row" in grouped
     assert "baseline: -0.0200 no interval: the same on every row" in grouped
+    search = {
+        "trial": 2,
+        "score": None,
+        "chosen_by": "no trial trained",
+        "optimism": None,
+        "report": "r",
+        "dashboard": "d",
+    }
+    assert "search       trial 2, no score: no trial trained" in render("run", {**RUN, "search": search}).splitlines()
     numbers = {"champion_score": -0.4, "difference": 0.1, "interval": [0.02, 0.18]}
     by_loss = {**RUN["test"], "metric": "log_loss", "baseline_score": -0.5, "baseline_score_difference": 0.2}
     shown = render("run", {**RUN, "test": by_loss, "numbers": numbers})

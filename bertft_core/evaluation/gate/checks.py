@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
 from bertft_core.base.text import percent, quoted, rows_text
+from bertft_core.config.promotion import RESAMPLES
 from bertft_core.evaluation.scores.intervals import exchange_p
 from bertft_core.evaluation.scores.labels import Labels, Predictions
 
@@ -63,13 +64,15 @@ class Part:
         differing = self.gained + self.lost
         return 1.0 if self.nets is None or not differing else max(1.0, sum(v * v for v in self.nets) / differing)
 
-    @property
-    def loss_p(self) -> float:
-        """One-sided p-value of a loss: exact McNemar; with groups, by exchanging whole groups."""
+    def loss_p(self, error: float) -> float:
+        """One-sided p-value of a loss: exact McNemar; with groups, by exchanging whole groups.
+
+        `error`: what it is compared with; there are so many exchanges that 5 of them lie beyond it.
+        """
         from scipy.stats import binom
 
         if self.nets is not None:
-            return exchange_p([-net for net in self.nets])
+            return exchange_p([-net for net in self.nets], max(RESAMPLES, round(5 / error)))
         return float(binom.sf(self.lost - 1, self.gained + self.lost, 0.5))
 
     @property
@@ -151,7 +154,7 @@ def part_checks(parts: Sequence[Part], limits: Mapping[str, float | None], level
     for kind, share in most.items():
         judged = sorted((g for g in large if g.kind == kind), key=lambda g: g.difference)
         worse = [g for g in judged if g.difference < -share and (g.f1_gain is None or g.f1_gain < 0)]
-        failed = [g for g in worse if upper_bound(g, error) < -share and g.loss_p <= error]
+        failed = [g for g in worse if upper_bound(g, error) < -share and g.loss_p(error) <= error]
         what = {"class": "recall", "slice": "accuracy"}[kind]
         error_each = f"error {percent(error)} for each of {len(large)} classes and slices"
         rule = f"{share:.4f} (promotion.max_{kind}_loss; {error_each})"

@@ -5,6 +5,7 @@ One decision spends a share of an error budget, so that 30 nights together keep 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -116,7 +117,10 @@ def decide(
     """
     metric, ours, n_groups = rule.metric, challenger.scores(rows), rows.truth.n_groups
     minima = _minima(rule, ours)
-    enough = () if n_groups is None else (groups_check(ours.n, n_groups, LEAST_GROUPS),)
+    enough: tuple[Check, ...] = ()
+    if n_groups is not None:
+        least = math.ceil(-math.log2(rule.alpha)) if champion is None or rule.test == "superiority" else 0
+        enough = (groups_check(ours.n, n_groups, max(LEAST_GROUPS, least)),)  # 2 ** -groups is the least p-value
     checks = [*enough, *own_checks, *_not_measured(rule, own_checks), *minima]
     pair: Comparison | None = None
     first: list[First] = []

@@ -23,7 +23,6 @@ from bertft_core.evaluation.scores.metrics import BINS, confidence_bins
 from bertft_core.evaluation.scores.resampling import flipped_sums, group_sums, running, widening
 
 _ROUNDING = 1e-12  # two sums of equal terms in another order differ by less
-_LEAST_DRAWS = 1_000  # permutations of a p-value that no error level raises
 
 Interval = tuple[float, float]
 
@@ -244,7 +243,9 @@ def why_no_interval(
     labels: Labels, predictions: Predictions, intervals: Mapping[str, Interval | None]
 ) -> dict[str, str]:
     """For each score whose interval is None, and for those that have none at all, the reason in words."""
-    reasons = {name: NO_SPREAD for name, pair in intervals.items() if pair is None}
+    one_group = labels.n_groups == 1
+    spread = "no interval: all rows are of one group" if one_group else NO_SPREAD
+    reasons = {name: spread for name, pair in intervals.items() if pair is None}
     if labels.multi_label:
         some = "no interval where a row has several labels"
         return reasons | dict.fromkeys(("weighted_f1", "ranking", "auroc", "average_precision", "brier", "ece"), some)
@@ -256,7 +257,7 @@ def why_no_interval(
         reasons["auroc"] = "undefined: all rows are of one class"
     elif "auroc" in reasons and (np.bincount(y)[np.unique(y)] == 1).any():
         reasons["auroc"] = "no interval: a class has one row only"
-    elif "auroc" in reasons:
+    elif "auroc" in reasons and not one_group:
         reasons["auroc"] = "no interval: the ranking is perfect, or wholly wrong"
     return reasons | {"average_precision": "no interval: every resample would have to be ranked anew"}
 

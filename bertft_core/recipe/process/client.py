@@ -181,8 +181,10 @@ class Trainer:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
-        if _AHEAD and self._gpu is None:
-            started = _AHEAD.pop()
+        started = None
+        with contextlib.suppress(IndexError):  # none is left; threads may ask at once
+            started = None if self._gpu is not None else _AHEAD.pop()
+        if started is not None:
             self._process, self._stderr = started._process, started._stderr
             with contextlib.suppress(TrainerDied):  # then a fresh one
                 while self._receive()["event"] == "progress":  # of its imports

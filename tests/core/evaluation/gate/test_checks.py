@@ -158,14 +158,21 @@ def test_rows_of_one_group_lose_together_as_one_row_does() -> None:
     one_customer = found_parts(labels, ours, labels, ["a", "b"], {"all": np.ones(400, bool)}, np.arange(400) // 30)
     check = one(one_customer[1:], "slice", 0.01)
     assert check.passed and "on 400 rows in 14 groups (0 gained, 30 lost)" in check.detail
-    assert one_customer[1].design_effect == 30 and one_customer[1].loss_p > 0.4
+    assert one_customer[1].design_effect == 30 and one_customer[1].loss_p(0.01) > 0.4
 
 
 def test_many_groups_that_lose_are_a_loss() -> None:
     labels = np.zeros(400, int)
     ours = np.where(np.arange(400) % 10 == 0, 1, 0)  # a row of each of 40 groups
     (_, everyone) = found_parts(labels, ours, labels, ["a", "b"], {"all": np.ones(400, bool)}, np.arange(400) // 10)
-    assert not one([everyone], "slice", 0.01).passed and everyone.loss_p < 0.001
+    assert not one([everyone], "slice", 0.01).passed and everyone.loss_p(0.01) < 0.001
+
+
+def test_a_loss_of_everything_is_shown_however_small_the_error() -> None:
+    labels = np.zeros(200, int)
+    lost = found_parts(labels, 1 - labels, labels, ["a", "b"], {"all": np.ones(200, bool)}, np.arange(200))
+    (check,) = part_checks(lost, {"slice": 0.05}, level=0.99999)  # less than one of 10,000 exchanges
+    assert not check.passed and "worse accuracy" in check.detail
 
 
 def test_slice_of_few_groups_is_too_small_to_judge() -> None:

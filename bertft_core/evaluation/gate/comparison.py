@@ -85,6 +85,15 @@ class Model:
         return rows.truth.scores(self.predictions(rows), ranking=False)
 
 
+def least_groups(rule: PromotionRule, champion: Model | None) -> int:
+    """Groups (data.group) of test rows without which nothing is promoted: LEAST_GROUPS, or more for a small error.
+
+    Superiority, which a first version is asked too, exchanges whole groups: no p-value is below 2 ** -groups.
+    """
+    needs_p = champion is None or rule.test == "superiority"
+    return max(LEAST_GROUPS, math.ceil(-math.log2(rule.alpha)) if needs_p else 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """A challenger and a rival on the same rows under a rule; `spent` decisions of the period were taken before."""

@@ -5,7 +5,6 @@ One decision spends a share of an error budget, so that 30 nights together keep 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from bertft_core.evaluation.gate.checks import (
     part_checks,
     parts_of,
 )
-from bertft_core.evaluation.gate.comparison import LEAST_GROUPS, Comparison, GateRows, Model
+from bertft_core.evaluation.gate.comparison import Comparison, GateRows, Model, least_groups
 from bertft_core.evaluation.gate.first import BASELINE, CHANCE, MAJORITY, First, against_baseline, first_checks
 from bertft_core.evaluation.scores.intervals import Bootstrap, Interval, ece_gain_bound
 from bertft_core.evaluation.scores.metrics import Scores
@@ -117,10 +116,7 @@ def decide(
     """
     metric, ours, n_groups = rule.metric, challenger.scores(rows), rows.truth.n_groups
     minima = _minima(rule, ours)
-    enough: tuple[Check, ...] = ()
-    if n_groups is not None:
-        least = math.ceil(-math.log2(rule.alpha)) if champion is None or rule.test == "superiority" else 0
-        enough = (groups_check(ours.n, n_groups, max(LEAST_GROUPS, least)),)  # 2 ** -groups is the least p-value
+    enough = () if n_groups is None else (groups_check(ours.n, n_groups, least_groups(rule, champion)),)
     checks = [*enough, *own_checks, *_not_measured(rule, own_checks), *minima]
     pair: Comparison | None = None
     first: list[First] = []

@@ -143,6 +143,8 @@ def test_gate_promotes_nothing_on_fewer_groups_than_ten() -> None:
     few = gate(np.arange(400) % (LEAST_GROUPS - 1))
     assert not few.promote and "400 rows in 9 groups" in few.reason and "wanted 10 groups or more" in few.reason
     assert next(check.name for check in few.checks if not check.passed) == "groups"
+    strict = gate(np.arange(400) % 12, per="year")  # an error of 1 / 7,300 and no p-value below 1 / 4,096
+    assert not strict.promote and "wanted 13 groups or more" in strict.reason
 
 
 def test_a_lost_group_is_possible_where_none_is_seen() -> None:

@@ -306,7 +306,8 @@ class LabelTable:
         """A row's (largest) class, or its set, in quotation marks."""
         if not self.multi_label:
             return repr(self.classes[self.top[row]])
-        return "[" + ", ".join(repr(self.classes[code]) for code in self._codes[self._rows == row]) + "]"
+        start, stop = np.searchsorted(self._rows, (row, row + 1))
+        return "[" + ", ".join(repr(self.classes[code]) for code in self._codes[start:stop]) + "]"
 
     def occurrences(self) -> tuple[Any, I32]:
         """Rows and classes, parallel: a row with its largest label, a set with every label of it."""

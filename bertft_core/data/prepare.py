@@ -22,12 +22,13 @@ from bertft_core.data.dataset import DataReport, DatasetSplits, SplitContent, lo
 from bertft_core.data.draws import Draw
 from bertft_core.data.labels import LabelColumn, LabelTable
 from bertft_core.data.quality import Repeats, RowChecker, find_repeats, gate_classes, gate_faulty_share
-from bertft_core.data.readers import read_batches
+from bertft_core.data.readers import RowFault, read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
-PREPARE_VERSION = 11
+PREPARE_VERSION = 12
 CONFLICT = "conflicting labels"
+_SHOWN_LABELS = 5  # of a text with several
 Progress = Callable[[str, int], None]
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
 _RAW = pa.schema(
@@ -140,12 +141,14 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
     column = LabelColumn(None if fixed is None else [str(c) for c in fixed], multi_label=multi_label, merge=merge)
     checker, reasons = RowChecker(config, column), Counter[str]()
     hashes, groups, dates, given = [], [], [], []
+    first: RowFault | None = None
     n_rows = filtered = 0
     with pa.OSFile(str(raw), "wb") as sink, pa.ipc.new_file(sink, _RAW) as writer:
         for side, source, files in sources:
             for batch in read_batches(source, config, files):
                 checked = checker.check(batch)
                 for fault in checked.faults:
+                    first = first or fault
                     reasons[fault.reason.partition(":")[0]] += 1
                     quarantine.write(json.dumps(asdict(fault), ensure_ascii=False) + "\n")
                 n_rows += len(checked.rows) + len(checked.faults)
@@ -164,9 +167,10 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
                     dates.append(np.array(checked.dates, dtype=np.int64))
                     given.append(np.full(len(checked.rows), side, dtype=np.int8))
                 on_progress("rows read", n_rows + filtered)
-    if n_rows and not hashes:
+    if first and not hashes:
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-        raise DataError(f"data: none of {n_rows} rows can be used: {counts}")
+        found = f"{first.file}, row {first.row}: {first.reason}"
+        raise DataError(f"data: none of {n_rows} rows can be used: {counts}; the first: {found}")
     if filtered and n_rows == 0 and config.where:
         raise DataError(f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}")
     if filtered and n_rows == 0:
@@ -191,18 +195,24 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
 def _quarantine_conflicts(raw: Path, repeats: Repeats, seen: _Collected, quarantine: TextIO) -> None:
     """List each row of a text with several labels, with its own label and all that its text has."""
     places = np.flatnonzero(repeats.conflict)
+    own = [seen.labels.text(int(place)) for place in places]
     names: dict[bytes, set[str]] = {}
-    for place in places:
-        names.setdefault(seen.hashes[place].tobytes(), set()).add(seen.labels.text(int(place)))
+    for place, name in zip(places, own, strict=True):
+        names.setdefault(seen.hashes[place].tobytes(), set()).add(name)
+    every = {
+        key: ", ".join(sorted(found)[:_SHOWN_LABELS])
+        + (f" and {len(found) - _SHOWN_LABELS} more" if len(found) > _SHOWN_LABELS else "")
+        for key, found in names.items()
+    }
     start = 0
     with pa.OSFile(str(raw)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches if names else 0):
             batch = reader.get_batch(number)
-            for place in places[(places >= start) & (places < start + batch.num_rows)]:
-                row = {name: batch[name][int(place) - start].as_py() for name in ("file", "row", "text")}
-                every = ", ".join(sorted(names[seen.hashes[place].tobytes()]))
-                reason = f"{CONFLICT}: {seen.labels.text(int(place))} here, the same text has {every}"
+            first, stop = np.searchsorted(places, (start, start + batch.num_rows))
+            for place, name in zip(places[first:stop], own[first:stop], strict=True):
+                row = {column: batch[column][int(place) - start].as_py() for column in ("file", "row", "text")}
+                reason = f"{CONFLICT}: {name} here, the same text has {every[seen.hashes[place].tobytes()]}"
                 fault = {"file": row["file"], "row": row["row"], "reason": reason, "text": row["text"][:200]}
                 quarantine.write(json.dumps(fault, ensure_ascii=False) + "\n")
             start += batch.num_rows

@@ -8,7 +8,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from bertft_core.serving.predictor import Predictor
+from bertft_core.serving.predictor import Predictor, unfolded
 
 
 class ServedClassifier(PythonModel):
@@ -19,7 +19,7 @@ class ServedClassifier(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         batch_size = (params or {}).get("batch_size", 0)
-        return self.predictor.predict_frame(model_input, batch_size=batch_size or None)
+        return self.predictor.predict_frame(unfolded(model_input), batch_size=batch_size or None)
 
 
 set_model(ServedClassifier())

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError, InputError, ModelError
-from bertft_core.base.text import multi_label_text
+from bertft_core.base.text import multi_label_text, normalise
 from bertft_core.evaluation.policy.blend import probabilities_of
 from bertft_core.evaluation.tfidf import TfidfModel
 from bertft_core.serving.artifact import ArtifactCard, read_card
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Rows tokenised at a time: bounds memory for frames of any size, and is long enough to sort by length.
 _SLAB = 4096
+_GLANCE = 64  # characters of a text that mostly hold a sign to see; only without one the whole text is searched
 
 
 class Predictor:
@@ -271,23 +272,32 @@ def _frame(rows: Any) -> pd.DataFrame:
         return pd.DataFrame(list(rows))
     if not isinstance(rows, pd.DataFrame):
         raise InputError(f"wanted a frame, {{'text': [...]}} or a list of {{'text': ...}}, found {type(rows).__name__}")
-    # MLflow folds {"text": [a, b]} into one row that holds a list (measured, 3.17): one row per text again.
-    if len(rows) != 1 or not any(isinstance(cell, list | np.ndarray) for cell in rows.iloc[0]):
+    return rows
+
+
+def unfolded(rows: Any) -> Any:
+    """One row per text of what MLflow sends: it folds {"text": [a, b]} into one row that holds a list (MLflow 3.17).
+
+    Raises InputError for columns of different lengths.
+    """
+    import pandas as pd
+
+    if not isinstance(rows, pd.DataFrame) or len(rows) != 1:
         return rows
     cells = {str(name): cell for name, cell in rows.iloc[0].items()}
     lengths = {len(cell) for cell in cells.values() if isinstance(cell, list | np.ndarray)}
     if len(lengths) > 1:
         raise InputError(f"columns of different lengths: {', '.join(map(str, sorted(lengths)))}")
-    return pd.DataFrame(cells)
+    return pd.DataFrame(cells) if lengths else rows
 
 
 def _no_texts(
     texts: Sequence[Any], pairs: Sequence[Any] | None, names: tuple[str, str]
 ) -> Iterator[tuple[int, str, str]]:
-    """(place from 0, column, what is there) of everything that is no text with a sign to read."""
+    """(place from 0, column, what is there) of everything that is no text with a sign to see."""
     for name, column in zip(names, (texts, pairs or ()), strict=True):
         for place, value in enumerate(column):
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str) or not (normalise(value[:_GLANCE]) or normalise(value)):
                 yield place, name, repr(value)[:80]
             elif not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
                 yield place, name, "a text with half a character (a lone surrogate)"

@@ -216,3 +216,15 @@ def test_conflicting_rows_are_listed_with_their_labels(tmp_path: Path) -> None:
         (5, "conflicting labels: 'a' here, the same text has 'a', 'b'"),
         (61, "conflicting labels: 'b' here, the same text has 'a', 'b'"),
     ]
+
+
+def test_many_labels_of_one_text_are_cut_in_the_list(tmp_path: Path) -> None:
+    rows = [*OBJECTS, *({"text": "the same text", "label": [f"c{i:02}", "z"]} for i in range(20))]
+    rows = [row | {"label": row["label"] if isinstance(row["label"], list) else [row["label"]]} for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = prepare(tmp_path / "rows.jsonl", max_faulty_share=1.0, min_class_rows=1)
+    listed = [json.loads(line) for line in (data.path / "quarantine.jsonl").read_text().splitlines()]
+    shown = ", ".join(f"['c{i:02}', 'z']" for i in range(5))
+    assert [f["reason"] for f in listed] == [
+        f"conflicting labels: ['c{i:02}', 'z'] here, the same text has {shown} and 15 more" for i in range(20)
+    ]

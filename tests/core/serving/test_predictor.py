@@ -16,7 +16,7 @@ from bertft_core.data.tokens.encoding import SpecialLayout, encode_texts, load_t
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.serving.artifact import ArtifactCard, build_artifact, read_card
-from bertft_core.serving.predictor import Predictor
+from bertft_core.serving.predictor import Predictor, unfolded
 from bertft_core.testing.encoders import tiny_encoder
 
 CLASSES = ("ham", "spam", "other")
@@ -85,7 +85,7 @@ def test_frame_dict_and_list_of_dicts_agree(predictor):
 
 def test_a_row_that_mlflow_folded_is_unfolded(predictor):
     folded = pd.DataFrame([{"text": TEXTS}])
-    pd.testing.assert_frame_equal(predictor.predict_frame(folded), predictor.predict_frame({"text": TEXTS}))
+    pd.testing.assert_frame_equal(predictor.predict_frame(unfolded(folded)), predictor.predict_frame({"text": TEXTS}))
 
 
 def test_frame_columns_fit_each_other(predictor):
@@ -159,7 +159,7 @@ def test_no_rows_give_an_empty_frame(predictor):
     assert len(predictor.predict_frame(pd.DataFrame({"text": []}))) == 0
 
 
-@pytest.mark.parametrize("bad", [None, float("nan"), "", "  ", 3])
+@pytest.mark.parametrize("bad", [None, float("nan"), "", "  ", "\u200b\ufeff \u200d" * 40, "\x07", 3])
 def test_missing_text_is_refused_with_its_row(predictor, bad):
     with pytest.raises(InputError, match="text in row 1"):
         predictor.predict_frame([{"text": "fine"}, {"text": bad}])

@@ -83,6 +83,20 @@ def test_json_lines_keep_nested_values_and_late_keys(
     assert out[0]["meta"] == {"a": [1]} and out[1]["late"] == 2 and out[0]["model"] == "m"
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_lists_beside_a_text_leave_a_row_a_row(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(tables, "_ROWS", batch)
+    rows = [{"body": "good film", "tags": ["x", "y"]}, {"body": "", "tags": ["z"]}, {"body": ["a", "b"], "tags": []}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    score_table(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl", model="m")
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["label"] in CLASSES for row in out] == [True, False, False]
+    assert [row["error"] for row in out] == [None, "body must be a text, was ''", "body must be a text, was ['a', 'b']"]
+    assert [row["tags"] for row in out] == [["x", "y"], ["z"], []]
+
+
 def test_late_key_is_refused_in_csv_and_leaves_nothing(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def write_released_page(
     facts = ReleaseFacts(
         outcome="promoted" if release.promoted else _OUTCOMES.get(release.outcome, "kept"),
         reason=release.reason,
+        serves=release.champion_after is not None,
         decision=decision,
         champion=champion_scores(folder, report, release.champion_before or ""),
     )

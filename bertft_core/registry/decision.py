@@ -61,9 +61,9 @@ def promote_or_keep(
     if gate is None and store.config.promotion.champion_unavailable == "keep":
         entry = _write(view, entries.KEPT, version, _not_comparable(str(fault), name, version), prefect_run)
     else:
-        gate = gate or judge(candidate, view, None)
+        gate = gate or judge(candidate, view, None, fault or "")
         write_json(candidate.folder.decision_json, gate.to_json())
-        reason = f"{fault} (promotion.champion_unavailable: promote); {gate.reason}" if fault else gate.reason
+        reason = gate.reason
         action = entries.PROMOTED if gate.promote else entries.KEPT
         if gate.promote and store.config.promotion.require_approval:
             action = entries.APPROVED if approved else entries.AWAITING

@@ -20,6 +20,7 @@ from bertft_core.evaluation.gate.checks import (
     latency_check,
     seen_rows_check,
     size_check,
+    uncompared_check,
 )
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
@@ -93,8 +94,8 @@ def check_parity(candidate: Candidate, view: ModelView, scorer: Scorer) -> None:
         )
 
 
-def judge(candidate: Candidate, view: ModelView, champion: str | None) -> PromotionDecision:
-    """Apply the rule to the candidate and the champion (None: there is none yet).
+def judge(candidate: Candidate, view: ModelView, champion: str | None, fault: str = "") -> PromotionDecision:
+    """Apply the rule to the candidate and the champion (None: there is none yet, or `fault` keeps it from being one).
 
     Answers of rivals that do not lie in the candidate's folder are computed. Raises InputError when the label sets
     differ or the champion has seen every row, ArtifactError when a rival does not load.
@@ -113,6 +114,7 @@ def judge(candidate: Candidate, view: ModelView, champion: str | None) -> Promot
         None if anchor is None else rivals[anchor],
         spent=entries.spent(view.entries, rule.allowed, time.time()),
         same_weights=is_same,
+        fault=fault,
     )
 
 
@@ -124,8 +126,12 @@ def judge_against(
     *,
     spent: int,
     same_weights: bool,
+    fault: str = "",
 ) -> PromotionDecision:
-    """Apply the rule on the rows that no rival was trained on. Raises InputError when no row is left."""
+    """Apply the rule on the rows that no rival was trained on. Raises InputError when no row is left.
+
+    fault: why a champion that there is cannot be compared with.
+    """
     folder, classes = candidate.folder, candidate.classes
     rivals = [rival for rival in (champion, anchor) if rival]
     rows = np.load(folder.test_fingerprints, allow_pickle=False)
@@ -134,7 +140,7 @@ def judge_against(
         raise InputError(
             f"version {rivals[0].version} was trained on all {len(rows)} test rows: no row is left to compare on"
         )
-    own_checks = []
+    own_checks = [uncompared_check(fault)] if fault else []
     if candidate.fault and rule.baseline != "off":
         own_checks.append(Check(name=TRAINING, passed=False, detail=candidate.fault))
     if rule.max_latency_ms is not None:  # as the parity check measured it, one row at a time

@@ -25,8 +25,8 @@ def test_a_first_version_has_to_be_worth_it(project, command, document, rows, tm
 
     folder = home / "runs" / poor["run_id"] / "evaluation"
     page, text = ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
-    assert "Not promoted: there is no champion yet</h2>" in page
-    assert text.splitlines()[2].startswith("**Not promoted: there is no champion yet**. Not worth promoting: worse")
+    assert "Not promoted: there is no champion</h2>" in page
+    assert text.splitlines()[2].startswith("**Not promoted: there is no champion**. Not worth promoting: worse")
     with sqlite3.connect(home / "mlflow.db") as store:
         versions = dict(store.execute("select key, value from model_version_tags").fetchall())
         outcomes = store.execute("select value from tags where key = 'bertft.outcome'").fetchall()

@@ -224,6 +224,18 @@ def test_lost_champion_keeps_unless_told_otherwise(one, shelf, candidate, lose):
 
 
 @pytest.mark.slow
+def test_version_that_is_worth_nothing_beside_a_champion_of_other_classes_is_kept_and_the_champion_named(
+    one, shelf, candidate
+):
+    one()
+    eggs = candidate("2", right=30, classes=("eggs", "spam"))
+    release, gate = promote_or_keep(eggs, shelf(champion_unavailable="promote"))
+    assert outcome(release) == ("kept", False, "1", "1") and gate.test == "first"
+    assert release.reason.startswith("not compared with the champion: version 1: another label set: new 'eggs'")
+    assert "promote); not worth promoting: worse than the TF-IDF baseline" in release.reason
+
+
+@pytest.mark.slow
 def test_alias_moved_by_hand_is_what_the_gate_compares_with(one, candidate):
     store = one()
     aliases.set_alias(store, MODEL, "champion", "3")

@@ -22,7 +22,7 @@ from bertft_core.evaluation.scores.intervals import exchange_p
 from bertft_core.evaluation.scores.labels import Labels, Predictions
 
 SLICE_ROWS = 30  # a smaller slice is listed, not judged: one row is more than 3 points of it
-LATENCY, SIZE, TRAINING = "latency", "size", "training"
+LATENCY, SIZE, TRAINING, UNCOMPARED = "latency", "size", "training", "champion"
 _NAMED = 5  # classes or slices named in one text
 
 Bools = npt.NDArray[np.bool_]
@@ -239,6 +239,12 @@ def size_check(megabytes: float, most: float) -> Check:
         detail=f"{'small enough' if passed else 'too large'}: {megabytes:.1f} MB, "
         f"allowed {most:g} (promotion.max_size_mb)",
     )
+
+
+def uncompared_check(fault: str) -> Check:
+    """Says why a champion that there is is not compared with, where promotion.champion_unavailable lets that pass."""
+    detail = f"not compared with the champion: {fault} (promotion.champion_unavailable: promote)"
+    return Check(name=UNCOMPARED, passed=True, detail=detail)
 
 
 def label_set_check(challenger: Sequence[str], champion: Sequence[str]) -> Check:

@@ -16,6 +16,7 @@ from bertft_core.evaluation.gate.checks import (
     LATENCY,
     SIZE,
     TRAINING,
+    UNCOMPARED,
     Check,
     calibration_check,
     groups_check,
@@ -36,7 +37,7 @@ class PromotionDecision:
     spent: decisions of the period before this one, of `allowed`. Scores: higher is better, log loss negated.
     difference, interval (two-sided, at the rule's level): challenger minus champion, None without a comparison;
     baseline_difference, baseline_interval: minus the TF-IDF baseline. test: the rule's, or "first" where there is no
-    champion yet; majority_score is asked for then alone.
+    champion to compare with; majority_score is asked for then alone.
     """
 
     promote: bool
@@ -109,7 +110,7 @@ def decide(
         cannot add up; superiority ignores it.
     spent: decisions of the running period that compared two models within the budget.
     same_weights: challenger and champion are one model, which is never promoted.
-    own_checks: what the caller measured; a failed one blocks.
+    own_checks: what the caller measured; a failed one blocks. UNCOMPARED, why a champion is left out, is said first.
 
     Of multi-label rows one is right where its whole set is. Raises DataError for no rows or a faulty slice,
     ArtifactError for probabilities that are no distributions.
@@ -126,7 +127,7 @@ def decide(
         against = {found.check.name: found.pair for found in first}
         failed = [check for check in checks if not check.passed]
         score = f"{score_title(metric)} {ours.score(metric):.4f} on {rows_text(ours.n, n_groups)}"
-        reason = _first_reason(score, first, minima, failed)
+        reason = _first_reason(score, first, minima, checks)
     else:
         pair = Comparison(rule=rule, rows=rows, challenger=challenger, rival=champion, spent=spent)
         test, reason = pair.test()
@@ -178,8 +179,10 @@ def _numbers(pair: Comparison | None) -> tuple[float | None, float | None, Inter
     )
 
 
-def _first_reason(score: str, first: Sequence[First], minima: Sequence[Check], failed: Sequence[Check]) -> str:
-    """Why a first version is promoted or not: all that it is not worth first, with the numbers."""
+def _first_reason(score: str, first: Sequence[First], minima: Sequence[Check], checks: Sequence[Check]) -> str:
+    """Why a version without a comparison is promoted or not: all that it is not worth first, with the numbers."""
+    failed = [check for check in checks if not check.passed]
+    lead = next((f"{check.detail}; " for check in checks if check.name == UNCOMPARED), "")
     faults = {found.check.name: found.summary for found in first} | {check.name: check.detail for check in minima}
     faults |= {check.name: check.detail for check in failed if check.name == TRAINING}
     if MAJORITY in {check.name for check in failed}:
@@ -187,10 +190,11 @@ def _first_reason(score: str, first: Sequence[First], minima: Sequence[Check], f
     said = [faults[check.name] for check in failed if check.name in faults]
     others = [check for check in failed if check.name not in faults]
     if said:
-        return f"not worth promoting: {'; '.join(said)}{_also_failed(others)}"
+        return f"{lead}not worth promoting: {'; '.join(said)}{_also_failed(others)}"
     if others:
-        return f"no champion yet: {others[0].detail}{_also_failed(others[1:])}"
-    return "; ".join([f"no champion yet; {score}", *(found.summary for found in first if found.check.name != CHANCE)])
+        return f"{lead or 'no champion yet: '}{others[0].detail}{_also_failed(others[1:])}"
+    worth = "; ".join([score, *(found.summary for found in first if found.check.name != CHANCE)])
+    return f"{lead or 'no champion yet; '}{worth}"
 
 
 def _calibration(pair: Comparison, most: float) -> Check:

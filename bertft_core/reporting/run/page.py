@@ -33,12 +33,14 @@ _HEADLINES: dict[Outcome, str] = {
 class ReleaseFacts:
     """What became of the model and why, in one sentence; outcome "none": nothing was decided.
 
+    serves: whether a champion serves now.
     decision: the gate's, which the release may overrule (held, awaiting approval). champion: its scores on the same
     rows.
     """
 
     outcome: Outcome
     reason: str
+    serves: bool = True
     decision: PromotionDecision | None = None
     champion: Scores | None = None
 
@@ -49,8 +51,8 @@ class ReleaseFacts:
     @property
     def headline(self) -> str:
         """The outcome in a few words, the first ones of a report."""
-        if self.outcome == "kept" and self.decision is not None and self.decision.test == "first":
-            return "Not promoted: there is no champion yet"
+        if self.outcome == "kept" and not self.serves:
+            return "Not promoted: there is no champion"
         return _HEADLINES[self.outcome]
 
 

@@ -87,10 +87,8 @@ def test_the_metric_that_decides_is_compared_with_the_baseline_too(metric: str) 
 
 
 def test_what_became_of_the_model_comes_first_in_the_markdown() -> None:
-    text = report().to_markdown("news", verdict=("Not promoted: there is no champion yet", "not worth promoting: *x*"))
-    assert text.startswith(
-        "# news\n\n**Not promoted: there is no champion yet**. Not worth promoting: \\*x\\*\n\n| score"
-    )
+    text = report().to_markdown("news", verdict=("Not promoted: there is no champion", "not worth promoting: *x*"))
+    assert text.startswith("# news\n\n**Not promoted: there is no champion**. Not worth promoting: \\*x\\*\n\n| score")
 
 
 def test_worst_errors_are_the_ten_most_confident_wrong_rows() -> None:

@@ -187,10 +187,11 @@ def test_a_first_version_that_is_kept_leaves_no_champion_to_stay(report: Evaluat
     given = GateRows(labels=np.asarray(y), classes=CLASSES, baseline=p, shares=np.array([0.5, 0.5]))
     decision = decide(PromotionRule(resamples=200), given, Model(name="the challenger", p=p[:, ::-1]))
     assert not decision.promote and decision.reason.startswith("not worth promoting: ")
-    kept = ReleaseFacts(outcome="kept", reason=decision.reason, decision=decision)
+    kept = ReleaseFacts(outcome="kept", reason=decision.reason, serves=False, decision=decision)
+    assert replace(kept, serves=True).headline == "Not promoted: the champion stays"  # which was not compared with
     page = report_html(page_of(report, title="news", release=kept))
     (heading,) = re.findall('<h2 class="outcome">(.*?)</h2>', page, re.DOTALL)
-    assert heading.endswith("Not promoted: there is no champion yet") and "M3 3 13 13" in heading  # a cross, no tick
+    assert heading.endswith("Not promoted: there is no champion") and "M3 3 13 13" in heading  # a cross, no tick
     assert page.index("Not worth promoting: ") < page.index("<h2>Scores</h2>")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.baseline import class_shares
+from bertft_core.evaluation.gate.checks import Check, uncompared_check
 from bertft_core.evaluation.gate.comparison import GateRows, Model
 from bertft_core.evaluation.gate.decision import PromotionDecision, decide
 
@@ -50,6 +51,21 @@ def test_a_version_as_good_as_the_baseline_is_promoted_with_the_numbers() -> Non
     assert "not shown to be worse than the TF-IDF baseline: macro F1 0.9333 against 0.9433, -0.0100" in found.reason
     assert found.baseline_score == pytest.approx(0.9433, abs=1e-3) and found.majority_score == pytest.approx(1 / 15)
     assert found.baseline_interval is not None and found.baseline_interval[0] < -0.01 < found.baseline_interval[1]
+
+
+def test_a_champion_that_cannot_be_compared_with_is_said_first_and_not_denied() -> None:
+    fault = uncompared_check("version 1: another label set: new 'eggs'")
+    lead = "not compared with the champion: version 1: another label set: new 'eggs' (promotion.champion_unavailable: "
+    slow = Check(name="label set", passed=False, detail="another label set")
+    for right, checks, wanted in (
+        (280, [fault], "promote); macro F1 0.9333 on 300 rows; "),
+        (15, [fault], "promote); not worth promoting: "),
+        (280, [fault, slow], "promote); another label set"),
+    ):
+        rows = GateRows(labels=Y, classes=CLASSES, baseline=answers(283), shares=class_shares(Y, 5))
+        found = decide(rule(), rows, Model(name="version 2", p=answers(right)), own_checks=checks)
+        assert found.reason.startswith(f"{lead}{wanted}") and "no champion" not in found.reason
+        assert found.promote is (right == 280 and len(checks) == 1) and found.test == "first"
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "log_loss"])

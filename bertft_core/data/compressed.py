@@ -6,7 +6,7 @@ import gzip
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -35,6 +35,14 @@ def zip_names(path: Path) -> list[str]:
         return _names(archive)
 
 
+def only_file(path: Path, names: Sequence[str]) -> str:
+    """The one of `names`, the files in a zip. Raises DataError where there are none or several."""
+    if len(names) != 1:
+        found = ", ".join(names[:5]) or "none"
+        raise DataError(f"{path.name}: wanted one file in the zip, found {len(names)}: {found}; unpack it")
+    return names[0]
+
+
 def is_compressed(path: Path) -> bool:
     """Whether the content is compressed, whatever the file's name."""
     with open(path, "rb") as handle:
@@ -42,7 +50,9 @@ def is_compressed(path: Path) -> bool:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The content, decompressed while it is read. Raises what `reading` turns into a DataError."""
+    """The content, decompressed while it is read. Raises DataError for a zip of several files or none, and what
+    `reading` turns into one.
+    """
     with open(path, "rb") as handle:
         start = handle.read(6)
     if start.startswith(_GZIP):
@@ -51,7 +61,7 @@ def open_bytes(path: Path) -> BinaryIO:
         return cast(BinaryIO, lzma.open(path, "rb"))
     if start.startswith(_ZIP):
         archive = zipfile.ZipFile(path)
-        return cast(BinaryIO, archive.open(_names(archive)[0]))
+        return cast(BinaryIO, archive.open(only_file(path, _names(archive))))
     return open(path, "rb")
 
 

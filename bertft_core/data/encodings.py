@@ -52,12 +52,17 @@ class ByteMarks:
             return False
         return True
 
-    def encoding(self, usual: str | None) -> str:
+    def encoding(self, usual: str | None, *, stated: str | None = None) -> str:
         """UTF-16 or UTF-32 by their marks, UTF-8, cp1252 where bytes 0x80 to 0x9F occur, else latin-1.
+
+        stated: what the user says it is, taken but for the byte order of a file with a mark, which is then no text.
 
         usual: what such files are in otherwise, taken where the bytes say neither UTF-16 nor, by other than ASCII
         signs, UTF-8.
         """
+        if stated is not None:
+            has_mark = self._utf16 is not None and codecs.lookup(stated).name.startswith(self._utf16)
+            return str(self._utf16) if has_mark else stated
         if self._utf16 is not None:
             return self._utf16
         is_utf8 = self._is_utf8 and self._decodes(b"", final=True)

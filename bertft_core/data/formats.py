@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import re
@@ -23,7 +24,8 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 
 def text_encoding(file: SourceFile) -> str:
     """The encoding to open with; utf-8-sig drops a byte order mark where there is one."""
-    return "utf-8-sig" if file.encoding == "utf-8" else str(file.encoding)
+    name = codecs.lookup(str(file.encoding)).name
+    return "utf-8-sig" if name == "utf-8" else name
 
 
 @contextmanager

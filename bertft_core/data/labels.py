@@ -53,6 +53,12 @@ def class_name(text: str) -> str:
     return str(int(whole[1])) if whole else text
 
 
+def class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """`class_name` of each; the names as they are where two would be one."""
+    read = tuple(map(class_name, names))
+    return read if len(set(read)) == len(read) else tuple(names)
+
+
 def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, float] | tuple[str, ...]:
     """A class name, {class: weight} with weights that sum to 1, or the names of a set of classes (maybe none).
 

@@ -195,7 +195,13 @@ def _read_documents(files: list[SourceFile], config: DataConfig) -> Iterator[Row
 
     def rows() -> Iterator[_Row | RowFault]:
         for file in files:
-            text = file.path.read_bytes().decode(text_encoding(file))
+            content = file.path.read_bytes()
+            try:
+                text = content.decode(text_encoding(file))
+            except UnicodeDecodeError as fault:
+                reason = f"no {file.encoding}: byte {fault.start}: {fault.reason}"
+                yield RowFault(file=file.name, row=1, reason=reason, text=repr(content[:50]))
+                continue
             if "\0" in text:
                 yield RowFault(file=file.name, row=1, reason="binary content", text=text[:200])
             else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import BertftError, ConfigError, DataError
 from bertft_core.base.hashes import hash_folder
-from bertft_core.data.compressed import SUFFIXES, is_compressed, open_bytes, reading, table_name, zip_names
+from bertft_core.data.compressed import SUFFIXES, is_compressed, only_file, open_bytes, reading, table_name, zip_names
 from bertft_core.data.delimited import Dialect, dialect_of
 from bertft_core.data.encodings import ByteMarks
 
@@ -125,9 +125,8 @@ def inspect_source(source: Path | HubDataset, config: DataConfig, usual: Reading
         return tuple(files)
     if source.is_file():
         kind = kind_of(source)
-        if kind is None and source.suffix.lower() == ".zip" and len(names := zip_names(source)) != 1:
-            found = ", ".join(names[:5]) or "none"
-            raise DataError(f"{source.name}: wanted one file in the zip, found {len(names)}: {found}; unpack it")
+        if kind is None and source.suffix.lower() == ".zip":
+            only_file(source, zip_names(source))
         if kind is None:
             raise DataError(
                 f"{source.name}: unknown suffix {Path(table_name(source)).suffix!r}; wanted {', '.join(KINDS)}, each "
@@ -153,12 +152,12 @@ def kind_of(path: Path) -> str | None:
 
 
 def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: Reading) -> SourceFile:
-    """One pass over the bytes: digest and encoding. A bad document is a row's fault."""
+    """One pass over the bytes: digest and encoding. A document is read as it lies, and a bad one is a row's fault."""
     digest, marks, size = hashlib.sha256(), ByteMarks(), 0
     with reading(path, name):
         if kind == "parquet" and is_compressed(path):
             raise DataError(f"{name}: Parquet is compressed inside: unpack it")
-        with open_bytes(path) as handle:
+        with open(path, "rb") if kind == "document" else open_bytes(path) as handle:
             while block := handle.read(_BLOCK):
                 digest.update(block)
                 if kind != "parquet":
@@ -166,7 +165,7 @@ def _inspect_file(path: Path, name: str, kind: str, config: DataConfig, usual: R
                 size += len(block)
     if size == 0 and kind != "document":
         raise DataError(f"{name}: the file is empty; wanted rows")
-    encoding = None if kind == "parquet" else config.encoding or marks.encoding(usual.encoding)
+    encoding = None if kind == "parquet" else marks.encoding(usual.encoding, stated=config.encoding)
     if kind in ("csv", "jsonl") and config.encoding is None and encoding != usual.encoding:
         marks.require_text(name)
     file = SourceFile(name=name, path=path, kind=kind, encoding=encoding, digest=digest.hexdigest())

@@ -17,6 +17,7 @@ from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import read_json
 from bertft_core.base.text import multi_label_text
 from bertft_core.config.store import Store
+from bertft_core.data.labels import class_names
 
 _PROCESS = Path(__file__).with_name("answering.py")
 _TIMED = 16  # single rows timed; the first quarter warms up
@@ -36,9 +37,9 @@ class Answers:
 
     @classmethod
     def read(cls, file: Path) -> Answers:
-        """The answers that `score_versions` left in `file`."""
+        """The answers that `score_versions` left in `file`, its classes spelt as data are read now."""
         facts = read_json(f"{file}.json")
-        return cls(**{**facts, "classes": tuple(facts["classes"]), "file": str(file)})
+        return cls(**{**facts, "classes": class_names(facts["classes"]), "file": str(file)})
 
     def probabilities(self, classes: Sequence[str]) -> Any:
         """float32 [n, C] in the order of `classes`, which must be the same names."""

@@ -82,16 +82,17 @@ def compare_versions(
     """
     import pandas as pd
 
+    from bertft_core.data.labels import class_names
     from bertft_core.evaluation.comparison import compare
     from bertft_core.evaluation.scores.labels import labels_of
 
     aliases.require_model(store, name)
     cards = [artifacts.read_served_card(store, name, version) for version in (first, second)]
-    classes = cards[0].classes
-    if set(classes) != set(cards[1].classes):
+    classes, others = (class_names(card.classes) for card in cards)
+    if set(classes) != set(others):
         raise InputError(
-            f"version {first} of {name} knows the classes {sorted(classes)}, version {second} "
-            f"{sorted(cards[1].classes)}: not comparable"
+            f"version {first} of {name} knows the classes {sorted(classes)}, version {second} {sorted(others)}: "
+            "not comparable"
         )
     group = _group_column(store, name, first)
     rows = read_labelled(data, cards[0], label, encoding, group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from bertft_core.base.errors import DataError, InputError
 from bertft_core.config.run import DataConfig
 from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.splits import halves
+from bertft_core.registry.answers import Answers
 from bertft_core.registry.comparison import compare_versions, read_labelled
 from bertft_core.serving.artifact import ArtifactCard
 
@@ -92,6 +94,23 @@ def test_rows_are_known_by_the_fingerprints_that_training_keeps(tmp_path):
     assert len(trained) == splits.n_train and len(left.rows) == 60 - splits.n_train
     known = {*splits.table("validation")["text"].to_pylist(), *splits.table("test")["text"].to_pylist()}
     assert set(left.texts) == known
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["False", "True"], ("false", "true")),
+        (["0.0", "1.0"], ("0", "1")),
+        (["1", "1.0"], ("1", "1.0")),  # two classes stay two
+    ],
+)
+def test_answers_of_an_older_version_have_its_classes_as_data_are_read_now(written, read, tmp_path):
+    p = np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32)
+    np.savez(tmp_path / "1.npz", probabilities=p, predicted=np.array([0, 1]))
+    (tmp_path / "1.npz.json").write_text(json.dumps({"classes": written, "latency_ms": 1.0, "code": "x"}))
+    answers = Answers.read(tmp_path / "1.npz")
+    assert answers.classes == read and answers.predicted(read[::-1]).tolist() == [1, 0]
+    np.testing.assert_array_equal(answers.probabilities(read[::-1]), p[:, ::-1])
 
 
 @pytest.mark.orchestration

@@ -123,7 +123,9 @@ def tokens_line(tokenizer: Tokenizer, pretrained: Path) -> str:
 def _require_marks(tokenizer: Tokenizer, pretrained: Path, config: dict[str, Any], first: int) -> None:
     """RoBERTa and its relatives count positions by what is padding: another tokenizer's ids shift them in silence."""
     begin, pad = config.get("bos_token_id"), config.get("pad_token_id")
-    if isinstance(begin, int) and first != begin:
+    # CamemBERT keeps fairseq's unused signs: <s>NOTUSED has id 0, which its config.json may name, and <s> has id 5.
+    stated = tokenizer.id_to_token(begin) if isinstance(begin, int) else None
+    if isinstance(begin, int) and first != begin and stated != f"{tokenizer.id_to_token(first)}NOTUSED":
         raise _unfit(
             pretrained,
             f"the tokenizer begins a text with {tokenizer.id_to_token(first)!r} (id {first}), config.json says "

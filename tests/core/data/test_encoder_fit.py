@@ -92,6 +92,14 @@ def test_a_bert_tokenizer_in_a_folder_of_roberta_is_refused(folder: Path) -> Non
     assert "begins a text with '[CLS]' (id 2), config.json says bos_token_id 0" in fault(folder)
 
 
+def test_the_unused_sign_that_camembert_names_is_its_own(folder: Path) -> None:
+    edit(folder / "config.json", model_type="camembert", pad_token_id=1, bos_token_id=0)
+    assert "bos_token_id 0" in fault(folder)
+    tokens = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(tokens.replace('"[PAD]"', '"[CLS]NOTUSED"'))
+    assert fitting_layout(load_tokenizer(folder), folder).single == ((2,), (3,))
+
+
 def test_padding_that_is_a_word_of_the_tokenizer_is_refused_where_positions_depend_on_it(folder: Path) -> None:
     config = {"model_type": "xlm-roberta", "bos_token_id": 2}
     edit(folder / "config.json", **config, pad_token_id=9)

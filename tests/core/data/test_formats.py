@@ -122,6 +122,18 @@ def test_zip_of_two_files_is_refused_by_name(tmp_path: Path) -> None:
         read(tmp_path / "rows.zip")
 
 
+def test_zip_under_the_name_of_a_table_holds_one_file(tmp_path: Path) -> None:
+    pack(tmp_path / "rows.zip", csv_bytes()).rename(tmp_path / "rows.csv")
+    assert read(tmp_path / "rows.csv") == ROWS
+    two_files(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=r"rows\.jsonl: wanted one file in the zip, found 2: a\.csv, b\.csv; unpack it"):
+        read(tmp_path / "rows.jsonl")
+    with zipfile.ZipFile(tmp_path / "rows.tsv", "w") as archive:
+        archive.writestr("__MACOSX/._rows.csv", b"x")
+    with pytest.raises(DataError, match=r"rows\.tsv: wanted one file in the zip, found 0: none; unpack it"):
+        read(tmp_path / "rows.tsv")
+
+
 # ---- JSON of other shapes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -82,6 +83,45 @@ def test_encoding_is_decided_per_file(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     assert read(tmp_path) == [("café", "a"), ("café", "b")]
     assert [f.encoding for f in inspect_source(tmp_path, DataConfig(source="x"))] == ["utf-8", "latin-1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "reason"),
+    [
+        (gzip.compress(b"a long text"), None, "binary content"),
+        (b"\x1f\x8b no gzip", None, ""),
+        (b"PK\x03\x04 no zip", None, ""),
+        (gzip.compress(b"a long text"), "utf-8", "no utf-8: byte 1"),
+        ("caf\xe9".encode("latin-1"), "UTF8", "no UTF8: byte 3"),
+    ],
+)
+def test_bad_document_is_a_fault_of_its_row(content: bytes, encoding: str | None, reason: str, tmp_path: Path) -> None:
+    for name, text in (("a/1.txt", b"good"), ("b/1.txt", content), ("b/2.txt", b"fine")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+    batches = list(read_batches(tmp_path, DataConfig(source="x", encoding=encoding)))
+    assert [f.reason[: len(reason)] for b in batches for f in b.faults] == [reason] * bool(reason)
+    texts = [text for b in batches for text in b.columns["text"]]
+    assert (texts[0], texts[-1], len(texts)) == ("good", "fine", 2 if reason else 3)
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [
+        ("utf-8-sig", "UTF-8"),
+        ("utf-8-sig", "utf8"),
+        ("utf-16", "utf-16-le"),
+        ("utf-16", "UTF-16"),
+        ("utf-32", "utf-32-le"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_byte_order_mark_is_no_text_whatever_the_encoding_is_called(
+    mark: str, encoding: str, name: str, tmp_path: Path
+) -> None:
+    lines = "text,label\ncaf\xe9,a\n" if name == "a.csv" else '{"text": "caf\xe9", "label": "a"}\n'
+    path = write(tmp_path, name, lines.encode(mark))
+    assert read(path, encoding=encoding) == [("caf\xe9", "a")]
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ _ENVIRONMENT = {
     "experiment": "MLFLOW_EXPERIMENT_NAME",
     "artifact_root": "MLFLOW_DEFAULT_ARTIFACT_ROOT",
 }
-# MLflow keeps `latest` and v<N> for itself. In a model's name it refuses / and :, and its queries break at quotes.
+# MLflow keeps `latest` and v<N> for itself. In a model's name it refuses / and : and a path such as .., reads ? in a
+# models:/ URI as the end of the name, and its queries break at quotes.
 _ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,100}")
-_MODEL = re.compile(r"[\w{}.()+=@-][\w{}.()+=@ -]{0,154}", re.ASCII)  # with a name of 100 below MLflow's 256
+_MODEL = re.compile(r"(?!\.$|\.\.)[^/:?\\'\"`]{1,155}")  # with a name of 100 below MLflow's 256
 _SQLITE = "sqlite:///"
 _PATHS = ("tracking_uri", "registry_uri", "artifact_root")
 
@@ -40,10 +41,11 @@ def _checked_alias(value: Any) -> Any:
 
 
 def _checked_model(value: Any) -> Any:
-    if isinstance(value, str) and (not _MODEL.fullmatch(value) or value.endswith(" ")):
+    is_plain = isinstance(value, str) and value == value.strip() and value.isprintable()
+    if isinstance(value, str) and not (is_plain and _MODEL.fullmatch(value)):
         raise ValueError(
-            "must be 1 to 155 letters, digits, spaces or . _ - + = @ ( ), with {name} for the run's name; MLflow "
-            "refuses / and : in a model's name"
+            "must be 1 to 155 signs, with {name} for the run's name: no / : ? \\, quotation mark or control sign, no "
+            "space at an end, no .. at the beginning; MLflow cannot hold or find such a name"
         )
     return value
 

@@ -135,7 +135,7 @@ def _lines(file: SourceFile, dialect: Dialect) -> tuple[bool, bool]:
     with _open(file, dialect) as handle:
         for line in handle:
             has_quotes = has_quotes or '"' in line
-            is_even = is_even and (line.count(delimiter) == width - 1 or not line.strip("\r\n"))
+            is_even = is_even and (width in (1, line.count(delimiter) + 1) or not line.strip("\r\n"))
             if has_quotes and not is_even:
                 break
     return has_quotes, is_even
@@ -171,7 +171,7 @@ def _as_quoted(file: SourceFile, dialect: Dialect, labels: list[int]) -> tuple[i
                     continue
                 width = width or len(fields)
                 cells = [line.rstrip("\r\n").split(dialect.delimiter) for line in taken]
-                if fields and len(fields) != width:
+                if fields and len(fields) != width > 1:
                     broken += 1
                 elif len(taken) == 1 and fields:
                     marked = [cells[0][place] for place in labels if place < len(cells[0])]
@@ -195,14 +195,26 @@ def _as_quoted(file: SourceFile, dialect: Dialect, labels: list[int]) -> tuple[i
 
 
 def csv_records(file: SourceFile, dialect: Dialect) -> Iterator[tuple[int, list[str] | str]]:
-    """(row from 1, fields) of each record below the header; a reason instead of fields for a broken one."""
+    """(row from 1, fields) of each record below the header; a reason instead of fields for a broken one.
+
+    Of one column each line is a cell: an empty one too if another follows, and delimiters in it are text.
+    """
     previous_limit, width = csv.field_size_limit(_MAX_FIELD), len(dialect.header)
     try:
         with _open(file, dialect) as handle:
             records = _records(_reader(handle, dialect), dialect)
-            next(records, None)  # the header
-            for number, record in enumerate(records, start=1):
-                if not isinstance(record, str) and len(record) != width:
+            next(filter(None, records), None)  # the header
+            done = blank = 0  # rows; lines that are empty cells if a row follows
+            for record in records:
+                if not record:
+                    blank += width == 1
+                    continue
+                yield from ((done + i, [""]) for i in range(1, blank + 1))
+                number = done = done + blank + 1
+                blank = 0
+                if not isinstance(record, str) and width == 1:
+                    yield number, [dialect.delimiter.join(record)]
+                elif not isinstance(record, str) and len(record) != width:
                     reason = f"wrong number of fields: {len(record)}, the header has {width}"
                     yield number, f"{reason}\n{' '.join(record)[:200]}"
                 else:
@@ -212,7 +224,7 @@ def csv_records(file: SourceFile, dialect: Dialect) -> Iterator[tuple[int, list[
 
 
 def _records(reader: Any, dialect: Dialect) -> Iterator[list[str] | str]:
-    """Records that hold anything; a reason (str) for each line of a record with broken quoting, or with rows inside."""
+    """Records, [] for a blank line; a reason (str) for each line of one with broken quoting, or with rows inside."""
     while True:
         first = dialect.skipped + reader.line_num + 1
         try:
@@ -231,5 +243,5 @@ def _records(reader: Any, dialect: Dialect) -> Iterator[list[str] | str]:
                     f"rows inside a quoted field: line {line} of the lines {first} to {last}; data.quoting: none if "
                     "the file is written without quoting, standard if that is one field"
                 )
-        elif fields:
+        else:
             yield fields

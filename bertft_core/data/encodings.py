@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from bertft_core.base.errors import DataError
+from bertft_core.base.text import counted
 
 _CONTROL = bytes(b for b in range(32) if b not in b"\t\n\r\f\x1b")
 _CONTROL_SHARE = 0.02  # of the first block; above it the content is binary
 _C1 = bytes(range(0x80, 0xA0))  # control signs in latin-1 that nobody writes; quotes, dashes and the euro in cp1252
 _NOT_CP1252 = b"\x81\x8d\x8f\x90\x9d"
+_HIGH, _LEAD = bytes(range(0x80, 0x100)), bytes(range(0xC2, 0xF5))
+_SIGN = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")  # of UTF-8
 _MARKS = {  # the longer ones first: that of UTF-16 begins that of UTF-32
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -27,6 +31,7 @@ class ByteMarks:
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._is_utf8, self._is_ascii, self._has_c1, self._is_cp1252 = True, True, False, True
         self._nul, self._is_binary = -1, False
+        self._signs, self._bad, self._first_bad = 0, 0, -1  # signs of several bytes in UTF-8; bytes that are none
 
     def add(self, block: bytes) -> None:
         """Look at the next block."""
@@ -41,19 +46,36 @@ class ByteMarks:
             self._is_utf8 = self._decodes(block)
         if not block.isascii():
             self._is_ascii = False
+            if self._is_utf8:
+                self._signs += len(block) - len(block.translate(None, _LEAD))
+            else:  # a sign in two blocks counts as bad bytes
+                left, signs = _SIGN.subn(b"", block)
+                self._signs += signs
+                self._bad += len(left) - len(left.translate(None, _HIGH))
             self._has_c1 = self._has_c1 or len(block.translate(None, _C1)) < len(block)
             self._is_cp1252 = self._is_cp1252 and len(block.translate(None, _NOT_CP1252)) == len(block)
         self.size += len(block)
 
     def _decodes(self, block: bytes, *, final: bool = False) -> bool:
+        waiting = len(self._utf8.getstate()[0])
         try:
             self._utf8.decode(block, final)
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as fault:
+            self._first_bad = self.size - waiting + fault.start
+            if final:
+                self._signs, self._bad = self._signs - 1, self._bad + waiting
             return False
         return True
 
+    @property
+    def _is_broken_utf8(self) -> bool:
+        """More signs of several bytes than bytes that are none: in another encoding almost every one would be bad."""
+        return not self._is_utf8 and self._signs > self._bad
+
     def encoding(self, usual: str | None, *, stated: str | None = None) -> str:
         """UTF-16 or UTF-32 by their marks, UTF-8, cp1252 where bytes 0x80 to 0x9F occur, else latin-1.
+
+        UTF-8 too where more signs of several bytes than bytes that are none speak for it: `require_text` refuses it.
 
         stated: what the user says it is, taken but for the byte order of a file with a mark, which is then no text.
 
@@ -65,16 +87,16 @@ class ByteMarks:
             return str(self._utf16) if has_mark else stated
         if self._utf16 is not None:
             return self._utf16
-        is_utf8 = self._is_utf8 and self._decodes(b"", final=True)
-        says_utf8 = is_utf8 and not self._is_ascii
+        self._is_utf8 = self._is_utf8 and self._decodes(b"", final=True)
+        says_utf8 = self._is_utf8 and not self._is_ascii
         if usual is not None and not says_utf8 and not ("a".encode(usual) != b"a" and self._nul < 0):
             return usual
-        if is_utf8:
+        if self._is_utf8 or self._is_broken_utf8:
             return "utf-8"
         return "cp1252" if self._has_c1 and self._is_cp1252 else "latin-1"
 
     def require_text(self, name: str) -> None:
-        """Raises DataError for NUL bytes, or over 2 % control characters in the first block: no text file."""
+        """Raises DataError for NUL bytes, over 2 % control characters in the first block, or UTF-8 with bad bytes."""
         if self._utf16 is not None:
             return
         if self._nul >= 0:
@@ -84,6 +106,11 @@ class ByteMarks:
             )
         if self._is_binary:
             raise DataError(f"{name}: the content is binary (control characters), wanted a text file")
+        if self._is_broken_utf8:
+            raise DataError(
+                f"{name}: byte {self._first_bad} is no UTF-8, while {counted(self._signs, 'sign')} of several bytes "
+                f"{'is' if self._signs == 1 else 'are'}: mend it there, or name the file's encoding in data.encoding"
+            )
 
 
 def utf16_of(block: bytes) -> str | None:

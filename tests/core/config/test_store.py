@@ -155,14 +155,39 @@ def test_one_alias_for_two_roles_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["nlp/{name}", "a:{name}", "bob's {name}", 'say "{name}"', "{name}\n", " {name}", "{name} ", ""]
+    "name",
+    [
+        *(
+            "nlp/{name}",
+            "a:{name}",
+            "a?{name}",
+            "a\\{name}",
+            "bob's {name}",
+            'say "{name}"',
+            "{name}\n",
+            " {name}",
+            "{name} ",
+        ),
+        *("", ".", "..{name}", "a\u200b{name}", "a\x07{name}", "a" * 156),
+    ],
 )
 def test_a_registered_model_that_mlflow_cannot_hold_is_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match=r"registered_model: must be 1 to 155 letters, digits"):
+    with pytest.raises(ConfigError, match=r"registered_model: must be 1 to 155 signs"):
         load(write(tmp_path, f"registered_model: {json.dumps(name)}"))
 
 
-@pytest.mark.parametrize("name", ["{name}", "team.{name}_v-2", "News (English) {name}", "prod@{name}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{name}",
+        "team.{name}_v-2",
+        "News (English) {name}",
+        "prod@{name}",
+        "Kundengr\u00fc\u00dfe {name}",
+        "R&D, #1 {name} (50%)",
+        ".{name}",
+    ],
+)
 def test_a_registered_model_may_have_these_names(tmp_path, name):
     assert load(write(tmp_path, f"registered_model: {json.dumps(name)}")).model_name("news") == name.replace(
         "{name}", "news"

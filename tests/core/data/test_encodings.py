@@ -90,6 +90,35 @@ def test_signs_beyond_the_first_block_count_too(tmp_path: Path) -> None:
     assert encoding_of(tmp_path, "text,label\nx,a\u2019".encode()[:-1]) == "cp1252"  # cut within a sign: no UTF-8
 
 
+@pytest.mark.parametrize("place", [40, -1, BLOCK + 20])
+def test_one_bad_byte_in_utf_8_is_named_and_makes_no_mojibake(place: int, tmp_path: Path) -> None:
+    whole = csv_text([f"it\u2019s {i} caf\u00e9" for i in range(100_000 if place > BLOCK else 60)]).encode()
+    place = place if place > 0 else len(whole)
+    while place < len(whole) and whole[place] >= 0x80:
+        place += 1
+    content = whole[:place] + b"\xe9" + whole[place:]
+    with pytest.raises(DataError, match=rf"rows\.csv: byte {place} is no UTF-8, while \d+ signs .*data\.encoding"):
+        encoding_of(tmp_path, content)
+    (tmp_path / "rows.csv").write_bytes(content)
+    (file,) = inspect_source(tmp_path / "rows.csv", DataConfig(source="x", encoding="cp1252"))
+    assert file.encoding == "cp1252"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1251", "\u0428\u0438\u0440\u043e\u043a\u0430\u044f \u00ab\u042e\u00bb"),
+        ("gb2312", "\u6c49\u5b57\u4e2d\u6587\u5f88\u597d"),
+        ("euc_kr", "\ud55c\uad6d\uc5b4 \uc601\ud654"),
+        ("shift_jis", "\u3042\u3044\u6620\u753b"),
+        ("cp1252", "\u00dc\u201c \u00c4rger \u2013 \u00e4\u00f6\u00fc"),
+        ("iso8859_7", "\u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac"),
+    ],
+)
+def test_other_encodings_are_no_broken_utf_8(encoding: str, text: str, tmp_path: Path) -> None:
+    assert encoding_of(tmp_path, csv_text([f"{text} {i}" for i in range(60)]).encode(encoding)) in ("cp1252", "latin-1")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16"])
 def test_json_lines_in_utf_16_are_read(encoding: str, tmp_path: Path) -> None:
     rows = [{"text": f"\u0421\u043b\u043e\u0432\u043e {i}", "label": "ab"[i % 2]} for i in range(60)]

@@ -93,6 +93,7 @@ def test_encoding_is_decided_per_file(tmp_path: Path) -> None:
         (b"PK\x03\x04 no zip", None, ""),
         (gzip.compress(b"a long text"), "utf-8", "no utf-8: byte 1"),
         ("caf\xe9".encode("latin-1"), "UTF8", "no UTF8: byte 3"),
+        ("caf\xe9 \u2019".encode() + b"\xe9 x", None, "no utf-8: byte 9"),
     ],
 )
 def test_bad_document_is_a_fault_of_its_row(content: bytes, encoding: str | None, reason: str, tmp_path: Path) -> None:

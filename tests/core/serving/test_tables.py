@@ -83,6 +83,26 @@ def test_json_lines_keep_nested_values_and_late_keys(
     assert out[0]["meta"] == {"a": [1]} and out[1]["late"] == 2 and out[0]["model"] == "m"
 
 
+@pytest.mark.parametrize(
+    ("lines", "texts"),
+    [
+        (["good film", "", "bad plot, really, bad", "", "", "x", "", ""], None),  # no row of the last two
+        (['"so, good"', "", '"two', 'lines"', '"a ""b"""'], ["so, good", "", "two\nlines", 'a "b"']),
+        (['"Great" they said, and left', "", 'he said "no", twice'], None),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_each_line_of_one_column_is_a_cell(
+    predictor: Predictor, tmp_path: Path, lines: list[str], texts: list[str] | None, end: str
+) -> None:
+    wanted = texts or lines[:6]
+    (tmp_path / "in.csv").write_text(end.join(["", "body", *lines, ""]), encoding="utf-8", newline="")
+    score_table(predictor, tmp_path / "in.csv", tmp_path / "out.jsonl", model="m")
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["body"].replace("\r", "") for row in out] == wanted
+    assert [row["label"] in CLASSES for row in out] == [bool(text) for text in wanted]
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_lists_beside_a_text_leave_a_row_a_row(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int

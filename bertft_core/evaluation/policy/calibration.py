@@ -249,8 +249,9 @@ def fit_abstention(
     """
     order, falling, right = _by_confidence(labels, probabilities, predicted)
     last = _last_of_equals(falling)
-    share = np.cumsum(right)[last] / (last + 1)
-    worth = last + 1 if groups is None else effective_rows(right, np.asarray(groups)[order], ABSTENTION_LEVEL)[last]
+    share, worth = np.cumsum(right)[last] / (last + 1), (last + 1).astype(np.float64)
+    if groups is not None:
+        worth = effective_rows(right, np.asarray(groups)[order], ABSTENTION_LEVEL)[last]
     enough = np.flatnonzero(wilson_lower(share * worth, worth, ABSTENTION_LEVEL) >= wanted_accuracy)
     if len(enough) == 0:
         return None
@@ -263,12 +264,12 @@ def _by_confidence(labels: Any, probabilities: Any, predicted: Any) -> tuple[Int
     rows, answers = _checked(labels, probabilities, predicted)
     confidence = rows.confidence(answers)
     order = np.argsort(-confidence, kind="stable")
-    return order, confidence[order], rows.is_right(answers)[order].astype(np.float64)
+    return order.astype(np.int64), confidence[order], rows.is_right(answers)[order].astype(np.float64)
 
 
 def _last_of_equals(falling: Floats) -> Ints:
     """The places of the last row of each distinct confidence."""
-    return np.flatnonzero(np.append(np.diff(falling) != 0, True))
+    return np.asarray(np.flatnonzero(np.append(np.diff(falling) != 0, True)), dtype=np.int64)
 
 
 def _checked(

@@ -109,7 +109,7 @@ def share_interval(is_right: Any, groups: Any, level: float = 0.95) -> Interval:
     return max(0.0, float(low)), min(1.0, 1 - float(below))
 
 
-def effective_rows(is_right: Any, groups: Ints, tail: float) -> Floats:
+def effective_rows(is_right: Any, groups: Any, tail: float) -> Floats:
     """How many independent rows the first 1, 2, … n rows of groups [n] are worth for their share of right ones, [n].
 
     p (1 - p) over the variance of the share between groups, times (z / t)^2 at the quantile `tail` for a variance

@@ -25,7 +25,7 @@ def fault_drill(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_killed_search_loses_and_doubles_nothing(
     fault_drill: ModuleType, project, prefect_server, tmp_path: Path
 ) -> None:
-    plan = fault_drill.Plan(kills=2, gap=(0.2, 1.0), fit_seconds=1.0, limit=300.0)
+    plan = fault_drill.Plan(kills=2, gap=(0.2, 1.0), fit_seconds=1.0, limit=540.0)
     with fault_drill.place("postgres", tmp_path) as places:
         env = {**places, **prefect_server.settings()}  # an embedded server, killed: test_run.py
         drill = fault_drill.Drill(config=project(**SECTIONS), home=tmp_path / "home", plan=plan, env=env)

@@ -45,7 +45,7 @@ def finished(
         "training": {
             "lr": 3e-3,
             "batch_size": 8,
-            "epochs": 4,
+            "epochs": 8,
             "threads": 1,
             "precision": "float32",
             "unfreezing": "none",
@@ -62,6 +62,7 @@ def finished(
         "evaluation": {"resamples": 500, "review_rows": 0},
     }
     (folder / "run.yaml").write_text(json.dumps(tree), encoding="utf-8")
+    (folder / "mlflow.yaml").write_text("promotion: {baseline: off}\n", encoding="utf-8")
     told = document(command(folder / "home", "run", str(folder / "run.yaml"), "--json"))
     return folder / "home", folder / "run.yaml", told
 

@@ -18,7 +18,8 @@ def test_a_first_version_has_to_be_worth_it(project, command, document, rows, tm
     poor = document(command(home, "run", config, "--json", "training.lr=1e-7", "training.epochs=1"))
     assert list(poor)[:5] == ["registered_model", "version", "promoted", "outcome", "reason"]
     assert (poor["promoted"], poor["outcome"], poor["champion_after"]) == (False, "kept", None)
-    assert poor["reason"].startswith("not worth promoting: worse than the TF-IDF baseline: macro F1 ")
+    assert poor["reason"].startswith("not worth promoting: did not train: the training loss was ")
+    assert "; worse than the TF-IDF baseline: macro F1 " in poor["reason"]
     shown = poor["test"]["baseline_score_difference"]
     assert poor["numbers"]["baseline_difference"] == pytest.approx(shown) and shown < -0.3
     assert poor["test"]["floor_accuracy"] == poor["test"]["baseline_accuracy"] > 0.9
@@ -26,7 +27,7 @@ def test_a_first_version_has_to_be_worth_it(project, command, document, rows, tm
     folder = home / "runs" / poor["run_id"] / "evaluation"
     page, text = ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
     assert "Not promoted: there is no champion</h2>" in page
-    assert text.splitlines()[2].startswith("**Not promoted: there is no champion**. Not worth promoting: worse")
+    assert text.splitlines()[2].startswith("**Not promoted: there is no champion**. Not worth promoting: did not train")
     with sqlite3.connect(home / "mlflow.db") as store:
         versions = dict(store.execute("select key, value from model_version_tags").fetchall())
         outcomes = store.execute("select value from tags where key = 'bertft.outcome'").fetchall()

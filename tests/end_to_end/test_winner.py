@@ -43,9 +43,9 @@ def finished(
         "model": {"pretrained": str(blind)},
         "tokenization": {"max_length": 10, "truncation": "head"},
         "training": {
-            "lr": 3e-3,
+            "lr": 1e-3,
             "batch_size": 8,
-            "epochs": 8,
+            "epochs": 12,
             "threads": 1,
             "precision": "float32",
             "unfreezing": "none",

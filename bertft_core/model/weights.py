@@ -93,6 +93,8 @@ def load_weights(kind: Any, pretrained: Path | str, config: Any) -> tuple[PreTra
         except ModelError:
             raise
         except Exception as fault:  # transformers raises unrelated types, for a config.json above all
+            if isinstance(fault, MemoryError) or "allocate memory" in str(fault):  # no fault of the folder
+                raise
             raise _unreadable(pretrained, fault) from fault
     if prefix:
         _log.warning("%s: the names of all weights begin with %r, a wrapper's; it is taken off", pretrained, prefix)

@@ -47,7 +47,7 @@ def opened(project: Callable[..., Path], tmp_path: Path, trainer: Trainer) -> Op
     """A study over the tiny project and the runner to run it on."""
 
     def make(training: dict[str, Any] | None = None, **search: Any) -> tuple[SearchStudy, TrialRunner]:
-        base = {"lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "precision": "float32"}
+        base = {"lr": 2e-3, "batch_size": 8, "epochs": 6, "threads": 1, "precision": "float32", "unfreezing": "late"}
         config = load_config(project(training={**base, **(training or {})}, search={**_SEARCH, **search}))
         home = open_home(tmp_path / "home")
         prepared = prepare(config, home)

@@ -54,6 +54,7 @@ class Family:
             "lr": 2e-3,
             "batch_size": 8,
             "epochs": 2,
+            "unfreezing": "late",
             "threads": 1,
             "dropout": 0.2,
             "warmup_fraction": 0.0,
@@ -137,7 +138,7 @@ def table(project: Callable[..., Path], tmp_path: Path) -> Callable[[Path], dict
     """What `bertft check` says of an encoder."""
 
     def make(folder: Path) -> dict[str, Any]:
-        training = {"lr": 1e-3, "alpha": 0.5, "weight_decay": 0.1, "epochs": 4}
+        training = {"lr": 1e-3, "alpha": 0.5, "weight_decay": 0.1, "epochs": 4, "unfreezing": "late"}
         config = load_config(project(model={"pretrained": str(folder)}, training=training, search={"trials": 0}))
         return plan(config, open_home(tmp_path / "home"), load_mlflow_config(None, config.base_dir, tmp_path))
 

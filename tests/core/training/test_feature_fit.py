@@ -194,7 +194,7 @@ def test_evaluation_and_the_served_model_agree(
     scored = score(result.model_dir, folders[plan.chunk_pooling is not None], "test", threads=1)
     np.testing.assert_allclose(served.probabilities(texts), scored, atol=1e-6)
     np.testing.assert_allclose(served.probabilities(texts, batch_size=1), scored, atol=1e-6)
-    extremes = ["\u200d", "goal", "goal " * 10, "goal " * 11, "the market " * 500]
+    extremes = [".", "goal", "goal " * 10, "goal " * 11, "the market " * 500]
     alone = np.concatenate([served.probabilities([text]) for text in extremes])
     np.testing.assert_allclose(served.probabilities(extremes), alone, atol=1e-6)
     read = served.characters_read("goal " * 100)

@@ -82,6 +82,12 @@ def _loopback_only(self: socket.socket, address: Any) -> Any:
     return _connect(self, address)
 
 
+@pytest.fixture
+def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts of benchmarks/ can be imported; they import each other by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)

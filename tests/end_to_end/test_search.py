@@ -16,8 +16,7 @@ SECTIONS = {
 
 
 @pytest.fixture
-def fault_drill(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+def fault_drill(benchmarks_on_the_path: None) -> ModuleType:
     return importlib.import_module("fault_drill")
 
 

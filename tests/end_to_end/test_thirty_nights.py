@@ -14,8 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def thirty_nights(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+def thirty_nights(benchmarks_on_the_path: None) -> ModuleType:
     return importlib.import_module("thirty_nights")
 
 

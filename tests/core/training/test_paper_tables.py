@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from collections.abc import Iterator
+from importlib import import_module as load
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from bertft_core.config.run import RunConfig
 
-FOLDER = str(Path(__file__).parents[3] / "benchmarks")
+pytestmark = pytest.mark.usefixtures("benchmarks_on_the_path")
 ZERO_INSIDE, ABOVE, BELOW = [-0.01, 0.02], [0.001, 0.02], [-0.02, -0.001]
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_on_the_path() -> Iterator[None]:
-    sys.path.insert(0, FOLDER)  # the scripts import each other by name
-    yield
-    sys.path.remove(FOLDER)
-
-
-def load(name: str) -> ModuleType:
-    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize(

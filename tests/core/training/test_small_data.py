@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,14 +10,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-FOLDER = str(Path(__file__).parents[3] / "benchmarks")
-
 
 @pytest.fixture
-def small_data() -> Iterator[ModuleType]:
-    sys.path.insert(0, FOLDER)  # the scripts import each other by name
-    yield importlib.import_module("small_data")
-    sys.path.remove(FOLDER)
+def small_data(benchmarks_on_the_path: None) -> ModuleType:
+    return importlib.import_module("small_data")
 
 
 def test_every_beginning_of_the_cells_is_a_table(small_data: ModuleType) -> None:

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
+from importlib import import_module as load
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-FOLDER = str(Path(__file__).parents[3] / "benchmarks")
+pytestmark = pytest.mark.usefixtures("benchmarks_on_the_path")
 LABELS = "0101010101"
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_on_the_path() -> Iterator[None]:
-    sys.path.insert(0, FOLDER)  # the scripts import each other by name
-    yield
-    sys.path.remove(FOLDER)
-
-
-def load(name: str) -> ModuleType:
-    return importlib.import_module(name)
 
 
 def fit(answers: str, cpu: float, *, code: str = "one", built: int = 0) -> dict[str, Any]:

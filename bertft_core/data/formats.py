@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PARQUET_ROWS = 1_000  # of one batch
 _JSON_BLOCK = 1 << 20  # characters of an array that are read at once
-_BLANK = re.compile(r"[ \t\r\n]*")
+_SIGN = re.compile(r"[^ \t\r\n]")
 
 
 def text_encoding(file: SourceFile) -> str:
@@ -107,7 +107,7 @@ def _elements(handle: Any, name: str) -> Iterator[tuple[int, Any]]:
     """(number from 1, element) of an array whose opening bracket is read."""
     decoder, text, place, number, size = json.JSONDecoder(), "", 0, 1, _JSON_BLOCK
     while True:
-        place = _BLANK.match(text, place).end()  # type: ignore[union-attr]  # it matches the empty text
+        place = _next_sign(text, place)
         if text[place : place + 1] == "]":
             rest, block = text[place + 1 :].strip(), text
             while block and not rest:
@@ -121,7 +121,7 @@ def _elements(handle: Any, name: str) -> Iterator[tuple[int, Any]]:
             return
         try:
             if number > 1 and text[place : place + 1] == ",":
-                start = _BLANK.match(text, place + 1).end()  # type: ignore[union-attr]
+                start = _next_sign(text, place + 1)
             elif number > 1:
                 raise ValueError("wanted a comma or the end of the array")
             else:
@@ -135,6 +135,12 @@ def _elements(handle: Any, name: str) -> Iterator[tuple[int, Any]]:
             continue
         yield number, item
         number, size = number + 1, _JSON_BLOCK
+
+
+def _next_sign(text: str, place: int) -> int:
+    """The first place from `place` on that is no white space of JSON; the end where there is none."""
+    sign = _SIGN.search(text, place)
+    return len(text) if sign is None else sign.start()
 
 
 def parquet_batches(file: SourceFile, columns: Collection[str] | None = None) -> Iterator[dict[str, list[Any]]]:

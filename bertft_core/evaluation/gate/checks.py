@@ -209,13 +209,12 @@ def calibration_check(ece: float, champion_ece: float, bound: float, most: float
 
 def groups_check(rows: int, groups: int, least: int) -> Check:
     """There are at least so many groups (data.group) of test rows: fewer show nothing, however many rows they have."""
-    passed = groups >= least
+    passed, enough = groups >= least, f"enough (at least {least})"
+    verdict = enough if passed else f"too few to promote on: wanted {least} groups or more of test rows (data.group)"
     return Check(
         name="groups",
         passed=passed,
-        detail=f"{rows_text(rows, groups)}, which are the independent units of every test here; "
-        + ("enough" if passed else f"too few to promote on: wanted {least} groups or more of test rows (data.group)")
-        + f" (at least {least})" * passed,
+        detail=f"{rows_text(rows, groups)}, which are the independent units of every test here; {verdict}",
     )
 
 

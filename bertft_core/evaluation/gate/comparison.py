@@ -238,7 +238,7 @@ def _with_a_lost_row(pair: Comparison) -> Comparison:
         large = support >= min(_RARE, support.max())
         right = int(np.argmin(np.where(large, support, len(y) + 1)))
         row, answers = 0 if labels.multi_label else int(np.argmax(y == right)), ((right + 1) % n_classes, right)
-    copies = 1 if labels.groups is None else max(1, round(len(y) / int(labels.n_groups or 1)))
+    copies = round(len(y) / labels.n_groups) if labels.n_groups else 1
     taken = np.append(np.arange(len(y)), np.full(copies, row))
     y, longer = y[taken], []
     for model, said, answer in zip(models, pair.both, answers, strict=True):
@@ -267,11 +267,9 @@ def detectable(rule: PromotionRule, shown: PairedDifference) -> float:
     else:
         error = (shown.high - shown.low) / (2 * normal.inv_cdf((1 + rule.level) / 2))
     least = (normal.inv_cdf(1 - rule.alpha) + normal.inv_cdf(POWER)) * error
-    return (
-        least
-        if rule.metric == "log_loss"
-        else max(least, math.ceil(math.log2(1 / rule.alpha)) / (shown.groups or shown.n))
-    )
+    if rule.metric == "log_loss":
+        return least
+    return max(least, math.ceil(math.log2(1 / rule.alpha)) / (shown.groups or shown.n))
 
 
 def _at(pair: Comparison) -> str:

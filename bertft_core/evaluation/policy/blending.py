@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.evaluation.policy.blend import Blend, Floats, logits, probabilities_of
+from bertft_core.evaluation.scores.intervals import paired_permutation
 from bertft_core.evaluation.scores.labels import Labels, MultiLabels, labels_of
 from bertft_core.evaluation.scores.resampling import FOLDS, folds_of
 
@@ -80,22 +81,20 @@ def blend_gain(labels: Labels, encoder: Any, tfidf: Any, metric: str) -> BlendGa
 
     The encoder alone gets a weight too, its temperature: what calibration alone would do is no gain of the blend.
     """
-    one, other = (np.asarray(p, dtype=np.float64) for p in (encoder, tfidf))
-    blended, alone = np.empty_like(one), np.empty_like(one)
+    x = np.stack([logits(p, multi_label=labels.multi_label) for p in (encoder, tfidf)])
+    blended, alone = np.empty_like(x[0]), np.empty_like(x[0])
     fold = folds_of(labels.values, labels.groups)
     for own in (fold == k for k in range(FOLDS)):
-        weights = None if labels.weights is None else labels.weights[~own]
-        rest = labels_of(labels.values[~own], labels.classes, weights)
-        blended[own] = fit_blend(rest, one[~own], other[~own]).mix(one[own], other[own], multi_label=labels.multi_label)
-        x = logits(one, multi_label=labels.multi_label)
-        (weight,) = _weights(x[None, ~own], rest, (1.0,))
-        alone[own] = probabilities_of(weight * x[own], multi_label=labels.multi_label)
+        soft = None if labels.weights is None else labels.weights[~own]
+        rest = labels_of(labels.values[~own], labels.classes, soft)
+        for answers, models, prior in ((blended, x, _PRIOR), (alone, x[:1], (1.0,))):
+            weights = np.array(_weights(models[:, ~own], rest, prior))
+            scores = (weights[:, None, None] * models[:, own]).sum(axis=0)
+            answers[own] = probabilities_of(scores, multi_label=labels.multi_label)
     a, b = labels.predictions(blended), labels.predictions(alone)
-    gain = labels.difference("log_loss", a, b)
-    reached = (labels.exchanged_differences("log_loss", a, b, _PERMUTATIONS, 0) >= gain).sum()
     return BlendGain(
-        log_loss=gain,
-        p_value=float((1 + reached) / (1 + _PERMUTATIONS)),
+        log_loss=labels.difference("log_loss", a, b),
+        p_value=paired_permutation(labels, a, b, "log_loss", _PERMUTATIONS),
         score=labels.difference(metric, a, b),
         metric=metric,
     )

@@ -109,13 +109,13 @@ def fit_policy(
     scaled, y = apply_temperature(p, policy.temperature), np.asarray(labels, dtype=np.int64)
     codes = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     n_groups = n if codes is None else int(codes.max()) + 1
-    if settings.thresholds is not None:
+    if settings.thresholds is not None and n_groups < MIN_GROUPS:
+        notes.append(f"only {n_groups} groups of validation rows, {MIN_GROUPS} are wanted: thresholds stay off")
+    elif settings.thresholds is not None:
         objective, beta = settings.thresholds, settings.beta
         gain, p_value = threshold_gain(y, scaled, objective, beta, codes)
         proof = f"cross-fitted macro {objective} {gain:+.4f} against the most probable class, p {p_value:.3g}"
-        if n_groups < MIN_GROUPS:
-            notes.append(f"only {n_groups} groups of validation rows, {MIN_GROUPS} are wanted: thresholds stay off")
-        elif gain <= 0 or p_value > THRESHOLD_LEVEL:
+        if gain <= 0 or p_value > THRESHOLD_LEVEL:
             notes.append(f"thresholds stay off: not shown to help ({proof})")
         else:
             policy = replace(policy, thresholds=fit_thresholds(y, scaled, objective, beta))

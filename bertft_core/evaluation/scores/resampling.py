@@ -21,9 +21,9 @@ BLOCK = 2_000_000  # drawn numbers held at once: 16 MB per array
 
 def kind_weights(kinds: Ints, groups: Any, resamples: int, rng: np.random.Generator) -> Floats:
     """Weight [resamples, K] of each kind of row; kinds [n]: the kind of each row in 0..K-1; groups [n] or None."""
-    if groups is None:  # rows of a kind are interchangeable: the sum of k exponential weights is gamma(k)
-        return rng.standard_gamma(np.bincount(kinds).astype(np.float64), size=(resamples, int(kinds.max()) + 1))
     width = int(kinds.max()) + 1
+    if groups is None:  # rows of a kind are interchangeable: the sum of k exponential weights is gamma(k)
+        return rng.standard_gamma(np.bincount(kinds).astype(np.float64), size=(resamples, width))
     rows = np.bincount(groups * width + kinds, minlength=(int(groups.max()) + 1) * width).astype(np.float64)
     return resampled_sums(rows.reshape(-1, width), resamples, rng)
 

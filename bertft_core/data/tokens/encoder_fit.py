@@ -39,7 +39,7 @@ def encoder_config(pretrained: Path) -> dict[str, Any]:
     try:
         config = read_json(file)
     except (OSError, ValueError):
-        raise ModelError(f"model.pretrained: {pretrained} has no readable config.json") from None
+        raise ModelError(f"model.pretrained: {pretrained} holds no encoder: it has no readable config.json") from None
     if not isinstance(config, dict):
         raise ModelError(f"{file} must be a JSON object, was a {type(config).__name__}: copy the encoder's own")
     for key, most in _AT_MOST.items():

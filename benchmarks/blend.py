@@ -215,11 +215,12 @@ that it helps; `off` serves the encoder alone; `only` serves the TF-IDF model al
 in the artefact, but is not asked: for comparison, or where milliseconds count). A search's trials are judged by
 their encoder alone.
 
-- **What is fitted**: two weights for all classes, softmax(a log p + b log q) of the encoder's p and TF-IDF's q (of
-  multi-label rows: the sigmoid of weighted log odds), by least log loss on the validation rows, drawn to equal
-  weights of a half as by a normal prior of deviation a half. The weights include a temperature:
-  `decision.temperature` is then not fitted on top. Thresholds, costs and abstention are, on the blended
-  probabilities.
+- **What is fitted**: two weights for all classes and a bias for each, softmax(a log p + b log q + c) of the
+  encoder's p and TF-IDF's q (of multi-label rows: the sigmoid of weighted log odds), by least log loss on the
+  validation rows, drawn to weights of a half and biases of 0 as by normal priors of deviation a half and 1. The
+  weights include a temperature: `decision.temperature` is then not fitted on top. Thresholds, costs and abstention
+  are, on the blended probabilities. The biases matter where classes are uneven: TF-IDF weighs classes evenly, and an
+  encoder that was trained for few updates knows little of rare ones.
 - **When it is kept**: fitted on four fifths of the validation rows and judged on the fifth, all five together, its
   log loss must be lower than the encoder's (calibrated on the same four fifths) by a one-sided paired permutation
   test at 5 %, and `evaluation.metric` must not be lower. With `data.group`, whole groups are folded and exchanged.
@@ -236,7 +237,7 @@ their encoder alone.
   least where there are 1,000 rows or more."""
 ABOUT = """\
 all-MiniLM-L6-v2, 64 tokens (`head+tail`), 3 epochs at 1e-4, all layers from the first step, batches of 16,
-{machine}. Both weights are given as encoder, TF-IDF; "off" where the blend was not shown to help and the encoder
+{machine}. Weights are given as encoder, TF-IDF; "off" where the blend was not shown to help and the encoder
 answers. `python benchmarks/blend.py` makes the page."""
 FEW_HEAD = """\
 Validation rows drawn {draws} times from the first seed's validation and test rows, the others tested; points of

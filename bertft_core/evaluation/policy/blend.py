@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,26 +19,30 @@ LEAST = float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True, kw_only=True)
 class Blend:
-    """Weights of the encoder's and the TF-IDF model's logits, each >= 0, not both 0.
+    """Weights of the encoder's and the TF-IDF model's logits, each >= 0, not both 0, and a bias for each class.
 
-    A row of one class: softmax(encoder * log p + tfidf * log q), the logarithmic opinion pool (Genest & Zidek 1986,
-    doi 10.1214/ss/1177013825); weights that sum to more than 1 make more confident, so a temperature is part of them.
-    Multi-label: the same of each class's log odds, through a sigmoid. Probabilities are clipped at float32's epsilon.
+    A row of one class: softmax(encoder * log p + tfidf * log q + bias), the logarithmic opinion pool (Genest & Zidek
+    1986, doi 10.1214/ss/1177013825); weights that sum to more than 1 make more confident, so a temperature is part of
+    them. Multi-label: the same of each class's log odds, through a sigmoid. Probabilities are clipped at float32's
+    epsilon. bias: nats by class, () for none.
 
     Raises ArtifactError for impossible weights.
     """
 
     encoder: float
     tfidf: float
+    bias: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(0 <= weight < float("inf") for weight in (self.encoder, self.tfidf)) or not any(
-            (self.encoder, self.tfidf)
-        ):
+        weights = (self.encoder, self.tfidf)
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise ArtifactError(f"a blend wants two finite weights >= 0, not both 0, found {self}")
+        if not all(map(math.isfinite, self.bias)):
+            raise ArtifactError(f"a blend wants a finite bias for each class, found {self.bias}")
 
     def __str__(self) -> str:
-        return f"encoder {self.encoder:.3g}, TF-IDF {self.tfidf:.3g}"
+        biases = f", class biases from {min(self.bias):+.2f} to {max(self.bias):+.2f}" if self.bias else ""
+        return f"encoder {self.encoder:.3g}, TF-IDF {self.tfidf:.3g}{biases}"
 
     def mix(self, encoder: Any, tfidf: Any, *, multi_label: bool = False) -> Floats:
         """Probabilities [n, C] of the blend from those of both models [n, C]; a row that holds nan stays nan.
@@ -47,6 +52,10 @@ class Blend:
         """
         scores = self.encoder * logits(encoder, multi_label=multi_label)
         scores += self.tfidf * logits(tfidf, multi_label=multi_label)
+        if self.bias:
+            if len(self.bias) != scores.shape[1]:
+                raise ArtifactError(f"the blend has biases of {len(self.bias)} classes, the model {scores.shape[1]}")
+            scores += self.bias
         return probabilities_of(scores, multi_label=multi_label)
 
     @property
@@ -57,7 +66,8 @@ class Blend:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The blend with the weights of a JSON mapping. Raises ArtifactError, KeyError or TypeError."""
-        return cls(encoder=float(value["encoder"]), tfidf=float(value["tfidf"]))
+        weights = {name: float(value[name]) for name in ("encoder", "tfidf")}
+        return cls(**weights, bias=tuple(map(float, value.get("bias", ()))))
 
 
 TFIDF_ALONE = Blend(encoder=0.0, tfidf=1.0)  # the encoder is not even asked

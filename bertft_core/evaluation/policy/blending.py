@@ -16,6 +16,7 @@ BLEND_LEVEL = 0.05  # one-sided
 _PERMUTATIONS = 2_000
 _PRIOR = (0.5, 0.5)  # the weights that the fit is drawn to: the equal mixture
 _PRIOR_DEVIATION = 0.5  # of each weight around it
+_BIAS_DEVIATION = 1.0  # nats, of each class's bias around 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +44,18 @@ class BlendGain:
 
 
 def fit_blend(labels: Labels, encoder: Any, tfidf: Any) -> Blend:
-    """The weights of least log loss on these rows, drawn to the equal mixture as by a normal prior.
+    """The blend of least log loss on these rows, drawn to the equal mixture without biases as by a normal prior.
 
-    Two numbers for all classes. encoder, tfidf: probabilities [n, C]. The loss is convex in the weights. The prior
-    weighs as much as a few rows; without it, rows that are all right would want infinite weights.
+    encoder, tfidf: probabilities [n, C]. The loss is convex. The prior weighs as much as a few rows; without it, rows
+    that are all right would want infinite weights, and a class without a row a bias of minus infinity.
     """
     x = np.stack([logits(p, multi_label=labels.multi_label) for p in (encoder, tfidf)])
-    return Blend(**dict(zip(("encoder", "tfidf"), _weights(x, labels, _PRIOR), strict=True)))
+    weights, bias = _weights(x, labels, _PRIOR, with_bias=True)
+    return Blend(encoder=float(weights[0]), tfidf=float(weights[1]), bias=tuple(map(float, bias)))
 
 
-def _weights(x: Floats, labels: Labels, prior: tuple[float, ...]) -> list[float]:
-    """Least penalised log loss of the logits x [K, n, C] under weights [K] >= 0."""
+def _weights(x: Floats, labels: Labels, prior: tuple[float, ...], *, with_bias: bool) -> tuple[Floats, Floats]:
+    """Least penalised log loss of the logits x [K, n, C]: weights [K] >= 0 and biases [C], all 0 unless `with_bias`."""
     from scipy.optimize import minimize
 
     if isinstance(labels, MultiLabels):
@@ -61,23 +63,27 @@ def _weights(x: Floats, labels: Labels, prior: tuple[float, ...]) -> list[float]
     else:
         targets = np.eye(x.shape[2])[labels.values] if labels.weights is None else np.asarray(labels.weights, float)
         targets = targets / targets.sum(axis=1, keepdims=True)
-    center = np.array(prior)
-    own = np.einsum("knc,nc->k", x, targets)
+    count, biases = len(prior), x.shape[2] if with_bias else 0
+    center = np.concatenate([prior, np.zeros(biases)])
+    deviation = np.concatenate([np.full(count, _PRIOR_DEVIATION), np.full(biases, _BIAS_DEVIATION)])
 
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        scores = np.tensordot(weights, x, axes=1)
+    def loss(found: Floats) -> tuple[float, Floats]:
+        scores = np.tensordot(found[:count], x, axes=1)
+        if with_bias:
+            scores += found[count:]
         top = np.logaddexp(0, scores).sum() if labels.multi_label else np.logaddexp.reduce(scores, axis=1).sum()
-        p = probabilities_of(scores, multi_label=labels.multi_label)
-        away = (weights - center) / _PRIOR_DEVIATION
-        slope = np.einsum("knc,nc->k", x, p) - own + away / _PRIOR_DEVIATION
-        return float(top - weights @ own + away @ away / 2), slope
+        over = probabilities_of(scores, multi_label=labels.multi_label) - targets
+        away = (found - center) / deviation
+        slope = np.concatenate([np.einsum("knc,nc->k", x, over), over.sum(axis=0)[:biases]])
+        return float(top - (scores * targets).sum() + away @ away / 2), slope + away / deviation
 
-    found = minimize(loss, center, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(prior))
-    return [float(weight) for weight in found.x]
+    bounds = [(0, None)] * count + [(None, None)] * biases
+    found = minimize(loss, center, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found[:count], found[count:]
 
 
 def blend_gain(labels: Labels, encoder: Any, tfidf: Any, metric: str) -> BlendGain:
-    """Blend and encoder alone, both with weights from four fifths of the rows, on the fifth; all five together.
+    """Blend and encoder alone, both fitted on four fifths of the rows, on the fifth; all five together.
 
     The encoder alone gets a weight too, its temperature: what calibration alone would do is no gain of the blend.
     """
@@ -88,9 +94,9 @@ def blend_gain(labels: Labels, encoder: Any, tfidf: Any, metric: str) -> BlendGa
         soft = None if labels.weights is None else labels.weights[~own]
         rest = labels_of(labels.values[~own], labels.classes, soft)
         for answers, models, prior in ((blended, x, _PRIOR), (alone, x[:1], (1.0,))):
-            weights = np.array(_weights(models[:, ~own], rest, prior))
-            scores = (weights[:, None, None] * models[:, own]).sum(axis=0)
-            answers[own] = probabilities_of(scores, multi_label=labels.multi_label)
+            weights, bias = _weights(models[:, ~own], rest, prior, with_bias=answers is blended)
+            scores = np.tensordot(weights, models[:, own], axes=1)
+            answers[own] = probabilities_of(scores + bias if bias.size else scores, multi_label=labels.multi_label)
     a, b = labels.predictions(blended), labels.predictions(alone)
     return BlendGain(
         log_loss=labels.difference("log_loss", a, b),

@@ -26,7 +26,7 @@ from bertft_core.serving.tables import score_table
 from bertft_core.testing.encoders import tiny_encoder
 
 CLASSES = ("bad", "good", "long")
-BLEND = Blend(encoder=0.8, tfidf=1.3)
+BLEND = Blend(encoder=0.8, tfidf=1.3, bias=(0.4, -0.7, 0.3))
 ROWS = 300
 
 

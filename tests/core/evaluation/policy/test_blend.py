@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,13 +79,32 @@ def test_the_fit_of_multi_label_rows_finds_the_weights() -> None:
 def test_the_fit_is_the_least_penalised_loss() -> None:
     y, p, q = two_models(60, 3, 1, (1.5, 1.0))
 
-    def loss(weights: Floats) -> float:
-        mixed = softmax(weights[0] * np.log(p) + weights[1] * np.log(q))
-        return float(-np.log(mixed[np.arange(60), y]).sum() + ((weights - 0.5) ** 2).sum() / (2 * 0.5**2))
+    def loss(found: Floats) -> float:
+        mixed = softmax(found[0] * np.log(p) + found[1] * np.log(q) + found[2:])
+        prior = ((found[:2] - 0.5) ** 2).sum() / (2 * 0.5**2) + (found[2:] ** 2).sum() / 2
+        return float(-np.log(mixed[np.arange(60), y]).sum() + prior)
 
-    wanted = minimize(loss, [0.5, 0.5], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9}).x
+    start = np.array([0.5, 0.5, 0, 0, 0])
+    wanted = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9, "maxiter": 4000}).x
     found = fit_blend(labels_of(y, range(3)), p, q)
-    assert (found.encoder, found.tfidf) == pytest.approx(wanted, abs=1e-3)
+    assert (found.encoder, found.tfidf, *found.bias) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_biases_undo_what_a_balanced_fit_does_to_rare_classes() -> None:
+    rng = np.random.default_rng(8)
+    y = rng.choice(3, 800, p=[0.9, 0.07, 0.03])
+    p, q = (softmax(rng.normal(0, 1, (800, 3)) + np.eye(3)[y]) for _ in range(2))  # as if all classes were as frequent
+    fitted = fit_blend(labels_of(y[:400], range(3)), p[:400], q[:400])
+    labels = labels_of(y[400:], range(3))
+    biased, even = (labels.predictions(blend.mix(p[400:], q[400:])) for blend in (fitted, replace(fitted, bias=())))
+    assert fitted.bias[0] > fitted.bias[1] > fitted.bias[2]
+    assert labels.difference("accuracy", biased, even) > 0.1 and labels.difference("log_loss", biased, even) > 0.2
+
+
+def test_a_class_without_a_validation_row_keeps_a_finite_bias() -> None:
+    y, p, q = two_models(200, 3, 9, (1.5, 1.0))
+    found = fit_blend(labels_of(y[y < 2], range(3)), p[y < 2], q[y < 2])
+    assert -3 < found.bias[2] < 0
 
 
 def test_rows_that_are_all_right_give_finite_weights() -> None:
@@ -211,14 +231,27 @@ def test_policy_of_multi_label_rows_is_blended_too() -> None:
 
 
 def test_a_policy_with_a_blend_survives_json_and_one_without_is_as_before() -> None:
-    policy = DecisionPolicy(blend=Blend(encoder=0.7, tfidf=0.9), thresholds=(0.4, 0.6), fitted_on=300)
+    policy = DecisionPolicy(
+        blend=Blend(encoder=0.7, tfidf=0.9, bias=(0.25, -0.25)), thresholds=(0.4, 0.6), fitted_on=300
+    )
     assert DecisionPolicy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
     plain = DecisionPolicy(temperature=1.5)
     assert "blend" not in plain.to_json()
     assert DecisionPolicy.from_json(plain.to_json()) == plain
 
 
-@pytest.mark.parametrize("blend", [{"encoder": 1.0}, {"encoder": -1, "tfidf": 1}, {"encoder": "x", "tfidf": 1}, 3])
+@pytest.mark.parametrize(
+    "blend",
+    [
+        {"encoder": 1.0},
+        {"encoder": -1, "tfidf": 1},
+        {"encoder": "x", "tfidf": 1},
+        {"encoder": 1, "tfidf": 1, "bias": ["x"]},
+        {"encoder": 1, "tfidf": 1, "bias": [float("nan")]},
+        {"encoder": 1, "tfidf": 1, "bias": 2},
+        3,
+    ],
+)
 def test_a_policy_with_a_faulty_blend_is_refused(blend: object) -> None:
     with pytest.raises(ArtifactError):
         DecisionPolicy.from_json({**DecisionPolicy().to_json(), "blend": blend})

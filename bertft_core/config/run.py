@@ -346,7 +346,7 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"override {override!r}: wanted key=value, such as training.lr=3e-5")
+            raise ConfigError(f"override {masked(override)}: wanted key=value, such as training.lr=3e-5")
         *parents, last = key.split(".")
         node = tree
         for parent in parents:
@@ -354,9 +354,11 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
                 node[parent] = {}
             node = node[parent]
             if not isinstance(node, dict):
-                raise ConfigError(f"override {override!r}: {parent} holds a value, not a section")
+                raise ConfigError(f"override {masked(override)}: {parent} holds a value, not a section")
         try:
             node[last] = parse_yaml(text)
         except yaml.YAMLError as fault:
-            raise ConfigError(f"override {override!r}: the value is not YAML") from fault
+            raise ConfigError(
+                f"override {masked(override)}: the value is not readable as YAML: {' '.join(str(fault).split())[:300]}"
+            ) from None
     return parse_config(tree, file.resolve().parent, str(file))

@@ -181,7 +181,7 @@ def load_mlflow_config(
     folders = [Path(folder) for folder in (config_dir, here) if folder is not None]
     nearest = next((folder / FILE_NAME for folder in folders if (folder / FILE_NAME).is_file()), DEFAULTS)
     file = nearest if explicit is None else Path(explicit)
-    tree = read_yaml(file) if file.read_text(encoding="utf-8", errors="replace").strip() else {}
+    tree = read_yaml(file, may_be_empty=True)
     if "origin" in tree:
         raise ConfigError(f"{file}: origin: unknown key")
     _validated(_File, tree, str(file))

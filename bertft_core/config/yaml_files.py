@@ -1,4 +1,4 @@
-"""YAML files as plain trees (plain values only, no key twice), and what a message says of the keys at fault."""
+"""YAML files as plain trees, within limits; no key twice, no tags. What a message says of the keys at fault."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from pydantic import ValidationError
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.text import mask_uri
 
+MOST_SIGNS = 1 << 19  # of a text: 5,000 classes of 100 letters; PyYAML reads about 100,000 signs a second
+MOST_REPEATED = 1 << 16  # signs that the aliases of a text may stand for, all together
+MOST_DEPTH = 40  # of values within values; the deepest key that there is lies at 6
+_TEXT_TAGS = (None, "!", "tag:yaml.org,2002:str")  # what says no more than quotes do
+
 
 class _Core(yaml.SafeLoader):
     """Scalars by YAML 1.2's core schema; what it calls a number in another notation (0x1F, 010) is text, as written.
@@ -22,10 +27,30 @@ class _Core(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # the stubs call it the instance's
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node. Raises _Refused for a tag and for values too deep: PyYAML calls itself for each level."""
+        event = self.peek_event()
+        if (tag := getattr(event, "tag", None)) not in _TEXT_TAGS:
+            raise _Refused(problem=f"the tag {masked(tag)}: only plain values are read", problem_mark=event.start_mark)
+        if self._depth == MOST_DEPTH:
+            raise _too_deep(event.start_mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)  # type: ignore[no-untyped-call, no-any-return]
+        finally:
+            self._depth -= 1
+
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        """Of [ and {: the scanner runs 1,024 signs ahead of the nodes, and looks at all open ones at each."""
+        if self.flow_level == MOST_DEPTH:
+            raise _too_deep(self.get_mark())  # type: ignore[no-untyped-call]
+        super().fetch_flow_collection_start(kind)  # type: ignore[no-untyped-call]
 
 
-class _Twice(yaml.MarkedYAMLError):
-    """A key that stood in its mapping before."""
+class _Refused(yaml.MarkedYAMLError):
+    """What YAML allows and a settings file may not hold; `problem` says it whole."""
 
 
 for _tag, _pattern, _first in (
@@ -39,28 +64,45 @@ for _tag, _pattern, _first in (
     _Core.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
+def _too_deep(mark: Any) -> _Refused:
+    return _Refused(problem=f"more than {MOST_DEPTH} values within values", problem_mark=mark)
+
+
 def parse_yaml(text: str) -> Any:
-    """The one document in a YAML text. Raises yaml.YAMLError, also for a key that occurs twice."""
+    """The one document in a YAML text of at most 512 Ki signs, in time that grows with its length alone.
+
+    Raises yaml.YAMLError, also for a key that occurs twice, for tags, for values too deep or with themselves inside,
+    and for aliases that stand for more than 64 Ki signs.
+    """
+    if len(text) > MOST_SIGNS:
+        raise _Refused(problem=f"more than {MOST_SIGNS} signs")
     loader = _Core(text)
     try:
         node = loader.get_single_node()
-        if (twice := _repeated_key(node)) is not None:
-            raise _Twice(problem=f"the key {twice.value!r} occurs twice: keep one", problem_mark=twice.start_mark)
-        return None if node is None else loader.construct_document(node)
+        if node is None:
+            return None
+        if (repeated := _extent(node, {})[0] - len(text)) > MOST_REPEATED:
+            problem = f"its aliases stand for {repeated} signs, at most {MOST_REPEATED} are read: write the values out"
+            raise _Refused(problem=problem, problem_mark=node.start_mark)
+        return loader.construct_document(node)
+    except ValueError:  # more than sys.get_int_max_str_digits()
+        raise _Refused(problem="a whole number has too many digits") from None
     finally:
         loader.dispose()
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError naming the file, and the line of a key that occurs twice."""
+def read_yaml(file: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file; {} for an empty one that may be. Raises ConfigError naming file, line and fault."""
     try:
-        text = file.read_text(encoding="utf-8")
-        tree = parse_yaml(text)
-    except _Twice as fault:
+        with open(file, encoding="utf-8") as handle:
+            tree = parse_yaml(handle.read(MOST_SIGNS + 1))
+    except _Refused as fault:
         line = f":{fault.problem_mark.line + 1}" if fault.problem_mark else ""
         raise ConfigError(f"{file}{line}: {fault.problem}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(fault).split())}") from None
+    if tree is None and may_be_empty:
+        return {}
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else type(tree).__name__
         raise ConfigError(f"{file}: wanted a mapping of keys, found {found}")
@@ -108,18 +150,30 @@ def config_error(origin: str, lines: Sequence[str]) -> ConfigError:
     return ConfigError("\n  ".join([f"{origin}: {len(lines)} fault{'s' if len(lines) > 1 else ''}", *lines]))
 
 
-def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
-    """The first key of a mapping, however deep, that stood in it before."""
-    if isinstance(node, yaml.SequenceNode):
-        return next((found for item in node.value if (found := _repeated_key(item))), None)
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    seen: set[str] = set()
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                return key
-            seen.add(key.value)
-        if found := _repeated_key(value):
-            return found
-    return None
+def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """(signs, values within values) of a node with its aliases written out; looks at each node once. Raises _Refused.
+
+    known: extents by the identity of a node, None while the node is being looked at. An alias stands after its anchor,
+    so that no more calls lie within each other than `compose_node` let pass.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return len(node.value) + 1, 0
+    if id(node) in known:
+        if (extent := known[id(node)]) is None:
+            raise _Refused(problem="an alias stands inside of what it stands for", problem_mark=node.start_mark)
+        return extent
+    known[id(node)] = None
+    children = node.value
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        firsts = {key.value: key for key in reversed(keys)}
+        if (twice := next((key for key in keys if firsts[key.value] is not key), None)) is not None:
+            problem = f"the key {masked(twice.value)} occurs twice: keep one"
+            raise _Refused(problem=problem, problem_mark=twice.start_mark)
+    parts = [_extent(child, known) for child in children]
+    extent = 1 + sum(signs for signs, _ in parts), 1 + max((depth for _, depth in parts), default=0)
+    if extent[1] > MOST_DEPTH:
+        raise _too_deep(node.start_mark)
+    known[id(node)] = extent
+    return extent

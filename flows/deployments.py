@@ -12,7 +12,7 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.deployments.runner import RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment, VersionType
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
@@ -89,6 +89,7 @@ def _deployment(flow: Flow[..., Any], name: str, parameters: dict[str, Any], **m
         name,
         parameters=parameters,
         entrypoint_type=EntrypointType.MODULE_PATH,
+        version_type=VersionType.SIMPLE,  # else Prefect asks git, which runs what the working directory's .git says
         tags=["bertft"],
         job_variables={
             "env": {**QUIET, "PREFECT_LOGGING_LEVEL": "INFO", "BERTFT_HOME": home, **passed_on},

@@ -10,6 +10,7 @@ BertftError                  exit code 1
 ├── SearchStopped            a trial was given back because the search stops
 ├── LeaseLost                another coordinator took a trial over
 ├── ArtifactError            an artefact is missing, damaged or answers differently
+│   └── DamagedFile          a small file or tag that was written here can no longer be read
 ├── RegistryError            the MLflow store refused or contradicts itself
 ├── StorageError             a study's or MLflow's database does not answer, or is of no use
 ├── StackError               a service of `bertft up` did not come up, or ended
@@ -61,6 +62,10 @@ class TrainerDied(BertftError):
 
 class ArtifactError(BertftError):
     """An artefact is missing, damaged, or predicts something else than it should."""
+
+
+class DamagedFile(ArtifactError):
+    """A small file, tag or line that bertft wrote is cut off or holds something else; the message says what to do."""
 
 
 class RegistryError(BertftError):

@@ -62,7 +62,7 @@ def is_complete(folder: Path | str) -> bool:
     try:
         digests = read_json(root / MANIFEST)["digests"]
         return all(hash_file(root / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 
 

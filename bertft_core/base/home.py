@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bertft_core.base.errors import ConfigError, InputError
-from bertft_core.base.files import read_json, write_json
+from bertft_core.base.errors import ConfigError, DamagedFile, InputError
+from bertft_core.base.files import write_json
+from bertft_core.base.records import read_record, set_aside
 
 STATE_FORMAT = 1
 LEAST_FREE = 300_000_000  # bytes: the stores of Prefect and MLflow, and a small model's checkpoint and copies
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """format.json of a home."""
+
+    format: int
+
+
+def read_stamp(home: Path) -> Stamp:
+    """The format that a home says it has. Raises DamagedFile, FileNotFoundError."""
+    return read_record(home / "format.json", Stamp, f"`bertft doctor --repair` writes it anew as format {STATE_FORMAT}")
+
+
 def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
     """Resolve BERTFT_HOME to an absolute path, create it with mode 0700, check its format version and free bytes.
 
-    Raises InputError when it cannot be written, holds another format, or has less than `least_free` bytes free.
+    A damaged format.json is written anew. Raises InputError when the home cannot be written, holds another format, or
+    has less than `least_free` bytes free.
     """
     home = Path(path).expanduser().resolve()
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         stamp = home / "format.json"
-        if not stamp.exists():
-            write_json(stamp, {"format": STATE_FORMAT})
+        try:
+            found = read_stamp(home).format
+        except (DamagedFile, FileNotFoundError) as fault:
+            if isinstance(fault, DamagedFile):  # there is no other format that it could have had
+                set_aside(stamp, fault)
+            found = STATE_FORMAT
+            write_json(stamp, asdict(Stamp(format=found)))
     except OSError as fault:
         raise InputError(
             f"BERTFT_HOME {home} cannot be written ({fault.strerror}): set BERTFT_HOME to a folder you own"
@@ -34,7 +54,6 @@ def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
             f"BERTFT_HOME {home} has {free / 1e6:.0f} MB free, wanted at least {least_free / 1e6:.0f} MB: make room "
             "(`bertft gc` lists what can go), or set BERTFT_HOME to another disk"
         )
-    found = read_json(stamp).get("format")
     if found != STATE_FORMAT:
         raise ConfigError(
             f"{home} has state format {found}, this bertft writes {STATE_FORMAT}: "

@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.errors import InputError
-from bertft_core.base.files import read_json, write_json
+from bertft_core.base.errors import DamagedFile, InputError
+from bertft_core.base.files import write_json
 from bertft_core.base.hashes import hash_json
+from bertft_core.base.records import read_record, set_aside
 from bertft_core.base.text import counted
 from bertft_core.config.auto import LEAST_EPOCHS, searched, settled
 from bertft_core.config.fit import AUTO, TrainingConfig
@@ -32,20 +33,26 @@ def machine_settings(context: RunContext) -> MachineSettings:
     """Threads, precision and device: resolved once, stored with the run and reused on resume.
 
     What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
-    does not change the numbers from one night to the next; delete the file to measure again.
+    does not change the numbers from one night to the next; delete the file to measure again, as is done where it is
+    damaged.
     """
-    stored = context.run.state().get("settings")
-    if stored:
-        return MachineSettings(**stored)
+    if stored := context.run.settings:
+        return stored
     file, prepared, training = context.home / "machine.json", context.prepared, context.config.training
-    known = read_json(file) if file.exists() else {}
+    try:
+        known = read_record(file, dict[str, MachineSettings], "it is measured again")
+    except FileNotFoundError:
+        known = {}
+    except DamagedFile as fault:
+        set_aside(file, fault)
+        known = {}
     wanted = (training.precision, training.device, training.threads)
     key = hash_json([platform.node(), version("torch"), os.cpu_count(), prepared.encoder, *wanted])[:16]
     if key not in known:
-        known[key] = asdict(context.trainer.resolve(prepared.pretrained, *wanted))
-        write_json(file, known)
-    context.run.update(settings=known[key])
-    return MachineSettings(**known[key])
+        known[key] = context.trainer.resolve(prepared.pretrained, *wanted)
+        write_json(file, {name: asdict(settings) for name, settings in known.items()})
+    context.run.update(settings=asdict(known[key]))
+    return known[key]
 
 
 def fit_spec(

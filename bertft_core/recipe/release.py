@@ -38,7 +38,6 @@ from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking import lineage
 from bertft_core.tracking.store import open_store
 from bertft_core.training.results import TrainingResult
-from bertft_core.training.spec import MachineSettings
 
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
 _OUTCOMES: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}  # as the page names them
@@ -167,7 +166,6 @@ def write_released_page(
         champion=champion_scores(folder, report, release.champion_before or ""),
     )
     write_markdown(context.config, report, folder, (facts.headline, facts.reason))
-    settings = run.state().get("settings")
     lineage_facts = {
         "registered model": f"{release.registered_model} version {release.version}",
         "champion before": release.champion_before or "none",
@@ -179,7 +177,7 @@ def write_released_page(
         "rows": prepared.dataset.fingerprint,
         "encoder": prepared.encoder,
         "code": code_fingerprint(*RUN_CODE),
-        "machine": str(MachineSettings(**settings)) if settings else "",
+        "machine": str(run.settings or ""),
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
     page = write_page(context, fit, report, facts, {name: value for name, value in lineage_facts.items() if value})

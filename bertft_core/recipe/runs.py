@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.errors import InputError
-from bertft_core.base.files import read_json, write_json
+from bertft_core.base.errors import DamagedFile, InputError
+from bertft_core.base.files import write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
 from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.base.records import parse_record, set_aside
 from bertft_core.config.run import RunConfig
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.recipe.prepare import Prepared
 from bertft_core.registry.evaluation_folder import EvaluationFolder
+from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import MachineSettings
 
 _RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
 
@@ -39,6 +43,19 @@ class RunFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _RunState:
+    """The keys of run.json that are read back, each once its stage is done; a later bertft may keep others beside."""
+
+    settings: MachineSettings | None = None
+    study: str | None = None
+    chosen: dict[str, Any] | None = None
+    fit: TrainingResult | None = None
+    fitted: dict[str, dict[str, Any]] | None = None
+    policy: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One attempt at a run_key. `run_id` is the key, with -2, -3 … for each `--again`."""
 
@@ -58,14 +75,27 @@ class Run:
         return RunFolder(self.path)
 
     def state(self) -> dict[str, Any]:
-        """What is stored of this run: settings, result once finished."""
-        file = self.folder.state
-        return dict(read_json(file)) if file.exists() else {}
+        """What is stored of this run: settings, result once finished. Raises DamagedFile."""
+        try:
+            text = self.folder.state.read_bytes()
+        except FileNotFoundError:
+            return {}
+        remedy = (
+            "the same command, or `bertft doctor --repair`, moves it aside and goes on from the fit and the registry"
+        )
+        parse_record(text, _RunState, str(self.folder.state), remedy)
+        return dict(json.loads(text))
 
     def update(self, **values: Any) -> None:
         """Store further values, atomically; a joined coordinator in the same home may write others at that moment."""
         with exclusive(self.folder.lock, f"an update of run {self.run_id}", FOREVER):
             write_json(self.folder.state, {**self.state(), **values})
+
+    @property
+    def settings(self) -> MachineSettings | None:
+        """Threads, precision and device as this run's fits have them; None until they are settled."""
+        stored = self.state().get("settings")
+        return parse_record(json.dumps(stored), MachineSettings, str(self.folder.state), "") if stored else None
 
     @property
     def policy(self) -> DecisionPolicy:
@@ -98,10 +128,15 @@ def run_key(config: RunConfig, rows: str, encoder: str) -> str:
 
 
 def open_run(runs: Path, key: str, *, again: bool) -> Run:
-    """The attempt to work on: the latest one; with `again`, a new one once the latest has finished."""
+    """The attempt to work on: the latest one; with `again`, a new one once the latest has finished.
+
+    A damaged run.json is moved aside: what its fit and the registry know is found again, nothing is trained twice.
+    """
     runs.mkdir(parents=True, exist_ok=True)
     with exclusive(runs / ".lock", f"the opening of run {key}", FOREVER):
         attempts = _attempts(runs, key)
+        for attempt in attempts:
+            mend_state(attempt)
         run = attempts[-1] if attempts else _attempt(runs, key, 1)
         run.path.mkdir(exist_ok=True)
         if again and run.result is not None:
@@ -110,6 +145,16 @@ def open_run(runs: Path, key: str, *, again: bool) -> Run:
             run.path.mkdir()
             run.update(settings=settings)
         return run
+
+
+def mend_state(run: Run) -> Path | None:
+    """Move a run.json aside that nobody can read; where it lies now, None where it is sound or not there."""
+    try:
+        run.state()
+    except DamagedFile as fault:
+        with exclusive(run.folder.lock, f"an update of run {run.run_id}", FOREVER):
+            return set_aside(run.folder.state, fault)
+    return None
 
 
 def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False) -> Run:
@@ -131,13 +176,18 @@ def latest_fitted(runs: Path, key: str) -> Run | None:
     return fitted[-1] if fitted else None
 
 
+def run_at(folder: Path) -> Run:
+    """The run whose folder this is; its key is not known."""
+    return Run(run_key="", run_id=folder.name, directory=str(folder), attempt=1)
+
+
 def report_of(runs: Path, run_id: str) -> dict[str, Any]:
     """Where the HTML report of a run lies, and its verdict. Raises InputError naming the evaluated runs there are."""
     folder = RunFolder(runs / run_id)
     if not _RUN_ID.match(run_id) or not folder.evaluation.page.is_file():
         known = sorted(path.name for path in runs.glob("[!.]*/") if RunFolder(path).evaluation.page.is_file())
         raise InputError(f"no report of run {run_id!r}; evaluated runs: {', '.join(known) or 'none'}")
-    run = Run(run_key="", run_id=run_id, directory=str(folder.path), attempt=1)
+    run = run_at(folder.path)
     verdict = {key: (run.result or {}).get(key) for key in ("name", "registered_model", "version", "outcome", "reason")}
     return {"run_id": run_id, **verdict, "report": str(folder.evaluation.page)}
 

@@ -22,6 +22,7 @@ from bertft_core.tracking import store as tracking
 pytestmark = pytest.mark.orchestration
 MODEL = "letters"
 OLD = time.time() - 90 * 86400
+FIT = {"state": "complete", "score": 0.5, "log_loss": 1.0, "seconds": 1.0}  # as training keeps it
 
 
 def record(store, action, version, champion, to):
@@ -170,7 +171,7 @@ def test_old_finished_run_goes_and_one_that_an_alias_rests_on_stays(four):
     home = Path(four.home)
     for name in ("r1", "r3", "r9"):
         a_run(home, name, result={})
-    a_run(home, "r8", fit={})  # not finished: the same command goes on with it
+    a_run(home, "r8", fit=FIT)  # not finished: the same command goes on with it
     assert [r for r in removed(four, days=1.0) if r[0] == "run folder"] == [("run folder", "r1"), ("run folder", "r9")]
 
 
@@ -195,7 +196,7 @@ def test_run_whose_rows_the_next_night_is_compared_with_stays(store):
 def test_attempts_of_one_key_go_together_or_not_at_all(store):
     home = Path(store.home)
     a_run(home, "abc", result={})
-    a_run(home, "abc-2", fit={})
+    a_run(home, "abc-2", fit=FIT)
     assert removed(store) == []
     write_json(home / "runs" / "abc-2" / "run.json", {"result": {}})
     assert removed(store) == [("run folder", "abc"), ("run folder", "abc-2")]

@@ -5,17 +5,24 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-from bertft_core.base.files import read_json, write_json
+from pydantic import AliasChoices, Field
+
+from bertft_core.base.errors import DamagedFile
+from bertft_core.base.files import write_json
 from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.base.records import parse_record, read_record, set_aside
+from bertft_core.recipe.runs import RunFolder, run_at
 
 SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
 _LAST_TRAINING = ".basis.json"
-T = TypeVar("T")
+_ON_DISK = {"settings": "asked"}  # the name that a field has in the files
+_Settings = Annotated[str, Field(validation_alias=AliasChoices(_ON_DISK["settings"], "settings"))]
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
 
 
@@ -55,18 +62,24 @@ class NightLog:
         self._last_training = self.folder / f"{name}{_LAST_TRAINING}"
 
     def nights(self) -> list[Night]:
-        """All nights, oldest first; half a line, from a full disk or a kill, is left out."""
+        """All nights, oldest first; half a line, from a full disk or a kill, is left out: `faults` says so."""
+        return [night for night in self._lines() if isinstance(night, Night)]
+
+    def faults(self) -> list[str]:
+        """What is wrong with each line that cannot be read."""
+        return [str(fault) for fault in self._lines() if isinstance(fault, DamagedFile)]
+
+    def _lines(self) -> Iterator[Night | DamagedFile]:
         try:
-            lines = self.file.read_text(encoding="utf-8").splitlines()
+            lines = self.file.read_bytes().split(b"\n")
         except FileNotFoundError:
-            return []
-        nights = []
-        for line in lines:
+            return
+        for number, line in enumerate(lines, start=1):
             try:
-                nights.append(Night(**json.loads(line)))
-            except (ValueError, TypeError):
-                continue
-        return nights
+                if line.strip():
+                    yield parse_record(line, Night, f"{self.file}:{number}", "the other nights are read without it")
+            except DamagedFile as fault:
+                yield fault
 
     def add(self, night: Night) -> None:
         """Append a line; on its own line even after half of another."""
@@ -75,21 +88,28 @@ class NightLog:
             size = handle.seek(0, os.SEEK_END)
             handle.seek(max(0, size - 1))
             start = b"\n" if handle.read(1) not in (b"", b"\n") else b""
-            handle.write(start + json.dumps(asdict(night), ensure_ascii=False).encode("utf-8") + b"\n")
+            handle.write(start + json.dumps(asdict(night), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             handle.flush()
             os.fsync(handle.fileno())
 
-    def begin(self, **facts: Any) -> None:
+    def begin(self, night: OpenNight) -> None:
         """Say that a night is at work; `left_open` finds it if it is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._open, facts)
+        write_json(self._open, {**asdict(night), "plan": night.plan and to_disk(night.plan)})
 
-    def left_open(self) -> dict[str, Any] | None:
-        """What a night said of itself that never ended, else None. Call it while holding the nights' lock."""
+    def left_open(self) -> OpenNight | None:
+        """What a night said of itself that never ended, else None. Call it while holding the nights' lock.
+
+        A damaged file is moved aside; when that night began is then taken from the file's own time.
+        """
         try:
-            return dict(read_json(self._open))
+            return read_record(self._open, OpenNight, "the next night moves it aside and goes on")
         except FileNotFoundError:
             return None
+        except DamagedFile as fault:
+            written = dt.datetime.fromtimestamp(self._open.stat().st_mtime, dt.UTC)
+            set_aside(self._open, fault)
+            return OpenNight(night=written.date().isoformat(), started=written.isoformat(timespec="seconds"))
 
     def end(self, night: Night) -> None:
         """Append the night and take back that it is at work."""
@@ -98,16 +118,72 @@ class NightLog:
 
     @property
     def last_training(self) -> LastTraining | None:
-        """The last training, None before the first."""
+        """The last training, None before the first. Raises DamagedFile."""
         try:
-            return from_disk(LastTraining, read_json(self._last_training))
+            return read_record(
+                self._last_training, LastTraining, "the next night makes it again from the runs that there are"
+            )
         except FileNotFoundError:
             return None
+
+    def remake_last_training(self, fault: DamagedFile) -> LastTraining | None:
+        """In place of a damaged record, which is moved aside: what the last run of a night tells; None without one.
+
+        Nothing tells its rows and settings: "", so that the next night asks for the training anew, which finds the run.
+        """
+        set_aside(self._last_training, fault)
+        found: tuple[float, LastTraining] | None = None
+        for folder in map(RunFolder, sorted((self.folder.parent / "runs").glob("[!.]*/"))):
+            try:
+                result = run_at(folder.path).result or {}
+                written = folder.rows.stat().st_mtime
+            except (OSError, DamagedFile):
+                continue
+            if result.get("name") == self.file.stem and (found is None or written > found[0]):
+                when = dt.datetime.fromtimestamp(written, dt.UTC).isoformat(timespec="seconds")
+                found = (
+                    written,
+                    LastTraining(
+                        rows="",
+                        settings="",
+                        run=str(folder.path),
+                        run_id=folder.path.name,
+                        version=result.get("version"),
+                        params=result.get("best_params", {}),
+                        trained=when,
+                        searched=when,
+                        accuracy=result.get("test", {}).get("accuracy"),
+                        test_rows=result.get("test", {}).get("n", 0),
+                    ),
+                )
+        return found[1] if found else None
 
     def remember_training(self, training: LastTraining) -> None:
         """Remember a training that the next nights are compared with."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self._last_training, to_disk(training))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """How a night trains. rows, settings: what it stands for, as in `LastTraining`. overrides: of the configuration.
+
+    is_searched: whether the parameters come from a new search.
+    """
+
+    rows: str
+    settings: _Settings
+    overrides: list[str]
+    is_searched: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenNight:
+    """A night at work: the date it stands for, when it began (ISO 8601 in UTC), its plan once it has one."""
+
+    night: str
+    started: str = ""
+    plan: TrainingPlan | None = None
 
 
 def last_runs(home: Path) -> set[str]:
@@ -125,7 +201,7 @@ class LastTraining:
     """
 
     rows: str
-    settings: str
+    settings: _Settings
     run: str
     run_id: str
     version: str | None
@@ -150,9 +226,4 @@ def _days(then: str, now: dt.datetime) -> float:
 
 def to_disk(value: Any) -> dict[str, Any]:
     """A training or a plan as it lies on disk, where `settings` has the name `asked`."""
-    return {"asked" if key == "settings" else key: part for key, part in asdict(value).items()}
-
-
-def from_disk(kind: type[T], stored: dict[str, Any]) -> T:
-    """Inverse of `to_disk`."""
-    return kind(**{"settings" if key == "asked" else key: part for key, part in stored.items()})
+    return {_ON_DISK.get(key, key): part for key, part in asdict(value).items()}

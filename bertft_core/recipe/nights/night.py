@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from bertft_core.base.errors import BertftError, BusyError, DataError
+from bertft_core.base.errors import BertftError, BusyError, DamagedFile, DataError
 from bertft_core.base.hashes import code_fingerprint, encoder_fingerprint, hash_json
 from bertft_core.base.home import open_home
 from bertft_core.base.locks import exclusive
@@ -31,10 +31,10 @@ from bertft_core.recipe.nights.log import (
     LastTraining,
     Night,
     NightLog,
-    from_disk,
-    to_disk,
+    OpenNight,
+    TrainingPlan,
 )
-from bertft_core.recipe.nights.plan import TrainingPlan, plan_training
+from bertft_core.recipe.nights.plan import plan_training
 from bertft_core.recipe.nights.rows import Changes, Rows, changes
 from bertft_core.recipe.nights.triggers import NewRowsScore, TrainingDecision
 from bertft_core.recipe.prepare import Prepared
@@ -75,7 +75,8 @@ class NightRun:
     """One night of a model, from its configuration to its line in the log.
 
     night: the date it stands for. is_forced: train whatever the triggers say. limit: ends the night when it takes too
-    long. is_cancelled: whether this process was told to end. facts, drift, exit_code: what it finds out on its way.
+    long. is_cancelled: whether this process was told to end. facts, mended (losses that it found and
+    went on from), drift, exit_code: what it finds out on its way.
     """
 
     config: RunConfig
@@ -91,6 +92,7 @@ class NightRun:
     began: float = field(default_factory=time.monotonic)
     started: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     facts: dict[str, Any] = field(default_factory=dict)
+    mended: list[str] = field(default_factory=list)
     drift: DriftReport | None = None
     exit_code: int = 0
 
@@ -119,21 +121,23 @@ class NightRun:
     def _work(self, log: NightLog) -> Night:
         open_home(self.home)  # raises where the disk is nearly full
         killed = log.left_open()
-        left = from_disk(TrainingPlan, killed["plan"]) if killed and killed["plan"] else None
+        left = killed.plan if killed else None
         if killed is not None:
             log.add(  # the line that it never wrote itself
                 Night(
-                    night=killed["night"],
-                    started=killed["started"],
+                    night=killed.night,
+                    started=killed.started,
                     outcome=FAILED,
                     seconds=0.0,
                     reason="its process was killed or its run cancelled; the next night goes on from what it left",
                 )
             )
-            self.report.say(f"the night of {killed.get('night')} was killed; this one goes on from what it left")
-        last = log.last_training
-        log.begin(night=self.night, started=self._started, plan=left and to_disk(left))
+            self.report.say(f"the night of {killed.night} was killed; this one goes on from what it left")
+        last = self._last_training(log)
+        self._begin(log, left)
         rows_before = Rows.load(Path(last.run)) if last else None
+        if last is not None and rows_before is None:
+            self.mended.append(f"the rows of the last training, run {last.run_id}, are missing or damaged")
         self._fix_classes(rows_before)
         with self.report.stage("ingest"):
             dataset = self.steps.ingest(self.config)
@@ -147,7 +151,7 @@ class NightRun:
         plan, goes_on = left, left is not None and (left.rows, left.settings) == (dataset.fingerprint, settings)
         if plan is None or not goes_on:  # a plan for the same rows goes on: its trials and its fit are resumed
             plan = plan_training(self.config, last, dataset.fingerprint, settings, self._moment)
-        log.begin(night=self.night, started=self._started, plan=to_disk(plan))
+        self._begin(log, plan)
         result = self.steps.train([*self.overrides, *plan.overrides], again=self.is_forced and not goes_on)
         for stage, seconds in result["seconds"].items():
             self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + seconds
@@ -159,13 +163,25 @@ class NightRun:
         reason = f"{result['reason'].removeprefix(f'{outcome}: ')} (trained: {decision.reason})"
         return self._end(outcome, reason, run_id=result["run_id"], version=result["version"])
 
+    def _begin(self, log: NightLog, plan: TrainingPlan | None) -> None:
+        log.begin(OpenNight(night=self.night, started=self._started, plan=plan))
+
+    def _last_training(self, log: NightLog) -> LastTraining | None:
+        try:
+            return log.last_training
+        except DamagedFile as fault:
+            last = log.remake_last_training(fault)
+            made = "no run tells what it was" if last is None else f"made again from run {last.run_id}"
+            self.mended.append(f"the record of the last training was damaged: {made}")
+            return last
+
     def _end(self, outcome: str, reason: str, **more: Any) -> Night:
         stages = {f"seconds_{name}": value for name, value in self.report.seconds.items()}
         return Night(
             night=self.night,
             started=self._started,
             outcome=outcome,
-            reason=reason[:2000],
+            reason="; ".join([reason, *self.mended])[:2000],
             seconds=round(time.monotonic() - self.began, 2),
             facts={**self.facts, **stages},
             **more,
@@ -214,6 +230,9 @@ class NightRun:
     ) -> TrainingDecision:
         if last is None or change is None:
             return triggers.decide_training([], None, is_forced=self.is_forced)
+        if not last.settings:
+            fired = ["what the last training rested on is no longer known"]
+            return triggers.decide_training(fired, change, is_forced=self.is_forced)
         if last.rows == dataset.fingerprint and last.settings == settings:
             return triggers.decide_training([], change, is_forced=self.is_forced)
         nightly, label = self.config.nightly, None

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 
 from bertft_core.config.auto import follows_rows
 from bertft_core.config.knobs import place
 from bertft_core.config.run import RunConfig
-from bertft_core.recipe.nights.log import LastTraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """rows, settings: what it stands for, as in `LastTraining`. overrides: of the configuration, for the training.
-
-    is_searched: whether the parameters come from a new search.
-    """
-
-    rows: str
-    settings: str
-    overrides: list[str]
-    is_searched: bool
+from bertft_core.recipe.nights.log import LastTraining, TrainingPlan
 
 
 def plan_training(

@@ -133,7 +133,7 @@ def test_encoder_fingerprint_follows_the_files_content(tmp_path: Path) -> None:
 def test_latest_fitted_passes_over_an_attempt_without_a_fit(tmp_path: Path) -> None:
     first = open_run(tmp_path, "k" * 64, again=False)
     assert latest_fitted(tmp_path, "k" * 64) is None
-    first.update(fit={}, result={})
+    first.update(fit={"state": "complete", "score": 0.5, "log_loss": 1.0, "seconds": 1.0}, result={})
     assert open_run(tmp_path, "k" * 64, again=True).attempt == 2
     assert latest_fitted(tmp_path, "k" * 64) == first
 

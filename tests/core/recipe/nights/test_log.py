@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertft_core.recipe.nights.log import KEPT, SKIPPED, LastTraining, Night, NightLog
+from bertft_core.recipe.nights.log import KEPT, SKIPPED, LastTraining, Night, NightLog, OpenNight, TrainingPlan
 
 
 def night(day: int, outcome: str = SKIPPED) -> Night:
@@ -53,8 +53,9 @@ def test_processes_that_append_at_once_lose_no_line(tmp_path: Path) -> None:
 
 def test_night_that_never_ended_is_found(tmp_path: Path) -> None:
     log = NightLog(tmp_path, "news")
-    log.begin(night="2026-01-01", plan=None)
-    assert NightLog(tmp_path, "news").left_open() == {"night": "2026-01-01", "plan": None}
+    plan = TrainingPlan(rows="r", settings="s", overrides=["search.trials=0"], is_searched=False)
+    log.begin(OpenNight(night="2026-01-01", plan=plan))
+    assert NightLog(tmp_path, "news").left_open() == OpenNight(night="2026-01-01", plan=plan)
     log.end(night(1))
     assert log.left_open() is None
 

@@ -156,7 +156,8 @@ def test_killed_night_is_written_down_and_its_plan_goes_on(nights: Nights) -> No
     with pytest.raises(KeyboardInterrupt):
         nights.run(steps={"train": killed}, is_forced=True)
     left = nights.log.left_open()
-    assert left is not None and left["plan"]["overrides"] == [] and "asked" in left["plan"]
+    assert left is not None and left.plan is not None and left.plan.overrides == [] and left.plan.settings
+    assert '"asked"' in (nights.home / "nights" / "tiny.open.json").read_text()  # its name on disk since format 1
     after = nights.run(night="2026-03-02", is_forced=True)
     assert [(n.night, n.outcome) for n in nights.log.nights()] == [("2026-03-01", FAILED), ("2026-03-02", KEPT)]
     assert after.outcome == KEPT and nights.trained == [([], False)]  # resumed, not begun again
@@ -170,6 +171,21 @@ def test_cancelled_night_leaves_its_line_to_the_next_one(nights: Nights) -> None
     with pytest.raises(ZeroDivisionError):
         nights.run(steps={"train": broken}, is_cancelled=lambda: True)
     assert nights.log.nights() == [] and nights.log.left_open() is not None
+
+
+def test_night_goes_on_where_every_small_file_is_broken_and_says_so(nights: Nights) -> None:
+    nights.run()
+    (run,) = (nights.home / "runs").glob("*/run.json")
+    files = [*(nights.home / name for name in ("format.json", "machine.json", "nights/tiny.basis.json")), run]
+    for file in (*files, nights.home / "nights" / "tiny.open.json"):
+        file.write_bytes(b"\0\0\0")
+    with open(nights.log.file, "ab") as handle:
+        handle.write(b'{"night": "2026-')
+    ended = nights.run(night="2026-03-02")
+    assert ended.outcome == KEPT and "the record of the last training was damaged" in ended.reason
+    assert [n.outcome for n in nights.log.nights()] == [KEPT, FAILED, KEPT] and len(nights.log.faults()) == 1
+    assert all(file.with_name(f"{file.name}.broken").exists() for file in files)
+    assert nights.run(night="2026-03-03").outcome == SKIPPED  # all of it is sound again
 
 
 def test_second_night_at_once_is_skipped(nights: Nights) -> None:

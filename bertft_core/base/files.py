@@ -50,10 +50,21 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def read_json(path: Path | str) -> Any:
-    """Read one JSON document."""
-    with open(path, encoding="utf-8") as handle:
-        return json.load(handle)
+def read_json(path: Path | str, most_bytes: int = -1) -> Any:
+    """Read one JSON document of at most `most_bytes`, -1 for any size. Raises OSError and ValueError alone."""
+    with open(path, "rb") as handle:
+        text = handle.read(most_bytes if most_bytes < 0 else most_bytes + 1)
+    if 0 <= most_bytes < len(text):
+        raise ValueError(f"more than {most_bytes} bytes")
+    return parse_json(text)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError alone, also for values too deep for Python to read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too many values within values") from None
 
 
 def is_complete(folder: Path | str) -> bool:

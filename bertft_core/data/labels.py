@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import unicodedata
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
+from bertft_core.base.files import parse_json
 from bertft_core.base.text import normalise
 
 MAX_CLASSES = 10_000  # above this the label column is almost surely free text or an identifier
@@ -76,7 +76,7 @@ def parse_label(value: Any, classes: Sequence[str] | None) -> str | dict[str, fl
         if text[:1] in ("{", "["):
             parsed = None
             with suppress(ValueError):
-                parsed = json.loads(text)
+                parsed = parse_json(text)
             if isinstance(parsed, dict | list):
                 return parse_label(parsed, classes)
             if text.startswith("['") and text.endswith("']"):

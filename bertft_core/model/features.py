@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from bertft_core.base.errors import ModelError
+from bertft_core.base.files import read_json
 from bertft_core.model.encoder_pass import (
     AGREEMENT,
     TRICKS,
@@ -290,7 +291,7 @@ def read_plan(folder: Path | str) -> FeaturePlan | None:
     if not file.is_file():
         return None
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = read_json(file)
         if facts["format"] == FORMAT:
             return FeaturePlan.from_json(facts["plan"])
     except (ValueError, KeyError, TypeError) as fault:

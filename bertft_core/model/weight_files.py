@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from bertft_core.base.errors import ModelError
-from bertft_core.base.files import read_json
+from bertft_core.base.files import parse_json, read_json
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -19,7 +19,8 @@ _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.b
 _ADAPTER_MARKS = ("lora_", ".base_layer.", ".modules_to_save.", ".ia3_", ".adapters.", "prompt_encoder.", ".hada_w")
 _POINTER = b"version https://git-lfs"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_HEADER_LIMIT = 100_000_000  # bytes; safetensors itself refuses longer ones
+_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes
+_HEADER_LIMIT = 1 << 22  # bytes, about 40,000 tensors; safetensors itself reads up to 100 MB
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -98,7 +99,7 @@ def wrapper_prefix(names: Collection[str], wanted: Collection[str], base: str) -
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        named: Any = read_json(index)["weight_map"].values()
+        named: Any = read_json(index, _HEADER_LIMIT)["weight_map"].values()
         names = sorted(set(named))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index} is damaged (no weight_map of tensor to file): copy it again") from None
@@ -125,10 +126,10 @@ def _header(file: Path) -> dict[str, Any]:
         length = int.from_bytes(handle.read(8), "little")
         text = handle.read(length) if length <= min(size, _HEADER_LIMIT) else b""
     try:
-        header = json.loads(text)
+        header = parse_json(text)
         header.pop("__metadata__", None)
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        whole = all(isinstance(n, int) for entry in header.values() for n in entry["shape"])
+        whole = all(map(_is_sound, header.values()))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         whole, end, header = False, size, {}
     if not whole or not header:
@@ -138,3 +139,12 @@ def _header(file: Path) -> dict[str, Any]:
             f"{file} is damaged: its header speaks of {end} bytes, it has {size}: copy or download it again"
         )
     return dict(header)
+
+
+def _is_sound(entry: Any) -> bool:
+    """Whether a tensor's place in the file is as long as its type and shape say."""
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+        return False
+    width = _WIDTHS.get(entry["dtype"])
+    return width is None or width * math.prod(shape) == end - start

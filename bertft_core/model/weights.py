@@ -74,8 +74,7 @@ def load_weights(kind: Any, pretrained: Path | str, config: Any) -> tuple[PreTra
     shapes = weight_shapes(folder) if files else {}
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{folder / 'config.json'}: quantised weights cannot be trained; save it without quantisation")
-    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    options |= {"config": config, "trust_remote_code": False}
+    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True, "config": config}
     random = torch.get_rng_state()
     with quiet():
         try:
@@ -86,10 +85,12 @@ def load_weights(kind: Any, pretrained: Path | str, config: Any) -> tuple[PreTra
             if prefix:
                 tensors = [item for file in files for item in load_file(file).items()]
                 state = {name.removeprefix(prefix): tensor for name, tensor in tensors}
-                model, info = type(reference).from_pretrained(None, state_dict=state, **options)
+                model, info = type(reference).from_pretrained(
+                    None, state_dict=state, trust_remote_code=False, **options
+                )
             else:
                 where = {"local_files_only": folder.is_dir(), "use_safetensors": True}
-                model, info = kind.from_pretrained(str(pretrained), **where, **options)
+                model, info = kind.from_pretrained(str(pretrained), trust_remote_code=False, **where, **options)
         except ModelError:
             raise
         except Exception as fault:  # transformers raises unrelated types, for a config.json above all
@@ -163,6 +164,8 @@ def _named(names: Sequence[str]) -> str:
 
 def _unreadable(pretrained: Path | str, fault: Exception) -> ModelError:
     reason = " ".join(str(fault).split())[:300]
+    if "trust_remote_code" in str(fault):
+        reason = "it needs code of its own, which is never run; wanted an encoder that transformers knows"
     return ModelError(
         f"model.pretrained {pretrained}: no encoder with safetensors weights ({type(fault).__name__}: {reason})"
     )

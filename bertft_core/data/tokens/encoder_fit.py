@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,27 +30,76 @@ _OFFSET_POSITIONS = (
     "mpnet",
     "longformer",
 )
+MOST_BYTES = 1 << 22  # of config.json: 20,000 labels of 40 letters, twice, are 2 MB
 # transformers makes an object for each of these as it reads config.json: 500 million labels would fill the memory
 _AT_MOST = {
     **dict.fromkeys(("num_labels", "_num_labels"), 100_000),
-    **dict.fromkeys(("num_hidden_layers", "n_layers", "num_hidden_groups"), 1_000),
+    **dict.fromkeys(("num_hidden_layers", "n_layers", "num_hidden_groups"), 200),  # of 1,000 a tree takes 15 s
+    **dict.fromkeys(("hidden_size", "dim", "d_model", "embedding_size"), 1_000_000),
+    "vocab_size": 10_000_000,
 }
+# other counts and sizes, wherever they stand: of modules that are made one by one, and of tensors
+_MODULES, _MOST_MODULES = re.compile(r"layer|block|group|expert|repeat|stage"), 1_000
+_SIZES, _LARGEST = re.compile(r"^(num|n)_|size|dim|position|embed|heads"), 10_000_000
+# transformers computes tables of fixed positions number by number in Python
+_FIXED_POSITIONS, _MOST_FIXED = ("sinusoidal_pos_embds", "sinusoidal_embeddings"), 4_000_000
+_KERNELS = ("attn_implementation", "experts_implementation")  # OWNER/NAME is code on the hub
 
 
 def encoder_config(pretrained: Path) -> dict[str, Any]:
-    """The encoder's config.json. Raises ModelError where it is no JSON object, or has counts that cannot be meant."""
+    """The encoder's config.json. Raises ModelError where it is no JSON object, or has values that cannot be meant."""
     file = pretrained / "config.json"
     try:
-        config = read_json(file)
-    except (OSError, ValueError):
-        raise ModelError(f"model.pretrained: {pretrained} holds no encoder: it has no readable config.json") from None
+        config = read_json(file, MOST_BYTES)
+    except (OSError, ValueError) as fault:
+        why = str(fault) if isinstance(fault, ValueError) else type(fault).__name__
+        raise ModelError(
+            f"model.pretrained: {pretrained} holds no encoder: it has no readable config.json ({why[:100]})"
+        ) from None
     if not isinstance(config, dict):
         raise ModelError(f"{file} must be a JSON object, was a {type(config).__name__}: copy the encoder's own")
     for key, most in _AT_MOST.items():
         value = config.get(key)
         if value is not None and (type(value) is not int or not 0 < value <= most):
-            raise ModelError(f"{file}: {key} must be a whole number from 1 to {most}, was {str(value)[:40]}")
+            raise ModelError(f"{file}: {key} must be a whole number from 1 to {most}, was {_shown(value)}")
+    for key, value in _values(config):
+        if isinstance(value, str) and key.endswith(_KERNELS) and re.search("[/:]", value):
+            raise ModelError(f"{file}: {key} names code to fetch, {value[:80]!r}, which is never run: take it out")
+        if isinstance(value, int | float) and not abs(value) <= (most := _most(key)):  # NaN neither
+            wanted = "finite" if most == sys.float_info.max else f"at most {most}"
+            raise ModelError(f"{file}: {key} must be {wanted}, was {_shown(value)}: copy the encoder's own")
+    _require_few_positions(file, config)
     return config
+
+
+def _values(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All plain values, also in lists and mappings within, each with the name it stands under."""
+    left: list[tuple[str, Any]] = list(config.items())
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(key, part) for part in value]
+        else:
+            yield key, value
+
+
+def _most(key: str) -> float:
+    return _MOST_MODULES if _MODULES.search(key) else _LARGEST if _SIZES.search(key) else sys.float_info.max
+
+
+def _require_few_positions(file: Path, config: dict[str, Any]) -> None:
+    if not (config.get("model_type") == "roformer" or any(config.get(key) for key in _FIXED_POSITIONS)):
+        return
+    sizes = [config.get(key) for key in ("max_position_embeddings", "hidden_size", "dim", "embedding_size", "emb_dim")]
+    numbers = math.prod(sorted(size for size in sizes if isinstance(size, int))[-2:])
+    if numbers > _MOST_FIXED:
+        raise ModelError(f"{file}: {numbers} numbers of fixed positions, at most {_MOST_FIXED} are computed")
+
+
+def _shown(value: Any) -> str:
+    return (f"a number of {value.bit_length()} bits" if isinstance(value, int) and value > 1 << 99 else str(value))[:40]
 
 
 def longest_input(pretrained: Path) -> int | None:

@@ -32,6 +32,7 @@ TOKENIZER_FILES = (
     "spm.model",
     "sentencepiece.bpe.model",
 )
+_MOST_BYTES = 1 << 26  # of one of these files; a tokenizer of 900,000 tokens (XLM-V) has about 2 ** 25
 _CHARS_AT_ONCE = 1_000_000  # of text in one call: an Encoding costs about 150 bytes per token
 
 
@@ -194,6 +195,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     file = Path(folder) / "tokenizer.json"
+    for part in (Path(folder) / name for name in TOKENIZER_FILES):
+        if part.is_file() and (size := part.stat().st_size) > _MOST_BYTES:
+            raise ModelError(f"{part}: {size} bytes are no tokenizer, at most {_MOST_BYTES} are read")
     if file.is_file():
         try:
             tokenizer: Tokenizer = Backend.from_file(str(file))

@@ -1,0 +1,98 @@
+"""Attacks by what comes from elsewhere: encoder folders, YAML, names, and by clocks and hung nights."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+from attacks import Attack
+
+
+def refusal(attempt: Any, most_seconds: float) -> str:
+    """What the fault of an attempt says, and whether it came in time."""
+    from bertft_core.base.errors import BertftError
+
+    begun = time.process_time()
+    try:
+        answer = attempt()
+    except BertftError as fault:
+        taken = time.process_time() - begun
+        words = f"{taken:.3f} s of processor: {type(fault).__name__}: {fault}"
+        return f"refused in {words}" if taken < most_seconds else f"OPEN: it took {words}"
+    return f"OPEN: it was taken, as {str(answer)[:80]}"
+
+
+def code_of_an_encoder(folder: Path) -> str:
+    """An encoder's folder with Python files, an auto_map that names them, and pickles."""
+    from bertft_core.base.errors import ModelError
+    from bertft_core.data.tokens.encoding import load_tokenizer
+    from bertft_core.model.weights import survey
+    from bertft_core.testing.encoders import tiny_encoder
+
+    encoder, ran = tiny_encoder(folder / "encoder", layers=1, hidden=8), folder / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\n"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return exec, (code,)
+
+    for name in ("configuration_evil.py", "modeling_evil.py", "tokenization_evil.py"):
+        (encoder / name).write_text(code)
+    for name in ("pytorch_model.bin", "training_args.bin"):
+        (encoder / name).write_bytes(pickle.dumps(Evil()))
+    names = {"AutoConfig": "configuration_evil.C", "AutoTokenizer": ["tokenization_evil.T", None]}
+    names |= dict.fromkeys(("AutoModel", "AutoModelForSequenceClassification"), "modeling_evil.M")
+    for name in ("config.json", "tokenizer_config.json"):
+        file = encoder / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), "auto_map": names}))
+    (encoder / "tokenizer.json").unlink()  # so that transformers reads the other files
+    load_tokenizer(encoder)
+    survey(encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps({**config, "model_type": "evil"}))
+    try:
+        survey(encoder)
+    except ModelError as fault:
+        said = f"refused: {fault}"
+    else:
+        said = "OPEN: an encoder of an unknown kind was read"
+    return "OPEN: its code ran" if ran.exists() else said
+
+
+def absurd_encoder(folder: Path) -> str:
+    """config.json with 500 million labels, a vocabulary of 10^12, and 2 GB of nothing."""
+    from bertft_core.data.tokens.encoder_fit import encoder_config
+
+    file = folder / "config.json"
+    said = []
+    for value in ({"num_labels": 500_000_000}, {"vocab_size": 10**12}, {"text_config": {"num_experts": 10**9}}):
+        file.write_text(json.dumps(value))
+        said.append(refusal(lambda: encoder_config(folder), 2))
+    with open(file, "r+b") as handle:
+        handle.truncate(1 << 31)
+    said.append(refusal(lambda: encoder_config(folder), 2))
+    return next((words for words in said if words.startswith("OPEN")), said[-1])
+
+
+def yaml_bombs(folder: Path) -> str:
+    """Aliases of aliases, an anchor inside itself, 100,000 brackets, and a tag that names a function."""
+    from bertft_core.config.run import load_config
+
+    lines = ["x0: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 12)]
+    texts = ("\n".join(lines), "x: &x [*x]", "x: " + "[" * 100_000, 'x: !!python/object/apply:os.system ["true"]')
+    file, said = folder / "run.yaml", []
+    for text in texts:
+        file.write_text(text)
+        said.append(refusal(lambda: load_config(file), 0.1))
+    return next((words for words in said if words.startswith("OPEN")), said[0])
+
+
+ATTACKS = [
+    Attack(4, "an encoder's Python files, auto_map and pickles", "nothing of it is run", code_of_an_encoder),
+    Attack(4, "an encoder's absurd config.json", "a named error in seconds", absurd_encoder),
+    Attack(5, "YAML bombs, tags, recursion", "a named error in 0.1 s", yaml_bombs),
+]

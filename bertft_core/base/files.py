@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bertft_core.base.errors import DamagedFile
 from bertft_core.base.hashes import hash_file
 
 MANIFEST = "manifest.json"
@@ -113,6 +114,18 @@ def save_array(file: Path, array: Any) -> None:
     """Write an .npy, whole or not at all."""
     with replacing(file) as part, open(part, "wb") as handle:
         np.save(handle, array, allow_pickle=False)
+
+
+def load_array(file: Path) -> Any:
+    """What `save_array` wrote. Raises DamagedFile where nobody can read it, FileNotFoundError where there is none."""
+    try:
+        return np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
+        raise DamagedFile(
+            f"{file} is damaged: wanted numbers (.npy), found none ({fault}); delete its folder, it is made again"
+        ) from None
 
 
 def load_arrays(file: Path, *names: str) -> dict[str, Any] | None:

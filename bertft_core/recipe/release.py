@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bertft_core.base.errors import DataError
-from bertft_core.base.files import read_json, write_json
+from bertft_core.base.errors import DamagedFile, DataError
+from bertft_core.base.files import load_array, write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
+from bertft_core.base.records import read_record
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.data.dataset import DatasetSplits
@@ -39,6 +41,7 @@ from bertft_core.tracking import lineage
 from bertft_core.tracking.store import open_store
 from bertft_core.training.results import TrainingResult
 
+_LOGGER = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
 _OUTCOMES: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}  # as the page names them
 
@@ -154,8 +157,7 @@ def write_released_page(
 ) -> Path:
     """The report, page and Markdown, with what became of the model first, and the decision: on disk and in MLflow."""
     run, prepared, folder = context.run, context.prepared, context.run.folder.evaluation
-    stored = read_json(folder.decision_json) if folder.decision_json.exists() else None
-    decision = PromotionDecision.from_json(stored) if stored else None
+    decision = _decision(folder.decision_json)
     if decision is not None:
         folder.decision_markdown.write_text(decision.to_markdown(release.title), encoding="utf-8")
     facts = ReleaseFacts(
@@ -187,16 +189,37 @@ def write_released_page(
     return page
 
 
+def _decision(file: Path) -> PromotionDecision | None:
+    """What the gate wrote, for the page; None where it was not asked, and where nobody can read it."""
+    try:
+        stored = read_record(file, dict[str, Any], "the page stays without it, the ledger has its numbers")
+        return PromotionDecision.from_json(stored)
+    except FileNotFoundError:
+        return None
+    except (DamagedFile, LookupError, TypeError, ValueError) as fault:
+        _LOGGER.warning("%s: the report says nothing of the gate (%s)", file, fault)
+        return None
+
+
+def _is_whole(folder: EvaluationFolder) -> bool:
+    """Whether what the gate reads lies there and can be read: else the version answers anew."""
+    try:
+        for file in (folder.probabilities, folder.predicted, folder.labels, folder.test_fingerprints):
+            load_array(file)
+    except (FileNotFoundError, DamagedFile):
+        return False
+    return True
+
+
 def champion_scores(folder: EvaluationFolder, report: EvaluationReport, champion: str) -> Scores | None:
     """Scores of the champion that the gate compared with, on the whole test split; None where it did not answer."""
-    file = folder.answers(champion)
-    if not file.exists():
+    answers = Answers.known(folder.answers(champion))
+    if answers is None:
         return None
-    answers = Answers.read(file)
     if set(answers.classes) != set(report.classes):
         return None
-    weights = np.load(folder.weights, allow_pickle=False) if folder.weights.exists() else None
-    labels = labels_of(np.load(folder.labels, allow_pickle=False), report.classes, weights)
+    weights = load_array(folder.weights) if folder.weights.exists() else None
+    labels = labels_of(load_array(folder.labels), report.classes, weights)
     return labels.scores(labels.predictions(answers.probabilities(report.classes), answers.predicted(report.classes)))
 
 
@@ -225,7 +248,7 @@ def standing_release(settings: MlflowConfig, context: RunContext) -> Standing | 
 def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
     """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
-    evidence = read_json(artifacts.download_evidence(store, name, chosen))
+    evidence = artifacts.read_evidence(store, name, chosen)
     config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
     dataset = ingest(config, home)
     now = dataset.test_fingerprint()
@@ -235,7 +258,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
             f"({evidence['test_rows'][:12]} then, {now[:12]} now): run `bertft run` on today's rows"
         )
     folder = EvaluationFolder(Path(evidence["folder"]))
-    if not folder.probabilities.exists():
+    if not _is_whole(folder):
         folder = EvaluationFolder(home / "promote" / f"{name}-{chosen}")
         write_gate_rows(config, dataset, folder, home)
         answers = folder.path / "answers.npz"

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
+from bertft_core.base.files import is_complete, load_array, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.data.dataset import take_rows
 from bertft_core.recipe.context import RunContext
@@ -50,7 +50,6 @@ def review(context: RunContext, report: EvaluationReport, served: Path, on_progr
 
 def _write_doubtful_labels(context: RunContext, settings: MachineSettings, on_progress: OnProgress | None) -> None:
     """Rows for the page, the CSV list, and one sentence on how they were found."""
-    import numpy as np
 
     from bertft_core.data.tokens.batching import sample_rows
     from bertft_core.data.tokens.tokenization import open_split
@@ -59,7 +58,7 @@ def _write_doubtful_labels(context: RunContext, settings: MachineSettings, on_pr
 
     config, dataset, folder = context.config, context.prepared.dataset, context.run.folder.evaluation
     chosen = sample_rows(open_split(context.prepared.tokens.path, "train"), config.evaluation.review_rows)
-    features = np.load(_features(context, settings, on_progress), allow_pickle=False)
+    features = load_array(_features(context, settings, on_progress))
     table, sources = dataset.table("train").take(chosen), dataset.sources("train")
     places, texts = [sources[i] for i in chosen], table["text"].to_pylist()
     doubtful = suspect_labels(features, table["label"].to_numpy(), dataset.classes, config.training.seed)
@@ -109,7 +108,6 @@ def write_page(
     lineage: Mapping[str, str] | None = None,
 ) -> Path:
     """Write run/evaluation/report.html from what lies there; release: what became of the model, once it is known."""
-    import numpy as np
     import yaml
 
     from bertft_core.evaluation.scores.slices import score_slices
@@ -120,9 +118,7 @@ def write_page(
     config, prepared, folder = context.config, context.prepared, context.run.folder.evaluation
     dataset = prepared.dataset
     labels = labels_of_split(dataset, "test")
-    p, raw, predicted = (
-        np.load(file, allow_pickle=False) for file in (folder.probabilities, folder.raw_test, folder.predicted)
-    )
+    p, raw, predicted = map(load_array, (folder.probabilities, folder.raw_test, folder.predicted))
     predictions = labels.predictions(p, predicted)
     baseline = labels.predictions(baseline_folder(config, dataset, context.home).probabilities("test"))
     encoder = labels.scores(labels.predictions(raw)) if report.blend else None
@@ -187,4 +183,8 @@ def _coverage(run: Run, labels: Any, p: Any, predicted: Any) -> Coverage:
 
 
 def _read(file: Path, otherwise: Any) -> Any:
-    return read_json(file) if file.exists() else otherwise
+    try:  # what review wrote before, for the page alone
+        stored = read_json(file)
+    except (OSError, ValueError, RecursionError):
+        return otherwise
+    return stored if isinstance(stored, type(otherwise)) else otherwise

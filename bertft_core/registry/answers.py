@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from typing import Any, Self
 
 import numpy as np
 
-from bertft_core.base.errors import ArtifactError
-from bertft_core.base.files import read_json
+from bertft_core.base.errors import ArtifactError, DamagedFile
+from bertft_core.base.files import load_arrays
+from bertft_core.base.records import read_record
 from bertft_core.base.text import multi_label_text
 from bertft_core.config.store import Store
 from bertft_core.data.labels import class_names
 
 _PROCESS = Path(__file__).with_name("answering.py")
+_LOGGER = logging.getLogger(__name__)
+_AGAIN = "the version answers again"
 _TIMED = 16  # single rows timed; the first quarter warms up
 
 
@@ -37,9 +41,22 @@ class Answers:
 
     @classmethod
     def read(cls, file: Path) -> Answers:
-        """The answers that `score_versions` left in `file`, its classes spelt as data are read now."""
-        facts = read_json(f"{file}.json")
-        return cls(**{**facts, "classes": class_names(facts["classes"]), "file": str(file)})
+        """The answers that `score_versions` left in `file`, classes spelt as data are now. Raises DamagedFile."""
+        facts = read_record(f"{file}.json", _Facts, _AGAIN)
+        if load_arrays(file, "probabilities", "predicted") is None:
+            raise DamagedFile(f"{file} is damaged: wanted probabilities and predicted (.npz), found none; {_AGAIN}")
+        return cls(classes=class_names(facts.classes), file=str(file), latency_ms=facts.latency_ms, code=facts.code)
+
+    @classmethod
+    def known(cls, file: Path) -> Answers | None:
+        """What `read` gives; None where there is no such file, or one that nobody can read."""
+        try:
+            return cls.read(file)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as fault:
+            _LOGGER.warning("%s", fault)
+            return None
 
     def probabilities(self, classes: Sequence[str]) -> Any:
         """float32 [n, C] in the order of `classes`, which must be the same names."""
@@ -84,6 +101,15 @@ def score_versions(
     """`Scorer.answers` of a scorer that is begun now."""
     with Scorer(store) as scorer:
         return scorer.answers(outs, rows, batch_size, timeout_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What a process of answers writes beside them."""
+
+    classes: tuple[str, ...]
+    latency_ms: float
+    code: str
 
 
 class Scorer:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bertft_core.base.errors import ArtifactError, InputError
+from bertft_core.base.files import load_array
+from bertft_core.base.records import parse_record
 from bertft_core.config.store import Store
 from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
 from bertft_core.registry.evaluation_folder import EVIDENCE, TRAIN_ROWS
@@ -61,10 +63,34 @@ def download_evidence(store: Store, name: str, version: str, file: str = EVIDENC
     return download_files(store, model_id, f"{EVIDENCE_FOLDER}/{file}", target)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """The keys of evidence.json without which a version cannot be judged again (recipe/release writes it)."""
+
+    config: dict[str, Any]
+    base_dir: str
+    test_rows: str
+    classes: tuple[Any, ...]
+    weights: str
+    folder: str
+
+
+def read_evidence(store: Store, name: str, version: str) -> dict[str, Any]:
+    """The evidence.json of a version, downloaded. Raises ArtifactError where the registry has none that can be read."""
+    return evidence_in(download_evidence(store, name, version))
+
+
+def evidence_in(file: Path) -> dict[str, Any]:
+    """An evidence.json, checked. Raises DamagedFile."""
+    text = file.read_bytes()
+    parse_record(text, _Evidence, str(file), "register the model anew with `bertft run --again`")
+    return dict(json.loads(text))
+
+
 def trained_on(store: Store, name: str, version: str) -> Any:
     """Fingerprints of the rows that a version was trained on, uint64, sorted; None where its evidence does not say."""
     try:
-        return np.load(download_evidence(store, name, version, TRAIN_ROWS), allow_pickle=False)
+        return load_array(download_evidence(store, name, version, TRAIN_ROWS))
     except ArtifactError:
         return None
 

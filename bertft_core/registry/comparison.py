@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import ArtifactError, DataError, InputError
-from bertft_core.base.files import read_json
 from bertft_core.config.run import DataConfig
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts
@@ -123,7 +122,7 @@ def compare_versions(
 def _group_column(store: Store, name: str, version: str) -> str | None:
     """The data.group of the rows that a version was trained on, None where they have none or nobody knows."""
     try:
-        evidence = read_json(artifacts.download_evidence(store, name, version))
+        evidence = artifacts.read_evidence(store, name, version)
     except ArtifactError:
         return None
     column = evidence["config"]["data"].get("group")

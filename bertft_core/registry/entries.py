@@ -6,10 +6,11 @@ import json
 import time
 from bisect import bisect_right
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bertft_core.base.errors import RegistryError
+from bertft_core.base.records import parse_record
 
 PROMOTED, FORCED, APPROVED, ROLLED_BACK = "promoted", "forced", "approved", "rolled_back"
 KEPT, HELD, AWAITING, RESUMED, NOTICED = "kept", "held", "awaiting", "resumed", "noticed"
@@ -56,7 +57,10 @@ class LedgerEntry:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS or self.state not in (PENDING, DONE, VOID):
-            raise RegistryError(f"ledger entry {self.number}: unknown action {self.action!r} or state {self.state!r}")
+            raise RegistryError(
+                f"ledger entry {self.number}: unknown action {self.action!r} or state {self.state!r}: install the "
+                "bertft that wrote it; this one decides nothing on a model whose past it does not understand"
+            )
 
     def __str__(self) -> str:
         move = f"{self.from_version or 'none'} -> {self.to_version or 'none'}"
@@ -78,13 +82,13 @@ class LedgerEntry:
         return replace(self, reason=self.reason[:length] + "…")
 
     @classmethod
-    def from_text(cls, text: str) -> LedgerEntry:
-        """The entry that `to_text` wrote, without a later bertft's fields. Raises RegistryError for other text."""
-        try:
-            values = json.loads(text)
-            return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-        except (ValueError, TypeError) as fault:
-            raise RegistryError(f"a ledger entry cannot be read ({fault}), found {text[:200]!r}") from fault
+    def from_text(cls, text: str, where: str = "a ledger entry") -> LedgerEntry:
+        """The entry that `to_text` wrote, without a later bertft's fields.
+
+        Raises DamagedFile for other text, RegistryError for a later bertft's action.
+        """
+        remedy = "the same line stands in ledger.jsonl of its version's MLflow run: put it back there"
+        return parse_record(text, cls, where, remedy)
 
 
 Entries = tuple[LedgerEntry, ...]

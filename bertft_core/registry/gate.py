@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import ArtifactError, InputError
-from bertft_core.base.files import read_json
+from bertft_core.base.files import load_array
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.config.store import Store
 from bertft_core.evaluation.gate.checks import (
@@ -85,7 +85,7 @@ def check_parity(candidate: Candidate, view: ModelView, scorer: Scorer) -> None:
     outs = {candidate.uri_of(version): folder.answers(version) for version in (candidate.version, *rivals)}
     answers = scorer.answers(outs, folder.test_rows, OTHER_BATCH)
     served = require(answers[candidate.uri])
-    evaluated = np.load(folder.probabilities, allow_pickle=False)
+    evaluated = load_array(folder.probabilities)
     gap = float(np.abs(served.probabilities(candidate.classes) - evaluated).max())
     if not gap <= PARITY:
         raise ArtifactError(
@@ -134,7 +134,7 @@ def judge_against(
     """
     folder, classes = candidate.folder, candidate.classes
     rivals = [rival for rival in (champion, anchor) if rival]
-    rows = np.load(folder.test_fingerprints, allow_pickle=False)
+    rows = load_array(folder.test_fingerprints)
     unseen = ~np.isin(rows, np.concatenate([np.zeros(0, np.uint64), *(rival.trained_on for rival in rivals)]))
     if rivals and not unseen.any():
         raise InputError(
@@ -144,15 +144,16 @@ def judge_against(
     if candidate.fault and rule.baseline != "off":
         own_checks.append(Check(name=TRAINING, passed=False, detail=candidate.fault))
     if rule.max_latency_ms is not None:  # as the parity check measured it, one row at a time
-        facts = read_json(f"{folder.answers(candidate.version)}.json")
-        own_checks.append(latency_check(facts["latency_ms"], rule.max_latency_ms))
+        own_checks.append(
+            latency_check(Answers.read(folder.answers(candidate.version)).latency_ms, rule.max_latency_ms)
+        )
     if rule.max_size_mb is not None:
         own_checks.append(size_check(candidate.size_mb, rule.max_size_mb))
     if rivals:
         own_checks.append(seen_rows_check(int((~unseen).sum()), len(rows)))
 
     def own(file: Path) -> Any:
-        return np.load(file, allow_pickle=False)[unseen] if file.exists() else None
+        return load_array(file)[unseen] if file.exists() else None
 
     def model_of(rival: Rival | None) -> Model | None:
         if rival is None:
@@ -160,7 +161,7 @@ def judge_against(
         p, predicted = rival.answers.probabilities(classes), rival.answers.predicted(classes)
         return Model(name=f"version {rival.version}", p=p[unseen], predicted=predicted[unseen])
 
-    with np.load(folder.slices, allow_pickle=False) as stored:
+    with load_array(folder.slices) as stored:
         slices = {name: stored[name][unseen] for name in stored.files}
     return decide(
         rule,
@@ -171,7 +172,7 @@ def judge_against(
             groups=own(folder.groups),
             slices=slices,
             baseline=own(folder.baseline),
-            shares=np.load(folder.shares, allow_pickle=False) if folder.shares.exists() else None,
+            shares=load_array(folder.shares) if folder.shares.exists() else None,
         ),
         Model(name=f"version {candidate.version}", p=own(folder.probabilities), predicted=own(folder.predicted)),
         model_of(champion),
@@ -185,10 +186,7 @@ def judge_against(
 def _rival(candidate: Candidate, version: str, store: Store) -> Rival:
     """A version with its answers and training rows. Raises InputError when it knows other classes."""
     file, rows = candidate.folder.answers(version), candidate.folder.test_rows
-    if file.exists():
-        answers = Answers.read(file)
-    else:
-        answers = score_in_fresh_process(candidate.uri_of(version), rows, file, OTHER_BATCH, store)
+    answers = Answers.known(file) or score_in_fresh_process(candidate.uri_of(version), rows, file, OTHER_BATCH, store)
     check = label_set_check(candidate.classes, answers.classes)
     if not check.passed:
         raise InputError(f"version {version}: {check.detail}")

@@ -13,15 +13,17 @@ raises before it has moved an alias.
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bertft_core.base.errors import RegistryError
+from bertft_core.base.errors import DamagedFile, RegistryError
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, entries
 from bertft_core.registry.entries import DONE, PENDING, VOID, Entries, LedgerEntry
@@ -31,6 +33,7 @@ LEDGER = "bertft.ledger."
 DECISION = "bertft.decision"
 FILE = "ledger.jsonl"
 AWAITING_APPROVAL = "awaiting approval"  # the outcome of an entry that awaits
+_LOGGER = logging.getLogger(__name__)
 _SIGNATURE = 120  # characters of a name in `by`
 
 
@@ -39,7 +42,7 @@ class ModelView:
     """A registered model as it stood when it was read; whoever decides reads it once and passes it on.
 
     aliases: alias -> version. repaired: the entries that `settle` finished, voided or noticed to make ledger and
-    aliases agree.
+    aliases agree. restored: those whose own tag is damaged, read from a copy.
     """
 
     store: Store
@@ -47,6 +50,7 @@ class ModelView:
     entries: Entries
     aliases: Mapping[str, str]
     repaired: Entries = ()
+    restored: Entries = ()
 
     @property
     def champion(self) -> str | None:
@@ -150,10 +154,29 @@ def who() -> str:
 
 
 def view_model(store: Store, name: str) -> ModelView:
-    """Read a registered model; empty when there is none of that name."""
+    """Read a registered model; empty when there is none of that name.
+
+    An entry whose tag is damaged is read from the copy on its version. Raises DamagedFile where that is no better.
+    """
     tags, held_aliases = aliases.tags_and_aliases(store, name)
-    texts = (tags[key] for key in sorted(tags) if key.startswith(LEDGER))
-    return ModelView(store=store, name=name, entries=tuple(map(LedgerEntry.from_text, texts)), aliases=held_aliases)
+    found, restored = [], []
+    for key in sorted(tags):
+        if not key.startswith(LEDGER):
+            continue
+        try:
+            found.append(LedgerEntry.from_text(tags[key], f"the tag {key} of registered model {name}"))
+        except DamagedFile as fault:
+            found.append(_copy(store, name, key, fault))
+            restored.append(found[-1])
+    return ModelView(store=store, name=name, entries=tuple(found), aliases=held_aliases, restored=tuple(restored))
+
+
+def _copy(store: Store, name: str, key: str, fault: DamagedFile) -> LedgerEntry:
+    """An entry from the copy on its version, where the model's own tag is damaged; without one, raises `fault`."""
+    for version in aliases.versions(store, name):
+        with suppress(DamagedFile):
+            return LedgerEntry.from_text(version.tags.get(key, ""))
+    raise fault
 
 
 def read(store: Store, name: str) -> Entries:
@@ -189,6 +212,10 @@ def settle(store: Store, name: str) -> ModelView:
     """Finish what a killed process announced, note what was moved by hand. Changes nothing when all agrees."""
     with store_lock(store):
         view, repaired = view_model(store, name), []
+        for entry in view.restored:
+            _LOGGER.warning("the tag %s of %s is damaged: written anew from the copy on its version", _key(entry), name)
+            _tag_model(store, name, entry)
+            repaired.append(entry)
         while pending := [entry for entry in view.entries if entry.state == PENDING]:
             entry, fault = pending[0], None
             if entry.action in entries.ALIAS_MOVES:  # can it still be carried out?

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import ArtifactError, InputError
-from bertft_core.base.files import read_json
 from bertft_core.base.text import counted
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, entries, ledger
@@ -162,7 +161,7 @@ def check_answers(store: Store, name: str, version: str) -> None:
         rows, out = Path(scratch) / "rows.parquet", Path(scratch) / "answers.npz"
         card = artifacts.read_served_card(store, name, version)
         try:
-            evidence = read_json(artifacts.download_evidence(store, name, version))
+            evidence = artifacts.read_evidence(store, name, version)
             frame = pd.read_parquet(EvaluationFolder(Path(evidence["folder"])).test_rows).head(_ROWS)
         except (ArtifactError, OSError, KeyError):  # evidence that was never there, or was cleaned up
             pair = {} if card.text_pair is None else {"text_pair": [_SENTENCE]}

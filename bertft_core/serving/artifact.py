@@ -108,8 +108,11 @@ def build_artifact(
         missing.append("*.safetensors")
     if missing:
         raise ArtifactError(f"{source}: wanted a transformers folder, found no {', '.join(missing)}")
-    names = read_json(source / "config.json").get("id2label", {})
-    classes = [str(names[k]) for k in sorted(names, key=int)]
+    try:
+        names = read_json(source / "config.json").get("id2label", {})
+        classes = [str(names[k]) for k in sorted(names, key=int)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
+        raise ArtifactError(f"{source / 'config.json'} is damaged ({fault}): make the fit again") from None
     if classes != list(card.classes):
         raise ArtifactError(f"{source}: the head's classes {classes} differ from the card's {list(card.classes)}")
     if is_complete(target) and read_card(target) == card:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from bertft_core.base.errors import DamagedFile
 from bertft_core.base.files import replacing
+from bertft_core.base.records import parse_record, set_aside
 from bertft_core.training.results import EpochResult
 
 _FILE = "checkpoint.safetensors"
@@ -38,15 +40,6 @@ class FitState:
     rungs: list[tuple[float, float]] = field(default_factory=list)
     micro_batch: int | None = None
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> FitState:
-        """Inverse of dataclasses.asdict after a trip through JSON."""
-        known = dict(value)
-        known["best"] = tuple(value["best"]) if value["best"] else None
-        known["history"] = [EpochResult(**h) for h in value["history"]]
-        known["rungs"] = [(f, s) for f, s in value["rungs"]]
-        return cls(**known)
-
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write safetensors (mode 0644) so that a reader sees the old file or the new one, never half."""
@@ -65,19 +58,28 @@ def save_checkpoint(
     tensors: dict[str, torch.Tensor] = {f"model|{n}": p for n, p in model.named_parameters() if p.requires_grad}
     for parameter, values in optimizer.state.items():
         tensors.update({f"optimizer|{kind}|{names[id(parameter)]}": value for kind, value in values.items()})
-    save_tensors(folder / _FILE, tensors, {"key": key, "state": json.dumps(asdict(state))})
+    sums = {name: _checksum(tensor) for name, tensor in tensors.items()}
+    facts = {"key": key, "state": json.dumps(asdict(state)), "checksums": json.dumps(sums)}
+    save_tensors(folder / _FILE, tensors, facts)
 
 
 def load_checkpoint(folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> FitState | None:
-    """Restore model and optimizer in place and return the facts; None if there is none of this fit."""
+    """Restore model and optimizer in place and return the facts; None if there is none of this fit.
+
+    A checkpoint that is damaged, a single byte of a tensor included, is moved aside before anything is restored.
+    """
     path = folder / _FILE
     if not path.is_file():
         return None
     parameters = dict(model.named_parameters())
+    try:
+        state = _checked_state(path, key)
+    except DamagedFile as fault:
+        set_aside(path, fault)
+        return None
+    if state is None:
+        return None
     with safe_open(path, framework="pt") as handle:
-        facts = handle.metadata()
-        if facts.get("key") != key:
-            return None
         for name in handle.keys():  # noqa: SIM118 (safe_open is no dict)
             kind, _, rest = name.partition("|")
             value = handle.get_tensor(name)
@@ -88,7 +90,28 @@ def load_checkpoint(folder: Path, key: str, model: nn.Module, optimizer: torch.o
                 entry, _, owner = rest.partition("|")
                 home = torch.empty_like(value, device=parameters[owner].device).copy_(value)
                 optimizer.state[parameters[owner]][entry] = home
-    return FitState.from_json(json.loads(facts["state"]))
+    return state
+
+
+def _checked_state(path: Path, key: str) -> FitState | None:
+    """The facts of a checkpoint whose tensors are as they were written; None of another fit. Raises DamagedFile."""
+    remedy = "the fit begins anew"
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = handle.metadata() or {}
+            if facts.get("key") != key:
+                return None
+            sums = parse_record(facts.get("checksums", "{}"), dict[str, int], str(path), remedy)  # {}: an older one
+            changed = [name for name in sums if _checksum(handle.get_tensor(name)) != sums[name]]
+    except (OSError, SafetensorError) as fault:
+        raise DamagedFile(f"{path} is damaged: wanted a safetensors file, found none ({fault}); {remedy}") from None
+    if changed:
+        raise DamagedFile(f"{path} is damaged: {changed[0]} is not as it was written; {remedy}")
+    return parse_record(facts.get("state", ""), FitState, str(path), remedy)
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bertft_core.base.errors import DataError, ModelError, TrialPruned
-from bertft_core.base.files import read_json, write_json
+from bertft_core.base.errors import DamagedFile, DataError, ModelError, TrialPruned
+from bertft_core.base.files import write_json
+from bertft_core.base.records import read_record, set_aside
 from bertft_core.config.fit import ADJUSTED, FOCAL, number
 from bertft_core.config.metrics import as_score
 from bertft_core.data.tokens.batching import epoch_batches, sample_rows, unit_rows
@@ -135,20 +137,32 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
         _build_prefixes(run)
         reason = _train(run)
         result = _finish(run, reason)
-    write_json(output / "result.json", {"key": key, "result": result.to_json()})
+    write_json(output / "result.json", asdict(_Finished(key=key, result=result)))
     remove_checkpoint(output)
     (output / "best.safetensors").unlink(missing_ok=True)
     return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Finished:
+    """result.json of a fit that is over. key: of its spec."""
+
+    key: str
+    result: TrainingResult
+
+
 def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None:
+    file = output / "result.json"
     try:
-        stored = read_json(output / "result.json")
+        stored = read_record(file, _Finished, "the fit is made again")
     except FileNotFoundError:
         return None
-    if stored["key"] != key:
+    except DamagedFile as fault:
+        set_aside(file, fault)
         return None
-    result = TrainingResult.from_json(stored["result"])
+    if stored.key != key:
+        return None
+    result = stored.result
     if spec.measure_latency and result.latency_ms is None:
         return None
     has_model = not spec.keep_model or (Path(result.model_dir) / "model.safetensors").is_file()
@@ -392,6 +406,21 @@ def _end_epoch(run: _Fit) -> dict[str, float]:
     return scores
 
 
+def _load_best(run: _Fit, digest: str) -> None:
+    """The best epoch's weights. Raises DamagedFile where they are not as written; the next try begins anew."""
+    file = run.output / "best.safetensors"
+    try:
+        run.model.load_state_dict(load_file(file))
+        if weights_digest(run.model) == digest:
+            return
+        why = "its weights are not as they were written"
+    except (OSError, SafetensorError, RuntimeError) as fault:
+        why = f"wanted the best epoch's weights, found none ({fault})"
+    remove_checkpoint(run.output)
+    file.unlink(missing_ok=True)
+    raise DamagedFile(f"{file} is damaged: {why}; run the command again, the fit begins anew")
+
+
 def _should_stop(run: _Fit, scores: dict[str, float] | None) -> bool:
     """Report the validation score at each rung that this step reached; whether the fit shall stop."""
     for fraction in RUNGS:
@@ -424,7 +453,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
     epoch, value, log_loss, digest = run.state.best
     folder = ""
     if run.spec.keep_model and not reason:
-        run.model.load_state_dict(load_file(run.output / "best.safetensors"))
+        _load_best(run, digest)
         folder = str(save_classifier(run.model, run.spec.pretrained, run.output / "model", run.spec.classes))
     latency = one_row_milliseconds(run.model, run.validation, run.forward.device) if run.spec.measure_latency else None
     chance, learnt = _learnt(run)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bertft_core.base.errors import RegistryError
+from bertft_core.base.errors import DamagedFile, RegistryError
 from bertft_core.registry import entries
 from bertft_core.registry.entries import LedgerEntry
 
@@ -95,7 +95,13 @@ def test_entry_survives_its_tag():
 
 @pytest.mark.parametrize("text", ["no json", "[]", '{"number": 1}', '{"number": 1, "action": "danced"}'])
 def test_tag_that_is_no_entry_is_named(text):
-    with pytest.raises(RegistryError, match="ledger entry"):
+    with pytest.raises(DamagedFile, match="ledger entry"):
+        LedgerEntry.from_text(text)
+
+
+def test_action_of_a_later_version_is_refused_by_name():
+    text = ledger(("kept", "2", "1", "1"))[0].to_text().replace('"kept"', '"danced"')
+    with pytest.raises(RegistryError, match="unknown action 'danced'.*install the bertft that wrote it"):
         LedgerEntry.from_text(text)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from bertft_core.base.errors import InputError, RegistryError
+from bertft_core.base.errors import DamagedFile, InputError, RegistryError
 from bertft_core.registry import aliases, ledger, overrides
 from bertft_core.tracking import store as tracking
 
@@ -107,6 +107,23 @@ def test_version_and_its_run_carry_copies_of_the_entry(two):
         (1, "done"),
         (2, "done"),
     ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"number": 2, "act', "\0"])
+def test_tag_that_is_damaged_is_read_from_its_copy_and_written_anew(two, text):
+    before = ledger.read(two, MODEL)
+    tracking.client(two).set_registered_model_tag(MODEL, "bertft.ledger.000002", text or " ")
+    assert ledger.read(two, MODEL) == before
+    assert [e.number for e in ledger.settle(two, MODEL).repaired] == [2]
+    assert ledger.settle(two, MODEL).repaired == () and ledger.read(two, MODEL) == before
+
+
+def test_tag_that_is_damaged_like_its_copy_is_named_and_decides_nothing(two):
+    tracking.client(two).set_registered_model_tag(MODEL, "bertft.ledger.000002", "{")
+    tracking.client(two).set_model_version_tag(MODEL, "2", "bertft.ledger.000002", "{")
+    with pytest.raises(DamagedFile, match=r"tag bertft\.ledger\.000002 of registered model letters .*ledger\.jsonl"):
+        promote(two, "3", "2")
+    assert aliases.aliases(two, MODEL)["champion"] == "2"
 
 
 def test_store_that_refuses_the_copy_keeps_the_entry(two, caplog):

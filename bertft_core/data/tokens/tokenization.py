@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_file, hash_json
+from bertft_core.base.records import read_record
 from bertft_core.config.fit import TokenizationConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
@@ -114,8 +115,8 @@ class TokenArrays:
 def _pad_id(pretrained: Path, tokenizer: Any) -> int:
     """The id of the tokenizer's pad token, else config.json's pad_token_id, else 0 (it is masked)."""
     try:
-        pad = read_json(pretrained / "tokenizer_config.json").get("pad_token")
-    except (OSError, ValueError):
+        pad = read_json(pretrained / "tokenizer_config.json")["pad_token"]
+    except (OSError, ValueError, LookupError, TypeError):
         pad = None
     pad = pad.get("content") if isinstance(pad, dict) else pad
     found = tokenizer.token_to_id(pad) if isinstance(pad, str) else None
@@ -172,10 +173,10 @@ def tokenize_splits(
 def load_tokenized_splits(directory: Path | str) -> TokenizedSplits:
     """Read the summary of a finished folder. Raises ArtifactError when it is not one."""
     try:
-        fields = read_json(Path(directory) / "tokens.json")
-    except (OSError, ValueError):
+        found = read_record(Path(directory) / "tokens.json", TokenizedSplits, "delete its folder, it is made again")
+    except FileNotFoundError:
         raise ArtifactError(f"{directory} holds no tokenised splits (no tokens.json)") from None
-    return TokenizedSplits(**{**fields, "directory": str(directory)})
+    return replace(found, directory=str(directory))
 
 
 @dataclass(frozen=True, kw_only=True)

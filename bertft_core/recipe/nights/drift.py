@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import ArtifactError, InputError
-from bertft_core.base.files import load_arrays, read_json, save_arrays
+from bertft_core.base.files import load_array, load_arrays, save_arrays
 from bertft_core.base.hashes import hash_json
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import Store
@@ -124,18 +124,18 @@ def champion_on_test(folder: EvaluationFolder, version: str, trained_on: Any) ->
     From the answers that it gave to the gate then, be it as candidate or as champion, without the rows that it was
     trained on (trained_on: their fingerprints, uint64; None where nobody knows); None where there is none left.
     """
-    file = folder.answers(version)
-    if not file.exists():
+    answers = Answers.known(folder.answers(version))
+    if answers is None:
         return None
-    classes, answers = read_json(folder.evidence)["classes"], Answers.read(file)
+    classes = artifacts.evidence_in(folder.evidence)["classes"]
     if set(answers.classes) != set(classes):
         return None
-    rows = np.load(folder.test_fingerprints, allow_pickle=False)
+    rows = load_array(folder.test_fingerprints)
     unseen = ~np.isin(rows, np.zeros(0, np.uint64) if trained_on is None else trained_on)
     if not unseen.any():
         return None
-    groups = np.load(folder.groups, allow_pickle=False)[unseen] if folder.groups.exists() else None
-    labels = labels_of(np.load(folder.labels, allow_pickle=False)[unseen], classes, groups=groups)
+    groups = load_array(folder.groups)[unseen] if folder.groups.exists() else None
+    labels = labels_of(load_array(folder.labels)[unseen], classes, groups=groups)
     said = labels.predictions(answers.probabilities(classes)[unseen], answers.predicted(classes)[unseen])
     is_right = labels.is_right(said)
     return float(is_right.mean()), share_interval(is_right, labels.groups)[0]

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import deployment, flow_run
 
-from bertft_core.base.errors import BertftError, ConfigError
+from bertft_core.base.errors import BertftError, ConfigError, fault_text, telling_no_secrets
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.nights.log import FAILED, REJECTED, Night, NightLog
@@ -42,6 +42,7 @@ def _run_name() -> str:
 
 
 @flow(name="bertft-nightly", flow_run_name=_run_name)
+@telling_no_secrets
 def nightly(
     config_path: str,
     overrides: list[str] | None = None,
@@ -107,7 +108,7 @@ def nightly(
     try:  # neither MLflow nor the people may change how the night ended
         record(ended, config.name, open_store(store, root), str(flow_run.id or ""), work.drift)
     except Exception as fault:  # whatever the store's client raises
-        report.say(f"the night is not written to MLflow ({type(fault).__name__}: {str(fault)[:200]})")
+        report.say(f"the night is not written to MLflow ({fault_text(fault)[:200]})")
     if ended.is_to_be_told:
         for text in notify(config.nightly.notify, f"bertft {config.name}", str(ended)):
             report.say(f"not notified: {text}")
@@ -130,7 +131,7 @@ def night_despite(home: Path, name: str, night: str | None, fault: Exception) ->
             night=night or now.date().isoformat(),
             started=now.isoformat(timespec="seconds"),
             outcome=FAILED,
-            reason=f"the flow did not begin: {type(fault).__name__}: {fault}"[:2000],
+            reason=f"the flow did not begin: {fault_text(fault)}"[:2000],
             seconds=0.0,
         )
         NightLog(home, name).add(ended)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from prefect.blocks.core import Block
 
-from bertft_core.base.text import mask_uri
+from bertft_core.base.display import masked
+from bertft_core.base.errors import fault_text
 
 _SECONDS = 15.0
 
@@ -18,17 +20,24 @@ def notify(targets: Sequence[str], subject: str, text: str) -> list[str]:
     """Send to each of nightly.notify; returns what went wrong, in words without secrets."""
     faults = []
     for target in targets:
+        url = ""
         try:
             if not target.startswith("env:"):
                 block: Any = Block.load(target)  # one of the kinds that have `notify`
                 block.notify(body=text, subject=subject)
                 continue
             name = target.removeprefix("env:")
-            if not (url := os.environ.get(name)):
+            if not (url := os.environ.get(name, "")):
                 raise LookupError(f"the environment variable {name} is not set")
             answer = httpx.post(url, json={"subject": subject, "text": f"{subject}: {text}"}, timeout=_SECONDS)
             if answer.is_error:  # its own message would show the URL
                 raise ConnectionError(f"the webhook answered {answer.status_code}")
         except Exception as fault:  # whatever a block of the user's or the network raises
-            faults.append(f"{target}: {type(fault).__name__}: {mask_uri(str(fault))[:200]}")
+            faults.append(f"{target}: {masked(fault_text(fault), *_parts(url))[:200]}")
     return faults
+
+
+def _parts(url: str) -> list[str]:
+    """A webhook's address and its path, whose parts are its secret."""
+    path = urlsplit(url).path
+    return [part for part in (url, path, *path.split("/")) if len(part) > 5]

@@ -10,6 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
+from bertft_core.base.errors import telling_no_secrets
 from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.metrics import metrics_of
 from bertft_core.config.run import RunConfig, load_config
@@ -39,6 +40,7 @@ def _run_name() -> str:
 
 
 @flow(name="bertft-pipeline", flow_run_name=_run_name)
+@telling_no_secrets
 def pipeline(
     config_path: str,
     overrides: list[str] | None = None,

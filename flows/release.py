@@ -11,6 +11,7 @@ from prefect import flow, suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 
+from bertft_core.base.errors import telling_no_secrets
 from bertft_core.base.locks import exclusive
 from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.recipe.context import RunContext
@@ -46,6 +47,7 @@ def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer
 
 
 @flow(name="bertft-promote")
+@telling_no_secrets
 def promote(
     name: str,
     version: str | None = None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import flow
 
+from bertft_core.base.errors import telling_no_secrets
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.predict import predict_file
 from bertft_core.serving.tables import TableSettings
@@ -16,6 +17,7 @@ from flows.terminal.progress import Reporter
 
 
 @flow(name="bertft-predict")
+@telling_no_secrets
 def predict(
     model: str,
     input: str,

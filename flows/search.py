@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from bertft_core.base.errors import ConfigError
+from bertft_core.base.errors import ConfigError, fault_text, telling_no_secrets
 from bertft_core.config.run import load_config
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe import trials
@@ -81,6 +81,7 @@ def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[SearchWin
 
 
 @flow(name="bertft-join", validate_parameters=False)
+@telling_no_secrets
 def join(config_path: str, overrides: list[str] | None = None, home: str = ".bertft") -> dict[str, Any]:
     """Work on a study that another coordinator began, until it is finished; to be run by hand or by a work pool.
 
@@ -168,6 +169,7 @@ def run_study(
     task_runner: Any = ThreadPoolTaskRunner(max_workers=len(workers.trainers))
 
     @flow(name=name, flow_run_name=study.name, validate_parameters=False, task_runner=task_runner)
+    @telling_no_secrets
     def run_slots() -> None:
         with report.board(study.slots, runner.config.evaluation.metric, done, len(workers.trainers)) as board:
             Scheduler(study=study, runner=runner, workers=workers, board=board, mirror=mirror).run()
@@ -259,7 +261,7 @@ class Scheduler:
             if is_last:
                 raise
             self.mirror_after = time.monotonic() + _MIRROR_PAUSE_SECONDS
-            self.board.say(f"MLflow is not written for now ({type(fault).__name__}: {str(fault)[:200]})")
+            self.board.say(f"MLflow is not written for now ({fault_text(fault)[:200]})")
 
     def _tell_waiting(self) -> None:
         held = {} if self.running else self.study.held()

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from bertft_core.base.errors import InputError
-from bertft_core.base.text import mask_uri
+from bertft_core.base.display import masked
+from bertft_core.base.errors import InputError, fault_text
 from flows.environment import STARTUP, server_address
 
 _TRIES, _PAUSE = 3, 2.0  # of a server that is just being started: seconds between two tries
@@ -83,7 +83,7 @@ def begin_server() -> Callable[[], None]:
             except OSError:
                 time.sleep(0.05)
         said.seek(0)
-        tail = said.read().decode("utf-8", "replace")[-1000:].strip()
+        tail = masked(said.read().decode("utf-8", "replace"))[-1000:].strip()
         hint = _HINT.format(variable="PREFECT_API_URL")
         raise InputError(f"the Prefect server of this command does not answer at {address}; {hint}. {tail}".strip())
 
@@ -95,7 +95,7 @@ def require_answer(url: str, variable: str) -> None:
 
     What it answers for reasons of access (a proxy, a password, Prefect Cloud) is left to Prefect.
     """
-    shown, hint = mask_uri(url), _HINT.format(variable=variable)
+    shown, hint = masked(url), _HINT.format(variable=variable)
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{variable} is {shown!r}: wanted an address such as http://127.0.0.1:4200/api")
     try:
@@ -110,7 +110,7 @@ def require_answer(url: str, variable: str) -> None:
         is_longer = _health(longer) == "true"
     except OSError:
         is_longer = False
-    todo = f"set {variable}={mask_uri(longer)}" if is_longer else f"its API's address ends in /api; {hint}"
+    todo = f"set {variable}={masked(longer)}" if is_longer else f"its API's address ends in /api; {hint}"
     raise InputError(f"{shown} ({variable}) answers, but not as Prefect's API: {todo}")
 
 
@@ -156,7 +156,7 @@ def start_embedded(make: Callable[[], Any] | None = None) -> None:
             server.start()
             return
         except (RuntimeError, httpx.HTTPError) as fault:  # Prefect leaves the process behind
-            reason = f"{server.address}: {' '.join(str(fault).split())[:300] or type(fault).__name__}"
+            reason = f"{server.address}: {' '.join(fault_text(fault).split())[:300]}"
         if _comes_up(server, time.monotonic() + _PATIENCE * seconds):
             server.running = True
             return

@@ -13,7 +13,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bertft_core.base.errors import BertftError
+from bertft_core.base.errors import BertftError, telling_no_secrets
 from bertft_core.config.run import RunConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
@@ -27,6 +27,7 @@ def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
 
 
 @task(name="ingest", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=2, retry_condition_fn=is_retryable)
+@telling_no_secrets
 def ingest_rows(config: RunConfig, home: Path, progress: Any) -> DatasetSplits:
     """Read, gate, split."""
     dataset = prepare.ingest(config, home, progress.rows)
@@ -37,6 +38,7 @@ def ingest_rows(config: RunConfig, home: Path, progress: Any) -> DatasetSplits:
 
 
 @task(name="tokenize", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=2, retry_condition_fn=is_retryable)
+@telling_no_secrets
 def tokenize_rows(config: RunConfig, dataset: DatasetSplits, home: Path, progress: Any) -> Prepared:
     """Cut and tokenize each split once."""
     prepared = prepare.tokenize(config, dataset, home, progress.rows)

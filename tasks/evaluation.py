@@ -9,6 +9,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bertft_core.base.errors import telling_no_secrets
 from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.recipe import evaluation, review
 from bertft_core.recipe.context import RunContext
@@ -19,6 +20,7 @@ from bertft_core.training.results import TrainingResult
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)
+@telling_no_secrets
 def evaluate_model(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     """Score the untouched test split beside the TF-IDF baseline."""
     report = evaluation.evaluate(context, fit)
@@ -27,6 +29,7 @@ def evaluate_model(context: RunContext, fit: TrainingResult) -> EvaluationReport
 
 
 @task(name="review", cache_policy=NO_CACHE)
+@telling_no_secrets
 def review_model(context: RunContext, fit: TrainingResult, report: EvaluationReport, progress: Any) -> Path:
     """Doubtful labels, the words behind the worst errors, and the HTML report, as yet without a verdict."""
     served = build_served(context, fit)
@@ -35,6 +38,7 @@ def review_model(context: RunContext, fit: TrainingResult, report: EvaluationRep
 
 
 @task(name="report", cache_policy=NO_CACHE)
+@telling_no_secrets
 def write_report(
     context: RunContext, fit: TrainingResult, report: EvaluationReport, release: Release, tree: Tree
 ) -> Path:

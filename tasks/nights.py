@@ -8,6 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bertft_core.base.errors import telling_no_secrets
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import Store
 from bertft_core.evaluation.drift.label_shift import LabelShift
@@ -20,6 +21,7 @@ from bertft_core.recipe.prepare import Prepared
 
 
 @task(name="drift", cache_policy=NO_CACHE)
+@telling_no_secrets
 def measure_drift(
     config: RunConfig, prepared: Prepared, last: Path, label: LabelShift, home: Path
 ) -> DriftReport | None:
@@ -31,12 +33,14 @@ def measure_drift(
 
 
 @task(name="champion on new rows", cache_policy=NO_CACHE)
+@telling_no_secrets
 def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: Store, home: Path) -> NewRowsScore | None:
     """Today's champion on rows that came after the last training."""
     return nights_drift.champion_on_new(config, prepared, last, store, home)
 
 
 @task(name="record", cache_policy=NO_CACHE)
+@telling_no_secrets
 def record(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> None:
     """One MLflow run a night, with outcome, reason, numbers and the drift that was measured; the Prefect artifact."""
     create_markdown_artifact(key="bertft-night", markdown=as_markdown(night, name))

@@ -8,6 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bertft_core.base.errors import telling_no_secrets
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.process.client import Trainer
@@ -20,6 +21,7 @@ from bertft_core.search.winner import SearchWinner
 
 
 @task(name="trial", task_run_name="trial-{slot.slot}", cache_policy=NO_CACHE)
+@telling_no_secrets
 def run_trial(
     study: SearchStudy, slot: Slot, runner: TrialRunner, trainer: Trainer, board: Any, worker: str
 ) -> TrialResult | None:
@@ -35,6 +37,7 @@ def run_trial(
 
 
 @task(name="report", task_run_name="search-report", cache_policy=NO_CACHE)
+@telling_no_secrets
 def publish(study: SearchStudy, winner: SearchWinner, context: RunContext, tree: Tree) -> SearchReport:
     """Pictures and page of a finished search: on disk, on the MLflow search run, as a Prefect artifact."""
     config = context.config

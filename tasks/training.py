@@ -9,6 +9,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bertft_core.base.errors import telling_no_secrets
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.context import RunContext
 from bertft_core.training.results import TrainingResult
@@ -16,6 +17,7 @@ from bertft_core.training.spec import micro_batch_line
 
 
 @task(name="finetune", cache_policy=NO_CACHE)
+@telling_no_secrets
 def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
     """The final fit on all training rows."""
     said: set[Any] = set()  # progress is repeated while nothing new happens

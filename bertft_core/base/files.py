@@ -19,14 +19,55 @@ from bertft_core.base.errors import DamagedFile
 from bertft_core.base.hashes import hash_file
 
 MANIFEST = "manifest.json"
+PRIVATE = 0o077  # umask: what we make is for its user alone
+_users_umask: int | None = None  # of the process, before `keep_private`
+
+
+def keep_private() -> None:
+    """From now on this process and its children make files of mode 0600 and folders of mode 0700.
+
+    For a process of our own, at its beginning; never in a host's. What users ask for elsewhere follows
+    their own umask nevertheless: `replacing(…, is_private=False)` and `follow_umask`.
+    """
+    global _users_umask
+    before = os.umask(PRIVATE)
+    _users_umask = before if _users_umask is None else _users_umask
+
+
+def make_private(file: Path) -> None:
+    """Make an empty file of mode 0600 where there is none: a database that another library fills."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def users_umask() -> int:
+    """The user's own umask: that of the process, or before `keep_private`."""
+    return process_umask() if _users_umask is None else _users_umask
+
+
+def process_umask() -> int:
+    """What the modes of this process's new files lack."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # Linux: without a moment of another umask
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    found = os.umask(PRIVATE)
+    os.umask(found)
+    return found
+
+
+def follow_umask(root: Path, mask: int) -> None:
+    """Give a file, or a folder and all below it, the modes that `mask` allows."""
+    for path in (root, *(root.rglob("*") if root.is_dir() else ())):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 @contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, *, is_private: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; when the block ends well, what is there replaces `path`, else it goes.
 
     A reader sees the old file or the new one, never half of one, and a power cut loses neither: the new file is on
-    the disk (fsync) before it takes the name. Mode 0644.
+    the disk (fsync) before it takes the name. Mode 0600; what is not private: as the user's umask says.
     """
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -34,7 +75,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield part
         with open(part, "rb+") as handle:
             os.fsync(handle.fileno())
-        part.chmod(0o644)
+        part.chmod(0o600 if is_private else 0o666 & ~users_umask())
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -82,6 +123,8 @@ def is_complete(folder: Path | str) -> bool:
 def staged_folder(final: Path | str) -> Iterator[Path]:
     """Yield a sibling folder to fill; on success it gets a manifest and becomes `final`, else it vanishes.
 
+    Private: modes 0700 and 0600.
+
     When another process completed `final` meanwhile, theirs stays (content-addressed folders are equal).
     """
     target = Path(final)
@@ -90,8 +133,9 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
     try:
         yield staging
         names = sorted(p for p in staging.rglob("*") if p.is_file())
+        for path in staging.rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
         write_json(staging / MANIFEST, {"digests": {str(p.relative_to(staging)): hash_file(p) for p in names}})
-        os.chmod(staging, 0o755)
         if target.exists() and not is_complete(target):
             shutil.rmtree(target)
         try:

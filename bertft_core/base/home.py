@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +37,11 @@ def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
     has less than `least_free` bytes free.
     """
     home = Path(path).expanduser().resolve()
+    if "?" in str(home):
+        raise InputError(
+            f"BERTFT_HOME {str(home)!r} holds a question mark, at which MLflow, Optuna and Prefect end the name of a "
+            "database file: choose another folder"
+        )
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         stamp = home / "format.json"
@@ -62,3 +70,18 @@ def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
     if not os.access(home, os.W_OK):
         raise InputError(f"BERTFT_HOME {home} is not writable: set BERTFT_HOME to a folder you own")
     return home
+
+
+def others_may_read(home: Path) -> str | None:
+    """What to tell a person of a home that other users may read, and how to end it; None from the second time on."""
+    told = home / ".told-of-readers"
+    mode = stat.S_IMODE(home.stat().st_mode)
+    with contextlib.suppress(OSError):  # a home that cannot be written: said again
+        if not mode & 0o077:
+            told.unlink(missing_ok=True)
+            return None
+        if told.exists():
+            return None
+        told.touch(mode=0o600)
+    todo = f"chmod -R go= {shlex.quote(str(home))}"
+    return f"BERTFT_HOME {home} may be entered by others (mode {mode:04o}): `{todo}` ends it"

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.base.display import masked
 from bertft_core.base.errors import BusyError, StorageError
-from bertft_core.base.text import mask_uri
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -166,7 +166,7 @@ def short_reason(fault: BaseException) -> str:
 
     inner = next((link.orig for link in _chain(fault) if isinstance(link, DBAPIError)), None) or fault
     lines = str(inner).strip().splitlines() or [type(inner).__name__]
-    return mask_uri(lines[0])
+    return masked(lines[0])
 
 
 def _chain(fault: BaseException | None) -> Iterator[BaseException]:
@@ -177,6 +177,6 @@ def _chain(fault: BaseException | None) -> Iterator[BaseException]:
 
 def _unanswered(url: str, fault: BaseException) -> StorageError:
     return StorageError(
-        f"{mask_uri(url)} cannot be used ({short_reason(fault)}): check that the server runs, that the database "
+        f"{masked(url)} cannot be used ({short_reason(fault)}): check that the server runs, that the database "
         "exists, and the user and password in the URL (or PGUSER and PGPASSWORD)"
     )

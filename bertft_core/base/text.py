@@ -1,4 +1,4 @@
-"""Text for people and for comparison: masked addresses, Markdown, normalised spelling."""
+"""Text for people and for comparison: Markdown, names in quotes, normalised spelling."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from bertft_core.base.display import visible
+
 NO_SPREAD = "no interval: the same on every row"
-
-
-def mask_uri(uri: str) -> str:
-    """`uri` with user and password, and the value of any secret in its query, replaced by ***."""
-    shown = re.sub(r"(?<=://)[^/@\s]+@", "***@", uri)
-    return re.sub(r"(?i)([?&;][^=&\s]*(?:token|password|secret|key|pwd)[^=&\s]*=)[^&\s'\"]+", r"\1***", shown)
 
 
 def multi_label_text(chosen: Sequence[Any], classes: Sequence[str]) -> str:
@@ -55,17 +51,17 @@ def percent(share: float) -> str:
 
 def plain(text: str) -> str:
     """Text that may come from the data, safe inside a Markdown table: no new cell, line, tag, link or emphasis."""
-    joined = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    joined = visible(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
     return "".join("\\" + c if c in "\\`*_[]|$#" else c for c in joined)
 
 
 def quoted(name: object) -> str:
-    """A name that may come from the data, on one line and in quotes.
+    """A name that may come from the data, on one line, without control signs and in quotes.
 
     >>> quoted("a\\nclass")
     "'a class'"
     """
-    return f"'{' '.join(str(name).split())}'"
+    return f"'{visible(' '.join(str(name).split()))}'"
 
 
 # Control characters that are no white space, and Unicode 15's Default_Ignorable_Code_Point: zero-width and format

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
+from bertft_core.base.addresses import SQLITE, artifact_uri, sqlite_url
+from bertft_core.base.display import masked
 from bertft_core.base.errors import ConfigError
-from bertft_core.base.text import mask_uri
 from bertft_core.config.fit import Part
 from bertft_core.config.promotion import SETTINGS, PromotionRule
 from bertft_core.config.yaml_files import config_error, dotted, fault_lines, nearest_key, read_yaml
@@ -30,7 +31,6 @@ _ENVIRONMENT = {
 # models:/ URI as the end of the name, and its queries break at quotes.
 _ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,100}")
 _MODEL = re.compile(r"(?!\.$|\.\.)[^/:?\\'\"`]{1,155}")  # with a name of 100 below MLflow's 256
-_SQLITE = "sqlite:///"
 _PATHS = ("tracking_uri", "registry_uri", "artifact_root")
 
 
@@ -51,7 +51,7 @@ def _checked_model(value: Any) -> Any:
 
 
 def _checked_uri(value: Any) -> Any:
-    if isinstance(value, str) and "://" in value and (urlsplit(value).password or mask_uri(value) != value):
+    if isinstance(value, str) and "://" in value and (urlsplit(value).password or masked(value, environ={}) != value):
         raise ValueError("must hold no password or token; set it in the environment (MLFLOW_TRACKING_URI)")
     return value
 
@@ -104,7 +104,7 @@ class MlflowConfig(Part):
 
     def tracking(self, home: Path | str) -> str:
         """The tracking URI; below `home` (BERTFT_HOME) where the file leaves it open."""
-        return self.tracking_uri or f"{_SQLITE}{Path(home).expanduser().resolve() / 'mlflow.db'}"
+        return self.tracking_uri or sqlite_url(Path(home).expanduser().resolve() / "mlflow.db")
 
     def store(self, home: Path | str) -> Store:
         """The store, with `home` (BERTFT_HOME) filling what the file leaves open."""
@@ -114,7 +114,7 @@ class MlflowConfig(Part):
         return Store(
             tracking_uri=tracking,
             registry_uri=self.registry_uri or tracking,
-            artifact_root=self.artifact_root or (None if is_served else str(root / "artifacts")),
+            artifact_root=self.artifact_root or (None if is_served else artifact_uri(root / "artifacts")),
             home=str(root),
             config=self,
         )
@@ -149,7 +149,7 @@ class Store:
     @property
     def shown_uri(self) -> str:
         """The tracking URI without credentials."""
-        return mask_uri(self.tracking_uri)
+        return masked(self.tracking_uri)
 
     def __str__(self) -> str:
         return f"MLflow store {self.shown_uri}, experiment {self.experiment}"
@@ -213,8 +213,9 @@ def _unknown_key(loc: Sequence[Any], value: Any = None) -> str:
 
 def _absolute(text: str, base: Path) -> str:
     """A relative sqlite file or plain path made absolute; anything else as it is."""
-    if text.startswith(_SQLITE):
-        return f"{_SQLITE}{(base / Path(text[len(_SQLITE) :]).expanduser()).resolve()}"
+    if text.startswith(SQLITE):
+        name, mark, query = text[len(SQLITE) :].partition("?")
+        return f"{sqlite_url((base / Path(name).expanduser()).resolve())}{mark}{query}"
     if "://" in text or text.startswith("file:"):
         return text
-    return str((base / Path(text).expanduser()).resolve())
+    return artifact_uri((base / Path(text).expanduser()).resolve())

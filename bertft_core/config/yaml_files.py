@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ValidationError
 
+from bertft_core.base import display
 from bertft_core.base.errors import ConfigError
-from bertft_core.base.text import mask_uri
 
 MOST_SIGNS = 1 << 19  # of a text: 5,000 classes of 100 letters; PyYAML reads about 100,000 signs a second
 MOST_REPEATED = 1 << 16  # signs that the aliases of a text may stand for, all together
@@ -123,7 +123,7 @@ def dotted(loc: Sequence[Any]) -> str:
 
 def masked(value: Any) -> str:
     """A value for a message: without credentials, at most 80 characters."""
-    text = mask_uri(repr(value))
+    text = display.masked(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

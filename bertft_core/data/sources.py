@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.base.errors import BertftError, ConfigError, DataError
+from bertft_core.base.errors import BertftError, ConfigError, DataError, fault_text
 from bertft_core.base.hashes import hash_folder
 from bertft_core.data.compressed import SUFFIXES, is_compressed, only_file, open_bytes, reading, table_name, zip_names
 from bertft_core.data.delimited import Dialect, dialect_of
@@ -185,7 +185,7 @@ def open_hub(hub: HubDataset) -> dict[str, Any]:
             loaded = datasets.load_dataset(str(hub.folder))
     except Exception as fault:  # datasets raises many unrelated types for "not there" and "not reachable"
         raise DataError(
-            f"data.source: hf://{hub.name} cannot be loaded ({type(fault).__name__}: {str(fault)[:200]}); "
+            f"data.source: hf://{hub.name} cannot be loaded ({fault_text(fault)[:200]}); "
             "wanted a data set id on the hub (network needed) or a local folder"
         ) from None
     splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from bertft_core.base.errors import ConfigError, ModelError
+from bertft_core.base.files import follow_umask, process_umask
 from bertft_core.data.tokens.encoding import TOKENIZER_FILES, load_tokenizer
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.features import Classifier, FeatureClassifier, draw_linear, read_plan, read_weights, write_head
@@ -153,8 +154,7 @@ def save_classifier(model: Classifier, tokenizer_src: Path | str, folder: Path |
             AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False).save_pretrained(
                 staging
             )
-    for path in staging.iterdir():  # safetensors writes 0600 whatever the umask
-        path.chmod(0o644)
+    follow_umask(staging, process_umask())  # safetensors writes 0600 whatever that is
     shutil.rmtree(target, ignore_errors=True)
     staging.rename(target)
     return target

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from bertft_core.base.errors import ModelError
+from bertft_core.base.errors import ModelError, fault_text
 from bertft_core.base.text import counted
 from bertft_core.data.tokens.encoder_fit import encoder_config
 from bertft_core.model.weight_files import Shapes, weight_files, weight_shapes, wrapper_prefix
@@ -163,12 +163,10 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _unreadable(pretrained: Path | str, fault: Exception) -> ModelError:
-    reason = " ".join(str(fault).split())[:300]
+    reason = " ".join(fault_text(fault).split())[:300]
     if "trust_remote_code" in str(fault):
         reason = "it needs code of its own, which is never run; wanted an encoder that transformers knows"
-    return ModelError(
-        f"model.pretrained {pretrained}: no encoder with safetensors weights ({type(fault).__name__}: {reason})"
-    )
+    return ModelError(f"model.pretrained {pretrained}: no encoder with safetensors weights ({reason})")
 
 
 class quiet:

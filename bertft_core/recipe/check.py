@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.text import counted, mask_uri
+from bertft_core.base.display import masked
+from bertft_core.base.text import counted
 from bertft_core.config.fit import number
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
@@ -66,7 +67,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "steps": number(training.epochs) * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
         "blend": _blend(config, counts["validation"]),
-        "register": f"{store.model_name(config.name)} at {mask_uri(store.store(home).tracking_uri)}, "
+        "register": f"{store.model_name(config.name)} at {masked(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }

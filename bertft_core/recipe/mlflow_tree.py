@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bertft_core.base.display import masked
 from bertft_core.base.files import write_json
-from bertft_core.base.text import mask_uri
 from bertft_core.config.fit import Part
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
@@ -58,7 +58,7 @@ class Tree:
     @property
     def search_address(self) -> str:
         """Where the search run is, for people: its store, masked, and its id."""
-        return f"MLflow run {self._search} in {mask_uri(self.store.tracking_uri)}"
+        return f"MLflow run {self._search} in {masked(self.store.tracking_uri)}"
 
     def trials(self, results: Sequence[TrialResult]) -> None:
         """Mirror finished trials as children of the search run; Optuna's storage stays the truth."""

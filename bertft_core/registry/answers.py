@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from bertft_core.base.display import cleaned
 from bertft_core.base.errors import ArtifactError, DamagedFile
 from bertft_core.base.files import load_arrays
 from bertft_core.base.records import read_record
@@ -180,7 +181,7 @@ class Scorer:
             if file.exists():
                 answers[uri] = Answers.read(file)
             else:
-                why = (own or last_words)[-2000:]
+                why = cleaned(own or last_words)[-2000:]
                 answers[uri] = ArtifactError(f"{uri} cannot be scored in a fresh process:\n{why}")
         return answers
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertft_core.base.addresses import local_path
 from bertft_core.base.errors import RegistryError
 from bertft_core.base.files import is_complete
 from bertft_core.config.store import Store
@@ -29,7 +30,7 @@ from bertft_core.registry.artifacts import EVIDENCE_FOLDER
 from bertft_core.registry.entries import rollback_target
 from bertft_core.registry.served_code import MODEL_FILE, copy_served_code
 from bertft_core.serving.artifact import read_card
-from bertft_core.tracking.store import client, ensure_store, literal, logged_model_location, store_lock
+from bertft_core.tracking.store import client, ensure_store, let_read, literal, logged_model_location, store_lock
 
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
@@ -102,9 +103,10 @@ def find_version(store: Store, name: str, run_id: str) -> RegisteredVersion | No
 def artifact_size(store: Store, version: RegisteredVersion) -> int | None:
     """Bytes of a version's artefacts on this machine; None when they lie elsewhere or are gone."""
     location = logged_model_location(store, version.model_id)
-    if location is None or "://" in location.removeprefix("file://"):
+    folder = local_path(location) if location else None
+    if folder is None:
         return None
-    files = [p for p in Path(location.removeprefix("file://")).rglob("*") if p.is_file()]
+    files = [p for p in folder.rglob("*") if p.is_file()]
     return sum(p.stat().st_size for p in files)
 
 
@@ -176,6 +178,7 @@ def _log_model(
             for file in extra_files:
                 shutil.copyfile(file, target / EVIDENCE_FOLDER / Path(file).name)
             api.log_model_artifacts(model_id, str(target))
+            let_read(store, created.artifact_location)
     except BaseException:
         api.finalize_logged_model(model_id, "FAILED")
         raise

@@ -19,11 +19,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
+from bertft_core.base.addresses import SQLITE, sqlite_url
+from bertft_core.base.display import masked
 from bertft_core.base.errors import ConfigError, StorageError
+from bertft_core.base.files import make_private
 from bertft_core.base.hashes import hash_json
 from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.base.postgres import advisory_lock, check_server, connect_arguments, is_passing, short_reason
-from bertft_core.base.text import mask_uri
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +43,7 @@ _UNUSABLE = (
     LookupError,
     TypeError,
 )
-_SQLITE, _JOURNAL, _POSTGRES = "sqlite:///", "journal:///", "postgresql+psycopg://"
+_SQLITE, _JOURNAL, _POSTGRES = SQLITE, "journal:///", "postgresql+psycopg://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ def open_storage(url: str | None, home: Path, *, patience_seconds: float = PATIE
     ConfigError for any other, and when psycopg is missing; StorageError within about 15 s when it cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    wanted = url or f"{_SQLITE}{Path(home).resolve() / 'search' / 'studies.db'}"
+    wanted = url or sqlite_url(Path(home).resolve() / "search" / "studies.db")
     file = _file(wanted, Path(home).resolve())
     if file is None:
         _require_psycopg()
@@ -136,9 +138,11 @@ def open_storage(url: str | None, home: Path, *, patience_seconds: float = PATIE
     else:
         wanted = f"{_JOURNAL if wanted.startswith(_JOURNAL) else _SQLITE}{file}"
         _make_folder(file)
-    shown = mask_uri(wanted)
+    shown = masked(wanted)
     try:
         with _lock(wanted, file, shown, "schema", 60.0):  # two first users would both create the tables
+            if file is not None:
+                make_private(file)
             storage = _opened(wanted, file)
     except _UNUSABLE as fault:
         raise StorageError(
@@ -153,12 +157,12 @@ def _file(url: str, home: Path) -> Path | None:
         return None
     for prefix in (_SQLITE, _JOURNAL):
         name = url.removeprefix(prefix)
-        if name not in (url, "", ":memory:") and not re.search(r"[?#]|/$", name):
+        if name not in (url, "", ":memory:") and not re.search(r"[?]|/$", name):
             return (home / Path(name).expanduser()).resolve()
     hint = f" (write {_POSTGRES}: the driver by name)" if re.match(r"postgres(ql)?(\+\w+)?:", url) else ""
     raise ConfigError(
         f"search.storage must be sqlite:///FILE, journal:///FILE or {_POSTGRES}USER:PASSWORD@HOST/DATABASE, "
-        f"was {mask_uri(url)}{hint}"
+        f"was {masked(url)}{hint}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -123,7 +122,6 @@ def build_artifact(
         own = sorted(p for p in source.iterdir() if p.is_file() and p.name not in {"manifest.json", CARD})
         for file in (*own, *words):
             shutil.copyfile(file, staging / file.name)
-            os.chmod(staging / file.name, 0o644)  # safetensors writes 0600 whatever the umask
         write_json(staging / CARD, card.to_json())
     return target
 

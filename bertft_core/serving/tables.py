@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,8 @@ def _writer(target: Path) -> Iterator[Write]:
         raise InputError(f"--output {target}: unknown kind {kind or '(none)'}; wanted {', '.join(_KINDS)}")
     if not target.parent.is_dir():
         raise InputError(f"--output {target}: the folder {target.parent} does not exist")
-    with replacing(target) as part, _parquet_writer(part) if kind == ".parquet" else _text_writer(part, kind) as write:
+    opened = _parquet_writer if kind == ".parquet" else partial(_text_writer, kind=kind)
+    with replacing(target, is_private=False) as part, opened(part) as write:
         yield write
 
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError
+from bertft_core.base.addresses import local_path, sqlite_file
+from bertft_core.base.display import masked
+from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError, fault_text
+from bertft_core.base.files import follow_umask, make_private, users_umask
 from bertft_core.base.locks import exclusive
 from bertft_core.base.postgres import advisory_lock, is_postgres
-from bertft_core.base.text import mask_uri
 from bertft_core.config.store import MlflowConfig, Store
 
 if TYPE_CHECKING:
@@ -73,10 +74,13 @@ def ensure_store(store: Store) -> str:
     """
     with store_lock(store), mlflow_faults(store):
         for uri in (store.tracking_uri, store.registry_uri):
-            if uri.startswith("sqlite:///"):
-                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        if store.artifact_root and "://" not in store.artifact_root:
-            Path(store.artifact_root).mkdir(parents=True, exist_ok=True)
+            if (file := sqlite_file(uri)) is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                make_private(file)
+        root = local_path(store.artifact_root) if store.artifact_root else None
+        if root is not None and not root.exists():
+            root.mkdir(parents=True)
+            let_read(store, root)
         experiment = _find_or_create_experiment(store)
     if experiment.lifecycle_stage == "deleted":
         raise ConfigError(f"experiment {store.experiment!r} was deleted in {store}: restore or rename it")
@@ -84,7 +88,7 @@ def ensure_store(store: Store) -> str:
     if store.artifact_root and _resolved(location) != _resolved(store.artifact_root):
         raise ConfigError(
             f"artifact_root: experiment {store.experiment!r} keeps its artefacts in "
-            f"{mask_uri(location)}, mlflow.yaml says {mask_uri(store.artifact_root)}: "
+            f"{masked(location)}, mlflow.yaml says {masked(store.artifact_root)}: "
             "set artifact_root to the first, or choose another experiment"
         )
     return str(experiment.experiment_id)
@@ -267,7 +271,7 @@ def log_dataset(store: Store, run_id: str, dataset: DatasetSplits, source: str) 
             name=split,
             digest=dataset.fingerprint[:36],  # MLflow's column is 36 characters wide
             source_type="local",
-            source=json.dumps({"uri": mask_uri(source)}),
+            source=json.dumps({"uri": masked(source)}),
             profile=json.dumps({"num_rows": getattr(dataset, f"n_{split}"), "classes": list(dataset.classes)}),
         )
         entries.append(DatasetInput(record, tags=[InputTag(key="mlflow.data.context", value=split)]))
@@ -282,6 +286,7 @@ def log_files(store: Store, run_id: str, paths: Sequence[Path | str], folder: st
             api.log_artifacts(run_id, str(path), folder or None)
         else:
             api.log_artifact(run_id, str(path), folder or None)
+    let_read(store, str(api.get_run(run_id).info.artifact_uri))
 
 
 def download_files(store: Store, model_id: str, path: str, folder: Path | str) -> Path:
@@ -297,7 +302,7 @@ def download_files(store: Store, model_id: str, path: str, folder: Path | str) -
         uri = f"{location}/{path}"
         return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.tracking_uri))
     except (OSError, MlflowException) as fault:
-        raise ArtifactError(f"{mask_uri(location)}/{path} cannot be downloaded: {fault}") from fault
+        raise ArtifactError(f"{masked(location)}/{path} cannot be downloaded: {fault}") from fault
 
 
 def list_files(store: Store, model_id: str, folder: str) -> list[str]:
@@ -320,7 +325,7 @@ def log_text(store: Store, run_id: str, text: str, file: str) -> None:
     try:
         client(store).log_text(run_id, text, file)
     except (MlflowException, OSError) as fault:
-        _LOGGER.warning("%s of run %s was not written: %s", file, run_id, fault)
+        _LOGGER.warning("%s of run %s was not written: %s", file, run_id, fault_text(fault))
 
 
 def logged_model_status(store: Store, model_id: str) -> str:
@@ -405,6 +410,21 @@ def _find_or_create_experiment(store: Store) -> Any:
 
 def _resolved(uri: str) -> str:
     """A local path or file: URI as one resolved path; any other URI without its trailing slash."""
-    if uri.startswith("file:"):
-        return str(Path(unquote(urlsplit(uri).path)).resolve())
-    return uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())
+    path = local_path(uri)
+    return uri.rstrip("/") if path is None else str(path.resolve())
+
+
+def let_read(store: Store, location: str | Path) -> None:
+    """Artefacts on this machine but outside the home follow the user's umask, as whoever serves them reads them there.
+
+    location: the folder of a run's or a logged model's artefacts; the folders that MLflow made above it count.
+    """
+    folder = local_path(str(location))
+    if folder is None or folder.resolve().is_relative_to(store.home) or not folder.exists():
+        return
+    follow_umask(folder, users_umask())
+    for parent in (
+        folder.parents[: 2 if folder.parent.parent.name == "models" else 1] if folder.name == "artifacts" else ()
+    ):
+        with contextlib.suppress(PermissionError):  # another user's, who made it first
+            parent.chmod(0o777 & ~users_umask())

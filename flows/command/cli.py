@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from typing import Any
 
-from bertft_core.base.errors import BertftError
+from bertft_core.base.display import cleaned, visible, visible_json
+from bertft_core.base.errors import BertftError, fault_text
 from flows.command.arguments import parse
 
 GATE_SAID_NO = 3  # `promote` alone: `run` and `nightly` have done what they were asked to
@@ -25,13 +27,19 @@ def is_refused(release: dict[str, Any]) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 3 the gate said no, 1 anything else."""
     args = parse(argv)
+    from bertft_core.base.files import keep_private  # numpy; `--help` needs none
+
+    keep_private()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")  # stdout is for our own document alone:
     os.dup2(2, 1)  # whatever libraries print there goes to stderr
 
     def write_result(result: dict[str, Any]) -> None:
         from flows.command.tables import render
 
-        out.write(json.dumps(result, ensure_ascii=False, indent=1) if args.json else render(args.verb, result))
+        if args.json:
+            out.write(visible_json(json.dumps(result, ensure_ascii=False, indent=1)))
+        else:
+            out.write(visible(render(args.verb, result)))
         out.write("\n")
         out.flush()
 
@@ -48,14 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as fault:  # the last line of defence: one line instead of a traceback
         if args.json and isinstance(fault, BertftError) and getattr(fault, "document", None):
             write_result(fault.document)  # type: ignore[attr-defined]  # a night ends in one, however it ends
+        message = fault_text(fault) if isinstance(fault, BertftError) else f"{fault_text(fault)} (--debug shows where)"
         if args.debug:
-            raise
-        message = f"{type(fault).__name__}: {fault} (--debug shows where)"
-        if isinstance(fault, BertftError):
-            message = str(fault)
+            message = cleaned("".join(traceback.format_exception(fault)))
         elif isinstance(fault, OSError):
             where = f" {fault.filename}" if fault.filename else ""
-            message = f"{fault.strerror or fault}{where}: check the path and free space"
+            message = cleaned(f"{fault.strerror or fault}{where}: check the path and free space")
         print(f"bertft {args.verb}: {message}", file=sys.stderr)
         return fault.exit_code if isinstance(fault, BertftError) else 1
     finally:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bertft_core.base.display import visible
 from bertft_core.base.errors import InputError
-from bertft_core.base.home import LEAST_FREE, open_home
+from bertft_core.base.home import LEAST_FREE, open_home, others_may_read
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.process.client import start_ahead
@@ -25,7 +27,10 @@ from flows.server import begin_server, require_server
 def _open_home(args: argparse.Namespace) -> Path:
     # a night writes down that the disk is full; gc makes room
     least = 0 if args.verb in ("gc", "nightly", "nights") else LEAST_FREE
-    return open_home(os.environ.get("BERTFT_HOME", ".bertft"), least)
+    home = open_home(os.environ.get("BERTFT_HOME", ".bertft"), least)
+    if warning := others_may_read(home):
+        print(f"bertft: {visible(warning)}", file=sys.stderr)
+    return home
 
 
 def _home(args: argparse.Namespace) -> Path:

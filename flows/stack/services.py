@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.errors import StackError
-from bertft_core.base.text import mask_uri
+from bertft_core.base.display import masked
+from bertft_core.base.errors import StackError, fault_text
 
 LOG_BYTES = 10_000_000  # of one log; as much again is kept beside it
 START_SECONDS = 180.0  # the slowest service takes 16 s on two idle cores
@@ -59,7 +59,7 @@ class _Running:
         try:
             is_healthy = self.service.is_healthy(self.since)
         except (OSError, ValueError, http.client.HTTPException) as fault:
-            self.answer = str(fault)
+            self.answer = fault_text(fault)
             return
         if not is_healthy:
             self.answer = "it answers, but is not ready"
@@ -115,7 +115,7 @@ class Stack:
             if self._is_stopped():
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
-                late = [f"{one.service.name} ({mask_uri(one.answer)}; log {one.log})" for one in self._unhealthy()]
+                late = [f"{one.service.name} ({masked(one.answer)}; log {one.log})" for one in self._unhealthy()]
                 raise StackError(f"not healthy after {seconds:.0f} s: {', '.join(late)}: read the log, then try again")
             time.sleep(_LOOK_SECONDS)
 
@@ -197,5 +197,5 @@ def tail(log: Path) -> str:
     """The last lines of a log, indented, without credentials."""
     with open(log, "rb") as handle:
         handle.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        lines = handle.read().decode("utf-8", errors="replace").splitlines()
-    return "\n".join(f"  {mask_uri(line)}" for line in lines[-_TAIL_LINES:] if line.strip()) or "  (nothing)"
+        lines = handle.read().decode("utf-8", errors="replace").splitlines()[1 if handle.tell() > _TAIL_BYTES else 0 :]
+    return "\n".join(f"  {masked(line)}" for line in lines[-_TAIL_LINES:] if line.strip()) or "  (nothing)"

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from bertft_core.base.display import masked
 from bertft_core.base.errors import ConfigError, InputError, StackError
 from bertft_core.base.locks import exclusive
-from bertft_core.base.text import mask_uri
 from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.tracking.store import EXPERIMENT_TAGS, store_lock
 from flows.environment import POOL, service_environment
@@ -92,7 +92,7 @@ def own_store(mlflow_file: str | None, home: Path, ports: Ports, *, environ: Map
     for key, uri in (("tracking_uri", store.tracking_uri), ("registry_uri", store.registry_uri)):
         if uri.startswith(("http://", "https://")):
             raise ConfigError(
-                f"{key} is {mask_uri(uri)}, a server already, and `bertft up` starts one of its own over a database: "
+                f"{key} is {masked(uri)}, a server already, and `bertft up` starts one of its own over a database: "
                 f"unset MLFLOW_{key.upper()}, or take {key} out of {config.origin}"
             )
     return store

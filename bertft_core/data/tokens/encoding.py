@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from bertft_core.base.display import cleaned
 from bertft_core.base.errors import ModelError
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         try:
             tokenizer: Tokenizer = Backend.from_file(str(file))
         except Exception as fault:  # the Rust library raises the bare class
-            raise ModelError(f"{file}: not readable as a tokenizer: {str(fault)[:200]}") from None
+            raise ModelError(f"{file}: not readable as a tokenizer: {cleaned(str(fault))[:200]}") from None
     else:
         tokenizer = _converted(folder)
     tokenizer.no_truncation()
@@ -231,7 +232,7 @@ def _converted(folder: Path | str) -> Any:
             str(folder), local_files_only=True, trust_remote_code=False
         ).backend_tokenizer
     except Exception as fault:  # transformers raises unrelated types for what it cannot convert
-        reason = " ".join(str(fault).split())[:200]
+        reason = " ".join(cleaned(str(fault)).split())[:200]
         raise ModelError(
             f"{folder}: no tokenizer.json, and none could be made of {', '.join(found)} ({type(fault).__name__}: "
             f"{reason}): put the encoder's tokenizer.json beside them"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from bertft_core.base.errors import BertftError, BusyError, DamagedFile, DataError
+from bertft_core.base.errors import BusyError, DamagedFile, DataError, fault_text
 from bertft_core.base.hashes import code_fingerprint, encoder_fingerprint, hash_json
 from bertft_core.base.home import open_home
 from bertft_core.base.locks import exclusive
@@ -108,8 +108,7 @@ class NightRun:
                 except Exception as fault:
                     if self.is_cancelled():  # a library swallowed the signal and fell over it: the next night says so
                         raise
-                    text = str(fault) if isinstance(fault, BertftError) else f"{type(fault).__name__}: {fault}"
-                    ended = self._end(REJECTED if isinstance(fault, DataError) else FAILED, text)
+                    ended = self._end(REJECTED if isinstance(fault, DataError) else FAILED, fault_text(fault))
                     self.exit_code = getattr(fault, "exit_code", 1)
                 log.end(ended)
         except BusyError as busy:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from bertft_core.base import errors
+from bertft_core.base.display import cleaned
 from bertft_core.base.errors import BertftError, TrainerDied
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.spec import FitSpec, MachineSettings
@@ -222,7 +223,7 @@ class Trainer:
         assert self._process is not None and self._stderr is not None
         code = self._process.wait()
         self._stderr.seek(0)
-        tail = self._stderr.read().decode("utf-8", "replace")[-_TAIL:].strip()
+        tail = cleaned(self._stderr.read().decode("utf-8", "replace"))[-_TAIL:].strip()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         hint = " (signal 9 is often the kernel's out-of-memory killer: lower training.batch_size)" if code == -9 else ""
         text = f"the trainer process ended {how}{hint}: run the command again to resume. {tail}".strip()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bertft_core.base.errors import BertftError, ConfigError
-from bertft_core.base.files import read_json, save_array, write_json
+from bertft_core.base.files import keep_private, read_json, save_array, write_json
 from bertft_core.training.spec import MachineSettings
 
 _PULSE_SECONDS = 2.0  # below the 5 s after which a lease is renewed (search.lease.LEASE_SECONDS)
@@ -184,6 +184,7 @@ def main() -> None:
     After a command in which memory ran out in oneDNN the process ends, and its last line says so ("ends"): the next
     command is computed by a fresh one, as it would have been without the accident.
     """
+    keep_private()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints must not break the protocol
     wire = _Wire(sys.stdin, out)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bertft_core.base.display import masked
 from bertft_core.base.errors import BusyError, ConfigError, InputError
 from bertft_core.base.files import is_complete, replacing, save_array, staged_folder, write_json, write_text
 from bertft_core.base.hashes import encoder_fingerprint
 from bertft_core.base.home import open_home
 from bertft_core.base.locks import FOREVER, exclusive
-from bertft_core.base.text import mask_uri
 from bertft_core.recipe.runs import Run, latest_fitted, open_run
 
 
@@ -51,7 +51,7 @@ def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
 
 
 def test_credentials_are_masked() -> None:
-    assert mask_uri("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://***@host/db"
+    assert masked("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://***@host/db"
 
 
 def test_home_of_another_format_is_refused(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_again_opens_a_new_attempt_only_after_a_finished_one(tmp_path: Path) -> 
 
 
 def test_secrets_in_a_query_are_masked() -> None:
-    assert mask_uri("http://host/db?user=me&api_token=abc&x=1") == "http://host/db?user=me&api_token=***&x=1"
-    assert mask_uri("postgresql://me:pw@host/db") == "postgresql://***@host/db"
+    assert masked("http://host/db?user=me&api_token=abc&x=1") == "http://host/db?user=me&api_token=***&x=1"
+    assert masked("postgresql://me:pw@host/db") == "postgresql://***@host/db"
 
 
 def test_home_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_write_that_fails_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) 
         raise RuntimeError
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
     save_array(tmp_path / "b.npy", [1, 2])
-    assert (tmp_path / "b.npy").stat().st_mode & 0o777 == 0o644 and len(list(tmp_path.iterdir())) == 2
+    assert (tmp_path / "b.npy").stat().st_mode & 0o777 == 0o600 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_encoder_fingerprint_follows_the_files_content(tmp_path: Path) -> None:

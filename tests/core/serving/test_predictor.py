@@ -185,8 +185,8 @@ def test_pair_missing_for_a_pair_model_is_refused(folders):
         Predictor.load(folders["pair"]).predict_frame({"text": ["a"]})
 
 
-def test_artifact_files_are_readable_by_others(folders):
-    assert all(p.stat().st_mode & 0o044 == 0o044 for p in folders["single"].iterdir())
+def test_artifact_files_are_their_users_alone(folders):
+    assert all(p.stat().st_mode & 0o777 == 0o600 for p in folders["single"].iterdir())
 
 
 def test_building_twice_returns_the_same_folder(folders, tmp_path):

@@ -15,6 +15,7 @@ from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.nights.log import FAILED, REJECTED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps
+from bertft_core.registry.decision import require_comparable
 from bertft_core.tracking.store import open_store
 from flows.notify import notify
 from flows.pipeline import pipeline
@@ -102,6 +103,7 @@ def nightly(
                 config, prepared, last, open_store(store, root), root
             ),
             train=train,
+            require_comparable=lambda: require_comparable(open_store(store, root), store.model_name(config.name)),
         ),
     )
     ended = work.run()

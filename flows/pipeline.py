@@ -24,6 +24,8 @@ from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.release import standing_release
 from bertft_core.recipe.runs import fitted, identify
 from bertft_core.registry.answers import Scorer
+from bertft_core.registry.decision import require_comparable
+from bertft_core.tracking.store import open_store
 from flows.release import release
 from flows.search import search
 from flows.signals import end_after_sigterm
@@ -70,9 +72,12 @@ def pipeline(
 
     with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id}", FOREVER, say_waiting):
         context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
-        if last == "promote" and (standing := standing_release(store, context)):
-            result = {**(run.result or {}), **asdict(standing), "promoted": False, "outcome": "unchanged"}
-            return {**result, "reason": f"unchanged since version {standing.version}", "seconds": report.seconds}
+        if last == "promote":
+            require_comparable(open_store(store, root), store.model_name(config.name))
+            if standing := standing_release(store, context, again=again):
+                known = {"name": config.name, "run_id": run.run_id, **(run.result or {})}
+                result = {**known, **asdict(standing), "promoted": False, "outcome": "unchanged"}
+                return {**result, "seconds": report.seconds}
         tree = Tree(store, context, flow_run.id)
         try:
             result = _train_and_release(context, tree, report, last)

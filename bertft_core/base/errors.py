@@ -12,6 +12,7 @@ BertftError                  exit code 1
 ├── ArtifactError            an artefact is missing, damaged or answers differently
 │   └── DamagedFile          a small file or tag that was written here can no longer be read
 ├── RegistryError            the MLflow store refused or contradicts itself
+│   └── LostError            the registry has lost a champion that this home remembers, or its files
 ├── StorageError             a study's or MLflow's database does not answer, or is of no use
 ├── StackError               a service of `bertft up` did not come up, or ended
 └── BusyError                another process holds this run
@@ -87,6 +88,10 @@ class DamagedFile(ArtifactError):
 
 class RegistryError(BertftError):
     """The MLflow store refused a call or contradicts itself."""
+
+
+class LostError(RegistryError):
+    """The registry does not have a champion that this home remembers, or its champion cannot answer any more."""
 
 
 class StorageError(BertftError):

@@ -28,7 +28,7 @@ from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.prepare import ingest
 from bertft_core.recipe.review import write_page
 from bertft_core.recipe.runs import RUN_CODE
-from bertft_core.registry import aliases, artifacts
+from bertft_core.registry import aliases, artifacts, entries, ledger
 from bertft_core.registry.aliases import RegisteredVersion
 from bertft_core.registry.answers import Answers, score_in_fresh_process
 from bertft_core.registry.evaluation_folder import EvaluationFolder
@@ -225,24 +225,37 @@ def champion_scores(folder: EvaluationFolder, report: EvaluationReport, champion
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """The version that a finished run has in today's store, and today's champion."""
+    """The version that a finished run has in today's store, today's champion, and what to say of it."""
 
     registered_model: str
     version: str
     champion_before: str | None
     champion_after: str | None
+    reason: str
 
 
-def standing_release(settings: MlflowConfig, context: RunContext) -> Standing | None:
-    """The version of a finished run, None when it did not finish or today's store does not hold it."""
-    if context.run.result is None:
+def standing_release(settings: MlflowConfig, context: RunContext, *, again: bool) -> Standing | None:
+    """The version of a finished run, None when it did not finish or today's store does not hold it.
+
+    A run of which this home has nothing counts as finished where the registry holds its version and a decision on it:
+    a home may be lost between two nights. again: train it once more all the same.
+    """
+    run = context.run
+    if run.result is None and (again or run.state()):
         return None
     store, name = open_store(settings, context.home), settings.model_name(context.config.name)
-    registered = find_version(store, name, context.run.run_id)
+    registered = find_version(store, name, run.run_id)
     if registered is None:
         return None
+    reason = f"unchanged since version {registered.version}"
+    if run.result is None:
+        if all(entry.version != registered.version for entry in entries.carried_out(ledger.read(store, name))):
+            return None
+        reason += ", as the registry has it; this home has nothing of that run"
     now = aliases.champion(store, name)
-    return Standing(registered_model=name, version=registered.version, champion_before=now, champion_after=now)
+    return Standing(
+        registered_model=name, version=registered.version, champion_before=now, champion_after=now, reason=reason
+    )
 
 
 def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:

@@ -103,6 +103,17 @@ def require_model(store: Store, name: str) -> None:
         raise InputError(f"there is no registered model {name} in {store}; registered models: {listed}")
 
 
+def ensure_model(store: Store, name: str) -> None:
+    """Make the registered model where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client(store).create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
+            raise RegistryError(f"registered model {name!r}: {fault}") from fault
+
+
 def model_names(store: Store) -> tuple[str, ...]:
     """Every registered model's name, sorted."""
     api = client(store)

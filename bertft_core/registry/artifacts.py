@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertft_core.base.display import masked
 from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import load_array
 from bertft_core.base.records import parse_record
@@ -14,7 +15,7 @@ from bertft_core.config.store import Store
 from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
 from bertft_core.registry.evaluation_folder import EVIDENCE, TRAIN_ROWS
 from bertft_core.serving.artifact import CARD, ArtifactCard, read_card
-from bertft_core.tracking.store import download_files, list_files
+from bertft_core.tracking.store import download_files, list_files, logged_model_location
 
 EVIDENCE_FOLDER = "evidence"  # of a logged model, and below BERTFT_HOME
 SCRATCH = ".scratch-"  # folders of a command below BERTFT_HOME; a kill leaves them
@@ -54,6 +55,14 @@ def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
     if not inside:
         raise ArtifactError(f"version {version} of {name} holds no {CARD}: it was not logged by bertft, or is damaged")
     return read_card(download_files(store, model_id, inside[0], Path(store.home) / EVIDENCE_FOLDER / model_id).parent)
+
+
+def require_files(store: Store, version: RegisteredVersion) -> None:
+    """Raise ArtifactError unless card and weights of a version are where the store says; nothing is downloaded."""
+    names = list_files(store, version.model_id, "artifacts")
+    if missing := [end for end in (CARD, ".safetensors") if not any(name.endswith(end) for name in names)]:
+        where = masked(str(logged_model_location(store, version.model_id)))
+        raise ArtifactError(f"its files are gone from {where} (no {', no '.join(missing)})")
 
 
 def download_evidence(store: Store, name: str, version: str, file: str = EVIDENCE) -> Path:

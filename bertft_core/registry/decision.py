@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bertft_core.base.errors import ArtifactError, ConfigError, DataError, InputError
+from bertft_core.base.errors import ArtifactError, ConfigError, DataError, InputError, LostError
 from bertft_core.base.files import write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
 from bertft_core.config.store import Store
@@ -71,6 +71,20 @@ def promote_or_keep(
             reason = reason if approved else f"awaiting approval: {reason}; finish with {finish}"
         entry = _write(view, action, version, reason, prefect_run, gate_numbers(gate, fingerprint))
     return ledger.release_of(name, entry, look, version), gate
+
+
+def require_comparable(store: Store, name: str) -> None:
+    """Raise LostError where nothing that is trained could be released: before hours are spent on it, not after.
+
+    The registry lacks the champion that this home remembers, or its champion was deleted, lost its alias or its files.
+    """
+    fault = ledger.settle(store, name).champion_fault
+    if fault and store.config.promotion.champion_unavailable == "keep":
+        raise LostError(
+            f"the champion of {name} is lost, and nothing could be compared with it: {fault}; restore it, return with "
+            f"`bertft rollback {name} --to VERSION`, or `bertft adopt {name}` goes on with the registry as it is "
+            "(promotion.champion_unavailable: keep)"
+        )
 
 
 def bar(store: Store, name: str, version: str, weights: str, prefect_run: str = "") -> LedgerEntry | None:

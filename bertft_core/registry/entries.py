@@ -14,9 +14,10 @@ from bertft_core.base.records import parse_record
 
 PROMOTED, FORCED, APPROVED, ROLLED_BACK = "promoted", "forced", "approved", "rolled_back"
 KEPT, HELD, AWAITING, RESUMED, NOTICED = "kept", "held", "awaiting", "resumed", "noticed"
+ADOPTED = "adopted"  # the registry as it stands is the truth: its champion, or none
 PROMOTIONS = frozenset({PROMOTED, FORCED, APPROVED})
 ALIAS_MOVES = PROMOTIONS | {ROLLED_BACK}  # entries that bertft carries out on the aliases
-_CHAMPION_CHANGES = ALIAS_MOVES | {NOTICED}
+_CHAMPION_CHANGES = ALIAS_MOVES | {NOTICED, ADOPTED}
 ACTIONS = _CHAMPION_CHANGES | {KEPT, HELD, AWAITING, RESUMED}
 PENDING, DONE, VOID = "pending", "done", "void"
 TAG_LENGTH = 5000  # characters: width of MLflow's registered_model_tags.value
@@ -99,22 +100,32 @@ def carried_out(entries: Entries) -> Entries:
     return tuple(e for e in entries if e.state != VOID)
 
 
+def last_change(entries: Entries) -> LedgerEntry | None:
+    """The last entry that says who is champion; None where none does."""
+    changes = [e for e in carried_out(entries) if e.action in _CHAMPION_CHANGES]
+    return changes[-1] if changes else None
+
+
 def expected_champion(entries: Entries) -> str | None:
     """The champion as the ledger has it; None when there is none, or when its loss has been noticed."""
-    changes = [e for e in carried_out(entries) if e.action in _CHAMPION_CHANGES]
-    return changes[-1].to_version if changes else None
+    last = last_change(entries)
+    return last.to_version if last else None
 
 
 def last_champion(entries: Entries) -> str | None:
-    """The last version that the ledger knows as champion, be it gone by now; None when there never was one."""
-    known = [e.to_version for e in carried_out(entries) if e.action in _CHAMPION_CHANGES and e.to_version]
+    """The last version that the ledger knows as champion, be it gone by now; None when there never was one.
+
+    A registry that was adopted without one begins anew.
+    """
+    changes = [e for e in carried_out(entries) if e.action in _CHAMPION_CHANGES]
+    known = [e.to_version for e in changes if e.to_version or e.action == ADOPTED]
     return known[-1] if known else None
 
 
 def champion_entry(entries: Entries, version: str) -> LedgerEntry | None:
     """The entry that made `version` the present champion; None when it is not the champion."""
-    changes = [e for e in carried_out(entries) if e.action in _CHAMPION_CHANGES]
-    return changes[-1] if changes and changes[-1].to_version == version else None
+    last = last_change(entries)
+    return last if last and last.to_version == version else None
 
 
 def rolled_back(entries: Entries) -> set[str]:

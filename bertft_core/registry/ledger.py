@@ -23,9 +23,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bertft_core.base.errors import DamagedFile, RegistryError
+from bertft_core.base.errors import ArtifactError, DamagedFile, InputError, RegistryError
 from bertft_core.config.store import Store
-from bertft_core.registry import aliases, entries
+from bertft_core.registry import aliases, artifacts, entries, remembered
 from bertft_core.registry.entries import DONE, PENDING, VOID, Entries, LedgerEntry
 from bertft_core.tracking.store import client, log_text, store_lock
 
@@ -205,11 +205,64 @@ def write(store: Store, name: str, draft: Draft) -> LedgerEntry:
         if draft.action in entries.ALIAS_MOVES:
             assert draft.to_version is not None
             aliases.require_ready(store, aliases.get_version(store, name, draft.to_version).model_id)
-        return _append(view, draft)
+        entry = _append(view, draft)
+        _remember(view_model(store, name))
+        return entry
 
 
 def settle(store: Store, name: str) -> ModelView:
-    """Finish what a killed process announced, note what was moved by hand. Changes nothing when all agrees."""
+    """Finish what a killed process announced, note what was moved by hand. Changes nothing when all agrees.
+
+    Raises LostError where the registry does not have the champion that this home remembers.
+    """
+    with store_lock(store):
+        remembered.require_explained(store, name, view_model(store, name).entries)
+        view = _repaired(store, name)
+        _remember(view)
+        return view
+
+
+def adopt(store: Store, name: str, reason: str) -> LedgerEntry:
+    """Take the registry as it stands for the truth, whatever this home remembers; says so in the ledger, once.
+
+    A champion that cannot answer (deleted, or its files are gone) is taken off: from here on there is none. Raises
+    InputError where the home remembers no other champion than the registry has, or neither knows the model.
+    """
+    with store_lock(store):
+        champions = remembered.recall(store, name)
+        if champions:
+            aliases.ensure_model(store, name)
+        aliases.require_model(store, name)
+        view = _repaired(store, name)
+        last, fault = entries.last_change(view.entries), view.champion_fault
+        if last and last.action == entries.ADOPTED and last.to_version == view.champion and not fault:
+            _remember(view)
+            return last
+        if not fault and all(one.is_explained(view.entries) for one in champions):
+            known = f"version {view.champion}" if view.champion else "none"
+            raise InputError(f"the champion of {name} is {known}, and this home remembers no other: nothing to adopt")
+        if fault and view.champion:
+            aliases.drop_alias(store, name, store.config.aliases.champion)
+            view = view_model(store, name)
+        before = entries.last_champion(view.entries) or (champions[-1].version if champions else None)
+        draft = Draft(
+            action=entries.ADOPTED,
+            version=view.champion or before or "",
+            champion=before,
+            to_version=view.champion,
+            reason=f"{reason} ({fault})" if fault else reason,
+        )
+        entry = _append(view, draft)
+        _remember(view_model(store, name))
+        return entry
+
+
+def _remember(view: ModelView) -> None:
+    remembered.remember(view.store, view.name, view.entries, view.champion)
+
+
+def _repaired(store: Store, name: str) -> ModelView:
+    """As `settle`, without asking what this home remembers."""
     with store_lock(store):
         view, repaired = view_model(store, name), []
         for entry in view.restored:
@@ -284,7 +337,8 @@ def _unusable(store: Store, name: str, version: str) -> str | None:
         return f"version {version} was deleted"
     try:
         aliases.require_ready(store, registered.model_id)
-    except RegistryError as fault:
+        artifacts.require_files(store, registered)
+    except (RegistryError, ArtifactError) as fault:
         return f"version {version}: {fault}"
     return None
 
@@ -304,7 +358,7 @@ def _carry_out(view: ModelView, entry: LedgerEntry) -> LedgerEntry:
             aliases.drop_alias(store, name, names.challenger)
     if version is not None:
         tags = {_key(entry): done.to_text()}
-        if entry.action not in (entries.RESUMED, entries.NOTICED):
+        if entry.action not in (entries.RESUMED, entries.NOTICED, entries.ADOPTED):
             tags |= {DECISION: entry.action, f"{DECISION}_reason": entry.reason[: entries.TAG_LENGTH]}
         aliases.tag_version(store, name, version.version, tags)
         others = [e for e in view.entries if e.number != entry.number]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.base.errors import ArtifactError, InputError
+from bertft_core.base.errors import ArtifactError, InputError, LostError
 from bertft_core.base.text import counted
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, entries, ledger
@@ -135,11 +135,29 @@ def resume(store: Store, name: str, reason: str) -> Release:
     return release_of(name, ledger.write(store, name, draft))
 
 
+def adopt(store: Store, name: str, reason: str = "") -> Release:
+    """Go on with the registry as it is, where it lacks what this home remembers or its champion cannot answer.
+
+    Raises InputError where there is nothing to adopt. Done once: the same again answers with the entry there is.
+    """
+    return release_of(
+        name, ledger.adopt(store, name, reason.strip() or "the registry as it is was taken for the truth")
+    )
+
+
 def history(store: Store, name: str) -> dict[str, Any]:
-    """The whole ledger, oldest first, with aliases and hold; repairs what a killed process left."""
-    view = _settled(store, name)
+    """The whole ledger, oldest first, with aliases and hold; repairs what a killed process left.
+
+    lost: what the registry lacks of what this home remembers, None where nothing is; then nothing is repaired.
+    """
+    lost = None
+    try:
+        view = _settled(store, name)
+    except LostError as fault:
+        view, lost = ledger.view_model(store, name), str(fault)
     return {
         "registered_model": name,
+        "lost": lost,
         "aliases": dict(view.aliases),
         "hold": entries.hold(view.entries),
         "rolled_back": sorted(entries.rolled_back(view.entries), key=int),
@@ -176,5 +194,7 @@ def check_answers(store: Store, name: str, version: str) -> None:
 
 
 def _settled(store: Store, name: str) -> ModelView:
-    aliases.require_model(store, name)
-    return ledger.settle(store, name)
+    view = ledger.settle(store, name)  # first: a model that the registry lost is no unknown name
+    if not view.entries:
+        aliases.require_model(store, name)
+    return view

@@ -22,6 +22,7 @@ from bertft_core.registry.aliases import (
     aliases,
     champion,
     describe,
+    ensure_model,
     find,
     require_ready,
     versions,
@@ -53,8 +54,6 @@ def register(
     folder. Raises RegistryError when the tag is missing, the folder is damaged or the logged model is not
     READY.
     """
-    from mlflow.exceptions import MlflowException
-
     if not tags.get(RUN_ID):
         raise RegistryError(f"a version needs the tag {RUN_ID}: without it a repeat would register twice")
     experiment = ensure_store(store)
@@ -71,11 +70,7 @@ def register(
         ready = [str(m.model_id) for m in logged if str(m.status) == READY]
         model_id = ready[0] if ready else _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
         require_ready(store, model_id)
-        try:
-            api.create_registered_model(registered_model)
-        except MlflowException as fault:
-            if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
-                raise RegistryError(f"registered model {registered_model!r}: {fault}") from fault
+        ensure_model(store, registered_model)
         # A database registry resolves models:/ids by MLflow's global URI, not by its client's: give the place
         # itself. A tracking server resolves ids in its own store, and refuses file paths.
         if store.registry_uri.startswith(("http://", "https://")):

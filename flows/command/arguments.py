@@ -97,6 +97,8 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--reason", required=True, help="kept in the ledger; the same reason again changes nothing")
     sub = named("resume", "lift the hold that a rollback set")
     sub.add_argument("--reason", required=True, help="kept in the ledger")
+    sub = named("adopt", "go on with the registry as it is, where it lost a champion that this home remembers")
+    sub.add_argument("--reason", default="", help="kept in the ledger")
     named("nights", "how every night ended, and why")
     named("history", "every decision on a model: when, who, from which version to which, why")
     sub = named("compare", "two versions on a labelled file that neither was trained on")

@@ -143,6 +143,7 @@ def _release(result: dict[str, Any]) -> str:
 def _history(result: dict[str, Any]) -> str:
     held = ", ".join(f"{alias} {version}" for alias, version in sorted(result["aliases"].items())) or "none"
     lines = [f"{result['registered_model']}  aliases: {held}"]
+    lines += [f"lost         {result['lost']}"] if result["lost"] else []
     lines += [f"hold         {result['hold']}"] if result["hold"] else []
     lines += ["", f"{'no.':>4}  {'at':<20}  {'action':<11} {'version':>7}  {'champion':<13} by"]
     for entry in result["entries"]:
@@ -212,6 +213,7 @@ _TABLES = {
     "promote": _release,
     "rollback": _release,
     "resume": _release,
+    "adopt": _release,
     "history": _history,
     "compare": _comparison,
     "gc": _removals,

@@ -197,6 +197,13 @@ def _override(args: argparse.Namespace) -> dict[str, Any]:
     return asdict(overrides.resume(store, args.name, args.reason))
 
 
+def _adopt(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from bertft_core.registry import overrides
+
+    return asdict(overrides.adopt(store, args.name, args.reason))
+
+
 def _history(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
     from bertft_core.registry import overrides
@@ -253,6 +260,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "report": _report,
     "rollback": _override,
     "resume": _override,
+    "adopt": _adopt,
     "history": _history,
     "compare": _compare,
     "gc": _gc,

@@ -122,7 +122,7 @@ def test_schedule_fires_refuses_overlap_is_cancelled_resumes_and_asks(prefect_wo
     # each line once; the second run goes on where the first one was cancelled
     assert epochs(before)[0] == 1 and epochs(after) == list(range(epochs(after)[0], EPOCHS + 1)), (before, after)
     assert epochs(after)[0] > 1
-    assert "training: no training yet" in before and "finetune took" in after
+    assert "training: this home remembers no training" in before and "finetune took" in after
     assert "bertft promote tiny 1 --approve" in told[1]["reason"]
 
 

@@ -257,7 +257,7 @@ def test_champion_whose_files_are_gone_is_kept(damaged, store):
     shutil.rmtree(files)
     release, _ = promote_or_keep(challenger, store)
     assert outcome(release) == ("kept", False, "1", "1")
-    assert "models:/letters/1 cannot be scored" in release.reason and len(release.reason) < 1000
+    assert "version 1: its files are gone from" in release.reason and len(release.reason) < 1000
 
 
 @pytest.mark.slow

@@ -61,6 +61,7 @@ class NightSteps:
 
     drift, champion_on_new: given the configuration, tonight's rows and the folder of the last training's run.
     train(overrides, again=…): the chain up to the release under further overrides; its result document.
+    require_comparable(): raises where the registry lost the champion, so that nothing could be released.
     """
 
     ingest: Callable[[RunConfig], DatasetSplits]
@@ -68,6 +69,7 @@ class NightSteps:
     drift: Callable[[RunConfig, Prepared, Path, LabelShift], DriftReport | None]
     champion_on_new: Callable[[RunConfig, Prepared, Path], NewRowsScore | None]
     train: Callable[..., dict[str, Any]]
+    require_comparable: Callable[[], None]
 
 
 @dataclass(kw_only=True)
@@ -134,6 +136,7 @@ class NightRun:
             self.report.say(f"the night of {killed.night} was killed; this one goes on from what it left")
         last = self._last_training(log)
         self._begin(log, left)
+        self.steps.require_comparable()
         rows_before = Rows.load(Path(last.run)) if last else None
         if last is not None and rows_before is None:
             self.mended.append(f"the rows of the last training, run {last.run_id}, are missing or damaged")
@@ -159,7 +162,8 @@ class NightRun:
         outcome = _OUTCOMES.get(result["outcome"], KEPT)
         if outcome == KEPT and result["champion_after"] is None:
             self.facts["no_champion"] = True
-        reason = f"{result['reason'].removeprefix(f'{outcome}: ')} (trained: {decision.reason})"
+        reason = result["reason"].removeprefix(f"{outcome}: ")
+        reason += "" if outcome == SKIPPED else f" (trained: {decision.reason})"
         return self._end(outcome, reason, run_id=result["run_id"], version=result["version"])
 
     def _begin(self, log: NightLog, plan: TrainingPlan | None) -> None:

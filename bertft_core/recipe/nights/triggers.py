@@ -125,9 +125,9 @@ def drop_trigger(score: NewRowsScore, config: NightlyConfig) -> str | None:
 
 
 def decide_training(fired: list[str], change: Changes | None, *, is_forced: bool) -> TrainingDecision:
-    """Train where anything fired. change: None before the first training."""
+    """Train where anything fired. change: None where no training is remembered."""
     if change is None:
-        return TrainingDecision(trains=True, reason="no training yet")
+        return TrainingDecision(trains=True, reason="this home remembers no training")
     if is_forced:
         return TrainingDecision(trains=True, reason="; ".join(["forced", *fired]))
     if fired:

@@ -79,6 +79,7 @@ class Nights:
             "drift": lambda config, prepared, last, label: measure_drift(config, prepared, last, label, self.home),
             "champion_on_new": lambda *_: None,
             "train": self.train,
+            "require_comparable": lambda: None,
         }
         steps |= values.pop("steps", {})
         self.night = NightRun(
@@ -105,7 +106,10 @@ def nights(project: Callable[..., Path], rows: Callable[..., list[tuple[str, str
 
 def test_first_night_trains_and_an_unchanged_second_one_does_not(nights: Nights) -> None:
     first = nights.run()
-    assert (first.outcome, first.reason) == (KEPT, "nothing is released here (trained: no training yet)")
+    assert (first.outcome, first.reason) == (
+        KEPT,
+        "nothing is released here (trained: this home remembers no training)",
+    )
     assert first.run_id is not None and (nights.home / "runs" / first.run_id / "rows.npz").exists()
     assert first.facts["no_champion"] and first.is_to_be_told
     assert first.facts["rows"] == 150 and first.facts["seconds_finetune"] == 1.0 and first.facts["accuracy"] > 0

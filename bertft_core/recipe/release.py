@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,10 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     evidence = artifacts.read_evidence(store, name, chosen)
-    config = parse_config(evidence["config"], Path(evidence["base_dir"]), f"version {chosen} of {name}")
+    base = Path(evidence["base_dir"])
+    if not base.is_dir():  # moved with the home, which lies in it
+        base = (home / os.path.relpath(base, Path(evidence["folder"]).parents[2])).resolve()
+    config = parse_config(evidence["config"], base, f"version {chosen} of {name}")
     dataset = ingest(config, home)
     now = dataset.test_fingerprint()
     if now != evidence["test_rows"]:
@@ -270,7 +274,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
             f"the test rows of {name} version {chosen} have changed since its evaluation "
             f"({evidence['test_rows'][:12]} then, {now[:12]} now): run `bertft run` on today's rows"
         )
-    folder = EvaluationFolder(Path(evidence["folder"]))
+    folder = EvaluationFolder.of_run(home, evidence["folder"])
     if not _is_whole(folder):
         folder = EvaluationFolder(home / "promote" / f"{name}-{chosen}")
         write_gate_rows(config, dataset, folder, home)

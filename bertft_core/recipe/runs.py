@@ -84,7 +84,12 @@ class Run:
             "the same command, or `bertft doctor --repair`, moves it aside and goes on from the fit and the registry"
         )
         parse_record(text, _RunState, str(self.folder.state), remedy)
-        return dict(json.loads(text))
+        stored = dict(json.loads(text))
+        model = (stored.get("fit") or {}).get("model_dir")
+        if model and (former := Path(model).parents[1]) != self.path:  # the home was moved: its paths go with it
+            old, new = (json.dumps(f"{run.parents[1]}/")[1:-1].encode() for run in (former, self.path))
+            stored = dict(json.loads(text.replace(old, new)))
+        return stored
 
     def update(self, **values: Any) -> None:
         """Store further values, atomically; a joined coordinator in the same home may write others at that moment."""

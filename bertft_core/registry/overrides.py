@@ -180,7 +180,7 @@ def check_answers(store: Store, name: str, version: str) -> None:
         card = artifacts.read_served_card(store, name, version)
         try:
             evidence = artifacts.read_evidence(store, name, version)
-            frame = pd.read_parquet(EvaluationFolder(Path(evidence["folder"])).test_rows).head(_ROWS)
+            frame = pd.read_parquet(EvaluationFolder.of_run(store.home, evidence["folder"]).test_rows).head(_ROWS)
         except (ArtifactError, OSError, KeyError):  # evidence that was never there, or was cleaned up
             pair = {} if card.text_pair is None else {"text_pair": [_SENTENCE]}
             frame = pd.DataFrame({"text": [_SENTENCE], **pair})

@@ -56,7 +56,7 @@ def register(
     """
     if not tags.get(RUN_ID):
         raise RegistryError(f"a version needs the tag {RUN_ID}: without it a repeat would register twice")
-    experiment = ensure_store(store)
+    experiment = ensure_store(store, writes=True)
     with store_lock(store, timeout_seconds=600):
         known = find_version(store, registered_model, tags[RUN_ID])
         if known is not None:

@@ -22,6 +22,7 @@ from bertft_core.base.files import follow_umask, make_private, users_umask
 from bertft_core.base.locks import exclusive
 from bertft_core.base.postgres import advisory_lock, is_postgres
 from bertft_core.config.store import MlflowConfig, Store
+from bertft_core.tracking import moved
 
 if TYPE_CHECKING:
     from bertft_core.data.dataset import DatasetSplits
@@ -65,11 +66,12 @@ def open_store(config: MlflowConfig, home: Path | str) -> Store:
     return store
 
 
-def ensure_store(store: Store) -> str:
+def ensure_store(store: Store, *, writes: bool = False) -> str:
     """Create the database and the experiment where missing; return the experiment's id.
 
     Safe to call from several processes at once (MLflow alone is not on a fresh database, sqlite or PostgreSQL).
-    Raises ConfigError when the experiment exists with another artifact_root or was deleted, RegistryError or
+    writes: artefacts are to be written. Raises ConfigError when the experiment was deleted, or would write them
+    elsewhere than into artifact_root (a home that was moved takes its own along, see `moved`); RegistryError or
     StorageError when the store does not answer.
     """
     with store_lock(store), mlflow_faults(store):
@@ -82,15 +84,17 @@ def ensure_store(store: Store) -> str:
             root.mkdir(parents=True)
             let_read(store, root)
         experiment = _find_or_create_experiment(store)
-    if experiment.lifecycle_stage == "deleted":
-        raise ConfigError(f"experiment {store.experiment!r} was deleted in {store}: restore or rename it")
-    location = experiment.artifact_location
-    if store.artifact_root and _resolved(location) != _resolved(store.artifact_root):
-        raise ConfigError(
-            f"artifact_root: experiment {store.experiment!r} keeps its artefacts in "
-            f"{masked(location)}, mlflow.yaml says {masked(store.artifact_root)}: "
-            "set artifact_root to the first, or choose another experiment"
-        )
+        if experiment.lifecycle_stage == "deleted":
+            raise ConfigError(f"experiment {store.experiment!r} was deleted in {store}: restore or rename it")
+        location = str(experiment.artifact_location)
+        is_elsewhere = bool(store.artifact_root) and not moved.is_same_place(location, store.artifact_root or "")
+        if is_elsewhere and not moved.take_along(store, location) and writes:
+            raise ConfigError(
+                f"artifact_root: experiment {store.experiment!r} keeps its artefacts in "
+                f"{masked(location)}, mlflow.yaml says {masked(store.artifact_root or '')}: set artifact_root to "
+                "the first, move the files there and run the command again while no other one is at work in this "
+                "home, or choose another experiment"
+            )
     return str(experiment.experiment_id)
 
 
@@ -147,7 +151,7 @@ def find_or_create_run(
     marks = {RUN_KEY: run_key, ROLE: role}
     if slot is not None:
         marks[SLOT] = str(slot)
-    experiment = ensure_store(store)
+    experiment = ensure_store(store, writes=True)
     api = client(store)
     query = " and ".join(f"tags.`{key}` = {literal(value)}" for key, value in marks.items())
     with store_lock(store):
@@ -308,11 +312,15 @@ def download_files(store: Store, model_id: str, path: str, folder: Path | str) -
 def list_files(store: Store, model_id: str, folder: str) -> list[str]:
     """Paths of a logged model's files in `folder` and one level below it; none when nothing is there."""
     from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    api = client(store)
+    location = logged_model_location(store, model_id)
+    if location is None:
+        raise ArtifactError(f"logged model {model_id} is gone from {store}")
     try:
-        listed = api.list_logged_model_artifacts(model_id, folder)
-        below = [f for entry in listed if entry.is_dir for f in api.list_logged_model_artifacts(model_id, entry.path)]
+        files: Any = get_artifact_repository(location, tracking_uri=store.tracking_uri)
+        listed = files.list_artifacts(folder)
+        below = [f for entry in listed if entry.is_dir for f in files.list_artifacts(entry.path)]
     except (OSError, MlflowException) as fault:
         raise ArtifactError(f"the files of logged model {model_id} cannot be listed: {fault}") from fault
     return [str(f.path) for f in [*listed, *below] if not f.is_dir]
@@ -337,7 +345,14 @@ def logged_model_status(store: Store, model_id: str) -> str:
 def logged_model_location(store: Store, model_id: str) -> str | None:
     """Where a logged model's files lie; None when there is no such logged model."""
     model = _logged_model(store, model_id)
-    return None if model is None else str(model.artifact_location).rstrip("/")
+    if model is None:
+        return None
+    location = str(model.artifact_location).rstrip("/")
+    folder = moved.local_folder(location)
+    if store.artifact_root is None or folder is None or folder.exists():
+        return location
+    former = client(store).get_experiment(model.experiment_id).artifact_location
+    return moved.found_again(store, location, str(former))
 
 
 def _logged_model(store: Store, model_id: str) -> Any:
@@ -374,7 +389,7 @@ def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
     not answer.
     """
     database = next((uri for uri in (store.tracking_uri, store.registry_uri) if is_postgres(uri)), None)
-    path = Path(store.home) / "locks" / "mlflow.lock"
+    path = Path(store.home) / "locks" / moved.STORE_LOCK
     key = database or str(path)
     held: set[str] = _THREAD.__dict__.setdefault("held", set())  # lock files and databases this thread has locked
     if key in held:
@@ -406,12 +421,6 @@ def _find_or_create_experiment(store: Store) -> Any:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         return api.get_experiment_by_name(store.experiment)
-
-
-def _resolved(uri: str) -> str:
-    """A local path or file: URI as one resolved path; any other URI without its trailing slash."""
-    path = local_path(uri)
-    return uri.rstrip("/") if path is None else str(path.resolve())
 
 
 def let_read(store: Store, location: str | Path) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +163,8 @@ def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None
     if stored.key != key:
         return None
     result = stored.result
+    if result.model_dir:
+        result = replace(result, model_dir=str(output / "model"))  # the folder may have been moved since
     if spec.measure_latency and result.latency_ms is None:
         return None
     has_model = not spec.keep_model or (Path(result.model_dir) / "model.safetensors").is_file()

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import sqlite3
-import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
-FILE = Path(__file__).parents[1] / "homes" / "format_1.json"
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old(restore_home: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with rows.csv, run.yaml, the encoder and `home`, where versions 1 (champion) and 2 are registered."""
-    root, packed = tmp_path_factory.mktemp("old"), json.loads(FILE.read_text(encoding="utf-8"))
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed["archive"]))) as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            assert content is not None
-            file = root / member.name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            value = content.read().replace(packed["root"].encode(), str(root).encode())
-            if file.suffix == ".db":
-                with sqlite3.connect(file) as database:
-                    database.executescript(value.decode("utf-8"))
-            else:
-                file.write_bytes(value)
-    return root
+    return restore_home(tmp_path_factory.mktemp("old"))
 
 
 def test_old_home_is_read_served_released_and_trained_on(old, command, document) -> None:

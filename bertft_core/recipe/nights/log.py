@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,11 +120,12 @@ class NightLog:
     def last_training(self) -> LastTraining | None:
         """The last training, None before the first. Raises DamagedFile."""
         try:
-            return read_record(
+            last = read_record(
                 self._last_training, LastTraining, "the next night makes it again from the runs that there are"
             )
         except FileNotFoundError:
             return None
+        return replace(last, run=str(self.folder.parent / "runs" / last.run_id))  # the home may have been moved
 
     def remake_last_training(self, fault: DamagedFile) -> LastTraining | None:
         """In place of a damaged record, which is moved aside: what the last run of a night tells; None without one.

@@ -62,6 +62,8 @@ def pipeline(
     report.say(f"ingest: {dataset.n_train} train, {dataset.n_validation} validation, {dataset.n_test} test rows")
     with report.stage("tokenize"):
         prepared = tokenize_rows(config, dataset, root, report)
+    for text in prepared.dataset.report.warnings:
+        report.say(f"  warning: {text}")
     run = identify(config, prepared, root, again=again)
     if last == "evaluate":
         run = fitted(config, run, root)

@@ -44,7 +44,7 @@ def tokenize_rows(config: RunConfig, dataset: DatasetSplits, home: Path, progres
     prepared = prepare.tokenize(config, dataset, home, progress.rows)
     tokens = prepared.tokens
     table = [
-        {"split": s, "rows": getattr(dataset, f"n_{s}"), "cut": tokens.rows_cut[s], **tokens.percentiles[s]}
+        {"split": s, "rows": getattr(prepared.dataset, f"n_{s}"), "cut": tokens.rows_cut[s], **tokens.percentiles[s]}
         for s in SPLITS
     ]
     create_table_artifact(key="bertft-tokens", table=table, description=f"{config.name}: lengths before the cut")

@@ -36,8 +36,8 @@ def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
     result = fitting.finetune(context, show)
     if result.prefix and result.prefix["reason"]:
         progress.say(f"  the prefix cache is not used for all rows: {result.prefix['reason']}")
-    if result.fault:
-        progress.say(f"  warning: {result.fault}")
+    for text in filter(None, (result.fault, result.note)):
+        progress.say(f"  warning: {text}")
     rows = [asdict(epoch) for epoch in result.history]
     create_table_artifact(key="bertft-epochs", table=rows, description=f"{context.config.name}: {result}")
     return result

@@ -49,6 +49,7 @@ class _Collected:
 
     hashes: Any
     groups: Any  # uint64 [n], what decides the split: of data.group, else of the text
+    likeness: Any  # uint64 [n], equal for near-copies
     dates: Any
     given_sides: Any  # int8 [n], -1 where the hash decides
     labels: LabelTable
@@ -140,7 +141,7 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
     merge = config.merge_labels == "casefold"
     column = LabelColumn(None if fixed is None else [str(c) for c in fixed], multi_label=multi_label, merge=merge)
     checker, reasons = RowChecker(config, column), Counter[str]()
-    hashes, groups, dates, given = [], [], [], []
+    hashes, groups, likeness, dates, given = [], [], [], [], []
     first: RowFault | None = None
     n_rows = filtered = 0
     with pa.OSFile(str(raw), "wb") as sink, pa.ipc.new_file(sink, _RAW) as writer:
@@ -163,7 +164,8 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
                     writer.write_batch(pa.record_batch(arrays, schema=_RAW))
                     digests = halves(checked.digests)
                     hashes.append(digests)
-                    groups.append(halves(checked.group_digests)[:, 0])
+                    groups.append(halves(checked.split_digests)[:, 0])
+                    likeness.append(np.array(checked.likeness, dtype=np.uint64))
                     dates.append(np.array(checked.dates, dtype=np.int64))
                     given.append(np.full(len(checked.rows), side, dtype=np.int8))
                 on_progress("rows read", n_rows + filtered)
@@ -183,6 +185,7 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
     return _Collected(
         hashes=np.concatenate(hashes),
         groups=np.concatenate(groups),
+        likeness=np.concatenate(likeness),
         dates=np.concatenate(dates),
         given_sides=np.concatenate(given),
         labels=column.close(),
@@ -285,6 +288,7 @@ def _report(
             f"the splits {', '.join(pooled)} of {config.source} are pooled and split anew; to keep them give "
             f"data.train: {config.source}#{pooled[0]} and likewise data.validation and data.test"
         )
+    warnings += _near_copies(seen.likeness, sides, used)
     overlaps = {}
     if config.source is None:
         overlaps = {name: int((repeats.overlap & (sides == s)).sum()) for s, name in enumerate(SPLITS[:2])}
@@ -319,6 +323,20 @@ def _report(
             split: {name: int(counts[s, c]) for c, name in enumerate(labels.classes)} for s, split in enumerate(SPLITS)
         },
     )
+
+
+def _near_copies(likeness: Any, sides: Any, used: Any) -> list[str]:
+    """How many rows of train and of validation are near-copies of rows in a split nearer to test."""
+    lines = []
+    for side, others in enumerate(("a validation or test row", "a test row")):
+        n = int(np.isin(likeness[used & (sides == side)], likeness[used & (sides > side)]).sum())
+        if n:
+            differ = counted(n, f"row of {SPLITS[side]} differs", f"rows of {SPLITS[side]} differ")
+            lines.append(
+                f"{differ} from {others} by spaces, punctuation, accents or case alone: scores on such copies flatter "
+                "the model"
+            )
+    return lines
 
 
 # ---- pass 2

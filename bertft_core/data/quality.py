@@ -19,7 +19,7 @@ from bertft_core.data.dates import DateColumn, end_of
 from bertft_core.data.draws import Draw
 from bertft_core.data.labels import FaultyRow, Label, LabelColumn, UnknownLabel, parse_flags
 from bertft_core.data.readers import RowBatch, RowFault
-from bertft_core.data.splits import SPLITS, key_digest, row_key
+from bertft_core.data.splits import SPLITS, key_digest, likeness, row_key, split_key
 
 _SHOWN_VALUES = 10  # of a data.where column, in the message when nothing matches
 Bools = npt.NDArray[np.bool_]
@@ -27,7 +27,11 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(kw_only=True)
 class CheckedBatch:
-    """Usable rows of a batch, parallel lists; `digests` and `group_digests` join 16 bytes each."""
+    """Usable rows of a batch, parallel lists.
+
+    Joined 16 bytes a row: `digests` (which text it is), `split_digests` (of data.group, else of the text: its split).
+    likeness: see `splits.likeness`.
+    """
 
     files: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -38,7 +42,8 @@ class CheckedBatch:
     slices: list[list[str]] = field(default_factory=list)
     groups: list[str | None] = field(default_factory=list)
     digests: bytearray = field(default_factory=bytearray)
-    group_digests: bytearray = field(default_factory=bytearray)
+    split_digests: bytearray = field(default_factory=bytearray)
+    likeness: list[int] = field(default_factory=list)
     faults: list[RowFault] = field(default_factory=list)
     filtered: int = 0
 
@@ -101,8 +106,9 @@ class RowChecker:
         code: Label = parse_flags(label, columns) if isinstance(columns, list) else self._labels.parse(label)
         is_alone = group is None or group == "" or (isinstance(group, float) and math.isnan(group))
         try:
-            digest = key_digest(key)
-            group_digest = digest if is_alone else key_digest(str(group))  # without a group: a group of its own
+            digest, of_split = key_digest(key), split_key(key) if is_alone else str(group)
+            split_digest = digest if of_split == key else key_digest(of_split)
+            like = likeness(key)
         except UnicodeEncodeError:
             raise FaultyRow("invalid Unicode: a lone surrogate") from None
         out.texts.append(text)
@@ -110,7 +116,8 @@ class RowChecker:
         out.labels.append(code)
         out.dates.append(moment)
         out.digests += digest
-        out.group_digests += group_digest
+        out.split_digests += split_digest
+        out.likeness.append(like)
         out.groups.append(None if is_alone else str(group))
         return True
 

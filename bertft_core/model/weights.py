@@ -122,6 +122,12 @@ def survey(pretrained: Path | str) -> Origin:
         return load_weights(AutoModelForSequenceClassification, pretrained, load_config(pretrained))[1]
 
 
+def prefix_of(model: Any, pretrained: Path | str) -> str:
+    """What a wrapper had put before the names of the weights that a classifier was loaded from, "" for nothing."""
+    shapes = weight_shapes(Path(pretrained)) if Path(pretrained).is_dir() else {}
+    return wrapper_prefix(shapes, set(model.base_model.state_dict()), model.base_model_prefix.removeprefix("backbone."))
+
+
 def _prefix(reference: PreTrainedModel, shapes: Shapes, folder: Path) -> str:
     """A wrapper's prefix; refuses first a config.json that describes an encoder far larger than its files."""
     state = reference.base_model.state_dict()

@@ -108,7 +108,8 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
         bootstrap=Bootstrap(level=wanted.level, resamples=wanted.resamples, seed=config.training.seed),
     )
     untrained = [fit.fault] if fit.fault else []  # before anything else: the scores mean nothing then
-    report = replace(report, warnings=(*untrained, *report.warnings, *dataset.report.warnings))
+    noted = [fit.note] if fit.note else []
+    report = replace(report, warnings=(*untrained, *noted, *report.warnings, *dataset.report.warnings))
     write_json(folder.report_json, report.to_json())
     _draw(config, report, fit, prepared, folder)
     write_markdown(config, report, folder)

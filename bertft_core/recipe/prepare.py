@@ -13,7 +13,9 @@ from bertft_core.config.run import RunConfig
 from bertft_core.config.search import values_of
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.prepare import prepare_dataset
+from bertft_core.data.splits import SPLITS
 from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_splits
+from bertft_core.data.tokens.twins import without_twins
 from bertft_core.model.pretrained import resolve_pretrained
 
 OnProgress = Callable[[str, int], None]
@@ -43,9 +45,16 @@ def ingest(config: RunConfig, home: Path, on_progress: OnProgress | None = None)
 
 
 def tokenize(config: RunConfig, dataset: DatasetSplits, home: Path, on_progress: OnProgress | None = None) -> Prepared:
-    """Cut and tokenize each split once for the configured encoder; content-addressed under home/tokens."""
+    """Cut and tokenize each split once for the configured encoder; content-addressed under home/tokens.
+
+    Rows of train and validation that this encoder cannot tell from a row nearer to test are left out.
+    """
     pretrained = resolve_pretrained(config)
     tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)
+    if any(tokens.twins[split] for split in SPLITS[:2]):
+        encoder, limit = config.model.pretrained, config.data.max_faulty_share
+        dataset = without_twins(dataset, tokens.path, home / "data", encoder, limit)
+        tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)
     return Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained))
 
 

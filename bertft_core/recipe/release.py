@@ -26,7 +26,7 @@ from bertft_core.evaluation.scores.metrics import Scores
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import baseline_folder, slices_of, write_markdown
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.prepare import ingest
+from bertft_core.recipe.prepare import ingest, prepare
 from bertft_core.recipe.review import write_page
 from bertft_core.recipe.runs import RUN_CODE
 from bertft_core.registry import aliases, artifacts, entries, ledger
@@ -277,11 +277,11 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     folder = EvaluationFolder.of_run(home, evidence["folder"])
     if not _is_whole(folder):
         folder = EvaluationFolder(home / "promote" / f"{name}-{chosen}")
-        write_gate_rows(config, dataset, folder, home)
+        write_gate_rows(config, prepare(config, home).dataset, folder, home)
         answers = folder.path / "answers.npz"
         scored = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)
         np.save(folder.predicted, scored.predicted(evidence["classes"]), allow_pickle=False)
         np.save(folder.probabilities, scored.probabilities(evidence["classes"]), allow_pickle=False)
     elif not folder.baseline.exists():  # evaluated before the baseline took part
-        write_gate_rows(config, dataset, folder, home)
+        write_gate_rows(config, prepare(config, home).dataset, folder, home)
     return _candidate(name, chosen, folder, config, evidence)

@@ -30,6 +30,7 @@ from bertft_core.model.features import Classifier, level_map
 from bertft_core.model.layers import LayerMap, set_depth
 from bertft_core.model.prefix.cache import PrefixCache
 from bertft_core.model.prefix.frozen import PrefixFigures, figures, open_prefixes
+from bertft_core.model.weights import prefix_of
 from bertft_core.training.checkpoint import FitState, load_checkpoint, remove_checkpoint, save_checkpoint, save_tensors
 from bertft_core.training.forward import FeatureForward, Forward, open_forward
 from bertft_core.training.losses import (
@@ -476,6 +477,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         prefix=_prefix_figures(run),
         chance_loss=chance,
         learnt=learnt,
+        wrapper=prefix_of(run.model, run.spec.pretrained),
     )
 
 

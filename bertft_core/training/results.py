@@ -45,7 +45,7 @@ class TrainingResult:
     ``chance_loss``: the training loss of answering every row by the class frequencies alone (`losses.chance_loss`).
     ``learnt``: how much of the way from there to right answers the loss went at its lowest, on training or on
     validation rows, whichever went further: McFadden's pseudo R². Both are None without a finished epoch, and in
-    results of older versions.
+    results of older versions. ``wrapper``: the prefix that was taken off the names of the encoder's weights.
     """
 
     state: str
@@ -64,6 +64,7 @@ class TrainingResult:
     prefix: dict[str, Any] | None = None
     chance_loss: float | None = None
     learnt: float | None = None
+    wrapper: str = ""
 
     def __str__(self) -> str:
         where = f"epoch {self.best_epoch}, {counted(self.steps, 'step')}, {self.seconds:.0f} s"
@@ -84,6 +85,13 @@ class TrainingResult:
             f"{UNTRAINED}: the training loss was {lowest:.4f} at its lowest, class frequencies alone give "
             f"{self.chance_loss:.4f}; raise training.lr or training.epochs"
         )
+
+    @property
+    def note(self) -> str:
+        """What was mended in the encoder's files as they were read, "" for nothing."""
+        if not self.wrapper:
+            return ""
+        return f"the names of the encoder's weights begin with {self.wrapper!r}, a wrapper's: it was taken off"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

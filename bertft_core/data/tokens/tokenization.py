@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from bertft_core.data.tokens.encoding import (
     load_tokenizer,
 )
 from bertft_core.data.tokens.known_tokens import KEY_BYTES, MANNER, Keys, KnownRows, known_rows, row_keys
+from bertft_core.data.tokens.twins import FILE, STAYS, TWINS_VERSION, find_twins, unknown_id
 
 TOKENS_VERSION = 2
 _PERCENTILES = (50, 90, 95, 99)
@@ -41,7 +42,8 @@ class TokenizedSplits:
     """Where the ids of each split lie, and what truncation did.
 
     rows_cut: {split: rows longer than max_length}; percentiles: {split: {p50, p90, p95, p99, max}} of the
-    lengths before cutting, special tokens included.
+    lengths before cutting, special tokens included. twins: rows of each split that should not stand there, since the
+    encoder reads nothing in them or cannot tell them from another row (`twins.find_twins`).
     """
 
     directory: str
@@ -54,6 +56,7 @@ class TokenizedSplits:
     percentiles: dict[str, dict[str, int]]
     pad_id: int
     has_pair: bool
+    twins: dict[str, int] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -140,7 +143,7 @@ def tokenize_splits(
     check_max_length(pretrained, config.max_length)
     files = {n: hash_file(pretrained / n) for n in (*TOKENIZER_FILES, "config.json") if (pretrained / n).is_file()}
     manner = hash_json([TOKENS_VERSION, version("tokenizers"), files, config.cut()])[:32]
-    key = hash_json([manner, dataset.fingerprint])[:32]
+    key = hash_json([manner, dataset.fingerprint, TWINS_VERSION])[:32]
     folder = Path(root).resolve() / key
     if not is_complete(folder):
         tokenizer = load_tokenizer(pretrained)
@@ -165,9 +168,24 @@ def tokenize_splits(
                 rows_cut={s: f[0] for s, f in facts.items()},
                 percentiles={s: f[1] for s, f in facts.items()},
                 pad_id=_pad_id(pretrained, tokenizer),
+                twins=_write_twins(staging, tokenizer, layout, cutting),
             )
             write_json(staging / "tokens.json", asdict(summary))
     return load_tokenized_splits(folder)
+
+
+def _write_twins(staging: Path, tokenizer: Any, layout: SpecialLayout, cutting: Cutting) -> dict[str, int]:
+    """Rows of each split that have a twin or no token: their codes to a file, their number by split."""
+    longest = cutting.longest(layout.n_special(False))
+    cut = []
+    for split in SPLITS:
+        uncut = pa.ipc.open_file(pa.memory_map(str(staging / f"{split}.arrow"))).get_batch(0)["uncut"].to_numpy()
+        cut.append(uncut > longest if longest is not None else np.zeros(len(uncut), dtype=bool))
+    marks = {i for part in (*layout.single, *layout.pair) for i in part}
+    arrays = [open_split(staging, split) for split in SPLITS]
+    codes = find_twins(arrays, cut, marks, unknown_id(tokenizer))
+    np.savez(staging / FILE, **dict(zip(SPLITS, codes, strict=True)))
+    return {split: int((code != STAYS).sum()) for split, code in zip(SPLITS, codes, strict=True)}
 
 
 def load_tokenized_splits(directory: Path | str) -> TokenizedSplits:

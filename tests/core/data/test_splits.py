@@ -17,7 +17,7 @@ from bertft_core.base.errors import ConfigError, DataError
 from bertft_core.config.run import DataConfig, SplitConfig, parse_config
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.prepare import prepare_dataset
-from bertft_core.data.splits import SPLITS, halves, key_digest, row_key, salted, sides_of, split_of
+from bertft_core.data.splits import SPLITS, halves, key_digest, row_key, salted, sides_of, split_key, split_of
 
 # where the first release put these rows at the default shares
 KNOWN = {
@@ -39,6 +39,10 @@ def sides(data: DatasetSplits) -> dict[str, str]:
     return {text: split for split in SPLITS for text in data.table(split)["text"].to_pylist()}
 
 
+def key_of(text: str) -> str:
+    return split_key(row_key(text))
+
+
 def plain(n: int) -> list[tuple[str, str]]:
     return [(f"text number {i}", "ab"[i % 2]) for i in range(n)]
 
@@ -46,7 +50,7 @@ def plain(n: int) -> list[tuple[str, str]]:
 def rare(split: str, n: int = 3) -> list[tuple[str, str]]:
     """n rows of class c that the default draw puts into one split."""
     texts = (f"rare {i}" for i in range(1_000))
-    return [(t, "c") for t in texts if split_of(row_key(t), SplitConfig()) == split][:n]
+    return [(t, "c") for t in texts if split_of(key_of(t), SplitConfig()) == split][:n]
 
 
 def salt_in(text: str, key: str) -> Any:
@@ -87,6 +91,43 @@ def test_copies_with_an_invisible_sign_are_duplicates_or_conflicts_and_never_in_
     assert (data.report.rows_used, data.report.duplicates_dropped) == (300, 300)
     data = prepare(tmp_path, [*rows, *flipped], max_faulty_share=0.9)
     assert data.report.reasons == {"conflicting labels": 200} and data.report.rows_used == 200
+
+
+def test_key_of_the_split_differs_for_accents_compatibility_forms_and_final_marks_alone() -> None:
+    texts = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    moved = {text for text in texts if key_of(f"a{text}b") != row_key(f"a{text}b")}
+    assert {"\u00e9", "\uff46", "\uff01", "\u0301", "\u2122"} <= moved
+    apart = {text: unicodedata.normalize("NFKD", text.casefold()) for text in moved}
+    assert all(a != text.casefold() or any(unicodedata.category(c) == "Mn" for c in a) for text, a in apart.items())
+    kept = ["good.", "good .", "good", "a? b", "3.5", "?", "...", "\u6f22\u3002", 'he said "no."', "(good)"]
+    assert [key_of(text) for text in kept] == [row_key(text) for text in kept]
+    assert {key_of(text) for text in ("good!", "good ?!", "good...", "Good !!", "g\u00f6od\uff01", "good.!")} == {
+        "good"
+    }
+    assert split_key(row_key("one!", "two?")) == row_key("one", "two")
+
+
+def test_copies_that_differ_by_an_accent_or_a_final_mark_lie_in_one_split_whatever_the_encoder(tmp_path: Path) -> None:
+    rows = [(f"the film {i} is here", "ab"[i % 2]) for i in range(300)]
+    forms = ("{}!", "{} ?!", "{}...", "{}\u0301", "{}\uff01")
+    copies = [(forms[i % 5].format(text), label) for i, (text, label) in enumerate(rows)]
+    copies += [(text.replace("film", "\uff46ilm"), label) for text, label in rows]
+    found = sides(prepare(tmp_path, [*rows, *copies]))
+    assert len(found) == 900
+    assert all(found[copy] == found[text] for (text, _), (copy, _) in zip([*rows, *rows], copies, strict=True))
+
+
+def test_near_copies_in_other_splits_are_counted(tmp_path: Path) -> None:
+    rows = [(f"the film, {i} is 3.5 here", "ab"[i % 2]) for i in range(200)]
+    copies = [(text.replace("film,", "film ,") + ".", label) for text, label in rows]
+    data = prepare(tmp_path, [*rows, *copies, ("the film 35 is 35 here", "a")])
+    found, order = sides(data), {split: place for place, split in enumerate(SPLITS)}
+    pairs = [sorted((found[a], found[b]), key=order.__getitem__) for (a, _), (b, _) in zip(rows, copies, strict=True)]
+    n, of_validation = (sum(low == split != high for low, high in pairs) for split in ("train", "validation"))
+    first, second = data.report.warnings
+    assert n > 50 and f"{n} rows of train differ from a validation or test row by spaces, punctuation" in first
+    assert of_validation > 3 and f"{of_validation} rows of validation differ from a test row" in second
+    assert data.report.rows_used == 401
 
 
 def test_texts_in_which_nothing_can_be_seen_are_empty(tmp_path: Path) -> None:
@@ -139,8 +180,8 @@ def test_class_absent_from_train_is_told_the_salt_that_mends_it(tmp_path: Path) 
 
 
 def test_classes_absent_from_test_or_validation_are_told_one_setting_for_all(tmp_path: Path) -> None:
-    rows = [*plain(200), *rare("train", 4), *((f"{t}!", "d") for t, _ in rare("train", 40))]
-    rows = [row for row in rows if row[1] != "d" or split_of(row_key(row[0]), SplitConfig()) != "validation"]
+    rows = [*plain(200), *rare("train", 4), *((f"{t} x", "d") for t, _ in rare("train", 40))]
+    rows = [row for row in rows if row[1] != "d" or split_of(key_of(row[0]), SplitConfig()) != "validation"]
     first = prepare(tmp_path, rows, split={"class_salt": {"a": "mine"}})
     lines = "\n".join(first.report.warnings)
     assert "class 'c' is absent from test (4 rows in all)" in lines and "'d'" in lines

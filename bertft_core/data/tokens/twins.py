@@ -1,0 +1,237 @@
+"""Rows that an encoder cannot tell apart, found by their token ids, and the splits without them.
+
+Test rows are never left out: they are the same for every encoder, so that versions can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from bertft_core.base.errors import DataError
+from bertft_core.base.files import is_complete, staged_folder, write_json
+from bertft_core.base.hashes import hash_json
+from bertft_core.base.text import counted
+from bertft_core.data.dataset import DatasetSplits, load_dataset_splits
+from bertft_core.data.prepare import CONFLICT
+from bertft_core.data.quality import gate_faulty_share
+from bertft_core.data.splits import SPLITS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from bertft_core.data.tokens.tokenization import TokenArrays
+
+TWINS_VERSION = 1
+FILE = "left_out.npz"  # in a folder of tokens: why each row of train and of validation is left out
+STAYS, OVERLAP, DUPLICATE, CONFLICTING, EMPTY = range(5)
+_WHY = {CONFLICTING: CONFLICT, EMPTY: "empty text"}  # as the gate of data calls them
+Codes = npt.NDArray[np.int8]
+
+
+def unknown_id(tokenizer: Tokenizer) -> int:
+    """The id that stands for whatever the vocabulary lacks, -1 for none."""
+    token = getattr(tokenizer.model, "unk_token", None) or "<unk>"  # a Unigram model does not name it
+    found = tokenizer.token_to_id(token)
+    return -1 if found is None else int(found)
+
+
+def find_twins(splits: list[TokenArrays], cut: list[Any], marks: set[int], unknown: int) -> list[Codes]:
+    """Why each row of train, validation and test should not stand there, int8 [n] each: STAYS or one of the others.
+
+    OVERLAP: a split nearer to test has a row of the same ids. Among rows of one split that were not `cut` (bool [n])
+    and hold no `unknown` id: CONFLICTING, the same ids have several labels; DUPLICATE, all but the first of one label.
+    EMPTY: no ids but the special `marks`.
+    """
+    keys = np.concatenate([_keys(arrays) for arrays in splits])
+    sides = np.repeat(np.arange(3, dtype=np.int8), [len(arrays.labels) for arrays in splits])
+    out = np.full(len(keys), STAYS, dtype=np.int8)
+    _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    group = group.reshape(-1)
+    nearest = np.full(len(counts), -1, dtype=np.int8)
+    np.maximum.at(nearest, group, sides)
+    in_several = counts[group] > 1
+    out[sides < nearest[group]] = OVERLAP
+    is_certain = np.concatenate([~c & _lacks(a, unknown) for a, c in zip(splits, cut, strict=True)])
+    places = np.flatnonzero(in_several & is_certain & (out == STAYS))
+    labels = _labels(splits)
+    by_group: dict[int, list[int]] = {}
+    for place in places.tolist():
+        by_group.setdefault(int(group[place]), []).append(place)
+    for rows in by_group.values():
+        if len({labels(row) for row in rows}) > 1:
+            out[rows] = CONFLICTING
+        else:
+            out[rows[1:]] = DUPLICATE
+    out[np.concatenate([_is_empty(arrays, marks) for arrays in splits])] = EMPTY
+    return np.split(out, np.cumsum([len(arrays.labels) for arrays in splits])[:-1])
+
+
+def _keys(arrays: TokenArrays) -> Any:
+    """A 16-byte hash of the ids and token types of each row."""
+    bounds, starts = arrays.offsets.tolist(), arrays.pair_start.tolist()
+    digests = [
+        hashlib.blake2b(arrays.ids[begin:end].tobytes() + start.to_bytes(4, "little"), digest_size=16).digest()
+        for begin, end, start in zip(bounds[:-1], bounds[1:], starts, strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), dtype="V16")
+
+
+def _lacks(arrays: TokenArrays, unknown: int) -> Any:
+    held = np.concatenate([[0], np.cumsum(arrays.ids == unknown)])
+    return held[arrays.offsets[1:]] == held[arrays.offsets[:-1]]
+
+
+def _is_empty(arrays: TokenArrays, marks: set[int]) -> Any:
+    held = np.concatenate([[0], np.cumsum(~np.isin(arrays.ids, list(marks)))])
+    return held[arrays.offsets[1:]] == held[arrays.offsets[:-1]]
+
+
+def _labels(splits: list[TokenArrays]) -> Any:
+    """The label of a row by its place in all splits: comparable values."""
+    ends = np.cumsum([len(arrays.labels) for arrays in splits]).tolist()
+
+    def label(place: int) -> Any:
+        side = int(np.searchsorted(ends, place, side="right"))
+        arrays, row = splits[side], place - (ends[side - 1] if side else 0)
+        return int(arrays.labels[row]) if arrays.weights is None else arrays.weights[row].tobytes()
+
+    return label
+
+
+def without_twins(
+    dataset: DatasetSplits, tokens: Path, root: Path, encoder: str, max_faulty_share: float
+) -> DatasetSplits:
+    """The splits without the rows of train and validation that the folder `tokens` says to leave out.
+
+    Content-addressed under `root`; the report of the gate counts them, rows that contradict each other or are empty
+    go to the quarantine. Raises DataError where a class is left without a row in train, or validation without any, and
+    where more than `max_faulty_share` of the rows are in the quarantine.
+    """
+    with np.load(tokens / FILE, allow_pickle=False) as stored:
+        codes = [stored[split] for split in SPLITS]
+    key = hash_json([TWINS_VERSION, dataset.path.name, encoder, _content(codes)])[:32]
+    folder = Path(root).resolve() / key
+    if not is_complete(folder):
+        with staged_folder(folder) as staging:
+            _write(dataset, codes, staging, folder, encoder, max_faulty_share)
+    return load_dataset_splits(folder)
+
+
+def _write(
+    dataset: DatasetSplits, codes: list[Codes], staging: Path, folder: Path, encoder: str, max_faulty_share: float
+) -> None:
+    for name in ("test.arrow", "quarantine.jsonl"):
+        shutil.copyfile(dataset.path / name, staging / name)
+    gone = []
+    with open(staging / "quarantine.jsonl", "a", encoding="utf-8") as quarantine:
+        for split, code in zip(SPLITS[:2], codes, strict=False):
+            rows = _copy_kept(dataset.path / f"{split}.arrow", code, staging / f"{split}.arrow")
+            gone.append(Counter(name for row, _ in rows for name in _names(dataset, row)))
+            for row, why in rows:
+                if why in _WHY:
+                    reason = f"{_WHY[why]}: by the token ids of {encoder}"
+                    fault = {"file": row["file"], "row": row["row"], "reason": reason, "text": row["text"][:200]}
+                    quarantine.write(json.dumps(fault, ensure_ascii=False) + "\n")
+    copy = folder.parent.parent / "quarantine" / f"{folder.name}.jsonl"
+    if any(np.isin(code, list(_WHY)).any() for code in codes[:2]):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(staging / "quarantine.jsonl", copy)
+    fields = _fields(dataset, codes, gone, encoder)
+    gate_faulty_share(fields["report"]["reasons"], dataset.report.rows_read, max_faulty_share, copy)
+    write_json(staging / "report.json", {**fields, "fingerprint": hash_json([dataset.fingerprint, _content(codes)])})
+
+
+def _content(codes: list[Codes]) -> list[str]:
+    return [hashlib.sha256(code.tobytes()).hexdigest() for code in codes[:2]]
+
+
+def _copy_kept(source: Path, code: Codes, target: Path) -> list[tuple[dict[str, Any], int]]:
+    """Copy the rows that stay; the others, each with its code."""
+    gone: list[tuple[dict[str, Any], int]] = []
+    start = 0
+    with pa.OSFile(str(source)) as file, pa.OSFile(str(target), "wb") as sink:
+        reader = pa.ipc.open_file(file)
+        with pa.ipc.new_file(sink, reader.schema) as writer:
+            for number in range(reader.num_record_batches):
+                part = reader.get_batch(number)
+                of_part = code[start : start + part.num_rows]
+                start += part.num_rows
+                writer.write_batch(part.filter(pa.array(of_part == STAYS)))
+                rows = part.filter(pa.array(of_part != STAYS)).to_pylist()
+                gone += zip(rows, of_part[of_part != STAYS].tolist(), strict=True)
+    return gone
+
+
+def _names(dataset: DatasetSplits, row: dict[str, Any]) -> list[str]:
+    """The classes of a row, as the counts of the gate's report count them."""
+    if dataset.multi_label:
+        return [name for name, weight in zip(dataset.classes, row["weights"], strict=True) if weight]
+    return [dataset.classes[row["label"]]] if row["label"] >= 0 else []
+
+
+def _fields(dataset: DatasetSplits, codes: list[Codes], lost: list[Counter[str]], encoder: str) -> dict[str, Any]:
+    """report.json of the splits that are left; lost: rows of each class that train and validation lose."""
+    report = dataset.report
+    gone = [int((code != STAYS).sum()) for code in codes[:2]]
+    counts = {
+        split: {name: n - of[name] for name, n in report.class_counts[split].items()}
+        for split, of in zip(SPLITS, [*lost, Counter[str]()], strict=True)
+    }
+    why = f"have the token ids of rows nearer to test, or none, by the tokenizer of {encoder}"
+    remedy = "raise tokenization.max_length if texts are cut, mend the rows, or take an encoder that tells them apart"
+    for name in dataset.classes:
+        if lost[0][name] and not counts["train"][name]:
+            raise DataError(f"class {name!r} has no row left in train: all {lost[0][name]} {why}; {remedy}")
+    if gone[1] == dataset.n_validation:
+        raise DataError(f"validation has no row left: all {gone[1]} {why}; {remedy}")
+    total = {code: sum(int((c == code).sum()) for c in codes[:2]) for code in (OVERLAP, DUPLICATE, CONFLICTING, EMPTY)}
+    overlaps = {s: int((c == OVERLAP).sum()) for s, c in zip(SPLITS[:2], codes, strict=False)}
+    reasons = dict(report.reasons)
+    for code, reason in _WHY.items():
+        if total[code]:
+            reasons[reason] = reasons.get(reason, 0) + total[code]
+    changed = replace(
+        report,
+        rows_used=report.rows_used - sum(gone),
+        rows_quarantined=report.rows_quarantined + total[CONFLICTING] + total[EMPTY],
+        duplicates_dropped=report.duplicates_dropped + total[OVERLAP] + total[DUPLICATE],
+        overlaps={s: report.overlaps.get(s, 0) + n for s, n in overlaps.items()},
+        reasons=reasons,
+        class_counts=counts,
+        warnings=(*report.warnings, *_warnings(codes, total, overlaps, encoder)),
+    )
+    fields = {name: value for name, value in asdict(dataset).items() if name not in ("directory", "multi_label")}
+    sizes = {"n_train": dataset.n_train - gone[0], "n_validation": dataset.n_validation - gone[1]}
+    return {**fields, **sizes, "is_multi": dataset.multi_label, "report": asdict(changed)}
+
+
+def _warnings(codes: list[Codes], total: dict[int, int], overlaps: dict[str, int], encoder: str) -> list[str]:
+    """What was left out, and what is left in test."""
+    by, later = f"by the tokenizer of {encoder}", {"train": "a validation or test row", "validation": "a test row"}
+    lines = [
+        f"{counted(n, f'row of {s} has', f'rows of {s} have')} the token ids of {later[s]} {by}: left out of {s}"
+        for s, n in overlaps.items()
+        if n
+    ]
+    said = {
+        DUPLICATE: ("repeats", "repeat", "the token ids of another row of its split: left out"),
+        CONFLICTING: ("has", "have", "the token ids of rows with another label: quarantined"),
+        EMPTY: ("has", "have", "no token: quarantined"),
+    }
+    for code, (one, many, text) in said.items():
+        if n := total[code]:
+            lines.append(f"{counted(n, f'row {one}', f'rows {many}')} {text} ({by})")
+    for code, text in ((CONFLICTING, "the token ids of test rows with another label"), (EMPTY, "no token")):
+        if n := int((codes[2] == code).sum()):
+            lines.append(f"{counted(n, 'test row has', 'test rows have')} {text} {by}: no answer to them can be right")
+    return lines

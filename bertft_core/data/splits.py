@@ -41,7 +41,7 @@ def row_key(text: str, pair: str | None = None) -> str:
 def split_key(key_text: str) -> str:
     """The text that decides the split of a row, given its `row_key`; most rows have the same for both.
 
-    Left out are accents, compatibility forms (a full-width sign, a superscript) and a run of ! ? . at the end, but for one
+    Left out are accents, compatibility forms (full-width signs) and a run of ! ? . at the end, but for one
     full stop, which most prose ends with: else nearly all its rows would have moved. So copies that tokenizers read
     alike, whichever encoder is configured, and near-copies lie in one split, tonight and every night. It depends on
     no tokenizer, so that another encoder moves no row from train to test.

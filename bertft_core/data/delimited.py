@@ -44,7 +44,7 @@ def dialect_of(file: SourceFile, config: DataConfig, usual: Reading) -> Dialect:
 
     auto: none where every line holds as many fields as the header and more records speak against quoting (it is broken,
     or swallows rows) than for it. usual.quoting: what counts where none speaks; usual.delimiter: where the header then
-    holds a wanted column.
+    holds a wanted column. A record that swallows rows is a fault under standard too.
     """
     with decoding(file):
         quoting = "none" if config.quoting == "none" else "standard"
@@ -53,13 +53,15 @@ def dialect_of(file: SourceFile, config: DataConfig, usual: Reading) -> Dialect:
         if not config.delimiter and not stated:
             start = replace(start, delimiter=_sniff_delimiter(file, config.columns, usual.delimiter, start))
         standard = replace(start, header=_header(file, start))
-        if config.quoting != "auto" or not standard.header:
+        if config.quoting == "none" or not standard.header:
             return standard
         has_quotes, is_even = _lines(file, standard)
         if not has_quotes:
             return standard
         labels = [standard.header.index(c) for c in config.label_columns if c in standard.header]
         against, speaks_for, swallowed = _as_quoted(file, standard, labels)
+        if config.quoting == "standard":
+            return replace(standard, swallowed=swallowed)
         against += len(swallowed)
         is_usual = usual.quoting == "none" and against == speaks_for
         plain = replace(standard, quoting="none")
@@ -241,7 +243,7 @@ def _records(reader: Any, dialect: Dialect) -> Iterator[list[str] | str]:
             for line in range(first, last + 1):
                 yield (
                     f"rows inside a quoted field: line {line} of the lines {first} to {last}; data.quoting: none if "
-                    "the file is written without quoting, standard if that is one field"
+                    "the file is written without quoting; else mend the quotation marks"
                 )
         else:
             yield fields

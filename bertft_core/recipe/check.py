@@ -13,9 +13,10 @@ from bertft_core.config.fit import number
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
+from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.tokens.encoder_fit import fitting_layout, tokens_line
 from bertft_core.data.tokens.encoding import load_tokenizer
-from bertft_core.evaluation.policy.calibration import BLEND_ROWS
+from bertft_core.evaluation.policy.calibration import BLEND_ROWS, MIN_GROUPS
 from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count, resolve_pretrained
 from bertft_core.model.structures import describe, reference_classifier
@@ -66,21 +67,24 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "auto": by_rows,
         "steps": number(training.epochs) * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
-        "blend": _blend(config, counts["validation"]),
+        "blend": _blend(config, dataset),
         "register": f"{store.model_name(config.name)} at {masked(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
     }
 
 
-def _blend(config: RunConfig, rows: int) -> str:
+def _blend(config: RunConfig, dataset: DatasetSplits) -> str:
     """Whose answers would be served."""
+    rows, groups = dataset.n_validation, dataset.groups("validation")
     if config.decision.blend == "off":
         return "off: the encoder answers alone"
     if config.decision.blend == "only":
         return "only: the TF-IDF baseline answers alone"
     if rows < BLEND_ROWS:
         return f"stays off: {counted(rows, 'validation row')}, {BLEND_ROWS} are wanted"
+    if groups is not None and (n := len(set(groups.tolist()))) < MIN_GROUPS:
+        return f"stays off: {counted(n, 'group')} of validation rows, {MIN_GROUPS} are wanted"
     return f"of encoder and TF-IDF baseline, if {rows} validation rows show that it helps"
 
 

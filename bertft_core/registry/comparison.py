@@ -153,19 +153,20 @@ def read_labelled(
     else:
         columns["label"] = list(labelled)
     config = DataConfig(source=str(data), **columns, group=group)
+    files = inspect_source(data, config, reading_of(card))
     if group is not None:
         try:
-            next(read_batches(data, config, inspect_source(data, config, reading_of(card))), None)
+            next(read_batches(data, config, files), None)
         except DataError:  # it has no such column; what else may be wrong is said below
             config = DataConfig(source=str(data), **columns)
     merge = card.merge_labels == "casefold"
     column = LabelColumn(list(card.classes), multi_label=card.multi_label, merge=merge)
     checker, skipped = RowChecker(config, column), Counter[str]()
     rows, texts, pairs, groups, keys = [], [], [], [], []
-    for batch in read_batches(data, config, inspect_source(data, config, reading_of(card))):
+    for batch in read_batches(data, config, files):
         checked = checker.check(batch)
         skipped.update(fault.reason.partition(":")[0] for fault in checked.faults)
-        own_group = halves(checked.group_digests)[:, 0] if config.group else checked.rows
+        own_group = halves(checked.split_digests)[:, 0] if config.group else checked.rows
         parts = (checked.rows, checked.texts, checked.pairs, checked.labels, own_group, halves(checked.digests)[:, 0])
         for row, text, pair, value, of, key in zip(*parts, strict=True):
             if card.text_pair is not None and not (pair or "").strip():

@@ -140,16 +140,18 @@ def test_field_with_rows_inside_is_a_fault_by_line(tmp_path: Path) -> None:
     faults = [json.loads(line) for line in (data.path / "quarantine.jsonl").read_text().splitlines()]
     assert "line 52 of the lines 52 to 92" in faults[0]["reason"] and "data.quoting: none" in faults[0]["reason"]
     assert [fault["row"] for fault in faults] == list(range(51, 92))
-    assert len(rows_of(prepare(path, quoting="standard"))) == 261
+    told = prepare(path, quoting="standard", max_faulty_share=0.2)
+    assert told.report.reasons == {"rows inside a quoted field": 41} and rows_of(told) == rows_of(data)
     with pytest.raises(DataError, match="1 wrong number of fields"):
         prepare(path, quoting="none", max_faulty_share=0)
 
 
-def test_text_that_quotes_a_row_is_taken_where_the_user_says_standard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quoting", ["auto", "standard"])
+def test_text_that_quotes_a_row_is_a_fault_also_where_the_user_says_standard(quoting: str, tmp_path: Path) -> None:
     rows = [*plain(), ("see this row:\ngreat film,pos\nand more", "neg")]
     path = write(tmp_path, rows, "rows.csv", csv.QUOTE_MINIMAL)
-    assert prepare(path, max_faulty_share=0.1).report.reasons == {"rows inside a quoted field": 3}
-    assert rows_of(prepare(path, quoting="standard")) == set(rows)
+    data = prepare(path, quoting=quoting, max_faulty_share=0.1)
+    assert data.report.reasons == {"rows inside a quoted field": 3} and rows_of(data) == set(plain())
 
 
 def test_undecided_file_is_read_as_the_training_rows_were(tmp_path: Path) -> None:

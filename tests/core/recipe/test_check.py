@@ -100,3 +100,12 @@ def test_plan_says_that_too_few_validation_rows_leave_the_blend_off(planned: Pla
     found = planned(search={"trials": 0})
     (n,) = (split["rows"] for split in found["splits"] if split["split"] == "validation")
     assert found["blend"] == f"stays off: {n} validation rows, 50 are wanted"
+
+
+def test_plan_says_that_too_few_groups_leave_the_blend_off(planned: Plan, tmp_path: Path) -> None:
+    rows = [f"text {i},{'ab'[i % 2]},{'' if i < 300 else 'one'}" for i in range(600)]
+    rows = [row if row.endswith("one") else f"{row}group {i % 24}" for i, row in enumerate(rows)]
+    (tmp_path / "grouped.csv").write_text("\n".join(["text,label,customer", *rows]) + "\n")
+    data = {"source": str(tmp_path / "grouped.csv"), "group": "customer", "split": {"validation": 0.3, "test": 0.2}}
+    found = planned(data=data, search={"trials": 0})
+    assert found["splits"][1]["rows"] >= 50 and found["blend"].endswith("groups of validation rows, 10 are wanted")

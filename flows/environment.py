@@ -16,7 +16,7 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it raises is told in one line; what it logs of it holds SQL
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -31,7 +31,7 @@ QUIET = {
     "PYTHONWARNINGS": "ignore",
 }
 # A service writes to a log of its own, and what a worker's flow runs say goes to the server.
-_SERVICE = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+_SERVICE = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "MLFLOW_LOGGING_LEVEL": "ERROR"}
 
 
 def prepare_environment(home: Path) -> bool:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 from bertft_core.base.display import masked
 from bertft_core.base.errors import InputError, fault_text
 from flows.environment import STARTUP, server_address
+from flows.history import require_history
 
 _TRIES, _PAUSE = 3, 2.0  # of a server that is just being started: seconds between two tries
 _ANSWERS_WITHIN = 10.0  # seconds
@@ -56,6 +57,7 @@ def begin_server() -> Callable[[], None]:
     if server_address() is not None or "prefect" in sys.modules or any(map(os.environ.get, _MAY_NOT)):
         require_server()
         return lambda: None
+    require_history()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -149,6 +151,7 @@ def start_embedded(make: Callable[[], Any] | None = None) -> None:
 
     if not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         raise InputError(f"Prefect may not embed a server here: {_HINT.format(variable='PREFECT_API_URL')}")
+    require_history()
     seconds, reason = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value(), ""
     for _ in range(_STARTS):
         server = (make or SubprocessASGIServer)()

@@ -162,11 +162,16 @@ def is_passing(fault: BaseException) -> bool:
 
 def short_reason(fault: BaseException) -> str:
     """The database's own first line, without SQL, links or credentials."""
+    lines = str(fault).strip().splitlines() or [type(fault).__name__]
+    return database_reason(fault) or masked(lines[0])
+
+
+def database_reason(fault: BaseException) -> str | None:
+    """As `short_reason`; None where no database raised what `fault` came from."""
     from sqlalchemy.exc import DBAPIError
 
-    inner = next((link.orig for link in _chain(fault) if isinstance(link, DBAPIError)), None) or fault
-    lines = str(inner).strip().splitlines() or [type(inner).__name__]
-    return masked(lines[0])
+    inner = next((link.orig for link in _chain(fault) if isinstance(link, DBAPIError) and link.orig), None)
+    return None if inner is None else masked((str(inner).strip().splitlines() or [type(inner).__name__])[0])
 
 
 def _chain(fault: BaseException | None) -> Iterator[BaseException]:

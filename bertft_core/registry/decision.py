@@ -14,6 +14,7 @@ from bertft_core.registry import aliases, entries, ledger
 from bertft_core.registry.entries import LedgerEntry
 from bertft_core.registry.gate import Candidate, judge
 from bertft_core.registry.ledger import Draft, ModelView, Release
+from bertft_core.tracking.databases import require_sound_store
 
 _NUMBERS = (
     "metric",
@@ -77,7 +78,9 @@ def require_comparable(store: Store, name: str) -> None:
     """Raise LostError where nothing that is trained could be released: before hours are spent on it, not after.
 
     The registry lacks the champion that this home remembers, or its champion was deleted, lost its alias or its files.
+    Raises StorageError where a page of its sqlite database is damaged.
     """
+    require_sound_store(store, whole=True)
     fault = ledger.settle(store, name).champion_fault
     if fault and store.config.promotion.champion_unavailable == "keep":
         raise LostError(

@@ -146,7 +146,8 @@ def open_storage(url: str | None, home: Path, *, patience_seconds: float = PATIE
             storage = _opened(wanted, file)
     except _UNUSABLE as fault:
         raise StorageError(
-            f"search.storage {shown} cannot be used ({short_reason(fault)}): name another file or database"
+            f"search.storage {shown} cannot be used ({short_reason(fault)}): restore it, move it away (its unfinished "
+            "searches begin anew), or name another file or database"
         ) from fault
     return StudyStorage(optuna=storage, url=wanted, shown=shown, file=file, patience_seconds=patience_seconds)
 

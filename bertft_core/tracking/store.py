@@ -23,6 +23,7 @@ from bertft_core.base.locks import exclusive
 from bertft_core.base.postgres import advisory_lock, is_postgres
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.tracking import moved
+from bertft_core.tracking.databases import DatabaseClient, require_sound_store
 
 if TYPE_CHECKING:
     from bertft_core.data.dataset import DatasetSplits
@@ -51,12 +52,10 @@ class MetricPoint:
 
 
 def client(store: Store) -> Any:
-    """An MlflowClient for `store`; switches MLflow's telemetry off first."""
+    """An MlflowClient for `store` (see `DatabaseClient`); switches MLflow's telemetry off first."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=store.tracking_uri, registry_uri=store.registry_uri)
+    return DatabaseClient(store)
 
 
 def open_store(config: MlflowConfig, home: Path | str) -> Store:
@@ -79,6 +78,7 @@ def ensure_store(store: Store, *, writes: bool = False) -> str:
             if (file := sqlite_file(uri)) is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 make_private(file)
+        require_sound_store(store)
         root = local_path(store.artifact_root) if store.artifact_root else None
         if root is not None and not root.exists():
             root.mkdir(parents=True)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bertft_core.base.addresses import sqlite_file
 from bertft_core.base.display import visible
 from bertft_core.base.errors import InputError
 from bertft_core.base.home import LEAST_FREE, open_home, others_may_read
@@ -233,6 +234,8 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _up(args: argparse.Namespace) -> None:
+    from bertft_core.tracking.store import ensure_store
+    from flows.history import require_history
     from flows.stack.up import Ports, own_store, up
     from flows.terminal.progress import Reporter
 
@@ -241,6 +244,9 @@ def _up(args: argparse.Namespace) -> None:
     )
     home = _open_home(args)
     store = own_store(args.mlflow, home, ports)
+    require_history(home / "prefect")
+    if (database := sqlite_file(store.tracking_uri)) and database.exists():
+        ensure_store(store)  # a damaged one is told now, and that of a moved home takes its places along
     watch_over("up", is_served=True)
     up(home, store, ports, args.write_result, Reporter().say)
 

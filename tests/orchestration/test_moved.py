@@ -38,16 +38,16 @@ def places(store):
         return {place for t, c in moved._PLACES for (place,) in database.execute(f"select {c} from {t}")}
 
 
-def below(store):
-    """Places in the database of `store` that are not below its home, without MLflow's own first experiment."""
-    return {place for place in places(store) if not place.startswith(store.home) and "mlruns" not in place}
+def left(store, former):
+    """Places in the database of `store` that are still below the home that it was copied from."""
+    return {place for place in places(store) if place.startswith(former.home)}
 
 
 def test_copy_takes_its_files_along_and_writes_nothing_into_the_original(store, copy, tmp_path, caplog):
     other = copy()
     before, files = places(store), sorted(Path(store.home).rglob("*"))
     tracking.ensure_store(other)
-    assert not below(other) and places(store) == before
+    assert not left(other, store) and places(store) == before
     assert "this home was moved or copied" in caplog.text and store.artifact_root in caplog.text
     (tmp_path / "report.md").write_text("x")
     run = tracking.find_or_create_run(other, "k1", "final")
@@ -104,4 +104,4 @@ def test_home_at_work_under_another_name_is_read_and_not_rewritten(store, copy):
         holder.communicate()
     with exclusive(lock, "a night of this process"):
         tracking.find_or_create_run(other, "k2", "final")
-    assert not below(other)
+    assert not left(other, store)

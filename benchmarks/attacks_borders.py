@@ -91,8 +91,41 @@ def yaml_bombs(folder: Path) -> str:
     return next((words for words in said if words.startswith("OPEN")), said[0])
 
 
+def names_into_paths(folder: Path) -> str:
+    """A promotion of a/../../../../x, by the command and by its flow's lock, and a version's id from a tag."""
+    from bertft_core.base.names import checked, file_name, model_name
+    from flows.command.arguments import parse
+
+    name = "a/../../../../x"
+    try:
+        parse(["promote", name])
+    except SystemExit as ended:
+        if ended.code != 2:
+            return f"OPEN: exit code {ended.code}"
+    else:
+        return "OPEN: the command took the name"
+    file = folder / "home" / "locks" / f"release-{file_name(name)}.lock"
+    if file.resolve().parent != folder / "home" / "locks":
+        return f"OPEN: {file}"
+    return refusal(lambda: checked(model_name, name, "the registered model's name"), 0.1)
+
+
+def files_of_a_deployed_scoring(folder: Path) -> str:
+    """An output that leaves the deployment's folder, plainly and through a link."""
+    from flows.scoring import inside
+
+    place = folder / "files"
+    place.mkdir()
+    (place / "link").symlink_to(folder)
+    paths = ("../x.csv", "link/x.csv", "/etc/passwd", str(folder / "home" / "nights" / "news.jsonl"))
+    said = [refusal(lambda path=path: inside([place], folder / "home", "output", path), 1) for path in paths]
+    return next((words for words in said if words.startswith("OPEN")), said[0])
+
+
 ATTACKS = [
     Attack(4, "an encoder's Python files, auto_map and pickles", "nothing of it is run", code_of_an_encoder),
     Attack(4, "an encoder's absurd config.json", "a named error in seconds", absurd_encoder),
     Attack(5, "YAML bombs, tags, recursion", "a named error in 0.1 s", yaml_bombs),
+    Attack(6, "a model called a/../../../../x", "refused as a name, and no such path", names_into_paths),
+    Attack(6, "a deployed scoring's files elsewhere", "a named error", files_of_a_deployed_scoring),
 ]

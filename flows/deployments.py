@@ -25,7 +25,7 @@ from flows.environment import QUIET
 from flows.nightly import nightly
 from flows.pipeline import pipeline
 from flows.release import promote
-from flows.scoring import predict
+from flows.scoring import FOLDERS, predict
 from flows.search import join
 
 # What happens to a run of a night that comes due while another is at work
@@ -35,7 +35,7 @@ _PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is deployed; all paths absolute. collision: skip or queue."""
+    """What is deployed; all paths absolute. collision: skip or queue. folders: predict reads and writes below them."""
 
     config_path: Path
     overrides: tuple[str, ...]
@@ -45,6 +45,7 @@ class Plan:
     timezone: str
     collision: str = "skip"
     is_paused: bool = False
+    folders: tuple[Path, ...] = ()
 
     @property
     def schedule(self) -> Schedule:
@@ -64,13 +65,15 @@ def deployments(plan: Plan) -> list[RunnerDeployment]:
     model = store.model_name(config.name)
     files = {"home": str(plan.home), "mlflow_file": None if plan.mlflow_file is None else str(plan.mlflow_file)}
     chain = {"config_path": str(plan.config_path), "overrides": list(plan.overrides), **files}
+    scoring = _deployment(predict, config.name, {"model": f"models:/{model}@{store.aliases.champion}", **files})
+    scoring.job_variables["env"][FOLDERS] = os.pathsep.join(map(str, plan.folders))
     alone = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISIONS[plan.collision])
     made = [
         _deployment(
             nightly, config.name, chain, schedule=plan.schedule, concurrency_limit=alone, paused=plan.is_paused
         ),
         _deployment(promote, config.name, {"name": model, **files}),
-        _deployment(predict, config.name, {"model": f"models:/{model}@{store.aliases.champion}", **files}),
+        scoring,
     ]
     if config.search is not None and config.search.trials:
         joined = {name: chain[name] for name in ("config_path", "overrides", "home")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from prefect.runtime import deployment, flow_run
 
 from bertft_core.base.errors import telling_no_secrets
 from bertft_core.base.locks import exclusive
+from bertft_core.base.names import checked, file_name, model_name, version_number
 from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
@@ -58,6 +60,9 @@ def promote(
 ) -> dict[str, Any]:
     """Run the gate for a registered version (default: the challenger) on its own test rows."""
     end_after_sigterm()
+    checked(model_name, name, "the registered model's name")
+    if version is not None:
+        checked(version_number, version, "the version")
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
     with _release_lock(root, name):
@@ -85,7 +90,7 @@ def _decide_anew(store: Store, name: str, version: str, home: Path, *, approve: 
 
 
 def _release_lock(home: Path, name: str) -> AbstractContextManager[None]:
-    return exclusive(home / "locks" / f"release-{name}.lock", f"a release of {name}", _WAIT_SECONDS)
+    return exclusive(home / "locks" / f"release-{file_name(name)}.lock", f"a release of {name}", _WAIT_SECONDS)
 
 
 def _with_approval(store: Store, outcome: Release) -> Release:
@@ -94,7 +99,8 @@ def _with_approval(store: Store, outcome: Release) -> Release:
         return outcome
     name, version = outcome.registered_model, outcome.version
     question = Approval.with_initial_data(description=f"{outcome}. Promote it?", approved=False)
-    answer = suspend_flow_run(wait_for_input=question, key=f"approve-{name}-{version}")
+    key = re.sub("[^A-Za-z0-9-]", "-", f"approve-{file_name(name)}-{version}")  # what Prefect takes
+    answer = suspend_flow_run(wait_for_input=question, key=key)
     awaited = overrides.awaiting(store, name, version)
     if awaited is None:  # somebody has finished it with `bertft promote --approve` meanwhile
         return overrides.already(store, name, version) or outcome

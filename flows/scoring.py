@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.runtime import deployment
 
-from bertft_core.base.errors import telling_no_secrets
+from bertft_core.base.errors import InputError, telling_no_secrets
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.predict import predict_file
 from bertft_core.serving.tables import TableSettings
 from bertft_core.tracking.store import open_store
 from flows.signals import end_after_sigterm
 from flows.terminal.progress import Reporter
+
+FOLDERS = "BERTFT_FILES"  # of a deployment's environment: what `predict` may read and write below
 
 
 @flow(name="bertft-predict")
@@ -28,8 +35,21 @@ def predict(
     text_pair: str | None = None,
     encoding: str | None = None,
 ) -> dict[str, Any]:
-    """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths."""
+    """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths.
+
+    In a run of a deployment paths lie below the folders that the deployment names (`bertft deploy --files`), relative
+    ones below the first of them, and its own home and mlflow_file count, whatever the run's parameters say.
+    """
     end_after_sigterm()
+    if deployment.id:
+        with get_client(sync_client=True) as client:
+            made = client.read_deployment(UUID(deployment.id))
+        home, mlflow_file = made.parameters.get("home", home), made.parameters.get("mlflow_file", mlflow_file)
+        named = made.job_variables.get("env", {}).get(FOLDERS, "")
+        folders = [Path(folder).resolve() for folder in named.split(os.pathsep) if folder]
+        input = str(inside(folders, Path(home), "input", input))
+        output = str(inside(folders, Path(home), "output", output))
+        model = model if model.startswith("models:/") else str(inside(folders, Path(home), "model", model))
     store, report = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), Reporter()
     with report.stage("predict"):
         return predict_file(
@@ -40,3 +60,21 @@ def predict(
             TableSettings(text=text, text_pair=text_pair, encoding=encoding),
             on_rows=lambda count: report.rows("scored", count),
         )
+
+
+def inside(folders: Sequence[Path], home: Path, what: str, path: str) -> Path:
+    """Where a path leads, links followed; a relative one starts at the first of the folders.
+
+    Raises InputError where that is below none of them, or in BERTFT_HOME, whose files are not for others to write.
+    """
+    named = ", ".join(map(str, folders)) or "none"
+    try:
+        found = Path(folders[0] if folders else "/", path).resolve()
+    except (OSError, ValueError, RuntimeError) as fault:  # NUL, a loop of links
+        raise InputError(f"{what} {path[:200]!r} is no path ({fault}); folders of this deployment: {named}") from None
+    if not any(found.is_relative_to(folder) for folder in folders) or found.is_relative_to(home.resolve()):
+        raise InputError(
+            f"{what} {path[:200]!r} leads to {found}, outside of the folders that this deployment names ({named}) or "
+            "inside BERTFT_HOME: put the file there, or deploy with --files FOLDER"
+        )
+    return found

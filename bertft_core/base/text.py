@@ -72,6 +72,11 @@ _INVISIBLE = re.compile(
 )
 
 
+def is_all_visible(text: str) -> bool:
+    """Whether no sign of a text is one that nobody sees: control and format signs, fillers."""
+    return _INVISIBLE.search(text) is None
+
+
 def normalise(text: str) -> str:
     """NFC, casefolded, without invisible signs, every run of whitespace as one space, no space at the ends.
 

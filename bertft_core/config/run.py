@@ -12,6 +12,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from bertft_core.base.errors import ConfigError
+from bertft_core.base.names import run_name
 from bertft_core.config.fit import CHUNKS, ModelConfig, Part, TokenizationConfig, TrainingConfig, is_one_layer
 from bertft_core.config.knobs import SEARCHED_SECTIONS, key_fault, place, unused_fault, without_unused
 from bertft_core.config.metrics import Metric
@@ -20,12 +21,6 @@ from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 from bertft_core.config.presets import PresetName, with_preset
 from bertft_core.config.search import Range, SearchConfig, Values, values_of
 from bertft_core.config.yaml_files import config_error, dotted, fault_lines, masked, nearest_key, parse_yaml, read_yaml
-
-
-def _valid_name(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
-        raise ValueError("must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit")
-    return value
 
 
 def _pattern(value: str) -> str:
@@ -212,7 +207,7 @@ class RunConfig(Part):
     preset: values of `presets` below those that are written; resolved on construction, its name is no part of a run.
     """
 
-    name: Annotated[str, BeforeValidator(_valid_name)]
+    name: Annotated[str, AfterValidator(run_name)]
     preset: PresetName | None = Field(default=None, exclude=True)
     data: DataConfig
     model: ModelConfig

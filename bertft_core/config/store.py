@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from bertft_core.base.addresses import SQLITE, artifact_uri, sqlite_url
 from bertft_core.base.display import masked
 from bertft_core.base.errors import ConfigError
+from bertft_core.base.names import alias_name, model_name
 from bertft_core.config.fit import Part
 from bertft_core.config.promotion import SETTINGS, PromotionRule
 from bertft_core.config.yaml_files import config_error, dotted, fault_lines, nearest_key, read_yaml
@@ -27,27 +28,12 @@ _ENVIRONMENT = {
     "experiment": "MLFLOW_EXPERIMENT_NAME",
     "artifact_root": "MLFLOW_DEFAULT_ARTIFACT_ROOT",
 }
-# MLflow keeps `latest` and v<N> for itself. In a model's name it refuses / and : and a path such as .., reads ? in a
-# models:/ URI as the end of the name, and its queries break at quotes.
-_ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,100}")
-_MODEL = re.compile(r"(?!\.$|\.\.)[^/:?\\'\"`]{1,155}")  # with a name of 100 below MLflow's 256
 _PATHS = ("tracking_uri", "registry_uri", "artifact_root")
 
 
-def _checked_alias(value: Any) -> Any:
-    if not isinstance(value, str) or not _ALIAS.fullmatch(value):
-        raise ValueError("must be letters, digits, _ or -, and not latest or v<number>")
-    return value
-
-
-def _checked_model(value: Any) -> Any:
-    is_plain = isinstance(value, str) and value == value.strip() and value.isprintable()
-    if isinstance(value, str) and not (is_plain and _MODEL.fullmatch(value)):
-        raise ValueError(
-            "must be 1 to 155 signs, with {name} for the run's name: no / : ? \\, quotation mark or control sign, no "
-            "space at an end, no .. at the beginning; MLflow cannot hold or find such a name"
-        )
-    return value
+def _model_template(value: str) -> str:
+    """A model's name with {name} in it; a run's name of 100 signs in its place stays below what MLflow keeps."""
+    return model_name(value, most=155)
 
 
 def _checked_uri(value: Any) -> Any:
@@ -56,7 +42,7 @@ def _checked_uri(value: Any) -> Any:
     return value
 
 
-Alias = Annotated[str, BeforeValidator(_checked_alias)]
+Alias = Annotated[str, AfterValidator(alias_name)]
 Uri = Annotated[str, BeforeValidator(_checked_uri), Field(min_length=1)]
 
 
@@ -97,7 +83,7 @@ class MlflowConfig(Part):
     registry_uri: str | None = None
     artifact_root: str | None = None
     experiment: Annotated[str, Field(min_length=1)] = "bertft"
-    registered_model: Annotated[str, BeforeValidator(_checked_model)] = "{name}"
+    registered_model: Annotated[str, AfterValidator(_model_template)] = "{name}"
     aliases: Aliases = Aliases()
     promotion: Annotated[PromotionRule, PlainValidator(_promotion)] = PromotionRule()
     origin: str = Field(default="", exclude=True)

@@ -14,6 +14,7 @@ import numpy as np
 from bertft_core.base.errors import DamagedFile, DataError
 from bertft_core.base.files import load_array, write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
+from bertft_core.base.names import file_name
 from bertft_core.base.records import read_record
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
@@ -276,7 +277,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
         )
     folder = EvaluationFolder.of_run(home, evidence["folder"])
     if not _is_whole(folder):
-        folder = EvaluationFolder(home / "promote" / f"{name}-{chosen}")
+        folder = EvaluationFolder(home / "promote" / f"{file_name(name)}-{file_name(chosen)}")
         write_gate_rows(config, prepare(config, home).dataset, folder, home)
         answers = folder.path / "answers.npz"
         scored = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)

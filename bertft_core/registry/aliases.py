@@ -42,7 +42,7 @@ def versions(store: Store, name: str) -> tuple[RegisteredVersion, ...]:
 
 def find(store: Store, name: str, version: str) -> RegisteredVersion | None:
     """One version, or None when there is none (any more)."""
-    if not str(version).isdigit():
+    if not str(version).isascii() or not str(version).isdigit():
         return None
     query = f"name = {literal(name)} and version_number = {version}"
     matches = client(store).search_model_versions(query, max_results=1)

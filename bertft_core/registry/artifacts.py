@@ -10,6 +10,7 @@ from typing import Any
 from bertft_core.base.display import masked
 from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import load_array
+from bertft_core.base.names import alias_name, checked, file_name, model_name, version_number
 from bertft_core.base.records import parse_record
 from bertft_core.config.store import Store
 from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
@@ -31,7 +32,7 @@ def resolve_model(store: Store, model: str) -> tuple[str, Path]:
             raise InputError(f"--model {model}: no artefact folder (no {CARD}); wanted one, or models:/NAME@champion")
         return model, Path(model)
     version = _parse_uri(store, model)
-    folder = Path(store.home) / "served" / version.model_id
+    folder = Path(store.home) / "served" / file_name(version.model_id)
     return version.model_uri, download_model(store, version.model_uri, folder)
 
 
@@ -54,7 +55,7 @@ def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
     inside = [f for f in list_files(store, model_id, "artifacts") if f.endswith(f"/{CARD}")]
     if not inside:
         raise ArtifactError(f"version {version} of {name} holds no {CARD}: it was not logged by bertft, or is damaged")
-    return read_card(download_files(store, model_id, inside[0], Path(store.home) / EVIDENCE_FOLDER / model_id).parent)
+    return read_card(download_files(store, model_id, inside[0], _evidence(store, model_id)).parent)
 
 
 def require_files(store: Store, version: RegisteredVersion) -> None:
@@ -68,8 +69,7 @@ def require_files(store: Store, version: RegisteredVersion) -> None:
 def download_evidence(store: Store, name: str, version: str, file: str = EVIDENCE) -> Path:
     """Download one evidence file of a version; it stays below BERTFT_HOME/evidence."""
     model_id = get_version(store, name, version).model_id
-    target = Path(store.home) / EVIDENCE_FOLDER / model_id
-    return download_files(store, model_id, f"{EVIDENCE_FOLDER}/{file}", target)
+    return download_files(store, model_id, f"{EVIDENCE_FOLDER}/{file}", _evidence(store, model_id))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +104,20 @@ def trained_on(store: Store, name: str, version: str) -> Any:
         return None
 
 
+def _evidence(store: Store, model_id: str) -> Path:
+    return Path(store.home) / EVIDENCE_FOLDER / file_name(model_id)  # the id may be what a tag of the registry says
+
+
 def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
     text = uri.removeprefix("models:/")
-    name, at, alias = text.partition("@")
-    if at:
+    name, at, alias = text.rpartition("@")
+    if at and "/" not in alias:  # else of a name with @
+        checked(model_name, name, f"model {uri[:80]!r}: its name")
+        checked(alias_name, alias, f"model {uri[:80]!r}: its alias")
         return get_version(store, name, version_of_alias(store, name, alias))
     name, slash, version = text.rpartition("/")
     if not slash or text == uri:
-        raise InputError(f"model {uri!r}: wanted models:/NAME/VERSION or models:/NAME@ALIAS")
+        raise InputError(f"model {uri[:80]!r}: wanted models:/NAME/VERSION or models:/NAME@ALIAS")
+    checked(model_name, name, f"model {uri[:80]!r}: its name")
+    checked(version_number, version, f"model {uri[:80]!r}: its version")
     return get_version(store, name, version)

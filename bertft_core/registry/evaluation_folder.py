@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertft_core.base.names import file_name
+
 EVIDENCE = "evidence.json"  # these two travel with a registered version under the same names
 TRAIN_ROWS = "train_rows.npy"
 
@@ -69,4 +71,4 @@ class EvaluationFolder:
 
     def answers(self, version: str) -> Path:
         """What a registered version answers to the test rows (`answers.Answers`), facts in a .json beside it."""
-        return self.path / f"version-{version}.npz"
+        return self.path / f"version-{file_name(version)}.npz"

@@ -23,8 +23,8 @@ from bertft_core.base.addresses import SQLITE, sqlite_url
 from bertft_core.base.display import masked
 from bertft_core.base.errors import ConfigError, StorageError
 from bertft_core.base.files import make_private
-from bertft_core.base.hashes import hash_json
 from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.base.names import file_name
 from bertft_core.base.postgres import advisory_lock, check_server, connect_arguments, is_passing, short_reason
 
 P = ParamSpec("P")
@@ -202,8 +202,7 @@ def _lock(url: str, file: Path | None, shown: str, name: str, timeout_seconds: f
         with advisory_lock(url, f"bertft.search.{name}", what, timeout_seconds):
             yield
         return
-    safe = name if re.fullmatch(r"[\w.-]{1,80}", name) else hash_json(name)[:16]
-    with exclusive(file.with_name(f"{file.name}.{safe}.lock"), what, timeout_seconds):
+    with exclusive(file.with_name(f"{file.name}.{file_name(name)}.lock"), what, timeout_seconds):
         yield
 
 

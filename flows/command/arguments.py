@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
+from bertft_core.base.names import model_name, run_name, version_number
 from flows.environment import POOL
 
 ENCODING = (
@@ -52,6 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
                 default="skip",
                 help="a night that comes due while another is at work is left out, or waits (default skip)",
             )
+            files = (
+                "what the deployed predict may read and write below; may be repeated (default: the working directory)"
+            )
+            sub.add_argument("--files", action="append", metavar="FOLDER", help=files)
             sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
         if verb == "deploy":
             sub.add_argument("--pool", default=POOL, help="process work pool, made when missing (default %(default)s)")
@@ -77,33 +83,37 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _registry_verbs(verbs: Any) -> None:
-    def named(verb: str, text: str) -> argparse.ArgumentParser:
+    def named(verb: str, text: str, of: str = "registered model") -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = verbs.add_parser(verb, help=text, description=text)
         if verb != "gc":
-            sub.add_argument("name", metavar="NAME", help="registered model")
+            kind = run_name if verb == "nights" else model_name
+            sub.add_argument("name", metavar="NAME", type=_named(kind), help=of)
         _common(sub)
         return sub
 
+    version = _named(version_number)
     sub = named("promote", "run the gate for a registered version; move champion if the rule holds")
     sub.epilog = (
         "Exit codes: 0 it is the champion, or approval is awaited; 3 the gate says no; 2 bad input; 1 any fault"
     )
-    sub.add_argument("version", metavar="VERSION", nargs="?", help="default: the challenger")
+    sub.add_argument("version", metavar="VERSION", nargs="?", type=version, help="default: the challenger")
     sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
     sub.add_argument("--force", action="store_true", help="past gate and hold; the version must still load and answer")
     sub.add_argument("--reason", help="why --force is right; kept in the ledger")
     sub = named("rollback", "return to an earlier champion and hold further promotions until `resume`")
-    sub.add_argument("--to", metavar="VERSION", help="default: the last champion that was never rolled back")
+    sub.add_argument(
+        "--to", metavar="VERSION", type=version, help="default: the last champion that was never rolled back"
+    )
     sub.add_argument("--reason", required=True, help="kept in the ledger; the same reason again changes nothing")
     sub = named("resume", "lift the hold that a rollback set")
     sub.add_argument("--reason", required=True, help="kept in the ledger")
     sub = named("adopt", "go on with the registry as it is, where it lost a champion that this home remembers")
     sub.add_argument("--reason", default="", help="kept in the ledger")
-    named("nights", "how every night ended, and why")
+    named("nights", "how every night ended, and why", "`name` of the configuration")
     named("history", "every decision on a model: when, who, from which version to which, why")
     sub = named("compare", "two versions on a labelled file that neither was trained on")
-    sub.add_argument("first", metavar="V1", help="version, the one compared with")
-    sub.add_argument("second", metavar="V2", help="version")
+    sub.add_argument("first", metavar="V1", type=version, help="version, the one compared with")
+    sub.add_argument("second", metavar="V2", type=version, help="version")
     sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
     sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
     sub.add_argument("--encoding", help=ENCODING)
@@ -114,6 +124,16 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
     sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")
     sub.add_argument("--apply", action="store_true", help="remove what is listed; safe to kill and repeat")
+
+
+def _named(kind: Callable[[str], str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        try:
+            return kind(text)
+        except ValueError as fault:
+            raise argparse.ArgumentTypeError(f"{fault}, was {text[:80]!r}") from None
+
+    return read
 
 
 def _at_least_one(text: str) -> int:

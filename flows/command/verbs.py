@@ -115,6 +115,7 @@ def _deployed(args: argparse.Namespace) -> dict[str, Any]:
         timezone=args.timezone,
         collision=args.collision,
         is_paused=args.paused,
+        folders=tuple(Path(folder).resolve() for folder in args.files or ["."]),
     )
     if args.verb == "deploy":
         return deploy(plan, args.pool)

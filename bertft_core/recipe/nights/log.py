@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field
 from bertft_core.base.errors import DamagedFile
 from bertft_core.base.files import write_json
 from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.base.names import file_name
 from bertft_core.base.records import parse_record, read_record, set_aside
 from bertft_core.recipe.runs import RunFolder, run_at
 
@@ -56,7 +57,7 @@ class NightLog:
     """home/nights/NAME.jsonl and the record of the night at work. Appending is atomic between processes."""
 
     def __init__(self, home: Path, name: str) -> None:
-        self.folder = home / "nights"
+        self.folder, name = home / "nights", file_name(name)
         self.file = self.folder / f"{name}.jsonl"
         self._open = self.folder / f"{name}.open.json"
         self._last_training = self.folder / f"{name}{_LAST_TRAINING}"

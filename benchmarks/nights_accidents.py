@@ -241,12 +241,8 @@ def plans(case: Accidents, *, is_tiny: bool, is_mounted: bool) -> list[Plan]:
             Plan(what="the same batch again, after gc", expected=("skipped",), before=again_after_gc),
             Plan(what="DST; 30 % flipped; 6 kills", expected=TRAINS, before=case.flipped, live=killed_in(*names)),
             disk,
-            Plan(
-                what="other texts; champion's files gone",
-                expected=("kept champion",),
-                before=both(case.drifted, artefact_deleted),
-                after=put_back,
-            ),
+            Plan(what="champion's files gone", expected=("failed",), before=artefact_deleted, after=put_back),
+            Plan(what="other texts", expected=TRAINS, before=case.drifted),
         ]
     usual = Plan(what="new rows", expected=TRAINS, before=case.batch)
     weekly = Plan(what="new rows; gc after it", expected=TRAINS, before=case.batch, after=clean_up)
@@ -273,7 +269,7 @@ def plans(case: Accidents, *, is_tiny: bool, is_mounted: bool) -> list[Plan]:
         Plan(what="two at once", expected=TRAINS, before=case.batch, live=two_at_once),
         Plan(
             what="champion's files deleted",
-            expected=("kept champion",),
+            expected=("failed",),
             before=both(case.batch, artefact_deleted),
             after=put_back,
         ),

@@ -12,13 +12,12 @@ from prefect.runtime import flow_run
 
 from bertft_core.base.errors import telling_no_secrets
 from bertft_core.base.locks import FOREVER, exclusive
-from bertft_core.config.metrics import metrics_of
 from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
-from bertft_core.evaluation.report import with_floor_keys
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
+from bertft_core.recipe.evaluation import require_test_rows, test_document
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.release import standing_release
@@ -55,6 +54,8 @@ def pipeline(
     """Run the chain up to the stage `last` (search, finetune, evaluate or promote); returns the result document."""
     end_after_sigterm()
     config = load_config(config_path, overrides or [])
+    if last in ("evaluate", "promote"):
+        require_test_rows(config)
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
     root, report = Path(home), Reporter()
     with report.stage("ingest"):
@@ -115,7 +116,7 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
                 tree.evaluation(evaluation)
             with report.stage("review"):
                 review_model(context, fit, evaluation, report)
-            result["test"] = _test_document(evaluation)
+            result["test"] = test_document(evaluation)
         if scorer is not None:
             with report.stage("release"):
                 released = release(context, fit, tree, scorer)
@@ -146,15 +147,3 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
     if last != "search":
         run.update(chosen=choice)
     return config, choice
-
-
-def _test_document(evaluation: Any) -> dict[str, Any]:
-    """The `test` part of the result document."""
-    scores = metrics_of(multi_label=evaluation.scores.multi_label)
-    parts = ("accuracy", "macro_f1", "difference", "difference_interval", "score", "score_difference", "score_interval")
-    document: dict[str, Any] = {"n": evaluation.n, "groups": evaluation.groups, "metric": evaluation.metric}
-    document["blend"] = asdict(evaluation.blend) if evaluation.blend else None
-    document |= {name: getattr(evaluation.scores, name) for name in scores}
-    document |= {f"{name}_interval": evaluation.intervals[name] for name in scores}
-    document["no_interval"] = {name: why for name, why in evaluation.no_interval.items() if name in scores}
-    return with_floor_keys(document | {f"baseline_{name}": getattr(evaluation, f"baseline_{name}") for name in parts})

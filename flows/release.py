@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 
 from bertft_core.base.errors import telling_no_secrets
-from bertft_core.base.locks import exclusive
 from bertft_core.base.names import checked, file_name, model_name, version_number
 from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.release import candidate_of_version
+from bertft_core.recipe.release import candidate_of_version, release_lock
 from bertft_core.registry import overrides
 from bertft_core.registry.aliases import WEIGHTS, get_version, version_of_alias
 from bertft_core.registry.answers import Scorer
@@ -28,8 +26,6 @@ from bertft_core.tracking.store import open_store
 from bertft_core.training.results import TrainingResult
 from flows.signals import end_after_sigterm
 from tasks.release import check_parity, decide_promotion, register_model
-
-_WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
 
 
 class Approval(RunInput):
@@ -41,7 +37,7 @@ class Approval(RunInput):
 
 def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer) -> Release:
     """Register the fit and let the gate decide; one release per registered model at a time."""
-    with _release_lock(context.home, tree.store.config.model_name(context.config.name)):
+    with release_lock(context.home, tree.store.config.model_name(context.config.name)):
         candidate = register_model(context, fit, tree)
         check_parity(candidate, tree.store, scorer)
         outcome = decide_promotion(candidate, tree.store)
@@ -65,7 +61,7 @@ def promote(
         checked(version_number, version, "the version")
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
-    with _release_lock(root, name):
+    with release_lock(root, name):
         if done := overrides.already(store, name, version):
             return asdict(done)
         chosen = version or version_of_alias(store, name, store.config.aliases.challenger)
@@ -87,10 +83,6 @@ def _decide_anew(store: Store, name: str, version: str, home: Path, *, approve: 
         candidate = candidate_of_version(name, version, store, home)
         check_parity(candidate, store, scorer)
         return decide_promotion(candidate, store, approved=approve)
-
-
-def _release_lock(home: Path, name: str) -> AbstractContextManager[None]:
-    return exclusive(home / "locks" / f"release-{file_name(name)}.lock", f"a release of {name}", _WAIT_SECONDS)
 
 
 def _with_approval(store: Store, outcome: Release) -> Release:

@@ -45,10 +45,11 @@ class SplitConfig(Part):
 
     salt: any text; each is another draw of all rows, none is the draw of every run without one. class_salt: {class:
     salt}, a draw of the rows of that class alone, in place of the draw of all. No draw moves a row between nights.
+    test 0: no row is kept for a test, and what is trained cannot be judged, registered or promoted.
     """
 
     validation: Share = 0.1
-    test: Share = 0.2
+    test: Annotated[Number, Field(ge=0, lt=1)] = 0.2
     salt: Salt | None = None
     class_salt: dict[ClassName, Salt] = Field(default_factory=dict)
 

@@ -109,6 +109,12 @@ class MlflowConfig(Part):
         """The registered model's name for a configuration called `name`."""
         return self.registered_model.replace("{name}", name)
 
+    def named(self, name: str) -> MlflowConfig:
+        """The same settings for a registered model `name`. Raises ConfigError for what no model can be called."""
+        values: dict[str, Any] = {**dict(self), "registered_model": name}
+        found: MlflowConfig = _validated(MlflowConfig, values, "register")
+        return found
+
     def promotion_rule(self, metric: str) -> PromotionRule:
         """The rule for a run whose configuration has this `evaluation.metric`."""
         return replace(self.promotion, metric=metric)

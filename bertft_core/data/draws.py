@@ -70,6 +70,10 @@ class Draw:
             lines.append(f"{groups}: a split that holds one is mostly that one")
         return lines
 
+    def _filled(self) -> tuple[int, ...]:
+        """The splits that must hold rows, the most important first."""
+        return tuple(side for side in _FILLED if self.split.test or SPLITS[side] != "test")
+
     def _large_groups(self) -> list[str]:
         if self.group_of is None:
             return []
@@ -81,7 +85,7 @@ class Draw:
     def _salt_of(self, code: int) -> str:
         """The first salt whose draw puts rows of one class where they are needed, "" for none."""
         u = self.u[self.rows[self.codes == code]]
-        wanted = _FILLED[: len(u)]
+        wanted = self._filled()[: len(u)]
         for salt in _salts(_CLASS_SALTS if wanted else 0):
             if np.isin(wanted, sides_of(salted(u, salt), self.split)).all():
                 return salt
@@ -95,13 +99,13 @@ class Draw:
         pairs = np.unique(place[self.rows].astype(np.int64) * len(self.classes) + self.codes)
         unit, code = np.divmod(pairs, len(self.classes))
         needed = np.minimum(np.bincount(code, minlength=len(self.classes)), 3)
-        asked = np.array(_shares(self.split)) * len(self.u)
+        asked = np.maximum(np.array(_shares(self.split)) * len(self.u), 1e-9)  # a share may be 0
 
         def fault(hashes: U64) -> tuple[int, float]:
             sides = sides_of(hashes, self.split)
             present = np.zeros((3, len(self.classes)), dtype=bool)
             present[sides[unit], code] = True
-            lacking = sum(int((~present[side] & (needed > rank)).sum()) for rank, side in enumerate(_FILLED))
+            lacking = sum(int((~present[side] & (needed > rank)).sum()) for rank, side in enumerate(self._filled()))
             return lacking, float((np.abs(_sizes(sides, rows_of) - asked) / asked).max())
 
         now = units if self.split.salt is None else salted(units, self.split.salt)

@@ -253,7 +253,8 @@ def gate_classes(
     )
     if len(classes) < 2:
         raise DataError(f"data.label: wanted at least two classes, found {table or 'none'}")
-    for side, name in enumerate(SPLITS):
+    sides = SPLITS if config.source is None or config.split.test else SPLITS[:2]  # those that must hold rows
+    for side, name in enumerate(sides):
         if rows[side] == 0:
             raise DataError(
                 f"data.{name}: no usable row is left ({sum(rows)} in all three files); rows also "
@@ -277,7 +278,7 @@ def gate_classes(
                 f"data.min_class_rows: class {name!r} has {counted(total, 'row')}, wanted at least "
                 f"{config.min_class_rows}; add rows, or lower data.min_class_rows"
             )
-    absent = [(s, c) for s in (1, 2) for c in range(len(classes)) if counts[s, c] == 0]
+    absent = [(s, c) for s in range(1, len(sides)) for c in range(len(classes)) if counts[s, c] == 0]
     warnings = [
         f"class {classes[c]!r} is absent from {SPLITS[s]} ({counted(int(counts[:, c].sum()), 'row')} in all): "
         "its scores there are undefined"

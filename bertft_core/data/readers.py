@@ -42,7 +42,7 @@ class RowBatch:
     faults: list[RowFault]
 
 
-def _require_columns(header: Sequence[str], config: DataConfig, file: str) -> None:
+def require_columns(header: Sequence[str], config: DataConfig, file: str) -> None:
     """Raises DataError naming each missing (or ambiguous) column, those of the header, and the nearest one."""
     faults = []
     for column, key in config.columns.items():
@@ -113,7 +113,7 @@ def _read_csv(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     dialect = file.dialect
     assert dialect is not None
     columns, header = config.columns, dialect.header
-    _require_columns(header, config, file.name)
+    require_columns(header, config, file.name)
     places = [header.index(column) for column in columns]
 
     def rows() -> Iterator[_Row | RowFault]:
@@ -131,7 +131,7 @@ def _read_csv(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
 def _read_jsonl(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     objects = json_objects(file)
     first = list(itertools.islice(objects, _FIRST_ROWS))
-    _require_columns(list(dict.fromkeys(k for _, o in first for k in o)), config, file.name)
+    require_columns(list(dict.fromkeys(k for _, o in first for k in o)), config, file.name)
     columns = config.columns
 
     def rows() -> Iterator[_Row]:
@@ -147,7 +147,7 @@ def _read_jsonl(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
 
 
 def _read_parquet(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
-    _require_columns(parquet_columns(file), config, file.name)
+    require_columns(parquet_columns(file), config, file.name)
     number = 0
     for columns in parquet_batches(file, config.columns):
         batch = _arrow_batch(file.name, columns, number)
@@ -163,23 +163,26 @@ def _arrow_batch(name: str, columns: dict[str, list[Any]], done: int) -> RowBatc
 def _read_hub(file: SourceFile, config: DataConfig) -> Iterator[RowBatch]:
     assert file.hub is not None
     dataset = open_hub(file.hub)[file.name]
-    _require_columns(list(dataset.column_names), config, f"hf://{file.hub.name} {file.name}")
+    require_columns(list(dataset.column_names), config, f"hf://{file.hub.name} {file.name}")
     wanted = list(config.columns)
-    feature = dataset.features[config.label_columns[0]]
-    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)  # ClassLabel
     number = 0
     for table in dataset.select_columns(wanted).with_format("arrow").iter(batch_size=1_000):
         columns = table.to_pydict()
-        if names and isinstance(config.label, str):
-            columns[config.label] = [_named(value, names) for value in columns[config.label]]
+        if isinstance(config.label, str):
+            columns[config.label] = named_classes(columns[config.label], dataset.features[config.label])
         yield _arrow_batch(file.name, columns, number)
         number += table.num_rows
 
 
-def _named(value: Any, names: list[str]) -> Any:
-    """The class of a number, or the classes of a list of numbers."""
-    if isinstance(value, list):
-        return [names[v] for v in value]
+def named_classes(values: list[Any], feature: Any) -> list[Any]:
+    """Labels of a column of `datasets`: of type ClassLabel by their names (-1: missing), of another as they are."""
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    if not names:
+        return values
+    return [[names[v] for v in value] if isinstance(value, list) else _name(value, names) for value in values]
+
+
+def _name(value: int | None, names: list[str]) -> str | None:
     return names[value] if value is not None and value >= 0 else None
 
 

@@ -1,59 +1,140 @@
 """The stages of a run one after the other, without an orchestrator: for a notebook.
 
-from bertft_core import load_config, run
-report = run(load_config("examples/quick_test.yaml"), home=".bertft")
+from bertft_core import run
+report = run("examples/quick_test.yaml", home=".bertft")
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import ConfigError, InputError
 from bertft_core.base.home import open_home
-from bertft_core.config.run import RunConfig
+from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.config.run import RunConfig, load_config, parse_config
+from bertft_core.data.frames import is_frame, store_frame
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.evaluation import evaluate
+from bertft_core.recipe.evaluation import evaluate, require_test_rows, settle_policy, stored_report
 from bertft_core.recipe.fit import finetune, fitted_config, machine_settings, searched_on, settled_for
 from bertft_core.recipe.prepare import prepare
+from bertft_core.recipe.process.client import Trainer, end_ahead, start_ahead
+from bertft_core.recipe.release import build_served
 from bertft_core.recipe.runs import identify
 from bertft_core.recipe.trials import TrialRunner, find_winner, open_confirmation, open_study, require_possible
 
 if TYPE_CHECKING:
     from bertft_core.evaluation.report import EvaluationReport
-    from bertft_core.recipe.process.client import Trainer
     from bertft_core.search.study import SearchStudy
     from bertft_core.search.winner import SearchWinner
+    from bertft_core.training.results import TrainingResult
+
+Given = RunConfig | Mapping[str, Any] | Path | str
+OnStage = Callable[[str, float, dict[str, Any]], None]  # stage, share of it that is done, facts
+_HELD_SECONDS = 1.0  # between two looks at trials that another process holds
+_ROWS = ("source", "train", "validation", "test")
 
 
-def run(config: RunConfig, home: Path | str = ".bertft", *, again: bool = False) -> EvaluationReport:
-    """The whole chain up to the evaluation, without Prefect and MLflow."""
-    from bertft_core.recipe.process.client import Trainer
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that is fitted. config: as it was asked for; context.config has the values of the fit.
 
-    root = open_home(home)
-    prepared = prepare(config, root)
-    with Trainer() as trainer:
-        context = RunContext(
-            config=config,
-            prepared=prepared,
-            run=identify(config, prepared, root, again=again),
-            home=root,
-            trainer=trainer,
-        )
-        chosen = fitted_config(config, context.run)
-        if chosen is None and config.is_searched:
-            config = searched_on(config, prepared)
-            require_possible(config, prepared, root)
-            study = open_study(config, prepared, root)
-            runner = TrialRunner(config=config, prepared=prepared, settings=machine_settings(context), home=root)
-            _run_all(study, runner, trainer)
-            confirmation = open_confirmation(study, config)
-            if confirmation is not None:
-                _run_all(confirmation, runner, trainer)
-            chosen = context.config.with_values(find_winner(study, config, confirmation).best.params)
-        context = context.with_config(chosen or config)
-        context = context.with_config(settled_for(context.config, context.prepared))
-        return evaluate(context, finetune(context))
+    report: None where no row was kept for a test (data.split.test 0). served: the folder that answers.
+    """
+
+    config: RunConfig
+    context: RunContext
+    fit: TrainingResult
+    report: EvaluationReport | None
+    served: Path
+
+
+def run(given: Given, home: Path | str = ".bertft", *, again: bool = False) -> EvaluationReport:
+    """The whole chain up to the evaluation, without Prefect and MLflow. given: as for `read_config`."""
+    config = read_config(given, open_home(home))
+    require_test_rows(config)
+    report = complete(config, home, again=again).report
+    assert report is not None, "there are test rows"
+    return report
+
+
+def read_config(given: Given, home: Path) -> RunConfig:
+    """A configuration from a YAML file, or from a mapping with the same keys; relative paths of a mapping start here.
+
+    In a mapping data.source (or data.train, data.validation and data.test) may be rows in memory, as `store_frame`
+    takes them. Raises ConfigError for the keys at fault, DataError for rows that cannot be stored.
+    """
+    if isinstance(given, RunConfig):
+        return given
+    if isinstance(given, str | Path):
+        return load_config(given)
+    here, data = Path.cwd(), given.get("data")
+    frames = {key: data[key] for key in _ROWS if is_frame(data.get(key))} if isinstance(data, Mapping) else {}
+    places = {**data, **dict.fromkeys(frames, "rows in memory")} if isinstance(data, Mapping) else data
+    config = parse_config({**given, "data": places}, here)
+    stored = {key: home / store_frame(rows, config.data, home) for key, rows in frames.items()}
+    # relative where they move together with the working directory: a path is part of what a run is
+    named = {key: str(path.relative_to(here) if path.is_relative_to(here) else path) for key, path in stored.items()}
+    return RunConfig(**{**dict(config), "data": config.data.model_copy(update=named)}) if named else config
+
+
+def complete(
+    given: Given, home: Path | str = ".bertft", *, again: bool = False, on_stage: OnStage | None = None
+) -> Finished:
+    """Search, fit, judge and build what answers; each stage that is finished already is read back.
+
+    A call that was interrupted or killed goes on where it was. Another process at work on the same run is waited for.
+    """
+    root, say = open_home(home), on_stage or (lambda stage, fraction, facts: None)
+    config = read_config(given, root)
+    start_ahead()
+    try:
+        prepared = prepare(config, root, lambda what, count: say("rows", 0.0, {what: count}))
+        rows = {split: getattr(prepared.dataset, f"n_{split}") for split in ("train", "validation", "test")}
+        say("rows", 1.0, rows)
+        run = identify(config, prepared, root, again=again)
+        lock = root / "locks" / f"{run.run_key[:12]}.lock"
+        with exclusive(lock, f"run {run.run_id}", FOREVER, lambda holder: say("waiting", 0.0, {"for": holder})):
+            context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
+            with context.trainer:
+                context = _with_winner(context, say)
+                fit = finetune(context, lambda fraction, facts: say("fine-tuning", fraction, facts))
+                say("fine-tuning", 1.0, {"score": fit.score})
+                report = stored_report(run)
+                if report is None and config.data.split.test:
+                    say("evaluation", 0.0, {})
+                    report = evaluate(context, fit)
+                elif report is None and "policy" not in run.state():
+                    settle_policy(context, fit)
+                served = build_served(context, fit)
+    finally:
+        end_ahead()
+    say("done", 1.0, {"report": report})
+    return Finished(config=config, context=context, fit=fit, report=report, served=served)
+
+
+def _with_winner(context: RunContext, say: OnStage) -> RunContext:
+    """The context with the values that the final fit uses: the winner's of the search, numbers in place of auto."""
+    config, prepared, home = context.config, context.prepared, context.home
+    chosen = fitted_config(config, context.run)
+    if chosen is None and config.is_searched:
+        searched = searched_on(config, prepared)
+        require_possible(searched, prepared, home)
+        study = open_study(searched, prepared, home)
+        context.run.update(study=study.name)
+        runner = TrialRunner(config=searched, prepared=prepared, settings=machine_settings(context), home=home)
+        _run_all(study, runner, context.trainer, say)
+        confirmation = open_confirmation(study, searched)
+        if confirmation is not None:
+            _run_all(confirmation, runner, context.trainer, say)
+        best = find_winner(study, searched, confirmation).best
+        study.store_winner(best.params)
+        chosen = config.with_values(best.params)
+    context = context.with_config(chosen or config)
+    return context.with_config(settled_for(context.config, context.prepared))
 
 
 def search_report(config: RunConfig, home: Path, storage: str | None = None) -> dict[str, Any]:
@@ -97,7 +178,17 @@ def _winner_if_done(study: SearchStudy, config: RunConfig) -> SearchWinner | Non
     return find_winner(study, config, confirmation)
 
 
-def _run_all(study: SearchStudy, runner: TrialRunner, trainer: Trainer) -> None:
-    while (slot := study.claim()) is not None:
-        runner.run(study, slot, trainer)
+def _run_all(study: SearchStudy, runner: TrialRunner, trainer: Trainer, say: OnStage) -> None:
+    """Every open slot, those too that a killed process held until its lease has passed."""
+    while study.open_slots() or study.held():
+        slot = study.claim()
+        if slot is None:
+            time.sleep(_HELD_SECONDS)
+            continue
+        trial, done = slot.slot, len(study.results())
+
+        def show(fraction: float, facts: dict[str, Any], trial: int = trial, done: int = done) -> None:
+            say("search", (done + fraction) / study.slots, {"trial": trial, "trials": study.slots, **facts})
+
+        runner.run(study, slot, trainer, show)
         study.spend(runner.prepared.dataset.n_validation)

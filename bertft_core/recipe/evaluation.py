@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.base.files import is_complete, staged_folder, write_json
-from bertft_core.base.hashes import hash_json
+from bertft_core.base.errors import ConfigError
+from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
+from bertft_core.base.hashes import code_fingerprint, hash_json
+from bertft_core.config.metrics import metrics_of
 from bertft_core.config.run import RunConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.fit import machine_settings, schedule_of
 from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.runs import Run
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 
 BASELINE_VERSION = 2
+JUDGING_CODE = ("config", "evaluation", "recipe/evaluation.py")  # what a stored report depends on besides its run
 TIMED_ROWS = 200  # that the TF-IDF model of a blend is timed on
 
 
@@ -70,8 +74,39 @@ def baseline_folder(config: RunConfig, dataset: DatasetSplits, home: Path) -> Ba
     return BaselineFolder(folder)
 
 
+def settle_policy(context: RunContext, fit: TrainingResult) -> DecisionPolicy:
+    """Score the validation rows, fit on them how probabilities become an answer, and keep it with the run."""
+    config, dataset = context.config, context.prepared.dataset
+    raw = _score(context, fit, "validation")
+    words = baseline_folder(config, dataset, context.home).probabilities("validation")
+    policy = _fit_policy(config, dataset, raw, words)
+    context.run.update(policy=policy.to_json())
+    return policy
+
+
+def require_test_rows(config: RunConfig) -> None:
+    """Raises ConfigError where no row is kept for a test: what is trained so cannot be judged."""
+    if config.data.source is not None and not config.data.split.test:
+        raise ConfigError("data.split.test is 0: no row is kept to judge the model on; give a share such as 0.2")
+
+
+def _score(context: RunContext, fit: TrainingResult, split: str) -> Any:
+    """Probabilities [n, classes] of the fit's model on a split, also left in run/evaluation."""
+    import numpy as np
+
+    folder, settings = context.run.folder.evaluation, machine_settings(context)
+    folder.path.mkdir(exist_ok=True)
+    file = folder.raw_test if split == "test" else folder.raw_validation
+    tokens = context.prepared.tokens.directory
+    context.trainer.score(fit.model_dir, tokens, split, file, settings.device, settings.threads)
+    return np.load(file, allow_pickle=False)
+
+
 def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
-    """Score the untouched test split beside the TF-IDF baseline; report and pictures go to run/evaluation."""
+    """Score the untouched test split beside the TF-IDF baseline; report and pictures go to run/evaluation.
+
+    Raises ConfigError where there are no test rows.
+    """
     import numpy as np
 
     from bertft_core.evaluation.report import BlendParts, RowTexts
@@ -79,17 +114,11 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     from bertft_core.evaluation.scores.intervals import Bootstrap
 
     config, prepared, dataset = context.config, context.prepared, context.prepared.dataset
-    folder, settings = context.run.folder.evaluation, machine_settings(context)
-    folder.path.mkdir(exist_ok=True)
-    raw = {}
-    for split in ("validation", "test"):
-        file = folder.raw_test if split == "test" else folder.raw_validation
-        context.trainer.score(fit.model_dir, prepared.tokens.directory, split, file, settings.device, settings.threads)
-        raw[split] = np.load(file, allow_pickle=False)
-    baseline = baseline_folder(config, dataset, context.home)
-    policy = _fit_policy(config, dataset, raw["validation"], baseline.probabilities("validation"))
+    require_test_rows(config)
+    policy, raw = settle_policy(context, fit), _score(context, fit, "test")
+    folder, baseline = context.run.folder.evaluation, baseline_folder(config, dataset, context.home)
     words = baseline.probabilities("test")
-    blended = policy.blended(raw["test"], words, multi_label=dataset.multi_label)
+    blended = policy.blended(raw, words, multi_label=dataset.multi_label)
     decided = policy.apply(blended, multi_label=dataset.multi_label)
     np.save(folder.probabilities, decided.probabilities.astype(np.float32), allow_pickle=False)
     np.save(folder.predicted, decided.predicted, allow_pickle=False)
@@ -97,7 +126,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     blend = None
     if policy.blend is not None:
         cost = _milliseconds(baseline, dataset.joined_texts("test")[:TIMED_ROWS])
-        blend = BlendParts(weights=str(policy.blend), milliseconds=cost, encoder=labels.predictions(raw["test"]))
+        blend = BlendParts(weights=str(policy.blend), milliseconds=cost, encoder=labels.predictions(raw))
     report = judge(
         labels,
         labels.predictions(decided.probabilities, decided.predicted),
@@ -113,8 +142,34 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     write_json(folder.report_json, report.to_json())
     _draw(config, report, fit, prepared, folder)
     write_markdown(config, report, folder)
-    context.run.update(evaluated=True, policy=policy.to_json())
+    context.run.update(evaluated=True, judged_by=code_fingerprint(*JUDGING_CODE))
     return report
+
+
+def stored_report(run: Run) -> EvaluationReport | None:
+    """The report of a run that was evaluated by today's code; else, and where the file is damaged, None."""
+    from bertft_core.evaluation.report import EvaluationReport
+
+    if run.state().get("judged_by") != code_fingerprint(*JUDGING_CODE):
+        return None
+    try:
+        return EvaluationReport.from_json(read_json(run.folder.evaluation.report_json))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is made again
+        return None
+
+
+def test_document(evaluation: EvaluationReport) -> dict[str, Any]:
+    """The `test` part of the result document."""
+    from bertft_core.evaluation.report import with_floor_keys
+
+    scores = metrics_of(multi_label=evaluation.scores.multi_label)
+    parts = ("accuracy", "macro_f1", "difference", "difference_interval", "score", "score_difference", "score_interval")
+    document: dict[str, Any] = {"n": evaluation.n, "groups": evaluation.groups, "metric": evaluation.metric}
+    document["blend"] = asdict(evaluation.blend) if evaluation.blend else None
+    document |= {name: getattr(evaluation.scores, name) for name in scores}
+    document |= {f"{name}_interval": evaluation.intervals[name] for name in scores}
+    document["no_interval"] = {name: why for name, why in evaluation.no_interval.items() if name in scores}
+    return with_floor_keys(document | {f"baseline_{name}": getattr(evaluation, f"baseline_{name}") for name in parts})
 
 
 def slices_of(config: RunConfig, test: pa.Table) -> dict[str, dict[str, Any]]:

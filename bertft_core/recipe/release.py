@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from bertft_core.base.errors import DamagedFile, DataError
 from bertft_core.base.files import load_array, write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
+from bertft_core.base.locks import exclusive
 from bertft_core.base.names import file_name
 from bertft_core.base.records import read_record
 from bertft_core.config.run import RunConfig, parse_config
@@ -45,7 +47,13 @@ from bertft_core.training.results import TrainingResult
 
 _LOGGER = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
+_WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
 _OUTCOMES: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}  # as the page names them
+
+
+def release_lock(home: Path, name: str) -> AbstractContextManager[None]:
+    """One release per registered model at a time. Raises BusyError naming who holds it."""
+    return exclusive(home / "locks" / f"release-{file_name(name)}.lock", f"a release of {name}", _WAIT_SECONDS)
 
 
 def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: EvaluationFolder, home: Path) -> None:
@@ -71,11 +79,12 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Evaluatio
     divisions = slices_of(config, table).items()
     masks = {f"{division}: {name}": mask for division, slices in divisions for name, mask in slices.items()}
     np.savez(folder.slices, **masks)
-    np.save(folder.test_fingerprints, _fingerprints(table), allow_pickle=False)
-    np.save(folder.train_fingerprints, np.sort(_fingerprints(dataset.table("train"))), allow_pickle=False)
+    np.save(folder.test_fingerprints, row_fingerprints(table), allow_pickle=False)
+    np.save(folder.train_fingerprints, np.sort(row_fingerprints(dataset.table("train"))), allow_pickle=False)
 
 
-def _fingerprints(table: Any) -> Any:
+def row_fingerprints(table: Any) -> Any:
+    """Keys of the rows of a split, uint64 [n], by which a version knows what it was trained on."""
     joined = b"".join(table["fingerprint"].to_pylist())
     return np.frombuffer(joined, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
 

@@ -38,6 +38,13 @@ def start_ahead() -> None:
     _AHEAD.append(trainer)
 
 
+def end_ahead() -> None:
+    """End what `start_ahead` started and nobody took: in a notebook it would wait as long as the kernel lives."""
+    with contextlib.suppress(IndexError):
+        while True:
+            _AHEAD.pop().close()
+
+
 class Trainer:
     """A long-lived process that fits, scores and explains. Use it in one thread, as a context manager.
 

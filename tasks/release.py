@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from bertft_core.base.display import without_credentials
 from bertft_core.base.errors import telling_no_secrets
+from bertft_core.base.text import plain
 from bertft_core.config.store import Store
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
@@ -46,6 +47,6 @@ def check_parity(candidate: Candidate, store: Store, scorer: Scorer) -> None:
 def decide_promotion(candidate: Candidate, store: Store, *, approved: bool = False) -> Release:
     """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not."""
     release, decision = promote_or_keep(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
-    text = decision.to_markdown(release.title) if decision else f"**{release}**"
+    text = decision.to_markdown(release.title) if decision else f"**{plain(str(release))}**"
     create_markdown_artifact(key="bertft-decision", markdown=text)
     return release

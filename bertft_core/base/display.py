@@ -25,8 +25,8 @@ _SECRET_NAME = re.compile(
 _NO_SECRET = re.compile(r"(?i)(?:^(?:old)?pwd|_(?:sock|path|file|dir|folder|url_path))$")
 # user and password of a URL: up to the last @ before its path; or, where a password holds / ? or #, up to the last @
 # of the word, unless a port stands there
-_USERINFO = re.compile(r"(?<=://)[^\s/?#]*@|(?<=://)[^\s/:@]*:(?!\d{1,5}(?![^\s/?#'\"`,;)\]}>]))\S*@")
-_QUERY = re.compile(rf"(?i)([?&;][^=&\s]*(?:{_WORDS})[^=&\s]*=)[^&\s'\"]+")
+_USERINFO = re.compile(r"(?<=://)[^\s/?#]*@|(?<=://)[^\s/:@]*:(?!\d{1,5}(?![^\s/?#'\"`,;)\]}>]))\S{0,2000}@")
+_QUERY = re.compile(rf"(?i)([?&;][^=&;?\s]{{0,40}}(?:{_WORDS})[^=&;?\s]{{0,40}}=)[^&\s'\"]+")
 _SETTING = re.compile(r"(?i)\b(password|passwd|pwd)(\s?=\s?)[^\s&'\",;]+")
 _HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?)[^\s'\",]+")
 # C0 without tab and line break, DEL, C1, line and paragraph separators, embeddings, overrides and isolates of
@@ -49,6 +49,11 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return _OBEYED.sub(lambda found: _escape(found[0]), text)
+
+
+def one_line(text: str) -> str:
+    """Text for a line of a table: every white space is one space, and no control sign is in it."""
+    return visible(" ".join(text.split()))
 
 
 def visible_json(text: str) -> str:

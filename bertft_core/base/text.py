@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from bertft_core.base.display import visible
+from bertft_core.base.display import one_line
 
 NO_SPREAD = "no interval: the same on every row"
 
@@ -51,7 +51,7 @@ def percent(share: float) -> str:
 
 def plain(text: str) -> str:
     """Text that may come from the data, safe inside a Markdown table: no new cell, line, tag, link or emphasis."""
-    joined = visible(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+    joined = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return "".join("\\" + c if c in "\\`*_[]|$#" else c for c in joined)
 
 
@@ -61,7 +61,7 @@ def quoted(name: object) -> str:
     >>> quoted("a\\nclass")
     "'a class'"
     """
-    return f"'{visible(' '.join(str(name).split()))}'"
+    return f"'{one_line(str(name))}'"
 
 
 # Control characters that are no white space, and Unicode 15's Default_Ignorable_Code_Point: zero-width and format

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bertft_core.base.cells import cell
 from bertft_core.base.errors import ArtifactError, DataError
 
 FOLDS = 5
@@ -47,13 +48,17 @@ class LabelReview:
     notes: tuple[str, ...] = ()
 
     def to_csv(self, source_rows: Sequence[str], texts: Sequence[str]) -> str:
-        """The list as CSV, one line per suspect; `source_rows` and `texts` belong to the arrays' rows."""
+        """The list as CSV, one line per suspect, formulas as text.
+
+        `source_rows` and `texts` belong to the arrays' rows.
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["row", "label", "suggested", "self_confidence", "probability", "text"])
         for s in self.suspects:
             numbers = (f"{s.self_confidence:.4f}", f"{s.probability:.4f}")
-            writer.writerow([source_rows[s.row], s.label, s.suggested, *numbers, texts[s.row]])
+            names = (cell(s.label), cell(s.suggested))
+            writer.writerow([cell(str(source_rows[s.row])), *names, *numbers, cell(texts[s.row])])
         return out.getvalue()
 
 

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from bertft_core.base.display import visible
 from bertft_core.base.errors import ConfigError, ModelError
 from bertft_core.config.run import RunConfig
 from bertft_core.data.sources import resolve_package
@@ -91,7 +92,7 @@ def hidden_size(pretrained: Path) -> int:
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    print(f"looking up {name} on the Hugging Face hub", file=sys.stderr)
+    print(f"looking up {visible(name)} on the Hugging Face hub", file=sys.stderr)
     try:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
         return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=5))

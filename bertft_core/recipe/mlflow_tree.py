@@ -9,6 +9,7 @@ from typing import Any
 
 from bertft_core.base.display import masked
 from bertft_core.base.files import write_json
+from bertft_core.base.text import plain
 from bertft_core.config.fit import Part
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
@@ -149,7 +150,7 @@ class Tree:
         """Keep the result document, say on the root how it ended; close final and pipeline run."""
         write_json(self._run.folder.result, result)
         store.log_files(self.store, self.root, [self._run.folder.result])
-        note = f"version {result['version']}: {result['outcome']}. {result['reason']}"
+        note = f"version {result['version']}: {result['outcome']}. {plain(result['reason'])}"
         store.set_tags(self.store, self.root, {store.NOTE: note[:5000], "bertft.outcome": result["outcome"]})
         scores = {f"test_{key}": result["test"][key] for key in ("accuracy", "macro_f1", "log_loss")}
         store.log_metrics(self.store, self.root, scores)

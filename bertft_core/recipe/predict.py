@@ -27,4 +27,5 @@ def predict_file(
     scored = score_table(predictor, source, target, model=uri, settings=settings, on_rows=on_rows)
     faulty = sum(scored.faults.values())
     counts = {"rows": scored.rows, "scored": scored.rows - faulty, "not_scored": faulty, "faults": scored.faults}
+    counts |= {"formulas": scored.formulas} if scored.formulas else {}
     return {"model": uri, **counts, "output": str(target), "classes": list(predictor.classes)}

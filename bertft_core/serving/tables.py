@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.base.cells import cell, is_formula
 from bertft_core.base.errors import InputError
 from bertft_core.base.files import replacing
 from bertft_core.config.run import DataConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bertft_core.serving.predictor import Predictor
 
 
+_OF_SPREADSHEETS = (".csv", ".tsv")
 _KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 _ROWS, _CHARS = 4096, 8_000_000  # of one batch, all its strings together
 Row = dict[str, Any]
@@ -35,21 +37,24 @@ class TableSettings:
     """What a user says of a table.
 
     text, text_pair: its columns; None: found as `predict_frame` does. encoding: None reads it as the training rows were
-    read. strict: whether a row that cannot be scored ends it.
+    read. strict: whether a row that cannot be scored ends it. verbatim: whether texts that a spreadsheet would compute
+    are written to .csv and .tsv as they are, instead of behind an apostrophe.
     """
 
     text: str | None = None
     text_pair: str | None = None
     encoding: str | None = None
     strict: bool = False
+    verbatim: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredTable:
-    """How many rows were written, and how many of them have no answer, by reason."""
+    """How many rows were written, how many of them have no answer, by reason, and how many cells got an apostrophe."""
 
     rows: int
     faults: dict[str, int]
+    formulas: int = 0
 
 
 def score_table(
@@ -75,7 +80,8 @@ def score_table(
 
     settings = settings or TableSettings()
     text, pair = settings.text, settings.text_pair
-    done, faults = 0, Counter[str]()
+    done, faults, formulas = 0, Counter[str](), 0
+    is_guarded = target.suffix.lower() in _OF_SPREADSHEETS and not settings.verbatim
     with _writer(target) as write:
         file = _inspected(source, predictor.card, settings)
         for rows in _batches(file):
@@ -98,13 +104,31 @@ def score_table(
             faults.update(why.partition(", was")[0].partition(":")[0] for why in broken.values())
             scored = scored.assign(model=model)
             hidden = {c: f"input_{c}" for c in scored.columns if c in frame.columns}
-            write(pd.concat([_writable(frame, predictor, settings).rename(columns=hidden), scored], axis=1))
+            table = pd.concat([_writable(frame, predictor, settings).rename(columns=hidden), scored], axis=1)
+            if is_guarded:
+                table, found = _guarded(table)
+                formulas += found
+            write(table)
             done += len(rows)
             if on_rows:
                 on_rows(done)
         if not done:
             raise InputError(f"--input {source}: holds no rows")
-    return ScoredTable(rows=done, faults=dict(faults))
+    return ScoredTable(rows=done, faults=dict(faults), formulas=formulas)
+
+
+def _guarded(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The table with an apostrophe before each text that a spreadsheet would compute, and how many there are."""
+    count = 0
+
+    def guard(value: Any) -> Any:
+        nonlocal count
+        if not isinstance(value, str) or not is_formula(value):
+            return value
+        count += 1
+        return cell(value)
+
+    return table.map(guard).rename(columns=cell), count
 
 
 def _writable(frame: pd.DataFrame, predictor: Predictor, settings: TableSettings) -> pd.DataFrame:

@@ -70,6 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--strict", action="store_true", help="end at a row that cannot be scored, instead of saying so in it"
     )
+    sub.add_argument(
+        "--verbatim",
+        action="store_true",
+        help="write texts to .csv and .tsv as they are, without the apostrophe before what a spreadsheet would compute",
+    )
     sub.add_argument("--encoding", help=ENCODING)
     _common(sub)
     _registry_verbs(verbs)

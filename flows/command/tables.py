@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from bertft_core.base.display import one_line
 from bertft_core.base.text import NO_SPREAD, counted, rows_text
 from bertft_core.config.metrics import LOWER_IS_BETTER, METRICS, as_score, metric_title, score_column
 
@@ -19,7 +20,9 @@ def render(verb: str, result: dict[str, Any]) -> str:
 def _lines(result: dict[str, Any]) -> str:
     values = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in result.items()}
     values |= {k: ", ".join(f"{n} {what}" for what, n in v.items()) for k, v in result.items() if isinstance(v, dict)}
-    return "\n".join(f"{key.replace('_', ' '):<16} {value}" for key, value in values.items() if value is not None)
+    return "\n".join(
+        f"{key.replace('_', ' '):<16} {one_line(str(value))}" for key, value in values.items() if value is not None
+    )
 
 
 def _night(result: dict[str, Any]) -> str:
@@ -181,7 +184,8 @@ def _comparison(result: dict[str, Any]) -> str:
     lines += [f"warning      what version {unknown} was trained on is not known"] if unknown else []
     lines.append(f"different answers on {counted(result['disagreements'], 'row')}")
     for row in result["shown"]:
-        lines.append(f"  row {row['row']}: {row['label']}, answers {row['first']} and {row['second']}: {row['text']}")
+        line = f"row {row['row']}: {row['label']}, answers {row['first']} and {row['second']}: {row['text']}"
+        lines.append(f"  {one_line(line)}")
     return "\n".join(lines)
 
 

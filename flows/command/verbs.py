@@ -153,7 +153,9 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.serving.tables import TableSettings
     from flows.terminal.progress import Reporter
 
-    settings = TableSettings(text=args.text, text_pair=args.text_pair, encoding=args.encoding, strict=args.strict)
+    settings = TableSettings(
+        text=args.text, text_pair=args.text_pair, encoding=args.encoding, strict=args.strict, verbatim=args.verbatim
+    )
     report = Reporter()
     with report.stage("predict"):
         return predict_file(

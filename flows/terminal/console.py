@@ -17,6 +17,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
+from rich.segment import Segment
+
+from bertft_core.base.display import visible
 
 _SECONDS = 0.25  # between two pictures
 
@@ -32,6 +35,11 @@ class WholeConsole(Console):
         self._alone.acquire()
         super().__enter__()
         return self
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """What is printed, the control signs of its texts shown as escapes: a terminal obeys rich's own alone."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.base.files import write_json, write_text
+from bertft_core.base.text import plain
 from bertft_core.config.store import Store
 from bertft_core.evaluation.drift.report import DriftReport, draw_drift
 from bertft_core.recipe.nights.log import FAILED, REJECTED, Night
@@ -24,7 +25,7 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
         "bertft.pipeline_run": night.run_id or "",
         "bertft.version": night.version or "",
         "prefect.flow_run_id": prefect_run,
-        tracking.NOTE: f"{night.outcome}: {night.reason}"[:5000],
+        tracking.NOTE: f"{night.outcome}: {plain(night.reason)}"[:5000],
     }
     key = f"{name} {night.started}"
     run_id = tracking.find_or_create_run(store, key, "night", name=f"{name} night {night.night}", tags=tags)
@@ -45,8 +46,11 @@ def as_markdown(night: Night, name: str) -> str:
     """What a person reads in Prefect."""
     trained = [] if night.version is None else [("version", night.version), ("run", night.run_id)]
     facts = [(key.replace("_", " "), _shown(value)) for key, value in night.facts.items()]
-    rows = "".join(f"| {key} | {value} |\n" for key, value in [*trained, *facts, ("seconds", _shown(night.seconds))])
-    return f"# {name}, night {night.night}: {night.outcome}\n\n{night.reason}\n\n| fact | value |\n|---|---:|\n{rows}"
+    rows = "".join(
+        f"| {key} | {plain(str(value))} |\n" for key, value in [*trained, *facts, ("seconds", _shown(night.seconds))]
+    )
+    title = f"# {plain(name)}, night {night.night}: {night.outcome}"
+    return f"{title}\n\n{plain(night.reason)}\n\n| fact | value |\n|---|---:|\n{rows}"
 
 
 def _shown(value: Any) -> str:

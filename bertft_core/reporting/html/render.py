@@ -16,8 +16,10 @@ from bertft_core.reporting.html import values
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# neither HTML nor XML may hold control characters and lone surrogates
-_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# neither HTML nor XML may hold control characters and lone surrogates; overrides of direction hide what stands there
+_UNPRINTABLE = re.compile(
+    "[^\t\n\r\u0020-\u007e\u00a0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
 
 
 def render(template: str, **given: Any) -> str:

@@ -226,3 +226,25 @@ def test_impossible_files_are_named(predictor: Predictor, tmp_path: Path, source
     with pytest.raises((InputError, DataError), match=match):
         score_table(predictor, tmp_path / source, tmp_path / target, model="m")
     assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.glob("out*"))
+
+
+HOSTILE = ["=1+1", "-0.5", "@user thanks", "- a bullet", "\t=x", "plain"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_formulas_are_written_as_text_and_counted(predictor: Predictor, tmp_path: Path, suffix: str) -> None:
+    source = write_csv(tmp_path / "in.csv", texts=HOSTILE)
+    source.write_text(source.read_text(encoding="utf-8").replace("id,body", "=id,body"), encoding="utf-8")
+    scored = score_table(predictor, source, tmp_path / f"out{suffix}", model="m")
+    with open(tmp_path / f"out{suffix}", newline="", encoding="utf-8") as handle:
+        out = list(csv.DictReader(handle, delimiter="\t" if suffix == ".tsv" else ","))
+    assert [row["body"] for row in out] == ["'=1+1", "-0.5", "'@user thanks", "'- a bullet", "'\t=x", "plain"]
+    assert scored.formulas == 4 and "'=id" in out[0]
+
+
+def test_verbatim_and_formats_for_programs_keep_every_sign(predictor: Predictor, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", texts=HOSTILE)
+    scored = score_table(predictor, source, tmp_path / "o.csv", model="m", settings=TableSettings(verbatim=True))
+    assert [row["body"] for row in read_csv(tmp_path / "o.csv")] == HOSTILE and scored.formulas == 0
+    score_table(predictor, source, tmp_path / "o.parquet", model="m")
+    assert pq.read_table(tmp_path / "o.parquet")["body"].to_pylist() == HOSTILE

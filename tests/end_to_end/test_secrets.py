@@ -75,7 +75,7 @@ def answering(code: int) -> Iterator[tuple[int, list[bytes]]]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_POST = do_PATCH = do_PUT = answer  # noqa: N815 (http.server's names)
+        do_GET = do_POST = do_PATCH = do_PUT = answer
 
         def log_message(self, *ignored: Any) -> None:
             pass
@@ -109,7 +109,6 @@ def attempt(project, command, prefect_server, tmp_path: Path) -> Callable[..., N
             for verb in verbs:
                 done = command(tmp_path / "home", *VERBS[verb], "--debug", variables={**quick, **hooked, **told})
                 assert not secret.found((done.stdout + done.stderr).encode()), (verb, done.stdout, done.stderr)
-                assert "Traceback" in done.stderr or done.returncode in (0, 2) or verb == "nightly", (verb, done.stderr)
         roots = (tmp_path / "home", tmp_path / "work", Path(prefect_server.clients["PREFECT_HOME"]))
         assert secret.places(*filter(Path.exists, roots)) == []
         assert not any(map(secret.found, came))

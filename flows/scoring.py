@@ -34,8 +34,6 @@ def predict(
     text: str | None = None,
     text_pair: str | None = None,
     encoding: str | None = None,
-    *,
-    verbatim: bool = False,
 ) -> dict[str, Any]:
     """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths.
 
@@ -59,7 +57,7 @@ def predict(
             Path(input),
             Path(output),
             open_store(store, Path(home)),
-            TableSettings(text=text, text_pair=text_pair, encoding=encoding, verbatim=verbatim),
+            TableSettings(text=text, text_pair=text_pair, encoding=encoding),
             on_rows=lambda count: report.rows("scored", count),
         )
 

@@ -26,12 +26,13 @@ from bertft_core.recipe.prepare import Prepared, prepare
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
-    from bertft_core.model.weights import survey
     from bertft_core.training.schedules import RateCurve, peak_rates, rates_table
 
     pretrained = resolve_pretrained(config)
     tokenizer = load_tokenizer(pretrained)
     fitting_layout(tokenizer, pretrained)
+    from bertft_core.model.weights import survey  # torch: 8 seconds that no fault of the files above has to wait for
+
     origin = survey(pretrained)
     prepared = prepare(config, home)  # reads rows: after whatever can be wrong with the encoder
     dataset, tokens = prepared.dataset, prepared.tokens

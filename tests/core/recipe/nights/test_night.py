@@ -200,6 +200,6 @@ def test_second_night_at_once_is_skipped(nights: Nights) -> None:
 
 def test_drift_of_the_texts_is_measured_where_the_cheap_signs_are_silent(nights: Nights) -> None:
     nights.run()
-    nights.add([(f"quite other words here now {i}", ("sport", "tech", "food")[i % 3]) for i in range(60)])
+    nights.add([(f"quite new words {i}", ("sport", "tech", "food")[i % 3]) for i in range(60)])
     ended = nights.run("nightly.new_rows=null", "nightly.label_shift=null", "nightly.text_drift=0.99")
     assert nights.night.drift is not None and ended.facts["text_auroc"] > 0.5

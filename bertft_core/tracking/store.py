@@ -52,9 +52,10 @@ class MetricPoint:
 
 
 def client(store: Store) -> Any:
-    """An MlflowClient for `store` (see `DatabaseClient`); switches MLflow's telemetry off first."""
+    """An MlflowClient for `store` (see `DatabaseClient`); MLflow's telemetry and its prints are switched off first."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each ended run, with the password
     return DatabaseClient(store)
 
 

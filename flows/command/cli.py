@@ -9,9 +9,9 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, TextIO, cast
 
-from bertft_core.base.display import cleaned, visible, visible_json
+from bertft_core.base.display import cleaned, masked, visible, visible_json
 from bertft_core.base.errors import BertftError, fault_text
 from flows.command.arguments import parse
 
@@ -24,6 +24,20 @@ def is_refused(release: dict[str, Any]) -> bool:
     return release["outcome"] in ("kept", "held") and not is_champion
 
 
+class _Masked:
+    """A stream whose texts hold no secret, whoever writes them: a library's print, its log, a warning."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(masked(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 3 the gate said no, 1 anything else."""
     args = parse(argv)
@@ -32,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     keep_private()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")  # stdout is for our own document alone:
     os.dup2(2, 1)  # whatever libraries print there goes to stderr
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _Masked(stream)) for stream in streams)
 
     def write_result(result: dict[str, Any]) -> None:
         from flows.command.tables import render
@@ -66,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         return fault.exit_code if isinstance(fault, BertftError) else 1
     finally:
         out.close()
+        sys.stdout, sys.stderr = streams
 
 
 if __name__ == "__main__":

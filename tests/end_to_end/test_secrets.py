@@ -37,6 +37,7 @@ VERBS = {
     "resume": ("resume", "tiny", "--reason", "why"),
     "compare": ("compare", "tiny", "1", "2", "--data", "rows.csv"),
     "predict": ("predict", "--model", "models:/tiny@champion", "--input", "rows.csv", "--output", "out.csv"),
+    "adopt": ("adopt", "tiny"),
     "gc": ("gc",),
 }
 

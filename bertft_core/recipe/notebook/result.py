@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import ArtifactError, ConfigError, InputError
+from bertft_core.base.files import follow_umask, users_umask
 from bertft_core.config.run import DataConfig
 from bertft_core.data.frames import store_frame
 from bertft_core.recipe.chain import Finished
@@ -51,11 +52,12 @@ def _loaded(folder: str, written: int) -> Predictor:
 
 
 def save_artifact(served: Path, folder: Path | str) -> Path:
-    """Copy an artefact folder. Raises InputError where something stands at `folder` already."""
+    """Copy an artefact folder, as the user's umask says. Raises InputError where something is at `folder`."""
     target = Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already: give a new folder, or remove it")
     shutil.copytree(served, target, dirs_exist_ok=True)
+    follow_umask(target, users_umask())
     return target
 
 

@@ -36,3 +36,11 @@ def test_imports_that_a_page_shows_work(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bertft_core"):
                 module = importlib.import_module(str(node.module))
                 assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
+
+
+def test_tests_that_pages_name_exist() -> None:
+    named = {
+        found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page.read_text("utf-8"))
+    }
+    assert named
+    assert not [(file, test) for file, test in named if f"def {test}(" not in (ROOT / file).read_text("utf-8")]

@@ -115,10 +115,14 @@ def schedule_of(config: RunConfig, pretrained: Path) -> UnfreezeSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixPlan:
-    """What a fit does about the layers below those that train. mode: FitSpec's prefix_cache; why: for people."""
+    """What a fit does about the layers below those that train. mode: FitSpec's prefix_cache; why: for people.
+
+    size: bytes of all rows' hidden states, 0 where none are kept.
+    """
 
     mode: str
     why: str
+    size: int = 0
 
     def __str__(self) -> str:
         kept = "prefix cache off" if self.mode == "off" else f"prefix cache {self.mode}"
@@ -147,12 +151,12 @@ def prefix_plan(config: RunConfig, prepared: Prepared, precision: str, rows: int
     if training.epochs == 1 and trials < 2:
         return PrefixPlan(mode="off", why="one epoch of one fit reads each row at most once")
     mode = "float16" if precision == "bfloat16" else "float32"
-    gigabytes = _tokens_read(prepared, rows) * hidden_size(pretrained) * len(cuts) * PREFIX_BYTES[mode] / 1e9
-    where = f"{gigabytes:.1f} GB at {counted(len(cuts), 'cut')}"
-    if gigabytes > training.prefix_cache_gb:
+    size = _tokens_read(prepared, rows) * hidden_size(pretrained) * len(cuts) * PREFIX_BYTES[mode]
+    where = f"{size / 1e9:.1f} GB at {counted(len(cuts), 'cut')}"
+    if size > training.prefix_cache_gb * 1e9:
         limit = f"above training.prefix_cache_gb {training.prefix_cache_gb:g}"
         return PrefixPlan(mode="off", why=f"{where} would be {limit}: frozen layers are computed in every step")
-    return PrefixPlan(mode=mode, why=where)
+    return PrefixPlan(mode=mode, why=where, size=size)
 
 
 def _tokens_read(prepared: Prepared, rows: int | None) -> int:

@@ -30,6 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
         prog="bertft", description="Search, fine-tune, judge and release BERT-style text classifiers."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    text = "write a commented configuration for a table: columns guessed and said why, lengths, search, minutes"
+    sub = verbs.add_parser("init", help=text, description=text)
+    sub.add_argument(
+        "file", metavar="FILE", help="table of labelled texts: .csv .tsv .jsonl .parquet, a folder, hf://…"
+    )
+    sub.add_argument("--out", metavar="CONFIG", help="file to write (default: FILE's name with .yaml, here)")
+    _columns(sub)
+    _common(sub)
     for verb, text in _CONFIG_VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument("config", metavar="CONFIG", help="YAML file, see examples/")
@@ -39,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--join", action="store_true", help="work on a search that runs elsewhere, to its end")
             sub.add_argument("--report", action="store_true", help="report on the search as it stands; trains nothing")
         if verb == "run":
+            _columns(sub)
             sub.add_argument("--again", action="store_true", help="run even if nothing changed since the last run")
         if verb == "nightly":
             sub.add_argument("--force", action="store_true", help="train whatever the triggers say")
@@ -155,6 +164,15 @@ def _days(text: str) -> float:
     if not 0 <= days < 1e6:
         raise argparse.ArgumentTypeError(f"must be a number of days, 0 or more, was {text!r}")
     return days
+
+
+def _columns(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--label", action="append", default=[], metavar="COLUMN", help="label column; once for each of several"
+    )
+    sub.add_argument("--text", metavar="COLUMN", help="text column; guessed where it is left out, as the label is")
+    sub.add_argument("--text-pair", metavar="COLUMN", help="second text column")
+    sub.add_argument("--model", metavar="ENCODER", help="folder, package://NAME/path or hub id (default: MiniLM)")
 
 
 def _common(sub: argparse.ArgumentParser) -> None:

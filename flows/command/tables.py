@@ -25,6 +25,11 @@ def _lines(result: dict[str, Any]) -> str:
     )
 
 
+def _proposal(result: dict[str, Any]) -> str:
+    file = shlex.quote(result["configuration"])
+    return f"{result['text']}\nwritten to {file}; next: `bertft check {file}`, `bertft run {file}`"
+
+
 def _night(result: dict[str, Any]) -> str:
     lines = [f"{result['name']}  night {result['night']}: {result['outcome']}", f"reason       {result['reason']}"]
     if result["run_id"]:
@@ -214,6 +219,7 @@ _TABLES = {
     "predict": _lines,
     "report": _lines,
     "check": _plan,
+    "init": _proposal,
     "promote": _release,
     "rollback": _release,
     "resume": _release,

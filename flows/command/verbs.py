@@ -60,6 +60,42 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     return plan(config, _home(args), load_mlflow_config(args.mlflow, config.base_dir, Path.cwd()))
 
 
+def _asked(args: argparse.Namespace) -> Any:
+    from bertft_core.recipe.proposal.configuration import Asked
+
+    return Asked(label=tuple(args.label), text=args.text, text_pair=args.text_pair, model=args.model)
+
+
+def _init(args: argparse.Namespace) -> dict[str, Any]:
+    from bertft_core.recipe.proposal.configuration import propose, require_new, write_new
+
+    out = Path(args.out) if args.out else None
+    if out:
+        require_new(out)
+    prepare_environment(Path(".bertft"))
+    proposal = propose(args.file, Path.cwd(), _asked(args), out.parent if out else Path.cwd())
+    target = out or Path(f"{proposal.config.name}.yaml")
+    write_new(target, proposal.text)
+    return {"configuration": str(target), "rows": proposal.rows, "seconds": proposal.seconds, "text": proposal.text}
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    """A run of a configuration, or of a table: then by the proposal that was made of it the first time."""
+    from bertft_core.recipe.proposal.plans import is_table, plan_of
+
+    if not is_table(args.config):
+        if given := [f"--{n.replace('_', '-')}" for n in ("label", "text", "text_pair", "model") if getattr(args, n)]:
+            raise InputError(f"{given[0]} goes with a table; {args.config} is a configuration, which names its columns")
+        return _flow(args, "promote")
+    home = _open_home(args)
+    prepare_environment(home)
+    file, is_new = plan_of(args.config, Path.cwd(), _asked(args), home)
+    print(f"{file}{'' if is_new else ', made before; remove it to have it made anew'}:", file=sys.stderr)
+    print(file.read_text(encoding="utf-8"), file=sys.stderr)
+    args.config = str(file)
+    return _flow(args, "promote")
+
+
 def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     from bertft_core.model.pretrained import resolve_pretrained
 
@@ -256,7 +292,8 @@ def _up(args: argparse.Namespace) -> None:
 
 VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "check": _check,
-    "run": lambda args: _flow(args, "promote"),
+    "init": _init,
+    "run": _run,
     "search": _search,
     "finetune": lambda args: _flow(args, "finetune"),
     "evaluate": lambda args: _flow(args, "evaluate"),

@@ -3,44 +3,79 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
+from bertft_core import __version__
 from bertft_core.base.names import model_name, run_name, version_number
+from flows.command.catalogue import VERBS, Verb, overview
 from flows.environment import POOL
 
 ENCODING = (
     "of the file; default: as the training rows were read (data.encoding, else UTF-8, cp1252 or latin-1 by its bytes)"
 )
+SHELLS = ("bash", "zsh", "fish")
+# Of verbs over a configuration: more than the overview has room for
 _CONFIG_VERBS = {
-    "check": "print the plan and train nothing: rows, token lengths, rates and phases per layer, what goes where",
-    "run": "the whole chain: labelled text to a registered and, if better, promoted model",
+    "check": "print the plan and train nothing: rows per class and split, token lengths, rates and phases per layer, "
+    "minutes and disk on this machine, what goes where",
+    "run": "the whole chain: labelled text to a registered and, if better, promoted model. Of a table instead of a "
+    "configuration it first writes one, as `bertft init` does, and prints it",
     "search": "search the hyperparameters up to search.trials finished trials",
     "finetune": "the final fit with the best parameters (searches first where trials are missing)",
     "evaluate": "evaluate the latest finished fit of this configuration on the test split",
     "nightly": "what a schedule calls: train and release if there is reason to, say why if not",
     "deploy": "create or update the Prefect deployments: nights on a schedule; search, promote, predict by hand",
-    "serve": "the same deployments, served by this process until Ctrl-C instead of by a worker",
+    "serve": "the same deployments, served by this process until Ctrl-C instead of by a worker. It serves flow runs, "
+    "not a model: `mlflow models serve -m models:/NAME@champion` answers requests",
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line as argparse sees it."""
-    parser = argparse.ArgumentParser(
-        prog="bertft", description="Search, fine-tune, judge and release BERT-style text classifiers."
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    text = "write a commented configuration for a table: columns guessed and said why, lengths, search, minutes"
-    sub = verbs.add_parser("init", help=text, description=text)
-    sub.add_argument(
-        "file", metavar="FILE", help="table of labelled texts: .csv .tsv .jsonl .parquet, a folder, hf://…"
-    )
+class _Parser(argparse.ArgumentParser):
+    """Options are written out, and what is none is answered with the nearest that is one."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **values)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            what = "verb" if action.dest == "verb" else "choice"
+            raise argparse.ArgumentError(action, f"{value!r} is no {what}{_hint(str(value), known)}")
+
+    def error(self, message: str) -> NoReturn:
+        """One line, with where more stands: the usage of a verb with its options takes a dozen."""
+        print(f"{self.prog}: {message}\n`{self.prog} --help` shows what there is", file=sys.stderr)
+        sys.exit(2)
+
+    def options(self) -> dict[str, argparse.Action]:
+        """Every option by its spelling."""
+        return dict(self._option_string_actions)
+
+
+def _hint(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+
+
+def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """The command line as argparse sees it, and the part of each verb."""
+    text = "Search, fine-tune, judge and release BERT-style text classifiers."
+    parser = _Parser(prog="bertft", description=text, epilog=overview())
+    parser.add_argument("--version", action="version", version=f"bertft {__version__}")
+    parser.set_defaults(json=False, debug=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    sub = _verb(verbs, "init")
+    sub.add_argument("file", metavar="FILE", help="labelled texts: .csv .tsv .jsonl .parquet, class folders, hf://…")
     sub.add_argument("--out", metavar="CONFIG", help="file to write (default: FILE's name with .yaml, here)")
     _columns(sub)
     _common(sub)
     for verb, text in _CONFIG_VERBS.items():
-        sub = verbs.add_parser(verb, help=text, description=text)
-        sub.add_argument("config", metavar="CONFIG", help="YAML file, see examples/")
+        sub = _verb(verbs, verb, text)
+        what = "YAML file, see examples/" if verb != "run" else "YAML file, or a table of labelled texts"
+        sub.add_argument("config", metavar="CONFIG", help=what)
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.lr=3e-5")
         _common(sub)
         if verb == "search":
@@ -70,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
         if verb == "deploy":
             sub.add_argument("--pool", default=POOL, help="process work pool, made when missing (default %(default)s)")
-    sub = verbs.add_parser("predict", help="score a file with a registered model")
+    sub = _verb(verbs, "predict", "score a file of any size with a registered model; memory does not grow with it")
     sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
     sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")
     sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write")
@@ -88,17 +123,32 @@ def build_parser() -> argparse.ArgumentParser:
     _common(sub)
     _registry_verbs(verbs)
     text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
-    sub = verbs.add_parser("up", help=text, description=text)
+    sub = _verb(verbs, "up", text)
     for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
         sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
     sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
     _common(sub)
-    return parser
+    sub = _verb(verbs, "completion")
+    sub.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    return parser, dict(verbs.choices)
+
+
+def _verb(verbs: Any, name: str, text: str = "") -> _Parser:
+    """The parser of a verb that the catalogue has; `text` where there is more to say than there."""
+    verb = VERBS.get(name, Verb(text, f"bertft {name}"))
+    sub: _Parser = verbs.add_parser(name, description=_wrapped(text or verb.text), epilog=f"example:\n  {verb.example}")
+    return sub
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 78)
 
 
 def _registry_verbs(verbs: Any) -> None:
-    def named(verb: str, text: str, of: str = "registered model") -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = verbs.add_parser(verb, help=text, description=text)
+    def named(verb: str, text: str, of: str = "registered model") -> _Parser:
+        sub = _verb(verbs, verb, text)
         if verb != "gc":
             kind = run_name if verb == "nights" else model_name
             sub.add_argument("name", metavar="NAME", type=_named(kind), help=of)
@@ -108,7 +158,8 @@ def _registry_verbs(verbs: Any) -> None:
     version = _named(version_number)
     sub = named("promote", "run the gate for a registered version; move champion if the rule holds")
     sub.epilog = (
-        "Exit codes: 0 it is the champion, or approval is awaited; 3 the gate says no; 2 bad input; 1 any fault"
+        f"{sub.epilog}\n\nexit codes: 0 it is the champion, or approval is awaited; 3 the gate says no; 2 bad input; "
+        "1 any fault"
     )
     sub.add_argument("version", metavar="VERSION", nargs="?", type=version, help="default: the challenger")
     sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
@@ -131,7 +182,7 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
     sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
     sub.add_argument("--encoding", help=ENCODING)
-    sub = verbs.add_parser("report", help="where the HTML report of a run lies, and its verdict")
+    sub = _verb(verbs, "report")
     sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
     _common(sub)
     sub = named("gc", "list old runs, downloads, caches and versions that nobody needs; --apply removes them")
@@ -182,11 +233,21 @@ def _common(sub: argparse.ArgumentParser) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse, with key=value overrides allowed after options too (argparse alone refuses them there)."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    """Parse, with key=value overrides allowed after options too (argparse alone refuses them there).
+
+    An option that is none ends it before anything is missed on its account: with the nearest of the same verb.
+    """
+    parser, verbs = build_parser()
+    given = sys.argv[1:] if argv is None else list(argv)
+    verb = next((word for word in given if word in verbs), None)
+    for word in given[: given.index("--")] if "--" in given else given:
+        option = word.partition("=")[0]
+        owner = verbs[verb] if verb and given.index(verb) < given.index(word) else parser
+        if option.startswith("--") and option not in owner.options():
+            owner.error(f"{option} is no option{_hint(option, [o for o in owner.options() if o.startswith('--')])}")
+    args, rest = parser.parse_known_args(given)
     if rest and (not hasattr(args, "overrides") or any(r.startswith("-") or "=" not in r for r in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        verbs[args.verb].error(f"not understood: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args

@@ -41,6 +41,11 @@ class _Masked:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 3 the gate said no, 1 anything else."""
     args = parse(argv)
+    if args.verb == "completion":
+        from flows.command.completion import script
+
+        print(script(args.shell))
+        return 0
     from bertft_core.base.files import keep_private  # numpy; `--help` needs none
 
     keep_private()

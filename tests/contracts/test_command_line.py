@@ -1,0 +1,135 @@
+"""The command line as a person meets it: help, misspelt words, completion; each verb is written of in the README."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertft_core import __version__
+from flows.command.arguments import SHELLS, build_parser, parse
+from flows.command.catalogue import VERBS, overview
+from flows.command.completion import script
+from flows.command.verbs import VERBS as FUNCTIONS
+
+ROOT = Path(__file__).parents[2]
+PARSERS = build_parser()[1]
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """How a command line that is no verb's work ends, and what it says."""
+    with pytest.raises(SystemExit) as ended:
+        parse(list(words))
+    shown = capsys.readouterr()
+    return int(ended.value.code or 0), shown.out + shown.err
+
+
+def test_every_verb_is_in_the_catalogue_has_a_parser_and_a_function() -> None:
+    assert set(VERBS) == set(PARSERS) == {*FUNCTIONS, "completion"}
+
+
+def test_overview_shows_every_verb_with_an_example_within_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "--help")
+    assert code == 0 and overview() in text
+    for name, verb in VERBS.items():
+        assert verb.example in text and name in verb.example.split()
+    assert max(map(len, text.splitlines())) <= 90 and not [v for v in VERBS.values() if len(v.text) > 66]
+
+
+@pytest.mark.parametrize("name", list(VERBS))
+def test_example_of_a_verb_is_one_that_its_parser_takes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, name, "--help")
+    assert code == 0 and f"example:\n  {VERBS[name].example}" in text
+    words = re.search(r"bertft (.*?)\)?$", VERBS[name].example)
+    assert words is not None
+    assert parse(shlex.split(words[1])).verb == name
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--version") == (0, f"bertft {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["rnu"], "'rnu' is no verb; did you mean run?"),
+        (["promot", "m"], "'promot' is no verb; did you mean promote?"),
+        (["promote", "m", "--forse"], "bertft promote: --forse is no option; did you mean --force?"),
+        (["rollback", "m", "--reson", "x"], "--reson is no option; did you mean --reason?"),
+        (["rollback", "m", "--reson=x"], "--reson is no option; did you mean --reason?"),
+        (["promote", "m", "--forc", "--reason", "x"], "--forc is no option; did you mean --force?"),
+        (["deploy", "c", "--collision", "skp"], "argument --collision: 'skp' is no choice; did you mean skip?"),
+        (["history", "m", "more"], "bertft history: not understood: more"),
+        (["--versoin"], "bertft: --versoin is no option; did you mean --version?"),
+    ],
+)
+def test_misspelt_word_is_answered_with_the_nearest(
+    words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = said(capsys, *words)
+    assert code == 2 and answer in text and len(text.splitlines()) == 2
+
+
+def test_values_may_look_like_options_behind_an_equals_sign_and_overrides_stand_anywhere() -> None:
+    assert parse(["resume", "m", "--reason=--all mended"]).reason == "--all mended"
+    asked = parse(["run", "c.yaml", "training.lr=3e-5", "--again", "search.trials=0"])
+    assert asked.again and asked.overrides == ["training.lr=3e-5", "search.trials=0"]
+
+
+def completed(*words: str) -> set[str]:
+    """What bash would offer for the last of these words."""
+    code = f"""{script("bash")}
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _bertft; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    done = subprocess.run(["bash", "-c", code, "-", *words], capture_output=True, text=True, check=True)
+    assert not done.stderr
+    return set(done.stdout.split())
+
+
+def test_bash_completes_verbs_options_and_choices_and_leaves_files_to_itself() -> None:
+    assert completed("bertft", "ro") == {"rollback"}
+    assert completed("bertft", "") == {*VERBS, "--help", "--version"}
+    assert completed("bertft", "promote", "tickets", "--f") == {"--force"}
+    assert completed("bertft", "deploy", "c.yaml", "--collision", "") == {"skip", "queue"}
+    assert completed("bertft", "completion", "") == set(SHELLS)
+    assert completed("bertft", "run", "tick") == set()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_names_every_option_of_every_verb(shell: str) -> None:
+    text = script(shell)
+    for verb, parser in PARSERS.items():
+        for option in parser.options():
+            if option.startswith("--"):
+                word = f"-l {option[2:]}" if shell == "fish" else option
+                assert any(verb in line and word in line for line in text.splitlines()) or shell == "zsh"
+                assert word in text
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", "/dev/stdin"], input=text, text=True, check=True)
+
+
+def test_completion_and_help_import_nothing_heavy() -> None:
+    code = """
+import contextlib, io, sys
+from flows.command.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main(["completion", "bash"])
+    main(["promote", "--help"])
+print(sorted({"torch", "transformers", "prefect", "mlflow", "pydantic", "numpy", "rich"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_readme_has_a_row_for_every_verb_and_docs_know_every_option() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = " ".join(re.findall(r"^\| (`.*?) \| ", readme, flags=re.MULTILINE))
+    assert not [name for name in VERBS if not re.search(rf"`{name}\b", table)]
+    pages = readme + "".join(page.read_text("utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))
+    common = {"--help", "--json", "--mlflow", "--debug"}
+    options = {(v, o) for v, p in PARSERS.items() for o in p.options() if o.startswith("--") and o not in common}
+    assert not [f"{verb} {option}" for verb, option in sorted(options) if option not in pages]

@@ -93,10 +93,10 @@ class StudyStorage:
             except Exception as fault:
                 if not is_passing(fault):
                     if isinstance(fault, SQLAlchemyError | optuna.exceptions.StorageInternalError):
-                        raise StorageError(
-                            f"{self.shown} refused ({short_reason(fault)}): check free space and rights of it; "
-                            "the same command goes on with the finished trials that it holds"
-                        ) from fault
+                        reason, remedy = short_reason(fault), "check free space and rights of it; what it holds is kept"
+                        if "malformed" in reason or "not a database" in reason:
+                            remedy = "it is damaged: restore it, or move it away and the search begins anew"
+                        raise StorageError(f"{self.shown} refused ({reason}): {remedy}") from fault
                     raise
                 if time.monotonic() - started + wait > self.patience_seconds:
                     raise StorageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from prefect import flow
 from prefect.runtime import deployment, flow_run
 
 from bertft_core.base.errors import BertftError, ConfigError, fault_text, telling_no_secrets
+from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.nights.log import FAILED, REJECTED, Night, NightLog
@@ -78,6 +80,7 @@ def nightly(
             "live aliases; put {name} into it, or say --live"
         )
     root, report = Path(home), Reporter()
+    work_in(root)
 
     def train(training: list[str], *, again: bool) -> dict[str, Any]:
         result: dict[str, Any] = pipeline(
@@ -136,7 +139,8 @@ def night_despite(home: Path, name: str, night: str | None, fault: Exception) ->
             reason=f"the flow did not begin: {fault_text(fault)}"[:2000],
             seconds=0.0,
         )
-        NightLog(home, name).add(ended)
+        with suppress(OSError):  # a disk without any room: what it says on its way out still tells
+            NightLog(home, name).add(ended)
         raise NightFailed({**asdict(ended), "name": name}, getattr(fault, "exit_code", 1)) from fault
     document, exit_code = _ended[-1]
     if document["outcome"] in (REJECTED, FAILED):

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from bertft_core.base.errors import telling_no_secrets
-from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.base.locks import FOREVER, exclusive, work_in
 from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe import fit as fitting
@@ -53,6 +53,7 @@ def pipeline(
 ) -> dict[str, Any]:
     """Run the chain up to the stage `last` (search, finetune, evaluate or promote); returns the result document."""
     end_after_sigterm()
+    work_in(home)
     config = load_config(config_path, overrides or [])
     if last in ("evaluate", "promote"):
         require_test_rows(config)

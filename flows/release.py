@@ -12,6 +12,7 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 
 from bertft_core.base.errors import telling_no_secrets
+from bertft_core.base.locks import work_in
 from bertft_core.base.names import checked, file_name, model_name, version_number
 from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.recipe.context import RunContext
@@ -59,6 +60,7 @@ def promote(
     checked(model_name, name, "the registered model's name")
     if version is not None:
         checked(version_number, version, "the version")
+    work_in(home)
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
     with release_lock(root, name):

@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import deployment
 
 from bertft_core.base.errors import InputError, telling_no_secrets
+from bertft_core.base.locks import work_in
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.predict import predict_file
 from bertft_core.serving.tables import TableSettings
@@ -50,6 +51,7 @@ def predict(
         input = str(inside(folders, Path(home), "input", input))
         output = str(inside(folders, Path(home), "output", output))
         model = model if model.startswith("models:/") else str(inside(folders, Path(home), "model", model))
+    work_in(home)
     store, report = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), Reporter()
     with report.stage("predict"):
         return predict_file(

@@ -16,6 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from bertft_core.base.errors import ConfigError, fault_text, telling_no_secrets
+from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe import trials
@@ -88,6 +89,7 @@ def join(config_path: str, overrides: list[str] | None = None, home: str = ".ber
     Writes no MLflow: the coordinator that began the study mirrors every trial.
     """
     end_after_sigterm()
+    work_in(home)
     config, root, report = load_config(config_path, overrides or []), Path(home), Reporter()
     if not config.is_searched:
         raise ConfigError(f"{config_path}: search.trials is 0: there is no search to join")

@@ -348,3 +348,15 @@ def finished() -> Callable[..., list[str]]:
         return [out for out, _ in outputs]
 
     return wait
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 6 MB of its own, to be filled up; wants the right to mount a tmpfs."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.xfail(f"no right to mount: {made.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,9 @@ from bertft_core.base.hashes import hash_file
 
 MANIFEST = "manifest.json"
 PRIVATE = 0o077  # umask: what we make is for its user alone
+_UNFINISHED = re.compile(r"\.part(-|$)")
+_WRITER = re.compile(r"[.-](\d+)-[0-9a-z_]{8}(\.|$)")  # of a staged folder, a file being replaced, a prefix segment
+_QUIET_SECONDS = 3600.0
 _users_umask: int | None = None  # of the process, before `keep_private`
 
 
@@ -119,6 +124,42 @@ def is_complete(folder: Path | str) -> bool:
         return False
 
 
+def is_reusable(folder: Path | str) -> bool:
+    """`is_complete`; a folder that is has its age counted from now on by whoever cleans up."""
+    if not is_complete(folder):
+        return False
+    mark_used(folder)
+    return True
+
+
+def mark_used(path: Path | str) -> None:
+    """Make now the time of a file or folder; one that may only be read keeps its own."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a name is that of an unfinished file or folder, and its writer is gone.
+
+    The name holds the writer's process id. One that lives may be a later process, so what nobody has written to for
+    an hour has no writer either.
+    """
+    if not _UNFINISHED.search(path.name):
+        return False
+    writer = _WRITER.search(path.name)
+    if writer is not None and not Path("/proc", writer[1]).exists() and Path("/proc/self").exists():
+        return True
+    return is_quiet(path)
+
+
+def is_quiet(path: Path) -> bool:
+    """Whether nobody has written to a file or folder, or to anything in it, for an hour."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    with contextlib.suppress(FileNotFoundError):  # it is being written
+        return max(file.stat().st_mtime for file in files) < time.time() - _QUIET_SECONDS
+    return False
+
+
 @contextlib.contextmanager
 def staged_folder(final: Path | str) -> Iterator[Path]:
     """Yield a sibling folder to fill; on success it gets a manifest and becomes `final`, else it vanishes.
@@ -129,7 +170,7 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
     """
     target = Path(final)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.part-"))
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.part-{os.getpid()}-"))
     try:
         yield staging
         names = sorted(p for p in staging.rglob("*") if p.is_file())

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.files import is_complete, staged_folder, write_json
+from bertft_core.base.files import is_reusable, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.base.text import counted, normalise
 from bertft_core.config.run import DataConfig
@@ -83,7 +83,7 @@ def prepare_dataset(
     content = [[side, [[f.name, f.digest] for f in files]] for side, _, files in sources]
     key = hash_json([PREPARE_VERSION, SPLITS_VERSION, content, settings])[:32]
     folder = Path(root).resolve() / key
-    if not is_complete(folder):
+    if not is_reusable(folder):
         with staged_folder(folder) as staging:
             _build(config, sources, staging, folder, on_progress or (lambda what, count: None))
     return load_dataset_splits(folder)

@@ -1,11 +1,14 @@
 """What may go: downloads, caches, folders of old runs, versions that nobody needs. A plan first, then one by one.
 
 Nothing goes that an alias points at, that a rollback could return to, that awaits approval, or that an unfinished run
-works with. Every removal may be killed and repeated.
+works with; nothing at all while a command works in this home. Ages count from the last use. What cannot be read stays,
+with all that may rest on it, and is said. Every removal may be killed and repeated, and none wants room on the disk:
+folders go before versions, whose database does.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -15,20 +18,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.errors import RegistryError
-from bertft_core.base.files import read_json
-from bertft_core.base.locks import exclusive
+from bertft_core.base.errors import BertftError, DamagedFile, RegistryError
+from bertft_core.base.files import is_abandoned, is_quiet
+from bertft_core.base.locks import HOME_LOCK, alone_in, exclusive
+from bertft_core.base.records import BROKEN
 from bertft_core.config.store import Store
-from bertft_core.recipe.nights.log import last_runs
-from bertft_core.recipe.runs import RunFolder
-from bertft_core.registry import aliases, entries, ledger, versions
-from bertft_core.registry.aliases import RUN_ID
+from bertft_core.recipe.nights.log import LAST_TRAINING, NightLog
+from bertft_core.recipe.runs import RunFolder, run_at
+from bertft_core.registry import aliases, entries, ledger, remembered, versions
+from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
 from bertft_core.registry.artifacts import EVIDENCE_FOLDER, SCRATCH
 
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
 _CACHES = ("data", "tokens", "floors")
 _COPIES = {"served": "served copy", EVIDENCE_FOLDER: "evidence copy", "promote": "copy of test rows"}
-_STORE_LOCK = "mlflow.lock"
+_OWN_LOCKS = {"mlflow.lock", Path(HOME_LOCK).name}  # taken by cleaning up itself, as it needs them
+_NOT_WALKED = {"artifacts", "prefect", "logs"}  # of others: MLflow's, Prefect's, the services'
 _DOOMED = ".removed"
 
 
@@ -51,6 +56,22 @@ class _Policy:
     oldest: float  # seconds since 1970: what is younger stays
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What the registry and the home say is needed. notes: what could not be read, and what stays for it.
+
+    everything: the versions of every registered model; needed: why a version of ours stays, by model and version.
+    runs: state of each run. rests: runs that a version or a night rests on. is_whole: all states could be read.
+    """
+
+    everything: dict[str, list[RegisteredVersion]]
+    needed: dict[str, dict[str, str]]
+    runs: list[tuple[Path, dict[str, Any]]]
+    rests: set[str]
+    notes: tuple[str, ...]
+    is_whole: bool
+
+
 def clean_up(
     store: Store, keep: int, days: float, say: Callable[[str], None] = lambda line: None, *, apply: bool
 ) -> dict[str, Any]:
@@ -63,21 +84,28 @@ def clean_up(
     policy = _Policy(keep=keep, oldest=time.time() - days * 86400)
     with ExitStack() as stack:
         if apply:
-            locks = Path(store.home) / "locks"
-            for lock in sorted({*locks.glob("*.lock"), locks / "gc.lock"} - {locks / _STORE_LOCK}):
-                stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
-            for name in _our_models(store):
-                ledger.settle(store, name)
-        removals = list(_plan(store, policy))
+            stack.enter_context(alone_in(store.home))
+            for lock in sorted((Path(store.home) / "locks").glob("*.lock")):  # all that an earlier bertft holds
+                if lock.name not in _OWN_LOCKS:
+                    stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
+        known = _known(store, policy, settle=apply)
+        notes, removals = list(known.notes), sorted(_plan(store, policy, known), key=lambda r: bool(r.version))
         for removal in removals if apply else ():
-            _remove(store, removal, policy)
+            try:
+                _remove(store, removal, policy)
+            except (BertftError, OSError) as fault:
+                notes.append(f"{removal.kind} {removal.name} stays: {fault}")
+                continue
             say(f"removed {removal.kind} {removal.name}")
+    for note in notes:
+        say(note)
     return {
         "applied": apply,
         "keep": keep,
         "days": days,
         "bytes": sum(r.size or 0 for r in removals),
         "removals": [asdict(r) for r in removals],
+        "notes": notes,
     }
 
 
@@ -100,16 +128,69 @@ def _our_models(store: Store) -> list[str]:
     return [n for n in names if any(RUN_ID in v.tags for v in aliases.versions(store, n))]
 
 
-def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
-    home = Path(store.home)
+def _known(store: Store, policy: _Policy, *, settle: bool) -> _Known:
+    home, notes = Path(store.home), list[str]()
     everything = {name: aliases.versions(store, name) for name in aliases.model_names(store)}
-    ours = {name: everything[name] for name in _our_models(store)}
-    needed = {name: needed_versions(store, name, policy.keep) for name in ours}
+    needed, rests = dict[str, dict[str, str]](), set[str]()
+    for name in _our_models(store):
+        try:
+            if settle:
+                ledger.settle(store, name)
+            needed[name] = needed_versions(store, name, policy.keep)
+        except BertftError as fault:
+            notes.append(f"everything of {name} stays: {fault}")
+            needed[name] = {v.version: "nobody knows what rests on it" for v in everything[name]}
+        rests |= {v.tags.get(RUN_ID, "") for v in everything[name] if v.version in needed[name]}
+    runs, is_whole = list[tuple[Path, dict[str, Any]]](), True
+    for folder in map(RunFolder, sorted((home / "runs").glob("[!.]*/"))):
+        try:
+            if folder.state.exists():
+                runs.append((folder.path, run_at(folder.path).state()))
+        except (DamagedFile, OSError) as fault:
+            notes.append(f"run {folder.path.name} and every search folder stay: {fault}")
+            runs.append((folder.path, {}))
+            is_whole = False
+    made = {(str(run.get("registered_model")), path.name) for path, state in runs if (run := state.get("result") or {})}
+    for name in sorted({name for name, _ in made} - needed.keys()):  # no version left: are they lost, or cleaned up?
+        try:
+            remembered.require_explained(store, name, ledger.read(store, name))
+        except BertftError as fault:
+            notes.append(f"the runs of {name} stay: {fault}")
+            rests |= {run_id for model, run_id in made if model == name}
+    for file in sorted((home / "nights").glob(f"*{LAST_TRAINING}")):
+        try:
+            if training := NightLog(home, file.name.removesuffix(LAST_TRAINING)).last_training:
+                rests.add(training.run_id)
+        except (DamagedFile, OSError) as fault:
+            notes.append(f"every run folder stays: {fault}")
+            rests |= {path.name for path, _ in runs}
+    return _Known(everything=everything, needed=needed, runs=runs, rests=rests, notes=tuple(notes), is_whole=is_whole)
+
+
+def leftovers(home: Path) -> Iterator[tuple[Path, str]]:
+    """What killed processes left in a home, and why it is that."""
     for path in sorted(home.glob(f"*/.*{_DOOMED}")):
-        yield _folder("leftover", path, "a removal was killed")
+        yield path, "a removal was killed"
     for path in sorted(home.glob(f"{SCRATCH}*")):
+        if is_quiet(path):
+            yield path, "a command was killed"
+    for folder, names, files in os.walk(home):
+        names[:] = sorted(
+            n for n in names if not n.endswith(_DOOMED) and (Path(folder) != home or n not in _NOT_WALKED)
+        )
+        for name in [*names, *sorted(files)]:
+            if is_abandoned(Path(folder) / name):
+                yield Path(folder) / name, "the command that wrote it was killed"
+        names[:] = [name for name in names if not name.startswith(".")]
+
+
+def _plan(store: Store, policy: _Policy, known: _Known) -> Iterator[Removal]:
+    home, everything, needed, runs = Path(store.home), known.everything, known.needed, known.runs
+    ours = {name: everything[name] for name in needed}
+    yield from (_folder("leftover", path, why) for path, why in leftovers(home))
+    for path in sorted(home.rglob(f"*{BROKEN}")):
         if _age(path) < policy.oldest:
-            yield _folder("leftover", path, "a command was killed")
+            yield _folder("leftover", path, "nobody could read it, another was made in its place")
 
     stays = [v for name, registered in ours.items() for v in registered if v.version in needed[name]]
     # A copy of a version under another name shares its files.
@@ -131,13 +212,10 @@ def _plan(store: Store, policy: _Policy) -> Iterator[Removal]:
             if path.name not in {v.model_id for v in stays}:
                 yield _folder(kind, path, "downloaded again when needed")
 
-    folders = [RunFolder(path) for path in sorted((home / "runs").glob("[!.]*/"))]
-    runs = [(folder.path, dict(read_json(folder.state))) for folder in folders if folder.state.exists()]
-    rests = {v.tags.get(RUN_ID, "") for v in stays} | last_runs(home)
-    yield from _run_folders(runs, rests, policy)
+    yield from _run_folders(runs, known.rests, policy)
     finished = {state["study"] for _, state in runs if "study" in state and "result" in state}
     unfinished = {state["study"] for _, state in runs if "study" in state and "result" not in state}
-    for path in sorted(p for p in (home / "search").glob("[!.]*") if p.is_dir()):
+    for path in sorted(p for p in (home / "search").glob("[!.]*") if p.is_dir() and known.is_whole):
         if path.name in finished - unfinished:
             yield _folder("search folder", path, "its run has finished; the study stays in studies.db")
         elif path.name not in unfinished and _age(path) < policy.oldest:

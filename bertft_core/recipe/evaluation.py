@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
+from bertft_core.base.files import is_reusable, read_json, staged_folder, write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
 from bertft_core.config.metrics import metrics_of
 from bertft_core.config.run import RunConfig
@@ -62,7 +62,7 @@ def baseline_folder(config: RunConfig, dataset: DatasetSplits, home: Path) -> Ba
     metric, split = config.evaluation.metric, config.data.split.model_dump()
     key = hash_json([dataset.fingerprint, split, metric, BASELINE_VERSION])[:24]
     folder = home / "floors" / key  # the name that homes have had from the start
-    if not is_complete(folder):
+    if not is_reusable(folder):
         texts = {name: dataset.joined_texts(name) for name in ("train", "validation", "test")}
         labels = {name: dataset.targets(name) for name in ("train", "validation")}
         with staged_folder(folder) as staging:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import DamagedFile, DataError
-from bertft_core.base.files import load_array, write_json
+from bertft_core.base.files import load_array, mark_used, write_json
 from bertft_core.base.hashes import code_fingerprint, hash_json
 from bertft_core.base.locks import exclusive
 from bertft_core.base.names import file_name
@@ -288,6 +288,7 @@ def candidate_of_version(name: str, version: str | None, store: Store, home: Pat
     if not _is_whole(folder):
         folder = EvaluationFolder(home / "promote" / f"{file_name(name)}-{file_name(chosen)}")
         write_gate_rows(config, prepare(config, home).dataset, folder, home)
+        mark_used(folder.path)
         answers = folder.path / "answers.npz"
         scored = score_in_fresh_process(f"models:/{name}/{chosen}", folder.test_rows, answers, 0, store)
         np.save(folder.predicted, scored.predicted(evidence["classes"]), allow_pickle=False)

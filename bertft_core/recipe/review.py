@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertft_core.base.files import is_complete, load_array, read_json, staged_folder, write_json
+from bertft_core.base.files import is_reusable, load_array, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.data.dataset import take_rows
 from bertft_core.recipe.context import RunContext
@@ -86,7 +86,7 @@ def _features(context: RunContext, settings: MachineSettings, on_progress: OnPro
     prepared, rows = context.prepared, context.config.evaluation.review_rows
     key = hash_json([prepared.tokens.fingerprint, prepared.encoder, rows, settings.precision, _FEATURES_VERSION])[:24]
     folder = context.home / "features" / key
-    if not is_complete(folder):
+    if not is_reusable(folder):
         with staged_folder(folder) as staging:
             context.trainer.features(
                 prepared.pretrained,

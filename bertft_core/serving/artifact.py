@@ -10,6 +10,7 @@ from typing import Any, get_args
 from bertft_core import __version__
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
+from bertft_core.base.records import BROKEN
 from bertft_core.data.tokens.encoding import Cutting, Mode
 from bertft_core.evaluation.policy.decisions import DecisionPolicy
 from bertft_core.evaluation.tfidf import ARRAYS, TERMS
@@ -120,7 +121,7 @@ def build_artifact(
         shutil.rmtree(target)
     with staged_folder(target) as staging:
         own = sorted(p for p in source.iterdir() if p.is_file() and p.name not in {"manifest.json", CARD})
-        for file in (*own, *words):
+        for file in (*(file for file in own if file.suffix != BROKEN), *words):
             shutil.copyfile(file, staging / file.name)
         write_json(staging / CARD, card.to_json())
     return target

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bertft_core.base.addresses import artifact_uri, local_path, sqlite_file
 from bertft_core.base.errors import BusyError
-from bertft_core.base.locks import exclusive
+from bertft_core.base.locks import HOME_LOCK, alone_in, exclusive
 from bertft_core.config.store import Store
 
 STORE_LOCK = "mlflow.lock"  # below home/locks
@@ -120,8 +120,15 @@ def _below(location: str, former: str) -> str | None:
 
 def _is_idle(store: Store) -> bool:
     """Whether no other process holds a lock of this home: in a container it may have another name, and be at work."""
-    for lock in (Path(store.home) / "locks").glob("*.lock"):
-        if lock.name == STORE_LOCK or lock.read_text(encoding="utf-8").startswith(f"{os.getpid()} on "):
+    try:
+        with alone_in(store.home):
+            pass
+    except BusyError:
+        return False
+    for lock in (Path(store.home) / "locks").glob("*.lock"):  # all that an earlier bertft holds
+        if lock.name in (STORE_LOCK, Path(HOME_LOCK).name) or lock.read_text(encoding="utf-8").startswith(
+            f"{os.getpid()} on "
+        ):
             continue
         try:
             with exclusive(lock, lock.name):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bertft_core.base.addresses import local_path, sqlite_file
 from bertft_core.base.display import masked
 from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError, fault_text
-from bertft_core.base.files import follow_umask, make_private, users_umask
+from bertft_core.base.files import follow_umask, make_private, mark_used, users_umask
 from bertft_core.base.locks import exclusive
 from bertft_core.base.postgres import advisory_lock, is_postgres
 from bertft_core.config.store import MlflowConfig, Store
@@ -300,6 +300,7 @@ def download_files(store: Store, model_id: str, path: str, folder: Path | str) -
     from mlflow.exceptions import MlflowException
 
     Path(folder).mkdir(parents=True, exist_ok=True)
+    mark_used(folder)
     location = logged_model_location(store, model_id)
     if location is None:
         raise ArtifactError(f"logged model {model_id} is gone from {store}")

@@ -50,7 +50,7 @@ from bertft_core.training.optimizer import (
     parameter_groups,
     set_rates,
 )
-from bertft_core.training.results import EpochResult, TrainingResult
+from bertft_core.training.results import EpochResult, FinishedFit, TrainingResult
 from bertft_core.training.schedules import RUNGS, RateCurve, RatePlan, UnfreezeSchedule, peak_rates, usable_cuts
 from bertft_core.training.scoring import score
 from bertft_core.training.spec import FitSpec
@@ -138,24 +138,16 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
         _build_prefixes(run)
         reason = _train(run)
         result = _finish(run, reason)
-    write_json(output / "result.json", asdict(_Finished(key=key, result=result)))
+    write_json(output / "result.json", asdict(FinishedFit(key=key, result=result)))
     remove_checkpoint(output)
     (output / "best.safetensors").unlink(missing_ok=True)
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Finished:
-    """result.json of a fit that is over. key: of its spec."""
-
-    key: str
-    result: TrainingResult
-
-
 def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None:
     file = output / "result.json"
     try:
-        stored = read_record(file, _Finished, "the fit is made again")
+        stored = read_record(file, FinishedFit, "the fit is made again")
     except FileNotFoundError:
         return None
     except DamagedFile as fault:

@@ -104,3 +104,11 @@ class TrainingResult:
         known["history"] = tuple(EpochResult(**h) for h in value.get("history", ()))
         known["rungs"] = tuple((float(a), float(b)) for a, b in value.get("rungs", ()))
         return cls(**known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedFit:
+    """result.json of a fit that is over. key: of its spec."""
+
+    key: str
+    result: TrainingResult

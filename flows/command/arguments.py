@@ -185,6 +185,11 @@ def _registry_verbs(verbs: Any) -> None:
     sub = _verb(verbs, "report")
     sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
     _common(sub)
+    text = "check a home and its registry whole: small files, digests, databases, ledger, leftovers"
+    sub = verbs.add_parser("doctor", help=text, description=text)
+    sub.add_argument("--repair", action="store_true", help="mend what can be mended without a loss; safe to repeat")
+    sub.epilog = "Exit codes: 0 sound, 1 something is wrong that was not mended, 2 there is no home"
+    _common(sub)
     sub = named("gc", "list old runs, downloads, caches and versions that nobody needs; --apply removes them")
     sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")
     sub.add_argument("--days", type=_days, default=30.0, metavar="D", help="what is younger stays (default 30)")

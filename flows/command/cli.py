@@ -38,6 +38,13 @@ class _Masked:
         return getattr(self._stream, name)
 
 
+def exit_code(verb: str, result: dict[str, Any]) -> int:
+    """The exit code of a verb that has answered: what it says of a version, or of a home, may be bad news."""
+    if verb == "promote" and is_refused(result):
+        return GATE_SAID_NO
+    return 1 if verb == "doctor" and not result["is_sound"] else 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 2 bad input, configuration or data, 3 the gate said no, 1 anything else."""
     args = parse(argv)
@@ -68,9 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         from flows.command.verbs import VERBS
 
         args.write_result = write_result  # for `up`, which goes on after its answer
-        if (result := VERBS[args.verb](args)) is not None:
-            write_result(result)
-        return GATE_SAID_NO if args.verb == "promote" and is_refused(result or {}) else 0
+        if (result := VERBS[args.verb](args)) is None:
+            return 0
+        write_result(result)
+        return exit_code(args.verb, result)
     except KeyboardInterrupt:
         print(f"bertft {args.verb}: interrupted; the same command continues", file=sys.stderr)
         return 1

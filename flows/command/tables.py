@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import Any
 
 from bertft_core.base.display import one_line
@@ -197,9 +198,23 @@ def _comparison(result: dict[str, Any]) -> str:
 def _removals(result: dict[str, Any]) -> str:
     lines = [f"{_bytes(r['size']):>10}  {r['kind']:<17} {r['name']}  ({r['why']})" for r in result["removals"]]
     done = "removed" if result["applied"] else "would go; --apply removes them"
+    lines += [f"note: {note}" for note in result["notes"]]
     total = f"{counted(len(result['removals']), 'item')}, {_bytes(result['bytes'])}, {done}"
     policy = f"kept: {counted(result['keep'], 'past champion')}, everything younger than {result['days']:g} days"
     return "\n".join([*lines, f"{total} ({policy})"])
+
+
+def _examination(result: dict[str, Any]) -> str:
+    lines, left = [], Counter[str]()
+    for one in result["findings"]:
+        todo = f"mended: {one['mended']}" if one["mended"] else f"to do: {one['remedy']}" if one["remedy"] else ""
+        lines += [f"{one['severity']:<8} {one['where']}: {one['found']}", *([f"         {todo}"] if todo else [])]
+        left.update([one["severity"]] if not one["mended"] else [])
+    if result["is_sound"]:
+        return "\n".join([*lines, f"{result['home']} is sound"])
+    mendable = sum(one["repairs_itself"] and not one["mended"] for one in result["findings"])
+    hint = f"; --repair mends {mendable} of them" if mendable and not result["repaired"] else ""
+    return "\n".join([*lines, f"{counted(left['error'], 'error')}, {counted(left['warning'], 'warning')}{hint}"])
 
 
 def _stack(result: dict[str, Any]) -> str:
@@ -227,6 +242,7 @@ _TABLES = {
     "history": _history,
     "compare": _comparison,
     "gc": _removals,
+    "doctor": _examination,
     "nightly": _night,
     "nights": _nights,
     "deploy": _deployments,

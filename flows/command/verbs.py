@@ -17,6 +17,7 @@ from bertft_core.base.addresses import sqlite_file
 from bertft_core.base.display import visible
 from bertft_core.base.errors import InputError
 from bertft_core.base.home import LEAST_FREE, open_home, others_may_read
+from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.process.client import start_ahead
@@ -36,6 +37,8 @@ def _open_home(args: argparse.Namespace) -> Path:
 
 def _home(args: argparse.Namespace) -> Path:
     home = _open_home(args)
+    if args.verb != "gc":  # which wants to be alone in it
+        work_in(home)
     watch_over(args.verb, is_served=prepare_environment(home))
     return home
 
@@ -266,6 +269,14 @@ def _gc(args: argparse.Namespace) -> dict[str, Any]:
     return clean_up(store, args.keep, args.days, Reporter().say, apply=args.apply)
 
 
+def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    home = Path(os.environ.get("BERTFT_HOME", ".bertft")).expanduser().resolve()  # opening it would mend, or refuse it
+    prepare_environment(home)
+    from bertft_core.recipe.doctor.examination import examine
+
+    return examine(home, load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()), repair=args.repair)
+
+
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.recipe.runs import report_of
 
@@ -310,5 +321,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "history": _history,
     "compare": _compare,
     "gc": _gc,
+    "doctor": _doctor,
     "up": _up,
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from bertft_core.base.errors import BusyError, RegistryError
 from bertft_core.base.files import write_json
 from bertft_core.base.locks import exclusive
+from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.cleanup import clean_up
 from bertft_core.recipe.nights.log import LastTraining, NightLog
 from bertft_core.registry import aliases, ledger, versions
@@ -261,3 +264,81 @@ def test_killed_removal_of_a_folder_is_finished_by_the_next(store, monkeypatch):
 def test_apply_refuses_while_a_command_works(store):
     with exclusive(Path(store.home) / "locks" / "abc.lock", "a run"), pytest.raises(BusyError, match="abc"):
         clean_up(store, 1, 0.0, apply=True)
+
+
+# --- what cannot be read, who works here, no room ---
+
+
+def test_model_whose_ledger_cannot_be_read_keeps_all_and_stops_no_other(four):
+    api = tracking.client(four)
+    api.create_registered_model("other")
+    source = aliases.get_version(four, MODEL, "4")
+    api.create_model_version("other", source=tracking.logged_model_location(four, source.model_id), tags=source.tags)
+    api.set_registered_model_tag("other", f"{ledger.LEDGER}000001", "{")
+    home = Path(four.home)
+    a_run(home, "r9", result={})
+    answer = clean_up(four, 3, 0.0, apply=True)
+    assert [r["name"] for r in answer["removals"]] == ["runs/r9"]  # r4 of both models stays
+    (note,) = answer["notes"]
+    assert note.startswith(
+        f"everything of other stays: the tag {ledger.LEDGER}000001 of registered model other is damaged"
+    )
+
+
+def test_run_and_night_that_cannot_be_read_stay_and_are_said(store):
+    home = Path(store.home)
+    for name in ("r1", "r2"):
+        a_run(home, name, result={})
+    aged((home / "runs" / "r1" / "run.json").write_bytes(b"[]") and home / "runs" / "r1" / "run.json")
+    assert removed(store) == [("run folder", "r2")]
+    (home / "nights").mkdir()
+    (home / "nights" / "news.basis.json").write_bytes(b"\0")
+    answer = clean_up(store, 1, 0.0, apply=True)
+    assert answer["removals"] == [] and len(answer["notes"]) == 2 and (home / "runs" / "r2").exists()
+
+
+def test_what_killed_processes_left_goes(store):
+    home, gone = Path(store.home), 2**22 + 1  # no process has such a number
+    staging = home / "tokens" / f".abc.part-{gone}-x0y1z2w3"
+    staging.mkdir(parents=True)
+    (home / "search" / "study" / "trial-0").mkdir(parents=True)
+    parts = [
+        home / f".machine.json.{gone}-0a1b2c3d.part",
+        home / "search" / "study" / "trial-0" / f".checkpoint.safetensors.{gone}-0a1b2c3d.part",
+    ]
+    for part in (*parts, staging / "train.ids"):
+        part.write_bytes(b"x" * 100)
+    names = sorted([("leftover", staging.name), *(("leftover", part.name) for part in parts)])
+    assert removed(store, days=1.0, apply=True) == names
+    assert not staging.exists() and not any(part.exists() for part in parts)
+
+
+def test_apply_refuses_while_a_command_works_that_holds_no_lock_but_the_homes(store):
+    code = "import sys; from bertft_core.base.locks import work_in; work_in(sys.argv[1]); print(1); sys.stdout.close()"
+    code += "; sys.stdin.read()"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, store.home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout.readline()
+    with pytest.raises(BusyError, match=f"process {worker.pid}"):
+        clean_up(store, 1, 0.0, apply=True)
+    assert clean_up(store, 1, 0.0, apply=False)["removals"] == []
+    worker.communicate()
+
+
+def test_cleaning_up_makes_room_on_a_full_disk(blank, small_disk):
+    shutil.copytree(blank, small_disk / "home")
+    config = load_mlflow_config(environ={})
+    store = tracking.open_store(
+        config.model_copy(update={"artifact_root": str(small_disk / "home" / "artifacts")}), small_disk / "home"
+    )
+    (small_disk / "home" / "tokens" / "old").mkdir(parents=True)
+    file = small_disk / "home" / "tokens" / "old" / "train.arrow"
+    with open(file, "wb", buffering=0) as handle, contextlib.suppress(OSError):
+        while handle.write(b"x" * 4096):
+            pass
+    aged(small_disk / "home" / "tokens" / "old")
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "more").write_bytes(b"x")
+    assert removed(store, days=1.0, apply=True) == [("cache", "old")]
+    (small_disk / "more").write_bytes(b"x")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bertft_core.base.errors import ArtifactError
-from bertft_core.base.files import is_complete, read_json, staged_folder, write_json
+from bertft_core.base.files import is_reusable, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_file, hash_json
 from bertft_core.base.records import read_record
 from bertft_core.config.fit import TokenizationConfig
@@ -145,7 +145,7 @@ def tokenize_splits(
     manner = hash_json([TOKENS_VERSION, version("tokenizers"), files, config.cut()])[:32]
     key = hash_json([manner, dataset.fingerprint, TWINS_VERSION])[:32]
     folder = Path(root).resolve() / key
-    if not is_complete(folder):
+    if not is_reusable(folder):
         tokenizer = load_tokenizer(pretrained)
         layout, cutting = fitting_layout(tokenizer, pretrained), Cutting(**config.cut())
         keys = {}

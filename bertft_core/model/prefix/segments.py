@@ -149,6 +149,12 @@ class Segment:
             raise InputError(f"{self.path} is damaged: its index does not hold")
         return np.frombuffer(index, dtype=_INDEX)
 
+    def damaged(self) -> int:
+        """How many of its rows are not as they were written: reads them all. Raises OSError."""
+        with self._descriptor() as descriptor:
+            row = np.empty((int(self.lengths.max(initial=0)), self.width), np.float32)
+            return sum(not self._copy(descriptor, i, row[:n]) for i, n in enumerate(self.lengths.tolist()))
+
     @property
     def readable_lengths(self) -> Ints:
         """Tokens of each row; -1 for a row that was found damaged."""

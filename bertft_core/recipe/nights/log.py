@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +19,13 @@ from bertft_core.base.files import write_json
 from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.base.names import file_name
 from bertft_core.base.records import parse_record, read_record, set_aside
+from bertft_core.base.text import counted
 from bertft_core.recipe.runs import RunFolder, run_at
 
 SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
-_LAST_TRAINING = ".basis.json"
+LAST_TRAINING = ".basis.json"
+_RESERVED_BYTES = 64 * 1024  # several blocks of any file system; a line is below 10 kB
 _ON_DISK = {"settings": "asked"}  # the name that a field has in the files
 _Settings = Annotated[str, Field(validation_alias=AliasChoices(_ON_DISK["settings"], "settings"))]
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
@@ -59,8 +63,9 @@ class NightLog:
     def __init__(self, home: Path, name: str) -> None:
         self.folder, name = home / "nights", file_name(name)
         self.file = self.folder / f"{name}.jsonl"
+        self._reserve = self.folder / f"{name}.reserve"
         self._open = self.folder / f"{name}.open.json"
-        self._last_training = self.folder / f"{name}{_LAST_TRAINING}"
+        self._last_training = self.folder / f"{name}{LAST_TRAINING}"
 
     def nights(self) -> list[Night]:
         """All nights, oldest first; half a line, from a full disk or a kill, is left out: `faults` says so."""
@@ -69,6 +74,18 @@ class NightLog:
     def faults(self) -> list[str]:
         """What is wrong with each line that cannot be read."""
         return [str(fault) for fault in self._lines() if isinstance(fault, DamagedFile)]
+
+    def mend(self) -> None:
+        """Write the log anew from the lines that can be read, beside the file as it was (NAME.broken)."""
+        with exclusive(self.folder / f"{self.file.name}.lock", f"an append to {self.file}", FOREVER):
+            lines, told = self.nights(), self.faults()
+            set_aside(self.file, DamagedFile(f"{self.file}: {counted(len(told), 'line')} cannot be read"))
+            for night in lines:
+                self._append(self._line(night))
+
+    @staticmethod
+    def _line(night: Night) -> bytes:
+        return json.dumps(asdict(night), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
     def _lines(self) -> Iterator[Night | DamagedFile]:
         try:
@@ -83,19 +100,41 @@ class NightLog:
                 yield fault
 
     def add(self, night: Night) -> None:
-        """Append a line; on its own line even after half of another."""
-        lock = exclusive(self.folder / f"{self.file.name}.lock", f"an append to {self.file}", FOREVER)
-        with lock, open(self.file, "ab+") as handle:
+        """Append a line; on its own line even after half of another. A full disk has room kept for it."""
+        line = self._line(night)
+        with exclusive(self.folder / f"{self.file.name}.lock", f"an append to {self.file}", FOREVER):
+            try:
+                self._append(line)
+            except OSError:
+                self._reserve.unlink(missing_ok=True)
+                self._append(line)
+            else:
+                self._keep_room()
+
+    def _append(self, line: bytes) -> None:
+        with open(self.file, "ab+", buffering=0) as handle:
             size = handle.seek(0, os.SEEK_END)
             handle.seek(max(0, size - 1))
             start = b"\n" if handle.read(1) not in (b"", b"\n") else b""
-            handle.write(start + json.dumps(asdict(night), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+            try:
+                if handle.write(start + line) < len(start + line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
+                os.fsync(handle.fileno())
+            except OSError:
+                with suppress(OSError):
+                    handle.truncate(size)  # no half of a line
+                raise
+
+    def _keep_room(self) -> None:
+        """Keep a file that goes when the disk is full, so that a night on it still has room for its line."""
+        with suppress(OSError):
+            if not self._reserve.exists() or self._reserve.stat().st_size < _RESERVED_BYTES:
+                self._reserve.write_bytes(os.urandom(_RESERVED_BYTES))  # nothing that a file system could fold
 
     def begin(self, night: OpenNight) -> None:
         """Say that a night is at work; `left_open` finds it if it is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._keep_room()
         write_json(self._open, {**asdict(night), "plan": night.plan and to_disk(night.plan)})
 
     def left_open(self) -> OpenNight | None:
@@ -186,12 +225,6 @@ class OpenNight:
     night: str
     started: str = ""
     plan: TrainingPlan | None = None
-
-
-def last_runs(home: Path) -> set[str]:
-    """The run of each model's last training: the next night reads its rows."""
-    names = [file.name.removesuffix(_LAST_TRAINING) for file in (home / "nights").glob(f"*{_LAST_TRAINING}")]
-    return {training.run_id for name in names if (training := NightLog(home, name).last_training)}
 
 
 @dataclass(frozen=True, kw_only=True)

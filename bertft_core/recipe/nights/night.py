@@ -112,12 +112,18 @@ class NightRun:
                         raise
                     ended = self._end(REJECTED if isinstance(fault, DataError) else FAILED, fault_text(fault))
                     self.exit_code = getattr(fault, "exit_code", 1)
-                log.end(ended)
+                self._write_down(ended, log.end)
         except BusyError as busy:
             ended = self._end(SKIPPED, str(busy))
-            log.add(ended)
+            self._write_down(ended, log.add)
         self.report.say(str(ended))
         return ended
+
+    def _write_down(self, ended: Night, write: Callable[[Night], None]) -> None:
+        try:
+            write(ended)
+        except OSError as fault:  # it is still said, notified and written to MLflow
+            self.report.say(f"the night is not in its log ({fault}): make room, `bertft gc` lists what can go")
 
     def _work(self, log: NightLog) -> Night:
         open_home(self.home)  # raises where the disk is nearly full

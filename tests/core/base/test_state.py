@@ -1,5 +1,7 @@
+import contextlib
 import multiprocessing
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -10,10 +12,19 @@ import pytest
 
 from bertft_core.base.display import masked
 from bertft_core.base.errors import BusyError, ConfigError, InputError
-from bertft_core.base.files import is_complete, replacing, save_array, staged_folder, write_json, write_text
+from bertft_core.base.files import (
+    is_abandoned,
+    is_complete,
+    is_reusable,
+    replacing,
+    save_array,
+    staged_folder,
+    write_json,
+    write_text,
+)
 from bertft_core.base.hashes import encoder_fingerprint
 from bertft_core.base.home import open_home
-from bertft_core.base.locks import FOREVER, exclusive
+from bertft_core.base.locks import FOREVER, alone_in, exclusive
 from bertft_core.recipe.runs import Run, latest_fitted, open_run
 
 
@@ -152,3 +163,60 @@ def test_values_that_two_processes_store_at_once_are_all_kept(tmp_path: Path) ->
 def _store_fifty(run: Run, name: str) -> None:
     for i in range(50):
         run.update(**{f"{name}{i}": i})
+
+
+# --- who works in a home ---
+
+_WORKER = """
+import sys, time
+from bertft_core.base.locks import work_in
+work_in(sys.argv[1]); print("works", flush=True); sys.stdin.read()
+"""
+
+
+def test_home_in_which_a_command_works_is_not_cleaned_up(tmp_path: Path) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _WORKER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout is not None and worker.stdout.readline() == "works\n"
+    with pytest.raises(BusyError, match=f"a command works in .* \\(process {worker.pid}\\)"), alone_in(tmp_path):
+        pass
+    worker.kill()
+    worker.wait()
+    with alone_in(tmp_path):
+        pass
+
+
+def test_command_that_begins_while_a_home_is_cleaned_up_waits(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", _WORKER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert worker.stdout is not None
+        assert select.select([worker.stdout], [], [], 2.0)[0] == []
+    assert worker.stdout.readline() == "works\n"
+    worker.communicate()
+
+
+def test_file_whose_writer_is_gone_is_abandoned_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    names = {pid: f".a.json.{pid}-0a1b2c3d.part" for pid in (int(gone.stdout), os.getpid())}
+    for name in (*names.values(), "a.json"):
+        (tmp_path / name).write_text("x")
+    assert [is_abandoned(tmp_path / name) for name in (*names.values(), "a.json")] == [True, False, False]
+    with contextlib.suppress(RuntimeError), staged_folder(tmp_path / "b") as staging:
+        (staging / "x").write_text("1")
+        assert not is_abandoned(staging)
+        for path in (staging, staging / "x"):
+            os.utime(path, (time.time() - 7200, time.time() - 7200))
+        assert is_abandoned(staging)  # for an hour nobody wrote to it
+        raise RuntimeError
+
+
+def test_folder_that_is_used_again_has_its_age_counted_from_then(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "a") as staging:
+        (staging / "x").write_text("1")
+    os.utime(tmp_path / "a", (0, 0))
+    assert is_reusable(tmp_path / "a") and (tmp_path / "a").stat().st_mtime > time.time() - 60
+    (tmp_path / "a" / "x").write_text("2")
+    assert not is_reusable(tmp_path / "a")

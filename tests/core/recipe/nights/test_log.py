@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import multiprocessing
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bertft_core.recipe.nights.log import KEPT, SKIPPED, LastTraining, Night, NightLog, OpenNight, TrainingPlan
+from bertft_core.recipe.nights.log import FAILED, KEPT, SKIPPED, LastTraining, Night, NightLog, OpenNight, TrainingPlan
 
 
 def night(day: int, outcome: str = SKIPPED) -> Night:
@@ -69,7 +70,7 @@ def test_age_is_counted_from_the_training(tmp_path: Path) -> None:
     basis = LastTraining(
         rows="r",
         settings="a",
-        run="/r",
+        run=str(tmp_path / "runs" / "i"),
         run_id="i",
         version="1",
         params={},
@@ -81,3 +82,38 @@ def test_age_is_counted_from_the_training(tmp_path: Path) -> None:
     assert back == basis
     moment = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)
     assert (back.age_days(moment), back.search_age_days(moment)) == (2.5, 9.5)
+
+
+def fill(folder: Path) -> Path:
+    """Take every byte of a disk."""
+    file = folder / "filler"
+    with open(file, "wb", buffering=0) as handle, contextlib.suppress(OSError):
+        while handle.write(b"x" * 4096):
+            pass
+    with pytest.raises(OSError, match="No space left"):
+        (folder / "more").write_bytes(b"x")
+    return file
+
+
+def test_night_on_a_full_disk_is_written_down(small_disk: Path) -> None:
+    log = NightLog(small_disk, "news")
+    log.begin(OpenNight(night="2026-01-01"))
+    log.end(night(1))
+    filler = fill(small_disk)
+    log.add(night(2, FAILED))
+    assert [n.night for n in log.nights()] == ["2026-01-01", "2026-01-02"] and not log.faults()
+    filler.unlink()
+    log.add(night(3))
+    fill(small_disk)
+    log.add(night(4, FAILED))  # room was kept anew
+    assert len(log.nights()) == 4
+
+
+def test_line_that_found_no_room_leaves_no_half_of_itself(small_disk: Path) -> None:
+    log = NightLog(small_disk, "news")
+    log.folder.mkdir()
+    log.file.write_bytes(b"")
+    fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        log.add(night(1))
+    assert log.file.read_bytes() == b""

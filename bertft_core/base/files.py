@@ -25,7 +25,7 @@ PRIVATE = 0o077  # umask: what we make is for its user alone
 _UNFINISHED = re.compile(r"\.part(-|$)")
 _WRITER = re.compile(r"[.-](\d+)-[0-9a-z_]{8}(\.|$)")  # of a staged folder, a file being replaced, a prefix segment
 _QUIET_SECONDS = 3600.0
-_users_umask: int | None = None  # of the process, before `keep_private`
+_USERS = "BERTFT_UMASK"  # the user's own, which processes of ours and flow runs of a worker inherit
 
 
 def keep_private() -> None:
@@ -34,9 +34,7 @@ def keep_private() -> None:
     For a process of our own, at its beginning; never in a host's. What users ask for elsewhere follows
     their own umask nevertheless: `replacing(…, is_private=False)` and `follow_umask`.
     """
-    global _users_umask
-    before = os.umask(PRIVATE)
-    _users_umask = before if _users_umask is None else _users_umask
+    os.environ.setdefault(_USERS, f"{os.umask(PRIVATE):03o}")
 
 
 def make_private(file: Path) -> None:
@@ -46,8 +44,9 @@ def make_private(file: Path) -> None:
 
 
 def users_umask() -> int:
-    """The user's own umask: that of the process, or before `keep_private`."""
-    return process_umask() if _users_umask is None else _users_umask
+    """The user's own umask: that of the process, or of the command's before `keep_private`."""
+    kept = os.environ.get(_USERS, "")
+    return int(kept, 8) if kept and not kept.strip("01234567") else process_umask()
 
 
 def process_umask() -> int:
@@ -61,10 +60,11 @@ def process_umask() -> int:
 
 
 def follow_umask(root: Path, mask: int) -> None:
-    """Give a file, or a folder and all below it, the modes that `mask` allows."""
+    """Give a file, or a folder and all below it, the modes that `mask` allows, as far as they are ours."""
     for path in (root, *(root.rglob("*") if root.is_dir() else ())):
         if not path.is_symlink():
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+            with contextlib.suppress(PermissionError):  # another user's, who made it first
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 @contextlib.contextmanager

@@ -106,6 +106,9 @@ store = tracking.open_store(MlflowConfig(artifact_root=shared), home)
 write_json(home / "report.json", [])
 run = tracking.find_or_create_run(store, "key", "role")
 tracking.log_files(store, run, [home / "report.json"], "evaluation")
+import subprocess  # a flow run of a worker that the command started
+known = "from bertft_core.base.files import process_umask, users_umask; print(process_umask(), users_umask())"
+assert subprocess.check_output([sys.executable, "-c", known]).split() == [b"63", b"18"]  # 077 and 022
 """
     home, shared = tmp_path / "home", tmp_path / "shared"
     subprocess.run([sys.executable, "-c", code, str(home), str(shared)], check=True, timeout=300)

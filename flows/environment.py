@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tomllib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+
+from flows.stack.secret import client_login, log_in, prefect_server
 
 STARTUP = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"  # of the embedded server
 POOL = "bertft"  # the work pool of the stack's worker; deployments name it
@@ -34,6 +37,12 @@ QUIET = {
 # A service writes to a log of its own, and what a worker's flow runs say goes to the server.
 _SERVICE = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "MLFLOW_LOGGING_LEVEL": "ERROR"}
 
+# What opens servers of the user's own, and is not for ours.
+_OF_ANOTHER = (
+    *("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"),
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+)
+
 
 def prepare_environment(home: Path) -> bool:
     """Set defaults (a variable that the user set wins); whether a Prefect server of the user's own is in use.
@@ -43,10 +52,14 @@ def prepare_environment(home: Path) -> bool:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
+    log_in(home)
     is_served = server_address() is not None
     if not is_served:
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
         os.environ.setdefault(STARTUP, "120")
+        secret = secrets.token_urlsafe(24)  # of the server that is embedded: no page or account but ours may use it
+        os.environ |= prefect_server(secret, ("http://127.0.0.1",))
+        os.environ["PREFECT_API_AUTH_STRING"] = client_login(secret)["PREFECT_API_AUTH_STRING"]
     return is_served
 
 
@@ -64,7 +77,7 @@ def service_environment(user: Mapping[str, str]) -> dict[str, str]:
     PYTHONPATH becomes absolute, since a service works in a folder of its own.
     """
     environment = {**QUIET, **_SERVICE, **user}
-    for name in ("PREFECT_PROFILE", "PREFECT_API_KEY"):  # of a Prefect server of the user's own
+    for name in _OF_ANOTHER:
         environment.pop(name, None)
     if path := environment.get("PYTHONPATH"):
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in path.split(os.pathsep))

@@ -14,9 +14,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from bertft_core.base.display import masked
@@ -61,16 +61,8 @@ def begin_server() -> Callable[[], None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    where = ("--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port))
-    Path(os.environ["PREFECT_HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
     said = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the server)
-    server = subprocess.Popen(
-        [sys.executable, "-P", "-m", "uvicorn", *where, "--log-level", "error", "--lifespan", "on"],
-        env={**os.environ, **_EMBEDDED},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=said,
-    )
+    server = _embed(port, {}, said)
     atexit.register(server.terminate)  # before Prefect's own, so after them: they still tell it things
     address = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = address
@@ -90,6 +82,18 @@ def begin_server() -> Callable[[], None]:
         raise InputError(f"the Prefect server of this command does not answer at {address}; {hint}. {tail}".strip())
 
     return wait
+
+
+def _embed(port: int, settings: Mapping[str, str], said: IO[bytes] | None) -> subprocess.Popen[Any]:
+    """Start an embedded server that answers this command alone. said: where its last words go."""
+    Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "flows.stack.guard", "prefect", str(port)],
+        env={**os.environ, **settings, **_EMBEDDED},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=said,
+    )
 
 
 def require_answer(url: str, variable: str) -> None:
@@ -147,14 +151,23 @@ def start_embedded(make: Callable[[], Any] | None = None) -> None:
     """
     import httpx
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_SERVER_EPHEMERAL_ENABLED, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+    from prefect.settings import (
+        PREFECT_SERVER_EPHEMERAL_ENABLED,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        get_current_settings,
+    )
+
+    class Embedded(SubprocessASGIServer):  # Prefect's clients take the instance that is there
+        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+            assert self.port is not None
+            return _embed(self.port, get_current_settings().to_environment_variables(exclude_unset=True), None)
 
     if not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         raise InputError(f"Prefect may not embed a server here: {_HINT.format(variable='PREFECT_API_URL')}")
     require_history()
     seconds, reason = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value(), ""
     for _ in range(_STARTS):
-        server = (make or SubprocessASGIServer)()
+        server = (make or Embedded)()
         try:
             server.start()
             return

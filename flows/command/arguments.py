@@ -127,6 +127,7 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
         sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
     sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
+    sub.add_argument("--open", action="store_true", help="ask nobody on this machine for the secret")
     _common(sub)
     sub = _verb(verbs, "completion")
     sub.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))

@@ -220,8 +220,19 @@ def _examination(result: dict[str, Any]) -> str:
 def _stack(result: dict[str, Any]) -> str:
     lines = [f"{s['name']:<12} {s['address']:<28} pid {s['pid']:<8} {s['seconds']:>5.1f} s" for s in result["services"]]
     lines += [f"store        {result['store']}", f"logs         {result['home']}/logs"]
+    if file := result["secret_file"]:
+        lines.append(
+            f"pages        ask for {result['user']} and the secret in {file} (Prefect's for both, with a colon)"
+        )
+    else:
+        lines.append("OPEN         every account of this machine can run commands as you: no secret is asked for")
     lines += [f"all healthy after {result['seconds']:.1f} s; Ctrl-C here stops all. In another shell:"]
-    return "\n".join([*lines, *(f"export {k}={shlex.quote(v)}" for k, v in result["environment"].items())])
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in result["environment"].items()]
+    if file:  # neither this page nor a process list shows it
+        read = f'"$(cat {shlex.quote(file)})"'
+        exports += [f"export PREFECT_API_AUTH_STRING={result['user']}:{read}"]
+        exports += [f"export MLFLOW_TRACKING_USERNAME={result['user']} MLFLOW_TRACKING_PASSWORD={read}"]
+    return "\n".join([*lines, *exports])
 
 
 def _bytes(size: int | None) -> str:

@@ -298,7 +298,7 @@ def _up(args: argparse.Namespace) -> None:
     if (database := sqlite_file(store.tracking_uri)) and database.exists():
         ensure_store(store)  # a damaged one is told now, and that of a moved home takes its places along
     watch_over("up", is_served=True)
-    up(home, store, ports, args.write_result, Reporter().say)
+    up(home, store, ports, args.write_result, Reporter().say, is_open=args.open)
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {

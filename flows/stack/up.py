@@ -6,6 +6,7 @@ optuna-dashboard. flows/stack/services.py runs the programs; this file says whic
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -29,19 +30,11 @@ from bertft_core.base.locks import exclusive
 from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.tracking.store import EXPERIMENT_TAGS, store_lock
 from flows.environment import POOL, service_environment
+from flows.stack import secret
+from flows.stack.guard import HOST, hosts, origins
 from flows.stack.services import Service, Stack
 
-HOST = "127.0.0.1"
 _ANSWER_SECONDS = 3.0  # a server that is up answers its health endpoint in milliseconds
-# Storages of every kind, made under their lock, without a password on the command line (optuna-dashboard 0.21).
-_DASHBOARD = """
-import sys
-from pathlib import Path
-from optuna_dashboard import run_server
-from bertft_core.search.storage import open_storage
-from flows.environment import study_storage
-run_server(open_storage(study_storage(), Path(sys.argv[1])).optuna, host=sys.argv[2], port=int(sys.argv[3]))
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,22 +92,36 @@ def own_store(mlflow_file: str | None, home: Path, ports: Ports, *, environ: Map
 
 
 def up(
-    home: Path, store: Store, ports: Ports, tell: Callable[[dict[str, Any]], None], say: Callable[[str], None]
+    home: Path,
+    store: Store,
+    ports: Ports,
+    tell: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
+    *,
+    is_open: bool = False,
 ) -> None:
     """Bring the stack up, `tell` its addresses once all of it is healthy, and keep it until SIGINT or SIGTERM.
 
-    home: absolute BERTFT_HOME. say: takes lines of progress. Raises BusyError when this home's stack is up already,
-    InputError for a port that is taken, StackError when a service does not come up or ends; no service is left.
+    home: absolute BERTFT_HOME. say: takes lines of progress. is_open: ask for no secret. Raises BusyError when this
+    home's stack is up already, InputError for a port that is taken, StackError when a service does not come up or
+    ends; no service is left.
     """
     begun, stop = time.monotonic(), threading.Event()  # a signal only sets it: no service is left half started
     with exclusive(home / "locks" / "up.lock", f"`bertft up` of {home}"):
         refuse_taken(ports)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        stack = Stack(services(home, store, ports, os.environ), home / "logs", is_stopped=stop.is_set, say=say)
+        secret.forget(home)
+        password = None if is_open else secret.new_secret(home)
+        if is_open:
+            say("--open: whoever has an account on this machine can run commands as you through these servers")
+        plan = services(home, store, ports, os.environ, password)
+        stack = Stack(plan, home / "logs", is_stopped=stop.is_set, say=say)
         try:
             with store_lock(store):  # MLflow does not bear two first users of an empty database
                 stack.start()
+            if not is_open:
+                secret.remember(home, exports(home, store, ports))
             tell(
                 {
                     "home": str(home),
@@ -124,12 +131,15 @@ def up(
                     "seconds": round(time.monotonic() - begun, 1),
                     "services": stack.shown(),
                     "environment": exports(home, store, ports),
+                    "user": None if is_open else secret.USER,
+                    "secret_file": None if is_open else str(secret.secret_file(home)),
                 }
             )
             stack.watch()
         finally:
             say("stopping")
             stack.stop()
+            secret.forget(home)
 
 
 def refuse_taken(ports: Ports) -> None:
@@ -158,43 +168,48 @@ def exports(home: Path, store: Store, ports: Ports) -> dict[str, str]:
     return environment
 
 
-def services(home: Path, store: Store, ports: Ports, user: Mapping[str, str]) -> list[Service]:
-    """The programs of the stack. user: the user's environment, which they inherit.
+def services(
+    home: Path, store: Store, ports: Ports, user: Mapping[str, str], password: str | None = None
+) -> list[Service]:
+    """The programs of the stack. user: the user's environment, which they inherit. password: what servers ask for.
 
     Raises InputError when the dashboard is wanted and not installed.
     """
+    login = {} if password is None else secret.client_login(password)
     shared = {
         **service_environment(user),
         **exports(home, store, ports),
+        **login,
         "PREFECT_HOME": str(home / "prefect"),
         "PYTHONSAFEPATH": "1",  # no local tasks/ or flows/ folder shadows ours, in flow runs of the worker neither
         "PYTHONUNBUFFERED": "1",
     }
     prefect, mlflow = ports.prefect_address, ports.mlflow_address
-    # The database goes by environment: it may hold a password, and anyone may read a command line.
+    # The database goes by environment, and so does the secret: anyone may read a command line.
     own = {
         "MLFLOW_BACKEND_STORE_URI": store.tracking_uri,
         "MLFLOW_REGISTRY_STORE_URI": store.registry_uri,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(store.artifact_root),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else seven more processes of 245 MB each
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts(ports.mlflow)),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins(ports.mlflow)),
     }
-    listen = ("--host", HOST, "--port", str(ports.mlflow), "--workers", "1", "--uvicorn-opts=--no-access-log")
     worker = f"bertft up on {os.uname().nodename}"
     stack = [
         Service(
             name="prefect",
-            arguments=("-m", "prefect", "server", "start", "--host", HOST, "--port", str(ports.prefect)),
+            arguments=("-m", "flows.stack.guard", "prefect", str(ports.prefect)),
             address=prefect,
-            environment=shared,
+            environment=shared | secret.prefect_server(password, origins(ports.prefect)),
             is_healthy=lambda since: _ask(f"{prefect}/api/health").strip() == b"true",
         ),
         Service(
             name="mlflow",
-            arguments=("-m", "mlflow", "server", *listen, "--no-serve-artifacts"),
+            arguments=("-m", "flows.stack.guard", "mlflow", str(ports.mlflow)),
             address=mlflow,
             environment={k: v for k, v in shared.items() if not k.endswith(("_TRACKING_URI", "_REGISTRY_URI"))} | own,
-            is_healthy=lambda since: _ask(f"{mlflow}/health").strip() == b"OK",
-            when_healthy=lambda: _make_experiment(store, mlflow),
+            is_healthy=lambda since: _ask(f"{mlflow}/health", password=password).strip() == b"OK",
+            when_healthy=lambda: _make_experiment(store, mlflow, password),
         ),
         Service(
             name="worker",
@@ -202,7 +217,7 @@ def services(home: Path, store: Store, ports: Ports, user: Mapping[str, str]) ->
             address=f"work pool {POOL}",
             environment=shared,
             needs=("prefect", "mlflow"),
-            is_healthy=lambda since: _is_online(f"{prefect}/api", worker, since),
+            is_healthy=lambda since: _is_online(f"{prefect}/api", worker, since, password),
         ),
     ]
     if ports.dashboard is not None:
@@ -215,43 +230,51 @@ def services(home: Path, store: Store, ports: Ports, user: Mapping[str, str]) ->
         stack.append(
             Service(
                 name="dashboard",
-                arguments=("-c", _DASHBOARD, str(home), HOST, str(ports.dashboard)),
+                arguments=("-m", "flows.stack.guard", "dashboard", str(ports.dashboard)),
                 address=dashboard,
                 environment=shared,
-                is_healthy=lambda since: bool(_ask(f"{dashboard}/dashboard")),
+                is_healthy=lambda since: bool(_ask(f"{dashboard}/dashboard", password=password)),
             )
         )
     return stack
 
 
-def _is_online(api: str, name: str, since: float) -> bool:
+def _is_online(api: str, name: str, since: float, password: str | None) -> bool:
     """Whether the pool's worker `name` has reported after `since`: one of yesterday counts as online for 90 s."""
+    client = "bertft-up"
+    token = json.loads(_ask(f"{api}/csrf-token?{urlencode({'client': client})}", password=password))["token"]
+    change = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
+    found = _ask(f"{api}/work_pools/{POOL}/workers/filter", {}, password=password, **change)
     return any(
         worker["status"] == "ONLINE" and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() >= since
-        for worker in json.loads(_ask(f"{api}/work_pools/{POOL}/workers/filter", {}))
+        for worker in json.loads(found)
         if worker["name"] == name
     )
 
 
-def _make_experiment(store: Store, address: str) -> None:
+def _make_experiment(store: Store, address: str, password: str | None) -> None:
     """Make the experiment where missing, in the folder that runs without a server use, not one below it."""
     api = f"{address}/api/2.0/mlflow/experiments"
     try:
         try:
-            _ask(f"{api}/get-by-name?{urlencode({'experiment_name': store.experiment})}")
+            _ask(f"{api}/get-by-name?{urlencode({'experiment_name': store.experiment})}", password=password)
         except urllib.error.HTTPError as fault:
             if fault.code != 404:
                 raise
             tags = [{"key": key, "value": value} for key, value in EXPERIMENT_TAGS.items()]
-            _ask(f"{api}/create", {"name": store.experiment, "artifact_location": store.artifact_root, "tags": tags})
+            wanted = {"name": store.experiment, "artifact_location": store.artifact_root, "tags": tags}
+            _ask(f"{api}/create", wanted, password=password)
     except OSError as fault:
         raise StackError(f"mlflow made no experiment {store.experiment!r} in {store.shown_uri}: {fault}") from fault
 
 
-def _ask(url: str, body: Any = None) -> bytes:
+def _ask(url: str, body: Any = None, *, password: str | None = None, **headers: str) -> bytes:
     """The answer of a service; POST where there is a body. No proxy stands before 127.0.0.1."""
+    if password is not None:
+        login = base64.b64encode(f"{secret.USER}:{password}".encode())
+        headers["Authorization"] = f"Basic {login.decode()}"
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
         content: bytes = answer.read()

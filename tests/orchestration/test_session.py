@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -57,28 +58,52 @@ def test_killed_command_takes_its_children_along(tmp_path: Path) -> None:
     assert is_gone(child, seconds=10)
 
 
-SERVED = """
-import os, sys
-from pathlib import Path
-from flows.environment import prepare_environment
-prepare_environment(Path(sys.argv[1]))
+ROADS = {
+    "beside the imports": """
 from flows.server import begin_server
 await_server = begin_server()
 from prefect import flow
 await_server()
-print(flow(lambda: os.environ["PREFECT_API_URL"], name="served")())
-print("prefect.server.api.server" in sys.modules)
+address = os.environ["PREFECT_API_URL"]
+""",
+    "by Prefect": """
+from prefect import flow
+from flows.server import require_server
+require_server()
+from prefect.server.api.server import SubprocessASGIServer
+address = SubprocessASGIServer().api_url
+""",
+}
+SERVED = """
+import json, os, sys, urllib.error, urllib.request
+from pathlib import Path
+from flows.environment import prepare_environment
+prepare_environment(Path(sys.argv[1]))
+ROAD
+def status(path, body, **headers):
+    headers["Content-Type"] = "application/json"
+    try:
+        return urllib.request.urlopen(urllib.request.Request(address + path, body, headers)).status
+    except urllib.error.HTTPError as fault:
+        return fault.code
+refused = [status("/csrf-token?client=c", None), status("/flows/filter", b"{}")]
+refused += [status("/health", None, Origin="http://evil.test"), status("/health", None, Host="evil.test")]
+ran = flow(lambda: "ran", name="served")()
+print(json.dumps([address, ran, refused, "prefect.server.api.server" in sys.modules]))
 """
 
 
-def test_server_of_a_command_serves_its_flows_and_ends_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("road", ROADS)
+def test_server_of_a_command_serves_its_flows_alone_and_ends_with_it(tmp_path: Path, road: str) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env = {**own, "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
-    command = [sys.executable, "-P", "-c", SERVED, str(tmp_path / "home")]
+    command = [sys.executable, "-P", "-c", SERVED.replace("ROAD", ROADS[road]), str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr
-    address, imported = done.stdout.split()
-    assert address.startswith("http://127.0.0.1:") and imported == "False"  # Prefect embedded none of its own
+    address, ran, refused, is_embedded = json.loads(done.stdout)
+    assert address.startswith("http://127.0.0.1:") and ran == "ran"
+    assert refused == [401, 403, 403, 403]
+    assert is_embedded == (road == "by Prefect")
     end = time.monotonic() + 20
     while time.monotonic() < end and is_open(address):
         time.sleep(0.1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from bertft_core.base.errors import ConfigError, InputError
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.tracking import store as tracking
 from flows.environment import POOL, service_environment
+from flows.stack.secret import client_login, log_in
 from flows.stack.up import Ports, own_store, refuse_taken, services
+
+from ..browser import browsing, find_browser
 
 pytestmark = pytest.mark.orchestration
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
@@ -38,12 +48,19 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def ask(url: str, body: Any = None) -> Any:
+def ask(url: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
     with urllib.request.urlopen(request, timeout=30) as answer:
         text = answer.read().decode()
     return json.loads(text) if text[:1] in "[{" else text
+
+
+def refusal(url: str, body: Any = None, headers: dict[str, str] | None = None) -> int:
+    """The status that a request is refused with."""
+    with pytest.raises(urllib.error.HTTPError) as fault:
+        ask(url, body, headers)
+    return fault.value.code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +74,35 @@ class Up:
 
     def pid(self, name: str) -> int:
         return next(int(one["pid"]) for one in self.document["services"] if one["name"] == name)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        return dict(self.document["environment"])
+
+    @property
+    def secret(self) -> str:
+        return Path(self.document["secret_file"]).read_text()
+
+    @property
+    def login(self) -> dict[str, str]:
+        """What a client of Prefect or MLflow that is not ours needs besides the addresses."""
+        return client_login(self.secret)
+
+    def headers(self, *, changes: bool = True) -> dict[str, str]:
+        """Of a request that may pass. changes: with Prefect's token for requests that change something."""
+        sent = {"Authorization": "Basic " + base64.b64encode(f"bertft:{self.secret}".encode()).decode()}
+        if changes:
+            token = ask(f"{self.addresses['PREFECT_API_URL']}/csrf-token?client=test", headers=sent)["token"]
+            sent |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"}
+        return sent
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """One call of Prefect's API."""
+        return ask(f"{self.addresses['PREFECT_API_URL']}/{path}", body, self.headers(changes=body is not None))
+
+    def ask_mlflow(self, path: str, body: Any = None) -> Any:
+        """One call of MLflow's server."""
+        return ask(f"{self.addresses['MLFLOW_TRACKING_URI']}{path}", body, self.headers(changes=False))
 
     def said(self) -> str:
         return (self.home.parent / "stderr").read_text()
@@ -129,20 +175,19 @@ def start_chain(up: Up, config: Path, environment: dict[str, str]) -> str:
     asked = json.dumps({"config_path": str(config), "home": str(up.home)})
     made = subprocess.run(
         [sys.executable, "-P", "-c", DEPLOY, asked],
-        env={**environment, **up.document["environment"]},
+        env={**environment, **up.addresses, **up.login},
         cwd=up.home.parent,
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    api = up.document["environment"]["PREFECT_API_URL"]
-    return str(ask(f"{api}/deployments/{made.stdout.split()[-1]}/create_flow_run", {})["id"])
+    return str(up.ask(f"deployments/{made.stdout.split()[-1]}/create_flow_run", {})["id"])
 
 
 def wait_for(up: Up, run: str, name: str, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
-    while (state := ask(f"{up.document['environment']['PREFECT_API_URL']}/flow_runs/{run}")["state"])["name"] != name:
+    while (state := up.ask(f"flow_runs/{run}")["state"])["name"] != name:
         assert state["name"] not in {"Failed", "Crashed"} and time.monotonic() < deadline, state
         time.sleep(0.5)
 
@@ -183,22 +228,166 @@ def test_all_services_are_told_with_address_process_and_seconds(stack: Up) -> No
 
 def test_the_addresses_answer_with_their_pages(stack: Up) -> None:
     assert "<title>Prefect" in ask(stack.ports.prefect_address)
-    assert "<title>MLflow" in ask(stack.ports.mlflow_address)
+    assert "<title>MLflow" in stack.ask_mlflow("/")
 
 
 def test_the_worker_is_online_on_the_process_pool(stack: Up) -> None:
-    pools = f"{stack.document['environment']['PREFECT_API_URL']}/work_pools"
-    assert ask(f"{pools}/{POOL}")["type"] == "process"
-    (worker,) = ask(f"{pools}/{POOL}/workers/filter", {})
+    assert stack.ask(f"work_pools/{POOL}")["type"] == "process"
+    (worker,) = stack.ask(f"work_pools/{POOL}/workers/filter", {})
     assert worker["status"] == "ONLINE"
 
 
 def test_the_experiment_keeps_its_artefacts_where_runs_without_a_server_do(stack: Up) -> None:
-    api = f"{stack.document['environment']['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments"
-    found = ask(f"{api}/get-by-name?experiment_name=bertft")["experiment"]
+    found = stack.ask_mlflow("/api/2.0/mlflow/experiments/get-by-name?experiment_name=bertft")["experiment"]
     assert found["artifact_location"] == str(stack.home / "artifacts")
     kinds = [tag["value"] for tag in found["tags"] if tag["key"] == "mlflow.experimentKind"]
     assert kinds == ["custom_model_development"]  # its page opens with the runs, not with traces of agents
+
+
+FLOW = ("flows/", {"name": "page"})
+
+
+@pytest.fixture(scope="module")
+def forms(stack: Up) -> list[tuple[str, Any]]:
+    """What a page of anybody would send: a flow, a deployment whose run is a command of the page's, and that run.
+
+    The first two have passed once with all that is asked for, so what a test leaves out is what they are refused for.
+    """
+    flow = stack.ask(*FLOW)["id"]
+    command = {"command": f"touch {stack.home}/run"}
+    deployment = {"name": "page", "flow_id": flow, "work_pool_name": POOL, "job_variables": command}
+    made = stack.ask("deployments/", {**deployment, "paused": True})["id"]
+    return [FLOW, ("deployments/", deployment), (f"deployments/{made}/create_flow_run", {})]
+
+
+STRANGERS = {
+    "a page of another site": {"Origin": "http://evil.test"},
+    "a page of another server of this machine": {"Origin": "http://127.0.0.1:9"},
+    "a page without a name": {"Origin": "null"},
+    "a name that leads to this machine": {"Host": "evil.test:{port}"},
+    "a name like a private address": {"Host": "10.evil.test:{port}"},
+    "a picture on another site's page": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_a_request_from_elsewhere_is_refused_by_both_servers_even_with_the_secret(
+    stack: Up, forms: list[tuple[str, Any]], stranger: str
+) -> None:
+    for address, port, calls in (
+        (stack.addresses["PREFECT_API_URL"], stack.ports.prefect, [*forms, ("flows/filter", {}), ("health", None)]),
+        (f"{stack.ports.mlflow_address}/api/2.0/mlflow/experiments", stack.ports.mlflow, [("create", {"name": "x"})]),
+    ):
+        sent = {name: value.format(port=port) for name, value in STRANGERS[stranger].items()}
+        for path, body in calls:
+            assert refusal(f"{address}/{path}", body, {**stack.headers(), **sent}) == 403, (path, sent)
+
+
+def test_a_request_without_the_secret_is_refused_by_both_servers(stack: Up, forms: list[tuple[str, Any]]) -> None:
+    token = {name: value for name, value in stack.headers().items() if name != "Authorization"}
+    wrong = {"Authorization": "Basic " + base64.b64encode(b"bertft:wrong").decode()}
+    for path, body in forms:
+        assert refusal(f"{stack.addresses['PREFECT_API_URL']}/{path}", body, token) == 401
+        assert refusal(f"{stack.addresses['PREFECT_API_URL']}/{path}", body, {**token, **wrong}) == 401
+    create = f"{stack.ports.mlflow_address}/api/2.0/mlflow/experiments/create"
+    for headers in ({}, wrong):
+        assert refusal(create, {"name": "x"}, headers) == 401
+        assert refusal(stack.ports.mlflow_address, headers=headers) == 401
+
+
+def test_a_change_without_prefects_token_is_refused(stack: Up, forms: list[tuple[str, Any]]) -> None:
+    for path, body in forms:
+        assert refusal(f"{stack.addresses['PREFECT_API_URL']}/{path}", body, stack.headers(changes=False)) == 403
+
+
+def test_a_websocket_opens_for_the_own_page_with_the_secret_alone(stack: Up) -> None:
+    url = f"ws://127.0.0.1:{stack.ports.prefect}/api/events/out"
+    subprotocol = [Subprotocol("prefect")]
+    for origin in ("http://evil.test", f"http://127.0.0.1:{stack.ports.mlflow}"):
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(url, origin=Origin(origin), subprotocols=subprotocol, proxy=None)
+    own = {"origin": Origin(stack.ports.prefect_address), "subprotocols": subprotocol, "proxy": None}
+    with connect(url, **own) as wire:
+        wire.send(json.dumps({"type": "auth", "token": "wrong"}))
+        with pytest.raises(ConnectionClosedError, match="Invalid token"):
+            wire.recv(timeout=20)
+    with connect(url, **own) as wire:
+        wire.send(json.dumps({"type": "auth", "token": f"bertft:{stack.secret}"}))
+        assert json.loads(wire.recv(timeout=20))["type"] == "auth_success"
+
+
+def test_the_secret_is_in_one_file_of_the_users_own_and_in_what_servers_and_worker_were_given(stack: Up) -> None:
+    file = Path(stack.document["secret_file"])
+    assert file.stat().st_mode & 0o777 == 0o600 and len(stack.secret) >= 32
+    logs = [log.read_text() for log in (stack.home / "logs").iterdir()]
+    seen = [json.dumps(stack.document), stack.said(), *stack.left(), *logs]
+    assert not [text for text in seen if stack.secret in text]
+    holders = [f for f in stack.home.rglob("*") if f.is_file() and stack.secret.encode() in f.read_bytes()]
+    assert holders == [file]
+
+
+def test_commands_find_the_secret_by_the_address_and_give_it_to_no_other_server(
+    stack: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in stack.login:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", "http://team.test:4200/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team.test:5000")
+    log_in(stack.home)
+    assert not set(stack.login) & set(os.environ)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{stack.ports.mlflow_address}/")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "of a stack before")
+    log_in(stack.home)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == stack.secret and "PREFECT_API_AUTH_STRING" not in os.environ
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium on PATH")
+def test_both_pages_work_in_a_browser_that_is_given_the_secret_and_another_page_reaches_nothing(
+    stack: Up, forms: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    with browsing(tmp_path / "profile") as page, http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        page.open(stack.ports.prefect_address)
+        page.wait_for("!!document.querySelector('input[type=password]')")
+        page.run("document.querySelector('input[type=password]').focus()")
+        page.type(f"bertft:{stack.secret}")
+        page.wait_for("location.pathname.endsWith('/dashboard')")
+        page.open(f"{stack.ports.prefect_address}/v2/work-pools")
+        page.wait_for_text(POOL, "Last Polled")
+        page.open(stack.ports.mlflow_address)
+        page.wait_for_text("refused: no secret")
+        page.login = ("bertft", stack.secret)
+        page.open(f"{stack.ports.mlflow_address}/#/experiments")
+        page.open(stack.ports.mlflow_address)  # a page that differs in its fragment alone is not asked for again
+        page.wait_for_text("Experiments", "Model training")
+
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        before = stack.ask("flows/filter", {}), stack.ask("flow_runs/filter", {})
+        page.open(f"http://127.0.0.1:{other.server_port}/")
+        page.wait_for_text("another page")
+        for path, body in forms:
+            url = f"{stack.addresses['PREFECT_API_URL']}/{path}"
+            for mode in ("cors", "no-cors"):
+                sent = f"method: 'POST', mode: {mode!r}, credentials: 'include', body: {json.dumps(json.dumps(body))}"
+                page.run(f"fetch({url!r}, {{{sent}}}).then(found => found.status, fault => -1)")
+        assert (
+            page.run(f"fetch({stack.ports.mlflow_address!r}, {{credentials: 'include'}}).catch(() => 'none')") == "none"
+        )
+        assert (stack.ask("flows/filter", {}), stack.ask("flow_runs/filter", {})) == before
+        other.shutdown()
+    assert not (stack.home / "run").exists()
+
+
+class Other(http.server.BaseHTTPRequestHandler):
+    """A page of somebody else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<body>another page</body>")
+
+    def log_message(self, *parts: object) -> None:
+        pass
 
 
 def test_nothing_listens_beyond_this_machine(stack: Up) -> None:
@@ -275,6 +464,13 @@ def test_the_worker_runs_the_chain_and_the_same_home_goes_on_without_a_server(
     assert shown["aliases"]["champion"] == "1"
     again = document(command(stack.home, "run", str(config), "--json"))
     assert again["reason"].startswith("unchanged since version 1")
+    served = document(command(stack.home, "history", "tiny", "--json", variables=stack.addresses))
+    assert served == shown  # by MLflow's server
+    made = document(command(stack.home, "deploy", str(config), "--json", variables=stack.addresses))
+    nightly = next(one["id"] for one in made["deployments"] if one["name"] == "bertft-nightly/tiny")
+    wait_for(stack, str(stack.ask(f"deployments/{nightly}/create_flow_run", {})["id"]), "Completed")
+    (night,) = document(command(stack.home, "nights", "tiny", "--json"))["nights"]
+    assert night["outcome"] == "skipped"
 
 
 @pytest.mark.slow

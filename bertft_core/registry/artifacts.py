@@ -31,7 +31,7 @@ def resolve_model(store: Store, model: str) -> tuple[str, Path]:
         if not (Path(model) / CARD).is_file():
             raise InputError(f"--model {model}: no artefact folder (no {CARD}); wanted one, or models:/NAME@champion")
         return model, Path(model)
-    version = _parse_uri(store, model)
+    version = parse_uri(store, model)
     folder = Path(store.home) / "served" / file_name(version.model_id)
     return version.model_uri, download_model(store, version.model_uri, folder)
 
@@ -41,7 +41,7 @@ def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:
 
     model_uri: models:/NAME/VERSION or models:/NAME@ALIAS. Raises InputError when there is no such version.
     """
-    version = _parse_uri(store, model_uri)
+    version = parse_uri(store, model_uri)
     root = download_files(store, version.model_id, "artifacts", folder)
     folders = sorted(p.parent for p in root.rglob(CARD))
     if not folders:
@@ -108,7 +108,8 @@ def _evidence(store: Store, model_id: str) -> Path:
     return Path(store.home) / EVIDENCE_FOLDER / file_name(model_id)  # the id may be what a tag of the registry says
 
 
-def _parse_uri(store: Store, uri: str) -> RegisteredVersion:
+def parse_uri(store: Store, uri: str) -> RegisteredVersion:
+    """The version of models:/NAME/VERSION or models:/NAME@ALIAS. Raises InputError when there is none."""
     text = uri.removeprefix("models:/")
     name, at, alias = text.rpartition("@")
     if at and "/" not in alias:  # else of a name with @

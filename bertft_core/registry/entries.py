@@ -34,8 +34,8 @@ class LedgerEntry:
 
     action: one of ACTIONS. version: the one it is about; of a rollback, the one taken down. from_version,
     to_version: the champion before and after, None for none. numbers: what the gate measured. report: where the
-    evidence lies. rows, commit, run_key, weights: of `version`. state: pending (announced, not yet carried out),
-    done, or void (announced, never carried out). token: tells two writers of one number apart.
+    evidence lies. rows, commit, run_key, weights, files (their digest): of `version`. state: pending (announced, not
+    yet carried out), done, or void (announced, never carried out). token: tells two writers of one number apart.
     """
 
     number: int
@@ -54,6 +54,7 @@ class LedgerEntry:
     prefect_run: str = ""
     run_key: str = ""
     weights: str = ""
+    files: str = ""
     token: str = ""
 
     def __post_init__(self) -> None:

@@ -319,6 +319,7 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
         prefect_run=draft.prefect_run,
         run_key=tags.get("bertft.run_key", ""),
         weights=tags.get(aliases.WEIGHTS, ""),
+        files=tags.get(aliases.FILES, ""),
         token=uuid.uuid4().hex[:12],
     )
     _tag_model(store, name, entry)

@@ -44,7 +44,7 @@ def force(store: Store, name: str, version: str | None, reason: str) -> Release:
         return done
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     before = aliases.champion(store, name)
-    check_answers(store, name, chosen)
+    check_answers(store, name, chosen, is_forced=True)
     draft = Draft(action=entries.FORCED, version=chosen, champion=before, to_version=chosen, reason=reason)
     return release_of(name, ledger.write(store, name, draft))
 
@@ -166,10 +166,11 @@ def history(store: Store, name: str) -> dict[str, Any]:
     }
 
 
-def check_answers(store: Store, name: str, version: str) -> None:
+def check_answers(store: Store, name: str, version: str, *, is_forced: bool = False) -> None:
     """Load a version in a fresh process and let it answer some of its own test rows, or one sentence.
 
-    Raises ArtifactError when it does not load, or answers with anything but probabilities.
+    is_forced: files that are not those that were registered are taken for its own. Raises ArtifactError where they are
+    not, when it does not load, or answers with anything but probabilities.
     """
     import pandas as pd
 
@@ -185,7 +186,9 @@ def check_answers(store: Store, name: str, version: str) -> None:
             pair = {} if card.text_pair is None else {"text_pair": [_SENTENCE]}
             frame = pd.DataFrame({"text": [_SENTENCE], **pair})
         frame.to_parquet(rows)
-        scored = score_in_fresh_process(registered.model_uri, rows, out, 0, store, _TIMEOUT)
+        scored = score_in_fresh_process(
+            registered.model_uri, rows, out, 0, store, timeout_seconds=_TIMEOUT, is_forced=is_forced
+        )
         answers = scored.probabilities(scored.classes)
     good = len(answers) == len(frame) and np.isfinite(answers).all() and answers.min() >= 0 and answers.max() <= 1.001
     if not good or not (card.multi_label or np.allclose(answers.sum(axis=1), 1, atol=1e-3)):

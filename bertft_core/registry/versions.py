@@ -15,6 +15,7 @@ from bertft_core.base.files import is_complete
 from bertft_core.config.store import Store
 from bertft_core.registry import ledger
 from bertft_core.registry.aliases import (
+    FILES,
     MODEL_ID,
     READY,
     RUN_ID,
@@ -29,6 +30,7 @@ from bertft_core.registry.aliases import (
 )
 from bertft_core.registry.artifacts import EVIDENCE_FOLDER
 from bertft_core.registry.entries import rollback_target
+from bertft_core.registry.files import digest
 from bertft_core.registry.served_code import MODEL_FILE, copy_served_code
 from bertft_core.serving.artifact import read_card
 from bertft_core.tracking.store import client, ensure_store, let_read, literal, logged_model_location, store_lock
@@ -71,13 +73,16 @@ def register(
         model_id = ready[0] if ready else _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
         require_ready(store, model_id)
         ensure_model(store, registered_model)
+        model = api.get_logged_model(model_id)
         # A database registry resolves models:/ids by MLflow's global URI, not by its client's: give the place
         # itself. A tracking server resolves ids in its own store, and refuses file paths.
         if store.registry_uri.startswith(("http://", "https://")):
             source = f"models:/{model_id}"
         else:
-            source = str(api.get_logged_model(model_id).artifact_location)
+            source = str(model.artifact_location)
         marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
+        if known_files := model.tags.get(FILES):
+            marks[FILES] = known_files
         created = api.create_model_version(
             registered_model,
             source=source,
@@ -172,6 +177,7 @@ def _log_model(
             (target / EVIDENCE_FOLDER).mkdir()
             for file in extra_files:
                 shutil.copyfile(file, target / EVIDENCE_FOLDER / Path(file).name)
+            api.set_logged_model_tags(model_id, {FILES: digest(target)})
             api.log_model_artifacts(model_id, str(target))
             let_read(store, created.artifact_location)
     except BaseException:

@@ -121,8 +121,9 @@ def _webhook(folder: Path) -> str:
     from flows.notify import notify
 
     token = secrets.token_hex(12)
-    with _set(NIGHT=f"htp://127.0.0.1:9/services/{token}?x={token}"):
-        (said,) = notify(["env:NIGHT"], "night", "failed")
+    bad = {"NIGHT": f"htp://127.0.0.1:9/services/{token}?x={token}", "LATER": f"http://[bad/{token}"}
+    with _set(**bad):
+        said = " ".join(notify(["env:NIGHT", "env:LATER"], "night", "failed"))
     return f"OPEN: {said}" if token in said else f"refused: {said}"
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from bertft_core.base.display import cleaned
-from bertft_core.base.errors import ArtifactError, DamagedFile
+from bertft_core.base.errors import ArtifactError, DamagedFile, InputError
 from bertft_core.base.files import load_arrays
 from bertft_core.base.records import read_record
 from bertft_core.base.text import multi_label_text
@@ -212,6 +212,8 @@ class Scorer:
                     spec["versions"].append((str(copy), str(file)))
                 except ArtifactError as fault:
                     answers[uri] = fault
+                except InputError as fault:  # there is no such version
+                    answers[uri] = ArtifactError(str(fault))
             try:
                 _, last_words = self._process.communicate(json.dumps(spec), timeout=timeout_seconds)
             except subprocess.TimeoutExpired:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.hashes import hash_file, hash_json
+from bertft_core.base.names import file_name
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, ledger
 from bertft_core.tracking.store import download_files
@@ -24,13 +25,13 @@ def digest(folder: Path) -> str:
 
 
 def fetch(store: Store, uri: str, folder: Path, *, is_forced: bool = False) -> Path:
-    """A copy of a version's files in `folder`, which hash as its registration and its ledger say.
+    """A copy of a version's files below `folder`, which hash as its registration and its ledger say.
 
     A version of an earlier release has no digest: that is logged, once. is_forced: files that hash otherwise are taken
     for the version's own from now on. Raises ArtifactError where they do, or cannot be had.
     """
     version = artifacts.parse_uri(store, uri)
-    copy = download_files(store, version.model_id, "", folder)
+    copy = download_files(store, version.model_id, "", folder / file_name(version.model_id))
     found, at_registration = digest(copy), version.tags.get(aliases.FILES, "")
     decided = [e.files for e in ledger.read(store, version.name) if e.version == version.version and e.files]
     known = {at_registration, decided[-1]} if decided else {at_registration}

@@ -14,6 +14,7 @@ from bertft_core.base.errors import InputError
 from bertft_core.model.classifier import load_classifier, save_classifier
 from bertft_core.registry import aliases, ledger, overrides, versions
 from bertft_core.registry.decision import promote_or_keep
+from bertft_core.registry.files import digest
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking import store as tracking
 
@@ -261,12 +262,19 @@ def test_champion_whose_files_are_gone_is_kept(damaged, store):
 
 
 @pytest.mark.slow
-def test_champion_whose_code_no_longer_loads_is_kept(damaged, store):
-    files, challenger = damaged
-    (predictor,) = files.rglob("serving/predictor.py")
+@pytest.mark.parametrize("is_known", [True, False])
+def test_champion_whose_code_no_longer_loads_or_was_changed_is_kept(publish, store, candidate, is_known):
+    first, second = publish("a", 0), publish("b", 1)
+    location = Path(store.artifact_root) / "models" / first.model_id / "artifacts"
+    (predictor,) = location.rglob("serving/predictor.py")
     predictor.write_text("import a_library_that_was_removed\n", encoding="utf-8")
-    release, _ = promote_or_keep(challenger, store)
-    assert outcome(release) == ("kept", False, "1", "1") and "a_library_that_was_removed" in release.reason
+    if is_known:
+        aliases.tag_version(store, MODEL, first.version, {aliases.FILES: digest(location)})
+    record(store, "promoted", first.version, None, first.version)
+    release, _ = promote_or_keep(candidate(second.version), store)
+    assert outcome(release) == ("kept", False, "1", "1")
+    why = "a_library_that_was_removed" if is_known else "letters version 1 does not answer: its files hash as"
+    assert why in release.reason
 
 
 def test_champion_with_another_label_set_is_kept(store, publish, encoder, tmp_path, candidate):

@@ -295,7 +295,7 @@ def test_versions_answer_in_one_go_each_with_its_own_code_and_one_that_fails_fai
         np.testing.assert_allclose(own.probabilities(CLASSES), wanted, atol=1e-6)
         assert version.model_id in own.code  # the second has not inherited the first one's modules
     fault = found[f"models:/{MODEL}/99"]
-    assert isinstance(fault, ArtifactError) and "version=99) not found" in str(fault)
+    assert isinstance(fault, ArtifactError) and "letters has no version 99" in str(fault)
     assert sorted(p.name for p in tmp_path.glob("*.npz*")) == ["1.npz", "1.npz.json", "2.npz", "2.npz.json"]
 
 

@@ -125,7 +125,8 @@ def survey(pretrained: Path | str) -> Origin:
 def prefix_of(model: Any, pretrained: Path | str) -> str:
     """What a wrapper had put before the names of the weights that a classifier was loaded from, "" for nothing."""
     shapes = weight_shapes(Path(pretrained)) if Path(pretrained).is_dir() else {}
-    return wrapper_prefix(shapes, set(model.base_model.state_dict()), model.base_model_prefix.removeprefix("backbone."))
+    encoder = model.base_model
+    return wrapper_prefix(shapes, set(encoder.state_dict()), encoder.base_model_prefix)
 
 
 def _prefix(reference: PreTrainedModel, shapes: Shapes, folder: Path) -> str:

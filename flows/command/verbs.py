@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     prepare_environment(home)
     file, is_new = plan_of(args.config, Path.cwd(), _asked(args), home)
     print(f"{file}{'' if is_new else ', made before; remove it to have it made anew'}:", file=sys.stderr)
-    print(file.read_text(encoding="utf-8"), file=sys.stderr)
+    print(visible(file.read_text(encoding="utf-8")), file=sys.stderr)
     args.config = str(file)
     return _flow(args, "promote")
 

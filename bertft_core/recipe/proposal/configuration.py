@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bertft_core.base.errors import ConfigError, InputError
+from bertft_core.base.files import follow_umask, users_umask
 from bertft_core.base.text import counted
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.search import SearchConfig
@@ -244,11 +245,12 @@ def require_new(path: Path) -> None:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet. Raises InputError where it is, or where it cannot be written."""
+    """Write a new file as the user's umask says. Raises InputError where it is there, or where it cannot be written."""
     require_new(path)
     try:
         with open(path, "x", encoding="utf-8") as handle:
             handle.write(text)
+        follow_umask(path, users_umask())
     except OSError as fault:
         raise InputError(
             f"{path} cannot be written: {fault.strerror or fault}; give another place with --out"

@@ -34,7 +34,8 @@ def read_record(path: Path | str, kind: type[T], remedy: str) -> T:
 def parse_record(text: str | bytes, kind: type[T], where: str, remedy: str) -> T:
     """As `read_record`, of a text that stands at `where`, such as a tag or a line of a log."""
     try:
-        return _reader(kind).validate_json(text, strict=True)
+        reader: TypeAdapter[T] = _reader(kind)  # type: ignore[arg-type]  # a type is hashable
+        return reader.validate_json(text, strict=True)
     except ValidationError as fault:
         raise DamagedFile(f"{where} is damaged: {_wanted(fault, text)}; {remedy}") from None
     except ValueError as fault:  # what the value itself refuses, and lone surrogates in a text

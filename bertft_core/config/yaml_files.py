@@ -31,22 +31,22 @@ class _Core(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node. Raises _Refused for a tag and for values too deep: PyYAML calls itself for each level."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if (tag := getattr(event, "tag", None)) not in _TEXT_TAGS:
             raise _Refused(problem=f"the tag {masked(tag)}: only plain values are read", problem_mark=event.start_mark)
         if self._depth == MOST_DEPTH:
             raise _too_deep(event.start_mark)
         self._depth += 1
         try:
-            return super().compose_node(parent, index)  # type: ignore[no-untyped-call, no-any-return]
+            return super().compose_node(parent, index)
         finally:
             self._depth -= 1
 
     def fetch_flow_collection_start(self, kind: Any) -> None:
         """Of [ and {: the scanner runs 1,024 signs ahead of the nodes, and looks at all open ones at each."""
         if self.flow_level == MOST_DEPTH:
-            raise _too_deep(self.get_mark())  # type: ignore[no-untyped-call]
-        super().fetch_flow_collection_start(kind)  # type: ignore[no-untyped-call]
+            raise _too_deep(self.get_mark())
+        super().fetch_flow_collection_start(kind)
 
 
 class _Refused(yaml.MarkedYAMLError):

@@ -58,10 +58,10 @@ def encoder_config(pretrained: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(config, dict):
         raise ModelError(f"{file} must be a JSON object, was a {type(config).__name__}: copy the encoder's own")
-    for key, most in _AT_MOST.items():
+    for key, limit in _AT_MOST.items():
         value = config.get(key)
-        if value is not None and (type(value) is not int or not 0 < value <= most):
-            raise ModelError(f"{file}: {key} must be a whole number from 1 to {most}, was {_shown(value)}")
+        if value is not None and (type(value) is not int or not 0 < value <= limit):
+            raise ModelError(f"{file}: {key} must be a whole number from 1 to {limit}, was {_shown(value)}")
     for key, value in _values(config):
         if isinstance(value, str) and key.endswith(_KERNELS) and re.search("[/:]", value):
             raise ModelError(f"{file}: {key} names code to fetch, {value[:80]!r}, which is never run: take it out")

@@ -184,7 +184,7 @@ def _write_twins(staging: Path, tokenizer: Any, layout: SpecialLayout, cutting: 
     marks = {i for part in (*layout.single, *layout.pair) for i in part}
     arrays = [open_split(staging, split) for split in SPLITS]
     codes = find_twins(arrays, cut, marks, unknown_id(tokenizer))
-    np.savez(staging / FILE, **dict(zip(SPLITS, codes, strict=True)))
+    np.savez(staging / FILE, **dict(zip(SPLITS, codes, strict=True)))  # type: ignore[arg-type]  # numpy's stub: *args
     return {split: int((code != STAYS).sum()) for split, code in zip(SPLITS, codes, strict=True)}
 
 

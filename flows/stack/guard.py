@@ -70,8 +70,8 @@ class Guard:
             if not self._origins.issuperset(origin):
                 return 403, "refused: a page of another site asks"
         elif sent.get(b"sec-fetch-site", [b"none"])[0] in (b"cross-site", b"same-site"):
-            is_link = sent.get(b"sec-fetch-mode") == [b"navigate"] and scope.get("method") == "GET"
-            if not is_link:  # without Origin come pictures, scripts and the like
+            is_link = sent.get(b"sec-fetch-dest") == [b"document"] and scope.get("method") == "GET"
+            if not is_link:  # without Origin come pictures, scripts, frames and the like
                 return 403, "refused: a page of another site asks"
         if self._authorization is not None:
             login = sent.get(b"authorization", [])

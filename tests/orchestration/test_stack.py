@@ -227,7 +227,8 @@ def test_all_services_are_told_with_address_process_and_seconds(stack: Up) -> No
 
 
 def test_the_addresses_answer_with_their_pages(stack: Up) -> None:
-    assert "<title>Prefect" in ask(stack.ports.prefect_address)
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}  # followed on another site's page
+    assert "<title>Prefect" in ask(stack.ports.prefect_address, headers=link)
     assert "<title>MLflow" in stack.ask_mlflow("/")
 
 
@@ -266,7 +267,8 @@ STRANGERS = {
     "a page without a name": {"Origin": "null"},
     "a name that leads to this machine": {"Host": "evil.test:{port}"},
     "a name like a private address": {"Host": "10.evil.test:{port}"},
-    "a picture on another site's page": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    "a picture on another site's page": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"},
+    "a frame on another site's page": {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "iframe"},
 }
 
 

@@ -516,6 +516,24 @@ def test_a_database_password_is_on_no_command_line(tmp_path: Path) -> None:
     assert mlflow.environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg://me:hunter2@db/x"
 
 
+def test_open_servers_ask_for_no_secret_not_even_a_users_other_one_and_still_refuse_other_pages(tmp_path: Path) -> None:
+    store = load_mlflow_config(environ={}).store(tmp_path)
+    plan = services(tmp_path, store, Ports(), {"PREFECT_API_AUTH_STRING": "mine", "MLFLOW_TRACKING_PASSWORD": "mine"})
+    assert not [one.name for one in plan if "mine" in one.environment.values()]
+    (prefect,) = [one for one in plan if one.name == "prefect"]
+    assert "PREFECT_SERVER_API_AUTH_STRING" not in prefect.environment
+    assert prefect.environment["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    own = "http://127.0.0.1:4200,http://localhost:4200"
+    assert prefect.environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == own
+
+
+def test_the_secret_reaches_every_service_by_environment_alone(tmp_path: Path) -> None:
+    store = load_mlflow_config(environ={}).store(tmp_path)
+    plan = services(tmp_path, store, Ports(), {"MLFLOW_TRACKING_TOKEN": "mine"}, "hunter2")
+    assert all(one.environment.items() >= client_login("hunter2").items() for one in plan)
+    assert "hunter2" not in repr(plan) and not [one for one in plan if "MLFLOW_TRACKING_TOKEN" in one.environment]
+
+
 def test_a_dashboard_that_is_not_installed_is_refused_with_the_line_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

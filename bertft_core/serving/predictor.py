@@ -141,7 +141,9 @@ class Predictor:
     def faults(self, rows: Any, *, text: str | None = None, text_pair: str | None = None) -> dict[int, str]:
         """{place from 0: reason} of the rows that `predict_frame` would refuse. Raises InputError for a column."""
         texts, pairs, names = self._columns(_frame(rows), text, text_pair)
-        return {place: f"{name} must be a text, was {shown}" for place, name, shown in _no_texts(texts, pairs, names)}
+        return {
+            place: f"{name} must be a text, was {shown}" for place, name, shown in self._no_texts(texts, pairs, names)
+        }
 
     def _columns(
         self, frame: pd.DataFrame, text: str | None, text_pair: str | None
@@ -176,8 +178,24 @@ class Predictor:
             raise InputError(f"this model was trained on {wanted}")
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(pairs)} pairs: one pair per text is wanted")
-        for place, name, shown in _no_texts(texts, pairs, names):
+        for place, name, shown in self._no_texts(texts, pairs, names):
             raise InputError(f"{name} in row {index[place]} must be a text, was {shown}: fill it or leave the row out")
+
+    def _no_texts(
+        self, texts: Sequence[Any], pairs: Sequence[Any] | None, names: tuple[str, str]
+    ) -> Iterator[tuple[int, str, str]]:
+        """(place from 0, column, what is there) of what is no text with a sign to see; a first text wants a token."""
+        for name, column in zip(names, (texts, pairs or ()), strict=True):
+            for place, value in enumerate(column):
+                if not isinstance(value, str) or not (normalise(value[:_GLANCE]) or normalise(value)):
+                    yield place, name, repr(value)[:80]
+                elif not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+                    yield place, name, "a text with half a character (a lone surrogate)"
+                elif name == names[0] and not any(map(str.isalnum, value)) and not self._ids(value):
+                    yield place, name, f"{value[:60]!r}, in which the tokenizer finds no token"
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def characters_read(self, text: str, pair: str | None = None) -> list[tuple[int, int]]:
         """(start, end) in `text` of every token the model reads, in order; those that truncation cuts are missing.
@@ -289,15 +307,3 @@ def unfolded(rows: Any) -> Any:
     if len(lengths) > 1:
         raise InputError(f"columns of different lengths: {', '.join(map(str, sorted(lengths)))}")
     return pd.DataFrame(cells) if lengths else rows
-
-
-def _no_texts(
-    texts: Sequence[Any], pairs: Sequence[Any] | None, names: tuple[str, str]
-) -> Iterator[tuple[int, str, str]]:
-    """(place from 0, column, what is there) of everything that is no text with a sign to see."""
-    for name, column in zip(names, (texts, pairs or ()), strict=True):
-        for place, value in enumerate(column):
-            if not isinstance(value, str) or not (normalise(value[:_GLANCE]) or normalise(value)):
-                yield place, name, repr(value)[:80]
-            elif not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
-                yield place, name, "a text with half a character (a lone surrogate)"

@@ -159,6 +159,11 @@ def test_no_rows_give_an_empty_frame(predictor):
     assert len(predictor.predict_frame(pd.DataFrame({"text": []}))) == 0
 
 
+def test_text_in_which_the_tokenizer_finds_no_token_is_named(predictor: Predictor) -> None:
+    found = predictor.faults({"text": ["good", "\ufffd\ufffd", "!", "\u6f22"]})  # BERT's normaliser takes U+FFFD out
+    assert list(found) == [1] and found[1].endswith("in which the tokenizer finds no token")
+
+
 @pytest.mark.parametrize("bad", [None, float("nan"), "", "  ", "\u200b\ufeff \u200d" * 40, "\x07", 3])
 def test_missing_text_is_refused_with_its_row(predictor, bad):
     with pytest.raises(InputError, match="text in row 1"):

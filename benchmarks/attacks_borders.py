@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -122,10 +124,59 @@ def files_of_a_deployed_scoring(folder: Path) -> str:
     return next((words for words in said if words.startswith("OPEN")), said[0])
 
 
+def hung_night(folder: Path) -> str:
+    """A night whose process hangs while the next one comes due, and is killed then."""
+    from bertft_core.base.errors import BusyError
+    from bertft_core.base.locks import exclusive
+    from bertft_core.config.nightly import NightlyConfig
+
+    lock = folder / "nightly-a.lock"
+    code = (
+        "import sys, time; from bertft_core.base.locks import exclusive\n"
+        "with exclusive(sys.argv[1], 'a night'): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-P", "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            try:
+                with exclusive(lock, "a night"):
+                    return "OPEN: two nights at once"
+            except BusyError as busy:
+                said = str(busy)
+        finally:
+            other.kill()
+    with exclusive(lock, "a night"):
+        pass
+    limit = NightlyConfig().timeout
+    return f"refused: {said}; free after its death; limit {limit:g} s" if limit else "OPEN: no limit by default"
+
+
+def clock_jumps(folder: Path) -> str:
+    """A clock set 90 days ahead, to begin a new period of the gate's budget."""
+    from dataclasses import replace
+
+    from bertft_core.base.clock import Stamp
+    from bertft_core.registry import entries
+
+    now = Stamp.now()
+    at = time.strftime(entries.TIME_FORMAT, time.gmtime(now.wall - 3600))
+    stamp = replace(now, wall=now.wall - 3600, ran=now.ran - 3600)
+    common = {"action": entries.KEPT, "from_version": "1", "to_version": "1", "reason": "", "by": "", "at": at}
+    numbers = {"difference": 0.0}
+    known = tuple(
+        entries.LedgerEntry(number=i, version=str(i), numbers=numbers, clock=str(stamp), **common) for i in (2, 3)
+    )
+    moment, odd = entries.time_now(known, replace(now, wall=now.wall + 90 * 86_400))
+    left = entries.spent(known, 30, moment)
+    return f"refused: {left} of 2 decisions still count: {odd}" if left == 2 and odd else f"OPEN: {left} still count"
+
+
 ATTACKS = [
     Attack(4, "an encoder's Python files, auto_map and pickles", "nothing of it is run", code_of_an_encoder),
     Attack(4, "an encoder's absurd config.json", "a named error in seconds", absurd_encoder),
     Attack(5, "YAML bombs, tags, recursion", "a named error in 0.1 s", yaml_bombs),
     Attack(6, "a model called a/../../../../x", "refused as a name, and no such path", names_into_paths),
     Attack(6, "a deployed scoring's files elsewhere", "a named error", files_of_a_deployed_scoring),
+    Attack(15, "a night that hangs, then dies", "the next one is refused, then free", hung_night),
+    Attack(16, "a clock 90 days ahead", "frees no budget, and is named", clock_jumps),
 ]

@@ -67,10 +67,14 @@ def deployments(plan: Plan) -> list[RunnerDeployment]:
     chain = {"config_path": str(plan.config_path), "overrides": list(plan.overrides), **files}
     scoring = _deployment(predict, config.name, {"model": f"models:/{model}@{store.aliases.champion}", **files})
     scoring.job_variables["env"][FOLDERS] = os.pathsep.join(map(str, plan.folders))
+    # a night that comes due while another is at work begins, notes that, tells people of one that hangs, and ends
+    single = ConcurrencyLimitConfig(
+        limit=2 if plan.collision == "skip" else 1, collision_strategy=COLLISIONS[plan.collision]
+    )
     alone = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISIONS[plan.collision])
     made = [
         _deployment(
-            nightly, config.name, chain, schedule=plan.schedule, concurrency_limit=alone, paused=plan.is_paused
+            nightly, config.name, chain, schedule=plan.schedule, concurrency_limit=single, paused=plan.is_paused
         ),
         _deployment(promote, config.name, {"name": model, **files}),
         scoring,

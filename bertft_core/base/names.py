@@ -37,13 +37,19 @@ def run_name(value: str) -> str:
 def model_name(value: str, most: int = MOST_SIGNS) -> str:
     """`value`, where a registered model may be called so. What Unicode calls a compatible spelling counts too."""
     spellings = {value, unicodedata.normalize("NFKC", value)}
-    is_plain = value == value.strip() and value.isprintable() and is_all_visible(value)
-    if not is_plain or not 0 < len(value) <= most or not all(map(_MODEL.fullmatch, spellings)):
+    if not _is_plain(value) or not 0 < len(value) <= most or not all(map(_MODEL.fullmatch, spellings)):
         raise ValueError(
             f"must be 1 to {most} signs: no / : ? \\, quotation mark, control sign or invisible sign, nor one that "
             "Unicode takes for them, no space at an end, no .. or - at the beginning; MLflow cannot hold or find such "
             "a name"
         )
+    return value
+
+
+def experiment_name(value: str) -> str:
+    """`value`, where an experiment may be called so; MLflow takes / in it, and keeps 500 signs."""
+    if not _is_plain(value) or not 0 < len(value) <= MOST_SIGNS:
+        raise ValueError(f"must be 1 to {MOST_SIGNS} signs that can be seen, with no space at an end")
     return value
 
 
@@ -79,6 +85,10 @@ def file_name(name: str) -> str:
     return (
         name if _is_file_name(name) else f"n-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
     )
+
+
+def _is_plain(value: str) -> bool:
+    return value == value.strip() and value.isprintable() and is_all_visible(value)
 
 
 def _is_file_name(value: str) -> bool:

@@ -37,7 +37,8 @@ class NightlyConfig(Part):
     search_every_days: in between a night reuses the parameters found last.
     trials: of a night's search, None: search.trials. new_class: `extend` trains it, `warn` leaves its rows out.
     timeout: seconds after which a night is given up; the next one goes on from its checkpoints.
-    notify: who is told of a night that failed, whose data were rejected, or that leaves the model without a champion.
+    notify: who is told of a night that failed, whose data were rejected, that leaves the model without a champion, or
+    that hangs while others are due.
     """
 
     new_rows: Positive | None = 0.01
@@ -50,5 +51,5 @@ class NightlyConfig(Part):
     new_class: Literal["fail", "warn", "extend"] = "fail"
     lost_class: Literal["fail", "warn"] = "fail"
     halved: Literal["fail", "warn"] = "fail"
-    timeout: Positive | None = None
+    timeout: Positive | None = 43_200.0
     notify: list[Annotated[str, AfterValidator(_target)]] = Field(default_factory=list)

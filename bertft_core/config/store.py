@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 from bertft_core.base.addresses import SQLITE, artifact_uri, sqlite_url
 from bertft_core.base.display import masked
 from bertft_core.base.errors import ConfigError
-from bertft_core.base.names import alias_name, model_name
+from bertft_core.base.names import alias_name, experiment_name, model_name
 from bertft_core.config.fit import Part
 from bertft_core.config.promotion import SETTINGS, PromotionRule
 from bertft_core.config.yaml_files import config_error, dotted, fault_lines, nearest_key, read_yaml
@@ -82,7 +82,7 @@ class MlflowConfig(Part):
     tracking_uri: str | None = None
     registry_uri: str | None = None
     artifact_root: str | None = None
-    experiment: Annotated[str, Field(min_length=1)] = "bertft"
+    experiment: Annotated[str, AfterValidator(experiment_name)] = "bertft"
     registered_model: Annotated[str, AfterValidator(_model_template)] = "{name}"
     aliases: Aliases = Aliases()
     promotion: Annotated[PromotionRule, PlainValidator(_promotion)] = PromotionRule()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from bertft_core.base.files import is_abandoned, is_quiet
 from bertft_core.base.locks import HOME_LOCK, alone_in, exclusive
 from bertft_core.base.records import BROKEN
 from bertft_core.config.store import Store
-from bertft_core.recipe.nights.log import LAST_TRAINING, NightLog
+from bertft_core.recipe.nights.log import LAST_TRAINING, NightLog, time_now
 from bertft_core.recipe.runs import RunFolder, run_at
 from bertft_core.registry import aliases, entries, ledger, remembered, versions
 from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
@@ -81,7 +80,8 @@ def clean_up(
     Raises BusyError when a command works in this BERTFT_HOME, with `apply` only.
     """
     assert keep >= 1 and days >= 0, (keep, days)
-    policy = _Policy(keep=keep, oldest=time.time() - days * 86400)
+    now, odd = time_now(Path(store.home))
+    policy = _Policy(keep=keep, oldest=now - days * 86400)
     with ExitStack() as stack:
         if apply:
             stack.enter_context(alone_in(store.home))
@@ -89,7 +89,10 @@ def clean_up(
                 if lock.name not in _OWN_LOCKS:
                     stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
         known = _known(store, policy, settle=apply)
-        notes, removals = list(known.notes), sorted(_plan(store, policy, known), key=lambda r: bool(r.version))
+        notes, removals = (
+            [*filter(None, [odd]), *known.notes],
+            sorted(_plan(store, policy, known), key=lambda r: bool(r.version)),
+        )
         for removal in removals if apply else ():
             try:
                 _remove(store, removal, policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import time
 from bisect import bisect_right
@@ -9,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from bertft_core.base import clock
 from bertft_core.base.errors import RegistryError
 from bertft_core.base.records import parse_record
 
@@ -36,6 +38,7 @@ class LedgerEntry:
     to_version: the champion before and after, None for none. numbers: what the gate measured. report: where the
     evidence lies. rows, commit, run_key, weights, files (their digest): of `version`. state: pending (announced, not
     yet carried out), done, or void (announced, never carried out). token: tells two writers of one number apart.
+    clock: what the writer's clocks said (`base.clock.Stamp`).
     """
 
     number: int
@@ -56,6 +59,7 @@ class LedgerEntry:
     weights: str = ""
     files: str = ""
     token: str = ""
+    clock: str = ""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS or self.state not in (PENDING, DONE, VOID):
@@ -158,13 +162,29 @@ def anchor(entries: Entries) -> str | None:
     return next((e.version for e in reversed(promoted) if e.version not in bad), None)
 
 
+def time_now(entries: Entries, now: clock.Stamp) -> tuple[float, str]:
+    """The time that it must be by the ledger (seconds since 1970), and how the clock differs; "" where it does not."""
+    return clock.believed(now, [(_moment(entry), clock.Stamp.read(entry.clock)) for entry in entries])
+
+
+def _moment(entry: LedgerEntry) -> float:
+    try:
+        return float(calendar.timegm(time.strptime(entry.at, TIME_FORMAT)))
+    except (ValueError, OverflowError):
+        return 0.0  # the entries around it say when it was
+
+
 def spent(entries: Entries, allowed: int, now: float) -> int:
     """Decisions of the running period (`allowed` days back from `now`, seconds since 1970) that compared two models.
 
+    Entries lie in the order in which they were written, whatever a clock said: one that is dated later than `now` or
+    before an earlier one counts at the latest moment that it can have been.
     An approval repeats the comparison it approves and counts once with it; another rule or code is another look.
     """
-    since = time.strftime(TIME_FORMAT, time.gmtime(now - allowed * _DAY))
-    compared = [e for e in carried_out(entries) if e.at >= since and e.numbers.get("difference") is not None]
+    since = now - allowed * _DAY
+    dated = zip(entries, clock.in_order(map(_moment, entries), now), strict=True)
+    recent = [entry for entry, when in dated if when >= since and entry.state != VOID]
+    compared = [entry for entry in recent if entry.numbers.get("difference") is not None]
     paid = [e for e in compared if e.numbers.get("spent", 0) < allowed]
     return len({(e.version, e.from_version, e.numbers.get("gate")) for e in paid})
 

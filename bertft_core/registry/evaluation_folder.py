@@ -67,7 +67,7 @@ class EvaluationFolder:
     @classmethod
     def of_run(cls, home: Path | str, stored: str) -> EvaluationFolder:
         """The folder that a version's evidence names, home/runs/RUN/evaluation, in this home wherever it lies now."""
-        return cls(Path(home).joinpath(*Path(stored).parts[-3:]))
+        return cls(Path(home).joinpath(*map(file_name, Path(stored).parts[-3:])))
 
     def answers(self, version: str) -> Path:
         """What a registered version answers to the test rows (`answers.Answers`), facts in a .json beside it."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bertft_core.base.clock import Stamp
 from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import load_array
 from bertft_core.config.promotion import PromotionRule
@@ -101,6 +101,7 @@ def judge(candidate: Candidate, view: ModelView, champion: str | None, fault: st
     differ or the champion has seen every row, ArtifactError when a rival does not load.
     """
     rule = view.store.config.promotion_rule(candidate.metric)
+    now, _ = entries.time_now(view.entries, Stamp.now())
     anchor, versions = rival_versions(rule, view, champion)
     rivals = {version: _rival(candidate, version, view.store) for version in versions}
     is_same = False
@@ -112,7 +113,7 @@ def judge(candidate: Candidate, view: ModelView, champion: str | None, fault: st
         rule,
         None if champion is None else rivals[champion],
         None if anchor is None else rivals[anchor],
-        spent=entries.spent(view.entries, rule.allowed, time.time()),
+        spent=entries.spent(view.entries, rule.allowed, now),
         same_weights=is_same,
         fault=fault,
     )

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from bertft_core.base.clock import Stamp
 from bertft_core.base.errors import ArtifactError, DamagedFile, InputError, RegistryError
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, entries, remembered
@@ -31,6 +32,7 @@ from bertft_core.tracking.store import client, log_text, store_lock
 
 LEDGER = "bertft.ledger."
 DECISION = "bertft.decision"
+CLOCK = "clock"  # in the numbers of an entry: how the writer's clock differed from what it must have been
 FILE = "ledger.jsonl"
 AWAITING_APPROVAL = "awaiting approval"  # the outcome of an entry that awaits
 _LOGGER = logging.getLogger(__name__)
@@ -135,7 +137,7 @@ def release_of(name: str, entry: LedgerEntry, look: tuple[str, ...] = (), versio
         version=entry.version,
         promoted=entry.action in entries.PROMOTIONS,
         outcome=AWAITING_APPROVAL if entry.action == entries.AWAITING else entry.action,
-        reason=entry.reason,
+        reason="; ".join(filter(None, [entry.reason, entry.numbers.get(CLOCK)])),
         champion_before=entry.from_version,
         champion_after=entry.to_version,
         by=entry.by,
@@ -302,6 +304,8 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
     store, name = view.store, view.name
     version = aliases.find(store, name, draft.version)
     tags = version.tags if version else {}
+    stamp = Stamp.now()
+    moment, odd = entries.time_now(view.entries, stamp)
     entry = LedgerEntry(
         number=view.entries[-1].number + 1 if view.entries else 1,
         action=draft.action,
@@ -310,9 +314,9 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
         to_version=draft.to_version,
         reason=draft.reason,
         by=draft.by or who(),
-        at=time.strftime(entries.TIME_FORMAT, time.gmtime()),
+        at=time.strftime(entries.TIME_FORMAT, time.gmtime(moment)),
         state=PENDING,
-        numbers=dict(draft.numbers),
+        numbers={k: v for k, v in {**draft.numbers, CLOCK: odd}.items() if k != CLOCK or odd},
         report=f"runs:/{version.run_id}/evaluation" if version and version.run_id else "",
         rows=tags.get("bertft.test_rows", ""),
         commit=tags.get("bertft.git_commit", ""),
@@ -321,6 +325,7 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
         weights=tags.get(aliases.WEIGHTS, ""),
         files=tags.get(aliases.FILES, ""),
         token=uuid.uuid4().hex[:12],
+        clock=str(stamp),
     )
     _tag_model(store, name, entry)
     announced = view_model(store, name)

@@ -17,6 +17,8 @@ from optuna.study import StudyDirection
 from optuna.terminator import RegretBoundEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from bertft_core.base.clock import DAY
+
 HALVING_FROM = 9  # trials; below, too few reach a rung for a half of them to mean much
 _TERMINATOR_FROM = 20  # completed trials; Optuna's own default for its terminator
 _STARTUP = 4  # scores at a rung before anything is given up there
@@ -83,9 +85,9 @@ class Clock:
     def entry(self, stored: Mapping[str, Any]) -> dict[str, float]:
         """What to store now, in place of `stored`."""
         self.start(stored)
-        spent_now, last = self.spent(stored), float(stored.get("at", 0.0))
+        spent_now = self.spent(stored)
         self._mark(spent_now)
-        return {"spent": spent_now, "at": max(time.time(), last)}
+        return {"spent": spent_now, "at": max(time.time(), _last(stored))}
 
     def spent(self, stored: Mapping[str, Any]) -> float:
         """Seconds up to this moment."""
@@ -93,7 +95,7 @@ class Clock:
         if self._since is None:
             return before
         began, began_wall = self._since
-        passed = time.time() - max(float(stored.get("at", 0.0)), began_wall)
+        passed = time.time() - max(_last(stored), began_wall)
         return before + min(max(passed, 0.0), time.monotonic() - began)
 
     @property
@@ -105,6 +107,12 @@ class Clock:
         self._since = (time.monotonic(), time.time())
         if self.limit is not None:
             self._deadline = self._since[0] + self.limit - spent_now
+
+
+def _last(stored: Mapping[str, Any]) -> float:
+    """When the last entry was made; 0 where a clock that was wrong by more than a day says a time to come."""
+    at = float(stored.get("at", 0.0))
+    return at if at <= time.time() + DAY else 0.0
 
 
 def exhausted(completed: Sequence[FrozenTrial], rows: int, seed: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bertft_core.base.clock import Stamp
 from bertft_core.base.errors import InputError
 from bertft_core.base.files import write_json
 from bertft_core.config.promotion import PromotionRule
@@ -195,6 +196,31 @@ def test_spent_counts_a_version_again_against_another_champion():
         entry(2, entries.KEPT, "5", 1, champion="4", difference=0.0),
     )
     assert entries.spent(known, 30, NOW) == 2
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_no_clock_frees_a_budget_that_was_spent_and_none_spends_it_for_ever(days):
+    """One of three decisions was dated by a clock that was wrong; entries lie in the order they were written."""
+    sound = [entry(1, entries.KEPT, "2", 6, difference=0.0), entry(3, entries.KEPT, "4", 4, difference=0.0)]
+    odd = entry(2, entries.KEPT, "3", 5 - days, difference=0.0)
+    known = (sound[0], odd, sound[1])
+    assert entries.spent(known, 30, NOW) == 3
+    assert entries.spent(known[:2], 30, NOW) == 2
+    assert entries.spent(known, 30, NOW + 40 * 86_400) == 0
+
+
+def test_a_clock_that_jumps_forward_frees_no_budget():
+    now = Stamp.now()
+    stamps = [str(replace(now, wall=now.wall - ago * 86_400, ran=now.ran - ago * 86_400)) for ago in (2, 1)]
+    dated = [time.strftime(entries.TIME_FORMAT, time.gmtime(float(text.split()[0]))) for text in stamps]
+    known = tuple(
+        replace(entry(i, entries.KEPT, str(i), 0, difference=0.0), at=at, clock=text)
+        for i, (at, text) in enumerate(zip(dated, stamps, strict=True), start=1)
+    )
+    moment, odd = entries.time_now(known, replace(now, wall=now.wall + 90 * 86_400))
+    assert abs(moment - now.wall) < 10 and "90 days more" in odd
+    assert entries.spent(known, 30, moment) == 2
+    assert entries.time_now(known, now) == (now.wall, "")
 
 
 def test_anchor_is_the_last_version_shown_better_and_never_rolled_back():

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from bertft_core.base.errors import DamagedFile, InputError, RegistryError
-from bertft_core.registry import aliases, ledger, overrides
+from bertft_core.registry import aliases, entries, ledger, overrides
 from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
@@ -73,6 +75,18 @@ def killed_before_write(number):
 
 
 # --- what is written ---
+
+
+def test_a_decision_by_a_clock_that_jumped_is_dated_by_the_order_and_names_the_clock(two, monkeypatch):
+    clock = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: clock() + 90 * 86_400)
+        jumped = record(two, "kept", "1", "2", "2")
+    plain = record(two, "kept", "1", "2", "2", "again")
+    release = ledger.release_of(MODEL, jumped)
+    assert "90 days more than the time it has been running tells" in release.reason and release.reason in str(release)
+    assert abs(calendar.timegm(time.strptime(jumped.at, entries.TIME_FORMAT)) - clock()) < 600
+    assert "clock" not in plain.numbers and ledger.read(two, MODEL)[-2] == jumped
 
 
 def test_champion_moves_and_previous_remembers(two):

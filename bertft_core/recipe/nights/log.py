@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field
 
+from bertft_core.base.clock import Stamp, believed
 from bertft_core.base.errors import DamagedFile
 from bertft_core.base.files import write_json
 from bertft_core.base.locks import FOREVER, exclusive
@@ -28,12 +29,18 @@ LAST_TRAINING = ".basis.json"
 _RESERVED_BYTES = 64 * 1024  # several blocks of any file system; a line is below 10 kB
 _ON_DISK = {"settings": "asked"}  # the name that a field has in the files
 _Settings = Annotated[str, Field(validation_alias=AliasChoices(_ON_DISK["settings"], "settings"))]
+HUNG = "hung_since"  # a fact of the night that tells people of another one
+_LONGEST_OF = 20  # nights
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
-    """How one night ended. night: the date it stands for; started: ISO 8601 in UTC; facts: what the reason rests on."""
+    """How one night ended.
+
+    night: the date it stands for; started: ISO 8601 in UTC; facts: what the reason rests on; clock: what the clocks of
+    its machine said as it began (`base.clock.Stamp`), "" for nights that do not tell.
+    """
 
     night: str
     started: str
@@ -43,6 +50,7 @@ class Night:
     run_id: str | None = None
     version: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    clock: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -53,8 +61,13 @@ class Night:
 
     @property
     def is_to_be_told(self) -> bool:
-        """Whether people are notified: nothing was trained, or nothing serves though something was."""
-        return self.outcome in (REJECTED, FAILED) or bool(self.facts.get("no_champion"))
+        """Whether people are notified: nothing was trained, nothing serves though something was, a night hangs."""
+        return self.outcome in (REJECTED, FAILED) or bool(self.facts.get("no_champion") or self.facts.get(HUNG))
+
+    @property
+    def began(self) -> float:
+        """When it began, seconds since 1970; 0 where nobody can tell."""
+        return _seconds(self.started)
 
 
 class NightLog:
@@ -151,6 +164,25 @@ class NightLog:
             set_aside(self._open, fault)
             return OpenNight(night=written.date().isoformat(), started=written.isoformat(timespec="seconds"))
 
+    def usual_seconds(self) -> float | None:
+        """What a night takes: the longest of the last 20 that trained to their end; None before the first."""
+        trained = [night.seconds for night in self.nights() if night.outcome in (KEPT, PROMOTED, AWAITING)]
+        return max(trained[-_LONGEST_OF:], default=None)
+
+    def at_work(self, now: Stamp) -> tuple[OpenNight, float] | None:
+        """The night that says that it is at work, and for how many seconds; None where none says so readably.
+
+        By the time that the machine has run, where it is this one, else by the clocks. Moves nothing aside.
+        """
+        try:
+            night = read_record(self._open, OpenNight, "the next night moves it aside and goes on")
+        except (FileNotFoundError, DamagedFile):
+            return None
+        then = Stamp.read(night.clock)
+        if then and then.boot and then.boot == now.boot:
+            return night, now.ran - then.ran
+        return night, max(0.0, now.wall - _seconds(night.started))
+
     def end(self, night: Night) -> None:
         """Append the night and take back that it is at work."""
         self.add(night)
@@ -220,11 +252,19 @@ class TrainingPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenNight:
-    """A night at work: the date it stands for, when it began (ISO 8601 in UTC), its plan once it has one."""
+    """A night at work: the date it stands for, when it began (ISO 8601 in UTC), its plan once it has one, its clock."""
 
     night: str
     started: str = ""
     plan: TrainingPlan | None = None
+    clock: str = ""
+
+
+def time_now(home: Path) -> tuple[float, str]:
+    """The time that it must be by the nights of a home (seconds since 1970), and how the clock differs; else ""."""
+    logs = [NightLog(home, file.stem) for file in sorted((home / "nights").glob("*.jsonl"))]
+    nights = sorted((night for log in logs for night in log.nights()), key=lambda night: night.began)
+    return believed(Stamp.now(), [(night.began, Stamp.read(night.clock)) for night in nights])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +293,14 @@ class LastTraining:
     def search_age_days(self, now: dt.datetime) -> float:
         """Days since the parameters were searched."""
         return _days(self.searched, now)
+
+
+def _seconds(started: str) -> float:
+    """Seconds since 1970 of an ISO 8601 time; 0 for another text."""
+    try:
+        return dt.datetime.fromisoformat(started).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _days(then: str, now: dt.datetime) -> float:

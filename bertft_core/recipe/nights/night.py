@@ -7,10 +7,11 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from bertft_core.base.clock import DAY, Stamp, believed
 from bertft_core.base.errors import BusyError, DamagedFile, DataError, fault_text
 from bertft_core.base.hashes import code_fingerprint, encoder_fingerprint, hash_json
 from bertft_core.base.home import open_home
@@ -24,6 +25,7 @@ from bertft_core.recipe.nights import triggers
 from bertft_core.recipe.nights.log import (
     AWAITING,
     FAILED,
+    HUNG,
     KEPT,
     PROMOTED,
     REJECTED,
@@ -41,6 +43,8 @@ from bertft_core.recipe.prepare import Prepared
 from bertft_core.recipe.runs import RUN_CODE
 
 _OUTCOMES = {"promoted": PROMOTED, "awaiting approval": AWAITING, "unchanged": SKIPPED}  # of a release; else: kept
+
+_HUNG_SECONDS = 43_200.0  # without history and nightly.timeout: half a day
 
 
 class Report(Protocol):
@@ -77,8 +81,8 @@ class NightRun:
     """One night of a model, from its configuration to its line in the log.
 
     night: the date it stands for. is_forced: train whatever the triggers say. limit: ends the night when it takes too
-    long. is_cancelled: whether this process was told to end. facts, mended (losses that it found and
-    went on from), drift, exit_code: what it finds out on its way.
+    long. is_cancelled: whether this process was told to end. clock: as it begins; started: what is believed of it.
+    facts, mended (losses that it found and went on from), drift, exit_code: what it finds out on its way.
     """
 
     config: RunConfig
@@ -92,7 +96,8 @@ class NightRun:
     limit: AbstractContextManager[Any] = field(default_factory=nullcontext)
     is_cancelled: Callable[[], bool] = lambda: False
     began: float = field(default_factory=time.monotonic)
-    started: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    clock: Stamp = field(default_factory=Stamp.now)
+    started: dt.datetime = field(init=False)
     facts: dict[str, Any] = field(default_factory=dict)
     mended: list[str] = field(default_factory=list)
     drift: DriftReport | None = None
@@ -102,6 +107,7 @@ class NightRun:
         """Run the night and write down how it ended, whatever happens short of a kill."""
         name = self.config.name
         log = NightLog(self.home, name)
+        self._set_clock(log)
         try:
             with exclusive(self.home / "locks" / f"nightly-{name}.lock", f"a night of {name}"):
                 try:
@@ -114,7 +120,7 @@ class NightRun:
                     self.exit_code = getattr(fault, "exit_code", 1)
                 self._write_down(ended, log.end)
         except BusyError as busy:
-            ended = self._end(SKIPPED, str(busy))
+            ended = self._end(SKIPPED, self._other(log, str(busy)))
             self._write_down(ended, log.add)
         self.report.say(str(ended))
         return ended
@@ -124,6 +130,33 @@ class NightRun:
             write(ended)
         except OSError as fault:  # it is still said, notified and written to MLflow
             self.report.say(f"the night is not in its log ({fault}): make room, `bertft gc` lists what can go")
+
+    def _set_clock(self, log: NightLog) -> None:
+        """Believe the clock as far as the nights before and the time that this machine has run bear it out."""
+        moment, odd = believed(self.clock, [(night.began, Stamp.read(night.clock)) for night in log.nights()])
+        self.started = dt.datetime.fromtimestamp(moment, dt.UTC)
+        if not odd:
+            return
+        self.mended.append(odd)
+        said, asked = dt.datetime.fromtimestamp(self.clock.wall, dt.UTC), dt.datetime.fromisoformat(self.night)
+        if abs((asked.date() - said.date()).days) <= 1:  # tonight, by a wrong clock; else a replay
+            self.night = self.started.date().isoformat()
+
+    def _other(self, log: NightLog, reason: str) -> str:
+        """Why this night is skipped; where the one at work takes twice what nights take, people are told, once."""
+        found = log.at_work(self.clock)
+        usual = log.usual_seconds()
+        wanted = 2 * usual if usual else self.config.nightly.timeout or _HUNG_SECONDS
+        if found is None or found[1] <= wanted:
+            return reason
+        night, seconds = found
+        than = f"twice the {_hours(usual)} that nights take" if usual else f"{_hours(wanted)}, with no night before"
+        if not any(one.facts.get(HUNG) == night.started for one in log.nights()):
+            self.facts[HUNG] = night.started
+        return (
+            f"{reason}. The night of {night.night} is at work for {_hours(seconds)}, longer than {than}: if it hangs, "
+            "end its process; the next night goes on from its checkpoints"
+        )
 
     def _work(self, log: NightLog) -> Night:
         open_home(self.home)  # raises where the disk is nearly full
@@ -140,7 +173,7 @@ class NightRun:
                 )
             )
             self.report.say(f"the night of {killed.night} was killed; this one goes on from what it left")
-        last = self._last_training(log)
+        last = self._dated(log, self._last_training(log))
         self._begin(log, left)
         self.steps.require_comparable()
         rows_before = Rows.load(Path(last.run)) if last else None
@@ -173,7 +206,7 @@ class NightRun:
         return self._end(outcome, reason, run_id=result["run_id"], version=result["version"])
 
     def _begin(self, log: NightLog, plan: TrainingPlan | None) -> None:
-        log.begin(OpenNight(night=self.night, started=self._started, plan=plan))
+        log.begin(OpenNight(night=self.night, started=self._started, plan=plan, clock=str(self.clock)))
 
     def _last_training(self, log: NightLog) -> LastTraining | None:
         try:
@@ -184,6 +217,24 @@ class NightRun:
             self.mended.append(f"the record of the last training was damaged: {made}")
             return last
 
+    def _dated(self, log: NightLog, last: LastTraining | None) -> LastTraining | None:
+        """The last training, not later than now: where a wrong clock dated it, by the nights since, one a day."""
+        if last is None or self._moment != self.started:  # a replay counts to its own date
+            return last
+        nights = log.nights()
+        place = next((i for i, night in enumerate(nights) if night.run_id == last.run_id), len(nights) - 1)
+        latest = self.started - dt.timedelta(days=len({night.night for night in nights[place + 1 :]}))
+        times = {
+            key: latest.isoformat(timespec="seconds")
+            for key in ("trained", "searched")
+            if dt.datetime.fromisoformat(getattr(last, key)) > self.started + dt.timedelta(seconds=DAY)
+        }
+        if times:
+            self.mended.append(
+                f"the last training is dated {last.trained}, which is to come: taken for {latest:%Y-%m-%d}"
+            )
+        return replace(last, **times)
+
     def _end(self, outcome: str, reason: str, **more: Any) -> Night:
         stages = {f"seconds_{name}": value for name, value in self.report.seconds.items()}
         return Night(
@@ -193,6 +244,7 @@ class NightRun:
             reason="; ".join([reason, *self.mended])[:2000],
             seconds=round(time.monotonic() - self.began, 2),
             facts={**self.facts, **stages},
+            clock=str(self.clock),
             **more,
         )
 
@@ -300,3 +352,8 @@ class NightRun:
                 test_rows=test.get("n", 0),
             )
         )
+
+
+def _hours(seconds: float) -> str:
+    """A duration for people: seconds below a minute, else hours."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 3600:.1f} h"

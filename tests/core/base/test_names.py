@@ -9,6 +9,7 @@ import pytest
 
 from bertft_core.base.errors import InputError
 from bertft_core.base.names import alias_name, checked, file_name, model_name, run_name, version_number
+from bertft_core.registry.evaluation_folder import EvaluationFolder
 
 ELSEWHERE = [
     *("a/../../../../x", "../x", "/etc/passwd", "a/b", "..", ".", "a\\..\\b", "C:x", "~/x"),
@@ -53,6 +54,13 @@ def test_a_version_is_a_plain_number(version: str) -> None:
 def test_an_alias_is_one_that_mlflow_takes(alias: str) -> None:
     with pytest.raises(ValueError, match="must be letters"):
         alias_name(alias)
+
+
+@pytest.mark.parametrize("stored", ["/x/runs/0a/evaluation", "runs/0a/evaluation"])
+def test_an_evaluation_folder_is_found_in_this_home_and_never_outside(tmp_path: Path, stored: str) -> None:
+    assert EvaluationFolder.of_run(tmp_path, stored).path == tmp_path / "runs" / "0a" / "evaluation"
+    for evil in ("../../x", "a/../../..", "/..", "..\0/a"):
+        assert EvaluationFolder.of_run(tmp_path / "home", evil).path.resolve().is_relative_to(tmp_path / "home")
 
 
 @pytest.mark.parametrize("name", [*ELSEWHERE, "nul", "n" * 10_000, "\ud800", "COM1.lock"])

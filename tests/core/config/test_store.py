@@ -144,6 +144,12 @@ def test_what_is_no_mapping_is_refused(tmp_path, text):
         load(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("name", ["a\nb", " a", "\x1b[2J", "a\u200b", "x" * 256])
+def test_an_experiment_of_the_environment_is_checked_as_that_of_the_file(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"experiment: must be 1 to 255 signs"):
+        load_mlflow_config(None, tmp_path, tmp_path, environ={"MLFLOW_EXPERIMENT_NAME": name})
+
+
 def test_missing_explicit_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "none.yaml")

@@ -6,11 +6,23 @@ import contextlib
 import datetime as dt
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bertft_core.recipe.nights.log import FAILED, KEPT, SKIPPED, LastTraining, Night, NightLog, OpenNight, TrainingPlan
+from bertft_core.base.clock import Stamp
+from bertft_core.recipe.nights.log import (
+    FAILED,
+    KEPT,
+    SKIPPED,
+    LastTraining,
+    Night,
+    NightLog,
+    OpenNight,
+    TrainingPlan,
+    time_now,
+)
 
 
 def night(day: int, outcome: str = SKIPPED) -> Night:
@@ -59,6 +71,18 @@ def test_night_that_never_ended_is_found(tmp_path: Path) -> None:
     assert NightLog(tmp_path, "news").left_open() == OpenNight(night="2026-01-01", plan=plan)
     log.end(night(1))
     assert log.left_open() is None
+
+
+def test_a_home_tells_the_time_by_its_nights_where_the_clock_jumped(tmp_path: Path) -> None:
+    now = Stamp.now()
+    then = replace(now, wall=now.wall - 3600, ran=now.ran - 3600)
+    started = dt.datetime.fromtimestamp(then.wall, dt.UTC).isoformat()
+    NightLog(tmp_path, "news").add(replace(night(1), started=started, clock=str(then)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.time", lambda: now.wall + 90 * 86_400)
+        moment, odd = time_now(tmp_path)
+    assert abs(moment - now.wall) < 60 and "90 days more" in odd
+    assert time_now(tmp_path)[1] == "" and time_now(tmp_path / "none")[1] == ""
 
 
 def test_unknown_outcome_is_refused() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime as dt
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bertft_core.base.clock import DAY, Stamp
 from bertft_core.base.errors import BertftError
 from bertft_core.base.locks import exclusive
 from bertft_core.config.run import load_config
@@ -196,6 +202,117 @@ def test_second_night_at_once_is_skipped(nights: Nights) -> None:
     with exclusive(nights.home / "locks" / "nightly-tiny.lock", "a night of tiny"):
         ended = nights.run()
     assert ended.outcome == SKIPPED and "a night of tiny is already running in process" in ended.reason
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bertft_core.base.clock import Stamp
+from bertft_core.base.locks import exclusive
+from bertft_core.recipe.nights.log import NightLog, OpenNight
+home = Path(sys.argv[1])
+with exclusive(home / "locks" / "nightly-tiny.lock", "a night of tiny"):
+    NightLog(home, "tiny").begin(OpenNight(night="2026-03-01", started=sys.argv[2], clock=str(Stamp.now())))
+    print("at work", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def hanging(nights: Nights) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts another process that works on a night of these, and hangs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        when = f"2026-03-0{len(started) + 1}T02:30:00+00:00"
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", HOLD, str(nights.home), when], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "at work\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def ended_night(day: int, seconds: float, outcome: str = KEPT) -> Night:
+    started = f"2026-02-{day:02}T02:30:00+00:00"
+    return Night(night=f"2026-02-{day:02}", started=started, outcome=outcome, reason="x", seconds=seconds)
+
+
+def test_a_night_that_hangs_is_told_once_and_its_death_frees_the_next(
+    nights: Nights, hanging: Callable[[], subprocess.Popen[str]]
+) -> None:
+    for day, outcome in ((1, KEPT), (2, SKIPPED), (3, FAILED)):
+        nights.log.folder.mkdir(parents=True, exist_ok=True)
+        nights.log.add(ended_night(day, 0.5 if outcome == KEPT else 900.0, outcome))
+    process = hanging()
+    time.sleep(1.2)
+    told, quiet = nights.run(night="2026-03-02"), nights.run(night="2026-03-03")
+    for night in (told, quiet):
+        assert night.outcome == SKIPPED and f"already running in process {process.pid}" in night.reason
+        assert "The night of 2026-03-01 is at work for" in night.reason and "twice the 0 s that" in night.reason
+    assert told.is_to_be_told and not quiet.is_to_be_told
+    process.kill()
+    process.wait()
+    after = nights.run(night="2026-03-04")
+    assert after.outcome == KEPT and "was killed" in nights.report.lines[0]
+    again = hanging()
+    time.sleep(1.2)
+    nights.log.add(ended_night(4, 0.1))
+    assert again.poll() is None and not nights.run(night="2026-03-05").is_to_be_told  # the last real one took longer
+
+
+def test_a_night_at_work_without_history_hangs_after_nightly_timeout(
+    nights: Nights, hanging: Callable[[], subprocess.Popen[str]]
+) -> None:
+    hanging()
+    early = nights.run(night="2026-03-02")
+    time.sleep(1.2)
+    late = nights.run("nightly.timeout=1", night="2026-03-03")
+    assert not early.is_to_be_told and "longer than" not in early.reason
+    assert late.is_to_be_told and "longer than 1 s, with no night before" in late.reason
+
+
+def test_a_night_is_given_up_after_half_a_day_by_default(nights: Nights) -> None:
+    assert load_config(nights.config).nightly.timeout == 12 * 3600
+
+
+def shifted(days: float) -> Stamp:
+    """This moment, by a clock that somebody set so many days ahead."""
+    return replace(Stamp.now(), wall=time.time() + days * DAY)
+
+
+@pytest.mark.parametrize("days", [400, -400])
+def test_a_clock_that_jumps_is_named_and_ages_no_training(nights: Nights, days: float) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    nights.run(night=today.isoformat())
+    nights.add([("a further text", "sport")])
+    moved = nights.run(night=(today + dt.timedelta(days=days)).isoformat(), clock=shifted(days))
+    assert moved.outcome == SKIPPED and "no trigger fired" in moved.reason and moved.night == today.isoformat()
+    assert f"{abs(days):.0f} days {'more' if days > 0 else 'less'}" in moved.reason and moved.reason in str(moved)
+    after = nights.run(night=today.isoformat())
+    assert after.outcome == SKIPPED and "clock" not in after.reason
+
+
+def test_a_training_dated_by_a_wrong_clock_is_as_old_as_the_nights_since(nights: Nights) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    then = today + dt.timedelta(days=400)  # what a flow calls a night by such a clock
+    nights.run(night=then.isoformat(), clock=replace(shifted(400), boot="a machine before"))
+    last = nights.log.last_training
+    assert last is not None and dt.datetime.fromisoformat(last.trained).date() > today + dt.timedelta(days=300)
+    nights.add([("a further text", "sport")])
+    first = nights.run("nightly.max_age_days=3", night=today.isoformat())
+    assert (
+        first.outcome == SKIPPED and "yet to come" in first.reason and "earlier than what was written" in first.reason
+    )
+    for day in range(1, 4):
+        nights.log.add(replace(first, night=f"2020-01-0{day}"))
+    due = nights.run("nightly.max_age_days=3", night=today.isoformat())
+    assert due.outcome == KEPT and "max_age_days" in due.reason
 
 
 def test_drift_of_the_texts_is_measured_where_the_cheap_signs_are_silent(nights: Nights) -> None:

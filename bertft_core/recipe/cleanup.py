@@ -63,7 +63,7 @@ class _Known:
     runs: state of each run. rests: runs that a version or a night rests on. is_whole: all states could be read.
     """
 
-    everything: dict[str, list[RegisteredVersion]]
+    everything: dict[str, tuple[RegisteredVersion, ...]]
     needed: dict[str, dict[str, str]]
     runs: list[tuple[Path, dict[str, Any]]]
     rests: set[str]

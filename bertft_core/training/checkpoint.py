@@ -111,7 +111,7 @@ def _checked_state(path: Path, key: str) -> FitState | None:
 
 
 def _checksum(tensor: torch.Tensor) -> int:
-    return zlib.crc32(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def remove_checkpoint(folder: Path) -> None:

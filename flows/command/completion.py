@@ -85,8 +85,8 @@ def _zsh() -> str:
 
 def _fish() -> str:
     lines = ["complete -c bertft -n __fish_use_subcommand -l version -d 'print the version'"]
-    for name, verb in VERBS.items():
-        lines.append(f"complete -c bertft -f -n __fish_use_subcommand -a {name} -d {_quoted(verb.text)}")
+    for name, about in VERBS.items():
+        lines.append(f"complete -c bertft -f -n __fish_use_subcommand -a {name} -d {_quoted(about.text)}")
     for verb, found in _options():
         for action in found:
             takes = "" if action.nargs == 0 else " -r"
@@ -94,11 +94,9 @@ def _fish() -> str:
             seen = f"'__fish_seen_subcommand_from {verb}'"
             text = _quoted(_plain_help(action))
             lines.append(f"complete -c bertft -n {seen} -l {_long(action).removeprefix('--')}{takes}{values} -d {text}")
-    for verb, word, values in _choices():
+    for verb, word, words in _choices():
         if verb == word:
-            lines.append(
-                f"complete -c bertft -f -n '__fish_seen_subcommand_from {verb}' -a {_quoted(' '.join(values))}"
-            )
+            lines.append(f"complete -c bertft -f -n '__fish_seen_subcommand_from {verb}' -a {_quoted(' '.join(words))}")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ from bertft_core.recipe.cleanup import leftovers
 from bertft_core.recipe.doctor.finding import ERROR, NOTE, WARNING, Finding
 from bertft_core.recipe.nights.log import LAST_TRAINING, NightLog, OpenNight
 from bertft_core.recipe.nights.rows import Rows
-from bertft_core.recipe.runs import RunFolder, mend_state, run_at
+from bertft_core.recipe.runs import Run, RunFolder, mend_state, run_at
 from bertft_core.registry.answers import Answers
 from bertft_core.registry.artifacts import evidence_in
 from bertft_core.registry.remembered import FOLDER as CHAMPIONS
@@ -89,12 +89,16 @@ def stamp(home: Path) -> Iterator[Finding]:
         yield Finding(severity=WARNING, where=str(home), found=f"{free / 1e6:.0f} MB free on its disk", remedy=remedy)
 
 
+def _state_aside(run: Run, _: DamagedFile) -> str:
+    return f"kept as {mend_state(run)}"
+
+
 def small_files(home: Path) -> Iterator[Finding]:
     """Every small file that is read back, by its own reader."""
     for path in sorted((home / "runs").glob("[!.]*/")):
         run, folder = run_at(path), RunFolder(path)
         remedy = "move it aside; the next command goes on from the fit and the registry"
-        yield from _read(folder.state, run.state, remedy, lambda fault, run=run: f"kept as {mend_state(run)}")
+        yield from _read(folder.state, run.state, remedy, partial(_state_aside, run))
         yield from _read(folder.fit / "result.json", partial(_finished, folder.fit / "result.json"), "move it aside")
         evaluation = folder.evaluation
         copy = "move it aside; the version has its own copy"
@@ -135,7 +139,9 @@ def nights(home: Path) -> Iterator[Finding]:
             log.remember_training(last)
             return f"made again from run {last.run_id}; the next night trains, as its settings are not known"
 
-        yield from _read(file, lambda log=log: log.last_training, "make it again from the runs that there are", remake)
+        yield from _read(
+            file, partial(getattr, log, "last_training"), "make it again from the runs that there are", remake
+        )
     for file in sorted(folder.glob("*.open.json")):
         log = NightLog(home, file.name.removesuffix(".open.json"))
 

@@ -224,7 +224,7 @@ class NightRun:
         nights = log.nights()
         place = next((i for i, night in enumerate(nights) if night.run_id == last.run_id), len(nights) - 1)
         latest = self.started - dt.timedelta(days=len({night.night for night in nights[place + 1 :]}))
-        times = {
+        times: dict[str, Any] = {
             key: latest.isoformat(timespec="seconds")
             for key in ("trained", "searched")
             if dt.datetime.fromisoformat(getattr(last, key)) > self.started + dt.timedelta(seconds=DAY)

@@ -1,6 +1,6 @@
 """Pictures of a night for docs/: Prefect's and MLflow's pages of a running stack, taken in headless Chromium.
 
-    bertft up                                       # and, in another shell, with what it prints exported:
+    bertft up --open                                # and, in another shell, with what it prints exported:
     bertft deploy CONFIG                            # then a night: prefect deployment run bertft-nightly/NAME
     python benchmarks/screenshots.py NAME docs/pictures
 
@@ -28,8 +28,11 @@ PANEL = 450  # pixels of MLflow's assistant at the right, which a new browser sh
 
 def ask(url: str, body: Any = None) -> Any:
     """One call of a server's API; POST where there is a body."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+    if data is not None and "/mlflow/" not in url:  # Prefect asks for a token of its own
+        token = ask(f"{url.partition('/api/')[0]}/api/csrf-token?client=screenshots")["token"]
+        headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "screenshots"}
+    request = urllib.request.Request(url, data, headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.loads(answer.read())
 

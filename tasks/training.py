@@ -23,7 +23,8 @@ def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
     said: set[Any] = set()  # progress is repeated while nothing new happens
 
     def show(fraction: float, facts: dict[str, Any]) -> None:
-        progress.fraction(fraction, f"fine-tuning: step {facts.get('step', '')}")
+        steps = f"step {facts['step']} of {facts['total_steps']}" if "step" in facts else "begins"
+        progress.fraction(fraction, f"fine-tuning: {steps}")
         if "epoch" in facts and facts["epoch"] not in said:
             said.add(facts["epoch"])
             progress.say(f"  epoch {facts['epoch']}: validation score {facts['score']:.4f}, {facts['seconds']:.0f} s")

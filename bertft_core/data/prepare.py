@@ -29,7 +29,7 @@ from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides
 PREPARE_VERSION = 12
 CONFLICT = "conflicting labels"
 _SHOWN_LABELS = 5  # of a text with several
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int | None], None]  # what, how many, of how many where that is known
 Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
 _RAW = pa.schema(
     [
@@ -85,7 +85,7 @@ def prepare_dataset(
     folder = Path(root).resolve() / key
     if not is_reusable(folder):
         with staged_folder(folder) as staging:
-            _build(config, sources, staging, folder, on_progress or (lambda what, count: None))
+            _build(config, sources, staging, folder, on_progress or (lambda what, count, total: None))
     return load_dataset_splits(folder)
 
 
@@ -168,7 +168,7 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
                     likeness.append(np.array(checked.likeness, dtype=np.uint64))
                     dates.append(np.array(checked.dates, dtype=np.int64))
                     given.append(np.full(len(checked.rows), side, dtype=np.int8))
-                on_progress("rows read", n_rows + filtered)
+                on_progress("rows read", n_rows + filtered, None)
     if first and not hashes:
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
         found = f"{first.file}, row {first.row}: {first.reason}"
@@ -374,7 +374,7 @@ def _write_splits(
                     content[side].add(part)
                     counts[side] += part.num_rows
             start = stop
-            on_progress("rows written", sum(counts))
+            on_progress("rows written", sum(counts), int(used.sum()))
     for closable in [*writers, *sinks]:
         closable.close()
     return counts, hash_json([c.digests() for c in content])

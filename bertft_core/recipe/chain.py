@@ -92,7 +92,9 @@ def complete(
     config = read_config(given, root)
     start_ahead()
     try:
-        prepared = prepare(config, root, lambda what, count: say("rows", 0.0, {what: count}))
+        prepared = prepare(
+            config, root, lambda what, count, total: say("rows", count / total if total else 0.0, {what: count})
+        )
         rows = {split: getattr(prepared.dataset, f"n_{split}") for split in ("train", "validation", "test")}
         say("rows", 1.0, rows)
         run = identify(config, prepared, root, again=again)

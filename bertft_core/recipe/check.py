@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from bertft_core.evaluation.policy.calibration import BLEND_ROWS, MIN_GROUPS
 from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count, resolve_pretrained
 from bertft_core.model.structures import describe, reference_classifier
+from bertft_core.recipe.cost import Work, cores, disk_bytes, minutes_text, run_seconds
 from bertft_core.recipe.fit import auto_line, schedule_of, searched_on, settled_for
 from bertft_core.recipe.prepare import Prepared, prepare
 
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
-    """Rows per split, token lengths, rows cut, rate and phase per layer, steps, and what would be registered."""
+    """Rows per split and class, token lengths, rows cut, rate and phase per layer, steps, minutes, disk, what is
+    registered. Times some training steps, about 2 s with MiniLM on 2 cores.
+    """
     from bertft_core.training.schedules import RateCurve, peak_rates, rates_table
 
     pretrained = resolve_pretrained(config)
@@ -38,6 +42,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     dataset, tokens = prepared.dataset, prepared.tokens
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(searched_on(config, prepared), prepared, home, counts["train"])
+    asked = config
     by_rows, config = auto_line(config, prepared), settled_for(config, prepared)
     training = config.training
     encoder = reference_classifier(pretrained)
@@ -57,6 +62,8 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "splits": [
             {"split": s, "rows": n, "cut": tokens.rows_cut[s], **tokens.percentiles[s]} for s, n in counts.items()
         ],
+        "rows_by_class": dataset.report.class_counts,
+        **_needs(asked, prepared, home, pretrained),
         "preset": _preset(config),
         "features": features,
         "encoder": describe(encoder),
@@ -72,6 +79,22 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "register": f"{store.model_name(config.name)} at {masked(store.store(home).tracking_uri)}, "
         f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
         "warnings": list(dataset.report.warnings),
+    }
+
+
+def _needs(config: RunConfig, prepared: Prepared, home: Path, pretrained: Path) -> dict[str, Any]:
+    """What a run from its beginning takes of this machine; times some training steps."""
+    from bertft_core.training.machine import token_seconds
+
+    seconds = run_seconds(config, Work.of(prepared), pretrained, token_seconds(pretrained))
+    parts = ", ".join(f"{stage} {minutes_text(needed)}" for stage, needed in seconds.items() if needed)
+    total = minutes_text(sum(seconds.values()))
+    disk = {what: f"{size / 1e6:.0f} MB" for what, size in disk_bytes(config, prepared).items()}
+    return {
+        "seconds": seconds,
+        "minutes": f"{total} on {counted(cores(), 'core')} where nothing else runs: {parts}",
+        "disk": f"{disk['kept']} below {home}, {disk['while']} more while it trains; "
+        f"{shutil.disk_usage(home).free / 1e6:.0f} MB are free",
     }
 
 

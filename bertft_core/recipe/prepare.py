@@ -18,7 +18,7 @@ from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_split
 from bertft_core.data.tokens.twins import without_twins
 from bertft_core.model.pretrained import resolve_pretrained
 
-OnProgress = Callable[[str, int], None]
+OnProgress = Callable[[str, int, int | None], None]  # what, how many, of how many where that is known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,11 @@ def resume(store: Store, name: str, reason: str) -> Release:
     return release_of(name, ledger.write(store, name, draft))
 
 
+def barred(store: Store, name: str) -> list[str]:
+    """Versions that were rolled back, in their order: a lifted hold frees none of them, `promote --force` does."""
+    return sorted(entries.rolled_back(_settled(store, name).entries), key=int)
+
+
 def adopt(store: Store, name: str, reason: str = "") -> Release:
     """Go on with the registry as it is, where it lacks what this home remembers or its champion cannot answer.
 

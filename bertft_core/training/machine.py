@@ -126,17 +126,18 @@ def faster_precision(seconds: dict[str, float]) -> str:
 def token_seconds(pretrained: Path | str) -> float:
     """Seconds of a training step of all layers for each token of its batch, in the faster precision of this machine.
 
-    On a CPU the processor time of all threads over their number: what the step takes where nothing else is at work.
-    About 2 s with MiniLM on 2 cores. Raises ModelError as `load_classifier` does.
+    On a CPU the processor time of one thread over their number: what the step takes where nothing else is at work (many
+    threads wait for each other, which counts as work where others are). About 2 s with MiniLM. Raises ModelError as
+    `load_classifier` does.
     """
     device = pick_device("cuda" if torch.cuda.is_available() else "cpu")
     kinds = ("float32", *["bfloat16"] * multiplies_bfloat16(device))
-    threads = len(os.sched_getaffinity(0))
-    with runtime(threads):
-        if device.type == "cpu":
-            seconds = step_seconds(pretrained, device, kinds, lambda: time.process_time() / threads)
-        else:
-            seconds = step_seconds(pretrained, device, kinds)
+    if device.type == "cpu":
+        with runtime(1):
+            seconds = step_seconds(pretrained, device, kinds, time.process_time)
+        seconds = {kind: value / len(os.sched_getaffinity(0)) for kind, value in seconds.items()}
+    else:
+        seconds = step_seconds(pretrained, device, kinds)
     width = min(_STEP_TOKENS, longest_input(Path(pretrained)) or _STEP_TOKENS)
     return min(seconds.values()) / (_STEP_ROWS * width)
 

@@ -10,6 +10,8 @@ from bertft_core.base.display import one_line
 from bertft_core.base.text import NO_SPREAD, counted, rows_text
 from bertft_core.config.metrics import LOWER_IS_BETTER, METRICS, as_score, metric_title, score_column
 
+_SHOWN_CLASSES = 10  # of the largest and of the rarest, in the plan
+
 
 def render(verb: str, result: dict[str, Any]) -> str:
     """A short table for `verb`'s result document."""
@@ -113,6 +115,7 @@ def _plan(plan: dict[str, Any]) -> str:
     for row in plan["splits"]:
         cells = "".join(f"{row[k]:>7}" for k in ("rows", "cut", "p50", "p90", "p99", "max"))
         lines.append(f"{row['split']:<10}{cells}")
+    lines += _classes(plan["rows_by_class"])
     if preset := plan["preset"]:
         lines += ["", f"preset       {preset['name']}: {preset['source']}"]
         lines += [f"  {key:<29}{_short(value)}" for key, value in preset["values"].items()]
@@ -130,10 +133,26 @@ def _plan(plan: dict[str, Any]) -> str:
     lines += [
         f"search       {plan['search']}",
         f"blend        {plan['blend']}",
+        f"time         {plan['minutes']}",
+        f"disk         {plan['disk']}",
         f"register     {plan['register']}",
         *[f"warning      {w}" for w in plan["warnings"]],
     ]
     return "\n".join(lines)
+
+
+def _classes(counts: dict[str, dict[str, int]]) -> list[str]:
+    """Rows of each class by split, the rarest last; of many classes the first and the last."""
+    names = sorted(counts["train"], key=lambda name: -sum(rows[name] for rows in counts.values()))
+    lines = ["", f"{'class':<24}" + "".join(f"{split:>12}" for split in counts)]
+    left_out = len(names) - 2 * _SHOWN_CLASSES
+    for i, name in enumerate(names):
+        if left_out <= 1 or not _SHOWN_CLASSES <= i < len(names) - _SHOWN_CLASSES:
+            shown = name if len(name) <= 23 else f"{name[:22]}…"
+            lines.append(f"{shown:<24}" + "".join(f"{rows[name]:>12}" for rows in counts.values()))
+        elif i == _SHOWN_CLASSES:
+            lines.append(f"… {left_out} more classes")
+    return lines
 
 
 def _short(value: Any) -> str:
@@ -146,6 +165,10 @@ def _release(result: dict[str, Any]) -> str:
     move = f"{result['champion_before'] or 'none'} -> {result['champion_after'] or 'none'}"
     lines = [f"model        {result['registered_model']} version {result['version']}: {result['outcome']}"]
     lines += [f"champion     {move}", f"reason       {result['reason']}", f"by           {result['by']}"]
+    if barred := result.get("barred"):  # of resume
+        name, versions = result["registered_model"], ", ".join(barred)
+        force = f'`bertft promote {name} {barred[-1]} --force --reason "…"`'
+        lines.append(f"barred       version {versions} was rolled back and stays so; only {force} promotes it")
     return "\n".join([*lines, *(f"see          {line}" for line in result["look"])])
 
 

@@ -237,7 +237,8 @@ def _override(args: argparse.Namespace) -> dict[str, Any]:
         return asdict(overrides.force(store, args.name, args.version, args.reason))
     if args.verb == "rollback":
         return asdict(overrides.rollback(store, args.name, args.reason, args.to))
-    return asdict(overrides.resume(store, args.name, args.reason))
+    resumed = asdict(overrides.resume(store, args.name, args.reason))
+    return {**resumed, "barred": overrides.barred(store, args.name)}
 
 
 def _adopt(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from bertft_core.config.metrics import score_column
 from bertft_core.search.results import TrialResult
-from flows.terminal.console import WholeConsole, shown
+from flows.terminal.console import SAID_EVERY, WholeConsole, repeated, shown
 from flows.terminal.estimate import Running, seconds_left, shown_time
 
 _COLOURS = {"complete": "", "pruned": "yellow", "fail": "red"}
@@ -79,10 +79,13 @@ class TrialBoard:
         self._running: dict[int, _Row] = {}
         self._finished = {r.slot: r for r in finished}
         self._table: ExitStack | None = None  # while it stands on a terminal
+        self._lines = ExitStack()  # elsewhere: the thread that says how far the running trials are
 
     def __enter__(self) -> Self:
         # a terminal by the file itself: FORCE_COLOR makes rich take a log file for one
         if not self._console.file.isatty() or not self._console.is_interactive:
+            self._lines = ExitStack()
+            self._lines.enter_context(repeated(self._say_running, SAID_EVERY))
             return self
         live = Live(
             console=self._console,
@@ -109,6 +112,7 @@ class TrialBoard:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._lines.close()
         if self._table is not None:
             self._table.close()
             self._table = None
@@ -152,6 +156,17 @@ class TrialBoard:
         """One line, above the table on a terminal."""
         self._console.print(Text(text), soft_wrap=True)
 
+    def _say_running(self) -> None:
+        """How far the running trials are, for a log; nothing while none has begun."""
+        if rows := self.rows():
+            trials = "; ".join(
+                f"trial {r.slot} at {100 * r.fraction:.0f} %, step {_step(r)}, {shown_time(r.elapsed())}" for r in rows
+            )
+            with self._lock:
+                count = len(self._finished)
+            left = shown_time(self.seconds_left())
+            self.say(f"search: {trials} so far; {count} of {self._total} finished, about {left} left")
+
     def best(self) -> TrialResult | None:
         """The complete trial with the highest score; ties by lower log loss, then lower slot. None without one."""
         with self._lock:
@@ -185,7 +200,7 @@ class TrialBoard:
             head = f"best: trial {best.slot}, {self._metric} {best.score:.4f} ({short(best.params)})"
         counts = f"{states['complete']} complete, {states['pruned']} pruned, {states['fail']} failed"
         left = f"time left {shown_time(self.seconds_left())}; {states.total()} of {self._total} finished ({counts})"
-        lines = [Text(head, style="bold", no_wrap=True, overflow="ellipsis"), Text(left)]
+        lines = [Text(head, style="bold"), Text(left)]
         yield Group(*([_table(rows, options.max_width)] if rows else []), *lines)
 
 
@@ -194,7 +209,7 @@ def _table(rows: list[_Row], width: int) -> Table:
     bar = min(_LONGEST_BAR, width // 6)
     columns: list[tuple[str, Any, int]] = [
         ("trial", lambda r: str(r.slot), 0),
-        ("parameters", lambda r: short(r.params), 0),
+        ("parameters", lambda r: _Fitting(r.params), 0),
         ("worker", lambda r: r.worker, 100),
         ("", lambda r: ProgressBar(total=1.0, completed=r.fraction, width=bar), 70),
         ("step", _step, 0),
@@ -214,6 +229,20 @@ def _table(rows: list[_Row], width: int) -> Table:
     for row in rows:
         table.add_row(*(cell(row) for cell in cells))
     return table
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """Parameters as far as whole ones fit, the rate first: none is cut in the middle of a number."""
+
+    params: Mapping[str, Any]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names = sorted(self.params, key=lambda name: name != "lr")
+        shown = [short({name: self.params[name]}) for name in names]
+        while len(shown) > 1 and len(", ".join(shown)) + (2 if len(shown) < len(names) else 0) > options.max_width:
+            shown.pop()
+        yield Text(", ".join(shown) + (" …" if len(shown) < len(names) else ""), no_wrap=True, overflow="ellipsis")
 
 
 def _step(row: _Row) -> str:

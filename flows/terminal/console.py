@@ -9,7 +9,7 @@ by `shown` and not by rich's refresh thread: that takes them the other way round
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ from rich.segment import Segment
 from bertft_core.base.display import visible
 
 _SECONDS = 0.25  # between two pictures
+SAID_EVERY = 30.0  # seconds between two lines where there is no terminal
 
 
 class WholeConsole(Console):
@@ -70,3 +71,21 @@ def shown(console: WholeConsole, display: Live | Progress) -> Iterator[None]:
         ended.set()
         with console:
             display.stop()
+
+
+@contextmanager
+def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `act` every so many seconds, in a thread of its own, until the block ends."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=beat, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=1.0)

@@ -1,4 +1,4 @@
-"""Progress: a bar with time left on a terminal, lines elsewhere; of a deployment's run, in the run's log at Prefect."""
+"""Progress: a bar with time left on a terminal, a line every 30 s elsewhere; of a deployment, in its log at Prefect."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertft_core.search.results import TrialResult
 from flows.terminal.board import TrialBoard
-from flows.terminal.console import WholeConsole, shown
+from flows.terminal.console import SAID_EVERY, WholeConsole, repeated, shown
+from flows.terminal.estimate import shown_time
 
 
 class Reporter:
@@ -32,7 +34,8 @@ class Reporter:
         self._console = WholeConsole(file=log and _Lines(log), stderr=log is None, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._standing = ExitStack()  # the bar, while it stands
+        self._standing = ExitStack()  # the bar, or the thread that says a line now and then
+        self._now = _Stage()
 
     def say(self, text: str) -> None:
         """One line on stderr, or in the log of the deployment's run."""
@@ -42,6 +45,7 @@ class Reporter:
     def stage(self, name: str) -> Iterator[Reporter]:
         """Time a stage; its bar shows while it runs, its line stays."""
         start = time.monotonic()
+        self._now = _Stage(name=name)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         try:
             if not self._logs_stages and sys.stderr.isatty():
@@ -49,6 +53,8 @@ class Reporter:
                 with self._console:  # which comes before the bar's own locks (flows/terminal/console.py)
                     self._task = self._bar.add_task(name, total=1.0)
                 self._standing.enter_context(shown(self._console, self._bar))
+            else:
+                self._standing.enter_context(repeated(lambda: self.say(self._now.line()), SAID_EVERY))
             yield self
         finally:
             self._end_bar()
@@ -72,13 +78,43 @@ class Reporter:
 
     def fraction(self, done: float, text: str = "") -> None:
         """Move the bar of the current stage to `done` in [0, 1]."""
+        self._now.done, self._now.text = done, text or self._now.text
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, description=text or None)
 
-    def rows(self, what: str, count: int) -> None:
-        """Rows done so far in an open-ended stage."""
+    def rows(self, what: str, count: int, total: int | None = None) -> None:
+        """Rows done so far; of how many, where that is known before the end."""
+        self._now.done = count / total if total else None
+        self._now.text = f"{what}: {count:,}" + (f" of {total:,}" if total else " rows")
         if self._bar and self._task is not None:
-            self._bar.update(self._task, description=f"{what}: {count:,} rows", total=None)
+            self._bar.update(self._task, description=self._now.text, total=1.0 if total else None)
+            if total:
+                self._bar.update(self._task, completed=count / total)
+
+
+@dataclass(kw_only=True)
+class _Stage:
+    """A stage at work: done in [0, 1], None where its end is not known."""
+
+    name: str = ""
+    text: str = ""
+    done: float | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """How far it is, for a log.
+
+        >>> _Stage(name="finetune", text="step 40 of 80", done=0.5, began=time.monotonic() - 90).line()
+        'finetune: step 40 of 80, 50 %, 2 min so far, about 2 min left'
+        """
+        seconds = time.monotonic() - self.began
+        parts = [self.text] if self.text else []
+        if self.done is not None:
+            parts.append(f"{100 * self.done:.0f} %")
+        parts.append(f"{shown_time(seconds)} so far")
+        if self.done:
+            parts.append(f"about {shown_time(seconds * (1 - self.done) / self.done)} left")
+        return f"{self.name}: {', '.join(parts)}"
 
 
 class _Lines(io.TextIOBase):

@@ -10,6 +10,8 @@ import signal
 import pytest
 import yaml
 
+from flows.command.tables import render
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 # The command line, killed just before its n-th write to the registry.
 KILLED_MAIN = """
@@ -87,7 +89,9 @@ def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, comm
     back = document(command(home, "rollback", "tiny", "--reason", "drill is over", "--json"))
     assert (back["outcome"], back["champion_before"], back["champion_after"]) == ("rolled_back", "1", "2")
     assert answers("again") == good
-    assert document(command(home, "resume", "tiny", "--reason", "mended", "--json"))["outcome"] == "resumed"
+    resumed = document(command(home, "resume", "tiny", "--reason", "mended", "--json"))
+    assert resumed["outcome"] == "resumed" and resumed["barred"]
+    assert f"version {', '.join(resumed['barred'])} was rolled back and stays so" in render("resume", resumed)
     actions = [e["action"] for e in history()["entries"]]
     assert actions == ["promoted", "kept", "promoted", "forced", "rolled_back", "resumed"]
 

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,42 @@ def test_lines_of_many_threads_count_every_trial_once() -> None:
     assert sorted(counted) == list(range(1, 161))
 
 
+def test_line_says_how_far_the_running_trials_are() -> None:
+    file = io.StringIO()
+    with TrialBoard(4, "macro_f1", [trial(0, 0.8)], console=console(file)) as board:
+        board._say_running()
+        board.start(1, PARAMS, "w")
+        board.update(1, 0.5, facts(240))
+        board._say_running()
+    assert file.getvalue() == ("search: trial 1 at 50 %, step 240/480, 8 s so far; 1 of 4 finished, about 2 min left\n")
+
+
+def test_stage_says_a_line_every_so_often_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.terminal.progress.SAID_EVERY", 0.05)
+    file, report = io.StringIO(), Reporter()
+    monkeypatch.setattr("flows.terminal.progress.sys.stderr", file)
+    report._console = console(file)
+    with report.stage("tokenize"):
+        report.rows("train rows tokenised", 250, 1_000)
+        wait_for(lambda: "tokenize: train rows tokenised: 250 of 1,000, 25 %, 0 s so far, about" in file.getvalue())
+        report.fraction(0.5, "step 40 of 80")
+        wait_for(lambda: "tokenize: step 40 of 80, 50 %," in file.getvalue())
+        with report.board(2, "macro_f1"):  # which has lines of its own
+            said = file.getvalue()
+            time.sleep(0.2)
+            assert file.getvalue() == said
+    said = file.getvalue()
+    time.sleep(0.2)
+    assert file.getvalue() == said
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 # --- what is counted
 
 
@@ -203,6 +241,14 @@ def test_validation_shows_how_far_it_is() -> None:
 
 def test_short_parameters_have_last_names_and_three_digits() -> None:
     assert short(PARAMS) == "lr 3.2e-05, batch_size 16, truncation head+tail, pretrained tiny-bert"
+
+
+def test_parameters_that_do_not_fit_are_left_out_whole_the_rate_is_not() -> None:
+    board = TrialBoard(4, "macro_f1")
+    board.start(1, {"batch_size": 16, "alpha": 0.87654, "lr": 3.21e-5}, "w")
+    board.update(1, 0.5, facts(240, score=0.9))
+    for width, shown in ((40, "lr 3.21e-05 …"), (60, "lr 3.21e-05, batch_size 16 …"), (80, "alpha 0.877 ")):
+        assert shown in drawn(board, width)[1], (width, drawn(board, width))
 
 
 # --- the table

@@ -313,6 +313,15 @@ def test_rollback_checks_the_target_sets_a_hold_and_is_done_once(one):
     assert (shown["hold"], shown["rolled_back"]) == ("rolled back from version 2: complaints", ["2"])
 
 
+def test_resume_lifts_the_hold_and_leaves_a_rolled_back_version_barred(one):
+    store = one()
+    record(store, "promoted", "2", "1", "2")
+    record(store, "rolled_back", "2", "2", "1")
+    assert overrides.barred(store, MODEL) == ["2"]
+    overrides.resume(store, MODEL, "mended")
+    assert overrides.history(store, MODEL)["hold"] is None and overrides.barred(store, MODEL) == ["2"]
+
+
 def test_promoting_a_champion_that_a_rollback_made_says_so(one, candidate):
     store = one()
     record(store, "promoted", "2", "1", "2")

@@ -131,7 +131,7 @@ def tokenize_splits(
     pretrained: Path,
     config: TokenizationConfig,
     root: Path,
-    on_progress: Callable[[str, int], None] | None = None,
+    on_progress: Callable[[str, int, int | None], None] | None = None,
 ) -> TokenizedSplits:
     """Tokenise every split into root/<key>; the key covers rows, classes, tokenizer files and settings.
 
@@ -246,7 +246,7 @@ def _tokenize_split(
     keys: Keys,
     manner: str,
     staging: Path,
-    on_progress: Callable[[str, int], None] | None,
+    on_progress: Callable[[str, int, int | None], None] | None,
 ) -> tuple[int, dict[str, int]]:
     """Stream rows to ids in a raw file, then write one record batch over it: (rows cut, percentiles)."""
     raw = staging / f"{split}.ids"
@@ -265,7 +265,7 @@ def _tokenize_split(
                 weights.append(batch["weights"].values.to_numpy())
             done += batch.num_rows
             if on_progress is not None:
-                on_progress(f"{split} rows tokenised", done)
+                on_progress(f"{split} rows tokenised", done, getattr(dataset, f"n_{split}"))
     lengths_all = _joined(uncut, np.int32)
     columns = {"pair_start": _joined(starts, np.int32), "label": _joined(labels, np.int32), "uncut": lengths_all}
     soft = _joined(weights, np.float32) if dataset.is_dense else None

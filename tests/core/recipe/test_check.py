@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.check import plan
 from bertft_core.testing.encoders import tiny_encoder
+from flows.command.tables import _classes, render
 
 Plan = Callable[..., dict[str, Any]]
 
@@ -109,3 +111,21 @@ def test_plan_says_that_too_few_groups_leave_the_blend_off(planned: Plan, tmp_pa
     data = {"source": str(tmp_path / "grouped.csv"), "group": "customer", "split": {"validation": 0.3, "test": 0.2}}
     found = planned(data=data, search={"trials": 0})
     assert found["splits"][1]["rows"] >= 50 and found["blend"].endswith("groups of validation rows, 10 are wanted")
+
+
+def test_plan_has_rows_by_class_minutes_and_disk(planned: Plan) -> None:
+    found = planned(search={"trials": 4, "rows": 60})
+    counts, splits = found["rows_by_class"], {row["split"]: row["rows"] for row in found["splits"]}
+    assert {split: sum(rows.values()) for split, rows in counts.items()} == splits
+    assert set(found["seconds"]) == {"search", "finetune", "rest"} and found["seconds"]["search"] > 0
+    assert "where nothing else runs: " in found["minutes"] and " MB are free" in found["disk"]
+    shown = render("check", found)
+    assert re.search(rf"^sport +{counts['train']['sport']} +{counts['validation']['sport']} ", shown, re.MULTILINE)
+    assert "time         " in shown and "disk         " in shown
+
+
+def test_plan_of_many_classes_shows_the_largest_and_the_rarest() -> None:
+    counts = {split: {f"class {i}": 100 - i for i in range(50)} for split in ("train", "validation", "test")}
+    lines = _classes(counts)
+    assert len(lines) == 2 + 10 + 1 + 10 and "… 30 more classes" in lines
+    assert lines[2].split() == ["class", "0", "100", "100", "100"] and lines[-1].startswith("class 49 ")

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertft_core.base.errors import BertftError as BertftError
     from bertft_core.config.run import RunConfig as RunConfig
     from bertft_core.config.run import load_config as load_config
     from bertft_core.recipe.chain import run as run
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _FACE = {
     "BertClassifier": "bertft_core.recipe.notebook.estimator",
+    "BertftError": "bertft_core.base.errors",
     "FitResult": "bertft_core.recipe.notebook.result",
     "Predictor": "bertft_core.serving.predictor",
     "RunConfig": "bertft_core.config.run",
@@ -33,7 +35,17 @@ _FACE = {
     "prepare": "bertft_core.recipe.prepare",
     "run": "bertft_core.recipe.chain",
 }
-__all__ = ["BertClassifier", "FitResult", "Predictor", "RunConfig", "fit", "load_config", "prepare", "run"]
+__all__ = [
+    "BertClassifier",
+    "BertftError",
+    "FitResult",
+    "Predictor",
+    "RunConfig",
+    "fit",
+    "load_config",
+    "prepare",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,4 +68,6 @@ def fit(
     tree["model"] = {"pretrained": model} if isinstance(model, str) else model
     root = open_home(home or default_home())
     on_stage = (ProgressLine() if progress else None) if isinstance(progress, bool) else progress
-    return FitResult(finished=complete(read_config(tree, root), root, on_stage=on_stage))
+    with warnings.catch_warnings():  # of tqdm, which transformers imports: it misses a package that nothing here needs
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return FitResult(finished=complete(read_config(tree, root), root, on_stage=on_stage))

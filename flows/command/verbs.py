@@ -25,6 +25,8 @@ from flows.command.session import watch_over
 from flows.environment import prepare_environment, study_storage
 from flows.server import begin_server, require_server
 
+_SERVER_ROOM = 30_000_000  # bytes: the database of an own Prefect server, and what it writes beside it
+
 
 def _open_home(args: argparse.Namespace) -> Path:
     # a night writes down that the disk is full; gc makes room
@@ -122,6 +124,7 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     from flows.nightly import NightFailed, night_despite, nightly
 
     try:
+        open_home(home, _SERVER_ROOM)  # on a full disk Prefect would try for minutes to start its server
         require_server()
         night: dict[str, Any] = nightly(
             **_flow_parameters(args, home), as_of=args.as_of, force=args.force, live=args.live
@@ -130,7 +133,7 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     except NightFailed:
         raise
     except Exception as fault:
-        return night_despite(home, config.name, args.as_of, fault)
+        return night_despite(home, config.name, args.as_of, fault, config.nightly.notify)
 
 
 def _deployed(args: argparse.Namespace) -> dict[str, Any]:
@@ -165,8 +168,8 @@ def _deployed(args: argparse.Namespace) -> dict[str, Any]:
 def _nights(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.recipe.nights.log import NightLog
 
-    nights = NightLog(_home(args), args.name).nights()
-    return {"name": args.name, "nights": [asdict(night) for night in nights]}
+    log = NightLog(_home(args), args.name)
+    return {"name": args.name, "nights": [asdict(night) for night in log.nights()], "unreadable": log.faults()}
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from bertft_core.base.errors import InputError
 from bertft_core.evaluation.drift.domain_shift import DomainShift
 from bertft_core.evaluation.drift.label_shift import label_shift
 from bertft_core.evaluation.drift.report import DriftReport
@@ -60,3 +63,22 @@ def test_night_that_prefect_could_not_begin_is_written_down_as_failed(tmp_path) 
         nightly.night_despite(tmp_path, "letters", "2026-03-01", ConnectionError("refused"))
     (told,) = NightLog(tmp_path, "letters").nights()
     assert (told.night, told.outcome) == ("2026-03-01", FAILED)
+
+
+def test_night_that_could_not_begin_is_told_where_no_server_is_needed_for_it(tmp_path, monkeypatch) -> None:
+    told: list[bytes] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("NIGHT_HOOK", f"http://127.0.0.1:{server.server_port}")
+        targets = ("slack-webhook/team", "env:NIGHT_HOOK")  # the first is a block of a Prefect server
+        with pytest.raises(nightly.NightFailed):
+            nightly.night_despite(tmp_path, "letters", None, InputError("0 MB free"), targets)
+        server.shutdown()
+    assert len(told) == 1 and b"0 MB free" in told[0]

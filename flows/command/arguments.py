@@ -187,9 +187,9 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
     _common(sub)
     text = "check a home and its registry whole: small files, digests, databases, ledger, leftovers"
-    sub = verbs.add_parser("doctor", help=text, description=text)
+    sub = _verb(verbs, "doctor", text)
     sub.add_argument("--repair", action="store_true", help="mend what can be mended without a loss; safe to repeat")
-    sub.epilog = "Exit codes: 0 sound, 1 something is wrong that was not mended, 2 there is no home"
+    sub.epilog = f"{sub.epilog}\n\nexit codes: 0 sound, 1 something is wrong that was not mended, 2 there is no home"
     _common(sub)
     sub = named("gc", "list old runs, downloads, caches and versions that nobody needs; --apply removes them")
     sub.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="past champions that stay (default 3)")

@@ -46,6 +46,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "up": Verb("Prefect server, MLflow server and a worker, here", "bertft up"),
     },
     "keep house": {
+        "doctor": Verb("what is wrong with a home and its registry; --repair", "bertft doctor --repair"),
         "gc": Verb("list what nobody needs; --apply removes it", "bertft gc --days 60"),
         "completion": Verb("print a completion script for your shell", "source <(bertft completion bash)"),
     },

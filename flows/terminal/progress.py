@@ -16,6 +16,8 @@ from flows.terminal.board import TrialBoard
 from flows.terminal.console import SAID_EVERY, WholeConsole, repeated, shown
 from flows.terminal.estimate import shown_time
 
+_LEAST_DONE = 0.05  # before a time left is said
+
 
 class Reporter:
     """Stage seconds and progress of one command; of a flow run of a deployment, where it is made inside the flow."""
@@ -78,13 +80,14 @@ class Reporter:
 
     def fraction(self, done: float, text: str = "") -> None:
         """Move the bar of the current stage to `done` in [0, 1]."""
-        self._now.done, self._now.text = done, text or self._now.text
+        self._now.at(done)
+        self._now.text = text or self._now.text
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, description=text or None)
 
     def rows(self, what: str, count: int, total: int | None = None) -> None:
         """Rows done so far; of how many, where that is known before the end."""
-        self._now.done = count / total if total else None
+        self._now.at(count / total if total else None)
         self._now.text = f"{what}: {count:,}" + (f" of {total:,}" if total else " rows")
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=self._now.text, total=1.0 if total else None)
@@ -94,26 +97,43 @@ class Reporter:
 
 @dataclass(kw_only=True)
 class _Stage:
-    """A stage at work: done in [0, 1], None where its end is not known."""
+    """A stage at work: done in [0, 1], None where its end is not known. marks: when how much was, first and last."""
 
     name: str = ""
     text: str = ""
     done: float | None = None
     began: float = field(default_factory=time.monotonic)
+    marks: list[tuple[float, float]] = field(default_factory=list)
+
+    def at(self, done: float | None) -> None:
+        """So much is done now."""
+        if self.done is None or done is None or done < self.done:  # another part of the stage
+            self.marks.clear()
+        self.done = done
+        if done:
+            self.marks = [*self.marks[:1], (time.monotonic(), done)]
+
+    def left(self) -> float | None:
+        """Seconds to the end at the pace since the first progress, which what is loaded before it does not slow."""
+        if self.done is None or len(self.marks) < 2 or self.marks[1][1] - self.marks[0][1] < _LEAST_DONE:
+            return None
+        (start, before), (now, done) = self.marks
+        return (1 - done) * (now - start) / (done - before)
 
     def line(self) -> str:
         """How far it is, for a log.
 
-        >>> _Stage(name="finetune", text="step 40 of 80", done=0.5, began=time.monotonic() - 90).line()
+        >>> now = time.monotonic()
+        >>> marks = [(now - 80, 0.1), (now, 0.5)]
+        >>> _Stage(name="finetune", text="step 40 of 80", done=0.5, began=now - 90, marks=marks).line()
         'finetune: step 40 of 80, 50 %, 2 min so far, about 2 min left'
         """
-        seconds = time.monotonic() - self.began
         parts = [self.text] if self.text else []
         if self.done is not None:
             parts.append(f"{100 * self.done:.0f} %")
-        parts.append(f"{shown_time(seconds)} so far")
-        if self.done:
-            parts.append(f"about {shown_time(seconds * (1 - self.done) / self.done)} left")
+        parts.append(f"{shown_time(time.monotonic() - self.began)} so far")
+        if (left := self.left()) is not None:
+            parts.append(f"about {shown_time(left)} left")
         return f"{self.name}: {', '.join(parts)}"
 
 

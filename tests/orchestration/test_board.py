@@ -155,7 +155,9 @@ def test_stage_says_a_line_every_so_often_where_there_is_no_terminal(monkeypatch
     report._console = console(file)
     with report.stage("tokenize"):
         report.rows("train rows tokenised", 250, 1_000)
-        wait_for(lambda: "tokenize: train rows tokenised: 250 of 1,000, 25 %, 0 s so far, about" in file.getvalue())
+        wait_for(lambda: "tokenize: train rows tokenised: 250 of 1,000, 25 %, 0 s so far\n" in file.getvalue())
+        report.rows("train rows tokenised", 500, 1_000)
+        wait_for(lambda: re.search(r"500 of 1,000, 50 %, \d+ s so far, about \d+ s left", file.getvalue()) is not None)
         report.fraction(0.5, "step 40 of 80")
         wait_for(lambda: "tokenize: step 40 of 80, 50 %," in file.getvalue())
         with report.board(2, "macro_f1"):  # which has lines of its own

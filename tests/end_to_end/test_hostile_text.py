@@ -57,6 +57,7 @@ def test_hostile_rows_from_the_table_to_every_output(
     for text in (done.stdout, done.stderr, predicted.stdout, predicted.stderr, listed.stdout):
         assert not set(SIGNS) & set(text)
     assert document(listed)
+    assert not [path for path in home.rglob("*") if path.stat().st_mode & 0o077]  # its user's alone, MLflow's files too
 
     (run,) = [path for path in (home / "runs").iterdir() if (path / "evaluation").is_dir()]
     markdown = {path.name: path.read_text(encoding="utf-8") for path in run.rglob("*.md")}

@@ -175,9 +175,9 @@ def _cutting(config: RunConfig, sample: TableSample, pretrained: Path, lengths: 
             length = _CPU_LENGTH
     cut = float(np.mean(lengths > length))
     mode = "head+tail" if cut > 0.05 else "head"
-    of_cut = f"{cut:.0%} of the texts are longer: " + (
-        "their beginning and end are read" if cut > 0.05 else "cut there"
-    )
+    of_cut = "no text is longer"
+    if cut:
+        of_cut = f"{cut:.1%} of the texts are longer: their beginning{' and end are' if cut > 0.05 else ' is'} read"
     return [("max_length", length, why), ("truncation", mode, of_cut)]
 
 

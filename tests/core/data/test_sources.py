@@ -89,10 +89,10 @@ def test_encoding_is_decided_per_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "encoding", "reason"),
     [
-        (gzip.compress(b"a long text"), None, "binary content"),
+        (gzip.compress(b"a long text", mtime=0), None, "binary content"),
         (b"\x1f\x8b no gzip", None, ""),
         (b"PK\x03\x04 no zip", None, ""),
-        (gzip.compress(b"a long text"), "utf-8", "no utf-8: byte 1"),
+        (gzip.compress(b"a long text", mtime=0), "utf-8", "no utf-8: byte 1"),
         ("caf\xe9".encode("latin-1"), "UTF8", "no UTF8: byte 3"),
         ("caf\xe9 \u2019".encode() + b"\xe9 x", None, "no utf-8: byte 9"),
     ],

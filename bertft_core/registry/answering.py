@@ -27,6 +27,7 @@ _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # CLONE_NEWUSER, CLONE_NEWNET 
 
 def main() -> None:
     """Import what the versions share, read the request (`Scorer.answers`) from stdin, let each version answer."""
+    os.umask(0o077)  # its files are its user's alone, whoever started it
     if fault := _close_network():
         print(f"bertft: network: {fault}", file=sys.stderr)
     gc.disable()

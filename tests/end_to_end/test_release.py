@@ -62,8 +62,9 @@ def released(tmp_path_factory, encoder, rows, command, document):
 
 @pytest.fixture
 def home(released):
-    """The home as it was before any test."""
+    """The home as it was before any test: it remembers no later champion, either."""
     shutil.copyfile(released / "before.db", released / "home" / "mlflow.db")
+    (released / "home" / "champions" / "tiny.json").unlink(missing_ok=True)
     return released / "home"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +67,4 @@ def fit(
     tree["model"] = {"pretrained": model} if isinstance(model, str) else model
     root = open_home(home or default_home())
     on_stage = (ProgressLine() if progress else None) if isinstance(progress, bool) else progress
-    with warnings.catch_warnings():  # of tqdm, which transformers imports: it misses a package that nothing here needs
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        return FitResult(finished=complete(read_config(tree, root), root, on_stage=on_stage))
+    return FitResult(finished=complete(read_config(tree, root), root, on_stage=on_stage))

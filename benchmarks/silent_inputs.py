@@ -202,7 +202,7 @@ INPUTS = [
     Input(
         6,
         "texts that differ behind the cut",
-        "^0 twins.*token ids of a validation or test row",
+        r"^[1-9]\d* twins.*once cut to tokenization.max_length: they stay",
         tokenized(
             [(f"film {i % 120} {'a ' * 20}{i}", "ab"[i % 2]) for i in range(360)],
             tokenization={"max_length": 12, "truncation": "head"},

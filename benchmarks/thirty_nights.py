@@ -165,14 +165,14 @@ def drift_kept(world: World) -> bool:
 def rows_checked(world: World, log: NightLog) -> dict[str, bool]:
     """The last training's rows against those that arrived, and the rows of all runs against each other."""
     from bertft_core.config.run import SplitConfig
-    from bertft_core.data.splits import SPLITS, key_digest, row_key, split_of
+    from bertft_core.data.splits import SPLITS, key_digest, row_key, split_key, split_of
 
     last = Rows.load(Path(log.last_training.run)) if log.last_training else None
     assert last is not None, "a night that trained keeps its rows"
     shares = SplitConfig(**world.tree["data"]["split"])
     known = dict(zip(last.hashes.tolist(), last.splits.tolist(), strict=True))
     keys = {key_digest(row_key(text)).rstrip(b"\0"): row_key(text) for text in world.arrived()}
-    right = all(SPLITS[known[h]] == split_of(key, shares) for h, key in keys.items() if h in known)
+    right = all(SPLITS[known[h]] == split_of(split_key(key), shares) for h, key in keys.items() if h in known)
     seen: dict[str, set[int]] = {"train": set(), "test": set()}
     for split, rows in seen.items():
         for file in world.home.glob(f"runs/*/evaluation/{split}_rows.npy"):

@@ -47,7 +47,7 @@ def ingest(config: RunConfig, home: Path, on_progress: OnProgress | None = None)
 def tokenize(config: RunConfig, dataset: DatasetSplits, home: Path, on_progress: OnProgress | None = None) -> Prepared:
     """Cut and tokenize each split once for the configured encoder; content-addressed under home/tokens.
 
-    Rows of train and validation that this encoder cannot tell from a row nearer to test are left out.
+    Rows of train and validation that this encoder cannot tell from a row nearer to test are left out, cut ones stay.
     """
     pretrained = resolve_pretrained(config)
     tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)

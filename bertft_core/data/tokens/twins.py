@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
     from bertft_core.data.tokens.tokenization import TokenArrays
 
-TWINS_VERSION = 1
+TWINS_VERSION = 2
 FILE = "left_out.npz"  # in a folder of tokens: why each row of train and of validation is left out
-STAYS, OVERLAP, DUPLICATE, CONFLICTING, EMPTY = range(5)
+STAYS, OVERLAP, DUPLICATE, CONFLICTING, EMPTY, ALIKE = range(6)
+_KEPT = (STAYS, ALIKE)
 _WHY = {CONFLICTING: CONFLICT, EMPTY: "empty text"}  # as the gate of data calls them
 Codes = npt.NDArray[np.int8]
 
@@ -48,21 +49,24 @@ def unknown_id(tokenizer: Tokenizer) -> int:
 def find_twins(splits: list[TokenArrays], cut: list[Any], marks: set[int], unknown: int) -> list[Codes]:
     """Why each row of train, validation and test should not stand there, int8 [n] each: STAYS or one of the others.
 
-    OVERLAP: a split nearer to test has a row of the same ids. Among rows of one split that were not `cut` (bool [n])
-    and hold no `unknown` id: CONFLICTING, the same ids have several labels; DUPLICATE, all but the first of one label.
-    EMPTY: no ids but the special `marks`.
+    OVERLAP: a split nearer to test has a row of the same ids, and neither was `cut` (bool [n]). ALIKE: the same of rows
+    that were cut: they are different texts, as those to come will be, and stay. Among uncut rows of one split that hold
+    no `unknown` id: CONFLICTING, the same ids have several labels; DUPLICATE, all but the first of one label. EMPTY: no
+    ids but the special `marks`.
     """
     keys = np.concatenate([_keys(arrays) for arrays in splits])
     sides = np.repeat(np.arange(3, dtype=np.int8), [len(arrays.labels) for arrays in splits])
     out = np.full(len(keys), STAYS, dtype=np.int8)
     _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
     group = group.reshape(-1)
-    nearest = np.full(len(counts), -1, dtype=np.int8)
-    np.maximum.at(nearest, group, sides)
+    is_whole = ~np.concatenate(cut)
+    for code, among in ((ALIKE, np.ones_like(is_whole)), (OVERLAP, is_whole)):
+        nearest = np.full(len(counts), -1, dtype=np.int8)
+        np.maximum.at(nearest, group[among], sides[among])
+        out[among & (sides < nearest[group])] = code
     in_several = counts[group] > 1
-    out[sides < nearest[group]] = OVERLAP
-    is_certain = np.concatenate([~c & _lacks(a, unknown) for a, c in zip(splits, cut, strict=True)])
-    places = np.flatnonzero(in_several & is_certain & (out == STAYS))
+    is_certain = is_whole & np.concatenate([_lacks(arrays, unknown) for arrays in splits])
+    places = np.flatnonzero(in_several & is_certain & np.isin(out, _KEPT))
     labels = _labels(splits)
     by_group: dict[int, list[int]] = {}
     for place in places.tolist():
@@ -166,9 +170,9 @@ def _copy_kept(source: Path, code: Codes, target: Path) -> list[tuple[dict[str, 
                 part = reader.get_batch(number)
                 of_part = code[start : start + part.num_rows]
                 start += part.num_rows
-                writer.write_batch(part.filter(pa.array(of_part == STAYS)))
-                rows = part.filter(pa.array(of_part != STAYS)).to_pylist()
-                gone += zip(rows, of_part[of_part != STAYS].tolist(), strict=True)
+                stays = np.isin(of_part, _KEPT)
+                writer.write_batch(part.filter(pa.array(stays)))
+                gone += zip(part.filter(pa.array(~stays)).to_pylist(), of_part[~stays].tolist(), strict=True)
     return gone
 
 
@@ -182,13 +186,13 @@ def _names(dataset: DatasetSplits, row: dict[str, Any]) -> list[str]:
 def _fields(dataset: DatasetSplits, codes: list[Codes], lost: list[Counter[str]], encoder: str) -> dict[str, Any]:
     """report.json of the splits that are left; lost: rows of each class that train and validation lose."""
     report = dataset.report
-    gone = [int((code != STAYS).sum()) for code in codes[:2]]
+    gone = [int((~np.isin(code, _KEPT)).sum()) for code in codes[:2]]
     counts = {
         split: {name: n - of[name] for name, n in report.class_counts[split].items()}
         for split, of in zip(SPLITS, [*lost, Counter[str]()], strict=True)
     }
     why = f"have the token ids of rows nearer to test, or none, by the tokenizer of {encoder}"
-    remedy = "raise tokenization.max_length if texts are cut, mend the rows, or take an encoder that tells them apart"
+    remedy = "mend the rows, or take an encoder that tells them apart"
     for name in dataset.classes:
         if lost[0][name] and not counts["train"][name]:
             raise DataError(f"class {name!r} has no row left in train: all {lost[0][name]} {why}; {remedy}")
@@ -223,6 +227,12 @@ def _warnings(codes: list[Codes], total: dict[int, int], overlaps: dict[str, int
         for s, n in overlaps.items()
         if n
     ]
+    if n := sum(int((code == ALIKE).sum()) for code in codes[:2]):
+        rows = counted(n, "row of train or validation has", "rows of train or validation have")
+        lines.append(
+            f"{rows} the token ids of a row nearer to test once cut to tokenization.max_length: they stay, as texts to "
+            "come will be cut alike"
+        )
     said = {
         DUPLICATE: ("repeats", "repeat", "the token ids of another row of its split: left out"),
         CONFLICTING: ("has", "have", "the token ids of rows with another label: quarantined"),

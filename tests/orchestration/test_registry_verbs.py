@@ -45,6 +45,7 @@ def test_history_shows_who_moved_the_champion_where_and_why():
             "registered_model": "tiny",
             "aliases": {"champion": "1"},
             "hold": "rolled back from version 2: complaints",
+            "lost": "",
             "repaired": [7],
             "entries": [ENTRY, {**ENTRY, "number": 8, "state": "void"}],
         },
@@ -58,10 +59,12 @@ def test_history_shows_who_moved_the_champion_where_and_why():
 def test_gc_table_sums_bytes_and_says_what_was_done():
     removal = {"kind": "version", "name": "tiny version 4", "why": "past the policy", "size": 2_500_000}
     answer = {"removals": [removal, {**removal, "size": None}], "bytes": 2_500_000, "keep": 3, "days": 30.0}
+    answer["notes"] = ["the runs of tiny stay: a tag cannot be read"]
     lines = render("gc", {**answer, "applied": False}).splitlines()
     assert lines[0].startswith("    2.5 MB  version") and lines[1].startswith(" elsewhere")
-    assert lines[2].startswith("2 items, 2.5 MB, would go; --apply removes them")
-    assert "removed" in render("gc", {**answer, "applied": True}).splitlines()[-1]
+    assert "note: the runs of tiny stay: a tag cannot be read" in lines
+    assert any(line.startswith("2 items, 2.5 MB, would go; --apply removes them") for line in lines)
+    assert any("removed" in line for line in render("gc", {**answer, "applied": True}).splitlines())
 
 
 RUN = {

@@ -148,7 +148,7 @@ def test_an_embedded_server_that_ended_is_started_again() -> None:
 
 def test_an_embedded_server_that_does_not_start_ends_in_what_to_do() -> None:
     with pytest.raises(
-        InputError, match=r"did not start in 2 tries \(http://127\.0\.0\.1:8999: Timed out.*STARTUP_TIM"
+        InputError, match=r"did not start in 2 tries \(http://127\.0\.0\.1:8999: RuntimeError: Timed out.*STARTUP_TIM"
     ):
         server.start_embedded(lambda: Slow(needs=9))
 

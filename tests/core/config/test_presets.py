@@ -95,6 +95,7 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
         "name": "x",
         "data": "d",
         "splits": [],
+        "rows_by_class": {"train": {"a": 9, "b": 3}, "validation": {"a": 2, "b": 1}, "test": {"a": 2, "b": 1}},
         "preset": _preset(found),
         "encoder": "e",
         "weights": "w",
@@ -107,6 +108,8 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
         "steps": 1,
         "search": "none",
         "blend": "off",
+        "minutes": "about 3 minutes",
+        "disk": "1 MB",
         "register": "r",
         "warnings": [],
     }

@@ -250,7 +250,7 @@ def test_a_night_that_hangs_is_told_once_and_its_death_frees_the_next(
         nights.log.folder.mkdir(parents=True, exist_ok=True)
         nights.log.add(ended_night(day, 0.5 if outcome == KEPT else 900.0, outcome))
     process = hanging()
-    time.sleep(1.2)
+    time.sleep(2.2)  # a night's clock counts whole seconds
     told, quiet = nights.run(night="2026-03-02"), nights.run(night="2026-03-03")
     for night in (told, quiet):
         assert night.outcome == SKIPPED and f"already running in process {process.pid}" in night.reason
@@ -271,7 +271,7 @@ def test_a_night_at_work_without_history_hangs_after_nightly_timeout(
 ) -> None:
     hanging()
     early = nights.run(night="2026-03-02")
-    time.sleep(1.2)
+    time.sleep(2.2)
     late = nights.run("nightly.timeout=1", night="2026-03-03")
     assert not early.is_to_be_told and "longer than" not in early.reason
     assert late.is_to_be_told and "longer than 1 s, with no night before" in late.reason

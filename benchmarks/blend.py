@@ -242,7 +242,7 @@ answers. `python benchmarks/blend.py` makes the page."""
 FEW_HEAD = """\
 Validation rows drawn {draws} times from the first seed's validation and test rows, the others tested; points of
 accuracy above the encoder alone. "Noise": the TF-IDF answers of other rows, so that any weight on them is a
-mistake."""
+mistake; what a blend gains there it gains by its biases."""
 FEW_TAIL = """\
 On noise the blend was shown in {noise:.1%} of the draws; serving it where it was shown gained {worst:+.1f} points at
 the worst, while the equal mixture, which needs no row, lost up to {equal:.0f} points there. So the blend is judged by

@@ -215,7 +215,7 @@ def test_other_faults_are_raised_at_once(storage: StudyStorage) -> None:
 def test_a_database_that_refuses_is_named_with_its_own_reason(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'studies.db'}", tmp_path)
     (tmp_path / "studies.db").write_bytes(b"rubbish" * 10_000)
-    with pytest.raises(StorageError, match=r"studies\.db refused \(file is not a database\): check free space"):
+    with pytest.raises(StorageError, match=r"studies\.db refused \(file is not a database\): it is damaged"):
         storage.call(storage.optuna.get_all_studies)
 
 

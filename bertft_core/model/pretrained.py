@@ -86,7 +86,10 @@ def hidden_size(pretrained: Path) -> int:
     for key in ("hidden_size", "dim"):
         if isinstance(config.get(key), int):
             return int(config[key])
-    raise ModelError(f"{pretrained / 'config.json'}: no hidden_size; wanted a BERT-like encoder")
+    size = getattr(reference_classifier(pretrained).config, "hidden_size", None)  # transformers knows its other names
+    if not isinstance(size, int):
+        raise ModelError(f"{pretrained / 'config.json'}: no hidden_size; wanted a BERT-like encoder")
+    return size
 
 
 def _from_hub(name: str) -> Path:

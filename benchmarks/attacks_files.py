@@ -6,7 +6,6 @@ Every attack works on the home of an earlier release that tests/homes has: nothi
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -14,10 +13,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from attacks import OPEN, REFUSED, Attack
+from old_home import MODEL, opened, restored
 
 from bertft_core.base.errors import BertftError, BusyError, DamagedFile
 from bertft_core.base.home import open_home
@@ -27,9 +26,8 @@ from bertft_core.recipe.doctor.examination import examine
 from bertft_core.recipe.nights.log import FAILED, Night, NightLog
 from bertft_core.recipe.runs import open_run, run_at
 from bertft_core.registry import aliases, ledger
-from bertft_core.tracking.store import Store, client, open_store
+from bertft_core.tracking.store import client
 
-_HOMES = Path(__file__).parents[1] / "tests" / "homes"
 _BROKEN = {
     "empty": b"",
     "cut off": b'{"format": 1, "ni',
@@ -40,21 +38,7 @@ _BROKEN = {
     "a bomb of brackets": b"[" * 1_000_000,
     "a wrong type": b'{"format": "1", "settings": 3, "rows": {}, "night": [], "key": null}',
 }
-_RUN, _MODEL, _GONE = "893ce26b1ede", "letters", 2**22 + 1  # no process has such a number
-
-
-def _restored(folder: Path) -> Path:
-    spec = importlib.util.spec_from_file_location("restore", _HOMES / "restore.py")
-    assert spec is not None and spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    home: Path = module.restore(folder) / "home"
-    home.chmod(0o700)
-    return home
-
-
-def _store(home: Path) -> Store:
-    return open_store(load_mlflow_config(environ={}), home)
+_RUN, _GONE = "893ce26b1ede", 2**22 + 1  # no process has such a number
 
 
 def _left(home: Path, *, repair: bool = False) -> list[str]:
@@ -71,18 +55,18 @@ def _flip(file: Path) -> None:
 
 def _every_small_file(folder: Path) -> str:
     """Each small file with each breakage, one at a time, past its reader: a named error or its own healing."""
-    home, raw, tried = _restored(folder), [], 0
-    log = NightLog(home, _MODEL)
+    home, raw, tried = restored(folder), [], 0
+    log = NightLog(home, MODEL)
 
     def at_work() -> Any:
-        return log.left_open() if (home / "nights" / f"{_MODEL}.open.json").exists() else None
+        return log.left_open() if (home / "nights" / f"{MODEL}.open.json").exists() else None
 
     readers: dict[str, Callable[[], Any]] = {
         "format.json": lambda: open_home(home, 0),
         f"runs/{_RUN}/run.json": run_at(home / "runs" / _RUN).state,
-        f"nights/{_MODEL}.basis.json": lambda: log.last_training,
-        f"nights/{_MODEL}.open.json": at_work,
-        f"nights/{_MODEL}.jsonl": log.nights,
+        f"nights/{MODEL}.basis.json": lambda: log.last_training,
+        f"nights/{MODEL}.open.json": at_work,
+        f"nights/{MODEL}.jsonl": log.nights,
     }
     for name, read in readers.items():
         file = home / name
@@ -107,7 +91,7 @@ def _every_small_file(folder: Path) -> str:
 
 
 def _run_state(folder: Path) -> str:
-    runs = _restored(folder) / "runs"
+    runs = restored(folder) / "runs"
     (runs / _RUN / "run.json").write_bytes(b"\0\0")
     run = open_run(runs, _RUN, again=False)
     kept = (runs / _RUN / "run.json.broken").exists()
@@ -115,22 +99,22 @@ def _run_state(folder: Path) -> str:
 
 
 def _ledger_tag(folder: Path) -> str:
-    store = _store(_restored(folder))
-    before, tag = ledger.read(store, _MODEL), f"{ledger.LEDGER}000001"
-    client(store).set_registered_model_tag(_MODEL, tag, "[]")
-    if ledger.read(store, _MODEL) != before:
-        return f"{OPEN}: the ledger reads {ledger.read(store, _MODEL)}"
+    store = opened(restored(folder))
+    before, tag = ledger.read(store, MODEL), f"{ledger.LEDGER}000001"
+    client(store).set_registered_model_tag(MODEL, tag, "[]")
+    if ledger.read(store, MODEL) != before:
+        return f"{OPEN}: the ledger reads {ledger.read(store, MODEL)}"
     later = before[0].to_text().replace('"promoted"', '"danced"')
-    client(store).set_registered_model_tag(_MODEL, tag, later)
+    client(store).set_registered_model_tag(MODEL, tag, later)
     try:
-        ledger.settle(store, _MODEL)
+        ledger.settle(store, MODEL)
     except BertftError as fault:
         return f"{REFUSED}: damaged, read from its copy; of a later version, {fault}"
     return f"{OPEN}: an unknown action was settled"
 
 
 def _flipped_bytes(folder: Path) -> str:
-    home = _restored(folder)
+    home = restored(folder)
     files = [
         next(home.glob("tokens/*/train.arrow")),
         next(home.glob("data/*/test.arrow")),
@@ -149,7 +133,7 @@ def _flipped_bytes(folder: Path) -> str:
 
 def _half_a_home(folder: Path) -> str:
     """Doctor where the registry is no database, a folder is a file, and nothing may be read."""
-    home = _restored(folder)
+    home = restored(folder)
     (home / "mlflow.db").write_bytes(b"no database " * 1000)
     shutil.rmtree(home / "nights")
     (home / "nights").write_text("a file")
@@ -180,8 +164,8 @@ def _command_in(home: Path, code: str = "import sys; sys.stdin.read()") -> Itera
 
 def _gc_beside_a_command(folder: Path) -> str:
     """A command that has read its rows and holds nothing but the home: gc took them away."""
-    home = _restored(folder)
-    store = _store(home)
+    home = restored(folder)
+    store = opened(home)
     for path in (home / "data").iterdir():
         os.utime(path, (0, 0))
     with _command_in(home):
@@ -194,13 +178,13 @@ def _gc_beside_a_command(folder: Path) -> str:
 
 def _killed_gc(folder: Path) -> str:
     """kill -9 at two moments of `gc --apply`: the home is sound each time, and the next gc ends the work."""
-    home = _restored(folder)
-    store = _store(home)
-    aliases.drop_alias(store, _MODEL, "challenger")
+    home = restored(folder)
+    store = opened(home)
+    aliases.drop_alias(store, MODEL, "challenger")
     code = (
         "import sys\nfrom pathlib import Path\nfrom bertft_core.config.store import load_mlflow_config\n"
         "from bertft_core.recipe.cleanup import clean_up\nfrom bertft_core.tracking.store import open_store\n"
-        "store = open_store(load_mlflow_config(environ={}), Path(sys.argv[1]))\nprint('begins', flush=True)\n"
+        "store = openopened(load_mlflow_config(environ={}), Path(sys.argv[1]))\nprint('begins', flush=True)\n"
         "clean_up(store, 1, 0.0, lambda line: print(line, flush=True), apply=True)\nprint('ends', flush=True)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -222,15 +206,15 @@ def _killed_gc(folder: Path) -> str:
         if "ends" in said or not said[-1]:
             break
     clean_up(store, 1, 0.0, apply=True)
-    champion = aliases.champion(store, _MODEL)
+    champion = aliases.champion(store, MODEL)
     if champion != "1" or _left(home):
         return f"{OPEN}: champion {champion}, left {_left(home)}"
     return f"{REFUSED}: sound after each kill ({len(struck)}: {', '.join(struck)}), the next gc ended the work"
 
 
 def _leftovers(folder: Path) -> str:
-    home = _restored(folder)
-    store = _store(home)
+    home = restored(folder)
+    store = opened(home)
     parts = [home / "tokens" / f".abc.part-{_GONE}-x0y1z2w3", home / f".machine.json.{_GONE}-0a1b2c3d.part"]
     parts[0].mkdir()
     parts[1].write_bytes(b"x")
@@ -243,15 +227,15 @@ def _leftovers(folder: Path) -> str:
 
 
 def _unreadable_model(folder: Path) -> str:
-    home = _restored(folder)
-    store = _store(home)
-    for version in aliases.versions(store, _MODEL):
-        client(store).set_model_version_tag(_MODEL, version.version, f"{ledger.LEDGER}000001", "{")
-    client(store).set_registered_model_tag(_MODEL, f"{ledger.LEDGER}000001", "{")
+    home = restored(folder)
+    store = opened(home)
+    for version in aliases.versions(store, MODEL):
+        client(store).set_model_version_tag(MODEL, version.version, f"{ledger.LEDGER}000001", "{")
+    client(store).set_registered_model_tag(MODEL, f"{ledger.LEDGER}000001", "{")
     (home / "tokens" / "old").mkdir()
     os.utime(home / "tokens" / "old", (0, 0))
     answer = clean_up(store, 1, 1.0, apply=True)
-    kept = len(aliases.versions(store, _MODEL)) == 2 and not (home / "tokens" / "old").exists()
+    kept = len(aliases.versions(store, MODEL)) == 2 and not (home / "tokens" / "old").exists()
     return f"{REFUSED}: {answer['notes'][0]}" if kept and answer["notes"] else f"{OPEN}: {answer}"
 
 
@@ -263,8 +247,8 @@ def _full_disk(folder: Path) -> str:
     if made.returncode:
         return f"{REFUSED}: not tried, no right to mount a small disk here"
     try:
-        home = _restored(disk)
-        store, log = _store(home), NightLog(home, _MODEL)
+        home = restored(disk)
+        store, log = opened(home), NightLog(home, MODEL)
         log.add(Night(night="2026-01-01", started="", outcome=FAILED, reason="before", seconds=1))
         (home / "tokens" / "old").mkdir()
         with open(home / "tokens" / "old" / "fill", "wb", buffering=0) as handle, contextlib.suppress(OSError):

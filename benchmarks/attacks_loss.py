@@ -5,18 +5,15 @@ Each attack works on a restored home of an earlier release (tests/homes), whose 
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import os
 import shutil
 import sqlite3
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from attacks import OPEN, REFUSED, Attack
+from old_home import HOMES, MODEL, opened, restored
 
 from bertft_core.base.errors import LostError, StorageError
 from bertft_core.config.store import Store, load_mlflow_config
@@ -25,31 +22,6 @@ from bertft_core.registry.decision import require_comparable
 from bertft_core.search.storage import open_storage
 from bertft_core.tracking import store as tracking
 from flows.history import require_history
-
-PACKED = Path(__file__).parents[1] / "tests" / "homes" / "format_1.json"
-MODEL = "letters"
-
-
-def restored(folder: Path) -> Path:
-    """The home in `folder`: versions 1 (champion) and 2, one night."""
-    packed = json.loads(PACKED.read_text(encoding="utf-8"))
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed["archive"]))) as tar:
-        for member in tar:
-            content, file = tar.extractfile(member), folder / member.name
-            assert content is not None
-            file.parent.mkdir(parents=True, exist_ok=True)
-            value = content.read().replace(packed["root"].encode(), str(folder).encode())
-            if file.suffix == ".db":
-                with sqlite3.connect(file) as database:
-                    database.executescript(value.decode("utf-8"))
-            else:
-                file.write_bytes(value)
-    return folder / "home"
-
-
-def opened(home: Path) -> Store:
-    """The store of a home, as every command opens it."""
-    return tracking.open_store(load_mlflow_config(environ={}), home)
 
 
 def said(act: Callable[[], object]) -> str:
@@ -154,7 +126,7 @@ def written_into_the_original(folder: Path) -> str:
     files = {file: file.stat().st_mtime_ns for file in home.rglob("*")}
     store = opened(folder / "copy")
     run = tracking.find_or_create_run(store, "attack", "final")
-    tracking.log_files(store, run, [PACKED])
+    tracking.log_files(store, run, [HOMES / "format_1.json"])
     tracking.finish_run(store, run)
     is_same = files == {file: file.stat().st_mtime_ns for file in home.rglob("*")}
     return f"{REFUSED}: the original is as it was" if is_same else f"{OPEN}: the copy wrote into the original"

@@ -19,15 +19,17 @@ LEAST_FREE = 300_000_000  # bytes: the stores of Prefect and MLflow, and a small
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stamp:
+class HomeFormat:
     """format.json of a home."""
 
     format: int
 
 
-def read_stamp(home: Path) -> Stamp:
+def read_format(home: Path) -> HomeFormat:
     """The format that a home says it has. Raises DamagedFile, FileNotFoundError."""
-    return read_record(home / "format.json", Stamp, f"`bertft doctor --repair` writes it anew as format {STATE_FORMAT}")
+    return read_record(
+        home / "format.json", HomeFormat, f"`bertft doctor --repair` writes it anew as format {STATE_FORMAT}"
+    )
 
 
 def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
@@ -46,12 +48,12 @@ def open_home(path: Path | str, least_free: int = LEAST_FREE) -> Path:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         stamp = home / "format.json"
         try:
-            found = read_stamp(home).format
+            found = read_format(home).format
         except (DamagedFile, FileNotFoundError) as fault:
             if isinstance(fault, DamagedFile):  # there is no other format that it could have had
                 set_aside(stamp, fault)
             found = STATE_FORMAT
-            write_json(stamp, asdict(Stamp(format=found)))
+            write_json(stamp, asdict(HomeFormat(format=found)))
     except OSError as fault:
         raise InputError(
             f"BERTFT_HOME {home} cannot be written ({fault.strerror}): set BERTFT_HOME to a folder you own"

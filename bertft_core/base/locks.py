@@ -15,6 +15,7 @@ from bertft_core.base.errors import BusyError
 _POLL_SECONDS = 0.01  # between two looks at a lock that somebody holds
 FOREVER = math.inf
 HOME_LOCK = "locks/home.lock"  # below a home
+STORE_LOCK = "locks/mlflow.lock"  # below a home, of its MLflow store
 _LOGGER = logging.getLogger(__name__)
 _ALONE_IN: set[Path] = set()  # homes that this process is alone in
 _WORKED_IN: dict[Path, int] = {}  # home -> descriptor that holds its lock while this process lives

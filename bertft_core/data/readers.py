@@ -179,10 +179,11 @@ def named_classes(values: list[Any], feature: Any) -> list[Any]:
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     if not names:
         return values
-    return [[names[v] for v in value] if isinstance(value, list) else _name(value, names) for value in values]
+    return [[names[v] for v in value] if isinstance(value, list) else class_of(value, names) for value in values]
 
 
-def _name(value: int | None, names: list[str]) -> str | None:
+def class_of(value: int | None, names: list[str]) -> str | None:
+    """The class of a number by the names of a ClassLabel, None for a missing one (-1)."""
     return names[value] if value is not None and value >= 0 else None
 
 

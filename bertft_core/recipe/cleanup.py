@@ -19,7 +19,7 @@ from typing import Any
 
 from bertft_core.base.errors import BertftError, DamagedFile, RegistryError
 from bertft_core.base.files import is_abandoned, is_quiet
-from bertft_core.base.locks import HOME_LOCK, alone_in, exclusive
+from bertft_core.base.locks import HOME_LOCK, STORE_LOCK, alone_in, exclusive
 from bertft_core.base.records import BROKEN
 from bertft_core.config.store import Store
 from bertft_core.recipe.nights.log import LAST_TRAINING, NightLog, time_now
@@ -31,7 +31,7 @@ from bertft_core.registry.artifacts import EVIDENCE_FOLDER, SCRATCH
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
 _CACHES = ("data", "tokens", "floors")
 _COPIES = {"served": "served copy", EVIDENCE_FOLDER: "evidence copy", "promote": "copy of test rows"}
-_OWN_LOCKS = {"mlflow.lock", Path(HOME_LOCK).name}  # taken by cleaning up itself, as it needs them
+_OWN_LOCKS = {Path(own).name for own in (HOME_LOCK, STORE_LOCK)}  # taken by cleaning up itself, as it needs them
 _NOT_WALKED = {"artifacts", "prefect", "logs"}  # of others: MLflow's, Prefect's, the services'
 _DOOMED = ".removed"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 
 from bertft_core.config.auto import searched, settled
@@ -88,19 +88,11 @@ def run_seconds(config: RunConfig, work: Work, pretrained: Path, token_seconds: 
 def disk_bytes(config: RunConfig, prepared: Prepared) -> dict[str, int]:
     """Bytes below BERTFT_HOME: what stays of a first run, and what is needed beside it while it trains."""
     pretrained = Path(prepared.pretrained)
-    weights = 4 * sum(_product(shape) for shape in weight_shapes(pretrained).values())
+    weights = 4 * sum(prod(shape) for shape in weight_shapes(pretrained).values())
     stored = sum(f.stat().st_size for d in (prepared.dataset.path, prepared.tokens.path) for f in d.rglob("*.*"))
-    plans = [prefix_plan(config, prepared, "float32", None)]
     workers = config.search.workers if config.search and config.is_searched else 1
-    kept = stored + sum(plan.size for plan in plans) + _COPIES * weights
-    return {"kept": kept, "while": max(1, workers) * _STATES * weights}
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+    kept = stored + prefix_plan(config, prepared, "float32", None).size + _COPIES * weights
+    return {"kept": kept, "while": workers * _STATES * weights}
 
 
 def minutes_text(seconds: float) -> str:

@@ -53,8 +53,9 @@ def tokenize(config: RunConfig, dataset: DatasetSplits, home: Path, on_progress:
     tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)
     if any(tokens.twins[split] for split in SPLITS[:2]):
         encoder, limit = config.model.pretrained, config.data.max_faulty_share
-        dataset = without_twins(dataset, tokens.path, home / "data", encoder, limit)
-        tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)
+        gated, dataset = dataset, without_twins(dataset, tokens.path, home / "data", encoder, limit)
+        if dataset.path != gated.path:
+            tokens = tokenize_splits(dataset, pretrained, config.tokenization, home / "tokens", on_progress)
     return Prepared(dataset=dataset, tokens=tokens, pretrained=str(pretrained), encoder=encoder_fingerprint(pretrained))
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from bertft_core.base.addresses import artifact_uri, local_path, sqlite_file
 from bertft_core.base.errors import BusyError
-from bertft_core.base.locks import HOME_LOCK, alone_in, exclusive
+from bertft_core.base.locks import HOME_LOCK, STORE_LOCK, alone_in, exclusive
+from bertft_core.base.sqlite_files import PATIENCE_SECONDS
 from bertft_core.config.store import Store
 
-STORE_LOCK = "mlflow.lock"  # below home/locks
 _PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -28,7 +28,6 @@ _PLACES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-_PATIENCE = 20.0  # seconds for whoever writes to the database, as MLflow has it
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -69,7 +68,7 @@ def take_along(store: Store, former: str) -> bool:
     if not files or there is None or here is None or not _holds_all(files, former, here, there) or not _is_idle(store):
         return False
     for file in files:
-        with closing(sqlite3.connect(file, timeout=_PATIENCE)) as database, database:
+        with closing(sqlite3.connect(file, timeout=PATIENCE_SECONDS)) as database, database:
             for table, column in _places(database):
                 database.execute(
                     f"update {table} set {column} = ? || substr({column}, ?) "
@@ -99,7 +98,7 @@ def _holds_all(files: list[Path], former: str, here: Path, there: Path) -> bool:
 
 def _rests(file: Path, former: str) -> Iterator[str]:
     """Every place below `former` that the database names, from there on."""
-    with closing(sqlite3.connect(file, timeout=_PATIENCE)) as database:
+    with closing(sqlite3.connect(file, timeout=PATIENCE_SECONDS)) as database:
         for table, column in _places(database):
             for (place,) in database.execute(f"select {column} from {table}"):
                 if (rest := _below(str(place), former)) is not None:
@@ -126,9 +125,9 @@ def _is_idle(store: Store) -> bool:
     except BusyError:
         return False
     for lock in (Path(store.home) / "locks").glob("*.lock"):  # all that an earlier bertft holds
-        if lock.name in (STORE_LOCK, Path(HOME_LOCK).name) or lock.read_text(encoding="utf-8").startswith(
-            f"{os.getpid()} on "
-        ):
+        if lock.name in {Path(own).name for own in (HOME_LOCK, STORE_LOCK)} or lock.read_text(
+            encoding="utf-8"
+        ).startswith(f"{os.getpid()} on "):
             continue
         try:
             with exclusive(lock, lock.name):

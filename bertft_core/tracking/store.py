@@ -19,7 +19,7 @@ from bertft_core.base.addresses import local_path, sqlite_file
 from bertft_core.base.display import masked
 from bertft_core.base.errors import ArtifactError, ConfigError, InputError, RegistryError, fault_text
 from bertft_core.base.files import follow_umask, make_private, mark_used, users_umask
-from bertft_core.base.locks import exclusive
+from bertft_core.base.locks import STORE_LOCK, exclusive
 from bertft_core.base.postgres import advisory_lock, is_postgres
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.tracking import moved
@@ -391,7 +391,7 @@ def store_lock(store: Store, timeout_seconds: float = 120.0) -> Iterator[None]:
     not answer.
     """
     database = next((uri for uri in (store.tracking_uri, store.registry_uri) if is_postgres(uri)), None)
-    path = Path(store.home) / "locks" / moved.STORE_LOCK
+    path = Path(store.home) / STORE_LOCK
     key = database or str(path)
     held: set[str] = _THREAD.__dict__.setdefault("held", set())  # lock files and databases this thread has locked
     if key in held:

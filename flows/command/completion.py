@@ -45,7 +45,7 @@ def script(shell: str) -> str:
 
 
 def _options() -> Iterator[tuple[str, list[argparse.Action]]]:
-    """Each verb with its options, and positional arguments of a few words as they are."""
+    """Each verb with its options, each once however many spellings it has."""
     for verb, parser in build_parser()[1].items():
         yield verb, list({id(action): action for action in parser.options().values()}.values())
 

@@ -21,7 +21,7 @@ from bertft_core.base.errors import DataError
 from bertft_core.base.files import is_complete, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.base.text import counted
-from bertft_core.data.dataset import DatasetSplits, load_dataset_splits
+from bertft_core.data.dataset import DataReport, DatasetSplits, load_dataset_splits
 from bertft_core.data.prepare import CONFLICT
 from bertft_core.data.quality import gate_faulty_share
 from bertft_core.data.splits import SPLITS
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 TWINS_VERSION = 2
 FILE = "left_out.npz"  # in a folder of tokens: why each row of train and of validation is left out
 STAYS, OVERLAP, DUPLICATE, CONFLICTING, EMPTY, ALIKE = range(6)
-_KEPT = (STAYS, ALIKE)
 _WHY = {CONFLICTING: CONFLICT, EMPTY: "empty text"}  # as the gate of data calls them
 Codes = npt.NDArray[np.int8]
 
@@ -66,7 +65,7 @@ def find_twins(splits: list[TokenArrays], cut: list[Any], marks: set[int], unkno
         out[among & (sides < nearest[group])] = code
     in_several = counts[group] > 1
     is_certain = is_whole & np.concatenate([_lacks(arrays, unknown) for arrays in splits])
-    places = np.flatnonzero(in_several & is_certain & np.isin(out, _KEPT))
+    places = np.flatnonzero(in_several & is_certain & ~_is_left_out(out))
     labels = _labels(splits)
     by_group: dict[int, list[int]] = {}
     for place in places.tolist():
@@ -117,12 +116,15 @@ def without_twins(
 ) -> DatasetSplits:
     """The splits without the rows of train and validation that the folder `tokens` says to leave out.
 
-    Content-addressed under `root`; the report of the gate counts them, rows that contradict each other or are empty
-    go to the quarantine. Raises DataError where a class is left without a row in train, or validation without any, and
-    where more than `max_faulty_share` of the rows are in the quarantine.
+    Content-addressed under `root`, or `dataset` with a warning more where no row is left out. The report of the gate
+    counts the rows, those that contradict each other or are empty go to the quarantine. Raises DataError where a class
+    is left without a row in train, or validation without any, and where more than `max_faulty_share` of the rows are in
+    the quarantine.
     """
     with np.load(tokens / FILE, allow_pickle=False) as stored:
         codes = [stored[split] for split in SPLITS]
+    if not any(_is_left_out(code).any() for code in codes[:2]):
+        return replace(dataset, report=_with_twins(dataset.report, codes, encoder))
     key = hash_json([TWINS_VERSION, dataset.path.name, encoder, _content(codes)])[:32]
     folder = Path(root).resolve() / key
     if not is_complete(folder):
@@ -155,6 +157,19 @@ def _write(
     write_json(staging / "report.json", {**fields, "fingerprint": hash_json([dataset.fingerprint, _content(codes)])})
 
 
+def _is_left_out(code: Codes) -> npt.NDArray[np.bool_]:
+    return ~np.isin(code, (STAYS, ALIKE))
+
+
+def _number(codes: list[Codes], code: int) -> int:
+    """Rows of train and validation with a code."""
+    return sum(int((own == code).sum()) for own in codes[:2])
+
+
+def _overlaps(codes: list[Codes]) -> dict[str, int]:
+    return {split: int((code == OVERLAP).sum()) for split, code in zip(SPLITS[:2], codes, strict=False)}
+
+
 def _content(codes: list[Codes]) -> list[str]:
     return [hashlib.sha256(code.tobytes()).hexdigest() for code in codes[:2]]
 
@@ -170,9 +185,9 @@ def _copy_kept(source: Path, code: Codes, target: Path) -> list[tuple[dict[str, 
                 part = reader.get_batch(number)
                 of_part = code[start : start + part.num_rows]
                 start += part.num_rows
-                stays = np.isin(of_part, _KEPT)
-                writer.write_batch(part.filter(pa.array(stays)))
-                gone += zip(part.filter(pa.array(~stays)).to_pylist(), of_part[~stays].tolist(), strict=True)
+                is_out = _is_left_out(of_part)
+                writer.write_batch(part.filter(pa.array(~is_out)))
+                gone += zip(part.filter(pa.array(is_out)).to_pylist(), of_part[is_out].tolist(), strict=True)
     return gone
 
 
@@ -186,7 +201,7 @@ def _names(dataset: DatasetSplits, row: dict[str, Any]) -> list[str]:
 def _fields(dataset: DatasetSplits, codes: list[Codes], lost: list[Counter[str]], encoder: str) -> dict[str, Any]:
     """report.json of the splits that are left; lost: rows of each class that train and validation lose."""
     report = dataset.report
-    gone = [int((~np.isin(code, _KEPT)).sum()) for code in codes[:2]]
+    gone = [int(_is_left_out(code).sum()) for code in codes[:2]]
     counts = {
         split: {name: n - of[name] for name, n in report.class_counts[split].items()}
         for split, of in zip(SPLITS, [*lost, Counter[str]()], strict=True)
@@ -198,36 +213,39 @@ def _fields(dataset: DatasetSplits, codes: list[Codes], lost: list[Counter[str]]
             raise DataError(f"class {name!r} has no row left in train: all {lost[0][name]} {why}; {remedy}")
     if gone[1] == dataset.n_validation:
         raise DataError(f"validation has no row left: all {gone[1]} {why}; {remedy}")
-    total = {code: sum(int((c == code).sum()) for c in codes[:2]) for code in (OVERLAP, DUPLICATE, CONFLICTING, EMPTY)}
-    overlaps = {s: int((c == OVERLAP).sum()) for s, c in zip(SPLITS[:2], codes, strict=False)}
     reasons = dict(report.reasons)
     for code, reason in _WHY.items():
-        if total[code]:
-            reasons[reason] = reasons.get(reason, 0) + total[code]
+        if n := _number(codes, code):
+            reasons[reason] = reasons.get(reason, 0) + n
+    quarantined = sum(_number(codes, code) for code in _WHY)
     changed = replace(
-        report,
+        _with_twins(report, codes, encoder),
         rows_used=report.rows_used - sum(gone),
-        rows_quarantined=report.rows_quarantined + total[CONFLICTING] + total[EMPTY],
-        duplicates_dropped=report.duplicates_dropped + total[OVERLAP] + total[DUPLICATE],
-        overlaps={s: report.overlaps.get(s, 0) + n for s, n in overlaps.items()},
+        rows_quarantined=report.rows_quarantined + quarantined,
+        duplicates_dropped=report.duplicates_dropped + sum(gone) - quarantined,
         reasons=reasons,
         class_counts=counts,
-        warnings=(*report.warnings, *_warnings(codes, total, overlaps, encoder)),
     )
     fields = {name: value for name, value in asdict(dataset).items() if name not in ("directory", "multi_label")}
     sizes = {"n_train": dataset.n_train - gone[0], "n_validation": dataset.n_validation - gone[1]}
     return {**fields, **sizes, "is_multi": dataset.multi_label, "report": asdict(changed)}
 
 
-def _warnings(codes: list[Codes], total: dict[int, int], overlaps: dict[str, int], encoder: str) -> list[str]:
+def _with_twins(report: DataReport, codes: list[Codes], encoder: str) -> DataReport:
+    """The report with overlaps and warnings by token ids; the counts of its rows are as they were."""
+    overlaps = {split: report.overlaps.get(split, 0) + n for split, n in _overlaps(codes).items()}
+    return replace(report, overlaps=overlaps, warnings=(*report.warnings, *_warnings(codes, encoder)))
+
+
+def _warnings(codes: list[Codes], encoder: str) -> list[str]:
     """What was left out, and what is left in test."""
     by, later = f"by the tokenizer of {encoder}", {"train": "a validation or test row", "validation": "a test row"}
     lines = [
         f"{counted(n, f'row of {s} has', f'rows of {s} have')} the token ids of {later[s]} {by}: left out of {s}"
-        for s, n in overlaps.items()
+        for s, n in _overlaps(codes).items()
         if n
     ]
-    if n := sum(int((code == ALIKE).sum()) for code in codes[:2]):
+    if n := _number(codes, ALIKE):
         rows = counted(n, "row of train or validation has", "rows of train or validation have")
         lines.append(
             f"{rows} the token ids of a row nearer to test once cut to tokenization.max_length: they stay, as texts to "
@@ -239,7 +257,7 @@ def _warnings(codes: list[Codes], total: dict[int, int], overlaps: dict[str, int
         EMPTY: ("has", "have", "no token: quarantined"),
     }
     for code, (one, many, text) in said.items():
-        if n := total[code]:
+        if n := _number(codes, code):
             lines.append(f"{counted(n, f'row {one}', f'rows {many}')} {text} ({by})")
     for code, text in ((CONFLICTING, "the token ids of test rows with another label"), (EMPTY, "no token")):
         if n := int((codes[2] == code).sum()):

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from bertft_core.base.errors import BertftError, DamagedFile, InputError
 from bertft_core.base.files import MANIFEST, is_complete, load_array, replacing, write_json
 from bertft_core.base.hashes import hash_file
-from bertft_core.base.home import LEAST_FREE, STATE_FORMAT, Stamp, read_stamp
+from bertft_core.base.home import LEAST_FREE, STATE_FORMAT, HomeFormat, read_format
 from bertft_core.base.locks import holders
 from bertft_core.base.records import BROKEN, read_record, set_aside
 from bertft_core.base.text import counted
@@ -50,11 +50,11 @@ def stamp(home: Path) -> Iterator[Finding]:
 
     def write(fault: Exception | None = None) -> str:
         aside = f"; the old one is kept as {set_aside(file, fault).name}" if fault else ""
-        write_json(file, asdict(Stamp(format=STATE_FORMAT)))
+        write_json(file, asdict(HomeFormat(format=STATE_FORMAT)))
         return f"written anew as format {STATE_FORMAT}{aside}"
 
     try:
-        found = read_stamp(home).format
+        found = read_format(home).format
         if found != STATE_FORMAT:
             remedy = f"install the matching bertft release: this one reads format {STATE_FORMAT}"
             yield Finding(severity=ERROR, where=str(file), found=f"format {found}", remedy=remedy)

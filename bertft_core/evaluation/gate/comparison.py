@@ -25,6 +25,7 @@ from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.gate.checks import Check
 from bertft_core.evaluation.scores.intervals import (
     Bootstrap,
+    Interval,
     PairedDifference,
     accuracy_p,
     mcnemar,
@@ -255,21 +256,33 @@ def _with_a_lost_row(pair: Comparison) -> Comparison:
 
 
 def detectable(rule: PromotionRule, shown: PairedDifference) -> float:
-    """The true difference that as many rows show with 80 % power: (z(1 - alpha) + z(0.8)) standard errors.
+    """The true difference that as many rows show with 80 % power (`least_shown`).
 
     For accuracy the standard error is sqrt(discordance / n) (Dietterich 1998; 2.8 sqrt(d / n) at 5 % two-sided),
-    for other metrics it is read off the interval. No fewer than log2(1 / alpha) rows, all in favour, show
-    anything (exact McNemar).
+    for other metrics it is read off the interval.
     """
-    normal = NormalDist()
     if rule.metric == "accuracy" and shown.groups is None:
         error = math.sqrt((shown.a_only + shown.b_only) / shown.n**2)
     else:
-        error = (shown.high - shown.low) / (2 * normal.inv_cdf((1 + rule.level) / 2))
+        error = standard_error((shown.low, shown.high), rule.level)
+    return least_shown(rule, error, shown.groups or shown.n)
+
+
+def standard_error(interval: Interval, level: float) -> float:
+    """That of a value whose two-sided interval at `level` this is."""
+    return (interval[1] - interval[0]) / (2 * NormalDist().inv_cdf((1 + level) / 2))
+
+
+def least_shown(rule: PromotionRule, error: float, n: int) -> float:
+    """The true difference that is shown with 80 % power: (z(1 - alpha) + z(0.8)) standard errors (`error`).
+
+    No fewer than log2(1 / alpha) of the n rows or groups, all in favour, show anything (exact McNemar).
+    """
+    normal = NormalDist()
     least = (normal.inv_cdf(1 - rule.alpha) + normal.inv_cdf(POWER)) * error
     if rule.metric == "log_loss":
         return least
-    return max(least, math.ceil(math.log2(1 / rule.alpha)) / (shown.groups or shown.n))
+    return max(least, math.ceil(math.log2(1 / rule.alpha)) / n)
 
 
 def _at(pair: Comparison) -> str:

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from bertft_core.base.errors import BusyError, InputError
+from bertft_core.config.run import parse_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.doctor.examination import examine
 from bertft_core.registry import aliases, ledger
+from bertft_core.search.lease import Owner
+from bertft_core.search.storage import open_storage
+from bertft_core.search.study import SearchStudy
 from bertft_core.tracking import store as tracking
 
 from ..homes.restore import restore
@@ -97,6 +101,28 @@ def test_what_is_broken_is_named_mended_and_sound_afterwards(home: Path, where: 
     assert examined(home, repair=True) == [] and examined(home) == []
     kept = [p for p in home.rglob("*.broken")]
     assert bool(kept) == (where in SMALL or where.endswith(".jsonl"))  # evidence is kept, caches are not
+
+
+def test_trial_of_a_process_that_has_ended_is_given_free(home: Path) -> None:
+    config = parse_config(
+        {
+            "name": "letters",
+            "data": {"source": "x.csv"},
+            "model": {"pretrained": "m"},
+            "search": {"trials": 2, "space": {"lr": {"low": 1e-5, "high": 1e-4}}},
+        },
+        home,
+    )
+    killed = SearchStudy(open_storage(None, home), "letters-study", config, Owner(pid=GONE, began=1))
+    assert killed.claim() is not None
+    ((severity, named),) = examined(home)
+    assert (severity, named) == ("warning", "search/studies.db")
+    (told,) = (f for f in examine(home, load_mlflow_config(environ={}), repair=True)["findings"] if f["mended"])
+    assert f"study letters-study: trial 0 held by process {GONE} on " in told["found"]
+    assert told["mended"] == "trial 0 given free; the next search of it goes on with it"
+    assert examined(home) == []
+    taken = SearchStudy(open_storage(None, home), "letters-study", config).claim()
+    assert taken is not None and taken.is_adopted
 
 
 def test_last_training_is_made_again_from_its_run(home: Path) -> None:

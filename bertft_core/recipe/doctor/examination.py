@@ -63,6 +63,7 @@ def _findings(home: Path, config: MlflowConfig) -> Iterator[Finding]:
         home_checks.nights,
         home_checks.contents,
         home_checks.databases,
+        home_checks.studies,
         home_checks.left_behind,
     ):
         yield from _isolated(check.__name__, partial(check, home))

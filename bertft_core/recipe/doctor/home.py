@@ -234,6 +234,30 @@ def damage(file: Path) -> str:
     return "" if found == "ok" else " ".join(found.split())
 
 
+def studies(home: Path) -> Iterator[Finding]:
+    """Trials of search/studies.db that a process holds which has ended."""
+    file = home / "search" / "studies.db"
+    if not file.exists() or not file.stat().st_size or damage(file):  # damage is told by the check of databases
+        return
+    from bertft_core.search.abandoned import find_abandoned, free  # Optuna, 0.5 s
+    from bertft_core.search.storage import open_storage
+
+    for found in find_abandoned(file):
+        what = f"{'trial' if len(found.slots) == 1 else 'trials'} {', '.join(map(str, found.slots))}"
+
+        def release(study: str = found.study, what: str = what) -> str:
+            free(open_storage(None, home), study)
+            return f"{what} given free; the next search of it goes on with {'it' if ',' not in what else 'them'}"
+
+        yield Finding(
+            severity=WARNING,
+            where=str(file),
+            found=f"study {found.study}: {what} held by {', '.join(found.owners)}, which has ended",
+            remedy="give free; the next search of it does so by itself",
+            repair=release,
+        )
+
+
 def left_behind(home: Path) -> Iterator[Finding]:
     """What killed processes left, what was moved aside, what is held at this moment."""
     for path, why in leftovers(home):

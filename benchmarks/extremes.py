@@ -1,0 +1,99 @@
+"""Kills, signals, flipped bits, surroundings and sizes at the edge of sense: what each real command answers.
+
+    python benchmarks/extremes.py [--only WORD] [--out FILE] [--write] [--json]
+
+Each case runs the command line in a temporary folder of its own, over loopback alone, with an encoder of random weights
+(3 layers) on rows that can be learnt, in float32 on one thread. A case is met where the exit code is an expected one,
+no process is left, no Python trace is shown, and what the case looks at afterwards is right. Peak: the largest process
+of the command's tree, MB. A second start goes on after the last finished case. --write: the table into
+docs/extremes.md. Needs Linux; a read-only home needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import extremes_files
+import extremes_kills
+import extremes_sizes
+from extremes_world import Case, Met
+from records import Records
+
+CASES = [*extremes_kills.CASES, *extremes_files.CASES, *extremes_sizes.CASES]
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "extremes.md"
+BEGIN, END = "<!-- made by benchmarks/extremes.py --write -->", "<!-- end -->"
+
+
+def attempted(case: Case) -> dict[str, Any]:
+    """One case in a folder that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="extreme-")).resolve()
+    try:
+        met = case.run(folder)
+    except Exception as fault:  # a case that falls over is one that is not met
+        met = Met(code=-1, said="", seconds=0.0, megabytes=0.0, wrong=f"{type(fault).__name__}: {fault}"[:300])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    met = met if met.code in case.codes else met.but(f"exit code {met.code}")
+    told = {"said": met.said.replace(str(folder), "…"), "wrong": met.wrong.replace(str(folder), "…")}
+    return {**met.to_json(), **told}
+
+
+def processor() -> str:
+    """The kind of processor and what of wide numbers it has."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = next(
+        (one.partition(":")[2].strip() for one in text.splitlines() if one.startswith("model name")), "unknown"
+    )
+    return ", ".join([model, *(name for name in ("avx2", "avx512f", "avx512_bf16") if f" {name} " in text)])
+
+
+def line(case: Case, found: dict[str, Any]) -> str:
+    """A row of the table."""
+    happened = f"**{found['wrong']}**: {found['said']}" if found["wrong"] else found["said"] or "as expected"
+    took = f"{found['seconds']:.0f}", f"{found['megabytes']:.0f}"
+    cells = (case.name, case.expected, found["code"], happened, *took)
+    shown = " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
+    return f"| {shown} |"
+
+
+def main() -> int:
+    """A row a case; 1 where one was not met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="WORD", help="cases with this in their name")
+    parser.add_argument("--out", type=Path, default=Path("results/extremes.jsonl"), help="the records")
+    parser.add_argument("--again", action="store_true", help="measure the chosen cases anew")
+    parser.add_argument("--write", action="store_true", help="the table of all recorded cases into docs/extremes.md")
+    parser.add_argument("--json", action="store_true", help="print one document")
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    records = Records(args.out, machine)
+    found: dict[str, dict[str, Any]] = {}
+    for case in CASES:
+        known = None if args.again and args.only in case.name else records.get(case.name)
+        if known is None and args.only in case.name:
+            known = records.add(case.name, attempted(case))
+            print(line(case, known), file=sys.stderr, flush=True)
+        if known is not None:
+            found[case.name] = known
+    head = "| case | expected | exit | what happened | s | peak MB |\n|---|---|---|---|---|---|"
+    text = "\n".join([head, *(line(case, found[case.name]) for case in CASES if case.name in found)])
+    missed = [name for name, one in found.items() if one["wrong"]]
+    if args.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    print(json.dumps(found, indent=1) if args.json else f"{text}\n\n{len(found)} cases, {len(missed)} not met")
+    return 1 if missed or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

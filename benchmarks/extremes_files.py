@@ -1,0 +1,94 @@
+"""Flipped bits, a home that may only be read, surroundings that lack what most have."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from extremes_kills import flip
+from extremes_world import Case, Met, bertft, learnable, table, trained, unlike
+
+_READING = (
+    ("history", "x"),
+    ("nights", "x"),
+    ("compare", "x", "1", "1", "--data", "rows.csv"),
+    ("predict", "--model", "models:/x@champion", "--input", "rows.csv", "--output", "answers.csv"),
+    ("report", "run.yaml"),
+    ("doctor",),
+    ("gc",),
+)
+_WRITING = (
+    ("check", "run.yaml"),
+    ("run", "run.yaml"),
+    ("nightly", "run.yaml"),
+    ("search", "run.yaml"),
+    ("promote", "x"),
+    ("rollback", "x", "--reason", "why"),
+    ("resume", "x", "--reason", "why"),
+    ("adopt", "x"),
+    ("gc", "--apply"),
+    ("doctor", "--repair"),
+    ("deploy", "run.yaml"),
+    ("up",),
+)
+
+
+def flipped(pattern: str, *command: str) -> Callable[[Path], Met]:
+    """One bit in the middle of each file that matches, after a run with a search of two trials; then the command."""
+
+    def run(folder: Path) -> Met:
+        made = trained(folder, search={"trials": 2, "confirm": {"top": 1, "seeds": 1}}, training={"unfreezing": "late"})
+        files = [file for file in (folder / "home").glob(pattern) if file.is_file()]
+        if made.code or not files:
+            return made if made.code else made.but(f"no file is {pattern}")
+        for file in files:
+            flip(file)
+        return bertft(folder, *command)
+
+    return run
+
+
+def read_only(*verb: str) -> Callable[[Path], Met]:
+    """A verb on a home whose disk cannot be written."""
+
+    def run(folder: Path) -> Met:
+        made = trained(folder)
+        if made.code:
+            return made
+        home = folder / "home"
+        mount = f"mount --bind {home} {home} && mount -o remount,bind,ro {home}"
+        return bertft(folder, *verb, shell=f"unshare -m sh -c '{mount} && exec \"$@\"' sh {{}}")
+
+    return run
+
+
+def no_working_directory(folder: Path) -> Met:
+    """history where the working directory was deleted."""
+    made = trained(folder)
+    return made if made.code else bertft(folder, "history", "x", shell="mkdir gone && cd gone && rmdir ../gone && {}")
+
+
+def no_home_variable(folder: Path) -> Met:
+    """A run without HOME and USER."""
+    table(folder, learnable(600))
+    met = bertft(folder, "run", "run.yaml", without=("HOME", "USER", "LOGNAME"))
+    return met.but(unlike(folder, versions=[1], aliases={"champion": 1}))
+
+
+_AGAIN = ("run", "run.yaml", "training.lr=2e-3")
+_NAMED = "it works, or one line says what to do"
+_ANEW = "told by its digest and made anew"
+CASES = [
+    Case("flipped bit in tokens", _ANEW, (0,), flipped("tokens/*/*.arrow", *_AGAIN)),
+    Case("flipped bit in segments of hidden states", _ANEW, (0,), flipped("prefix/*/*.seg*", *_AGAIN)),
+    Case("flipped bit in studies.db", _NAMED, (0, 1, 2), flipped("search/studies.db", "search", *_AGAIN[1:])),
+    Case("flipped bit in fit/result.json", _ANEW, (0,), flipped("runs/*/fit/result.json", "evaluate", "run.yaml")),
+    Case("deleted working directory, history", _NAMED, (0, 2), no_working_directory),
+    Case("no HOME, USER, LOGNAME, run", "as with them", (0,), no_home_variable),
+    *(
+        Case(f"read-only home, {' '.join(verb[: 2 if verb[0] in ('gc', 'doctor') else 1])}", _NAMED, (0, 1, 2), run)
+        for verb, run in ((verb, read_only(*verb)) for verb in (*_READING, *_WRITING))
+        if shutil.which("unshare")
+    ),
+]

@@ -1,0 +1,240 @@
+"""Where the cases of extremes.py happen: commands that are struck, rows, and what a home holds afterwards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bertft_core.testing.encoders import tiny_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = "import sys; sys.argv[0] = 'bertft'; from flows.cli import main; sys.exit(main())"
+# The command line, killed just before or after the n-th call of a function.
+STRUCK = """
+import importlib, os, signal, sys
+when, module, name, number = sys.argv[1:5]
+del sys.argv[1:5]
+owner, left = importlib.import_module(module), [int(number)]
+*path, last = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+real = getattr(owner, last)
+def struck(*args, **kwargs):
+    left[0] -= 1
+    if left[0] == 0 and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    done = real(*args, **kwargs)
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+setattr(owner, last, struck)
+from flows.cli import main
+sys.exit(main())
+"""
+LIMIT = 1500.0  # seconds of a command
+GRACE = 20.0  # within which a command that was told to end is gone, with all its processes
+NAME = "x"
+TRAINING = {"epochs": 1, "batch_size": 32, "lr": 1e-3, "precision": "float32", "threads": 1}
+FILLER = ("the", "a", "was", "of", "new", "old", "very", "on", "in", "and")
+Strike = tuple[str, str, str, int]  # when, module, function, number of the call
+
+
+@dataclass(frozen=True, kw_only=True)
+class Met:
+    """What a command answered. said: its last line for people; megabytes: of its largest process.
+
+    wrong: what should not be, in words: a Python trace, processes that outlive it, half of a result; "" for nothing.
+    """
+
+    code: int
+    said: str
+    seconds: float
+    megabytes: float
+    wrong: str = ""
+
+    def but(self, wrong: str) -> Met:
+        """The same with something else that is wrong."""
+        return replace(self, wrong="; ".join(filter(None, (self.wrong, wrong))))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a record has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A situation. expected: the right end in words; codes: the exit codes that are right; run: brings it about."""
+
+    name: str
+    expected: str
+    codes: tuple[int, ...]
+    run: Callable[[Path], Met]
+
+
+class Command:
+    """A bertft command at work, in a session of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        strike: Strike | None = None,
+        shell: str = "",
+        without: tuple[str, ...] = (),
+        **variables: str,
+    ) -> None:
+        """shell: what wraps the command, with {} in its place. without: variables that it does not get."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("BERTFT_", "PREFECT_", "MLFLOW_"))}
+        environ |= {"BERTFT_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+        for name in without:
+            environ.pop(name, None)
+        start = [MAIN] if strike is None else [STRUCK, *map(str, strike)]
+        line = [sys.executable, "-P", "-c", *start, *arguments]
+        if shell:
+            line = ["sh", "-c", shell.format('"$@"'), "sh", *line]
+        self.home = environ["BERTFT_HOME"]
+        self.errors, self.output = folder / "err", folder / "out"
+        self.begun, self.asked = time.monotonic(), 0.0
+        with open(self.errors, "wb") as errors, open(self.output, "wb") as output:
+            self.process = subprocess.Popen(
+                line, cwd=folder, env=environ, stdout=output, stderr=errors, start_new_session=True
+            )
+
+    def until(self, is_there: Callable[[], Any]) -> bool:
+        """Wait until something is there; False where the command ended before, or took too long."""
+        while not is_there():
+            if self.process.poll() is not None or time.monotonic() - self.begun > LIMIT:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def send(self, *signals: int) -> Command:
+        """Send signals, half a second between two; SIGINT to the whole group, as a terminal does."""
+        for number in signals:
+            with suppress(ProcessLookupError):
+                (os.killpg if number == signal.SIGINT else os.kill)(self.process.pid, number)
+            time.sleep(0.5)
+        self.asked = time.monotonic()
+        return self
+
+    def end(self) -> Met:
+        """Wait for its end, and for that of its processes."""
+        until = self.asked + GRACE if self.asked else self.begun + LIMIT
+        is_late = False
+        while (ended := os.wait4(self.process.pid, os.WNOHANG))[0] == 0:
+            if time.monotonic() > until:
+                is_late = True
+                os.killpg(self.process.pid, signal.SIGKILL)
+            time.sleep(0.05)
+        self.process.returncode = os.waitstatus_to_exitcode(ended[1])
+        seconds, gone = time.monotonic() - self.begun, time.monotonic() + GRACE
+        while (left := of_home(self.home)) and time.monotonic() < gone:
+            time.sleep(0.1)
+        text = self.errors.read_text(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()] or [""]
+        faults = {
+            "a Python trace": "Traceback (most recent call last)" in text,
+            f"does not end within {GRACE if self.asked else LIMIT:g} s": is_late,
+            f"left running: {', '.join(left.values())}": left,
+        }
+        return Met(
+            code=self.process.returncode,
+            said=lines[-1][:300],
+            seconds=round(seconds, 1),
+            megabytes=round(ended[2].ru_maxrss / 1024),
+            wrong="; ".join(what for what, is_so in faults.items() if is_so),
+        )
+
+
+def of_home(home: str) -> dict[int, str]:
+    """Living processes of commands on this home and what they are, but for the one that clears up after a command."""
+    found, mark = {}, f"BERTFT_HOME={home}".encode()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it ended meanwhile
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") and b"BERTFT_SESSION" not in words:
+                found[int(pid)] = words.replace(b"\0", b" ").decode(errors="replace")[-60:].strip()
+    return found
+
+
+def bertft(folder: Path, *arguments: str, **more: Any) -> Met:
+    """Run a command to its end."""
+    return Command(folder, *arguments, **more).end()
+
+
+def table(folder: Path, rows: list[dict[str, Any]], **sections: Any) -> None:
+    """rows.csv, an encoder of random weights, run.yaml of the model `x`, a rule that lets every first version win."""
+    with open(folder / "rows.csv", "w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    tiny_encoder(folder / "encoder", layers=3, hidden=32, seed=1)
+    settings: dict[str, Any] = {
+        "name": NAME,
+        "data": {"source": "rows.csv", "text": "text", "label": "label"},
+        "model": {"pretrained": "encoder"},
+        "tokenization": {"max_length": 24},
+        "training": TRAINING,
+        "evaluation": {"resamples": 200},
+    }
+    for section, values in sections.items():
+        settings[section] = {**settings.get(section, {}), **values}
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "mlflow.yaml").write_text("promotion: {baseline: off}\n")
+    (folder / "strict.yaml").write_text("promotion: {baseline: off, min_score: {accuracy: 1.01}}\n")
+
+
+def learnable(count: int, classes: int = 3) -> list[dict[str, Any]]:
+    """Rows whose class stands in their text."""
+    rng = random.Random(0)
+    return [
+        {"text": f"{' '.join(rng.choices(FILLER, k=6))} word{i % classes} {i}", "label": f"class{i % classes}"}
+        for i in range(count)
+    ]
+
+
+def trained(folder: Path, **sections: Any) -> Met:
+    """A finished run of 600 rows; its version is champion."""
+    table(folder, learnable(600), **sections)
+    return bertft(folder, "run", "run.yaml")
+
+
+def registered(folder: Path) -> dict[str, Any]:
+    """What mlflow.db says: versions, aliases, (action, state, version) of the ledger, states of runs, weights."""
+    with closing(sqlite3.connect(f"file:{folder}/home/mlflow.db?mode=ro", uri=True, timeout=30)) as database:
+
+        def ask(what: str) -> list[Any]:
+            return database.execute(what).fetchall()
+
+        entries = [
+            json.loads(value)
+            for key, value in ask("SELECT key, value FROM registered_model_tags ORDER BY key")
+            if key.startswith("bertft.ledger.")
+        ]
+        return {
+            "versions": [version for (version,) in ask("SELECT version FROM model_versions ORDER BY version")],
+            "aliases": dict(ask("SELECT alias, version FROM registered_model_aliases")),
+            "ledger": [(e["action"], e["state"], e["version"]) for e in entries],
+            "unfinished": ask("SELECT count(*) FROM runs WHERE status = 'RUNNING'")[0][0],
+            "weights": sorted(v for (v,) in ask("SELECT value FROM model_version_tags WHERE key = 'bertft.weights'")),
+        }
+
+
+def unlike(folder: Path, **wanted: Any) -> str:
+    """What `registered` says else than wanted, in words."""
+    found = registered(folder)
+    return "; ".join(f"{k} is {found[k]}, not {v}" for k, v in wanted.items() if found[k] != v)

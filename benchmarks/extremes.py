@@ -19,13 +19,14 @@ import resource
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import extremes_files
 import extremes_kills
 import extremes_sizes
-from extremes_world import Case, Met
+from extremes_world import Case, Met, trained
 from records import Records
 
 CASES = [*extremes_kills.CASES, *extremes_files.CASES, *extremes_sizes.CASES]
@@ -33,18 +34,20 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "extremes.md"
 BEGIN, END = "<!-- made by benchmarks/extremes.py --write -->", "<!-- end -->"
 
 
-def attempted(case: Case) -> dict[str, Any]:
-    """One case in a folder that is gone afterwards."""
+def attempted(case: Case, base: Path) -> dict[str, Any]:
+    """One case in a folder of its own, which is gone afterwards, or in the one that was trained below `base`."""
     folder = Path(tempfile.mkdtemp(prefix="extreme-")).resolve()
     try:
-        met = case.run(folder)
+        met = case.run(trained(base, versions=case.versions) if case.versions else folder)
     except Exception as fault:  # a case that falls over is one that is not met
         met = Met(code=-1, said="", seconds=0.0, megabytes=0.0, wrong=f"{type(fault).__name__}: {fault}"[:300])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     met = met if met.code in case.codes else met.but(f"exit code {met.code}")
-    told = {"said": met.said.replace(str(folder), "…"), "wrong": met.wrong.replace(str(folder), "…")}
-    return {**met.to_json(), **told}
+    told = {
+        key: getattr(met, key).replace(str(folder), "…").replace(str(base / "place"), "…") for key in ("said", "wrong")
+    }
+    return {**asdict(met), **told}
 
 
 def processor() -> str:
@@ -81,7 +84,7 @@ def main() -> int:
     for case in CASES:
         known = None if args.again and args.only in case.name else records.get(case.name)
         if known is None and args.only in case.name:
-            known = records.add(case.name, attempted(case))
+            known = records.add(case.name, attempted(case, args.out.resolve().with_suffix()))
             print(line(case, known), file=sys.stderr, flush=True)
         if known is not None:
             found[case.name] = known

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from extremes_kills import flip
-from extremes_world import Case, Met, bertft, learnable, table, trained, unlike
+from extremes_world import Case, Met, bertft, learnable, table, unlike
 
 _READING = (
     ("history", "x"),
@@ -35,16 +35,14 @@ _WRITING = (
 
 
 def flipped(pattern: str, *command: str) -> Callable[[Path], Met]:
-    """One bit in the middle of each file that matches, after a run with a search of two trials; then the command."""
+    """One bit in the middle of each file that matches; then the command."""
 
     def run(folder: Path) -> Met:
-        made = trained(folder, search={"trials": 2, "confirm": {"top": 1, "seeds": 1}}, training={"unfreezing": "late"})
         files = [file for file in (folder / "home").glob(pattern) if file.is_file()]
-        if made.code or not files:
-            return made if made.code else made.but(f"no file is {pattern}")
         for file in files:
             flip(file)
-        return bertft(folder, *command)
+        met = bertft(folder, *command)
+        return met if files else met.but(f"no file is {pattern}")
 
     return run
 
@@ -53,9 +51,6 @@ def read_only(*verb: str) -> Callable[[Path], Met]:
     """A verb on a home whose disk cannot be written."""
 
     def run(folder: Path) -> Met:
-        made = trained(folder)
-        if made.code:
-            return made
         home = folder / "home"
         mount = f"mount --bind {home} {home} && mount -o remount,bind,ro {home}"
         return bertft(folder, *verb, shell=f"unshare -m sh -c '{mount} && exec \"$@\"' sh {{}}")
@@ -63,10 +58,9 @@ def read_only(*verb: str) -> Callable[[Path], Met]:
     return run
 
 
-def no_working_directory(folder: Path) -> Met:
-    """history where the working directory was deleted."""
-    made = trained(folder)
-    return made if made.code else bertft(folder, "history", "x", shell="mkdir gone && cd gone && rmdir ../gone && {}")
+def no_working_directory(*verb: str) -> Callable[[Path], Met]:
+    """A verb where the working directory was deleted."""
+    return lambda folder: bertft(folder, *verb, shell="mkdir gone && cd gone && rmdir ../gone && {}")
 
 
 def no_home_variable(folder: Path) -> Met:
@@ -76,18 +70,21 @@ def no_home_variable(folder: Path) -> Met:
     return met.but(unlike(folder, versions=[1], aliases={"champion": 1}))
 
 
-_AGAIN = ("run", "run.yaml", "training.lr=2e-3")
+_AGAIN = ("run", "run.yaml", "search.trials=0", "training.alpha=0.8")
+_EVALUATE = ("evaluate", "run.yaml")
 _NAMED = "it works, or one line says what to do"
 _ANEW = "told by its digest and made anew"
+_DAMAGED = "search/studies.db", "search", "run.yaml"
 CASES = [
-    Case("flipped bit in tokens", _ANEW, (0,), flipped("tokens/*/*.arrow", *_AGAIN)),
-    Case("flipped bit in segments of hidden states", _ANEW, (0,), flipped("prefix/*/*.seg*", *_AGAIN)),
-    Case("flipped bit in studies.db", _NAMED, (0, 1, 2), flipped("search/studies.db", "search", *_AGAIN[1:])),
-    Case("flipped bit in fit/result.json", _ANEW, (0,), flipped("runs/*/fit/result.json", "evaluate", "run.yaml")),
-    Case("deleted working directory, history", _NAMED, (0, 2), no_working_directory),
+    Case("flipped bit in tokens", _ANEW, (0,), flipped("tokens/*/*.arrow", *_AGAIN), versions=1),
+    Case("flipped bit in segments of hidden states", _ANEW, (0,), flipped("prefix/*/*.seg*", *_AGAIN), versions=1),
+    Case("flipped bit in studies.db", _NAMED, (0, 1, 2), flipped(*_DAMAGED), versions=1),
+    Case("flipped bit in fit/result.json", _ANEW, (0,), flipped("runs/*/fit/result.json", *_EVALUATE), versions=1),
+    Case("deleted working directory, history", _NAMED, (0, 2), no_working_directory("history", "x"), versions=1),
+    Case("deleted working directory, run", _NAMED, (2,), no_working_directory("run", "run.yaml"), versions=1),
     Case("no HOME, USER, LOGNAME, run", "as with them", (0,), no_home_variable),
     *(
-        Case(f"read-only home, {' '.join(verb[: 2 if verb[0] in ('gc', 'doctor') else 1])}", _NAMED, (0, 1, 2), run)
+        Case(f"read-only home, {' '.join(verb[: 2 if verb[0] in ('gc', 'doctor') else 1])}", _NAMED, (0, 1, 2), run, 1)
         for verb, run in ((verb, read_only(*verb)) for verb in (*_READING, *_WRITING))
         if shutil.which("unshare")
     ),

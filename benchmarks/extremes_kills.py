@@ -8,11 +8,12 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extremes_world import LIMIT, Case, Command, Met, Strike, bertft, learnable, registered, table, trained, unlike
+from extremes_world import LIMIT, Case, Command, Met, bertft, learnable, registered, table, unlike
 from nights_world import free_port
 
 _KILLED = -signal.SIGKILL
@@ -26,7 +27,8 @@ def undisturbed(folder: Path) -> list[str]:
     if "weights" not in _undisturbed:
         beside = folder / "undisturbed"
         beside.mkdir()
-        trained(beside)
+        table(beside, learnable(600))
+        bertft(beside, "run", "run.yaml")
         _undisturbed["weights"] = registered(beside)["weights"]
     return _undisturbed["weights"]
 
@@ -62,22 +64,20 @@ def struck_tell(*strike: Any) -> Callable[[Path], Met]:
     return run
 
 
-def struck_cleaning(folder: Path, strike: Strike) -> Met:
+def struck_cleaning(*strike: Any) -> Callable[[Path], Met]:
     """gc of three versions, of which one may go, killed at a spot; then the same again, and the run is unchanged."""
-    made = trained(folder)
-    for rate in ("training.lr=2e-3", "training.lr=3e-3"):
-        made = made if made.code else bertft(folder, "run", "run.yaml", rate, "--mlflow", "strict.yaml")
-    if made.code:
-        return made
-    clean = ("gc", "--keep", "1", "--days", "0", "--apply")
-    first = bertft(folder, *clean, strike=strike)
-    if first.code != _KILLED:
-        return first.but("it was not struck")
-    again = bertft(folder, *clean).but(first.wrong)
-    again = again.but(unlike(folder, versions=[1, 3], aliases={"champion": 1, "challenger": 3}))
-    left = [str(path.relative_to(folder)) for path in (folder / "home").rglob("*.removed")]
-    after = bertft(folder, "run", "run.yaml")
-    return again.but(f"left: {left}" if left else "").but(after.wrong if not after.code else after.said)
+
+    def run(folder: Path) -> Met:
+        clean = ("gc", "--keep", "1", "--days", "0", "--apply")
+        first = bertft(folder, *clean, strike=strike)
+        if first.code != _KILLED:
+            return first.but("it was not struck")
+        again = bertft(folder, *clean).but(first.wrong)
+        again = again.but(unlike(folder, versions=[1, 3], aliases={"champion": 1, "challenger": 3}))
+        left = [str(path.relative_to(folder)) for path in (folder / "home").rglob("*.removed")]
+        return again.but(f"left: {left}" if left else "")
+
+    return run
 
 
 def signalled(*signals: int) -> Callable[[Path], Met]:
@@ -145,7 +145,7 @@ def child_of_up_killed(name: str) -> Callable[[Path], Met]:
         met = met if struck else met.but("there was nothing to kill")
         told = f"bertft up: {name} ended (signal SIGKILL)"
         line = next((line for line in said.splitlines() if line.startswith(told)), "")
-        return Met(**{**met.to_json(), "said": line or met.said}).but("" if line else f"nobody says {told!r}")
+        return replace(met, said=line or met.said).but("" if line else f"nobody says {told!r}")
 
     return run
 
@@ -180,6 +180,7 @@ def flip(file: Path) -> None:
 
 
 _WRITES = ("mlflow", "MlflowClient.set_registered_model_alias")  # 1: challenger, 2: champion
+_DELETE = ("mlflow", "MlflowClient.delete_model_version")
 _REGISTER = ("after", "bertft_core.registry.versions", "register", 1)
 _ON = "the same command goes on and ends like an undisturbed one"
 _ENDS = "all processes end within 20 s; the same command goes on"
@@ -189,18 +190,8 @@ CASES = [
     Case("kill -9 after the champion's alias has moved", _ON, (0,), struck_run("after", *_WRITES, 2)),
     Case("kill -9 in a tell, before Optuna's", _ON, (0,), struck_tell("before", "optuna", "Study.tell", 2)),
     Case("kill -9 in a tell, after Optuna's", _ON, (0,), struck_tell("after", "optuna", "Study.tell", 2)),
-    Case(
-        "kill -9 of gc --apply within a folder",
-        _ON,
-        (0,),
-        lambda folder: struck_cleaning(folder, ("before", "os", "rmdir", 1)),
-    ),
-    Case(
-        "kill -9 of gc --apply within a version",
-        _ON,
-        (0,),
-        lambda folder: struck_cleaning(folder, ("before", "mlflow", "MlflowClient.delete_model_version", 1)),
-    ),
+    Case("kill -9 of gc --apply within a folder", _ON, (0,), struck_cleaning("before", "os", "rmdir", 1), versions=3),
+    Case("kill -9 of gc --apply within a version", _ON, (0,), struck_cleaning("before", *_DELETE, 1), versions=3),
     Case("kill -9 of the embedded Prefect server in a fit", "one line; " + _ENDS, (0, 1), server_killed),
     *(
         Case(f"kill -9 of {name} below `bertft up`", "all end, the killed one is named", (1,), child_of_up_killed(name))

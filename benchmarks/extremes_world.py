@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,19 @@ class Met:
         """The same with something else that is wrong."""
         return replace(self, wrong="; ".join(filter(None, (self.wrong, wrong))))
 
-    def to_json(self) -> dict[str, Any]:
-        """As a record has it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Case:
-    """A situation. expected: the right end in words; codes: the exit codes that are right; run: brings it about."""
+    """A situation. expected: the right end in words; codes: the exit codes that are right.
+
+    run: brings it about, in an empty folder; versions: in the folder of `trained`, which has so many.
+    """
 
     name: str
     expected: str
     codes: tuple[int, ...]
     run: Callable[[Path], Met]
+    versions: int = 0
 
 
 class Command:
@@ -207,10 +208,29 @@ def learnable(count: int, classes: int = 3) -> list[dict[str, Any]]:
     ]
 
 
-def trained(folder: Path, **sections: Any) -> Met:
-    """A finished run of 600 rows; its version is champion."""
-    table(folder, learnable(600), **sections)
-    return bertft(folder, "run", "run.yaml")
+def trained(base: Path, *, versions: int = 1) -> Path:
+    """A folder with a finished run of 600 rows and a search of two trials, as it was before any case.
+
+    Its version is champion; versions: how many there are, of which the others were kept back. Made once below `base`,
+    put back from a copy at each call. Raises RuntimeError where a run fails.
+    """
+    place, copy = base / "place", base / f"versions-{versions}"
+    shutil.rmtree(place, ignore_errors=True)
+    if not copy.exists():
+        if versions == 1:
+            place.mkdir(parents=True)
+            search = {"trials": 2, "confirm": {"top": 1, "seeds": 1}}
+            table(place, learnable(600), search=search, training={"unfreezing": "late"})
+            more: tuple[str, ...] = ()
+        else:
+            trained(base, versions=versions - 1)
+            more = (f"training.alpha=0.{9 - versions}", "search.trials=0", "--mlflow", "strict.yaml")
+        made = bertft(place, "run", "run.yaml", *more)
+        if made.code:
+            raise RuntimeError(f"bertft run: {made.said}")
+        os.replace(shutil.copytree(place, copy.with_name(f".{copy.name}"), dirs_exist_ok=True), copy)
+        return place
+    return Path(shutil.copytree(copy, place))
 
 
 def registered(folder: Path) -> dict[str, Any]:

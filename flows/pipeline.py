@@ -24,8 +24,9 @@ from bertft_core.recipe.release import standing_release
 from bertft_core.recipe.runs import fitted, identify
 from bertft_core.registry.answers import Scorer
 from bertft_core.registry.decision import require_comparable
+from bertft_core.registry.versions import registered_runs
 from bertft_core.tracking.store import open_store
-from flows.release import release
+from flows.release import release, release_registered
 from flows.search import search
 from flows.signals import end_after_sigterm
 from flows.terminal.progress import Reporter
@@ -66,7 +67,9 @@ def pipeline(
         prepared = tokenize_rows(config, dataset, root, report)
     for text in prepared.dataset.report.warnings:
         report.say(f"  warning: {text}")
-    run = identify(config, prepared, root, again=again)
+    name = store.model_name(config.name)
+    registered = registered_runs(open_store(store, root), name) if again and last == "promote" else ()
+    run = identify(config, prepared, root, again=again, registered=registered)
     if last == "evaluate":
         run = fitted(config, run, root)
 
@@ -77,10 +80,16 @@ def pipeline(
     with exclusive(root / "locks" / f"{run.run_key[:12]}.lock", f"run {run.run_id}", FOREVER, say_waiting):
         context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
         if last == "promote":
-            require_comparable(open_store(store, root), store.model_name(config.name))
+            require_comparable(open_store(store, root), name)
             if standing := standing_release(store, context, again=again):
                 known = {"name": config.name, "run_id": run.run_id, **(run.result or {})}
-                result = {**known, **asdict(standing), "promoted": False, "outcome": "unchanged"}
+                if standing.is_decided:
+                    result = {**known, **standing.document(), "promoted": False, "outcome": "unchanged"}
+                else:
+                    released = (open_store(store, root), standing.registered_model, standing.version)
+                    with report.stage("release"):
+                        result = {**known, **asdict(release_registered(context, *released))}
+                    run.update(result=result)
                 return {**result, "seconds": report.seconds}
         tree = Tree(store, context, flow_run.id)
         try:
@@ -97,6 +106,8 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
     run = context.run
     with ExitStack() as held:
         with context.trainer:  # ends before the release, whose processes want its memory
+            if taken_over := tree.settle(context):
+                report.say(f"  {taken_over}")
             result: dict[str, Any] = {"name": context.config.name, "run_id": run.run_id}
             with report.stage("search"):
                 config, choice = _chosen(context, tree, report, last)

@@ -19,11 +19,11 @@ from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.release import candidate_of_version, release_lock
 from bertft_core.registry import overrides
-from bertft_core.registry.aliases import WEIGHTS, get_version, version_of_alias
+from bertft_core.registry.aliases import get_version, version_of_alias
 from bertft_core.registry.answers import Scorer
 from bertft_core.registry.decision import bar
 from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
-from bertft_core.tracking.store import open_store
+from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 from flows.signals import end_after_sigterm
 from tasks.release import check_parity, decide_promotion, register_model
@@ -77,12 +77,21 @@ def promote(
     return asdict(_with_approval(store, outcome))
 
 
-def _decide_anew(store: Store, name: str, version: str, home: Path, *, approve: bool) -> Release:
+def release_registered(context: RunContext, store: Store, name: str, version: str) -> Release:
+    """Let the gate decide on a version whose run was killed before it could, in a home that was lost since."""
+    with release_lock(context.home, name):
+        outcome = _decide_anew(store, name, version, context.home, context.config.base_dir)
+    return _with_approval(store, outcome)
+
+
+def _decide_anew(
+    store: Store, name: str, version: str, home: Path, base_dir: Path | None = None, *, approve: bool = False
+) -> Release:
     weights = get_version(store, name, version).tags.get(WEIGHTS, "")
     if barred := bar(store, name, version, weights, str(flow_run.id or "")):  # its rows may have changed since
         return release_of(name, barred, version=version)
     with Scorer(store) as scorer:
-        candidate = candidate_of_version(name, version, store, home)
+        candidate = candidate_of_version(name, version, store, home, base_dir)
         check_parity(candidate, store, scorer)
         return decide_promotion(candidate, store, approved=approve)
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from bertft_core.base.display import masked
+from bertft_core.base.errors import DamagedFile
 from bertft_core.base.files import write_json
+from bertft_core.base.records import parse_record
 from bertft_core.base.text import plain
 from bertft_core.config.fit import Part
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
 from bertft_core.evaluation.report import EvaluationReport, with_floor_keys
 from bertft_core.recipe.context import RunContext
+from bertft_core.recipe.fit import machine_settings
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import SearchWinner
 from bertft_core.tracking import lineage, store
 from bertft_core.training.results import TrainingResult
+from bertft_core.training.spec import MachineSettings
 
-_MILLISECOND = 0.001
+_SETTINGS = "bertft.settings"  # of a pipeline run: precision, device and threads of its fits, as JSON
 
 
 class Tree:
@@ -41,15 +47,39 @@ class Tree:
             **git,
         }
         self.root = self._open("pipeline", None, config.name, tags)
-        store.log_params(self.store, self.root, parameters(config))
+        known = (
+            config.identity()
+        )  # the rest may change between two commands that are one run: MLflow's parameters may not
+        store.log_params(self.store, self.root, {k: v for k, v in parameters(config).items() if _is_in(known, k)})
         source = str(config.data.source or config.data.train)
         store.log_dataset(self.store, self.root, prepared.dataset, source)
         write_json(run.folder.config, config.resolved())
         run.folder.environment.write_text(lineage.environment_text(), encoding="utf-8")
         store.log_files(self.store, self.root, [run.folder.config, run.folder.environment])
         self._search: str | None = None
-        self._mirrored: dict[str, dict[int, float]] = {}
+        self._mirrored: dict[str, set[tuple[int, int]]] = {}
         self.final = ""
+
+    def settle(self, context: RunContext) -> str:
+        """Give the run the precision, device and threads that it has in MLflow, where its home was lost or is another.
+
+        Else those of this machine, which MLflow keeps from then on: a run's fits are alike wherever it goes on. Returns
+        what was taken over, for people; "" where nothing was.
+        """
+        run, said = context.run, ""
+        told = _settings_in(store.run_tags(self.store, self.root).get(_SETTINGS, ""))
+        if told is not None and run.settings is None:
+            here = replace(told, threads=min(told.threads, os.cpu_count() or 1), gpus=0)
+            if told.device != "cpu":
+                training = context.config.training
+                wanted = (told.precision, training.device, training.threads)
+                here = context.trainer.resolve(context.prepared.pretrained, *wanted)
+            run.update(settings=asdict(here))
+            said = f"run {run.run_id} goes on in {here}, as it was begun"
+        settings = machine_settings(context)
+        if told is None:
+            store.set_tags(self.store, self.root, {_SETTINGS: json.dumps(asdict(settings))})
+        return said
 
     def search_run(self, study: str, storage: str) -> None:
         """Open the search run. storage: its address, masked."""
@@ -72,12 +102,14 @@ class Tree:
     def _mirror(self, role: str, results: Sequence[TrialResult]) -> None:
         """Write the trials that MLflow does not hold as ended yet: ending is the last write, so a torn one comes again.
 
-        A slot's trial is known by its start: with another storage (which is no part of what a run is) it is another.
+        A slot's trial is known by its start: with another storage (which is no part of what a run is), or where the
+        study was lost with its home, it is another one, and what MLflow holds stays.
         """
         if role not in self._mirrored:
             self._mirrored[role] = store.ended_slots(self.store, self._run.run_id, role)
         for result in results:
-            if abs(self._mirrored[role].get(result.slot, -1.0) - result.started) <= _MILLISECOND:
+            trial = (result.slot, store.milliseconds(result.started))
+            if trial in self._mirrored[role]:
                 continue
             tags = {
                 "bertft.state": result.state,
@@ -98,7 +130,7 @@ class Tree:
             points += store.history_points([asdict(epoch) for epoch in fit.history] if fit else [])
             store.log_metrics(self.store, run_id, points)
             store.finish_run(self.store, run_id, failed=result.state == "fail", ended=result.finished)
-            self._mirrored[role][result.slot] = result.started
+            self._mirrored[role].add(trial)
 
     def search_done(self, winner: SearchWinner, files: Sequence[Path]) -> None:
         """Close the search run with its winner, pictures and page."""
@@ -115,7 +147,7 @@ class Tree:
     def final_run(self, fit: TrainingResult, config: RunConfig) -> None:
         """The final fit's run: parameters (config: with the winner's values) and per-epoch metrics."""
         self.final = self._open(
-            "final", self.root, f"{self._config.name} final fit", {"bertft.weights": fit.weights_digest}
+            "final", self.root, f"{self._config.name} final fit", {store.WEIGHTS: fit.weights_digest}
         )
         sections = {**parameters(config.tokenization, "tokenization."), **parameters(config.model, "model.")}
         store.log_params(self.store, self.final, {**parameters(config.training), **sections})
@@ -177,6 +209,23 @@ class Tree:
         started: float | None = None,
     ) -> str:
         return store.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot, started)
+
+
+def _settings_in(text: str) -> MachineSettings | None:
+    """What the tag of a run says; None without one, and where nobody can read it: then they are settled anew."""
+    try:
+        return parse_record(text, MachineSettings, _SETTINGS, "") if text else None
+    except DamagedFile:
+        return None
+
+
+def _is_in(tree: Any, key: str) -> bool:
+    """Whether a resolved configuration has this dotted key."""
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
 
 
 def parameters(section: Part, prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import os
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from bertft_core.registry.versions import find_version, register
 from bertft_core.reporting.run.page import Outcome, ReleaseFacts
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking import lineage
-from bertft_core.tracking.store import open_store
+from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 
 _LOGGER = logging.getLogger(__name__)
@@ -136,7 +136,8 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
     write_json(folder.evidence, evidence)
     tags = {
         aliases.RUN_ID: run.run_id,
-        aliases.WEIGHTS: weights,
+        WEIGHTS: weights,
+        aliases.MACHINE: str(run.settings or ""),
         "bertft.test_rows": evidence["test_rows"],
         "bertft.rows": dataset.fingerprint,
         "bertft.run_key": run.run_key,
@@ -236,44 +237,65 @@ def champion_scores(folder: EvaluationFolder, report: EvaluationReport, champion
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """The version that a finished run has in today's store, today's champion, and what to say of it."""
+    """The version that a finished run has in today's store, today's champion, and what to say of it.
+
+    is_decided: False where its process was killed before the gate had said anything of it.
+    """
 
     registered_model: str
     version: str
     champion_before: str | None
     champion_after: str | None
     reason: str
+    is_decided: bool = True
+
+    def document(self) -> dict[str, Any]:
+        """What the result document says of it."""
+        return {key: value for key, value in asdict(self).items() if key != "is_decided"}
 
 
 def standing_release(settings: MlflowConfig, context: RunContext, *, again: bool) -> Standing | None:
     """The version of a finished run, None when it did not finish or today's store does not hold it.
 
-    A run of which this home has nothing counts as finished where the registry holds its version and a decision on it:
-    a home may be lost between two nights. again: train it once more all the same.
+    A run whose fit this home does not have, or has with other weights, counts as finished where the registry holds its
+    version: a home may be lost between two nights, or be another one. again: train it once more all the same.
     """
     run = context.run
-    if run.result is None and (again or run.state()):
+    if run.result is None and again:
         return None
     store, name = open_store(settings, context.home), settings.model_name(context.config.name)
     registered = find_version(store, name, run.run_id)
     if registered is None:
         return None
-    reason = f"unchanged since version {registered.version}"
+    reason, is_decided = f"unchanged since version {registered.version}", True
     if run.result is None:
-        if all(entry.version != registered.version for entry in entries.carried_out(ledger.read(store, name))):
-            return None
-        reason += ", as the registry has it; this home has nothing of that run"
+        fit = run.state().get("fit")
+        if fit and registered.tags.get(WEIGHTS) in (None, _weights(context, TrainingResult.from_json(fit))):
+            return None  # the command was killed in its release: it goes on from there
+        is_decided = any(e.version == registered.version for e in entries.carried_out(ledger.read(store, name)))
+        reason += ", as the registry has it; this home has "
+        reason += "other weights of that run" if fit else "nothing of that run"
     now = aliases.champion(store, name)
     return Standing(
-        registered_model=name, version=registered.version, champion_before=now, champion_after=now, reason=reason
+        registered_model=name,
+        version=registered.version,
+        champion_before=now,
+        champion_after=now,
+        reason=reason,
+        is_decided=is_decided,
     )
 
 
-def candidate_of_version(name: str, version: str | None, store: Store, home: Path) -> Candidate:
-    """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike."""
+def candidate_of_version(
+    name: str, version: str | None, store: Store, home: Path, base_dir: Path | None = None
+) -> Candidate:
+    """Rebuild a candidate from a registered version: re-read its rows, refuse if they no longer hash alike.
+
+    base_dir: where the paths of its configuration begin; None: where they did when it was registered.
+    """
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     evidence = artifacts.read_evidence(store, name, chosen)
-    base = Path(evidence["base_dir"])
+    base = base_dir or Path(evidence["base_dir"])
     if not base.is_dir():  # moved with the home, which lies in it
         base = (home / os.path.relpath(base, Path(evidence["folder"]).parents[2])).resolve()
     config = parse_config(evidence["config"], base, f"version {chosen} of {name}")

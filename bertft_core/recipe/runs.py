@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,11 @@ def run_key(config: RunConfig, rows: str, encoder: str) -> str:
     return hash_json([config.identity(), rows, encoder, code_fingerprint(*RUN_CODE)])
 
 
-def open_run(runs: Path, key: str, *, again: bool) -> Run:
+def open_run(runs: Path, key: str, *, again: bool, registered: Collection[str] = ()) -> Run:
     """The attempt to work on: the latest one; with `again`, a new one once the latest has finished.
+
+    registered: ids of runs that have a version. One of which this home has nothing has finished elsewhere, or before
+    the home was lost: `again` takes none of them.
 
     A damaged run.json is moved aside: what its fit and the registry know is found again, nothing is trained twice.
     """
@@ -144,11 +148,13 @@ def open_run(runs: Path, key: str, *, again: bool) -> Run:
             mend_state(attempt)
         run = attempts[-1] if attempts else _attempt(runs, key, 1)
         run.path.mkdir(exist_ok=True)
-        if again and run.result is not None:
-            settings = run.state().get("settings")
-            run = _attempt(runs, key, run.attempt + 1)
+        state = run.state()
+        if again and (run.result is not None or (run.run_id in registered and not state)):
+            while run.path.is_dir() or run.run_id in registered:  # none is left out: attempts are counted
+                run.path.mkdir(exist_ok=True)
+                run = _attempt(runs, key, run.attempt + 1)
             run.path.mkdir()
-            run.update(settings=settings)
+            run.update(**({"settings": state["settings"]} if state.get("settings") else {}))
         return run
 
 
@@ -162,9 +168,12 @@ def mend_state(run: Run) -> Path | None:
     return None
 
 
-def identify(config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False) -> Run:
-    """The run that this configuration on these rows is."""
-    return open_run(home / "runs", run_key(config, prepared.dataset.fingerprint, prepared.encoder), again=again)
+def identify(
+    config: RunConfig, prepared: Prepared, home: Path, *, again: bool = False, registered: Collection[str] = ()
+) -> Run:
+    """The run that this configuration on these rows is; `again`, `registered`: as for `open_run`."""
+    key = run_key(config, prepared.dataset.fingerprint, prepared.encoder)
+    return open_run(home / "runs", key, again=again, registered=registered)
 
 
 def fitted(config: RunConfig, run: Run, home: Path) -> Run:

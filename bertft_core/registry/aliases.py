@@ -12,7 +12,7 @@ from bertft_core.tracking.store import all_pages, client, ensure_store, literal,
 
 RUN_ID = "bertft.run_id"
 MODEL_ID = "bertft.model_id"  # a search for versions leaves MLflow's own model_id empty
-WEIGHTS = "bertft.weights"
+MACHINE = "bertft.machine"  # precision, device and threads of the fit, for people
 FILES = "bertft.files"  # digest of what a version loads (`files.digest`)
 READY = "READY"
 

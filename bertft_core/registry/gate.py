@@ -28,6 +28,7 @@ from bertft_core.registry import aliases, artifacts, entries
 from bertft_core.registry.answers import Answers, Scorer, require, score_in_fresh_process
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.registry.ledger import ModelView
+from bertft_core.tracking.store import WEIGHTS
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
 PARITY = 1e-5  # largest difference between a served probability and the evaluation's
@@ -107,7 +108,7 @@ def judge(candidate: Candidate, view: ModelView, champion: str | None, fault: st
     is_same = False
     if champion is not None:
         tags = aliases.get_version(view.store, view.name, champion).tags
-        is_same = tags.get(aliases.WEIGHTS) == candidate.weights_digest
+        is_same = tags.get(WEIGHTS) == candidate.weights_digest
     return judge_against(
         candidate,
         rule,

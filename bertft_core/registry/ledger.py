@@ -28,7 +28,7 @@ from bertft_core.base.errors import ArtifactError, DamagedFile, InputError, Regi
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, entries, remembered
 from bertft_core.registry.entries import DONE, PENDING, VOID, Entries, LedgerEntry
-from bertft_core.tracking.store import client, log_text, store_lock
+from bertft_core.tracking.store import WEIGHTS, client, log_text, store_lock
 
 LEDGER = "bertft.ledger."
 DECISION = "bertft.decision"
@@ -322,7 +322,7 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
         commit=tags.get("bertft.git_commit", ""),
         prefect_run=draft.prefect_run,
         run_key=tags.get("bertft.run_key", ""),
-        weights=tags.get(aliases.WEIGHTS, ""),
+        weights=tags.get(WEIGHTS, ""),
         files=tags.get(aliases.FILES, ""),
         token=uuid.uuid4().hex[:12],
         clock=str(stamp),

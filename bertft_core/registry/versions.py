@@ -16,6 +16,7 @@ from bertft_core.config.store import Store
 from bertft_core.registry import ledger
 from bertft_core.registry.aliases import (
     FILES,
+    MACHINE,
     MODEL_ID,
     READY,
     RUN_ID,
@@ -33,7 +34,15 @@ from bertft_core.registry.entries import rollback_target
 from bertft_core.registry.files import digest
 from bertft_core.registry.served_code import MODEL_FILE, copy_served_code
 from bertft_core.serving.artifact import read_card
-from bertft_core.tracking.store import client, ensure_store, let_read, literal, logged_model_location, store_lock
+from bertft_core.tracking.store import (
+    WEIGHTS,
+    client,
+    ensure_store,
+    let_read,
+    literal,
+    logged_model_location,
+    store_lock,
+)
 
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
@@ -53,8 +62,8 @@ def register(
 
     A version with that tag is returned as it is; a model that was logged but not yet registered (a kill in
     between) is registered without logging it again. `extra_files` travel in the logged model's evidence
-    folder. Raises RegistryError when the tag is missing, the folder is damaged or the logged model is not
-    READY.
+    folder. Raises RegistryError when the tag is missing, the folder is damaged, the logged model is not READY,
+    or the run's version has other weights than the tag bertft.weights says.
     """
     if not tags.get(RUN_ID):
         raise RegistryError(f"a version needs the tag {RUN_ID}: without it a repeat would register twice")
@@ -62,6 +71,7 @@ def register(
     with store_lock(store, timeout_seconds=600):
         known = find_version(store, registered_model, tags[RUN_ID])
         if known is not None:
+            _require_same_weights(known, tags)
             require_ready(store, known.model_id)
             return known
         folder = Path(model_folder)
@@ -69,8 +79,10 @@ def register(
             raise RegistryError(f"{folder} is not a complete artefact: build it again with build_artifact")
         api, query = client(store), f"tags.`{RUN_ID}` = {literal(tags[RUN_ID])}"
         logged = api.search_logged_models([experiment], filter_string=query)
-        ready = [str(m.model_id) for m in logged if str(m.status) == READY]
-        model_id = ready[0] if ready else _log_model(store, experiment, run_id, folder, tags[RUN_ID], extra_files)
+        weights = tags.get(WEIGHTS)  # logged by a process that was killed: of this fit, or of another one of its run
+        ready = [str(m.model_id) for m in logged if str(m.status) == READY and m.tags.get(WEIGHTS) == weights]
+        marks = {key: str(tags[key]) for key in (RUN_ID, WEIGHTS) if key in tags}
+        model_id = ready[0] if ready else _log_model(store, experiment, run_id, folder, marks, extra_files)
         require_ready(store, model_id)
         ensure_model(store, registered_model)
         model = api.get_logged_model(model_id)
@@ -80,7 +92,7 @@ def register(
             source = f"models:/{model_id}"
         else:
             source = str(model.artifact_location)
-        marks = {**{key: str(value) for key, value in tags.items()}, MODEL_ID: model_id}
+        marks = {key: str(value) for key, value in tags.items()} | {MODEL_ID: model_id}
         if known_files := model.tags.get(FILES):
             marks[FILES] = known_files
         created = api.create_model_version(
@@ -92,6 +104,24 @@ def register(
             description=f"decisions on it: bertft history {registered_model}",
         )
         return describe(created, was_found=False)
+
+
+def _require_same_weights(known: RegisteredVersion, tags: Mapping[str, str]) -> None:
+    """Raise RegistryError where a run's version has other weights than the fit that is to be registered as it."""
+    theirs, ours = known.tags.get(WEIGHTS), tags.get(WEIGHTS)
+    if not theirs or not ours or theirs == ours:
+        return
+    first, second = (tagged.get(MACHINE) or "machine not known" for tagged in (known.tags, tags))
+    raise RegistryError(
+        f"run {tags[RUN_ID]} is {known} already, with the weights {theirs[:12]} ({first}); this fit of the same run "
+        f"has the weights {ours[:12]} ({second}): one run never stands for two sets of weights, so these are not "
+        "registered. `bertft run CONFIG` goes on with the version; `bertft run CONFIG --again` trains a run of its own"
+    )
+
+
+def registered_runs(store: Store, name: str) -> frozenset[str]:
+    """The ids of the runs that have a version."""
+    return frozenset(v.tags[RUN_ID] for v in versions(store, name) if RUN_ID in v.tags)
 
 
 def find_version(store: Store, name: str, run_id: str) -> RegisteredVersion | None:
@@ -145,7 +175,12 @@ def _needed(store: Store, version: RegisteredVersion) -> str | None:
 
 
 def _log_model(
-    store: Store, experiment: str, mlflow_run: str, folder: Path, run_id: str, extra_files: Sequence[Path | str]
+    store: Store,
+    experiment: str,
+    mlflow_run: str,
+    folder: Path,
+    tags: dict[str, str],
+    extra_files: Sequence[Path | str],
 ) -> str:
     """Save locally, upload, mark READY; by explicit client calls, so no global MLflow state is touched."""
     import mlflow.pyfunc
@@ -155,7 +190,7 @@ def _log_model(
     api, card = client(store), read_card(folder)
     packages = _SERVED_PACKAGES + (_BLEND_PACKAGES if card.policy.blend else ())
     created = api.create_logged_model(
-        experiment, name="classifier", source_run_id=mlflow_run, tags={RUN_ID: run_id}, model_type="classifier"
+        experiment, name="classifier", source_run_id=mlflow_run, tags=tags, model_type="classifier"
     )
     model_id = str(created.model_id)
     try:

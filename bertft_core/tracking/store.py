@@ -33,6 +33,7 @@ _LOGGER = logging.getLogger(__name__)
 _THREAD = threading.local()
 RUN_KEY = "bertft.run_key"
 ROLE = "bertft.role"
+WEIGHTS = "bertft.weights"  # digest of the weights that a final fit, or a version, stands for
 SLOT = "bertft.slot"
 NOTE = "mlflow.note.content"  # what MLflow shows as a run's description
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow 3 opens it at traces of agents
@@ -146,21 +147,23 @@ def find_or_create_run(
     """The id of the run tagged (run_key, role, slot); made when missing, running again when it failed.
 
     The oldest match wins, so that a second call after a kill continues the first one's run. A finished run
-    stays so. started: seconds since 1970, of what began before its run is made; None: now. A run that started at
-    another time mirrors something else (a trial of another storage) and is deleted.
+    stays so. started: seconds since 1970, of what began before its run is made; None: now. What started at another
+    time, or has other weights (the tag WEIGHTS), is something else, such as a trial of a study that was lost: it has a
+    run of its own, and that one stays as it is.
     """
     marks = {RUN_KEY: run_key, ROLE: role}
     if slot is not None:
         marks[SLOT] = str(slot)
+    if tags and WEIGHTS in tags:
+        marks[WEIGHTS] = tags[WEIGHTS]
     experiment = ensure_store(store, writes=True)
     api = client(store)
     query = " and ".join(f"tags.`{key}` = {literal(value)}" for key, value in marks.items())
+    if started is not None:
+        query += f" and attributes.start_time = {milliseconds(started)}"
     with store_lock(store):
         for run in api.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1):
             run_id = str(run.info.run_id)
-            if started and run.info.start_time != _milliseconds(started):
-                api.delete_run(run_id)
-                break
             if run.info.status in {"FAILED", "KILLED"}:
                 api.update_run(run_id, status="RUNNING")
             if tags:
@@ -168,18 +171,24 @@ def find_or_create_run(
             return run_id
         if parent_id is not None:
             marks[_PARENT] = parent_id
-        made = api.create_run(experiment, _milliseconds(started), {**(tags or {}), **marks}, name)
+        begun = None if started is None else milliseconds(started)
+        made = api.create_run(experiment, begun, {**(tags or {}), **marks}, name)
         return str(made.info.run_id)
 
 
-def ended_slots(store: Store, run_key: str, role: str) -> dict[int, float]:
-    """Slots whose run (run_key, role, slot) has ended, well or not, and when it started (seconds since 1970)."""
+def ended_slots(store: Store, run_key: str, role: str) -> set[tuple[int, int]]:
+    """Slot and start (milliseconds since 1970) of each run (run_key, role, slot) that has ended, well or not."""
     experiment, api = ensure_store(store), client(store)
     query = f"tags.`{RUN_KEY}` = {literal(run_key)} and tags.`{ROLE}` = {literal(role)}"
     query += " and attributes.status != 'RUNNING'"
     with mlflow_faults(store):
         runs = all_pages(lambda token: api.search_runs([experiment], query, max_results=_BATCH, page_token=token))
-        return {int(run.data.tags[SLOT]): run.info.start_time / 1000 for run in runs}
+        return {(int(run.data.tags[SLOT]), int(run.info.start_time)) for run in runs}
+
+
+def run_tags(store: Store, run_id: str) -> dict[str, str]:
+    """The tags of a run."""
+    return dict(client(store).get_run(run_id).data.tags)
 
 
 def log_params(store: Store, run_id: str, params: Mapping[str, Any]) -> None:
@@ -375,11 +384,13 @@ def run_status(store: Store, run_id: str) -> str:
 
 def finish_run(store: Store, run_id: str, *, failed: bool = False, ended: float | None = None) -> None:
     """End a run as FINISHED or FAILED. ended: seconds since 1970; None: now."""
-    client(store).set_terminated(run_id, "FAILED" if failed else "FINISHED", _milliseconds(ended))
+    moment = None if ended is None else milliseconds(ended)
+    client(store).set_terminated(run_id, "FAILED" if failed else "FINISHED", moment)
 
 
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(1000 * seconds)
+def milliseconds(seconds: float) -> int:
+    """A time as MLflow keeps it."""
+    return round(1000 * seconds)
 
 
 @contextlib.contextmanager

@@ -110,15 +110,26 @@ def test_run_of_something_over_has_its_times(store):
     assert (found.start_time, found.end_time) == (1000500, 1060250)
 
 
-def test_run_of_another_trial_in_the_same_slot_is_replaced(store):
+def test_run_of_another_trial_in_the_same_slot_stays_beside_the_new_one(store):
+    """As after the loss of a study: nothing that MLflow holds is deleted, and no parameter meets another value."""
     old = tracking.find_or_create_run(store, "k", "trial", slot=0, started=1000.5)
     tracking.log_params(store, old, {"lr": 1})
+    tracking.finish_run(store, old)
     assert tracking.find_or_create_run(store, "k", "trial", slot=0, started=1000.5) == old
     new = tracking.find_or_create_run(store, "k", "trial", slot=0, started=2000.5)
     tracking.log_params(store, new, {"lr": 2})
     tracking.finish_run(store, new)
-    assert tracking.ended_slots(store, "k", "trial") == {0: 2000.5}
-    assert tracking.client(store).get_run(old).info.lifecycle_stage == "deleted"
+    assert tracking.ended_slots(store, "k", "trial") == {(0, 1000500), (0, 2000500)}
+    assert tracking.client(store).get_run(old).info.lifecycle_stage == "active"
+
+
+def test_final_fits_of_a_run_with_other_weights_are_two_runs(store):
+    first, second = (
+        tracking.find_or_create_run(store, "k", "final", tags={"bertft.weights": weights}) for weights in ("a", "b")
+    )
+    tracking.log_params(store, first, {"lr": 1})
+    tracking.log_params(store, second, {"lr": 2})
+    assert tracking.find_or_create_run(store, "k", "final", tags={"bertft.weights": "a"}) == first != second
 
 
 def test_changed_value_of_a_metric_counts(store):
@@ -218,6 +229,28 @@ def test_logged_model_that_failed_is_not_used(publish, store):
     tracking.client(store).finalize_logged_model(first.model_id, "FAILED")
     with pytest.raises(RegistryError, match="FAILED, wanted READY"):
         publish()
+
+
+def test_other_weights_of_the_same_run_are_refused_by_their_cause(store, served):
+    def go(which, weights, machine):
+        run = tracking.find_or_create_run(store, "k", "final", tags={"bertft.weights": weights})
+        tags = {"bertft.run_id": "k", "bertft.weights": weights, "bertft.machine": machine}
+        return versions.register(store, run, served[which], MODEL, tags)
+
+    first = go(0, "a" * 64, "bfloat16 on cpu, 4 threads")
+    with pytest.raises(RegistryError, match=r"version 1 already.*a{12} \(bfloat16.*b{12} \(float32 on cpu, 2 threads"):
+        go(1, "b" * 64, "float32 on cpu, 2 threads")
+    assert go(0, "a" * 64, "").version == first.version and len(aliases.versions(store, MODEL)) == 1
+
+
+def test_model_that_a_killed_process_logged_with_other_weights_is_not_registered(store, served):
+    def go(which, weights):
+        run = tracking.find_or_create_run(store, "k", "final")
+        return versions.register(store, run, served[which], MODEL, {"bertft.run_id": "k", "bertft.weights": weights})
+
+    first = go(0, "a")
+    tracking.client(store).delete_model_version(MODEL, first.version)  # as if killed before it was registered
+    assert go(1, "b").model_id != first.model_id
 
 
 def test_version_without_a_run_tag_is_refused(store, served):

@@ -239,6 +239,7 @@ def _register(result: FitResult, name: str | None, mlflow: Path | str | None) ->
         raise ConfigError('which model is it? .register("reviews"), or name="reviews" in fit')
     result.report()  # the review that the released page shows
     tree = Tree(settings, context, None)
+    tree.settle(context)
     tree.final_run(fit, context.config)
     tree.evaluation(judged)
     with release_lock(context.home, settings.model_name(context.config.name)), Scorer(tree.store) as scorer:

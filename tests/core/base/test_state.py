@@ -81,6 +81,15 @@ def test_again_opens_a_new_attempt_only_after_a_finished_one(tmp_path: Path) -> 
     assert open_run(tmp_path, "k" * 64, again=True).run_id == first.run_id + "-2"
 
 
+def test_again_takes_no_run_that_has_a_version_where_the_home_was_lost(tmp_path: Path) -> None:
+    key, name = "k" * 64, "k" * 12
+    run = open_run(tmp_path, key, again=True, registered={name, f"{name}-2"})
+    assert run.run_id == f"{name}-3"
+    run.update(study="s")
+    assert open_run(tmp_path, key, again=True, registered={name, f"{name}-2", f"{name}-3"}).run_id == run.run_id
+    assert open_run(tmp_path, key, again=False).run_id == run.run_id
+
+
 def test_secrets_in_a_query_are_masked() -> None:
     assert masked("http://host/db?user=me&api_token=abc&x=1") == "http://host/db?user=me&api_token=***&x=1"
     assert masked("postgresql://me:pw@host/db") == "postgresql://***@host/db"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from pathlib import Path
 
 import pytest
+
+from ..processes import processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 
@@ -79,21 +80,10 @@ def test_killed_night_is_told_and_gone_on_with(nights, begin) -> None:
 
 def test_time_limit_ends_a_night_with_all_its_processes(nights) -> None:
     slow = ["training.epochs=60", "training.batch_size=1"]
-    late = nights.run(*slow, "nightly.timeout=12", code=1, cold_children=True)  # whose environment _children reads
+    late = nights.run(*slow, "nightly.timeout=12", code=1, cold_children=True)  # whose environment tells the home
     assert late["outcome"] == "failed" and "nightly.timeout of 12 s passed" in late["reason"]
-    assert _children(nights.home) == []
-
-
-def _children(home: Path) -> list[str]:
-    """Command lines of processes that carry this home in their environment."""
-    mark, found = f"BERTFT_HOME={home}".encode(), []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if int(pid) != os.getpid() and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:80])
-        except OSError:
-            continue
-    return [line for line in found if "sleep" not in line and "sys.stdin.buffer.read" not in line]
+    left = [line for line in processes(home=nights.home).values() if "sys.stdin.buffer.read" not in line]  # the reaper
+    assert left == []
 
 
 def test_replay_of_a_past_night_leaves_the_live_model_alone(project, command, rows, tmp_path) -> None:

@@ -15,6 +15,8 @@ import nbformat
 import pytest
 from jupyter_client.manager import KernelManager
 
+from ..processes import processes
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a kernel imports all libraries anew
 READ = """
 import pandas as pd
@@ -85,12 +87,6 @@ def kernel(tmp_path: Path, clean_environment) -> Iterator[KernelManager]:
     manager.shutdown_kernel(now=True)
 
 
-def children(pid: int) -> list[str]:
-    """Command lines of living trainers below a process."""
-    listed = subprocess.run(["ps", "-o", "stat=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if "process.trainer" in line and not line.startswith("Z")]
-
-
 def test_interrupted_cell_leaves_no_trainer_and_goes_on(kernel, tmp_path: Path, encoder: Path, rows) -> None:
     """A cell runs in the kernel's event loop; one with a top-level await is not interrupted by ipykernel at all."""
     import pandas as pd
@@ -115,15 +111,16 @@ result = bertft.fit(pd.read_csv("rows.csv"), model={str(encoder)!r}, training={t
     while not (tmp_path / "in the middle").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert len(children(pid)) == 1
+    assert len(processes(parent=pid, doing="process.trainer")) == 1
     kernel.interrupt_kernel()
     while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != sent:
         pass  # of an earlier request, such as what kernel this is
     assert (reply["content"]["status"], reply["content"]["ename"]) == ("error", "KeyboardInterrupt")
-    assert children(pid) == []
+    assert not processes(parent=pid, doing="process.trainer")
     reply = client.execute_interactive(cell + "print(result.predict('goal match team')['label'][0])", timeout=500)
     assert reply["content"]["status"] == "ok", reply["content"]
-    assert len(list((tmp_path / ".bertft" / "runs").glob("[!.]*/"))) == 1 and children(pid) == []
+    assert len(list((tmp_path / ".bertft" / "runs").glob("[!.]*/"))) == 1
+    assert not processes(parent=pid, doing="process.trainer")
     client.stop_channels()
 
 

@@ -2,13 +2,14 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from ..processes import processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
@@ -122,18 +123,6 @@ def _await(process, is_time) -> None:
     assert process.poll() is None, "the run ended before the moment to kill it"
 
 
-def _left(home: Path) -> list[int]:
-    """Processes that carry this home in their environment."""
-    mark, found = f"BERTFT_HOME={home}".encode(), []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.append(int(pid))
-        except OSError:
-            continue
-    return found
-
-
 def _kill_embedded(home: Path, config: str, served: dict[str, str], is_time) -> None:
     """A run whose Prefect server is embedded in it; once it is killed, that server and all else of it ends too."""
     process = subprocess.Popen(
@@ -148,8 +137,8 @@ def _kill_embedded(home: Path, config: str, served: dict[str, str], is_time) -> 
     process.kill()
     process.wait()
     deadline = time.monotonic() + 10
-    while _left(home):
-        assert time.monotonic() < deadline, _left(home)
+    while left := processes(home=home):
+        assert time.monotonic() < deadline, left
         time.sleep(0.1)
 
 

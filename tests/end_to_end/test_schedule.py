@@ -8,12 +8,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ..processes import processes
 
 pytestmark = pytest.mark.slow
 EPOCHS = 10  # a fit of seconds; it must outlast its cancellation
@@ -51,20 +53,12 @@ def pause(deployed: Any) -> None:
     deployed.ask(f"deployments/{deployed.deployment}/pause_deployment", {})
 
 
-def trainers(home: Path) -> list[int]:
-    mark, found = f"BERTFT_HOME={home}".encode(), []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"bertft_core.recipe.process.trainer" in line and mark in Path(f"/proc/{pid}/environ").read_bytes():
-                found.append(int(pid))
-        except OSError:
-            continue
-    return found
+def trainers(home: Path) -> dict[int, str]:
+    return processes(home=home, doing="process.trainer")
 
 
 @contextmanager
-def standing_still(pids: list[int]) -> Iterator[None]:
+def standing_still(pids: Iterable[int]) -> Iterator[None]:
     """A fit of seconds that outlasts the minute."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

@@ -13,7 +13,7 @@ from bertft_core.base.errors import StackError
 from flows.stack import services
 from flows.stack.services import Service, Stack, rotate
 
-from .processes import is_gone
+from ..processes import is_gone
 
 pytestmark = pytest.mark.orchestration
 # a service works in the folder of the logs; what stands in `ready` it does before it is healthy

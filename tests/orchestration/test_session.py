@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .processes import is_gone
+from ..processes import is_gone
 
 pytestmark = pytest.mark.orchestration
 # the child ignores SIGINT and SIGTERM is its default: it stands for Prefect's embedded server

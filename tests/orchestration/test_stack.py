@@ -32,6 +32,7 @@ from flows.stack.secret import client_login, log_in
 from flows.stack.up import Ports, own_store, refuse_taken, services
 
 from ..browser import browsing, find_browser
+from ..processes import processes
 
 pytestmark = pytest.mark.orchestration
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
@@ -109,14 +110,7 @@ class Up:
 
     def left(self) -> list[str]:
         """Command lines of processes of this home, the command itself included."""
-        mark, found = f"BERTFT_HOME={self.home}".encode(), []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
-        return found
+        return list(processes(home=self.home).values())
 
     def leaves_nothing(self, seconds: float = 10.0) -> bool:
         deadline = time.monotonic() + seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,8 @@ import pytest
 import bertft_core as bertft
 from bertft_core.base.errors import ConfigError, DataError, InputError
 from bertft_core.recipe.chain import run
+
+from ...processes import is_alive, processes
 
 SETTINGS: dict[str, Any] = {
     "training": {"lr": 2e-3, "batch_size": 8, "epochs": 2, "threads": 1, "precision": "float32"},
@@ -200,19 +201,6 @@ print(result.predict(["goal match team"])["label"][0], result.finished.fit.weigh
 """
 
 
-def trainers_of(pid: int) -> list[int]:
-    """Trainer processes below a process."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "process.trainer" in line]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # each start imports all libraries anew
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -226,13 +214,13 @@ def test_stopped_script_leaves_no_trainer_and_goes_on(number, frame, launch, tmp
     while not marked.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
-    trainers = trainers_of(process.pid)
+    trainers = processes(parent=process.pid, doing="process.trainer")
     assert len(trainers) == 1
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
     deadline = time.monotonic() + 20
-    while any(map(alive, trainers)):
+    while any(map(is_alive, trainers)):
         assert time.monotonic() < deadline, "the trainer outlived its script"
         time.sleep(0.2)
     again = launch(*first, str(home), *last)

@@ -1,6 +1,7 @@
 """Do intervals hold the truth as often as they say, and do tests err as rarely? Simulated through production's code.
 
-python benchmarks/interval_coverage.py [--repeats 2000] [--part shapes|groups|anchor|vetoes|auroc|labels] [--json FILE]
+python benchmarks/interval_coverage.py [--repeats 2000] [--json FILE]
+                                       [--part shapes|groups|anchor|vetoes|auroc|labels|importances]
 
 shapes: 95 % intervals of one model's macro F1, and of the difference of two equally good ones, for class shapes that
     are balanced, uneven, rare (classes of 7 and 3 rows), twenty (of 120 to 5 rows) and nearly without an error. Labels
@@ -12,6 +13,8 @@ anchor: non-inferiority by 2 points: a challenger that much worse than its champ
 vetoes: how often one of two equally good models is blocked by any class or slice (5 classes, 12 slices).
 auroc: how often the drift AUROC's 95 % interval holds the mean of such AUROCs. labels: how often the label-shift test
     calls equal distributions different.
+importances: random searches of lr, batch size, epochs and alpha in which lr alone moves the score, by so many standard
+    deviations of the noise (0: nothing does). How often lr is named first, and the mean share of the knob named first.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from bertft_core.config.promotion import PromotionRule
 from bertft_core.evaluation.drift.domain_shift import domain_shift
@@ -36,6 +40,9 @@ from bertft_core.evaluation.scores import intervals
 from bertft_core.evaluation.scores.counts import confusion
 from bertft_core.evaluation.scores.intervals import Bootstrap, paired_difference, paired_permutation, wilson
 from bertft_core.evaluation.scores.labels import Labels, Predictions, labels_of
+from bertft_core.search.knobs import knob_importances
+from bertft_core.search.results import TrialResult
+from bertft_core.training.results import TrainingResult
 
 RESAMPLES = 500  # of an interval at 95 % (production: 10,000)
 SHARES = np.array([0.30, 0.25, 0.20, 0.15, 0.10])
@@ -307,6 +314,49 @@ def labels(repeats: int) -> Iterator[Row]:
             }
 
 
+def importances(repeats: int) -> Iterator[Row]:
+    """How often the one knob that matters is named first in the search page's importances."""
+    spaces: dict[str, BaseDistribution] = {
+        "lr": FloatDistribution(1e-5, 2e-4, log=True),
+        "batch_size": CategoricalDistribution((16, 32, 64)),
+        "epochs": IntDistribution(2, 6),
+        "alpha": FloatDistribution(0.8, 1.0),
+    }
+    for trials in (8, 24):
+        for strength in (0.0, 1.0, 3.0):
+            first, share_of_first, half = 0, 0.0, 0
+            for i in range(repeats):
+                rng = np.random.default_rng((trials, round(strength), i))
+                places, noise = rng.random(trials), rng.normal(size=trials)
+                effect = -((places - 0.6) ** 2)  # a best rate inside the range, as of a real search
+                scores = 0.8 + 0.01 * (noise + strength * effect / effect.std())
+                results = [
+                    TrialResult(
+                        slot=k,
+                        number=k,
+                        state="complete",
+                        reason="",
+                        params={
+                            "lr": float(1e-5 * 20 ** places[k]),
+                            "batch_size": int(rng.choice([16, 32, 64])),
+                            "epochs": int(rng.integers(2, 7)),
+                            "alpha": float(rng.uniform(0.8, 1.0)),
+                        },
+                        fit=TrainingResult(state="complete", score=float(scores[k]), log_loss=0.5, seconds=1.0),
+                        seconds=1.0,
+                    )
+                    for k in range(trials)
+                ]
+                found = knob_importances(results, spaces) or {}
+                name, part = next(iter(found.items()))
+                first, share_of_first, half = first + (name == "lr"), share_of_first + part, half + (part >= 0.5)
+            yield {"trials": trials, "lr moves it by": f"{strength:g} noise"} | {
+                "lr named first": share(first, repeats),
+                "mean share of the first": f"{share_of_first / repeats:.2f}",
+                "half or more": f"{half / repeats:.1%}",
+            }
+
+
 PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "shapes": shapes,
     "groups": groups,
@@ -314,6 +364,7 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "vetoes": vetoes,
     "auroc": auroc,
     "labels": labels,
+    "importances": importances,
 }
 
 

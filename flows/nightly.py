@@ -16,7 +16,7 @@ from bertft_core.base.errors import BertftError, ConfigError, fault_text, tellin
 from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
-from bertft_core.recipe.nights.log import FAILED, REJECTED, Night, NightLog
+from bertft_core.recipe.nights.log import FAILED, REJECTED, SKIPPED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.registry.decision import require_comparable
 from bertft_core.tracking.store import open_store
@@ -25,6 +25,7 @@ from flows.pipeline import pipeline
 from flows.signals import end_after_sigterm, sigterm_came, time_limit
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
+from tasks.events import final_state, tell
 from tasks.nights import champion_on_new, measure_drift, record
 
 _ended: list[tuple[dict[str, Any], int]] = []  # documents and exit codes of this process's nights
@@ -38,6 +39,9 @@ class NightFailed(BertftError):
         super().__init__(f"{document['outcome']}: {document['reason']}")
         self.document = document
         self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for who keeps results at Prefect: they are pickled
+        return type(self), (self.document, self.exit_code)
 
 
 def _run_name() -> str:
@@ -120,9 +124,10 @@ def nightly(
             report.say(f"not notified: {text}")
     document = {**asdict(ended), "name": config.name}
     _ended.append((document, work.exit_code))
-    if ended.outcome in (REJECTED, FAILED):
-        raise NightFailed(document, work.exit_code)
-    return document
+    if ended.outcome in (SKIPPED, REJECTED, FAILED):  # of the others the release has told
+        tell(store.model_name(config.name), document)
+    is_bad = ended.outcome in (REJECTED, FAILED)
+    return final_state(document, NightFailed(document, work.exit_code) if is_bad else None)
 
 
 def night_despite(

@@ -31,6 +31,7 @@ from flows.search import search
 from flows.signals import end_after_sigterm
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
+from tasks.events import final_state
 from tasks.evaluation import evaluate_model, review_model, write_report
 from tasks.training import finetune_model
 
@@ -90,7 +91,7 @@ def pipeline(
                     with report.stage("release"):
                         result = {**known, **asdict(release_registered(context, *released))}
                     run.update(result=result)
-                return {**result, "seconds": report.seconds}
+                return final_state({**result, "seconds": report.seconds})
         tree = Tree(store, context, flow_run.id)
         try:
             result = _train_and_release(context, tree, report, last)
@@ -99,7 +100,7 @@ def pipeline(
                 tree.fail()
             raise
         tree.close()
-        return result
+        return final_state(result)
 
 
 def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
 from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 from flows.signals import end_after_sigterm
+from tasks.events import final_state, tell_release
 from tasks.release import check_parity, decide_promotion, register_model
 
 
@@ -65,16 +66,16 @@ def promote(
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
     with release_lock(root, name):
         if done := overrides.already(store, name, version):
-            return asdict(done)
+            return final_state(asdict(done))
         chosen = version or version_of_alias(store, name, store.config.aliases.challenger)
         awaited = overrides.awaiting(store, name, chosen)
         if awaited is None:
             outcome = _decide_anew(store, name, chosen, root, approve=approve)
         elif approve:
-            outcome = overrides.approve(store, name, awaited, prefect_run=str(flow_run.id or ""))
+            outcome = tell_release(overrides.approve(store, name, awaited, prefect_run=str(flow_run.id or "")))
         else:
             outcome = release_of(name, awaited)
-    return asdict(_with_approval(store, outcome))
+    return final_state(asdict(_with_approval(store, outcome)))
 
 
 def release_registered(context: RunContext, store: Store, name: str, version: str) -> Release:
@@ -89,7 +90,7 @@ def _decide_anew(
 ) -> Release:
     weights = get_version(store, name, version).tags.get(WEIGHTS, "")
     if barred := bar(store, name, version, weights, str(flow_run.id or "")):  # its rows may have changed since
-        return release_of(name, barred, version=version)
+        return tell_release(release_of(name, barred, version=version))
     with Scorer(store) as scorer:
         candidate = candidate_of_version(name, version, store, home, base_dir)
         check_parity(candidate, store, scorer)
@@ -108,4 +109,5 @@ def _with_approval(store: Store, outcome: Release) -> Release:
     if awaited is None:  # somebody has finished it with `bertft promote --approve` meanwhile
         return overrides.already(store, name, version) or outcome
     act = overrides.approve if answer.approved else overrides.decline
-    return act(store, name, awaited, by=f"{answer.by or 'unnamed'} via Prefect", prefect_run=str(flow_run.id))
+    by = f"{answer.by or 'unnamed'} via Prefect"
+    return tell_release(act(store, name, awaited, by=by, prefect_run=str(flow_run.id)))

@@ -21,6 +21,7 @@ from bertft_core.registry.gate import Candidate
 from bertft_core.registry.ledger import Release
 from bertft_core.training.results import TrainingResult
 from tasks.data import is_retryable
+from tasks.events import tell_release
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
@@ -49,4 +50,4 @@ def decide_promotion(candidate: Candidate, store: Store, *, approved: bool = Fal
     release, decision = promote_or_keep(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
     text = decision.to_markdown(release.title) if decision else f"**{plain(str(release))}**"
     create_markdown_artifact(key="bertft-decision", markdown=text)
-    return release
+    return tell_release(release)

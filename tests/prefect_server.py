@@ -61,6 +61,10 @@ class PrefectServer:
     clients: dict[str, str]
     beside: Callable[..., None]
 
+    def ask(self, path: str, body: Any = None) -> Any:
+        """One call of the server's API; POST where there is a body."""
+        return Deployed(url=self.url, deployment="").ask(path, body)
+
     def settings(self) -> dict[str, str]:
         """What a command must know to use it."""
         return {name: value for name, value in self.clients.items() if name.startswith("PREFECT_")}

@@ -22,8 +22,8 @@ from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.process.client import start_ahead
 from flows.command.session import watch_over
-from flows.environment import prepare_environment, study_storage
-from flows.server import begin_server, require_server
+from flows.environment import prepare_environment, server_address, study_storage
+from flows.server import begin_server, require_answer, require_server
 
 _SERVER_ROOM = 30_000_000  # bytes: the database of an own Prefect server, and what it writes beside it
 
@@ -237,18 +237,32 @@ def _override(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.registry import overrides
 
     if args.verb == "promote":
-        return asdict(overrides.force(store, args.name, args.version, args.reason))
+        return _told(overrides.force(store, args.name, args.version, args.reason))
     if args.verb == "rollback":
-        return asdict(overrides.rollback(store, args.name, args.reason, args.to))
-    resumed = asdict(overrides.resume(store, args.name, args.reason))
-    return {**resumed, "barred": overrides.barred(store, args.name)}
+        return _told(overrides.rollback(store, args.name, args.reason, args.to))
+    resumed = overrides.resume(store, args.name, args.reason)
+    return {**_told(resumed), "barred": overrides.barred(store, args.name)}
+
+
+def _told(release: Any) -> dict[str, Any]:
+    """The document of a release, which a Prefect server of the user's own is told of; one that is away misses it."""
+    if found := server_address():
+        try:
+            require_answer(*found)
+        except InputError as fault:
+            print(f"Prefect is not told: {fault}", file=sys.stderr)
+        else:
+            from tasks.events import tell_release
+
+            tell_release(release)
+    return asdict(release)
 
 
 def _adopt(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
     from bertft_core.registry import overrides
 
-    return asdict(overrides.adopt(store, args.name, args.reason))
+    return _told(overrides.adopt(store, args.name, args.reason))
 
 
 def _history(args: argparse.Namespace) -> dict[str, Any]:

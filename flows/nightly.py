@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import deployment, flow_run
 
-from bertft_core.base.errors import BertftError, ConfigError, fault_text, telling_no_secrets
+from bertft_core.base.errors import BertftError, ConfigError, fault_text
 from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
@@ -20,9 +20,10 @@ from bertft_core.recipe.nights.log import FAILED, REJECTED, SKIPPED, Night, Nigh
 from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.registry.decision import require_comparable
 from bertft_core.tracking.store import open_store
+from flows.hosting import at_home, is_guest, model_of_run, tag_run
 from flows.notify import notify
 from flows.pipeline import pipeline
-from flows.signals import end_after_sigterm, sigterm_came, time_limit
+from flows.signals import sigterm_came, time_limit
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.events import final_state, tell
@@ -46,11 +47,11 @@ class NightFailed(BertftError):
 
 def _run_name() -> str:
     parameters = flow_run.parameters
-    return f"{Path(parameters['config_path']).stem} night {parameters.get('as_of') or dt.date.today().isoformat()}"
+    return f"{model_of_run()} night {parameters.get('as_of') or dt.date.today().isoformat()}"
 
 
 @flow(name="bertft-nightly", flow_run_name=_run_name)
-@telling_no_secrets
+@at_home
 def nightly(
     config_path: str,
     overrides: list[str] | None = None,
@@ -66,7 +67,6 @@ def nightly(
     as_of: the date whose night is replayed, on rows up to it (data.date), under a registered model of its own
     unless `live`. force: train whatever the triggers say. Raises NightFailed after everything is written down.
     """
-    end_after_sigterm()
     if deployment.id:  # a worker's process runs in a temporary folder that is deleted afterwards
         for name, path in {"config_path": config_path, "home": home, "mlflow_file": mlflow_file or "/"}.items():
             if not Path(path).is_absolute():
@@ -84,7 +84,8 @@ def nightly(
             f"mlflow.yaml: registered_model {store.registered_model!r} does not hold {{name}}: a replay would move the "
             "live aliases; put {name} into it, or say --live"
         )
-    root, report = Path(home), Reporter()
+    tag_run(config.name)
+    root, report = Path(home), Reporter(config.name)
     work_in(root)
 
     def train(training: list[str], *, again: bool) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def nightly(
         night=as_of or dt.date.today().isoformat(),
         report=report,
         is_forced=force,
-        limit=time_limit("nightly.timeout", config.nightly.timeout),
+        limit=time_limit("nightly.timeout", None if is_guest() else config.nightly.timeout),  # by an alarm, the host's
         is_cancelled=sigterm_came,
         steps=NightSteps(
             ingest=lambda config: ingest_rows(config, root, report),

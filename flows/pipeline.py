@@ -10,7 +10,6 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from bertft_core.base.errors import telling_no_secrets
 from bertft_core.base.locks import FOREVER, exclusive, work_in
 from bertft_core.config.run import RunConfig, load_config
 from bertft_core.config.store import load_mlflow_config
@@ -26,24 +25,24 @@ from bertft_core.registry.answers import Scorer
 from bertft_core.registry.decision import require_comparable
 from bertft_core.registry.versions import registered_runs
 from bertft_core.tracking.store import open_store
+from flows.hosting import at_home, model_of_run, tag_run
 from flows.release import release, release_registered
 from flows.search import search
-from flows.signals import end_after_sigterm
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
-from tasks.events import final_state
 from tasks.evaluation import evaluate_model, review_model, write_report
+from tasks.events import final_state
 from tasks.training import finetune_model
 
 
 def _run_name() -> str:
-    """bbc_news run, quick_test search: the configuration's file and how far the chain goes."""
+    """bbc_news run, quick_test search: the model's name and how far the chain goes."""
     last = flow_run.parameters["last"]
-    return f"{Path(flow_run.parameters['config_path']).stem} {'run' if last == 'promote' else last}"
+    return f"{model_of_run()} {'run' if last == 'promote' else last}"
 
 
 @flow(name="bertft-pipeline", flow_run_name=_run_name)
-@telling_no_secrets
+@at_home
 def pipeline(
     config_path: str,
     overrides: list[str] | None = None,
@@ -54,13 +53,13 @@ def pipeline(
     last: str = "promote",
 ) -> dict[str, Any]:
     """Run the chain up to the stage `last` (search, finetune, evaluate or promote); returns the result document."""
-    end_after_sigterm()
     work_in(home)
     config = load_config(config_path, overrides or [])
     if last in ("evaluate", "promote"):
         require_test_rows(config)
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
-    root, report = Path(home), Reporter()
+    tag_run(config.name)
+    root, report = Path(home), Reporter(config.name)
     with report.stage("ingest"):
         dataset = ingest_rows(config, root, report)
     report.say(f"ingest: {dataset.n_train} train, {dataset.n_validation} validation, {dataset.n_test} test rows")
@@ -125,7 +124,7 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
                 return {**result, "seconds": report.seconds}
             scorer = held.enter_context(Scorer(tree.store)) if last == "promote" else None
             with report.stage("evaluate"):
-                evaluation = evaluate_model(context, fit)
+                evaluation = evaluate_model(context, fit, report)
                 tree.evaluation(evaluation)
             with report.stage("review"):
                 review_model(context, fit, evaluation, report)

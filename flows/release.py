@@ -11,7 +11,6 @@ from prefect import flow, suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 
-from bertft_core.base.errors import telling_no_secrets
 from bertft_core.base.locks import work_in
 from bertft_core.base.names import checked, file_name, model_name, version_number
 from bertft_core.config.store import Store, load_mlflow_config
@@ -25,7 +24,7 @@ from bertft_core.registry.decision import bar
 from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
 from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
-from flows.signals import end_after_sigterm
+from flows.hosting import at_home, tag_run
 from tasks.events import final_state, tell_release
 from tasks.release import check_parity, decide_promotion, register_model
 
@@ -46,8 +45,8 @@ def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer
     return _with_approval(tree.store, outcome)
 
 
-@flow(name="bertft-promote")
-@telling_no_secrets
+@flow(name="bertft-promote", flow_run_name="{name} promote")
+@at_home
 def promote(
     name: str,
     version: str | None = None,
@@ -57,11 +56,11 @@ def promote(
     approve: bool = False,
 ) -> dict[str, Any]:
     """Run the gate for a registered version (default: the challenger) on its own test rows."""
-    end_after_sigterm()
     checked(model_name, name, "the registered model's name")
     if version is not None:
         checked(version_number, version, "the version")
     work_in(home)
+    tag_run(name)
     root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
     with release_lock(root, name):

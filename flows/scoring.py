@@ -12,20 +12,20 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import deployment
 
-from bertft_core.base.errors import InputError, telling_no_secrets
+from bertft_core.base.errors import InputError
 from bertft_core.base.locks import work_in
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.recipe.predict import predict_file
 from bertft_core.serving.tables import TableSettings
 from bertft_core.tracking.store import open_store
-from flows.signals import end_after_sigterm
+from flows.hosting import at_home
 from flows.terminal.progress import Reporter
 
 FOLDERS = "BERTFT_FILES"  # of a deployment's environment: what `predict` may read and write below
 
 
 @flow(name="bertft-predict")
-@telling_no_secrets
+@at_home
 def predict(
     model: str,
     input: str,
@@ -41,7 +41,6 @@ def predict(
     In a run of a deployment paths lie below the folders that the deployment names (`bertft deploy --files`), relative
     ones below the first of them, and its own home and mlflow_file count, whatever the run's parameters say.
     """
-    end_after_sigterm()
     if deployment.id:
         with get_client(sync_client=True) as client:
             made = client.read_deployment(UUID(deployment.id))

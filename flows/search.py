@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from bertft_core.base.errors import ConfigError, fault_text, telling_no_secrets
+from bertft_core.base.errors import ConfigError, fault_text
 from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
 from bertft_core.recipe import fit as fitting
@@ -30,7 +30,7 @@ from bertft_core.search.results import TrialResult
 from bertft_core.search.study import SearchStudy
 from bertft_core.search.winner import SearchWinner
 from flows.environment import study_storage
-from flows.signals import end_after_sigterm
+from flows.hosting import at_home, model_of_run, tag_run
 from flows.terminal.board import TrialBoard
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
@@ -65,7 +65,7 @@ def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[SearchWin
     study = trials.open_study(config, prepared, context.home, owner, study_storage())
     context.run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
-    with trial_workers(context) as (runner, workers):
+    with trial_workers(context, report) as (runner, workers):
         report.say(f"  {fitting.prefix_plan(config, prepared, runner.settings.precision, config.search.rows)}")
         confirmation = run_search(study, runner, workers, report, tree)
     winner = trials.find_winner(study, config, confirmation)
@@ -81,16 +81,17 @@ def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[SearchWin
     }
 
 
-@flow(name="bertft-join", validate_parameters=False)
-@telling_no_secrets
+@flow(name="bertft-join", flow_run_name=lambda: f"{model_of_run()} join", validate_parameters=False)
+@at_home
 def join(config_path: str, overrides: list[str] | None = None, home: str = ".bertft") -> dict[str, Any]:
     """Work on a study that another coordinator began, until it is finished; to be run by hand or by a work pool.
 
     Writes no MLflow: the coordinator that began the study mirrors every trial.
     """
-    end_after_sigterm()
     work_in(home)
-    config, root, report = load_config(config_path, overrides or []), Path(home), Reporter()
+    config, root = load_config(config_path, overrides or []), Path(home)
+    tag_run(config.name)
+    report = Reporter(config.name)
     if not config.is_searched:
         raise ConfigError(f"{config_path}: search.trials is 0: there is no search to join")
     with report.stage("ingest"):
@@ -117,17 +118,17 @@ def help_search(context: RunContext, report: Reporter) -> SearchStudy:
     context = replace(context, config=config)
     trials.require_possible(config, prepared, home)
     study = trials.open_study(config, prepared, home, Owner(run=context.run.run_id), study_storage(), must_exist=True)
-    with trial_workers(context) as (runner, workers):
+    with trial_workers(context, report) as (runner, workers):
         run_search(study, runner, workers, report, None)
     return study
 
 
 @contextmanager
-def trial_workers(context: RunContext) -> Iterator[tuple[TrialRunner, Workers]]:
+def trial_workers(context: RunContext, report: Reporter) -> Iterator[tuple[TrialRunner, Workers]]:
     """search.workers trainers with their share of the threads, or one GPU each; all end with the block."""
     assert context.config.search is not None, "the caller checked that there is a search"
     count = context.config.search.workers
-    settings = fitting.machine_settings(context)
+    settings = fitting.machine_settings(context, report.doing)
     with ExitStack() as stack:
         gpus = [index % settings.gpus if settings.gpus else None for index in range(1, count)]
         workers = Workers(trainers=[context.trainer, *(stack.enter_context(Trainer(gpu)) for gpu in gpus)])
@@ -171,7 +172,7 @@ def run_study(
     task_runner: Any = ThreadPoolTaskRunner(max_workers=len(workers.trainers))
 
     @flow(name=name, flow_run_name=study.name, validate_parameters=False, task_runner=task_runner)
-    @telling_no_secrets
+    @at_home
     def run_slots() -> None:
         with report.board(study.slots, runner.config.evaluation.metric, done, len(workers.trainers)) as board:
             Scheduler(study=study, runner=runner, workers=workers, board=board, mirror=mirror).run()

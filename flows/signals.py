@@ -16,7 +16,18 @@ from bertft_core.base.errors import BertftError
 GRACE_SECONDS = 8.0  # to kill the trainers and tell the server; a cancelled run takes 2 to 4 s for it (measured)
 _REPEAT_SECONDS = 30.0
 _terminated = threading.Event()
+_is_command = threading.Event()  # of bertft, what this process carries out
 _wake_up: list[socket.socket] = []  # both ends of this process's wake-up pipe
+
+
+def begin_command() -> None:
+    """Say that this process carries out a command of bertft, and is no one else's."""
+    _is_command.set()
+
+
+def is_command() -> bool:
+    """Whether `begin_command` was called."""
+    return _is_command.is_set()
 
 
 def end_after_sigterm(grace: float = GRACE_SECONDS) -> None:
@@ -24,7 +35,8 @@ def end_after_sigterm(grace: float = GRACE_SECONDS) -> None:
 
     Prefect 3.8 raises an exception where the main thread happens to be, once: inside a library's import or a callback
     it is swallowed, and a flow that waits for its trials does not see it; the run would go on until it is killed 30 s
-    later. Every flow calls this first; further calls, and calls beside the main thread, do nothing.
+    later. Flows in a process of ours call this first (flows/hosting.py); further calls, and calls beside the main
+    thread, do nothing.
     """
     if _wake_up or threading.current_thread() is not threading.main_thread():
         return

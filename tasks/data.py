@@ -19,6 +19,7 @@ from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
 from bertft_core.recipe import prepare
 from bertft_core.recipe.prepare import Prepared
+from tasks.names import artifact_key
 
 
 def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
@@ -33,7 +34,9 @@ def ingest_rows(config: RunConfig, home: Path, progress: Any) -> DatasetSplits:
     dataset = prepare.ingest(config, home, progress.rows)
     names = ("rows_read", "rows_filtered", "rows_used", "rows_quarantined", "duplicates_dropped")
     rows = [{"what": name, "rows": getattr(dataset.report, name)} for name in names]
-    create_table_artifact(key="bertft-rows", table=rows, description=f"{config.name}: rows in and out")
+    create_table_artifact(
+        key=artifact_key("rows", config.name), table=rows, description=f"{config.name}: rows in and out"
+    )
     return dataset
 
 
@@ -47,5 +50,7 @@ def tokenize_rows(config: RunConfig, dataset: DatasetSplits, home: Path, progres
         {"split": s, "rows": getattr(prepared.dataset, f"n_{s}"), "cut": tokens.rows_cut[s], **tokens.percentiles[s]}
         for s in SPLITS
     ]
-    create_table_artifact(key="bertft-tokens", table=table, description=f"{config.name}: lengths before the cut")
+    create_table_artifact(
+        key=artifact_key("tokens", config.name), table=table, description=f"{config.name}: lengths before the cut"
+    )
     return prepared

@@ -17,14 +17,16 @@ from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.release import build_served, write_released_page
 from bertft_core.registry.ledger import Release
 from bertft_core.training.results import TrainingResult
+from tasks.names import artifact_key
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)
 @telling_no_secrets
-def evaluate_model(context: RunContext, fit: TrainingResult) -> EvaluationReport:
+def evaluate_model(context: RunContext, fit: TrainingResult, progress: Any) -> EvaluationReport:
     """Score the untouched test split beside the TF-IDF baseline."""
-    report = evaluation.evaluate(context, fit)
-    create_markdown_artifact(key="bertft-evaluation", markdown=report.to_markdown(context.config.name))
+    report = evaluation.evaluate(context, fit, progress.doing)
+    key = artifact_key("evaluation", context.config.name)
+    create_markdown_artifact(key=key, markdown=report.to_markdown(context.config.name))
     return report
 
 

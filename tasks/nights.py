@@ -18,6 +18,7 @@ from bertft_core.recipe.nights.log import Night
 from bertft_core.recipe.nights.record import as_markdown, log_night
 from bertft_core.recipe.nights.triggers import NewRowsScore
 from bertft_core.recipe.prepare import Prepared
+from tasks.names import artifact_key
 
 
 @task(name="drift", cache_policy=NO_CACHE)
@@ -28,7 +29,7 @@ def measure_drift(
     """How tonight's texts differ from the last training's; the Prefect artifact."""
     report = nights_drift.measure_drift(config, prepared, last, label, home)
     if report is not None:
-        create_markdown_artifact(key="bertft-drift", markdown=report.to_markdown())
+        create_markdown_artifact(key=artifact_key("drift", config.name), markdown=report.to_markdown())
     return report
 
 
@@ -43,5 +44,5 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
 @telling_no_secrets
 def record(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> None:
     """One MLflow run a night, with outcome, reason, numbers and the drift that was measured; the Prefect artifact."""
-    create_markdown_artifact(key="bertft-night", markdown=as_markdown(night, name))
+    create_markdown_artifact(key=artifact_key("night", name), markdown=as_markdown(night, name))
     log_night(night, name, store, prefect_run, drift)

@@ -22,6 +22,7 @@ from bertft_core.registry.ledger import Release
 from bertft_core.training.results import TrainingResult
 from tasks.data import is_retryable
 from tasks.events import tell_release
+from tasks.names import artifact_key
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)
@@ -29,10 +30,11 @@ from tasks.events import tell_release
 def register_model(context: RunContext, fit: TrainingResult, tree: Tree) -> Candidate:
     """Log the served artefact and register it, once per run; found again by its run tag after a kill."""
     candidate, version = register_fit(context, fit, tree)
-    create_markdown_artifact(key="bertft-model", markdown=f"`{version.model_uri}` from MLflow run `{version.run_id}`")
+    text = f"`{version.model_uri}` from MLflow run `{version.run_id}`"
+    create_markdown_artifact(key=artifact_key("model", candidate.name), markdown=text)
     if tree.store.tracking_uri.startswith("http"):
         link = f"{without_credentials(tree.store.tracking_uri)}/#/models/{version.name}/versions/{version.version}"
-        create_link_artifact(key="bertft-model-link", link=link)
+        create_link_artifact(key=artifact_key("model-link", candidate.name), link=link)
     return candidate
 
 
@@ -49,5 +51,5 @@ def decide_promotion(candidate: Candidate, store: Store, *, approved: bool = Fal
     """Apply the rule to the candidate and the champion on the same rows, move the alias or say why not."""
     release, decision = promote_or_keep(candidate, store, approved=approved, prefect_run=str(flow_run.id or ""))
     text = decision.to_markdown(release.title) if decision else f"**{plain(str(release))}**"
-    create_markdown_artifact(key="bertft-decision", markdown=text)
+    create_markdown_artifact(key=artifact_key("decision", release.registered_model), markdown=text)
     return tell_release(release)

@@ -18,6 +18,7 @@ from bertft_core.search.results import TrialResult
 from bertft_core.search.slots import Slot
 from bertft_core.search.study import SearchStudy
 from bertft_core.search.winner import SearchWinner
+from tasks.names import artifact_key
 
 
 @task(name="trial", task_run_name="trial-{slot.slot}", cache_policy=NO_CACHE)
@@ -42,6 +43,7 @@ def publish(study: SearchStudy, winner: SearchWinner, context: RunContext, tree:
     """Pictures and page of a finished search: on disk, on the MLflow search run, as a Prefect artifact."""
     config = context.config
     report = report_search(study, config, winner, context.run.folder.search, tree.search_address)
-    create_markdown_artifact(key="bertft-search", markdown=report.summary, description=f"{config.name}: {study.name}")
+    key = artifact_key("search", config.name)
+    create_markdown_artifact(key=key, markdown=report.summary, description=f"{config.name}: {study.name}")
     tree.search_done(winner, [report.page, *report.pictures])
     return report

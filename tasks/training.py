@@ -14,6 +14,7 @@ from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.context import RunContext
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.spec import micro_batch_line
+from tasks.names import artifact_key
 
 
 @task(name="finetune", cache_policy=NO_CACHE)
@@ -32,7 +33,7 @@ def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
             said.add(line)
             progress.say(f"  {line}")
 
-    settings = fitting.machine_settings(context)
+    settings = fitting.machine_settings(context, progress.doing)
     progress.say(f"  {fitting.prefix_plan(context.config, context.prepared, settings.precision, None)}")
     result = fitting.finetune(context, show)
     if result.prefix and result.prefix["reason"]:
@@ -40,5 +41,6 @@ def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
     for text in filter(None, (result.fault, result.note)):
         progress.say(f"  warning: {text}")
     rows = [asdict(epoch) for epoch in result.history]
-    create_table_artifact(key="bertft-epochs", table=rows, description=f"{context.config.name}: {result}")
+    key = artifact_key("epochs", context.config.name)
+    create_table_artifact(key=key, table=rows, description=f"{context.config.name}: {result}")
     return result

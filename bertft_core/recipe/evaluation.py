@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +75,16 @@ def baseline_folder(config: RunConfig, dataset: DatasetSplits, home: Path) -> Ba
     return BaselineFolder(folder)
 
 
-def settle_policy(context: RunContext, fit: TrainingResult) -> DecisionPolicy:
+def settle_policy(
+    context: RunContext, fit: TrainingResult, doing: Callable[[str], None] = lambda text: None
+) -> DecisionPolicy:
     """Score the validation rows, fit on them how probabilities become an answer, and keep it with the run."""
     config, dataset = context.config, context.prepared.dataset
+    doing("scoring validation rows")
     raw = _score(context, fit, "validation")
+    doing("fitting the TF-IDF baseline")
     words = baseline_folder(config, dataset, context.home).probabilities("validation")
+    doing("settling blend, temperature and thresholds on validation rows")
     policy = _fit_policy(config, dataset, raw, words)
     context.run.update(policy=policy.to_json())
     return policy
@@ -102,9 +108,12 @@ def _score(context: RunContext, fit: TrainingResult, split: str) -> Any:
     return np.load(file, allow_pickle=False)
 
 
-def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
+def evaluate(
+    context: RunContext, fit: TrainingResult, doing: Callable[[str], None] = lambda text: None
+) -> EvaluationReport:
     """Score the untouched test split beside the TF-IDF baseline; report and pictures go to run/evaluation.
 
+    doing: is told of each part as it begins; on a busy machine one may take minutes.
     Raises ConfigError where there are no test rows.
     """
     import numpy as np
@@ -115,7 +124,9 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
 
     config, prepared, dataset = context.config, context.prepared, context.prepared.dataset
     require_test_rows(config)
-    policy, raw = settle_policy(context, fit), _score(context, fit, "test")
+    policy = settle_policy(context, fit, doing)
+    doing("scoring test rows")
+    raw = _score(context, fit, "test")
     folder, baseline = context.run.folder.evaluation, baseline_folder(config, dataset, context.home)
     words = baseline.probabilities("test")
     blended = policy.blended(raw, words, multi_label=dataset.multi_label)
@@ -127,6 +138,7 @@ def evaluate(context: RunContext, fit: TrainingResult) -> EvaluationReport:
     if policy.blend is not None:
         cost = _milliseconds(baseline, dataset.joined_texts("test")[:TIMED_ROWS])
         blend = BlendParts(weights=str(policy.blend), milliseconds=cost, encoder=labels.predictions(raw))
+    doing("scores and their intervals")
     report = judge(
         labels,
         labels.predictions(decided.probabilities, decided.predicted),

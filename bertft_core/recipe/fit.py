@@ -29,12 +29,12 @@ from bertft_core.training.schedules import UnfreezeSchedule, usable_cuts
 from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings
 
 
-def machine_settings(context: RunContext) -> MachineSettings:
+def machine_settings(context: RunContext, doing: Callable[[str], None] = lambda text: None) -> MachineSettings:
     """Threads, precision and device: resolved once, stored with the run and reused on resume.
 
     What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
     does not change the numbers from one night to the next; delete the file to measure again, as is done where it is
-    damaged.
+    damaged. doing: is told where it has to be measured, which takes minutes on a busy machine.
     """
     if stored := context.run.settings:
         return stored
@@ -49,6 +49,7 @@ def machine_settings(context: RunContext) -> MachineSettings:
     wanted = (training.precision, training.device, training.threads)
     key = hash_json([platform.node(), version("torch"), os.cpu_count(), prepared.encoder, *wanted])[:16]
     if key not in known:
+        doing("settling threads and precision for this encoder and machine, once")
         known[key] = context.trainer.resolve(prepared.pretrained, *wanted)
         write_json(file, {name: asdict(settings) for name, settings in known.items()})
     context.run.update(settings=asdict(known[key]))

@@ -11,6 +11,8 @@ import threading
 import uuid
 from types import FrameType
 
+from flows.signals import begin_command
+
 TOKEN = "BERTFT_SESSION"
 _GRACE_SECONDS = 15  # for an own Prefect server to be told that the run was interrupted
 # Runs apart, in a session of its own: waits for the command's end of the pipe to close, however it ends, then ends
@@ -42,6 +44,7 @@ def watch_over(verb: str, *, is_served: bool) -> None:
 
     is_served: a Prefect server of the user's own is told first, for at most 15 s.
     """
+    begin_command()
     token = uuid.uuid4().hex
     if os.path.isdir("/proc/self"):
         subprocess.Popen(  # its stdin closes when this process ends, by whatever death

@@ -83,7 +83,7 @@ class TrialBoard:
 
     def __enter__(self) -> Self:
         # a terminal by the file itself: FORCE_COLOR makes rich take a log file for one
-        if not self._console.file.isatty() or not self._console.is_interactive:
+        if self._console.quiet or not self._console.file.isatty() or not self._console.is_interactive:
             self._lines = ExitStack()
             self._lines.enter_context(repeated(self._say_running, SAID_EVERY))
             return self
@@ -136,7 +136,7 @@ class TrialBoard:
             best, count, left = self.best(), len(self._finished), shown_time(self.seconds_left())
         if self._table is not None:
             style = "bold green" if best is result else _COLOURS[result.state]
-            self._console.print(Text(str(result), style=style), soft_wrap=True)
+            self._console.say(Text(str(result), style=style))
         else:
             so_far = f"best {best.score:.4f} (trial {best.slot})" if best else "best …"
             self.say(f"{result}; {count} of {self._total}, {so_far}, about {left} left")
@@ -154,7 +154,7 @@ class TrialBoard:
 
     def say(self, text: str) -> None:
         """One line, above the table on a terminal."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.say(text)
 
     def _say_running(self) -> None:
         """How far the running trials are, for a log; nothing while none has begun."""
@@ -184,6 +184,13 @@ class TrialBoard:
             finished = [r.seconds for r in self._finished.values()]
         waiting = max(0, self._total - len(finished) - len(running))
         return seconds_left(finished, running, waiting, self._workers)
+
+    def share(self) -> tuple[float, str]:
+        """How much of the search is done, in [0, 1], and in words."""
+        with self._lock:
+            finished, running = len(self._finished), sum(row.fraction for row in self._running.values())
+        left = shown_time(self.seconds_left())
+        return (finished + running) / max(self._total, 1), f"{finished} of {self._total} trials, about {left} left"
 
     def rows(self) -> list[_Row]:
         """The running trials by slot."""

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
 from rich.segment import Segment
+from rich.text import Text
 
 from bertft_core.base.display import visible
 
@@ -26,11 +27,21 @@ SAID_EVERY = 30.0  # seconds between two lines where there is no terminal
 
 
 class WholeConsole(Console):
-    """A console that one thread has at a time: `with console:` waits, and so does all that prints."""
+    """A console that one thread has at a time: `with console:` waits, and so does all that prints.
 
-    def __init__(self, **values: Any) -> None:
+    log: gets each line that is said, too; what is drawn again and again (a table, a bar) is no line.
+    """
+
+    def __init__(self, *, log: Callable[[str], None] | None = None, **values: Any) -> None:
         self._alone = threading.RLock()
+        self._log = log
         super().__init__(**values)
+
+    def say(self, line: str | Text) -> None:
+        """One line that stays, as it is: above a table or bar that stands."""
+        self.print(line, markup=False, soft_wrap=True)
+        if self._log is not None:
+            self._log(str(line))
 
     def __enter__(self) -> Self:
         self._alone.acquire()

@@ -1,69 +1,75 @@
-"""Progress: a bar with time left on a terminal, a line every 30 s elsewhere; of a deployment, in its log at Prefect."""
+"""Progress: a bar with time left on a terminal, a line every 30 s elsewhere; of a flow run also in its log."""
 
 from __future__ import annotations
 
-import io
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertft_core.search.results import TrialResult
+from flows.signals import is_command
 from flows.terminal.board import TrialBoard
 from flows.terminal.console import SAID_EVERY, WholeConsole, repeated, shown
 from flows.terminal.estimate import shown_time
+
+if TYPE_CHECKING:
+    from flows.run_log import RunLog
 
 _LEAST_DONE = 0.05  # before a time left is said
 
 
 class Reporter:
-    """Stage seconds and progress of one command; of a flow run of a deployment, where it is made inside the flow."""
+    """Stage seconds and progress of one command, or of the flow run in which it is made; model: its name there."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "") -> None:
         self.seconds: dict[str, float] = {}
-        log: Callable[[str], None] | None = None
+        self._log: RunLog | None = None
         if "prefect" in sys.modules:  # else a command without a flow
-            from prefect import get_run_logger
-            from prefect.context import FlowRunContext
-            from prefect.runtime import deployment
+            from flows.run_log import RunLog
 
-            if FlowRunContext.get() and deployment.id:
-                log = get_run_logger().info  # Prefect also shows it on the worker's or server's terminal
-        self._logs_stages = log is not None
-        self._console = WholeConsole(file=log and _Lines(log), stderr=log is None, highlight=False)
+            self._log = RunLog.of_run(model)
+        # in a process that is not a command's the terminal is Prefect's: it shows there what it has in its log
+        self._is_ours = self._log is None or is_command()
+        line = self._log and self._log.line
+        self._console = WholeConsole(log=line, stderr=True, quiet=not self._is_ours, highlight=False)
+        self._board: TrialBoard | None = None
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._standing = ExitStack()  # the bar, or the thread that says a line now and then
         self._now = _Stage()
 
     def say(self, text: str) -> None:
-        """One line on stderr, or in the log of the deployment's run."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        """One line on stderr and in the log of the flow run."""
+        self._console.say(text)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Reporter]:
         """Time a stage; its bar shows while it runs, its line stays."""
         start = time.monotonic()
         self._now = _Stage(name=name)
+        self._heard()
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         try:
-            if not self._logs_stages and sys.stderr.isatty():
+            if self._is_ours and sys.stderr.isatty():
                 self._bar = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
                 with self._console:  # which comes before the bar's own locks (flows/terminal/console.py)
                     self._task = self._bar.add_task(name, total=1.0)
                 self._standing.enter_context(shown(self._console, self._bar))
             else:
                 self._standing.enter_context(repeated(lambda: self.say(self._now.line()), SAID_EVERY))
-            yield self
+            with self._log.progress(name, self._share) if self._log else nullcontext():
+                yield self
         finally:
             self._end_bar()
             took = time.monotonic() - start
             self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 2)
-            if self._logs_stages:
-                self.say(f"{name} took {took:.1f} s")
+            if self._log:
+                self._log.line(f"{name} took {took:.1f} s")
 
     @contextmanager
     def board(
@@ -71,8 +77,17 @@ class Reporter:
     ) -> Iterator[TrialBoard]:
         """A board of trials in place of the current stage's bar, which does not come back; `say` goes above it."""
         self._end_bar()
-        with TrialBoard(total, metric, finished, workers=workers, console=self._console) as board:
-            yield board
+        with TrialBoard(total, metric, finished, workers=workers, console=self._console) as self._board:
+            yield self._board
+        self._board = None
+
+    def _share(self) -> tuple[float | None, str]:
+        """How much of the stage is done, and in words."""
+        return self._board.share() if self._board else (self._now.done, self._now.line())
+
+    def _heard(self) -> None:
+        if self._log:
+            self._log.heard()
 
     def _end_bar(self) -> None:
         self._standing.close()
@@ -80,13 +95,23 @@ class Reporter:
 
     def fraction(self, done: float, text: str = "") -> None:
         """Move the bar of the current stage to `done` in [0, 1]."""
+        self._heard()
         self._now.at(done)
         self._now.text = text or self._now.text
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, description=text or None)
 
+    def doing(self, text: str) -> None:
+        """What the current stage is at, where nobody can tell how far it is."""
+        self._heard()
+        self._now.at(None)
+        self._now.text = text
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=text, total=None)
+
     def rows(self, what: str, count: int, total: int | None = None) -> None:
         """Rows done so far; of how many, where that is known before the end."""
+        self._heard()
         self._now.at(count / total if total else None)
         self._now.text = f"{what}: {count:,}" + (f" of {total:,}" if total else " rows")
         if self._bar and self._task is not None:
@@ -135,16 +160,3 @@ class _Stage:
         if (left := self.left()) is not None:
             parts.append(f"about {shown_time(left)} left")
         return f"{self.name}: {', '.join(parts)}"
-
-
-class _Lines(io.TextIOBase):
-    """A text file whose lines become log records."""
-
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self._log = log
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines():
-            if line.strip():
-                self._log(line)
-        return len(text)

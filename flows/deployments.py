@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zoneinfo
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
-from bertft_core.base.errors import ConfigError, InputError
+from bertft_core.base.errors import ConfigError
 from bertft_core.base.home import open_home
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
@@ -30,12 +32,16 @@ from flows.search import join
 
 # What happens to a run of a night that comes due while another is at work
 COLLISIONS = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}
+PROCESS = "process"  # the kind of work pool whose workers start runs as processes of their own machine
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL", "BERTFT_USER", "BERTFT_STORAGE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is deployed; all paths absolute. collision: skip or queue. folders: predict reads and writes below them."""
+    """What is deployed; all paths absolute. collision: skip or queue. folders: predict reads and writes below them.
+
+    job_variables: of the work pool's kind, such as `image`; they win over those that bertft sets.
+    """
 
     config_path: Path
     overrides: tuple[str, ...]
@@ -46,6 +52,16 @@ class Plan:
     collision: str = "skip"
     is_paused: bool = False
     folders: tuple[Path, ...] = ()
+    job_variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def place(self, path: Path, kind: str) -> str:
+        """A path as a run on a work pool of this kind finds it.
+
+        A process worker sees the files of this machine. Any other has a working directory of its own, an image's or a
+        volume's, which stands for the one where this is called: paths below it are relative to it, others stay.
+        """
+        here = Path.cwd()
+        return str(path if kind == PROCESS or not path.is_relative_to(here) else path.relative_to(here))
 
     @property
     def schedule(self) -> Schedule:
@@ -58,49 +74,59 @@ class Plan:
             raise ConfigError(f"--cron {self.cron!r}: {fault}; wanted five fields, such as '30 2 * * *'") from None
 
 
-def deployments(plan: Plan) -> list[RunnerDeployment]:
-    """nightly on its schedule; search, join, promote and predict by hand. The same names again update what is there."""
+def deployments(plan: Plan, kind: str = PROCESS) -> list[RunnerDeployment]:
+    """nightly on its schedule; search, join, promote and predict by hand. The same names again update what is there.
+
+    kind: of the work pool.
+    """
     config = load_config(plan.config_path, plan.overrides)
     store = load_mlflow_config(plan.mlflow_file, config.base_dir, Path.cwd())
+    mlflow_file = None if plan.mlflow_file is None else plan.place(plan.mlflow_file, kind)
+    files = {"home": plan.place(plan.home, kind), "mlflow_file": mlflow_file}
+    chain = {"config_path": plan.place(plan.config_path, kind), "overrides": list(plan.overrides), **files}
     model = store.model_name(config.name)
-    files = {"home": str(plan.home), "mlflow_file": None if plan.mlflow_file is None else str(plan.mlflow_file)}
-    chain = {"config_path": str(plan.config_path), "overrides": list(plan.overrides), **files}
-    scoring = _deployment(predict, config.name, {"model": f"models:/{model}@{store.aliases.champion}", **files})
-    scoring.job_variables["env"][FOLDERS] = os.pathsep.join(map(str, plan.folders))
+    served = {"model": f"models:/{model}@{store.aliases.champion}", **files}
+    deployed = partial(_deployment, plan=plan, kind=kind, model=config.name)
+    scoring = deployed(predict, config.name, served)
+    scoring.job_variables["env"].setdefault(FOLDERS, os.pathsep.join(plan.place(f, kind) for f in plan.folders))
     # a night that comes due while another is at work begins, notes that, tells people of one that hangs, and ends
     single = ConcurrencyLimitConfig(
         limit=2 if plan.collision == "skip" else 1, collision_strategy=COLLISIONS[plan.collision]
     )
     alone = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISIONS[plan.collision])
     made = [
-        _deployment(
-            nightly, config.name, chain, schedule=plan.schedule, concurrency_limit=single, paused=plan.is_paused
-        ),
-        _deployment(promote, config.name, {"name": model, **files}),
+        deployed(nightly, config.name, chain, schedule=plan.schedule, concurrency_limit=single, paused=plan.is_paused),
+        deployed(promote, config.name, {"name": model, **files}),
         scoring,
     ]
     if config.search is not None and config.search.trials:
         joined = {name: chain[name] for name in ("config_path", "overrides", "home")}
         made += [
-            _deployment(pipeline, f"{config.name}-search", {**chain, "last": "search"}, concurrency_limit=alone),
-            _deployment(join, config.name, joined),
+            deployed(pipeline, f"{config.name}-search", {**chain, "last": "search"}, concurrency_limit=alone),
+            deployed(join, config.name, joined),
         ]
     return made
 
 
-def _deployment(flow: Flow[..., Any], name: str, parameters: dict[str, Any], **more: Any) -> RunnerDeployment:
+def _deployment(
+    flow: Flow[..., Any], name: str, parameters: dict[str, Any], *, plan: Plan, kind: str, model: str, **more: Any
+) -> RunnerDeployment:
     """Its run's environment: what may hold a password stays in the worker's, since the server shows this one."""
-    home = parameters["home"]
+    home, given = parameters["home"], dict(plan.job_variables)
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ and "@" not in os.environ[name]}
     deployed: Any = flow.to_deployment(
         name,
         parameters=parameters,
         entrypoint_type=EntrypointType.MODULE_PATH,
         version_type=VersionType.SIMPLE,  # else Prefect asks git, which runs what the working directory's .git says
-        tags=["bertft"],
+        tags=["bertft", model],
         job_variables={
-            "env": {**QUIET, "PREFECT_LOGGING_LEVEL": "INFO", "BERTFT_HOME": home, **passed_on},
-            "working_dir": home,
+            **({"working_dir": home} if kind == PROCESS else {}),
+            **given,
+            "env": {
+                **{**QUIET, "PREFECT_LOGGING_LEVEL": "INFO", "BERTFT_HOME": home, **passed_on},
+                **given.get("env", {}),
+            },
         },
         **more,
     )
@@ -108,21 +134,21 @@ def _deployment(flow: Flow[..., Any], name: str, parameters: dict[str, Any], **m
 
 
 def deploy(plan: Plan, pool: str) -> dict[str, Any]:
-    """Create or update the deployments on a process work pool, which is made when it is missing."""
-    made = deployments(plan)
-    open_home(plan.home)  # a run's process starts in it
+    """Create or update the deployments on a work pool of any kind; one that is missing is made, of kind process."""
+    deployments(plan)  # a fault in it makes no pool
+    kind = PROCESS
     with get_client(sync_client=True) as client:
         try:
-            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            client.create_work_pool(WorkPoolCreate(name=pool, type=PROCESS))
         except ObjectAlreadyExists:
-            if (kind := client.read_work_pool(pool).type) != "process":
-                raise InputError(
-                    f"--pool {pool}: the work pool is of type {kind!r}; wanted process: a worker must see the "
-                    "configuration and BERTFT_HOME as files"
-                ) from None
+            kind = client.read_work_pool(pool).type
+    made = deployments(plan, kind)
+    if kind == PROCESS:
+        open_home(plan.home)  # a run's process starts in it
     return {
         "name": made[0].name,
         "pool": pool,
+        "kind": kind,
         "cron": plan.cron,
         "timezone": plan.timezone,
         "collision": plan.collision,

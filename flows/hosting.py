@@ -6,6 +6,7 @@ flow of ours is a guest: signals, timers, standard output and logging are the ho
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -40,6 +41,10 @@ def at_home(function: Callable[P, T]) -> Callable[P, T]:
         with no_secrets():
             return function(*args, **kwargs)
 
+    # Prefect reads types by name in the module of what it is given, which is this one
+    signature = inspect.signature(function, eval_str=True)
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
     return run
 
 

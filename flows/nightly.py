@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
 from bertft_core.base.errors import BertftError, ConfigError, fault_text
 from bertft_core.base.locks import work_in
@@ -22,6 +22,7 @@ from bertft_core.registry.decision import require_comparable
 from bertft_core.tracking.store import open_store
 from flows.hosting import at_home, is_guest, model_of_run, tag_run
 from flows.notify import notify
+from flows.parameters import Hyperparameters, all_overrides, file_of, home_of
 from flows.pipeline import pipeline
 from flows.signals import sigterm_came, time_limit
 from flows.terminal.progress import Reporter
@@ -47,7 +48,7 @@ class NightFailed(BertftError):
 
 def _run_name() -> str:
     parameters = flow_run.parameters
-    return f"{model_of_run()} night {parameters.get('as_of') or dt.date.today().isoformat()}"
+    return f"{model_of_run()} night {parameters.get('as_of') or dt.date.today()}"
 
 
 @flow(name="bertft-nightly", flow_run_name=_run_name)
@@ -55,23 +56,31 @@ def _run_name() -> str:
 def nightly(
     config_path: str,
     overrides: list[str] | None = None,
-    home: str = ".bertft",
+    home: str | None = None,
     mlflow_file: str | None = None,
-    as_of: str | None = None,
+    as_of: dt.date | None = None,
     *,
     force: bool = False,
     live: bool = False,
+    hyperparameters: Hyperparameters | None = None,
 ) -> dict[str, Any]:
     """Train if there is reason to, and release if the result is better; returns outcome, reason, run_id, version.
 
-    as_of: the date whose night is replayed, on rows up to it (data.date), under a registered model of its own
-    unless `live`. force: train whatever the triggers say. Raises NightFailed after everything is written down.
+    Raises NightFailed after everything is written down.
+
+    Args:
+        config_path: The configuration, a YAML file; relative to the working directory of the run.
+        overrides: Values in place of the configuration's, as key=value, such as training.lr=3e-5.
+        home: BERTFT_HOME of the run; default: the environment's, else .bertft in the working directory.
+        mlflow_file: The mlflow.yaml; default: the one beside the configuration, else in the working directory.
+        as_of: The date whose night is replayed, on rows up to it (data.date), under a registered model of its own
+            unless `live`.
+        force: Train whatever the triggers say.
+        live: Let a replay move the live aliases.
+        hyperparameters: The most usual of the overrides, as fields; they win.
     """
-    if deployment.id:  # a worker's process runs in a temporary folder that is deleted afterwards
-        for name, path in {"config_path": config_path, "home": home, "mlflow_file": mlflow_file or "/"}.items():
-            if not Path(path).is_absolute():
-                raise ConfigError(f"{name}: {path!r} is relative: a deployment needs absolute paths")
-    overrides = overrides or []
+    config_path, home = file_of(config_path), home_of(home)
+    overrides = all_overrides(overrides, hyperparameters)
     config = load_config(config_path, overrides)
     if as_of is not None:
         if config.data.date is None:
@@ -99,7 +108,7 @@ def nightly(
         config_path=config_path,
         overrides=overrides,
         home=root,
-        night=as_of or dt.date.today().isoformat(),
+        night=(as_of or dt.date.today()).isoformat(),
         report=report,
         is_forced=force,
         limit=time_limit("nightly.timeout", None if is_guest() else config.nightly.timeout),  # by an alarm, the host's

@@ -26,6 +26,7 @@ from bertft_core.registry.decision import require_comparable
 from bertft_core.registry.versions import registered_runs
 from bertft_core.tracking.store import open_store
 from flows.hosting import at_home, model_of_run, tag_run
+from flows.parameters import Hyperparameters, Stage, all_overrides, file_of, home_of
 from flows.release import release, release_registered
 from flows.search import search
 from flows.terminal.progress import Reporter
@@ -46,15 +47,27 @@ def _run_name() -> str:
 def pipeline(
     config_path: str,
     overrides: list[str] | None = None,
-    home: str = ".bertft",
+    home: str | None = None,
     mlflow_file: str | None = None,
     *,
     again: bool = False,
-    last: str = "promote",
+    last: Stage = "promote",
+    hyperparameters: Hyperparameters | None = None,
 ) -> dict[str, Any]:
-    """Run the chain up to the stage `last` (search, finetune, evaluate or promote); returns the result document."""
+    """Run the chain up to the stage `last`; returns the result document.
+
+    Args:
+        config_path: The configuration, a YAML file; relative to the working directory of the run.
+        overrides: Values in place of the configuration's, as key=value, such as training.lr=3e-5.
+        home: BERTFT_HOME of the run; default: the environment's, else .bertft in the working directory.
+        mlflow_file: The mlflow.yaml; default: the one beside the configuration, else in the working directory.
+        again: Run even if nothing changed since the last run.
+        last: The stage to end with.
+        hyperparameters: The most usual of the overrides, as fields; they win.
+    """
+    home = home_of(home)
     work_in(home)
-    config = load_config(config_path, overrides or [])
+    config = load_config(file_of(config_path), all_overrides(overrides, hyperparameters))
     if last in ("evaluate", "promote"):
         require_test_rows(config)
     store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())

@@ -25,6 +25,7 @@ from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
 from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 from flows.hosting import at_home, tag_run
+from flows.parameters import home_of
 from tasks.events import final_state, tell_release
 from tasks.release import check_parity, decide_promotion, register_model
 
@@ -50,18 +51,26 @@ def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer
 def promote(
     name: str,
     version: str | None = None,
-    home: str = ".bertft",
+    home: str | None = None,
     mlflow_file: str | None = None,
     *,
     approve: bool = False,
 ) -> dict[str, Any]:
-    """Run the gate for a registered version (default: the challenger) on its own test rows."""
+    """Run the gate for a registered version on its own test rows.
+
+    Args:
+        name: The registered model.
+        version: The version's number; default: the challenger.
+        home: BERTFT_HOME of the run; default: the environment's, else .bertft in the working directory.
+        mlflow_file: The mlflow.yaml; default: the one in the working directory.
+        approve: Say yes to a version that awaits approval.
+    """
     checked(model_name, name, "the registered model's name")
     if version is not None:
         checked(version_number, version, "the version")
-    work_in(home)
+    root = Path(home_of(home))
+    work_in(root)
     tag_run(name)
-    root = Path(home)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
     with release_lock(root, name):
         if done := overrides.already(store, name, version):

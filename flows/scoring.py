@@ -10,7 +10,7 @@ from uuid import UUID
 
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 
 from bertft_core.base.errors import InputError
 from bertft_core.base.locks import work_in
@@ -19,6 +19,7 @@ from bertft_core.recipe.predict import predict_file
 from bertft_core.serving.tables import TableSettings
 from bertft_core.tracking.store import open_store
 from flows.hosting import at_home
+from flows.parameters import home_of
 from flows.terminal.progress import Reporter
 
 FOLDERS = "BERTFT_FILES"  # of a deployment's environment: what `predict` may read and write below
@@ -30,26 +31,38 @@ def predict(
     model: str,
     input: str,
     output: str,
-    home: str = ".bertft",
+    home: str | None = None,
     mlflow_file: str | None = None,
     text: str | None = None,
     text_pair: str | None = None,
     encoding: str | None = None,
 ) -> dict[str, Any]:
-    """Score a file with a registered version (models:/NAME@champion) or a model folder; input and output are paths.
+    """Score a file with a registered version or a model folder.
+
+    Args:
+        model: models:/NAME@champion, models:/NAME/3 or a model folder.
+        input: The file of texts: .csv, .tsv, .jsonl or .parquet.
+        output: The file to write: .csv, .jsonl or .parquet.
+        home: BERTFT_HOME of the run; default: the environment's, else .bertft in the working directory.
+        mlflow_file: The mlflow.yaml; default: the one in the working directory.
+        text: Column of the texts, where it differs from the training column.
+        text_pair: Second text column.
+        encoding: Of the file; default: found out.
 
     In a run of a deployment paths lie below the folders that the deployment names (`bertft deploy --files`), relative
     ones below the first of them, and its own home and mlflow_file count, whatever the run's parameters say.
     """
-    if deployment.id:
+    if deployment.id and not flow_run.parent_flow_run_id:  # in somebody else's flow that one chooses the paths
         with get_client(sync_client=True) as client:
             made = client.read_deployment(UUID(deployment.id))
-        home, mlflow_file = made.parameters.get("home", home), made.parameters.get("mlflow_file", mlflow_file)
+        home = home_of(made.parameters.get("home", home))
+        mlflow_file = made.parameters.get("mlflow_file", mlflow_file)
         named = made.job_variables.get("env", {}).get(FOLDERS, "")
         folders = [Path(folder).resolve() for folder in named.split(os.pathsep) if folder]
         input = str(inside(folders, Path(home), "input", input))
         output = str(inside(folders, Path(home), "output", output))
         model = model if model.startswith("models:/") else str(inside(folders, Path(home), "model", model))
+    home = home_of(home)
     work_in(home)
     store, report = load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), Reporter()
     with report.stage("predict"):

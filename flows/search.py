@@ -31,6 +31,7 @@ from bertft_core.search.study import SearchStudy
 from bertft_core.search.winner import SearchWinner
 from flows.environment import study_storage
 from flows.hosting import at_home, model_of_run, tag_run
+from flows.parameters import file_of, home_of
 from flows.terminal.board import TrialBoard
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
@@ -83,13 +84,18 @@ def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[SearchWin
 
 @flow(name="bertft-join", flow_run_name=lambda: f"{model_of_run()} join", validate_parameters=False)
 @at_home
-def join(config_path: str, overrides: list[str] | None = None, home: str = ".bertft") -> dict[str, Any]:
+def join(config_path: str, overrides: list[str] | None = None, home: str | None = None) -> dict[str, Any]:
     """Work on a study that another coordinator began, until it is finished; to be run by hand or by a work pool.
 
     Writes no MLflow: the coordinator that began the study mirrors every trial.
+
+    Args:
+        config_path: The configuration, a YAML file; relative to the working directory of the run.
+        overrides: Values in place of the configuration's, as key=value, such as training.lr=3e-5.
+        home: BERTFT_HOME of the run; default: the environment's, else .bertft in the working directory.
     """
-    work_in(home)
-    config, root = load_config(config_path, overrides or []), Path(home)
+    config, root = load_config(file_of(config_path), overrides or []), Path(home_of(home))
+    work_in(root)
     tag_run(config.name)
     report = Reporter(config.name)
     if not config.is_searched:

@@ -104,7 +104,15 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
             sub.add_argument("--files", action="append", metavar="FOLDER", help=files)
             sub.add_argument("--paused", action="store_true", help="deploy without starting the schedule")
         if verb == "deploy":
-            sub.add_argument("--pool", default=POOL, help="process work pool, made when missing (default %(default)s)")
+            pool = "work pool of any type; one that is missing is made, of type process (default %(default)s)"
+            sub.add_argument("--pool", default=POOL, help=pool)
+            sub.add_argument(
+                "--job-variable",
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help="of the work pool's type, such as image=registry/team/mail:1; may be repeated",
+            )
     sub = _verb(verbs, "predict", "score a file of any size with a registered model; memory does not grow with it")
     sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
     sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")

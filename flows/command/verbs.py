@@ -6,6 +6,8 @@ What loads prefect, mlflow or transformers is imported where it is used: `prepar
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -120,15 +122,17 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
 def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     if args.live and not args.as_of:
         raise InputError("--live goes with --as-of: a night of today is live")
+    try:
+        as_of = dt.date.fromisoformat(args.as_of) if args.as_of else None
+    except ValueError:
+        raise InputError(f"--as-of {args.as_of!r} is no date such as 2026-01-31") from None
     config, home = load_config(args.config, args.overrides), _home(args)
     from flows.nightly import NightFailed, night_despite, nightly
 
     try:
         open_home(home, _SERVER_ROOM)  # on a full disk Prefect would try for minutes to start its server
         require_server()
-        night: dict[str, Any] = nightly(
-            **_flow_parameters(args, home), as_of=args.as_of, force=args.force, live=args.live
-        )
+        night: dict[str, Any] = nightly(**_flow_parameters(args, home), as_of=as_of, force=args.force, live=args.live)
         return night
     except NightFailed:
         raise
@@ -158,11 +162,26 @@ def _deployed(args: argparse.Namespace) -> dict[str, Any]:
         collision=args.collision,
         is_paused=args.paused,
         folders=tuple(Path(folder).resolve() for folder in args.files or ["."]),
+        job_variables=_job_variables(getattr(args, "job_variable", [])),
     )
     if args.verb == "deploy":
         return deploy(plan, args.pool)
     serve(*deployments(plan), print_starting_message=True)  # until Ctrl-C; runs are child processes of this one
     return {"name": plan.config_path.stem, "served": False}
+
+
+def _job_variables(given: list[str]) -> dict[str, Any]:
+    """KEY=VALUE as Prefect takes them: a value is JSON, else text."""
+    variables: dict[str, Any] = {}
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not (key and sign):
+            raise InputError(f"--job-variable {text!r}: wanted KEY=VALUE, such as image=registry/team/mail:1")
+        try:
+            variables[key] = json.loads(value)
+        except ValueError:
+            variables[key] = value
+    return variables
 
 
 def _nights(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from bertft_core.base.addresses import sqlite_file
 from bertft_core.base.errors import InputError, fault_text
 from bertft_core.base.locks import alone_in
+from bertft_core.base.packages import OURS, WAYS_OUT, hiding
 from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.recipe.doctor import home as home_checks
 from bertft_core.recipe.doctor import registry as registry_checks
@@ -68,6 +69,15 @@ def _findings(home: Path, config: MlflowConfig) -> Iterator[Finding]:
     ):
         yield from _isolated(check.__name__, partial(check, home))
     yield from _isolated("the registry", partial(_registry, home, config))
+    yield from _isolated("the working directory", _names)
+
+
+def _names() -> Iterator[Finding]:
+    """Folders here that have the name of a package of ours."""
+    for name in OURS:
+        if other := hiding(name, [str(Path.cwd())]):
+            found = f"hides bertft's package {name} where this folder comes first on Python's path"
+            yield Finding(severity=NOTE, where=str(other), found=found, remedy=WAYS_OUT)
 
 
 def _registry(home: Path, config: MlflowConfig) -> Iterator[Finding]:

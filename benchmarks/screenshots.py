@@ -21,6 +21,8 @@ from typing import Any
 
 from PIL import Image
 
+from tasks.names import artifact_key
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COLOURS = 64
 PANEL = 450  # pixels of MLflow's assistant at the right, which a new browser shows open; it is cut off
@@ -47,8 +49,11 @@ def pages(prefect: str, mlflow: str, name: str) -> dict[str, tuple[str, tuple[in
     return {
         "prefect-night": (f"{prefect}/runs/flow-run/{night}", (1280, 640)),
         "prefect-stages": (f"{prefect}/runs/flow-run/{chain}", (1280, 900)),
-        "prefect-night-artifact": (f"{prefect}/artifacts/artifact/{shown['bertft-night']}", (1280, 640)),
-        "prefect-evaluation-artifact": (f"{prefect}/artifacts/artifact/{shown['bertft-evaluation']}", (1280, 900)),
+        "prefect-night-artifact": (f"{prefect}/artifacts/artifact/{shown[artifact_key('night', name)]}", (1280, 640)),
+        "prefect-evaluation-artifact": (
+            f"{prefect}/artifacts/artifact/{shown[artifact_key('evaluation', name)]}",
+            (1280, 900),
+        ),
         "prefect-deployments": (f"{prefect}/deployments", (1280, 540)),
         "mlflow-runs": (f"{mlflow}/#/experiments/{experiment}/runs{trained}", (1280, 640)),
         "mlflow-tree": (f"{mlflow}/#/experiments/{experiment}/runs/{root}{trained}", (1280, 900)),

@@ -70,7 +70,7 @@ def test_hostile_rows_from_the_table_to_every_output(
     with sqlite3.connect(home / "mlflow.db") as store:
         notes = store.execute("SELECT value FROM tags WHERE key = 'mlflow.note.content'").fetchall()
         markdown |= {f"note {number}": text for number, (text,) in enumerate(notes)}
-    assert {"report.md", "bertft-decision", "bertft-evaluation", "note 0"} <= set(markdown)
+    assert {"report.md", "bertft-decision-tiny", "bertft-evaluation-tiny", "note 0"} <= set(markdown)
     for name, text in markdown.items():
         assert not set(SIGNS) & set(text), name
         assert "<img" not in text and "<b>" not in text, name

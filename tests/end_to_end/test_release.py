@@ -156,7 +156,7 @@ def test_deployed_promotion_asks_and_takes_nothing_for_no(home, prefect_api, his
     prefect_api.wait_for(run, "Suspended")
     assert history()["entries"][-1]["action"] == "awaiting"
     prefect_api.ask(f"flow_runs/{run}/resume", {} if answer is None else {"run_input": answer})
-    prefect_api.wait_for(run, "Completed")
+    prefect_api.wait_for(run, "Kept", "Promoted")
     shown = history()
     last = shown["entries"][-1]
     assert (last["action"], last["by"], shown["aliases"]["champion"]) == (outcome, by, champion)

@@ -101,7 +101,7 @@ def test_schedule_fires_refuses_overlap_is_cancelled_resumes_and_asks(prefect_wo
     first = wait(lambda: runs(deployed, "Running"))[0]["id"]  # nobody started it but the schedule
     wait(lambda: list(home.glob("runs/*/fit/checkpoint.safetensors")))
     with standing_still(trainers(home)):
-        refused = wait(lambda: runs(deployed, "Completed"))[0]
+        refused = wait(lambda: runs(deployed, "Skipped"))[0]
         pause(deployed)
         assert refused["id"] != first and nights(home)[0]["outcome"] == "skipped"
         assert "a night of tiny is already running" in nights(home)[0]["reason"]
@@ -109,7 +109,7 @@ def test_schedule_fires_refuses_overlap_is_cancelled_resumes_and_asks(prefect_wo
     wait(lambda: not trainers(home) and is_free(home / "locks" / "nightly-tiny.lock"), seconds=15)
     deployed.wait_for(first, "Cancelled")
     again = deployed.start()
-    deployed.wait_for(again, "Completed", seconds=400)  # not suspended: its release is nested
+    deployed.wait_for(again, "AwaitingApproval", seconds=400)  # not suspended: its release is nested
     told = [night for night in nights(home) if night["outcome"] != "skipped"]
     assert [night["outcome"] for night in told] == ["failed", "awaiting approval"] and "killed" in told[0]["reason"]
     wait(lambda: "awaiting approval" in said(deployed, again), seconds=30)  # lines travel in batches

@@ -455,7 +455,7 @@ def test_the_worker_runs_the_chain_and_the_same_home_goes_on_without_a_server(
     document: Callable[[subprocess.CompletedProcess[str]], dict[str, Any]],
 ) -> None:
     config = project(search={"trials": 0})
-    wait_for(stack, start_chain(stack, config, clean_environment(stack.home)), "Completed")
+    wait_for(stack, start_chain(stack, config, clean_environment(stack.home)), "Promoted")
     shown = document(command(stack.home, "history", "tiny", "--json"))
     assert shown["aliases"]["champion"] == "1"
     again = document(command(stack.home, "run", str(config), "--json"))
@@ -464,7 +464,7 @@ def test_the_worker_runs_the_chain_and_the_same_home_goes_on_without_a_server(
     assert served == shown  # by MLflow's server
     made = document(command(stack.home, "deploy", str(config), "--json", variables=stack.addresses))
     nightly = next(one["id"] for one in made["deployments"] if one["name"] == "bertft-nightly/tiny")
-    wait_for(stack, str(stack.ask(f"deployments/{nightly}/create_flow_run", {})["id"]), "Completed")
+    wait_for(stack, str(stack.ask(f"deployments/{nightly}/create_flow_run", {})["id"]), "Skipped")
     (night,) = document(command(stack.home, "nights", "tiny", "--json"))["nights"]
     assert night["outcome"] == "skipped"
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -71,7 +70,6 @@ def _abandoned(storage: BaseStorage, study: int) -> list[FrozenTrial]:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[RDBStorage]:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     address = f"file:{quote(str(file))}?mode=ro"
     url = sqlite_url(file).replace("{", "{{").replace("}", "}}")  # RDBStorage takes its URL for a template
     connect = {"creator": lambda: sqlite3.connect(address, uri=True, timeout=30)}

@@ -46,6 +46,11 @@ _UNUSABLE = (
 _SQLITE, _JOURNAL, _POSTGRES = SQLITE, "journal:///", "postgresql+psycopg://"
 
 
+def _is_to_be_told(record: logging.LogRecord) -> bool:
+    """Of what Optuna says of our calls its warnings; of calls of a program around us all, as that has set it up."""
+    return record.levelno >= logging.WARNING or not getattr(_THREAD, "is_calling", False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyStorage:
     """An opened storage. optuna: what `create_study` takes. url: holds the password; shown: does not.
@@ -129,7 +134,8 @@ def open_storage(url: str | None, home: Path, *, patience_seconds: float = PATIE
     url: sqlite:///FILE, journal:///FILE (a relative FILE starts at `home`) or postgresql+psycopg://. Raises
     ConfigError for any other, and when psycopg is missing; StorageError within about 15 s when it cannot be used.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for handler in logging.getLogger("optuna").handlers:
+        handler.addFilter(_is_to_be_told)
     wanted = url or sqlite_url(Path(home).resolve() / "search" / "studies.db")
     file = _file(wanted, Path(home).resolve())
     if file is None:

@@ -47,7 +47,6 @@ class SearchStudy:
         *,
         must_exist: bool = False,
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.storage, self.owner = storage, owner or Owner()
         self._config, self._search = config, config.search or SearchConfig(trials=0)
         self._seed, self._measure = config.training.seed, self._search.second and self._search.second.measure

@@ -23,12 +23,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect"), pytes
 ROOT = Path(__file__).parents[2]
 NAME = "Mail.2026"
 KEY = "mail-2026-[0-9a-f]{6}"
-# A project's own program: an automation that docs/nightly.md shows, then nights as parts of a flow of its own.
+# A project's own program: nights as parts of a flow of its own.
 HOST = """
 import json, logging, os, signal, sys, threading, time
 asked = json.loads(sys.argv[1])
-exec(asked["automation"])
-from prefect import flow, tags
+from prefect import flow
 from flows import run_log
 from flows.nightly import NightFailed, nightly
 from flows.terminal.progress import Reporter
@@ -42,7 +41,7 @@ def known():
         "timer": signal.getitimer(signal.ITIMER_REAL)[1],
         "wakes up": fd,
         "streams": [id(sys.stdout), id(sys.stderr)],
-        "environment": dict(os.environ),
+        "environment": {name: os.environ.get(name) for name in asked["environment"]},
         "loggers": {
             one.name: [one.level, [id(h) for h in one.handlers], one.propagate, one.disabled]
             for one in found
@@ -50,13 +49,11 @@ def known():
         },
     }
 
-during = []
-
 @flow(name="host")
 def host():
     signal.signal(signal.SIGALRM, lambda number, frame: None)
     signal.setitimer(signal.ITIMER_REAL, 3000, 1234)
-    before, at_work = known(), threading.Event()
+    before = known()
     quiet = nightly(asked["config"], home=asked["home"], mlflow_file=asked["mlflow"])
     with open(asked["rows"], "a") as table:
         table.writelines(f"of a third kind {number},third\\n" for number in range(30))
@@ -164,7 +161,8 @@ def nights(
     home = tmp_path_factory.mktemp("native") / "home"
     known = {**clean_environment(home), **prefect_server.clients}
     mail = {"MAIL_REPOSITORY": f"file://{repository}", "MAIL_POOL": "desk", "MAIL_HOME": str(home)}
-    asked = {"automation": automation, "home": str(home), "rows": str(repository / "rows.csv")}
+    asked: dict[str, Any] = {"home": str(home), "rows": str(repository / "rows.csv")}
+    asked["environment"] = sorted({*known, "PYTHONWARNINGS", "TOKENIZERS_PARALLELISM", "PREFECT_LOGGING_LEVEL"})
     asked |= {"config": str(repository / "mail.yaml"), "mlflow": str(repository / "mlflow.yaml")}
 
     def run(*words: str) -> str:
@@ -187,7 +185,7 @@ def nights(
     wait(lambda: prefect_server.ask(f"flow_runs/{first}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 900)
     quiet = command(home, "nightly", str(repository / "mail.yaml"), "--json")
     assert quiet.returncode == 0, quiet.stderr[-3000:]
-    said = run("-c", HOST, json.dumps({**asked, "automation": ""}))
+    said = run("-c", HOST, json.dumps(asked))
     host = json.loads(said.splitlines()[-1])
     return Nights(home=home, deployed=first, skipped=json.loads(quiet.stdout), host=host, said=said, told=webhook[1])
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from bertft_core.base.errors import ConfigError
+from bertft_core.config.fit import UNFREEZING
 from bertft_core.config.run import load_config
 from flows.deployments import Plan, deployments
 from flows.parameters import Hyperparameters, all_overrides
@@ -89,6 +90,7 @@ def test_fields_of_the_form_are_keys_of_the_configuration_with_its_ranges(plan) 
     made = next(d for d in deployments(plan()) if d.full_name == "bertft-nightly/news")
     fields = made._parameter_openapi_schema.definitions["Hyperparameters"]["properties"]
     assert all(one.get("description") for one in fields.values())
+    assert set(fields["unfreezing"]["anyOf"][0]["enum"]) == set(UNFREEZING)
     given = Hyperparameters(lr=3e-5, epochs="auto", max_length=64, pretrained="enc2", unfreezing="late", trials=0)
     config = load_config(plan().config_path, all_overrides(["training.lr=1e-3", "training.seed=5"], given))
     training = config.training

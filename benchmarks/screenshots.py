@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from tasks.names import artifact_key
+from tasks.events import artifact_key
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COLOURS = 64

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from bertft_core.base.errors import BertftError, ConfigError, fault_text
 from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
-from bertft_core.config.store import load_mlflow_config
+from bertft_core.config.store import MlflowConfig, load_mlflow_config
 from bertft_core.recipe.nights.log import FAILED, REJECTED, SKIPPED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.registry.decision import require_comparable
@@ -124,9 +124,14 @@ def nightly(
             require_comparable=lambda: require_comparable(open_store(store, root), store.model_name(config.name)),
         ),
     )
-    ended = work.run()
+    return _told(work, work.run(), store)
+
+
+def _told(work: NightRun, ended: Night, store: MlflowConfig) -> Any:
+    """The state of a night that ended, after all who want to know of it were told: MLflow, people, automations."""
+    config, report = work.config, work.report
     try:  # neither MLflow nor the people may change how the night ended
-        record(ended, config.name, open_store(store, root), str(flow_run.id or ""), work.drift)
+        record(ended, config.name, open_store(store, work.home), str(flow_run.id or ""), work.drift)
     except Exception as fault:  # whatever the store's client raises
         report.say(f"the night is not written to MLflow ({fault_text(fault)[:200]})")
     if ended.is_to_be_told:

@@ -17,7 +17,7 @@ from prefect.logging.loggers import flow_run_logger, task_run_logger
 from bertft_core.base.display import cleaned
 from flows.signals import is_command
 from flows.terminal.console import repeated
-from tasks.names import artifact_key
+from tasks.events import artifact_key
 
 RENEWED_EVERY = 5.0  # seconds; a stage that ends sooner has no progress artifact
 

@@ -19,7 +19,7 @@ from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.splits import SPLITS
 from bertft_core.recipe import prepare
 from bertft_core.recipe.prepare import Prepared
-from tasks.names import artifact_key
+from tasks.events import artifact_key
 
 
 def is_retryable(task: Any, task_run: Any, state: Any) -> bool:

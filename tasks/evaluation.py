@@ -17,7 +17,7 @@ from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.release import build_served, write_released_page
 from bertft_core.registry.ledger import Release
 from bertft_core.training.results import TrainingResult
-from tasks.names import artifact_key
+from tasks.events import artifact_key
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)

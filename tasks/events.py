@@ -6,12 +6,14 @@ a server that is away loses it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
 from bertft_core.base.display import cleaned
+from bertft_core.base.hashes import hash_json
 from bertft_core.recipe.nights import log as nights
 from bertft_core.registry import entries
 from bertft_core.registry.ledger import AWAITING_APPROVAL, Release
@@ -29,7 +31,21 @@ _NAMES = {
     nights.REJECTED: ("rejected", "Rejected"),
     nights.FAILED: ("failed", "Failed"),
 }
+_LONGEST_KEY = 80  # characters of a model's name in it
 _SHOWN = ("outcome", "reason", "version", "champion_before", "champion_after", "by", "run_id", "night", "facts")
+
+
+def artifact_key(what: str, model: str) -> str:
+    """The key of a model's artifact: Prefect takes lower-case letters, digits and dashes.
+
+    Names that differ have keys that differ, since one that had to be changed gets six signs of its hash.
+
+    >>> artifact_key("rows", "news"), artifact_key("rows", "News & co")
+    ('bertft-rows-news', 'bertft-rows-news-co-425c74')
+    """
+    plain = re.sub("[^a-z0-9]+", "-", model.lower()).strip("-")[:_LONGEST_KEY]
+    parts = ["bertft", what, plain] if plain == model else ["bertft", what, plain, hash_json(model)[:6]]
+    return "-".join(filter(None, parts))
 
 
 def tell(model: str, document: dict[str, Any]) -> None:

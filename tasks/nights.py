@@ -18,7 +18,7 @@ from bertft_core.recipe.nights.log import Night
 from bertft_core.recipe.nights.record import as_markdown, log_night
 from bertft_core.recipe.nights.triggers import NewRowsScore
 from bertft_core.recipe.prepare import Prepared
-from tasks.names import artifact_key
+from tasks.events import artifact_key
 
 
 @task(name="drift", cache_policy=NO_CACHE)

@@ -21,8 +21,7 @@ from bertft_core.registry.gate import Candidate
 from bertft_core.registry.ledger import Release
 from bertft_core.training.results import TrainingResult
 from tasks.data import is_retryable
-from tasks.events import tell_release
-from tasks.names import artifact_key
+from tasks.events import artifact_key, tell_release
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=is_retryable)

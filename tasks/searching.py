@@ -18,7 +18,7 @@ from bertft_core.search.results import TrialResult
 from bertft_core.search.slots import Slot
 from bertft_core.search.study import SearchStudy
 from bertft_core.search.winner import SearchWinner
-from tasks.names import artifact_key
+from tasks.events import artifact_key
 
 
 @task(name="trial", task_run_name="trial-{slot.slot}", cache_policy=NO_CACHE)

@@ -14,7 +14,7 @@ from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.context import RunContext
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.spec import micro_batch_line
-from tasks.names import artifact_key
+from tasks.events import artifact_key
 
 
 @task(name="finetune", cache_policy=NO_CACHE)

@@ -35,6 +35,13 @@ class Browser:
         """Go to a page; its scripts go on."""
         self._call("Page.navigate", url=url)
 
+    def look(self, width: int, *, is_dark: bool = False) -> None:
+        """Pages are `width` pixels wide from now on, and the person likes them light or dark."""
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}]
+        self._call("Emulation.setEmulatedMedia", features=scheme)
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
+
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page; of a promise what it comes to. Raises RuntimeError."""
         done = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)

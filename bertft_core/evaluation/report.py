@@ -345,7 +345,7 @@ def _warnings(scores: Scores, metric: str, groups: int | None, paired: PairedDif
             f"the other {len(scores.per_class) - len(absent)}"
         )
     if unused:
-        notes.append(f"class {', '.join(unused)} is never predicted")
+        notes.append(f"never predicted: {'class' if len(unused) == 1 else 'classes'} {', '.join(unused)}")
     if (groups or scores.n) < _FEW_ROWS:
         notes.append(f"only {rows_text(scores.n, groups).replace('row', 'test row', 1)}: the intervals are wide")
     if paired and paired.low <= 0:

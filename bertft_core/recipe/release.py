@@ -175,6 +175,8 @@ def write_released_page(
     facts = ReleaseFacts(
         outcome="promoted" if release.promoted else _OUTCOMES.get(release.outcome, "kept"),
         reason=release.reason,
+        model=release.registered_model,
+        version=str(release.version),
         serves=release.champion_after is not None,
         decision=decision,
         champion=champion_scores(folder, report, release.champion_before or ""),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.base.display import cleaned
 from bertft_core.base.files import is_reusable, load_array, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
+from bertft_core.base.text import counted
 from bertft_core.data.dataset import take_rows
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import baseline_folder, labels_of_split, phases, slices_of
@@ -126,6 +129,7 @@ def write_page(
     words = _read(folder.words, [])
     page = replace(
         page_of(report, title=config.name, release=release, baseline=labels.scores(baseline), encoder=encoder),
+        facts=_facts(context),
         slices=slices,
         words=tuple(tuple((word, float(weight)) for word, weight in row) for row in words),
         suspects=tuple(SuspectRow(**row) for row in _read(folder.suspects, [])),
@@ -140,6 +144,20 @@ def write_page(
     )
     folder.page.write_text(report_html(page), encoding="utf-8")
     return folder.page
+
+
+def _facts(context: RunContext) -> tuple[tuple[str, str], ...]:
+    """What stands under the title: from what, out of which rows, when."""
+    config, dataset = context.config, context.prepared.dataset
+    source = config.data.source or str(config.data.train)
+    source = source if "://" in source else Path(source).name or source
+    rows = f"{dataset.report.rows_used:,} rows in {counted(len(dataset.classes), 'class', 'classes')}"
+    return (
+        ("encoder", config.model.pretrained),
+        ("data", f"{cleaned(source)}, {rows}"),
+        ("judged", dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("run", context.run.run_id),
+    )
 
 
 def _calibration(run: Run, report: EvaluationReport, labels: Any, raw: Any) -> Calibration:

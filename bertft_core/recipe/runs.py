@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from bertft_core.recipe.prepare import Prepared
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.spec import MachineSettings
-
-_RUN_ID = re.compile(r"^[0-9a-f]{12}(-\d+)?$")
 
 
 class RunFolder:
@@ -195,15 +192,22 @@ def run_at(folder: Path) -> Run:
     return Run(run_key="", run_id=folder.name, directory=str(folder), attempt=1)
 
 
-def report_of(runs: Path, run_id: str) -> dict[str, Any]:
-    """Where the HTML report of a run lies, and its verdict. Raises InputError naming the evaluated runs there are."""
-    folder = RunFolder(runs / run_id)
-    if not _RUN_ID.match(run_id) or not folder.evaluation.page.is_file():
-        known = sorted(path.name for path in runs.glob("[!.]*/") if RunFolder(path).evaluation.page.is_file())
-        raise InputError(f"no report of run {run_id!r}; evaluated runs: {', '.join(known) or 'none'}")
-    run = run_at(folder.path)
+def report_of(runs: Path, run_id: str | None = None) -> dict[str, Any]:
+    """Where the HTML pages of a run lie, and its verdict; None: the run judged last.
+
+    Raises InputError naming the evaluated runs there are.
+    """
+    pages = {path.name: RunFolder(path).evaluation.page for path in sorted(runs.glob("[!.]*/"))}
+    judged = {name: page.stat().st_mtime for name, page in pages.items() if page.is_file()}
+    chosen = max(judged, key=judged.__getitem__, default="") if run_id is None else run_id
+    if chosen not in judged:
+        what = "any run" if run_id is None else f"run {run_id!r}"
+        raise InputError(f"no report of {what}; evaluated runs: {', '.join(judged) or 'none'}")
+    run = run_at(runs / chosen)
     verdict = {key: (run.result or {}).get(key) for key in ("name", "registered_model", "version", "outcome", "reason")}
-    return {"run_id": run_id, **verdict, "report": str(folder.evaluation.page)}
+    search = run.folder.search / "search.html"
+    found = {"report": str(pages[chosen]), "search": str(search) if search.is_file() else None}
+    return {"run_id": chosen, **verdict, **found}
 
 
 def _attempt(runs: Path, key: str, attempt: int) -> Run:

@@ -47,7 +47,8 @@ def report_search(
     results, spaces = study.results(), distributions(search)
     importances = knob_importances(results, spaces)
     page = SearchPage(
-        title=f"{config.name}: {study.name}",
+        title=config.name,
+        study=study.name,
         metric=config.evaluation.metric,
         results=tuple(results),
         trials=search.trials,

@@ -17,7 +17,7 @@ from bertft_core.search.results import TrialResult, ranked
 
 ORDERED = 8  # whole numbers up to this many values stand at equal distances
 MANY = 30  # complete trials from which importances are more than a hint
-MIN_TRIALS = 8  # complete ones; below, three good trials would have to explain every knob
+MIN_TRIALS = 8  # below, three good trials would have to explain every knob: no importances, no parallel axes
 _TREES = 16_000  # trees times trials: 3 s on one core
 _LONGEST = 18  # characters of a tick
 _NAMED = 14  # ticks of a knob of choices

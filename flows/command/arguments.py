@@ -192,7 +192,8 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
     sub.add_argument("--encoding", help=ENCODING)
     sub = _verb(verbs, "report")
-    sub.add_argument("run", metavar="RUN", help="run id, as `run` prints it")
+    sub.add_argument("run", nargs="?", metavar="RUN", help="run id, as `run` prints it (default: the one judged last)")
+    sub.add_argument("--open", action="store_true", help="show it in the browser")
     _common(sub)
     text = "check a home and its registry whole: small files, digests, databases, ledger, leftovers"
     sub = _verb(verbs, "doctor", text)

@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "bertft predict --model models:/tickets@champion --input a.csv --output b.csv",
         ),
         "compare": Verb("two versions on a labelled file", "bertft compare tickets 3 4 --data march.csv"),
-        "report": Verb("where the HTML report of a run lies, and its verdict", "bertft report 30d5994a74bf"),
+        "report": Verb("the HTML report of a run: where it lies, its verdict", "bertft report --open"),
     },
     "decide": {
         "promote": Verb("run the gate for a version; move champion if it holds", "bertft promote tickets 4"),

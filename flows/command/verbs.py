@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import sys
+import webbrowser
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -317,7 +318,10 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.recipe.runs import report_of
 
-    return report_of(_home(args) / "runs", args.run)
+    found = report_of(_home(args) / "runs", args.run)
+    if args.open and not webbrowser.open(Path(found["report"]).as_uri()):
+        print(f"bertft: found no browser to open {found['report']} in", file=sys.stderr)
+    return found
 
 
 def _up(args: argparse.Namespace) -> None:

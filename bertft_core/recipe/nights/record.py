@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from bertft_core.base.files import write_json, write_text
+from bertft_core.base.names import file_name
 from bertft_core.base.text import plain
 from bertft_core.config.store import Store
 from bertft_core.evaluation.drift.report import DriftReport, draw_drift
 from bertft_core.recipe.nights.log import FAILED, REJECTED, Night
 from bertft_core.registry import artifacts
+from bertft_core.reporting.html.values import duration
+from bertft_core.reporting.night.document import NightPage, night_html
 from bertft_core.tracking import store as tracking
 
 
 def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> str:
-    """Write the night's MLflow run, once; its id."""
+    """Write the night's page, home/nights/NAME.html for the latest one, and its MLflow run, once; the run's id."""
+    page = store.home / "nights" / f"{file_name(name)}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_text(page, night_html(_page(night, name, drift)))
     tags = {
         "bertft.name": name,
         "bertft.night": night.night,
@@ -31,6 +37,7 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
     run_id = tracking.find_or_create_run(store, key, "night", name=f"{name} night {night.night}", tags=tags)
     numbers = {k: float(v) for k, v in night.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     tracking.log_metrics(store, run_id, {"seconds": night.seconds, **numbers})
+    tracking.log_files(store, run_id, [page])
     if drift is not None:
         with tempfile.TemporaryDirectory(dir=store.home, prefix=artifacts.SCRATCH) as scratch:
             folder = Path(scratch)
@@ -44,13 +51,32 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
 
 def as_markdown(night: Night, name: str) -> str:
     """What a person reads in Prefect."""
-    trained = [] if night.version is None else [("version", night.version), ("run", night.run_id)]
-    facts = [(key.replace("_", " "), _shown(value)) for key, value in night.facts.items()]
-    rows = "".join(
-        f"| {key} | {plain(str(value))} |\n" for key, value in [*trained, *facts, ("seconds", _shown(night.seconds))]
-    )
+    facts = [*_trained(night), *_numbers(night), ("seconds", _shown(night.seconds))]
+    rows = "".join(f"| {key} | {plain(value)} |\n" for key, value in facts)
     title = f"# {plain(name)}, night {night.night}: {night.outcome}"
     return f"{title}\n\n{plain(night.reason)}\n\n| fact | value |\n|---|---:|\n{rows}"
+
+
+def _page(night: Night, name: str, drift: DriftReport | None) -> NightPage:
+    """What a person reads in a browser."""
+    return NightPage(
+        title=name,
+        night=night.night,
+        outcome=night.outcome,
+        reason=night.reason,
+        is_good=not night.is_to_be_told,
+        facts=(("began", night.started), ("took", duration(night.seconds)), *_trained(night)),
+        numbers=tuple(_numbers(night)),
+        drift=drift,
+    )
+
+
+def _trained(night: Night) -> list[tuple[str, str]]:
+    return [] if night.version is None else [("version", night.version), ("run", str(night.run_id))]
+
+
+def _numbers(night: Night) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), _shown(value)) for key, value in night.facts.items()]
 
 
 def _shown(value: Any) -> str:

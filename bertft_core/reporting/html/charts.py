@@ -5,6 +5,7 @@ All are drawn 360 units wide, which is the width of a phone, so that their 11-un
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from bertft_core.reporting.html.values import clipped, number, percent
 WIDTH = 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 34, 36
 _PLOT = 170  # height of a line chart's plot area
-_ROW = 44  # height of one row of a chart of intervals
+_ROW, _MARK, _BELOW = 56, 40, 12  # of a chart of intervals: a row's height, its marks' place, numbers below the marks
+_DIGIT = 6.6  # width of a digit of 11-unit text
 _CELLS = 2000  # off-diagonal cells drawn of a large confusion matrix
 
 Point = tuple[float, float]
@@ -48,7 +50,10 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Whisker:
-    """A row of a chart of intervals: name, value, interval, and values to compare with (name, value, marker)."""
+    """A row of a chart of intervals: name, value (`text`: as written), interval, others to compare with.
+
+    others: (name, value, marker).
+    """
 
     name: str
     text: str
@@ -103,17 +108,29 @@ def line_chart(
 
 
 def whisker_chart(label: str, rows: Sequence[Whisker], domain: Domain, *, zero: bool = False) -> Markup:
-    """One row per value: its name and number, below it dot and interval on a shared axis. zero: a strong line at 0."""
+    """One row per value: its name, below it dot and interval on a shared axis, each number at its mark.
+
+    zero: a strong line at 0.
+    """
     at = _scale(domain, (8, WIDTH - 8))
-    bottom = _ROW * len(rows) + 6
     marks = ticks(domain, 5)
     digits = _digits(marks)
-    grid = [el("line", x1=_r(at(t)), x2=_r(at(t)), y1=4, y2=bottom, class_="grid") for t in marks]
-    names = [_text(at(t), bottom + 14, number(t, digits, signed=zero), "middle") for t in marks]
-    strong = el("line", x1=_r(at(0)), x2=_r(at(0)), y1=4, y2=bottom, class_="axis") if zero else None
-    lines = [_whisker_row(row, i * _ROW, at) for i, row in enumerate(rows)]
-    size = f"0 0 {WIDTH} {bottom + 20}"
-    return el("svg", *grid, strong, *lines, *names, viewBox=size, role="img", aria_label=label)
+    tops = [0.0, *itertools.accumulate(_ROW + (_BELOW if row.others else 0) for row in rows)]
+    bottom = tops[-1]
+    grid = [
+        el("line", x1=_r(at(t)), x2=_r(at(t)), y1=_r(top + _MARK - 8), y2=_r(top + _MARK + 8), class_=kind)
+        for top in tops[:-1]  # about the marks alone: no line runs through a name or a number
+        for t, kind in [*((t, "grid") for t in marks), *([(0.0, "axis")] if zero else [])]
+    ]
+    ends = {0: "start", len(marks) - 1: "end"}
+    names = [
+        _text(at(t), bottom + 14, number(t, digits, signed=zero), ends.get(i, "middle") if len(marks) > 1 else "middle")
+        for i, t in enumerate(marks)
+    ]
+    lines = [_whisker_row(row, top, at) for row, top in zip(rows, tops, strict=False)]
+    axis = el("line", x1=8, x2=WIDTH - 8, y1=_r(bottom), y2=_r(bottom), class_="axis")
+    size = f"0 0 {WIDTH} {bottom + 20:.0f}"
+    return el("svg", *grid, *lines, axis, *names, viewBox=size, role="img", aria_label=label)
 
 
 def spark_whisker(label: str, value: float, interval: Domain | None, domain: Domain, reference: float) -> Markup:
@@ -258,12 +275,29 @@ def _marker(x: float, y: float, colour: str, kind: str, title: str = "") -> Mark
 
 
 def _whisker_row(row: Whisker, top: float, at: Scale) -> Markup:
-    y = top + 30
+    y = top + _MARK
     others = [_marker(at(v), y, "grey", marker, f"{name} {number(v)}") for name, v, marker in row.others]
+    below = _apart([(at(v), number(v)) for _, v, _ in row.others])
     arm = None if row.interval is None else _arm(at, row.interval, y)
     dot = el("circle", cx=_r(at(row.value)), cy=_r(y), r=4.2, class_="f-blue")
-    name = _text(0, top + 16, clipped(row.name, 40), kind="strong")
-    return join([name, _text(WIDTH, top + 16, row.text, "end", "strong"), arm, *others, dot])
+    name = _text(0, top + 14, clipped(row.name, 52), kind="strong")
+    values = [_text(x, y - 9, text, "middle", "value") for x, text in _apart([(at(row.value), row.text)])]
+    return join([name, arm, *others, dot, *values, *(_text(x, y + 18, text, "middle") for x, text in below)])
+
+
+def _apart(labels: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Numbers at their places, or beside each other about the middle of them where they would overlap."""
+    found = sorted(labels)
+    places, texts = [x for x, _ in found], [text for _, text in found]
+    width = _DIGIT * max(map(len, texts), default=0)
+    gap = width + _DIGIT
+    if any(b - a < gap for a, b in itertools.pairwise(places)):
+        middle = sum(places) / len(places)
+        places = [middle + (i - (len(places) - 1) / 2) * gap for i in range(len(places))]
+    if places:  # within the picture
+        aside = max(0.0, width / 2 - places[0]) - max(0.0, places[-1] + width / 2 - WIDTH)
+        places = [place + aside for place in places]
+    return list(zip(places, texts, strict=True))
 
 
 def _arm(at: Scale, interval: Domain, y: float) -> Markup:

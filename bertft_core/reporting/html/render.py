@@ -6,9 +6,13 @@ again. What a page may load and run is said once, in page.html.j2.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from bertft_core.base.text import NO_SPREAD
 from bertft_core.reporting.html import values
@@ -47,5 +51,9 @@ def _environment() -> Environment:
         "count": "{:,}".format,
         "capital": lambda text: text[:1].upper() + text[1:],
     }
+    assert environment.loader is not None
+    script = environment.loader.get_source(environment, "page.js")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
     environment.globals |= {"counted": values.counted, "no_spread": NO_SPREAD}
     return environment

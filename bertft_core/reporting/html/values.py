@@ -49,3 +49,17 @@ def counted(n: int, singular: str, plural: str = "") -> str:
     ('1 row', '2,400 classes')
     """
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time in the unit that suits it.
+
+    >>> duration(4000), duration(5820)
+    ('67 min', '1 h 37 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -23,6 +23,6 @@ def report_html(page: ReportPage) -> str:
         figures=figures,
         heat_map=heat_map,
         excerpt=excerpt,
-        is_explained=any(weight for words in page.words for _, weight in words),
+        is_explained=any(excerpt.strongest(words) for words in page.words),
         small_rows=SMALL,
     )

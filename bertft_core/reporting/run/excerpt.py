@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 from bertft_core.reporting.html.values import clipped
@@ -14,7 +17,7 @@ _PIECES = 400  # shaded pieces of a whole text
 _OPENING = 14  # words shown from the start of a longer one
 _BRIDGED = 8  # words of a gap that is shown after all
 _STRONGEST = 6  # pieces shown from the rest of it, each with its neighbours
-_FAINT = 0.15  # of the strongest weight: lighter words stay unshaded
+_LEAST = 0.01  # a weight below: leaving the word out moves the probability by less than a point
 
 Words = Sequence[tuple[str, float]]
 
@@ -33,9 +36,23 @@ def word_count(words: Words) -> int:
     return sum(len(word.split()) for word, _ in words)
 
 
+def noise(words: Words) -> float:
+    """The weight below which a word of this text says nothing: it is not shown.
+
+    Most words do nothing, so the median weight tells their scatter, and of n weights of that scatter one in some texts
+    at most lies above sqrt(2 ln n) of it (the universal threshold; Donoho and Johnstone 1994, Biometrika 81). Never
+    below a point of probability.
+    """
+    read = [abs(weight) for _, weight in words if weight]
+    if len(read) < 2:
+        return _LEAST
+    return max(_LEAST, statistics.median(read) / NormalDist().inv_cdf(0.75) * math.sqrt(2 * math.log(len(read))))
+
+
 def strongest(words: Words) -> list[tuple[str, float]]:
-    """The three words of the largest weights, for eyes and readers that see no shade."""
-    return [pair for pair in sorted(words, key=lambda pair: -abs(pair[1]))[:3] if pair[1]]
+    """The three words of the largest weights above noise, for eyes and readers that see no shade."""
+    least = noise(words)
+    return [pair for pair in sorted(words, key=lambda pair: -abs(pair[1]))[:3] if abs(pair[1]) > least]
 
 
 def excerpt(words: Words) -> list[Piece]:
@@ -49,8 +66,8 @@ def excerpt(words: Words) -> list[Piece]:
             break
         chosen.add(place)
         seen += len(word.split())
-    order = sorted(range(len(words)), key=lambda i: -abs(words[i][1]))
-    heavy = [i for i in order[:_STRONGEST] if words[i][1]]
+    order, least = sorted(range(len(words)), key=lambda i: -abs(words[i][1])), noise(words)
+    heavy = [i for i in order[:_STRONGEST] if abs(words[i][1]) > least]
     near = {j for i in heavy for j in (i - 1, i, i + 1) if 0 <= j < len(words)}
     # a piece that nobody read is a long stretch: it is never a neighbour worth showing
     chosen |= {j for j in near if j in heavy or len(words[j][0].split()) <= 2 * _OPENING}
@@ -78,7 +95,7 @@ def whole_text(words: Words) -> list[Piece]:
 
 def _pieces(words: Words, places: Sequence[int], scale: Words, most: int = _PIECE) -> list[Piece]:
     """The words at these places, shaded relative to the strongest word of `scale`, with the gaps between them."""
-    top = max((abs(weight) for _, weight in scale), default=0.0)
+    top, least = max((abs(weight) for _, weight in scale), default=0.0), noise(scale)
     pieces: list[Piece] = []
     last = -1
     for place in [*places, len(words)]:
@@ -86,8 +103,7 @@ def _pieces(words: Words, places: Sequence[int], scale: Words, most: int = _PIEC
             pieces.append(Piece("", gap=word_count(words[last + 1 : place])))
         if place < len(words):
             word, weight = words[place]
-            is_faint = not top or abs(weight) < _FAINT * top
-            shade = 0.0 if is_faint else 0.05 + 0.5 * abs(weight) / top
+            shade = 0.05 + 0.5 * abs(weight) / top if abs(weight) > least else 0.0
             pieces.append(Piece(word if len(word) <= most else clipped(word, most), weight, shade))
         last = place
     return pieces

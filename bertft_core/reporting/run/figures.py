@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NAME = 80  # characters of a score's name
 EPOCHS = 200
+_POINT = 0.01
 _PHASES = 6  # that get a name; more would overlap
 _POINTS = 300  # of the coverage curve
 
@@ -69,14 +70,15 @@ def score_chart(page: ReportPage) -> Markup:
     keys = [key("this model and its interval", "blue")]
     if any(s.champion is not None for s, _ in drawn):
         keys.append(point_key("champion", "grey", "ring"))
-    if any(s.baseline is not None for s in page.scores):
+    if any(s.baseline is not None for s, _ in drawn):
         keys.append(point_key("TF-IDF baseline", "grey", "triangle"))
     return figure(whisker_chart(label, rows, rounded_out(min(ends), max(ends))), keys)
 
 
 def difference_chart(differences: Sequence[DifferenceRow]) -> Markup:
     """Paired differences with their intervals about zero."""
-    ends = [end for d in differences for end in (d.value, *(d.interval or ()), 0.0)]
+    # at least a point either way: an axis of no width would make a difference of nothing
+    ends = [end for d in differences for end in (d.value, *(d.interval or ()))] + [-_POINT, _POINT]
     rows = [
         Whisker(name=clipped(d.name, NAME), text=number(d.value, signed=True), value=d.value, interval=d.interval)
         for d in differences
@@ -89,6 +91,14 @@ def difference_chart(differences: Sequence[DifferenceRow]) -> Markup:
 def by_f1(classes: Sequence[ClassScores]) -> list[ClassScores]:
     """Classes from the lowest F1, those without one last."""
     return sorted(classes, key=lambda c: (c.f1 is None, c.f1))
+
+
+def weakest(classes: Sequence[ClassScores]) -> ClassScores | None:
+    """The class of the lowest F1, of several that with the most rows; None where all are alike."""
+    known = [c for c in classes if c.f1 is not None]
+    if len({c.f1 for c in known}) < 2:
+        return None
+    return min(known, key=lambda c: (c.f1, -c.support))
 
 
 def confused(confusion: Confusion) -> list[tuple[int, int, str, str]]:

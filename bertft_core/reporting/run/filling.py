@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.text import rows_text
 from bertft_core.config.metrics import LOWER_IS_BETTER
@@ -46,15 +48,17 @@ def page_of(
     """What an evaluation shows by itself, beside the champion of the release, the TF-IDF baseline and, of a blend, the
     encoder alone.
     """
+    differences = _differences(report, release)
     return ReportPage(
         title=title,
+        summary=_summary(report, differences),
         level=report.level,
         rows=report.n,
         groups=report.groups,
         release=release,
         warnings=report.warnings,
         scores=_scores(report, release.champion if release else None, baseline, encoder),
-        differences=_differences(report, release),
+        differences=differences,
         classes=report.per_class,
         confusion=Confusion(classes=report.classes, counts=report.confusion) if report.confusion else None,
         errors=report.worst_errors,
@@ -86,18 +90,24 @@ def _scores(
 
 def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tuple[DifferenceRow, ...]:
     rows = []
+
+    def rival_of(metric: str, name: str) -> str:
+        return f"the {name}" if metric == report.metric else ""
+
     decision = release.decision if release else None
     if decision is not None and decision.difference is not None:
         name = f"{_difference_name(decision.metric)}: this model − champion"
         note = f"{rows_text(decision.n, decision.groups)}."
-        rows.append(DifferenceRow(name=name, value=decision.difference, interval=decision.interval, note=note))
+        given: dict[str, Any] = {"value": decision.difference, "interval": decision.interval, "note": note}
+        rows.append(DifferenceRow(name=name, rival=rival_of(decision.metric, "champion"), **given))
     gaps = {"accuracy": (report.baseline_difference, report.baseline_difference_interval)}
     gaps = {report.metric: (report.baseline_score_difference, report.baseline_score_interval)} | gaps
     note = "The baseline is TF-IDF with logistic regression: what can be had without an encoder."
     for metric, (value, interval) in gaps.items():
         if value is not None:
             name = f"{_difference_name(metric)}: this model − TF-IDF baseline"
-            rows.append(DifferenceRow(name=name, value=value, interval=interval, note=note))
+            rival = rival_of(metric, "TF-IDF baseline")
+            rows.append(DifferenceRow(name=name, value=value, interval=interval, note=note, rival=rival))
             note = ""
     if (blend := report.blend) is not None:
         rows.append(
@@ -109,6 +119,29 @@ def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tupl
             )
         )
     return tuple(rows)
+
+
+def _summary(report: EvaluationReport, differences: Sequence[DifferenceRow]) -> str:
+    """How many of a hundred texts come out right, and how that compares, in one sentence."""
+    what = "every label of about {} should" if report.scores.multi_label else "about {} should"
+    said = f"Of 100 new texts like the test rows, {what.format(_of_100(report.scores.accuracy))} come out right"
+    if (interval := report.intervals.get("accuracy")) is not None:
+        low, high = map(_of_100, interval)
+        said += f" ({low} to {high} at {100 * report.level:g} % confidence)"
+    found = [(d.said, d.rival) for d in differences if d.rival and d.said]
+    against = [
+        f"{word} {'from' if word.startswith('not') else 'than'} {' and '.join(rival for _, rival in part)}"
+        for word, part in itertools.groupby(found, key=lambda pair: pair[0])
+    ]
+    if against:
+        said += f"; by {_NAMES.get(report.metric, report.metric)} it is {' and '.join(against)}"
+        said += ", which only counts words" if "baseline" in against[-1] else ""
+    return f"{said}."
+
+
+def _of_100(share: float) -> str:
+    """A share as texts of a hundred; all of them only where none is wrong."""
+    return "more than 99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
 def _difference_name(metric: str) -> str:

@@ -33,13 +33,15 @@ _HEADLINES: dict[Outcome, str] = {
 class ReleaseFacts:
     """What became of the model and why, in one sentence; outcome "none": nothing was decided.
 
-    serves: whether a champion serves now.
+    model, version: as registered, "" where it is not. serves: whether a champion serves now.
     decision: the gate's, which the release may overrule (held, awaiting approval). champion: its scores on the same
     rows.
     """
 
     outcome: Outcome
     reason: str
+    model: str = ""
+    version: str = ""
     serves: bool = True
     decision: PromotionDecision | None = None
     champion: Scores | None = None
@@ -79,13 +81,23 @@ class ScoreRow:
 class DifferenceRow:
     """A paired difference on the same rows, positive where this model is better, with its interval.
 
-    None: the difference is the same on every row.
+    interval None: the difference is the same on every row. rival: whom the deciding metric compares with, "" where this
+    row is of another metric.
     """
 
     name: str
     value: float
     interval: Interval | None
     note: str = ""
+    rival: str = ""
+
+    @property
+    def said(self) -> str:
+        """What the interval shows, in words; "" without one."""
+        if self.interval is None:
+            return ""
+        low, high = self.interval
+        return "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +171,15 @@ class DataFacts:
 class ReportPage:
     """One report. `facts` stand under the title; `warnings` right after the outcome.
 
-    level: of all intervals, in (0, 1). rows: test rows, groups: of them (data.group). words: for each of the first
-    `errors` its (word, weight in [-1, 1]) in order, a positive weight speaking for the prediction. suspects_note: how
-    the suspects were found. phases: of the unfreezing, (start, end, depth), as fractions of the fit.
+    summary: the result in one sentence for whoever knows no metric. level: of all intervals, in (0, 1). rows: test
+    rows, groups: of them (data.group). words: for each of the first `errors` its (word, weight in [-1, 1]) in order, a
+    positive weight speaking for the prediction. suspects_note: how the suspects were found. phases: of the unfreezing,
+    (start, end, depth), as fractions of the fit.
     """
 
     title: str
     facts: Facts = ()
+    summary: str = ""
     level: float = 0.95
     rows: int | None = None
     groups: int | None = None

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bertft_core.reporting.html.values import clipped, counted, number
-from bertft_core.reporting.search.pictures import MEASURES, duration, measured, pruned_share
+from bertft_core.reporting.html.values import clipped, counted, duration, number
+from bertft_core.reporting.search.pictures import MEASURES, measured, pruned_share
 from bertft_core.search.knobs import best_of, knobs_of, score_name, written
 from bertft_core.search.results import TrialResult, ranked
 from bertft_core.search.winner import SearchWinner
 
 _ONE_SEED = "The highest single score, from one seed each; ties by lower log loss, then by lower number."
+_DECIMAL = re.compile(r"\d+\.\d+")
 _BEST = 10  # trials of the summary
 _COLUMNS = 12  # knobs of the summary
 _CELL = 40  # characters of a cell of the summary
@@ -23,8 +24,9 @@ _LINES = 20  # reasons and notes of the summary
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPage:
-    """A search. trials, timeout (seconds): what the configuration allows. space: what each knob could be, in words.
+    """A search of the model `title`, kept as `study`.
 
+    trials, timeout (seconds): what the configuration allows. space: what each knob could be, in words.
     verdict: who won and why; None: the highest single score. measure: "latency" or "size", the second objective, with
     the slots of its Pareto `front`. notes: said before everything else, for example why the search ended.
     importances: of the knobs, with a `caution` on how far they can be trusted. log: knobs on a logarithmic scale.
@@ -33,6 +35,7 @@ class SearchPage:
 
     title: str
     metric: str
+    study: str = ""
     results: tuple[TrialResult, ...] = ()
     trials: int | None = None
     timeout: float | None = None
@@ -83,7 +86,9 @@ class SearchPage:
             facts["time allowed"] = duration(self.timeout)
         hosts = sorted({r.host for r in self.results if r.host})
         if hosts:
-            facts["hosts"] = ", ".join(hosts)
+            facts["host" if len(hosts) == 1 else "hosts"] = ", ".join(hosts)
+        if self.study:
+            facts["study"] = self.study
         return tuple(facts.items())
 
     @property
@@ -93,9 +98,16 @@ class SearchPage:
 
     @property
     def reasons(self) -> list[tuple[str, str, int]]:
-        """(state, reason, how many trials), the most frequent first."""
-        counts = Counter((r.state, r.reason) for r in self.results if r.reason)
-        return [(state_name(state), reason, n) for (state, reason), n in counts.most_common()]
+        """(state, reason, how many trials), the most frequent first; decimals in which reasons differ are left out."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for r in self.results:
+            if r.reason:
+                alike.setdefault((r.state, _DECIMAL.sub("…", r.reason)), []).append(r.reason)
+        found = [
+            (state_name(state), reason if len(set(told)) > 1 else told[0], len(told))
+            for (state, reason), told in alike.items()
+        ]
+        return sorted(found, key=lambda line: -line[2])
 
     def cost(self, result: TrialResult) -> str:
         """A trial's second objective as text, a dash where it was not measured."""

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.reporting.html.picture import BLUE, FAINT, GREY, INK, ORANGE, add_legend, picture
+from bertft_core.reporting.html.values import duration
 from bertft_core.reporting.search.knob_pictures import importance_picture, parallel_picture, slice_picture
-from bertft_core.search.knobs import best_of, knobs_of, score_limits, score_name, scored
+from bertft_core.search.knobs import MIN_TRIALS, best_of, knobs_of, score_limits, score_name, scored
 from bertft_core.search.results import TrialResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_LEAST = 3  # trials
 _LABELLED = 60  # bars that carry their slot
 _GROUPS = 100  # bars, where not every trial can have its own
 _NEAR = 0.05  # of an axis: two labels of a front as near as this would overlap
@@ -41,20 +43,21 @@ def draw_all(
 ) -> tuple[Path, ...]:
     """Draw into `folder` every picture that makes sense of these results, in the order to be read; their paths.
 
-    history.png, parallel.png and times.png from two trials on; importances.png where there are importances;
-    slice.png where two numeric knobs vary; workers.png where start and end are known; front.png for a `measure`
-    ("latency" or "size") known of two trials. log: knobs on a logarithmic scale. front, chosen: slots.
+    history.png and times.png from three trials on (the table says it all of two), parallel.png from eight;
+    importances.png where there are importances; slice.png where two numeric knobs vary; workers.png where start and
+    end are known; front.png for a `measure` ("latency" or "size") known of two trials. log: knobs on a logarithmic
+    scale. front, chosen: slots.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if len(results) < 2:
+    if len(results) < _LEAST:
         return ()
     drawn: list[Path | None] = [history_picture(results, metric, folder / "history.png")]
     if importances:
         complete = len(scored(results, "complete"))
         drawn.append(importance_picture(importances, complete, folder / "importances.png"))
-    if knobs_of(results):
+    if knobs_of(results) and len(results) >= MIN_TRIALS:
         drawn.append(parallel_picture(results, metric, folder / "parallel.png", log, importances))
-        drawn.append(slice_picture(results, metric, folder / "slice.png", log, importances))
+    drawn.append(slice_picture(results, metric, folder / "slice.png", log, importances))
     if measure is not None:
         drawn.append(front_picture(results, metric, measure, folder / "front.png", front, chosen))
     drawn += [time_picture(results, folder / "times.png"), workers_picture(results, folder / "workers.png")]
@@ -104,20 +107,6 @@ def _mark_edge(axes: Axes, results: Sequence[TrialResult], low: float, size: int
         if slots:
             label = f"{label} ({len(slots)})"
             axes.plot(slots, [0.03] * len(slots), mark, color=colour, markersize=size, label=label, **at_the_edge)
-
-
-def duration(seconds: float) -> str:
-    """A span of time in the unit that suits it.
-
-    >>> duration(4000), duration(5820)
-    ('67 min', '1 h 37 min')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def pruned_share(results: Sequence[TrialResult]) -> float:

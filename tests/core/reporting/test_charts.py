@@ -88,6 +88,18 @@ def test_a_value_to_compare_with_has_its_own_marker_whatever_stands_before_it() 
     assert len(list(found.iter("circle"))) == 1
 
 
+def test_each_number_stands_at_its_mark_or_beside_its_neighbour() -> None:
+    others = (("champion", 0.905, "ring"), ("baseline", 0.9, "triangle"))
+    row = Whisker(name="a", text="0.8000", value=0.8, interval=(0.7, 0.9), others=others)
+    found = ET.fromstring(whisker_chart("", [row, row], (0.6, 1.0)))
+    places = {e.text: float(e.get("x", "")) for e in found.iter("text")}
+    dot = next(float(e.get("cx", "")) for e in found.iter("circle") if e.get("class") == "f-blue")
+    assert places["0.8000"] == dot == 180
+    assert places["0.9050"] - places["0.9000"] > 40 and 240 < places["0.9000"] < places["0.9050"] < 300
+    at_the_edge = ET.fromstring(whisker_chart("", [Whisker(name="a", text="1.0000", value=1.0, interval=None)], (0, 1)))
+    assert max(float(e.get("x", "")) for e in at_the_edge.iter("text") if e.text == "1.0000") < 345
+
+
 def test_charts_name_no_colour_but_the_pages() -> None:
     row = Whisker(name="a", text="0.9", value=0.9, interval=(0.8, 1.0))
     drawn = whisker_chart("", [row], (0.6, 1.0)) + heat_map("", [[1, 1], [1, 1]])

@@ -2,126 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import random
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import fields, replace
 from html.parser import HTMLParser
-from typing import Any
+from pathlib import Path
 
 import pytest
 
+import bertft_core.reporting.html as html
 from bertft_core.base.errors import DataError
 from bertft_core.evaluation.gate.checks import Check
-from bertft_core.evaluation.gate.decision import PromotionDecision
-from bertft_core.evaluation.report import WorstError
-from bertft_core.evaluation.scores.metrics import ClassScores, ReliabilityBin
-from bertft_core.evaluation.scores.slices import SliceScore
+from bertft_core.evaluation.scores.metrics import ClassScores
+from bertft_core.reporting.run import excerpt
 from bertft_core.reporting.run.document import report_html
-from bertft_core.reporting.run.page import (
-    Calibration,
-    Confusion,
-    Coverage,
-    DataFacts,
-    DifferenceRow,
-    ReleaseFacts,
-    ReportPage,
-    ScoreRow,
-    SuspectRow,
-)
-from bertft_core.training.results import EpochResult, TrainingResult
+from bertft_core.reporting.run.page import Confusion, DifferenceRow, ReleaseFacts, ReportPage, ScoreRow
+
+from .filled import full, gate, parts, wrong
 
 EVIL = '<script>alert("1")</script> & \'x\' "><img src=x onerror=alert(2)> <!-- ]]> </style></title>'
+OWN_SCRIPT = (Path(html.__path__[0]) / "templates" / "page.js").read_text("utf-8")
 X = "{http://www.w3.org/1999/xhtml}"
-
-
-def gate(checks: tuple[Check, ...]) -> PromotionDecision:
-    return PromotionDecision(
-        promote=False,
-        reason="",
-        metric="accuracy",
-        n=100,
-        alpha=0.05,
-        spent=0,
-        allowed=30,
-        checks=checks,
-        challenger_score=0.9,
-        champion_score=None,
-        difference=None,
-        interval=None,
-        test="first",
-    )
-
-
-def fit(n: int) -> TrainingResult:
-    """A fit of n epochs."""
-    return TrainingResult(
-        state="complete",
-        reason="",
-        score=0.7,
-        log_loss=0.9,
-        best_epoch=n,
-        steps=10 * n,
-        history=tuple(
-            EpochResult(
-                epoch=i + 1,
-                step=10 * i + 10,
-                train_loss=1.0,
-                validation_loss=0.9,
-                accuracy=0.8,
-                macro_f1=0.7,
-                depth=1,
-                seconds=1.0,
-            )
-            for i in range(n)
-        ),
-        rungs=(),
-        weights_digest="",
-        model_dir="",
-        seconds=1.0,
-    )
-
-
-def wrong(t: str = "text") -> WorstError:
-    return WorstError(row=0, source=t, text=t, label=t, predicted=t, confidence=0.9)
-
-
-def parts(t: str = "text", n: int = 3) -> dict[str, Any]:
-    """Every optional part of a page, each text being `t`, each list `n` long."""
-    return {
-        "release": ReleaseFacts(outcome="kept", reason=t, decision=gate((Check(name=t, passed=False, detail=t),) * n)),
-        "warnings": (t,) * n,
-        "scores": (ScoreRow(name=t, value=0.9, interval=(0.8, 0.95), champion=0.88, baseline=0.7, decides=True),),
-        "differences": (DifferenceRow(name=t, value=0.01, interval=(-0.01, 0.03), note=t),),
-        "classes": (ClassScores(name=t, precision=None, recall=0.5, f1=0.5, support=30, predicted=31),) * n,
-        "confusion": Confusion(classes=(t,) * n, counts=((7,) * n,) * n),
-        "slices": (SliceScore(group=t, name=t, n=3, accuracy=0.9, interval=(0.5, 1.0)),) * n,
-        "errors": (wrong(t),) * 2 * n,
-        "words": ((), ((t, 0.5), (t, -0.25), ("a", 0.0))) * n,
-        "suspects": (SuspectRow(row=t, text=t, label=t, suggested=t, label_probability=0.1, suggested_probability=0.8),)
-        * n,
-        "suspects_note": t,
-        "calibration": Calibration(
-            before=(ReliabilityBin(confidence=0.6, accuracy=0.5, rows=9),) * n,
-            after=(ReliabilityBin(confidence=0.7, accuracy=0.5, rows=9),) * n,
-            scores=((t, 0.1, 0.05),),
-            notes=(t,) * n,
-        ),
-        "coverage": Coverage(coverage=(0.5, 1.0), accuracy=(0.99, 0.9), sentence=t, chosen=(0.5, 0.99)),
-        "fit": fit(n),
-        "phases": ((0.0, 0.5, 1), (0.5, 1.0, 7)),
-        "data": DataFacts(
-            facts=((t, t),) * n,
-            splits=("train", "test"),
-            class_counts=((t, (1, 2)),) * n,
-            split_facts=((t, ("1", "2")),),
-        ),
-        "config_yaml": t,
-        "lineage": ((t, t),) * n,
-    }
-
-
-def full(t: str = "text", n: int = 3) -> ReportPage:
-    return ReportPage(title=t, facts=((t, t),), rows=100, **parts(t, n))
 
 
 def tree(page: ReportPage) -> ET.Element:
@@ -153,9 +57,11 @@ def test_the_example_page_fills_every_part() -> None:
 
 def test_script_in_any_text_is_shown_and_not_run() -> None:
     found = _Tags(report_html(full(EVIL)))
-    assert not found.tags & {"script", "img", "iframe", "link", "object"}
+    assert not found.tags & {"img", "iframe", "link", "object"}
     assert not [name for name, _ in found.attributes if name.startswith("on")]
     page = tree(full(EVIL))
+    (script,) = page.iter(f"{X}script")
+    assert script.attrib == {} and script.text == OWN_SCRIPT
     texts = {section.get("id"): words_of(section) for section in page.iter(f"{X}section")}
     assert texts.pop("training")  # which shows numbers alone
     assert len(texts) == 10
@@ -168,7 +74,9 @@ def test_nothing_is_loaded_from_outside() -> None:
     found = _Tags(text)
     assert all(value.startswith("#") for name, value in found.attributes if name in {"href", "src", "xlink:href"})
     assert "url(" not in text and "@import" not in text
-    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in found.attributes
+    digest = base64.b64encode(hashlib.sha256(OWN_SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert ("content", policy) in found.attributes
 
 
 def test_language_title_and_viewport_are_given() -> None:
@@ -187,6 +95,7 @@ def test_an_empty_page_has_a_title_and_no_heading_below_it() -> None:
 
 SECTION_OF = {
     "release": "verdict",
+    "summary": "verdict",
     "warnings": "verdict",
     "scores": "scores",
     "differences": "scores",
@@ -291,17 +200,41 @@ def test_the_strongest_word_of_a_long_text_is_shown_and_the_gaps_add_up() -> Non
 
 
 def test_words_are_shaded_by_sign_and_relative_weight() -> None:
-    words = (("up", 0.02), ("half", 0.01), ("down", -0.02), ("faint", 0.001), ("none", 0.0))
+    noise = tuple((f"w{i}", 0.002 * (-1) ** i) for i in range(9))
+    words = (("up", 0.04), ("half", 0.02), ("down", -0.04), *noise, ("none", 0.0))
     page = tree(ReportPage(title="x", errors=(wrong(),), words=(words,)))
     quote = next(e for e in page.iter(f"{X}p") if e.get("class") == "quote")
     spans = {s.text: (s.get("class"), s.get("style"), s.get("title")) for s in quote.iter(f"{X}span")}
     assert spans == {
-        "up": ("for", "--a:0.55", "+0.0200"),
-        "half": ("for", "--a:0.30", "+0.0100"),
-        "down": ("against", "--a:0.55", "−0.0200"),
+        "up": ("for", "--a:0.55", "+0.0400"),
+        "half": ("for", "--a:0.30", "+0.0200"),
+        "down": ("against", "--a:0.55", "−0.0400"),
     }
-    assert words_of(quote) == "up half down faint none"
-    assert "Strongest: “up” +0.020, “down” −0.020, “half” +0.010" in words_of(page)
+    assert words_of(quote) == "up half down w0 w1 w2 w3 w4 w5 w6 w7 w8 none"
+    assert "Strongest: “up” +0.040, “down” −0.040, “half” +0.020" in words_of(page)
+
+
+def test_words_within_their_own_scatter_are_not_shaded() -> None:
+    rng = random.Random(0)
+    texts = [tuple((f"w{i}", rng.gauss(0, 0.05)) for i in range(64)) for _ in range(200)]
+    assert sum(bool(excerpt.strongest(text)) for text in texts) / 200 < 0.3  # chance alone: in about one text of five
+    spiked = [(*text, ("goal", 0.4)) for text in texts]
+    assert all(excerpt.strongest(text)[0] == ("goal", 0.4) for text in spiked)
+    page = tree(ReportPage(title="x", errors=(wrong(),), words=((("a", 0.012), ("b", -0.011), ("c", 0.012)),)))
+    assert "No word stands out" in words_of(page) and not [s for s in page.iter(f"{X}span") if s.get("style")]
+
+
+def test_one_lowest_f1_is_marked_and_none_where_all_are_alike() -> None:
+    def marked(*scores: tuple[str, float | None, int]) -> list[str]:
+        classes = tuple(
+            ClassScores(name=name, precision=None, recall=0.5, f1=f1, support=rows, predicted=1)
+            for name, f1, rows in scores
+        )
+        page = tree(ReportPage(title="x", classes=classes))
+        return [words_of(row) for row in page.iter(f"{X}tr") if any(s.get("class") == "low" for s in row.iter())]
+
+    assert [row[:1] for row in marked(("a", 0.0, 5), ("b", 0.0, 9), ("c", 0.8, 9))] == ["b"]
+    assert marked(("a", 1.0, 5), ("b", 1.0, 9)) == [] == marked(("a", None, 5), ("b", 0.5, 9))
 
 
 def test_differences_say_what_their_interval_shows() -> None:

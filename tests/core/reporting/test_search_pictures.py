@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from bertft_core.reporting.html.values import duration
 from bertft_core.reporting.search.pictures import (
     draw_all,
-    duration,
     front_picture,
     history_picture,
     pruned_share,
@@ -91,8 +91,10 @@ def test_same_search_is_the_same_picture(two_searches: tuple[Path, Path], tmp_pa
     assert len(again) == len(list(two_searches[0].iterdir()))
 
 
-def test_search_of_one_trial_has_no_picture(tmp_path: Path) -> None:
-    assert draw_all(trials(1), "macro_f1", tmp_path) == ()
+def test_few_trials_have_no_picture_and_no_parallel_axes(tmp_path: Path) -> None:
+    assert draw_all(trials(2), "macro_f1", tmp_path) == ()
+    assert {"history", "times"} <= (few := {p.stem for p in draw_all(trials(7), "macro_f1", tmp_path)})
+    assert "parallel" not in few
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ _PIECES = 400  # shaded pieces of a whole text
 _OPENING = 14  # words shown from the start of a longer one
 _BRIDGED = 8  # words of a gap that is shown after all
 _STRONGEST = 6  # pieces shown from the rest of it, each with its neighbours
+_FEW = 8  # words below which nothing tells their scatter
 _LEAST = 0.01  # a weight below: leaving the word out moves the probability by less than a point
 
 Words = Sequence[tuple[str, float]]
@@ -44,7 +45,7 @@ def noise(words: Words) -> float:
     below a point of probability.
     """
     read = [abs(weight) for _, weight in words if weight]
-    if len(read) < 2:
+    if len(read) < _FEW:
         return _LEAST
     return max(_LEAST, statistics.median(read) / NormalDist().inv_cdf(0.75) * math.sqrt(2 * math.log(len(read))))
 

@@ -67,7 +67,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> SearchReport:
 
 
 def shown(report: SearchReport) -> str:
-    text = re.sub(r"<style>.*?</style>|data:image[^\"]*", "", report.page.read_text(encoding="utf-8"))
+    text = re.sub(r"(?s)<(style|script)>.*?</\1>|data:image[^\"]*", "", report.page.read_text(encoding="utf-8"))
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 
@@ -96,7 +96,8 @@ def test_facts_say_how_much_time_was_spent(report: SearchReport) -> None:
 
 def test_winner_is_the_given_one_and_the_optimism_that_of_the_single_best(report: SearchReport) -> None:
     text = shown(report)
-    assert "Trial 7: validation macro F1 0.8700 highest mean of 2 further seeds" in text
+    assert "Trial 7 is chosen Highest mean of 2 further seeds. validation macro F1 0.8700" in text
+    assert "with 2 further seeds 0.8650 lr 8e-5" in text
     assert "0.8800 of trial 8, promised 0.0300 too much" in text
 
 
@@ -106,7 +107,8 @@ def test_space_is_told_in_words(report: SearchReport) -> None:
 
 def test_without_a_chosen_trial_the_best_single_score_wins(tmp_path: Path) -> None:
     found = write_search_report(SearchPage(title="t", metric="accuracy", results=RESULTS[:3]), tmp_path)
-    assert "Trial 2: validation accuracy 0.8200 The highest single score" in shown(found)
+    assert "Trial 2 is chosen The highest single score" in shown(found)
+    assert "validation accuracy 0.8200" in shown(found)
 
 
 def test_second_objective_is_a_column(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def test_a_missing_part_leaves_the_others_as_they_were(name: str) -> None:
 
 def test_the_verdict_comes_first_and_failed_checks_lead() -> None:
     checks = (Check(name="size", passed=True, detail=""), Check(name="gain", passed=False, detail=""))
-    page = tree(replace(full(), release=ReleaseFacts(outcome="kept", reason="too small", decision=gate(checks))))
+    kept = ReleaseFacts(outcome="kept", reason="too small", decision=gate(checks))
+    page = tree(replace(full(), warnings=(), release=kept))
     first = next(page.iter(f"{X}section"))
     assert first.get("id") == "verdict" and words_of(first).startswith("Not promoted")
     assert [words_of(li)[:10] for li in first.iter(f"{X}li")][:2] == ["failedgain", "passedsize"]
@@ -220,7 +221,7 @@ def test_words_within_their_own_scatter_are_not_shaded() -> None:
     assert sum(bool(excerpt.strongest(text)) for text in texts) / 200 < 0.3  # chance alone: in about one text of five
     spiked = [(*text, ("goal", 0.4)) for text in texts]
     assert all(excerpt.strongest(text)[0] == ("goal", 0.4) for text in spiked)
-    page = tree(ReportPage(title="x", errors=(wrong(),), words=((("a", 0.012), ("b", -0.011), ("c", 0.012)),)))
+    page = tree(ReportPage(title="x", errors=(wrong(),), words=(tuple((f"w{i}", 0.03) for i in range(9)),)))
     assert "No word stands out" in words_of(page) and not [s for s in page.iter(f"{X}span") if s.get("style")]
 
 

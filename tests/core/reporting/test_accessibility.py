@@ -68,8 +68,9 @@ def test_page_breaks_no_rule_of_accessibility(
 
 
 def test_rules_of_accessibility_are_asked(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.look(1280)
     show(browser, pages["judged"])
-    browser.run("document.querySelector('.note').style.color = '#ccc'; document.title = ''")
+    browser.run("document.querySelector('.lead').style.color = '#ccc'; document.title = ''")
     browser.run(f"{AXE};0")
     assert {fault.split()[1] for fault in browser.run(FOUND)} == {"color-contrast:", "document-title:"}
 

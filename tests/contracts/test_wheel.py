@@ -14,7 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["bertft_core", "flows", "tasks"]
-TEMPLATES = ("page.css", "page.html.j2", "page.js", "parts.html.j2", "night.html.j2", "report.html.j2", "search.html.j2")
+TEMPLATES = (
+    "page.css",
+    "page.html.j2",
+    "page.js",
+    "parts.html.j2",
+    "night.html.j2",
+    "report.html.j2",
+    "search.html.j2",
+)
 pytestmark = pytest.mark.slow
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from bertft_core.base.clock import Stamp, believed
 from bertft_core.base.errors import DamagedFile
@@ -23,7 +23,7 @@ from bertft_core.base.records import parse_record, read_record, set_aside
 from bertft_core.base.text import counted
 from bertft_core.recipe.runs import RunFolder, run_at
 
-SKIPPED, KEPT, PROMOTED = "skipped", "kept champion", "promoted"
+SKIPPED, KEPT, PROMOTED = "skipped", "kept", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
 LAST_TRAINING = ".basis.json"
 _RESERVED_BYTES = 64 * 1024  # several blocks of any file system; a line is below 10 kB
@@ -32,6 +32,7 @@ _Settings = Annotated[str, Field(validation_alias=AliasChoices(_ON_DISK["setting
 HUNG = "hung_since"  # a fact of the night that tells people of another one
 _LONGEST_OF = 20  # nights
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
+_FORMER = {"kept champion": KEPT}  # in logs of before December 2026: it also stood where there was no champion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Night:
 
     night: str
     started: str
-    outcome: str
+    outcome: Annotated[str, BeforeValidator(lambda said: _FORMER.get(said, said))]
     reason: str
     seconds: float
     run_id: str | None = None

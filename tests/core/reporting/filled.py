@@ -131,7 +131,7 @@ def night(**changes: Any) -> NightPage:
     given: dict[str, Any] = {
         "title": "news",
         "night": "2026-03-01",
-        "outcome": "kept champion",
+        "outcome": "kept",
         "reason": "no better than the champion",
         "is_good": True,
         "facts": (("took", "12 min"),),

@@ -41,6 +41,13 @@ def test_nights_are_read_back_in_order(tmp_path: Path) -> None:
     assert [n.night for n in log.nights()] == ["2026-01-01", "2026-01-02", "2026-01-03"]
 
 
+def test_former_name_of_an_outcome_is_read(tmp_path: Path) -> None:
+    log = NightLog(tmp_path, "news")
+    log.add(night(1, KEPT))
+    log.file.write_bytes(log.file.read_bytes().replace(b'"kept"', b'"kept champion"'))
+    assert [n.outcome for n in log.nights()] == ["kept"]
+
+
 def test_log_that_is_not_there_has_no_nights(tmp_path: Path) -> None:
     assert NightLog(tmp_path, "news").nights() == []
 

@@ -84,7 +84,7 @@ def main() -> int:
     for case in CASES:
         known = None if args.again and args.only in case.name else records.get(case.name)
         if known is None and args.only in case.name:
-            known = records.add(case.name, attempted(case, args.out.resolve().with_suffix()))
+            known = records.add(case.name, attempted(case, args.out.resolve().with_suffix("")))
             print(line(case, known), file=sys.stderr, flush=True)
         if known is not None:
             found[case.name] = known

@@ -62,7 +62,7 @@ def processor() -> str:
 def line(case: Case, found: dict[str, Any]) -> str:
     """A row of the table."""
     happened = f"**{found['wrong']}**: {found['said']}" if found["wrong"] else found["said"] or "as expected"
-    took = f"{found['seconds']:.0f}", f"{found['megabytes']:.0f}"
+    took = (f"{found[key]:.0f}" for key in ("seconds", "processor_seconds", "megabytes"))
     cells = (case.name, case.expected, found["code"], happened, *took)
     shown = " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
     return f"| {shown} |"
@@ -88,7 +88,7 @@ def main() -> int:
             print(line(case, known), file=sys.stderr, flush=True)
         if known is not None:
             found[case.name] = known
-    head = "| case | expected | exit | what happened | s | peak MB |\n|---|---|---|---|---|---|"
+    head = "| case | expected | exit | what happened | s | of a processor | peak MB |\n|---|---|---|---|---|---|---|"
     text = "\n".join([head, *(line(case, found[case.name]) for case in CASES if case.name in found)])
     missed = [name for name, one in found.items() if one["wrong"]]
     if args.write:

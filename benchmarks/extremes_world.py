@@ -58,6 +58,7 @@ Strike = tuple[str, str, str, int]  # when, module, function, number of the call
 class Met:
     """What a command answered. said: its last line for people; megabytes: of its largest process.
 
+    processor_seconds: of it and of those of its processes that it waited for.
     wrong: what should not be, in words: a Python trace, processes that outlive it, half of a result; "" for nothing.
     """
 
@@ -65,6 +66,7 @@ class Met:
     said: str
     seconds: float
     megabytes: float
+    processor_seconds: float = 0.0
     wrong: str = ""
 
     def but(self, wrong: str) -> Met:
@@ -157,6 +159,7 @@ class Command:
             said=lines[-1][:300],
             seconds=round(seconds, 1),
             megabytes=round(ended[2].ru_maxrss / 1024),
+            processor_seconds=round(ended[2].ru_utime + ended[2].ru_stime, 1),
             wrong="; ".join(what for what, is_so in faults.items() if is_so),
         )
 

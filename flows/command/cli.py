@@ -53,6 +53,11 @@ def main(argv: list[str] | None = None) -> int:
 
         print(script(args.shell))
         return 0
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # which every relative path would fail at, each in its own words
+        print(f"bertft {args.verb}: the working directory was deleted: cd to a folder that is there", file=sys.stderr)
+        return 2
     from bertft_core.base.files import keep_private  # numpy; `--help` needs none
 
     keep_private()

@@ -14,11 +14,13 @@ import pytest
 from bertft_core import __version__
 from flows.command.arguments import SHELLS, build_parser, parse
 from flows.command.catalogue import VERBS, overview
+from flows.command.cli import main
 from flows.command.completion import script
 from flows.command.verbs import VERBS as FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
 PARSERS = build_parser()[1]
+PREDICT = ("--model", "models:/x@champion", "--input", "a.csv", "--output", "b.csv")
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -52,6 +54,20 @@ def test_example_of_a_verb_is_one_that_its_parser_takes(name: str, capsys: pytes
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "--version") == (0, f"bertft {__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["history", "x"], ["run", "run.yaml"], ["doctor"], ["predict", *PREDICT]])
+def test_a_deleted_working_directory_is_named(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        f"bertft {words[0]}: the working directory was deleted: cd to a folder that is there\n"
+    )
 
 
 @pytest.mark.parametrize(

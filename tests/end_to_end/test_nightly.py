@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from bertft_core.base.clock import Stamp
+from bertft_core.base.locks import exclusive
+from bertft_core.recipe.nights.log import Night, NightLog, OpenNight
 
 from ..processes import processes
 
@@ -84,6 +93,51 @@ def test_time_limit_ends_a_night_with_all_its_processes(nights) -> None:
     assert late["outcome"] == "failed" and "nightly.timeout of 12 s passed" in late["reason"]
     left = [line for line in processes(home=nights.home).values() if "sys.stdin.buffer.read" not in line]  # the reaper
     assert left == []
+
+
+def test_a_night_skipped_for_one_that_hangs_tells_people_once(nights, project) -> None:
+    """The other night holds the lock and took more than twice what nights take, by what this machine has run."""
+    project(search={"trials": 0}, nightly={"notify": ["env:NIGHT_HOOK"]})
+    log, now = NightLog(nights.home, "tiny"), Stamp.now()
+    usual = {"night": "2026-01-01", "started": "2026-01-01T02:00:00+00:00"}
+    log.begin(OpenNight(night="2026-01-02", started="2026-01-02T02:00:00+00:00", clock=str(now)))
+    with hook() as (address, came), exclusive(nights.home / "locks" / "nightly-tiny.lock", "a night of tiny"):
+        how = {"variables": {"NIGHT_HOOK": address}}
+        log.add(Night(**usual, outcome="promoted", reason="first", seconds=7200.0))
+        in_time = nights.run(**how)
+        assert in_time["outcome"] == "skipped" and "hangs" not in in_time["reason"] and came == []
+        log.add(Night(**usual | {"night": "2026-01-02"}, outcome="kept champion", reason="second", seconds=7200.0))
+        older = replace(now, ran=now.ran - 3 * 7200.0)
+        log.begin(OpenNight(night="2026-01-02", started="2026-01-02T02:00:00+00:00", clock=str(older)))
+        hanging = [nights.run(**how) for _ in range(2)]
+    assert [night["outcome"] for night in hanging] == ["skipped", "skipped"]
+    why = "at work for 6.0 h, longer than twice the 2.0 h that nights take: if it hangs, end its process"
+    assert all(why in night["reason"] for night in hanging)
+    (told,) = came
+    assert "bertft tiny" in told and why in told
+
+
+@contextmanager
+def hook() -> Iterator[tuple[str, list[str]]]:
+    """A webhook's address, and what came there."""
+    came: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *ignored: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/night", came
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_replay_of_a_past_night_leaves_the_live_model_alone(project, command, rows, tmp_path) -> None:

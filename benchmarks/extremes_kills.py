@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extremes_world import LIMIT, Case, Command, Met, bertft, learnable, registered, table, unlike
+from extremes_world import LIMIT, Case, Command, Met, bertft, learnable, registered, struck, table, unlike
 from nights_world import free_port
 
 _KILLED = -signal.SIGKILL
@@ -38,7 +38,7 @@ def struck_run(*strike: Any) -> Callable[[Path], Met]:
 
     def run(folder: Path) -> Met:
         table(folder, learnable(600))
-        first = bertft(folder, "run", "run.yaml", strike=strike)
+        first = bertft(folder, "run", "run.yaml", code=struck(*strike))
         if first.code != _KILLED:
             return first.but("it was not struck")
         again = bertft(folder, "run", "run.yaml")
@@ -51,8 +51,8 @@ def struck_tell(*strike: Any) -> Callable[[Path], Met]:
     """A search of 4 trials killed in a tell, then the same command: each slot is finished once."""
 
     def run(folder: Path) -> Met:
-        table(folder, learnable(150), search={"trials": 4, "confirm": {"top": 1, "seeds": 1}})
-        first = bertft(folder, "search", "run.yaml", strike=strike)
+        table(folder, learnable(150), search={"trials": 4})
+        first = bertft(folder, "search", "run.yaml", code=struck(*strike))
         if first.code != _KILLED:
             return first.but("it was not struck")
         again = bertft(folder, "search", "run.yaml").but(first.wrong)
@@ -69,7 +69,7 @@ def struck_cleaning(*strike: Any) -> Callable[[Path], Met]:
 
     def run(folder: Path) -> Met:
         clean = ("gc", "--keep", "1", "--days", "0", "--apply")
-        first = bertft(folder, *clean, strike=strike)
+        first = bertft(folder, *clean, code=struck(*strike))
         if first.code != _KILLED:
             return first.but("it was not struck")
         again = bertft(folder, *clean).but(first.wrong)
@@ -85,11 +85,11 @@ def signalled(*signals: int) -> Callable[[Path], Met]:
 
     def run(folder: Path) -> Met:
         table(folder, learnable(600), training={"epochs": 60})
-        command = Command(folder, "run", "run.yaml")
+        command = Command(folder, "run", "run.yaml", is_cold=True)
         if not command.until(lambda: any(folder.glob("home/runs/*/fit/checkpoint*"))):
             return command.end().but("it ended before it was told to")
         told = command.send(*signals).end()
-        again = bertft(folder, "run", "run.yaml", "training.epochs=60")
+        again = bertft(folder, "run", "run.yaml")
         told = told.but(again.wrong if again.code == 0 else f"the same command: exit {again.code}, {again.said}")
         return told.but(unlike(folder, **_ONE))
 
@@ -99,7 +99,7 @@ def signalled(*signals: int) -> Callable[[Path], Met]:
 def server_killed(folder: Path) -> Met:
     """kill -9 of the embedded Prefect server in a fit; then the same command."""
     table(folder, learnable(600), training={"epochs": 60})
-    command = Command(folder, "run", "run.yaml")
+    command = Command(folder, "run", "run.yaml", is_cold=True)
     command.until(lambda: any(folder.glob("home/runs/*/fit/checkpoint*")))
     servers = [pid for pid in processes() if _is_server(pid, str(folder / "home"))]
     for pid in servers:
@@ -131,18 +131,18 @@ def child_of_up_killed(name: str) -> Callable[[Path], Met]:
 
     def run(folder: Path) -> Met:
         ports = [f"--{service}-port={free_port()}" for service in ("prefect", "mlflow")]
-        command = Command(folder, "up", *ports, "--json")
+        command = Command(folder, "up", *ports, "--json", is_cold=True)
         if not command.until(lambda: command.output.stat().st_size):
             return command.end().but("it did not come up")
         word = {"prefect": b"guard\0prefect", "mlflow": b"guard\0mlflow", "worker": b"worker\0start"}[name]
         home = f"BERTFT_HOME={folder / 'home'}".encode()
-        struck = [pid for pid in processes() if _has(pid, word, home)]
-        for pid in struck:
+        killed = [pid for pid in processes() if _has(pid, word, home)]
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
         command.asked = time.monotonic()
         met = command.end()
         said = command.errors.read_text(errors="replace")
-        met = met if struck else met.but("there was nothing to kill")
+        met = met if killed else met.but("there was nothing to kill")
         told = f"bertft up: {name} ended (signal SIGKILL)"
         line = next((line for line in said.splitlines() if line.startswith(told)), "")
         return replace(met, said=line or met.said).but("" if line else f"nobody says {told!r}")
@@ -159,7 +159,7 @@ def _has(pid: int, word: bytes, home: bytes) -> bool:
 def flipped_checkpoint(folder: Path) -> Met:
     """One bit in the checkpoint of a killed fit; then the same command begins the fit anew and ends alike."""
     table(folder, learnable(600), training={"epochs": 60})
-    command, pattern = Command(folder, "run", "run.yaml"), "home/runs/*/fit/checkpoint.safetensors"
+    command, pattern = Command(folder, "run", "run.yaml", is_cold=True), "home/runs/*/fit/checkpoint.safetensors"
     command.until(lambda: any(folder.glob(pattern)))
     os.killpg(command.process.pid, signal.SIGKILL)
     met = command.end()

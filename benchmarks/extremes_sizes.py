@@ -46,7 +46,7 @@ def many_answers(folder: Path) -> Met:
 
 def many_trials(folder: Path) -> Met:
     """A search of 300 trials on 90 rows."""
-    table(folder, learnable(90), search={"trials": 300, "confirm": {"top": 1, "seeds": 1}, "stop_early": False})
+    table(folder, learnable(90), search={"trials": 300, "stop_early": False})
     return bertft(folder, "search", "run.yaml")
 
 

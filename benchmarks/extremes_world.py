@@ -12,24 +12,24 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from nights_world import World
 
 from bertft_core.testing.encoders import tiny_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = "import sys; sys.argv[0] = 'bertft'; from flows.cli import main; sys.exit(main())"
 # The command line, killed just before or after the n-th call of a function.
-STRUCK = """
+_STRUCK = """
 import importlib, os, signal, sys
-when, module, name, number = sys.argv[1:5]
-del sys.argv[1:5]
-owner, left = importlib.import_module(module), [int(number)]
+when, module, name, left = *{strike!r}, [{number}]
+owner = importlib.import_module(module)
 *path, last = name.split(".")
 for part in path:
     owner = getattr(owner, part)
@@ -43,15 +43,18 @@ def struck(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 setattr(owner, last, struck)
-from flows.cli import main
-sys.exit(main())
 """
 LIMIT = 1500.0  # seconds of a command
 GRACE = 20.0  # within which a command that was told to end is gone, with all its processes
 NAME = "x"
 TRAINING = {"epochs": 1, "batch_size": 32, "lr": 1e-3, "precision": "float32", "threads": 1}
 FILLER = ("the", "a", "was", "of", "new", "old", "very", "on", "in", "and")
-Strike = tuple[str, str, str, int]  # when, module, function, number of the call
+_WARM: list[tuple[Any, dict[str, str]]] = []  # where `warm` is on: its server, and what commands must know
+
+
+def struck(when: str, module: str, name: str, number: int) -> str:
+    """Code of the command line that dies before or after the n-th call of a function."""
+    return _STRUCK.format(strike=(when, module, name), number=number) + MAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,30 +92,30 @@ class Case:
 
 
 class Command:
-    """A bertft command at work, in a session of its own."""
+    """A bertft command at work: in a session of its own, or forked where `warm` is on."""
 
     def __init__(
-        self,
-        folder: Path,
-        *arguments: str,
-        strike: Strike | None = None,
-        shell: str = "",
-        without: tuple[str, ...] = (),
-        **variables: str,
+        self, folder: Path, *arguments: str, code: str = MAIN, is_cold: bool = False, without: tuple[str, ...] = ()
     ) -> None:
-        """shell: what wraps the command, with {} in its place. without: variables that it does not get."""
+        """code: what runs in place of the command line. is_cold: never forked. without: variables it does not get."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("BERTFT_", "PREFECT_", "MLFLOW_"))}
-        environ |= {"BERTFT_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+        environ |= {"BERTFT_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         for name in without:
             environ.pop(name, None)
-        start = [MAIN] if strike is None else [STRUCK, *map(str, strike)]
-        line = [sys.executable, "-P", "-c", *start, *arguments]
-        if shell:
-            line = ["sh", "-c", shell.format('"$@"'), "sh", *line]
         self.home = environ["BERTFT_HOME"]
         self.errors, self.output = folder / "err", folder / "out"
         self.begun, self.asked = time.monotonic(), 0.0
+        self.most, self.used = 0.0, 0.0  # MB, processor seconds
+        self.is_forked = bool(_WARM) and not is_cold
+        if self.is_forked:
+            server, settings = _WARM[0]
+            known = environ | settings
+            self.process = server.begin(
+                arguments, known, folder, code="import os; os.setsid()\n" + code, out=self.output, errors=self.errors
+            )
+            return
         with open(self.errors, "wb") as errors, open(self.output, "wb") as output:
+            line = [sys.executable, "-P", "-c", code, *arguments]
             self.process = subprocess.Popen(
                 line, cwd=folder, env=environ, stdout=output, stderr=errors, start_new_session=True
             )
@@ -120,7 +123,7 @@ class Command:
     def until(self, is_there: Callable[[], Any]) -> bool:
         """Wait until something is there; False where the command ended before, or took too long."""
         while not is_there():
-            if self.process.poll() is not None or time.monotonic() - self.begun > LIMIT:
+            if self._has_ended() or time.monotonic() - self.begun > LIMIT:
                 return False
             time.sleep(0.05)
         return True
@@ -138,12 +141,12 @@ class Command:
         """Wait for its end, and for that of its processes."""
         until = self.asked + GRACE if self.asked else self.begun + LIMIT
         is_late = False
-        while (ended := os.wait4(self.process.pid, os.WNOHANG))[0] == 0:
-            if time.monotonic() > until:
+        while not self._has_ended():
+            if time.monotonic() > until and not is_late:
                 is_late = True
                 os.killpg(self.process.pid, signal.SIGKILL)
-            time.sleep(0.05)
-        self.process.returncode = os.waitstatus_to_exitcode(ended[1])
+            time.sleep(0.1)
+        code = self.process.wait()
         seconds, gone = time.monotonic() - self.begun, time.monotonic() + GRACE
         while (left := of_home(self.home)) and time.monotonic() < gone:
             time.sleep(0.1)
@@ -155,13 +158,54 @@ class Command:
             f"left running: {', '.join(left.values())}": left,
         }
         return Met(
-            code=self.process.returncode,
+            code=code,
             said=lines[-1][:300],
             seconds=round(seconds, 1),
-            megabytes=round(ended[2].ru_maxrss / 1024),
-            processor_seconds=round(ended[2].ru_utime + ended[2].ru_stime, 1),
+            megabytes=round(self.most),
+            processor_seconds=round(self.used, 1),
             wrong="; ".join(what for what, is_so in faults.items() if is_so),
         )
+
+    def _has_ended(self) -> bool:
+        """Whether it has; notes what it has used until now."""
+        pid = self.process.pid
+        with suppress(OSError, IndexError):
+            used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            self.used = max(self.used, sum(map(int, used[11:15])) / os.sysconf("SC_CLK_TCK"))
+            for one in [pid, *_children(pid)]:
+                lines = Path(f"/proc/{one}/status").read_text().splitlines()
+                most = (int(x.split()[1]) * 1.024e-3 for x in lines if x.startswith("VmHWM:"))  # none of a dead one
+                self.most = max(self.most, max(most, default=0.0))
+        if self.is_forked:
+            return self.process.poll() is not None
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for file in Path(f"/proc/{pid}/task").glob("*/children") for one in file.read_text().split()]
+
+
+@contextmanager
+def warm(folder: Path) -> Iterator[None]:
+    """Within, commands are forked from a process that has imported the libraries, and share one Prefect server.
+
+    A tenth of the processor time; a command's memory then holds what that process had imported.
+    """
+    sys.path.insert(0, str(ROOT))
+    from tests.command_server import CommandServer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    world = World(folder=folder, fresh=[], tree={})
+    known = {**world.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    server = CommandServer({k: v for k, v in known.items() if k != "BERTFT_HOME"}, folder / "commands.log")
+    try:
+        world.start_server()
+        _WARM.append((server, {key: known[key] for key in ("PREFECT_API_URL", "PREFECT_HOME")}))
+        yield
+    finally:
+        _WARM.clear()
+        server.close()
+        world.close()
 
 
 def of_home(home: str) -> dict[int, str]:
@@ -222,8 +266,7 @@ def trained(base: Path, *, versions: int = 1) -> Path:
     if not copy.exists():
         if versions == 1:
             place.mkdir(parents=True)
-            search = {"trials": 2, "confirm": {"top": 1, "seeds": 1}}
-            table(place, learnable(600), search=search, training={"unfreezing": "late"})
+            table(place, learnable(600), search={"trials": 2}, training={"unfreezing": "late"})
             more: tuple[str, ...] = ()
         else:
             trained(base, versions=versions - 1)

@@ -46,7 +46,7 @@ def tree(folder: Path) -> dict[str, Any]:
         "model": {"pretrained": str(tiny_encoder(folder / "encoder", layers=2, hidden=32, seed=1))},
         "tokenization": {"max_length": 24},
         "training": {"lr": 2e-3, "batch_size": 16, "epochs": 1, "precision": "float32", "threads": 1},
-        "search": {"trials": 2, "rows": 100, "confirm": {"top": 1, "seeds": 1}},
+        "search": {"trials": 2, "rows": 100},
         "evaluation": {"resamples": 200},
         "nightly": {"new_rows": ROWS // 2},
     }

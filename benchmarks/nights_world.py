@@ -114,7 +114,7 @@ class World:
         self.server = subprocess.Popen(
             command, env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
         )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while not self._answers():
             if time.monotonic() > deadline:
                 raise SystemExit(f"the Prefect server did not answer: {self.folder / 'server.log'}")

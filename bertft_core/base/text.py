@@ -31,6 +31,16 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names behind each other, and how many more there are than `most`.
+
+    >>> listed(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def rows_text(n: int, groups: int | None) -> str:
     """So many rows, and in how many groups where they have some.
 

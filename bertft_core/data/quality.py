@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.text import counted
+from bertft_core.base.text import counted, listed
 from bertft_core.config.run import DataConfig
 from bertft_core.data.dates import DateColumn, end_of
 from bertft_core.data.draws import Draw
@@ -21,6 +21,7 @@ from bertft_core.data.labels import FaultyRow, Label, LabelColumn, UnknownLabel,
 from bertft_core.data.readers import RowBatch, RowFault
 from bertft_core.data.splits import SPLITS, key_digest, likeness, row_key, split_key
 
+_NAMED = 10  # classes in warnings of one kind
 _SHOWN_VALUES = 10  # of a data.where column, in the message when nothing matches
 Bools = npt.NDArray[np.bool_]
 
@@ -279,11 +280,17 @@ def gate_classes(
                 f"{config.min_class_rows}; add rows, or lower data.min_class_rows"
             )
     absent = [(s, c) for s in range(1, len(sides)) for c in range(len(classes)) if counts[s, c] == 0]
-    warnings = [
-        f"class {classes[c]!r} is absent from {SPLITS[s]} ({counted(int(counts[:, c].sum()), 'row')} in all): "
-        "its scores there are undefined"
-        for s, c in absent
-    ]
+    warnings = []
+    for s in range(1, len(sides)):
+        named = [
+            f"{classes[c]!r} is absent from {SPLITS[s]} ({counted(int(counts[:, c].sum()), 'row')} in all)"
+            for c in (c for split, c in absent if split == s)
+        ]
+        if len(named) <= _NAMED:
+            warnings += [f"class {one}: its scores there are undefined" for one in named]
+            continue
+        names = listed([repr(classes[c]) for split, c in absent if split == s], _NAMED)
+        warnings.append(f"{len(named)} classes are absent from {SPLITS[s]}: {names}: their scores there are undefined")
     if better := draw.remedy(sorted({c for _, c in absent})) if draw and absent else "":
         warnings.append(f"rows of every class in every split: set {better}")
     return tuple(warnings)

@@ -18,6 +18,11 @@ from bertft_core.evaluation.tfidf import Singles, TfidfModel, vectorizer
 BASELINE_ROWS = 50_000  # training rows at most: the fit stays under ten minutes and 2 GB
 STRENGTHS = (1.0, 10.0, 100.0)  # C, the inverse of the L2 penalty
 _RARE = 2  # bigrams seen in one training row only cannot generalise and are 80 % of the vocabulary
+_BYTES = 2_000_000_000  # of the coefficients at most: of many classes the most frequent words alone count
+_OF_ONE, _OF_MANY = (
+    200,
+    8,
+)  # bytes a coefficient: L-BFGS keeps 25 numbers of each; of several labels each is fitted alone
 _SMALL = 1_000  # below this many training rows every term counts
 _SOLVER: dict[str, Any] = {
     "solver": "lbfgs",
@@ -99,13 +104,14 @@ def _fits(
     train: Sequence[str], y: Ints, validation: Sequence[str], stop_words: str | None, n_classes: int
 ) -> Iterator[Candidate]:
     """A model a strength; none where no training text holds a word."""
-    words = vectorizer(stop_words, min_df=_RARE if len(train) >= _SMALL else 1)
+    multi_label = y.ndim == 2
+    most = max(1, _BYTES // (n_classes * (_OF_MANY if multi_label else _OF_ONE)))
+    words = vectorizer(stop_words, min_df=_RARE if len(train) >= _SMALL else 1, max_features=most)
     try:
         x = words.fit_transform(train)
     except ValueError:  # "empty vocabulary"
         return
     on_validation, terms = words.transform(validation), tuple(map(str, words.get_feature_names_out()))
-    multi_label = y.ndim == 2
     for strength, weights in _regressions(x, y) if multi_label else _regression(x, y, n_classes):
         model = _model(terms, stop_words, (words.idf_, *weights), multi_label=multi_label)
         params = {"model": "tfidf", "C": strength}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.base.text import NO_SPREAD, plain, rows_text
+from bertft_core.base.text import NO_SPREAD, listed, plain, rows_text
 from bertft_core.config.metrics import score_title
 from bertft_core.evaluation.scores.intervals import (
     Bootstrap,
@@ -23,6 +23,7 @@ from bertft_core.evaluation.scores.metrics import ClassScores, ReliabilityBin, S
 
 WORST_ERRORS = 10
 _SNIPPET = 200  # characters of a text shown in a report
+_WIDEST = 30  # classes of a table of confusions, and rows of a list of them
 _FEW_ROWS = 100  # at 95 % accuracy the 95 % interval is then 9 points wide
 
 _SHOWN_MULTI_LABEL = (
@@ -206,12 +207,7 @@ class EvaluationReport:
         for row in self.per_class:
             values = " | ".join("–" if v is None else f"{v:.4f}" for v in (row.precision, row.recall, row.f1))
             lines.append(f"| {plain(row.name)} | {values} | {row.support} | {row.predicted} |")
-        if not self.scores.multi_label:
-            lines += ["", "## Confusion (rows: true, columns: predicted)", ""]
-            lines.append(f"| | {' | '.join(plain(name) for name in self.classes)} |")
-            lines.append("|---|" + "---:|" * len(self.classes))
-            for name, counts in zip(self.classes, self.confusion, strict=True):
-                lines.append(f"| **{plain(name)}** | " + " | ".join(str(v) for v in counts) + " |")
+        lines += self._confusion_lines()
         lines += ["", "## Most confident errors", ""]
         if self.worst_errors:
             lines += ["| source | confidence | label | predicted | text |", "|---:|---:|---|---|---|"]
@@ -223,6 +219,23 @@ class EvaluationReport:
         for caption, path in pictures:
             lines += ["", f"![{plain(caption)}]({path})"]
         return "\n".join(lines) + "\n"
+
+    def _confusion_lines(self) -> list[str]:
+        """The confusion as a table; of many classes, whose table nobody can read, the most frequent confusions."""
+        if not self.confusion:
+            return []
+        names = [plain(name) for name in self.classes]
+        if len(names) <= _WIDEST:
+            lines = ["", "## Confusion (rows: true, columns: predicted)", "", f"| | {' | '.join(names)} |"]
+            lines.append("|---|" + "---:|" * len(names))
+            rows = zip(names, self.confusion, strict=True)
+            return lines + [f"| **{name}** | " + " | ".join(str(v) for v in counts) + " |" for name, counts in rows]
+        found = sorted(
+            ((-count, i, j) for i, row in enumerate(self.confusion) for j, count in enumerate(row) if count and i != j)
+        )
+        lines = ["", f"## Most frequent confusions ({min(_WIDEST, len(found))} of {len(found)})", ""]
+        lines += ["| class | predicted | rows |", "|---|---|---:|"]
+        return lines + [f"| {names[i]} | {names[j]} | {-count} |" for count, i, j in found[:_WIDEST]]
 
 
 def with_floor_keys(document: dict[str, Any]) -> dict[str, Any]:
@@ -341,11 +354,11 @@ def _warnings(scores: Scores, metric: str, groups: int | None, paired: PairedDif
     notes = []
     if absent:
         notes.append(
-            f"no test row of class {', '.join(absent)}: its recall and F1 are undefined, macro F1 averages "
+            f"no test row of class {listed(absent)}: its recall and F1 are undefined, macro F1 averages "
             f"the other {len(scores.per_class) - len(absent)}"
         )
     if unused:
-        notes.append(f"never predicted: {'class' if len(unused) == 1 else 'classes'} {', '.join(unused)}")
+        notes.append(f"never predicted: {'class' if len(unused) == 1 else 'classes'} {listed(unused)}")
     if (groups or scores.n) < _FEW_ROWS:
         notes.append(f"only {rows_text(scores.n, groups).replace('row', 'test row', 1)}: the intervals are wide")
     if paired and paired.low <= 0:

@@ -202,7 +202,7 @@ def _draw(
 ) -> None:
     from bertft_core.reporting.run.pictures import confusion_picture, learning_curve_picture
 
-    if not report.scores.multi_label:
+    if report.confusion:
         confusion_picture(report, folder.confusion)
     learning_curve_picture(fit.history, folder.learning, phases(config, prepared))
 

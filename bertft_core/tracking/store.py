@@ -102,12 +102,17 @@ def ensure_store(store: Store, *, writes: bool = False) -> str:
 
 @contextlib.contextmanager
 def mlflow_faults(store: Store) -> Iterator[None]:
-    """MLflow's own exceptions as RegistryError, naming the store."""
+    """MLflow's own exceptions as RegistryError, naming the store; a server that refuses is told with what it wants."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as fault:
+        if (status := fault.get_http_status_code()) in (401, 403):
+            raise RegistryError(
+                f"{store}: the server refuses this account ({status}): set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to one that may read and write there"
+            ) from fault
         raise RegistryError(f"{store}: {fault}") from fault
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.text import percent, quoted, rows_text
+from bertft_core.base.text import listed, percent, quoted, rows_text
 from bertft_core.config.promotion import RESAMPLES
 from bertft_core.evaluation.scores.intervals import exchange_p
 from bertft_core.evaluation.scores.labels import Labels, Predictions
@@ -160,14 +160,14 @@ def part_checks(parts: Sequence[Part], limits: Mapping[str, float | None], level
         rule = f"{share:.4f} (promotion.max_{kind}_loss; {error_each})"
         if failed:
             bounds = [f"{g}, upper bound {upper_bound(g, error):+.4f}" for g in failed]
-            detail = f"worse {what} in {_listed(bounds)}; allowed is a loss of {rule}"
+            detail = f"worse {what} in {listed(bounds, _NAMED)}; allowed is a loss of {rule}"
         elif judged:
             spared = " and F1 with it" if kind == "class" else ""
             detail = f"no {kind} is shown to lose more {what} than {rule}{spared}; lowest of {len(judged)}: {judged[0]}"
         else:
             detail = f"no {kind} has enough rows to show a loss of {what} above {rule}"
         small = [f"{quoted(g.name)} ({g.rows})" for g in parts if g.kind == kind and g not in large]
-        detail += f"; too small to judge: {_listed(small)}" if small else ""
+        detail += f"; too small to judge: {listed(small, _NAMED)}" if small else ""
         name = {"class": "classes", "slice": "slices"}[kind]
         checks.append(Check(name=name, passed=not failed, detail=detail))
     return checks
@@ -249,7 +249,11 @@ def uncompared_check(fault: str) -> Check:
 def label_set_check(challenger: Sequence[str], champion: Sequence[str]) -> Check:
     """Both know the same classes, in any order: otherwise their scores answer different questions."""
     new, gone = sorted({*challenger} - {*champion}), sorted({*champion} - {*challenger})
-    parts = [f"{what} {_listed([quoted(n) for n in names])}" for what, names in (("new", new), ("gone", gone)) if names]
+    parts = [
+        f"{what} {listed([quoted(n) for n in names], _NAMED)}"
+        for what, names in (("new", new), ("gone", gone))
+        if names
+    ]
     detail = f"another label set: {'; '.join(parts)}" if parts else f"the same {len(set(champion))} classes"
     return Check(name="label set", passed=not parts, detail=detail)
 
@@ -263,8 +267,3 @@ def seen_rows_check(excluded: int, rows: int) -> Check:
         else f"the champion trained on none of the {rows} test rows"
     )
     return Check(name="seen rows", passed=passed, detail=detail)
-
-
-def _listed(texts: Sequence[str]) -> str:
-    more = len(texts) - _NAMED
-    return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -19,6 +19,7 @@ from bertft_core.config.metrics import METRICS, as_score
 from bertft_core.evaluation.scores.counts import Floats, Ints
 
 BINS = 15  # of calibration error and reliability diagram (Guo et al. 2017, arXiv 1706.04599)
+LARGEST_CONFUSION = 500  # classes; the table of 5,000 has 25 million cells, 180 MB of JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Scores:
     Shares in [0, 1], higher is better: accuracy to weighted_precision, auroc, average_precision (both
     one-vs-rest, mean over the classes where defined). mcc in [-1, 1], None when undefined. Lower is better:
     log_loss in nats, >= 0; brier in [0, 2], the squared error summed over all classes (Brier 1950: for two
-    classes twice the one-column form); ece in [0, 1]. confusion[i][j] counts rows of class i decided as j.
+    classes twice the one-column form); ece in [0, 1]. confusion[i][j] counts rows of class i decided as j; empty above
+    LARGEST_CONFUSION classes.
 
     micro_f1 and ranking are of multi-label rows only (`labels.MultiLabels`), which have no confusion.
     """

@@ -8,6 +8,7 @@ vanishes. A permutation exchanges the two models' answers to a unit with probabi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import NormalDist
 from typing import Any
 
@@ -17,6 +18,13 @@ from bertft_core.evaluation.scores.counts import Counts, Floats, Ints, counts
 
 FOLDS = 5  # of a cross-fit
 BLOCK = 2_000_000  # drawn numbers held at once: 16 MB per array
+
+
+def parts(draws: int, width: int) -> Iterator[int]:
+    """`draws` in parts of which each holds at most BLOCK numbers of so many for a draw: one where that is few."""
+    most = max(1, BLOCK // width)
+    for start in range(0, draws, most):
+        yield min(most, draws - start)
 
 
 def kind_weights(kinds: Ints, groups: Any, resamples: int, rng: np.random.Generator) -> Floats:

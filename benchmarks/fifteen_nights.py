@@ -27,6 +27,7 @@ from typing import Any
 from extremes_world import FILLER
 from nights_world import NAME, Row, World
 
+from bertft_core.recipe.nights.log import KEPT, PROMOTED
 from bertft_core.testing.encoders import tiny_encoder
 
 FIRST = dt.date(2026, 3, 1)
@@ -141,7 +142,7 @@ def main() -> int:
         print(json.dumps({"model": NAME, "nights": told, "after_gc": after}, indent=1))
     else:
         show(told, after)
-    return 0 if all(night["outcome"] in ("promoted", "kept champion") for night in told) else 1
+    return 0 if all(night["outcome"] in (PROMOTED, KEPT) for night in told) else 1
 
 
 def show(told: list[dict[str, Any]], after: dict[str, Any]) -> None:

@@ -106,7 +106,7 @@ def test_a_night_skipped_for_one_that_hangs_tells_people_once(nights, project) -
         log.add(Night(**usual, outcome="promoted", reason="first", seconds=7200.0))
         in_time = nights.run(**how)
         assert in_time["outcome"] == "skipped" and "hangs" not in in_time["reason"] and came == []
-        log.add(Night(**usual | {"night": "2026-01-02"}, outcome="kept champion", reason="second", seconds=7200.0))
+        log.add(Night(**usual | {"night": "2026-01-02"}, outcome="promoted", reason="second", seconds=7200.0))
         older = replace(now, ran=now.ran - 3 * 7200.0)
         log.begin(OpenNight(night="2026-01-02", started="2026-01-02T02:00:00+00:00", clock=str(older)))
         hanging = [nights.run(**how) for _ in range(2)]

@@ -123,8 +123,10 @@ def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tupl
 
 def _summary(report: EvaluationReport, differences: Sequence[DifferenceRow]) -> str:
     """How many of a hundred texts come out right, and how that compares, in one sentence."""
-    what = "every label of about {} should" if report.scores.multi_label else "about {} should"
-    said = f"Of 100 new texts like the test rows, {what.format(_of_100(report.scores.accuracy))} come out right"
+    share = report.scores.accuracy
+    right = _of_100(share) if 0.995 <= share < 1 else f"about {_of_100(share)}"
+    what = f"every label of {right}" if report.scores.multi_label else right
+    said = f"Of 100 new texts like the test rows, {what} should come out right"
     if (interval := report.intervals.get("accuracy")) is not None:
         low, high = map(_of_100, interval)
         said += f" ({low} to {high} at {100 * report.level:g} % confidence)"
@@ -134,7 +136,7 @@ def _summary(report: EvaluationReport, differences: Sequence[DifferenceRow]) -> 
         for word, part in itertools.groupby(found, key=lambda pair: pair[0])
     ]
     if against:
-        said += f"; by {_NAMES.get(report.metric, report.metric)} it is {' and '.join(against)}"
+        said += f"; by {_NAMES[report.metric].partition(',')[0]} it is {' and '.join(against)}"
         said += ", which only counts words" if "baseline" in against[-1] else ""
     return f"{said}."
 

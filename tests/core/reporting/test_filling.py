@@ -173,6 +173,28 @@ def test_a_decision_becomes_checks_and_difference(report: EvaluationReport) -> N
     assert page.differences[0].name == "accuracy: this model − champion"
 
 
+def test_the_summary_says_in_one_sentence_what_the_intervals_show(report: EvaluationReport) -> None:
+    report = replace(report, metric="accuracy")
+    shown = page_of(report, title="news", release=release())
+    low, high = report.intervals["accuracy"]
+    right = (
+        f"about {100 * report.scores.accuracy:.0f} should come out right ({100 * low:.0f} to {100 * high:.0f} at 95 %"
+    )
+    assert shown.summary.startswith(
+        f"Of 100 new texts like the test rows, {right} confidence); by accuracy it is better"
+    )
+    assert shown.summary.endswith("better than the champion and the TF-IDF baseline, which only counts words.")
+    page = re.sub("<[^>]*>", " ", report_html(shown))
+    assert " ".join(page.split()).count("better , +") == 2  # against champion and baseline, with their intervals
+    by_loss = replace(report, metric="log_loss", baseline_score_interval=(-0.1, 0.1))
+    assert page_of(by_loss, title="news").summary.endswith(
+        "; by log loss it is not distinguishable from the TF-IDF baseline, which only counts words."
+    )
+    nearly = replace(report, scores=replace(report.scores, accuracy=0.998), intervals={})
+    assert "about more than 99" not in page_of(nearly, title="news").summary
+    assert "more than 99 should come out right" in page_of(nearly, title="news").summary
+
+
 def test_a_first_decision_has_no_difference(report: EvaluationReport) -> None:
     y, p = rows(0.95, 0)
     given = GateRows(labels=np.asarray(y), classes=CLASSES)

@@ -20,7 +20,7 @@ from bertft_core.tracking import store as tracking
 
 def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> str:
     """Write the night's page, home/nights/NAME.html for the latest one, and its MLflow run, once; the run's id."""
-    page = store.home / "nights" / f"{file_name(name)}.html"
+    page = Path(store.home) / "nights" / f"{file_name(name)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_text(page, night_html(_page(night, name, drift)))
     tags = {

@@ -69,12 +69,15 @@ def code_files(*places: str) -> tuple[Path, ...]:
     return tuple(sorted(files))
 
 
+def _is_text(line: ast.stmt) -> bool:
+    """Whether a statement is a text alone: a docstring, or what is said of the field above it."""
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
 @lru_cache(maxsize=512)
 def _code_digest(file: Path) -> str:
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [line for line in node.body if not _is_text(line)]
     return hashlib.sha256(ast.dump(tree).encode("utf-8")).hexdigest()

@@ -139,36 +139,39 @@ def is_one_layer(layers: str | int | Sequence[int]) -> bool:
 
 
 class Part(BaseModel):
-    """A section: unknown keys are faults, values do not change."""
+    """A section: unknown keys are faults, values do not change. The text below a field is its row in docs/."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelConfig(Part):
-    """The pretrained encoder: package://NAME/path, a local directory, or a hub id; and what the head reads of it.
-
-    pooling: cls, the top layer's [CLS] through the trained pooler; layers, the raw [CLS] of `layers`, joined by
-    `combine`; mean, the mean of the top layer's tokens.
-    """
+    """The pretrained encoder, and what the head reads of it."""
 
     pretrained: Annotated[str, Field(min_length=1)]
+    """The encoder: a folder, `package://NAME/path`, or a hub id (docs/encoders.md)."""
     pooling: Pooling = "cls"
+    """What the head reads: `cls`, the top layer's [CLS] through the encoder's own pooler; `layers`, the raw [CLS] of
+    `model.layers`; `mean`, the mean of the top layer's tokens (docs/techniques/features.md)."""
     layers: Annotated[int | str | tuple[int, ...], BeforeValidator(read_layers)] = "last_4"
+    """Of `pooling: layers` alone: a layer (0 the lowest, -1 the top), a list, `all`, `first_N`, `last_N`."""
     combine: Combine = "concat"
+    """Of `pooling: layers` alone: how several layers become one."""
 
 
 class TokenizationConfig(Part):
-    """How long texts are cut (Sun et al. 2019, section 5.3.1).
-
-    chunks: every chunk of at most max_length tokens goes through the encoder, and what the head reads is the
-    chunk_pooling over them. chunk_overlap: tokens of a chunk that the one before has too. max_chunks: None for all.
-    """
+    """How long texts are cut (Sun et al. 2019, section 5.3.1)."""
 
     max_length: Annotated[Whole, Field(ge=8, le=8192)] = 256
+    """Tokens with special tokens; of a chunk under `chunks`."""
     truncation: Literal["head", "tail", "head+tail", "chunks"] = "head+tail"
+    """Which end of a longer text stays, or `chunks`: all of it, in chunks that go through the encoder one by one (Sun
+    et al. 2019, section 5.3.1; docs/techniques/features.md)."""
     chunk_overlap: Annotated[Whole, Field(ge=0)] = 0
+    """Of `chunks` alone: tokens of a chunk that the one before has too; at most half of `max_length`."""
     max_chunks: Annotated[Whole, Field(ge=1)] | None = 8
+    """Of `chunks` alone: the first ones are kept; null: all."""
     chunk_pooling: ChunkPooling = "mean"
+    """Of `chunks` alone: what the head reads of several chunks."""
 
     def cut(self) -> dict[str, Any]:
         """The fields that decide which ids a text becomes."""
@@ -177,48 +180,74 @@ class TokenizationConfig(Part):
 
 
 class TrainingConfig(Part):
-    """Fine-tuning settings. lr and epochs that are `auto` follow the rows (`config.auto`).
-
-    alpha: the ratio of a layer's rate to the rate of the layer above, in (0, 1].
-    embedding_rate: the embeddings go on below layer 0 with alpha, or take lr (paper_code: Sun et al.'s released code).
-    head_multiplier: rate of the head over lr.
-    loss: cross_entropy, focal (Lin et al. 2017, with focal_gamma) or logit_adjusted (Menon et al. 2021, with tau).
-    class_weights: weight of a row in the loss by its class, inverse to the class's share of the training rows
-    (balanced) or to its root (sqrt), or {class: weight}, 1 for a class left out; in every case scaled to a mean of 1
-    over the training rows. Multi-label: weight of a class's "yes" over its "no", balanced: the rows without the class
-    over those with it. label_smoothing: share of each target spread evenly over all classes.
-    patience: epochs of the last phase of unfreezing without a better validation score that end the fit; None: none do.
-    cut_fraction, ratio: of schedule slanted_triangular, which takes no warmup_fraction. phase_restart: every phase
-    of unfreezing runs through the schedule anew.
-    prefix_cache: number type in which the hidden states below the trained layers are kept on disk for all fits, at most
-    prefix_cache_gb (10^9 bytes) of them.
-    """
+    """Fine-tuning settings. lr and epochs that are `auto` follow the rows (`config.auto`)."""
 
     lr: _Lr = AUTO
+    """Peak learning rate of the top layer. `auto`: what the training rows and classes call for, 5e-5 and 3 epochs from
+    about 1,600 rows on, more of both below (docs/techniques/small_data.md); `bertft check` says the numbers, a run
+    records them."""
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 16
+    """Rows of a step."""
     epochs: _Epochs = AUTO
+    """Times through the training rows; `auto` as of `training.lr`."""
     alpha: Annotated[Number, Field(gt=0, le=1)] = 0.95
+    """Rate of a layer over the rate of the layer above it."""
     embedding_rate: Literal["layerwise", "paper_code"] = "layerwise"
+    """The embeddings go on below layer 0 with alpha, or take lr (`paper_code`, as Sun et al.'s released code; refused
+    where they never train: `gradual`, `fast`)."""
     head_multiplier: Annotated[Number, Field(ge=1, le=1000)] = 1.0
+    """Rate of the head over lr."""
     warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    """Share of the updates over which the rate rises; not of `slanted_triangular`."""
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
+    """Of AdamW, on weight matrices."""
     unfreezing: Annotated[str | Phases, BeforeValidator(read_unfreezing)] = "gradual"
+    """`gradual`: the top two thirds of the layers from the first step; `late` thaws in quarters, from the top layer to
+    everything; `fast` never trains below the top third; `none` trains everything from the first step; `ulmfit`,
+    `head_first`, or phases of your own such as `[[0.0, 1], [0.5, 7]]`, (start, depth) each
+    (docs/techniques/schedules.md)."""
     schedule: Schedule = "linear"
+    """Course of the rate (docs/techniques/schedules.md)."""
     cut_fraction: Share = 0.1
+    """Of `slanted_triangular` alone: share of the updates over which the rate rises."""
     ratio: Annotated[Number, Field(gt=1)] = 32.0
+    """Of `slanted_triangular` alone: peak over floor."""
     phase_restart: bool = False
+    """Each phase of unfreezing runs through the schedule anew; refused where there is one phase (`gradual`, `none`)."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 13
+    """Of the head's first weights, the order of rows and dropout."""
     max_grad_norm: Positive = 1.0
+    """Longer gradients are shortened to it."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """In encoder and head; null: the encoder's own, 0.1 in most."""
     attention_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Of attention probabilities; 0 is 1.9 times as fast as 0.1 (docs/speed.md)."""
     loss: Loss = "cross_entropy"
+    """`focal` (Lin et al. 2017) or `logit_adjusted` (Menon et al. 2021) in place of cross-entropy
+    (docs/techniques/losses.md)."""
     focal_gamma: Annotated[Number, Field(gt=0, le=10)] = 2.0
+    """Of `focal` alone: how much sure rows lose weight."""
     tau: Annotated[Number, Field(gt=0, le=10)] = 1.0
+    """Of `logit_adjusted` alone: weight of the logarithm of the class's share."""
     class_weights: Annotated[str | dict[str, Positive], BeforeValidator(read_class_weights)] = "none"
+    """`balanced`: a row's weight in the loss is inverse to its class's share of the training rows; `sqrt`: to its root;
+    `none`; or `{class: weight}`, 1 for a class left out. Multi-label: of a class's "yes" over its "no", balanced:
+    the rows without the class over those with it. The mean weight over the training rows is 1; validation stays
+    unweighted."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of each target that is spread evenly over all classes."""
     patience: Annotated[Whole, Field(ge=1)] | None = None
+    """Epochs of the last phase of unfreezing without a better validation score after which the fit ends; null: none do.
+    """
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` is float32 on a processor without bfloat16 instructions; elsewhere it times a real training step, once per
+    machine (docs/speed.md)."""
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    """null: all of the processor."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where there is one."""
     prefix_cache: Literal["auto", "float32", "float16", "off"] = "auto"
+    """Number type in which the hidden states below the trained layers are kept in BERTFT_HOME/prefix for all fits
+    (docs/speed.md)."""
     prefix_cache_gb: Annotated[Number, Field(gt=0, le=100_000)] = 20.0
+    """At most so much of them, in 10^9 bytes."""

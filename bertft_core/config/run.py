@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,45 +12,31 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.names import run_name
+from bertft_core.config.evaluation import ClassName, DecisionConfig, EvaluationConfig, as_text
 from bertft_core.config.fit import CHUNKS, ModelConfig, Part, TokenizationConfig, TrainingConfig, is_one_layer
 from bertft_core.config.knobs import SEARCHED_SECTIONS, key_fault, place, unused_fault, without_unused
-from bertft_core.config.metrics import Metric
 from bertft_core.config.nightly import NightlyConfig
-from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
+from bertft_core.config.numbers import Number, Share, Whole, no_bool
 from bertft_core.config.presets import PresetName, with_preset
 from bertft_core.config.search import Range, SearchConfig, Values, values_of
 from bertft_core.config.yaml_files import config_error, dotted, fault_lines, masked, nearest_key, parse_yaml, read_yaml
 
-
-def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as fault:
-        raise ValueError(f"is no regular expression ({fault})") from None
-    return value
-
-
-def _as_text(value: Any) -> Any:
-    """What is written as a whole number and means a name, by its digits."""
-    return str(value) if isinstance(no_bool(value), int) else value
-
-
-ClassName = Annotated[str, BeforeValidator(_as_text)]
-Salt = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=100)]
+Salt = Annotated[str, BeforeValidator(as_text), Field(min_length=1, max_length=100)]
 
 
 class SplitConfig(Part):
-    """Shares of rows (by hash of the text) for validation and test; the rest trains.
-
-    salt: any text; each is another draw of all rows, none is the draw of every run without one. class_salt: {class:
-    salt}, a draw of the rows of that class alone, in place of the draw of all. No draw moves a row between nights.
-    test 0: no row is kept for a test, and what is trained cannot be judged, registered or promoted.
-    """
+    """Shares of rows (by hash of the text) for validation and test; the rest trains. No draw moves a row by night."""
 
     validation: Share = 0.1
+    """Share of the rows that chooses epochs, hyperparameters and decisions; by the hash of each row's text
+    (docs/configuration.md#splits)."""
     test: Annotated[Number, Field(ge=0, lt=1)] = 0.2
+    """Share of the rows that judges and nothing else. 0 keeps no row for a test: then `search` and `finetune` alone
+    run, and what is trained cannot be judged, registered or promoted."""
     salt: Salt | None = None
+    """Any text; each is another draw of all rows (docs/configuration.md#splits)."""
     class_salt: dict[ClassName, Salt] = Field(default_factory=dict)
+    """`{class: text}`: another draw of the rows of that class alone (docs/configuration.md#splits)."""
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> SplitConfig:
@@ -73,36 +58,67 @@ def _iso_date(value: Any) -> Any:
 
 
 class DataConfig(Part):
-    """Where labelled text comes from, which columns matter, how it is split and gated.
-
-    label: a column of classes, weights or lists of strings (multi-label), or two or more columns of 0 and 1, which are
-    then the classes. until: rows of a later data.date are left out; a date without a time counts to its end.
-    unknown_class: what a row is whose label is not in data.classes, faulty or left out. merge_labels: casefold makes
-    one class of names that differ by case or inner spaces alone.
-    """
+    """Where labelled text comes from, which columns matter, how it is split and gated."""
 
     source: str | None = None
+    """`.csv .tsv .jsonl .json .parquet` (the texts among them also as `.gz`, `.xz`, or alone in a `.zip`; JSON as
+    lines, an array, or columns as pandas writes them; `sep=;` and lines of `#` above a header are skipped), a folder
+    of class folders with `.txt` files, a folder of tables, `package://NAME/path`, `hf://owner/dataset[#split]`,
+    `hf:///folder`. Wanted unless the three splits have files of their own."""
     train: str | None = None
+    """A file of training rows of your own, in place of `data.source`; it comes with `data.validation` and `data.test`,
+    and may also stand below `data.split`."""
     validation: str | None = None
+    """A file of validation rows of your own, as `data.train`."""
     test: str | None = None
+    """A file of test rows of your own, as `data.train`."""
     text: str = "text"
+    """Column of the text."""
     text_pair: str | None = None
+    """Column of a second text, which is read beside the first."""
     label: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)] = "label"
+    """Column of the label: strings, integers, `{label: weight}`, lists of numbers in the order of `data.classes`;
+    several per row (multi-label): lists of strings (`["a", "b"]` in a CSV), or a list of columns of 0 and 1, which
+    are then the classes: `label: [spam, rude]`."""
     split: SplitConfig = SplitConfig()
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """`{column: value}`: only rows that match."""
     sample: Annotated[Whole, Field(ge=10)] | None = None
+    """That many rows, by hash, so that the choice is stable; null: all."""
     group: str | None = None
+    """Column whose rows stay on one side (one customer, one thread), and count as one in every interval and test
+    (docs/gate.md)."""
     classes: list[Annotated[str | int, BeforeValidator(no_bool)]] | None = None
+    """Order of the classes; sorted where it is left out. Required for labels that are lists of numbers."""
     date: str | None = None
+    """Column of a row's date; of one text with several labels the latest wins. Dates are ISO 8601, YYYYMMDD, years, or
+    seconds, milliseconds, microseconds or nanoseconds since 1970 (told by their size, from 1973 to 2286), one of
+    these in all rows; any other number is a faulty row, a second kind ends the run."""
     until: Annotated[str, BeforeValidator(_iso_date)] | None = None
+    """ISO 8601; rows of a later `data.date` are left out. A date without a time counts to its end."""
     unknown_class: Literal["faulty", "drop"] = "faulty"
+    """What a row is whose label is not in `data.classes`: faulty, or left out (`drop`)."""
     merge_labels: Literal["none", "casefold"] = "none"
+    """`casefold`: labels that differ by case or inner spaces alone are one class, by its name in `data.classes`, else
+    in lower case. A label reads alike in CSV, JSON lines and Parquet: `1` for 1.0, `true` for True, bytes as UTF-8,
+    Unicode composed, without zero-width signs."""
     slices: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Columns kept beside the rows: scores by their values in the report and the gate."""
     encoding: str | None = None
+    """null decides by each file: UTF-8, UTF-16 (with a byte order mark or without), else cp1252 where bytes 0x80 to
+    0x9F occur, else latin-1. UTF-8 with a bad byte is refused by its place (a `.txt` of a class folder is a faulty
+    row). The encoding travels with the version: `predict` and `compare` read alike, `--encoding` overrides."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """null decides by each file: comma, semicolon, tab or bar."""
     quoting: Literal["auto", "standard", "none"] = "auto"
+    """Quotation marks in CSV and TSV: `none` (they are part of the text), or `auto`, per file: without quoting where
+    every line has the header's fields and more records speak against quoting than for it. A quoted field that holds
+    a line with the header's fields and a known label is a fault of each of its lines, `none` apart. Under a header
+    of one column each line is a cell, with its commas."""
     max_faulty_share: Annotated[Number, Field(ge=0, le=1)] = 0.01
+    """Above this share of faulty rows the run stops (duplicates do not count)."""
     min_class_rows: Annotated[Whole, Field(ge=1)] = 3
+    """A class with fewer rows stops the run."""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -154,62 +170,14 @@ class DataConfig(Part):
         return self
 
 
-class EvaluationConfig(Part):
-    """The metric that serves best epoch, trial score and gate alike, and the intervals.
-
-    micro_f1: of multi-label data only, where accuracy is the share of rows whose whole set is right.
-    review_rows: training rows whose labels are looked through for errors, 0 = none. slices {name: regular
-    expression}: rows whose text it finds are a slice of their own, in the report and the gate.
-    """
-
-    metric: Metric = "macro_f1"
-    level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000
-    review_rows: Annotated[Whole, Field(ge=0)] = 5_000
-    slices: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_pattern)]] = Field(
-        default_factory=dict
-    )
-
-
-class DecisionConfig(Part):
-    """How probabilities become an answer; fitted on validation, carried by the served model.
-
-    costs {true: {decided: cost}} by class name, 0 where a pair is left out; thresholds and costs exclude each
-    other. abstain_accuracy: wanted on the rows answered, the others are left to a person. blend of the encoder's
-    answers with the TF-IDF baseline's: auto, where it is shown to help; off; only, the baseline answers alone.
-    """
-
-    blend: Literal["auto", "off", "only"] = "auto"
-    temperature: bool = True
-    thresholds: Literal["f_beta", "balanced_accuracy"] | None = None
-    beta: Positive = 1.0
-    costs: dict[ClassName, dict[ClassName, Annotated[Number, Field(ge=0)]]] | None = None
-    abstain_accuracy: Share | None = None
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> DecisionConfig:
-        if self.thresholds and self.costs:
-            raise ValueError("thresholds and costs exclude each other: keep one")
-        return self
-
-    def cost_matrix(self, classes: Sequence[str]) -> tuple[tuple[float, ...], ...] | None:
-        """costs as [true][decided] in the order of `classes`. Raises ConfigError for an unknown class."""
-        if self.costs is None:
-            return None
-        unknown = {*self.costs, *(decided for row in self.costs.values() for decided in row)} - set(classes)
-        if unknown:
-            raise ConfigError(f"decision.costs: unknown class {sorted(unknown)[0]!r}; classes: {', '.join(classes)}")
-        return tuple(tuple(self.costs.get(true, {}).get(decided, 0.0) for decided in classes) for true in classes)
-
-
 class RunConfig(Part):
-    """One run. `base_dir` is the folder of the file; relative paths start there.
-
-    preset: values of `presets` below those that are written; resolved on construction, its name is no part of a run.
-    """
+    """One run. `base_dir` is the folder of the file; relative paths start there. A preset is resolved at once."""
 
     name: Annotated[str, AfterValidator(run_name)]
+    """Letters, digits, `.`, `_`, `-`; also the registered model's name."""
     preset: PresetName | None = Field(default=None, exclude=True)
+    """Values for `training` and `tokenization` below those you write (docs/techniques/schedules.md#presets); its name
+    is no part of a run."""
     data: DataConfig
     model: ModelConfig
     tokenization: TokenizationConfig = TokenizationConfig()

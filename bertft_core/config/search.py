@@ -46,6 +46,7 @@ class _Conditional(Part):
     """A choice that a trial makes only while `when` holds: {other knob: value, or list of allowed values}."""
 
     when: dict[str, _Allowed] = Field(default_factory=dict)
+    """The knob counts only while these other knobs have one of these values."""
 
     @model_serializer(mode="wrap")
     def _without_empty_condition(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -56,8 +57,11 @@ class Range(_Conditional):
     """A numeric interval to search, both ends included."""
 
     low: Number
+    """Of an interval of a knob: least value, included."""
     high: Number
+    """Of an interval of a knob: largest value, included."""
     log: bool = False
+    """Drawn evenly in the logarithm."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -72,6 +76,7 @@ class Values(_Conditional):
     """A list of values with a condition; without one, the plain list says the same."""
 
     values: Scalars
+    """Of a knob: a list with a condition; without one, the plain list says the same."""
 
 
 def _kind_of_choice(value: Any) -> str | None:
@@ -192,14 +197,18 @@ class ConfirmConfig(Part):
     """The `top` best trials run again with `seeds` further seeds each; the best mean wins."""
 
     top: Annotated[Whole, Field(ge=2, le=100)] = 3
+    """The so many best trials run again."""
     seeds: Annotated[Whole, Field(ge=1, le=100)] = 2
+    """With so many further seeds each; the best mean wins."""
 
 
 class SecondConfig(Part):
     """A second objective, less is better; of the trials within `within` of the best score the lowest wins."""
 
     measure: Literal["latency", "size"]
+    """Less is better: milliseconds of processor time for one row, or bytes."""
     within: Annotated[Number, Field(ge=0, lt=1)] = 0.01
+    """Of the trials within so much of the best score the one that measures least wins."""
 
 
 def _kind_of_confirm(value: Any) -> str | None:
@@ -209,29 +218,39 @@ def _kind_of_confirm(value: Any) -> str | None:
 
 
 class SearchConfig(Part):
-    """Optuna search. A space that is left out, or `auto`, follows the rows (`config.auto.searched`).
-
-    storage: URL or file of the study; workers: trainer processes. Both are no part of what a run is. timeout:
-    seconds of the whole search, summed over interruptions; trial_timeout: seconds of one trial.
-    """
+    """Optuna search. A space that is left out, or `auto`, follows the rows (`config.auto.searched`)."""
 
     trials: Annotated[Whole, Field(ge=0, le=10000)] = 5
+    """Finished trials in total, over any number of interruptions; 0: no search."""
     rows: Annotated[Whole, Field(ge=10)] | None = None
+    """Trials train on that many rows, stratified; validation stays whole. null: all."""
     space: dict[str, _ReadChoice] = Field(default_factory=dict)
+    """`{knob: choice}` (docs/configuration.md#the-search-space). `auto`, or left out: lr (log) from 0.4 to 4 times
+    `training.lr`, which is 2e-5 to 2e-4 where that is 5e-5; batch_size 16 or 32; alpha 0.8 to 1; epochs as
+    `training.epochs`."""
     workers: Annotated[Whole, Field(ge=1, le=256)] = Field(default=1, exclude=True)
+    """Trainer processes on this machine, each with its share of the threads or a GPU of its own. No part of what a run
+    is."""
     storage: Annotated[str, Field(min_length=1), AfterValidator(_storage_url)] | None = Field(
         default=None, exclude=True, repr=False
     )
+    """File or URL of the study, in BERTFT_HOME where it is left out; never a password: give the whole URL as
+    `BERTFT_STORAGE`, or use `PGPASSWORD` or `.pgpass` (docs/search.md#storages). No part of what a run is."""
     timeout: Positive | None = None
+    """Seconds of the whole search, summed over interruptions; null: no limit."""
     trial_timeout: Positive | None = None
+    """Seconds of one trial; null: no limit."""
     stop_early: bool = True
+    """Stop when the expected gain is below the noise (docs/search.md#spending)."""
     confirm: Annotated[
         Annotated[ConfirmConfig, Tag("[confirm]")] | Annotated[Literal[False] | None, Tag("[off]")],
         Discriminator(
             _kind_of_confirm, custom_error_type="confirm", custom_error_message="wanted {top, seeds}, or false"
         ),
     ] = None
+    """`{top: 3, seeds: 2}` where it is left out and there are 15 trials or more; `false`: never."""
     second: SecondConfig | None = None
+    """A second objective beside the score: `{measure: latency, within: 0.01}`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, misspelt words, completion; each verb is written of in the README."""
+"""The command line as a person meets it: help, misspelt words, completion. docs/commands.md is made from it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bertft_core import __version__
+from bertft_core.base.errors import InputError
 from flows.command.arguments import SHELLS, build_parser, parse
 from flows.command.catalogue import VERBS, overview
 from flows.command.cli import main
@@ -97,6 +98,32 @@ def test_values_may_look_like_options_behind_an_equals_sign_and_overrides_stand_
     assert asked.again and asked.overrides == ["training.lr=3e-5", "search.trials=0"]
 
 
+NIGHTS = "c.yaml --cron 0\\ 3 --timezone Europe/Berlin --collision queue --files a --files b --paused"
+PLAN = {"cron": "0 3", "timezone": "Europe/Berlin", "collision": "queue", "files": ["a", "b"], "paused": True}
+COLUMNS = {"text": "body", "text_pair": "title", "label": ["q"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        ("init a.csv --out b.yaml --text body --text-pair title --label q", {"out": "b.yaml", **COLUMNS}),
+        ("run a.csv --text body --text-pair title --label q", COLUMNS),
+        ("nightly c.yaml --as-of 2026-01-31 --live", {"as_of": "2026-01-31", "live": True}),
+        (f"deploy {NIGHTS} --pool p", {**PLAN, "pool": "p"}),
+        (f"serve {NIGHTS}", PLAN),
+        (
+            "predict --model m --input a.csv --output b.csv --text body --text-pair title --strict --verbatim",
+            {"text": "body", "text_pair": "title", "strict": True, "verbatim": True},
+        ),
+        ("compare m 1 2 --data a.csv --label q", {"label": "q"}),
+        ("up --dashboard --open --dashboard-port 1", {"dashboard": True, "open": True, "dashboard_port": 1}),
+    ],
+)
+def test_an_option_reaches_its_verb_under_its_name(line: str, read: dict[str, object]) -> None:
+    asked = vars(parse(shlex.split(line)))
+    assert {name: asked[name] for name in read} == read
+
+
 def completed(*words: str) -> set[str]:
     """What bash would offer for the last of these words."""
     code = f"""{script("bash")}
@@ -141,11 +168,6 @@ print(sorted({"torch", "transformers", "prefect", "mlflow", "pydantic", "numpy",
     assert done.stdout == "[]\n"
 
 
-def test_readme_has_a_row_for_every_verb_and_docs_know_every_option() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    table = " ".join(re.findall(r"^\| (`.*?) \| ", readme, flags=re.MULTILINE))
-    assert not [name for name in VERBS if not re.search(rf"`{name}\b", table)]
-    pages = readme + "".join(page.read_text("utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))
-    common = {"--help", "--json", "--mlflow", "--debug"}
-    options = {(v, o) for v, p in PARSERS.items() for o in p.options() if o.startswith("--") and o not in common}
-    assert not [f"{verb} {option}" for verb, option in sorted(options) if option not in pages]
+def test_live_alone_is_refused() -> None:
+    with pytest.raises(InputError, match="--live goes with --as-of"):
+        FUNCTIONS["nightly"](parse(["nightly", "c.yaml", "--live"]))

@@ -104,6 +104,7 @@ def test_comment_docstring_layout_and_page_change_no_fingerprint(fingerprints) -
         "\nfrom pathlib import Path\n",
         "\n# a comment\n\n\nfrom pathlib import (\n  Path)\n",
     )
+    edit(root / "config" / "fit.py", "Rate of the head over lr.", "What lr is multiplied with for the head.")
     pages = sorted((root / "reporting").rglob("*.py"))
     assert pages
     for page in pages:

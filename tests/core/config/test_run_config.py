@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.config.run import DecisionConfig, load_config, parse_config
+from bertft_core.config.evaluation import DecisionConfig
+from bertft_core.config.run import load_config, parse_config
 from bertft_core.config.yaml_files import parse_yaml
 
 GOOD = {"name": "x", "data": {"source": "a.csv"}, "model": {"pretrained": "m"}}

@@ -71,3 +71,10 @@ def test_values_that_are_written_stay(tmp_path: Path, rows: int) -> None:
     file = write(tmp_path, "training: {epochs: 6}\nsearch: {trials: 4}\n")
     last = after_search(load_config(file), rows, {"lr": 1e-4, "batch_size": 32, "alpha": 0.9})
     assert next_night(file, last, 5_000).training.epochs == 6
+
+
+def test_a_night_searches_again_once_the_last_search_is_old(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "search: {trials: 4}\nnightly: {search_every_days: 3, trials: 2}\n"))
+    last = after_search(config, 160, {"lr": 1e-4, "batch_size": 32, "alpha": 0.9})
+    on_day = [plan_training(config, last, "other rows", "s", MOMENT + dt.timedelta(days=day)) for day in (2, 3)]
+    assert [plan.is_searched for plan in on_day] == [False, True] and on_day[1].overrides == ["search.trials=2"]

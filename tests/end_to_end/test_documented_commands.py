@@ -48,7 +48,7 @@ TABLES = {
 }
 # A run of seconds: behind every command over a configuration
 OVERRIDES = (
-    *("training.lr=2e-3", "training.epochs=1", "training.threads=1", "training.precision=float32"),
+    *("training.lr=2e-3", "training.epochs=1", "training.threads=1", "training.precision=float32", "data.sample=150"),
     *("search.trials=1", "tokenization.max_length=24", "evaluation.resamples=200", "evaluation.review_rows=0"),
 )
 CONFIGURED = {"check", "run", "search", "finetune", "evaluate", "nightly", "deploy"}
@@ -98,6 +98,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+RUNNABLE = list(dict.fromkeys(b.page for b in BLOCKS if b.kind in ("bash", "python") and not b.reason))
 
 
 def commands(shell: str) -> Iterator[list[str]]:
@@ -136,7 +137,7 @@ def shell_commands() -> list[tuple[str, str]]:
         for words in commands(block.text)
         if words[0] in ("bertft", ".venv/bin/bertft")
     ]
-    for page in PAGES:
+    for page in [page for page in PAGES if page.name != "coverage.md"]:  # which lists options by themselves
         for written in re.findall(r"(?<!`)`bertft ([^`\n]+)`(?!`)", page.read_text("utf-8")):
             found.append((str(page.relative_to(ROOT)), written))
     return found
@@ -181,10 +182,6 @@ def test_what_a_page_installs_is_there_to_be_installed() -> None:
             if "pip install" in line:
                 assert {e for found in re.findall(r"\[([\w,]+)\]", line) for e in found.split(",")} <= extras, line
                 assert all((ROOT / ".ci/constraints.txt").is_file() for _ in re.findall("-c ", line))
-
-
-def runnable(kind: str) -> list[Path]:
-    return [page for page in PAGES if any(b.kind == kind and not b.reason for b in blocks_of(page))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +229,6 @@ def desk(
     (folder / "mlflow.yaml").write_text("promotion: {baseline: off}\n", encoding="utf-8")
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "activate").touch()
-    address = str(folder / "bertft.socket")
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -270,24 +266,14 @@ def small(arguments: list[str], encoder: Path) -> list[str]:
         model = [] if "--model" in arguments else ["--model", str(encoder)]
         return [*arguments, *model, *(OVERRIDES if verb == "run" else ())]
     if verb in CONFIGURED:
-        examples = ("data.sample=150",) if arguments[1].startswith("examples/") else ()
-        return [*arguments, f"model.pretrained={encoder}", *OVERRIDES, *examples]
+        return [*arguments, f"model.pretrained={encoder}", *OVERRIDES]
     return arguments
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", runnable("bash"), ids=lambda page: page.name)
-def test_shell_blocks_of_a_page_run_from_first_to_last(desk: Desk, page: Path) -> None:
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
+def test_blocks_of_a_page_run_from_first_to_last(desk: Desk, page: Path) -> None:
     for block in blocks_of(page):
-        if block.kind == "bash" and not block.reason:
-            done = desk.run(block)
-            assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", runnable("python"), ids=lambda page: page.name)
-def test_python_blocks_of_a_page_run(desk: Desk, page: Path) -> None:
-    for block in blocks_of(page):
-        if block.kind == "python" and not block.reason:
+        if block.kind in ("bash", "python") and not block.reason:
             done = desk.run(block)
             assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

@@ -109,7 +109,8 @@ COLUMNS = {"text": "body", "text_pair": "title", "label": ["q"]}
         ("init a.csv --out b.yaml --text body --text-pair title --label q", {"out": "b.yaml", **COLUMNS}),
         ("run a.csv --text body --text-pair title --label q", COLUMNS),
         ("nightly c.yaml --as-of 2026-01-31 --live", {"as_of": "2026-01-31", "live": True}),
-        (f"deploy {NIGHTS} --pool p", {**PLAN, "pool": "p"}),
+        (f"deploy {NIGHTS} --pool p --job-variable a=b", {**PLAN, "pool": "p", "job_variable": ["a=b"]}),
+        ("report --open", {"run": None, "open": True}),
         (f"serve {NIGHTS}", PLAN),
         (
             "predict --model m --input a.csv --output b.csv --text body --text-pair title --strict --verbatim",

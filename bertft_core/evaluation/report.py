@@ -300,7 +300,7 @@ def evaluate(
             WorstError(
                 row=i,
                 source=rows.sources[i] if rows.sources is not None else f"row {i + 1}",
-                text=" ".join(str(rows.texts[i])[: 4 * _SNIPPET].split())[:_SNIPPET],
+                text=_snippet(str(rows.texts[i])),
                 label=label,
                 predicted=predicted,
                 confidence=float(confidence[i]),
@@ -319,6 +319,12 @@ def evaluate(
         warnings=(*warnings, *_warnings(scores, metric, labels.n_groups, decides), *_blend_warnings(parts)),
         blend=parts,
     )
+
+
+def _snippet(text: str) -> str:
+    """The first characters of a text on one line, an ellipsis where more would follow."""
+    line = " ".join(text[: 4 * _SNIPPET].split())
+    return line if len(line) <= _SNIPPET else f"{line[: _SNIPPET - 1].rstrip()}…"
 
 
 def _blend_scores(labels: Labels, blend: BlendParts, baseline: Predictions, how: Bootstrap) -> BlendScores:

@@ -78,10 +78,12 @@ def _write_doubtful_labels(context: RunContext, settings: MachineSettings, on_pr
     ]
     write_json(folder.suspects, [asdict(row) for row in on_the_page])
     folder.doubtful_labels.write_text(doubtful.to_csv(places, texts), encoding="utf-8")
-    read = f"{doubtful.rows:,} of {dataset.n_train:,} training rows looked through"
+    rows, all_rows = doubtful.rows, dataset.n_train
+    among = f"all {rows:,}" if rows == all_rows else f"{rows:,} of {all_rows:,}"
+    found = f"{counted(len(doubtful.suspects), 'doubtful label')} among {among} training rows"
     notes = "".join(f" {note}." for note in doubtful.notes)
     whole_list = f"the whole list: {folder.doubtful_labels.name}"
-    write_json(folder.suspects_note, f"{len(doubtful.suspects)} of {read}; {whole_list}.{notes}")
+    write_json(folder.suspects_note, f"{found}; {whole_list}.{notes}")
 
 
 def _features(context: RunContext, settings: MachineSettings, on_progress: OnProgress | None) -> Path:

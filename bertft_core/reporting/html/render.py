@@ -47,6 +47,7 @@ def _environment() -> Environment:
         "clip": values.clipped,
         "number": values.number,
         "percent": values.percent,
+        "duration": values.duration,
         "interval": values.interval_text,
         "count": "{:,}".format,
         "capital": lambda text: text[:1].upper() + text[1:],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import tomllib
@@ -52,6 +53,7 @@ def prepare_environment(home: Path) -> bool:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
+    logging.raiseExceptions = False  # a server that is away misses lines: no word of that in the middle of ours
     log_in(home)
     is_served = server_address() is not None
     if not is_served:

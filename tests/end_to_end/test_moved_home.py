@@ -57,7 +57,12 @@ def test_every_verb_works_in_a_moved_home_and_a_lost_registry_is_told(moved, com
 
     night = document(command(home, "nightly", config, "--json", cold_children=True))
     assert night["version"] == "3" and "configuration, encoder or code changed" in night["reason"]
-    assert Path(document(command(home, "report", night["run_id"], "--json"))["report"]).is_file()
+    (browser := moved / "browser").write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{moved}/shown'\n")
+    browser.chmod(0o700)
+    shown = document(command(home, "report", "--open", "--json", variables={"BROWSER": str(browser)}))
+    assert shown["run_id"] == night["run_id"] and Path(shown["report"]).is_file()
+    assert (moved / "shown").read_text() == Path(shown["report"]).as_uri()
+    assert "configuration, encoder or code changed" in (home / "nights" / "letters.html").read_text()
     assert document(command(home, "nightly", config, "--json"))["reason"] == "unchanged"
     assert document(command(home, "run", config, "--json"))["outcome"] in ("unchanged", "kept", "promoted")
     again = document(command(home, "run", config, "--json"))

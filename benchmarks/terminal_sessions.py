@@ -139,22 +139,31 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.prefect_server import serving
+
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
         os.chdir(folder)
         write_table(Path(f"{NAME}.csv"))
-        from flows.environment import prepare_environment
+        with serving(Path(beside), dict(os.environ)) as server:
+            os.environ |= server.settings()
+            record_all(out)
 
-        prepare_environment(Path(".bertft").resolve())  # before Prefect is imported
-        for module in LOADED:
-            importlib.import_module(module)
-        for arguments in (first(), *2 * [["nightly", f"{NAME}.yaml", *FAST]]):  # the second has nothing new
-            print(record(arguments, None))
-        for i, (columns, name) in enumerate(((80, "80"), (120, "120"), (None, "piped"))):
-            texts = []
-            for arguments in sessions(i):
-                Path(f"{NAME}-{i}.yaml").unlink(missing_ok=True)
-                texts.append(record(arguments, columns).replace(os.getcwd(), "…"))
-                (out / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
+
+def record_all(out: Path) -> None:
+    """Every session in each width, into FOLDER/80.txt, 120.txt, piped.txt."""
+    from flows.environment import prepare_environment
+
+    prepare_environment(Path(".bertft").resolve())  # before Prefect is imported
+    for module in LOADED:
+        importlib.import_module(module)
+    for arguments in (first(), *2 * [["nightly", f"{NAME}.yaml", *FAST]]):  # the second has nothing new
+        print(record(arguments, None))
+    for i, (columns, name) in enumerate(((80, "80"), (120, "120"), (None, "piped"))):
+        texts = []
+        for arguments in sessions(i):
+            texts.append(record(arguments, columns).replace(os.getcwd(), "…"))
+            (out / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
 
 
 def first() -> list[str]:

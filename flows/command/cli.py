@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from typing import Any, TextIO, cast
@@ -67,12 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout, sys.stderr = (cast(TextIO, _Masked(stream)) for stream in streams)
 
     def write_result(result: dict[str, Any]) -> None:
-        from flows.command.tables import render
+        from flows.command.tables import fitted, render
 
         if args.json:
             out.write(visible_json(json.dumps(result, ensure_ascii=False, indent=1)))
         else:
-            out.write(visible(render(args.verb, result)))
+            text = visible(render(args.verb, result))
+            # the text of `init` is that of its file
+            is_fitted = out.isatty() and args.verb != "init"
+            out.write(fitted(text, shutil.get_terminal_size().columns) if is_fitted else text)
         out.write("\n")
         out.flush()
 

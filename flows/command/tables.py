@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import textwrap
 from collections import Counter
 from typing import Any
 
@@ -18,6 +20,23 @@ def render(verb: str, result: dict[str, Any]) -> str:
     if verb == "search" and "best_params" not in result:
         return _lines(result)
     return _TABLES.get(verb, _run)(result)
+
+
+def fitted(text: str, columns: int) -> str:
+    """Lines longer than a terminal is wide, broken between words and gone on below where their value begins.
+
+    Words stay whole, and so do lines that are commands to copy.
+    """
+    lines = []
+    for line in text.splitlines():
+        if len(line) <= columns or line.startswith("export "):
+            lines.append(line)
+            continue
+        label = re.match(r" *\S.{0,16}? {2,}", line)
+        indent = label.end() if label else len(line) - len(line.lstrip()) + 2
+        below = " " * indent
+        lines += textwrap.wrap(line, columns, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _lines(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from flows.command.arguments import SHELLS, build_parser, parse
 from flows.command.catalogue import VERBS, overview
 from flows.command.cli import main
 from flows.command.completion import script
+from flows.command.tables import fitted
 from flows.command.verbs import VERBS as FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,19 @@ COLUMNS = {"text": "body", "text_pair": "title", "label": ["q"]}
 def test_an_option_reaches_its_verb_under_its_name(line: str, read: dict[str, object]) -> None:
     asked = vars(parse(shlex.split(line)))
     assert {name: asked[name] for name in read} == read
+
+
+def test_a_line_wider_than_the_terminal_goes_on_below_its_value() -> None:
+    reason = "reason       no champion yet; macro F1 0.9678 on 129 rows; not shown to be worse than the TF-IDF baseline"
+    link = "see          mlflow ui --backend-store-uri sqlite:////a/home/of/somebody/with/a/long/name/.bertft/mlflow.db"
+    command = f"export BERTFT_HOME={'x' * 80}"
+    lines = fitted("\n".join([reason, link, command]), 60).splitlines()
+    assert lines[:2] == [
+        "reason       no champion yet; macro F1 0.9678 on 129 rows;",
+        "             not shown to be worse than the TF-IDF baseline",
+    ]
+    assert lines[2] == "see          mlflow ui --backend-store-uri" and lines[3] == " " * 13 + link.split()[-1]
+    assert lines[4] == command and fitted(reason, 200) == reason
 
 
 def completed(*words: str) -> set[str]:

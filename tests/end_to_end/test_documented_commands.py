@@ -199,14 +199,14 @@ class Desk:
         for written, here in self.instead.items():
             text = text.replace(written, here)
         if block.kind == "python":
-            return self.server.run((), self.environment, self.folder, 200, code=PYTHON + text)
+            return self.server.run((), self.environment, self.folder, 540, code=PYTHON + text)
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=540,
         )
 
 
@@ -233,7 +233,7 @@ def desk(
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             arguments, cwd, environment = json.loads(self.rfile.readline())
-            done = _command_server.run(small(arguments, encoder), environment, Path(cwd), 250)
+            done = _command_server.run(small(arguments, encoder), environment, Path(cwd), 500)
             self.wfile.write(json.dumps([done.returncode, done.stdout, done.stderr]).encode() + b"\n")
 
     with TemporaryDirectory() as short, socketserver.ThreadingUnixStreamServer(f"{short}/s", Handler) as server:

@@ -128,7 +128,7 @@ def test_an_option_reaches_its_verb_under_its_name(line: str, read: dict[str, ob
 
 def test_a_line_wider_than_the_terminal_goes_on_below_its_value() -> None:
     reason = "reason       no champion yet; macro F1 0.9678 on 129 rows; not shown to be worse than the TF-IDF baseline"
-    link = "see          mlflow ui --backend-store-uri sqlite:////a/home/of/somebody/with/a/long/name/.bertft/mlflow.db"
+    link = "see          mlflow ui --backend-store-uri sqlite:////srv/models/of/somebody/with/a/long/name/.bertft/mlflow.db"
     command = f"export BERTFT_HOME={'x' * 80}"
     lines = fitted("\n".join([reason, link, command]), 60).splitlines()
     assert lines[:2] == [

@@ -181,7 +181,7 @@ def flip(file: Path) -> None:
 
 _WRITES = ("mlflow", "MlflowClient.set_registered_model_alias")  # 1: challenger, 2: champion
 _DELETE = ("mlflow", "MlflowClient.delete_model_version")
-_REGISTER = ("after", "bertft_core.registry.versions", "register", 1)
+_REGISTER = ("after", "bertft_core.recipe.release", "register", 1)
 _ON = "the same command goes on and ends like an undisturbed one"
 _ENDS = "all processes end within 20 s; the same command goes on"
 CASES = [

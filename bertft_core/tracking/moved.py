@@ -118,11 +118,14 @@ def _below(location: str, former: str) -> str | None:
 
 
 def _is_idle(store: Store) -> bool:
-    """Whether no other process holds a lock of this home: in a container it may have another name, and be at work."""
+    """Whether no other process holds a lock of this home: in a container it may have another name, and be at work.
+
+    False too where no lock can be written, as on a read-only disk.
+    """
     try:
         with alone_in(store.home):
             pass
-    except BusyError:
+    except (BusyError, OSError):
         return False
     for lock in (Path(store.home) / "locks").glob("*.lock"):  # all that an earlier bertft holds
         if lock.name in {Path(own).name for own in (HOME_LOCK, STORE_LOCK)} or lock.read_text(

@@ -125,6 +125,20 @@ def test_trial_of_a_process_that_has_ended_is_given_free(home: Path) -> None:
     assert taken is not None and taken.is_adopted
 
 
+def test_a_home_on_a_read_only_disk_is_checked_whole_and_not_mended(home: Path) -> None:
+    def mount(*words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["mount", *words, str(home)], capture_output=True, check=False)
+
+    if mount("--bind", str(home)).returncode or mount("-o", "remount,bind,ro").returncode:
+        pytest.xfail("no right to mount")
+    try:
+        assert examined(home) == [("warning", str(home))]  # cannot be written
+        with pytest.raises(InputError, match="cannot be written: without --repair it is checked as it is"):
+            examined(home, repair=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(home)], check=True)
+
+
 def test_last_training_is_made_again_from_its_run(home: Path) -> None:
     SMALL["nights/letters.basis.json"](home)
     (answer,) = (f for f in examine(home, load_mlflow_config(environ={}), repair=True)["findings"] if f["mended"])

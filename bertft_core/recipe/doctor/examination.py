@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -30,6 +31,8 @@ def examine(
     """
     if not home.is_dir():
         raise InputError(f"BERTFT_HOME {home} is no folder: nothing to check; the first command makes one")
+    if repair and not os.access(home, os.W_OK):
+        raise InputError(f"BERTFT_HOME {home} cannot be written: without --repair it is checked as it is")
     found: list[dict[str, Any]] = []
     with alone_in(home) if repair else nullcontext():
         for finding in _findings(home, config):

@@ -184,16 +184,16 @@ def _killed_gc(folder: Path) -> str:
     code = (
         "import sys\nfrom pathlib import Path\nfrom bertft_core.config.store import load_mlflow_config\n"
         "from bertft_core.recipe.cleanup import clean_up\nfrom bertft_core.tracking.store import open_store\n"
-        "store = openopened(load_mlflow_config(environ={}), Path(sys.argv[1]))\nprint('begins', flush=True)\n"
+        "store = open_store(load_mlflow_config(environ={}), Path(sys.argv[1]))\nprint('begins', flush=True)\n"
         "clean_up(store, 1, 0.0, lambda line: print(line, flush=True), apply=True)\nprint('ends', flush=True)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
     struck = []
     for lines in (2, 3):  # after so many lines of what it says: in the middle of the next removal
         for path in home.glob("tokens/*/"):
             os.utime(path, (0, 0))
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, str(home)], stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-P", "-c", code, str(home)], stdout=subprocess.PIPE, text=True, env=environment
         )
         assert process.stdout is not None
         said = [process.stdout.readline().strip() for _ in range(lines)]
@@ -203,7 +203,9 @@ def _killed_gc(folder: Path) -> str:
         left = [where for where in _left(home) if ".removed" not in where]
         if left:
             return f"{OPEN}: killed after {said[-1]!r}, not sound: {left}"
-        if "ends" in said or not said[-1]:
+        if said[-1] in ("", "ends") and len(struck) == 1:
+            return f"{OPEN}: no removal was struck, gc said {said}"
+        if "ends" in said:
             break
     clean_up(store, 1, 0.0, apply=True)
     champion = aliases.champion(store, MODEL)

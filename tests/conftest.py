@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import random
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from bertft_core.registry import answering
 from bertft_core.testing.postgres import LocalPostgres, find_binaries
 
-from .command_server import Command, CommandServer
+from .command_server import Command, CommandServer, Nursery
 from .prefect_server import Deployed, PrefectServer, serving
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and models here are tiny
@@ -70,10 +72,21 @@ for _ in range(20):
     time.sleep(float(sys.argv[3]))
 """,
 }
+_PROGRAMS = (["-m", "bertft_core.recipe.process.trainer"], [answering.__file__])
+_COLD: list[bool] = []  # not empty while a test's processes are started anew
+_FORKED = "TESTS_FORK"  # in the environment of other code that is forked
 _SHARED_ENVIRONMENT: dict[str, str] = {}  # what commands know of the session's Prefect server, while they use it
 _COMMAND_SERVERS: list[CommandServer] = []  # the session's, while commands use its Prefect server
 _FILLER = ["the", "a", "was", "of", "new", "old", "very", "on", "in", "and"]
 _connect = socket.socket.connect
+
+
+gc.set_threshold(200_000)  # with the usual 700 a third of the time in which tests are collected goes to the collector
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: the collector need not look at it again."""
+    gc.freeze()
 
 
 def _loopback_only(self: socket.socket, address: Any) -> Any:
@@ -91,6 +104,26 @@ def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nursery() -> Iterator[None]:
+    """The tests' own process has its trainers, answers of versions and launched code forked: command_server.py."""
+
+    def is_meant(arguments: list[str], known: Any, cwd: Any) -> bool:
+        return not _COLD and (arguments in _PROGRAMS or (arguments[0] == "-c" and _FORKED in known))
+
+    nursery = Nursery({**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, is_meant)
+    yield
+    nursery.close()
+
+
+@pytest.fixture
+def cold_processes() -> Iterator[None]:
+    """The processes of this test are started anew: it is about their start, or about what /proc says of them."""
+    _COLD.append(True)
+    yield
+    _COLD.clear()
 
 
 def labelled_rows(
@@ -272,20 +305,14 @@ def shared_prefect(prefect_server: PrefectServer, _command_server: CommandServer
 
 
 @pytest.fixture(scope="session")
-def prefect_worker(prefect_server: PrefectServer) -> Callable[..., Deployed]:
+def prefect_worker(prefect_server: PrefectServer, _command_server: CommandServer) -> Callable[..., Deployed]:
     """Runs the code of a deployment (argument: its parameters as JSON; prints its id) against a server and worker."""
     clients = prefect_server.clients
 
     def deploy(home: Path, code: str, parameters: dict[str, Any]) -> Deployed:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", code, json.dumps(parameters)],
-            env={**environment(home), **clients},
-            cwd=clients["PREFECT_HOME"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
+        known, place = {**environment(home), **clients}, Path(clients["PREFECT_HOME"])
+        done = _command_server.run([json.dumps(parameters)], known, place, 120, code=code)
+        assert done.returncode == 0, done.stderr
         return Deployed(url=prefect_server.url, deployment=done.stdout.split()[-1])
 
     Deployed(url=prefect_server.url, deployment="").ask("work_pools/", {"name": "desk", "type": "process"})
@@ -323,7 +350,7 @@ def launch(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(
             [sys.executable, "-P", "-c", code, *arguments],
             cwd=tmp_path,
-            env=environment(home or tmp_path / "home"),
+            env={**environment(home or tmp_path / "home"), _FORKED: "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

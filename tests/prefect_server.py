@@ -83,6 +83,7 @@ def serving(folder: Path, environment: dict[str, str]) -> Iterator[PrefectServer
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",  # a worker looks for work every 10 s otherwise
         "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
     }
     running: list[subprocess.Popen[Any]] = []

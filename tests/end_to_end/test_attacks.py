@@ -16,7 +16,10 @@ def attacks(benchmarks_on_the_path: None) -> ModuleType:
     return importlib.import_module("attacks")
 
 
-def test_every_attack_is_refused(attacks: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_attack_is_refused(
+    attacks: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTS_FORK", "1")  # code in processes of its own is forked: conftest.py
     code = attacks.main([])
     table = capsys.readouterr().out
     assert code == 0, table

@@ -47,6 +47,7 @@ def file_of(store, version, name):
     return found
 
 
+@pytest.mark.usefixtures("cold_processes")
 def test_a_version_gets_named_variables_no_network_and_no_look_at_its_parent(
     store, publish, rows, tmp_path, monkeypatch
 ):

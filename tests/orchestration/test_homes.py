@@ -57,19 +57,27 @@ def test_databases_and_artefacts_lie_in_a_home_of_any_name(name: str, tmp_path: 
 def test_prefect_keeps_its_database_in_a_home_of_any_name(tmp_path: Path) -> None:
     """Prefect's own code makes the URL, and parses it: its server is asked to open its database."""
     code = """
-import asyncio
+import asyncio, os, sys
+from prefect.context import root_settings_context
 from prefect.server.database.dependencies import provide_database_interface
 async def touch():
     engine = await provide_database_interface().engine()
     async with engine.begin() as connection:
         await connection.exec_driver_sql("CREATE TABLE here (x INTEGER)")
-asyncio.run(touch())
+for home in sys.argv[1:]:
+    if not (child := os.fork()):
+        os.environ["PREFECT_HOME"] = home
+        with root_settings_context():  # as it is made when Prefect is imported
+            asyncio.run(touch())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, home
 """
-    for name in NAMES:
-        home = tmp_path / name / "prefect"
+    homes = [tmp_path / name / "prefect" for name in NAMES]
+    for home in homes:
         home.mkdir(parents=True)
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-        subprocess.run([sys.executable, "-c", code], env={**kept, "PREFECT_HOME": str(home)}, check=True, timeout=300)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    subprocess.run([sys.executable, "-c", code, *map(str, homes)], env=kept, check=True, timeout=300)
+    for name, home in zip(NAMES, homes, strict=True):
         with sqlite3.connect(home / "prefect.db") as read:
             assert read.execute("SELECT name FROM sqlite_master").fetchall() == [("here",)], name
 

@@ -185,21 +185,15 @@ def test_experiment_with_another_artifact_root_is_read_and_not_written(store, pu
 
 
 @pytest.mark.slow
-def test_fresh_store_survives_four_first_users(tmp_path):
+def test_fresh_store_survives_four_first_users(tmp_path, launch, finished):
     script = (
         "import sys\nfrom bertft_core.config.store import load_mlflow_config\n"
         "from bertft_core.tracking import store as tracking\n"
         "s = tracking.open_store(load_mlflow_config(environ={}), sys.argv[1])\n"
         "print(tracking.find_or_create_run(s, 'k', 'pipeline'))"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "home")]
-    root = str(Path(tracking.__file__).parents[2])
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) for _ in range(4)
-    ]
-    answers = [p.communicate(timeout=200) for p in started]
-    assert all(p.returncode == 0 for p in started), answers
-    assert len({out.strip() for out, _ in answers}) == 1
+    answers = finished(*(launch(script, str(tmp_path / "home")) for _ in range(4)))
+    assert len({out.strip() for out in answers}) == 1
 
 
 # --- registry ---

@@ -197,6 +197,27 @@ def stack(
 
 
 @pytest.fixture(scope="module")
+def forked(
+    command_server: Callable[..., Any],
+    clean_environment: Callable[[Path], dict[str, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`command` for verbs that ask no Prefect server: each of five would import all libraries anew."""
+    folder = tmp_path_factory.mktemp("forked")
+    server = command_server(clean_environment(folder / "home"), folder / "log.txt")
+
+    def run(home: Path, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        done: subprocess.CompletedProcess[str] = server.run(
+            arguments, clean_environment(home) | (variables or {}), home.parent, 120
+        )
+        return done
+
+    yield run
+    server.close()
+
+
+@pytest.fixture(scope="module")
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One home for all stacks that a test ends: only the first makes the databases, the others find them as left."""
     return tmp_path_factory.mktemp("own")
@@ -400,18 +421,18 @@ def test_databases_and_logs_lie_in_the_home_and_the_working_directory_stays_as_i
 
 
 def test_a_second_up_in_the_same_home_is_refused_naming_the_first(
-    stack: Up, command: Callable[..., subprocess.CompletedProcess[str]]
+    stack: Up, forked: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    done = command(stack.home, "up")
+    done = forked(stack.home, "up")
     assert done.returncode == 1 and f"already running in process {stack.process.pid}" in done.stderr
 
 
 def test_a_taken_port_is_refused_by_name_before_anything_starts(
-    stack: Up, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+    stack: Up, tmp_path: Path, forked: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     (free,) = free_ports(1)
     taken = stack.ports.mlflow
-    done = command(tmp_path / "own" / "home", "up", f"--prefect-port={free}", f"--mlflow-port={taken}")
+    done = forked(tmp_path / "own" / "home", "up", f"--prefect-port={free}", f"--mlflow-port={taken}")
     assert done.returncode == 2 and not (tmp_path / "own" / "home" / "logs").exists()
     assert f"mlflow wants port {taken}" in done.stderr and "--mlflow-port" in done.stderr
 
@@ -440,33 +461,34 @@ def test_a_killed_service_ends_all_with_its_name_and_the_end_of_its_log(own_stac
 
 
 @pytest.mark.slow
-def test_a_killed_up_takes_its_services_along(own_stack: Up) -> None:
-    own_stack.process.kill()
-    own_stack.process.wait()
-    assert own_stack.leaves_nothing()
-
-
-@pytest.mark.slow
 def test_the_worker_runs_the_chain_and_the_same_home_goes_on_without_a_server(
     stack: Up,
     project: Callable[..., Path],
     clean_environment: Callable[[Path], dict[str, str]],
     command: Callable[..., subprocess.CompletedProcess[str]],
+    forked: Callable[..., subprocess.CompletedProcess[str]],
     document: Callable[[subprocess.CompletedProcess[str]], dict[str, Any]],
 ) -> None:
     config = project(search={"trials": 0})
     wait_for(stack, start_chain(stack, config, clean_environment(stack.home)), "Promoted")
-    shown = document(command(stack.home, "history", "tiny", "--json"))
+    shown = document(forked(stack.home, "history", "tiny", "--json"))
     assert shown["aliases"]["champion"] == "1"
     again = document(command(stack.home, "run", str(config), "--json"))
     assert again["reason"].startswith("unchanged since version 1")
-    served = document(command(stack.home, "history", "tiny", "--json", variables=stack.addresses))
+    served = document(forked(stack.home, "history", "tiny", "--json", variables=stack.addresses))
     assert served == shown  # by MLflow's server
     made = document(command(stack.home, "deploy", str(config), "--json", variables=stack.addresses))
     nightly = next(one["id"] for one in made["deployments"] if one["name"] == "bertft-nightly/tiny")
     wait_for(stack, str(stack.ask(f"deployments/{nightly}/create_flow_run", {})["id"]), "Skipped")
-    (night,) = document(command(stack.home, "nights", "tiny", "--json"))["nights"]
+    (night,) = document(forked(stack.home, "nights", "tiny", "--json"))["nights"]
     assert night["outcome"] == "skipped"
+
+
+def test_a_killed_up_takes_its_services_along(stack: Up) -> None:
+    """The last one: the stack of the tests before it ends."""
+    stack.process.kill()
+    stack.process.wait()
+    assert stack.leaves_nothing()
 
 
 @pytest.mark.slow

@@ -230,6 +230,7 @@ def test_stopped_script_leaves_no_trainer_and_goes_on(number, frame, launch, tmp
     assert resumed.startswith("sport ")
 
 
+@pytest.mark.usefixtures("cold_processes")
 def test_import_of_the_face_is_cheap(launch, finished) -> None:
     code = """
 import sys, bertft_core

@@ -30,11 +30,12 @@ from bertft_core.training.spec import FitSpec, MachineSettings
 
 ONE_THREAD = MachineSettings(precision="float32", device="cpu", threads=1)
 
-pytestmark = pytest.mark.slow  # each starts a process that imports torch and transformers
+pytestmark = pytest.mark.slow
 
 Build = Callable[..., FitSpec]
 
 
+@pytest.mark.usefixtures("cold_processes")
 def test_trainer_fits_scores_and_agrees_with_the_loop(spec: Build, tokens: Path, tmp_path: Path) -> None:
     rungs: list[float] = []
     fractions: list[float] = []
@@ -169,6 +170,7 @@ def test_trainer_killed_mid_fit_is_reported_and_resumes(spec: Build, tmp_path: P
     assert resumed.weights_digest == fit(spec(epochs=30, output=str(tmp_path / "whole"))).weights_digest
 
 
+@pytest.mark.usefixtures("cold_processes")  # sitecustomize
 def test_process_that_lost_onednn_ends_with_its_answer_and_a_fresh_one_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from bertft_core.base.errors import BertftError, ConfigError, fault_text
 from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
 from bertft_core.config.store import MlflowConfig, load_mlflow_config
+from bertft_core.recipe.board.writing import refresh_board
 from bertft_core.recipe.nights.log import FAILED, REJECTED, SKIPPED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.registry.decision import require_comparable
@@ -25,6 +26,7 @@ from flows.notify import notify
 from flows.parameters import Hyperparameters, all_overrides, file_of, home_of
 from flows.pipeline import pipeline
 from flows.signals import sigterm_came, time_limit
+from flows.stack.board import board_place
 from flows.terminal.progress import Reporter
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.events import final_state, tell
@@ -130,10 +132,14 @@ def nightly(
 def _told(work: NightRun, ended: Night, store: MlflowConfig) -> Any:
     """The state of a night that ended, after all who want to know of it were told: MLflow, people, automations."""
     config, report = work.config, work.report
+    unwritten = ""
     try:  # neither MLflow nor the people may change how the night ended
-        record(ended, config.name, open_store(store, work.home), str(flow_run.id or ""), work.drift)
+        place = board_place(work.home)
+        record(ended, config.name, open_store(store, work.home), str(flow_run.id or ""), work.drift, place)
     except Exception as fault:  # whatever the store's client raises
-        report.say(f"the night is not written to MLflow ({fault_text(fault)[:200]})")
+        unwritten = f"the night is not written to MLflow ({fault_text(fault)[:200]})"
+        report.say(unwritten)
+    refresh_board(store.store(work.home), report.say, unwritten)
     if ended.is_to_be_told:
         for text in notify(config.nightly.notify, f"bertft {config.name}", str(ended)):
             report.say(f"not notified: {text}")

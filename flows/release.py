@@ -14,6 +14,7 @@ from prefect.runtime import deployment, flow_run
 from bertft_core.base.locks import work_in
 from bertft_core.base.names import checked, file_name, model_name, version_number
 from bertft_core.config.store import Store, load_mlflow_config
+from bertft_core.recipe.board.writing import refresh_board
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
 from bertft_core.recipe.release import candidate_of_version, release_lock
@@ -26,6 +27,7 @@ from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 from flows.hosting import at_home, tag_run
 from flows.parameters import home_of
+from flows.terminal.progress import Reporter
 from tasks.events import final_state, tell_release
 from tasks.release import check_parity, decide_promotion, register_model
 
@@ -83,7 +85,9 @@ def promote(
             outcome = tell_release(overrides.approve(store, name, awaited, prefect_run=str(flow_run.id or "")))
         else:
             outcome = release_of(name, awaited)
-    return final_state(asdict(_with_approval(store, outcome)))
+    decided = _with_approval(store, outcome)
+    refresh_board(store, Reporter().say)
+    return final_state(asdict(decided))
 
 
 def release_registered(context: RunContext, store: Store, name: str, version: str) -> Release:
@@ -112,6 +116,7 @@ def _with_approval(store: Store, outcome: Release) -> Release:
     name, version = outcome.registered_model, outcome.version
     question = Approval.with_initial_data(description=f"{outcome}. Promote it?", approved=False)
     key = re.sub("[^A-Za-z0-9-]", "-", f"approve-{file_name(name)}-{version}")  # what Prefect takes
+    refresh_board(store, Reporter().say)  # the run ends here until somebody answers
     answer = suspend_flow_run(wait_for_input=question, key=key)
     awaited = overrides.awaiting(store, name, version)
     if awaited is None:  # somebody has finished it with `bertft promote --approve` meanwhile

@@ -42,7 +42,7 @@ def champion_on_new(config: RunConfig, prepared: Prepared, last: Path, store: St
 
 @task(name="record", cache_policy=NO_CACHE)
 @telling_no_secrets
-def record(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> None:
+def record(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None, board: str) -> None:
     """One MLflow run a night, with outcome, reason, numbers and the drift that was measured; the Prefect artifact."""
-    create_markdown_artifact(key=artifact_key("night", name), markdown=as_markdown(night, name))
+    create_markdown_artifact(key=artifact_key("night", name), markdown=as_markdown(night, name, board))
     log_night(night, name, store, prefect_run, drift)

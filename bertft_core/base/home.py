@@ -18,6 +18,11 @@ STATE_FORMAT = 1
 LEAST_FREE = 300_000_000  # bytes: the stores of Prefect and MLflow, and a small model's checkpoint and copies
 
 
+def board_file(home: Path) -> Path:
+    """The page over all models of a home."""
+    return home / "board.html"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HomeFormat:
     """format.json of a home."""

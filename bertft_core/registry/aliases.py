@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bertft_core.base.errors import InputError, RegistryError
+from bertft_core.base.home import board_file
 from bertft_core.config.store import Store
 from bertft_core.tracking.store import all_pages, client, ensure_store, literal, logged_model_status
 
@@ -105,21 +107,23 @@ def require_model(store: Store, name: str) -> None:
 
 
 def ensure_model(store: Store, name: str) -> None:
-    """Make the registered model where it is missing."""
+    """Make the registered model where it is missing; its description says where the board is."""
     from mlflow.exceptions import MlflowException
 
+    board = board_file(Path(store.home))
+    text = f"All models on one page: {board}, which `bertft up` serves as /board/ on its MLflow server"
     try:
-        client(store).create_registered_model(name)
+        client(store).create_registered_model(name, description=text)
     except MlflowException as fault:
         if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
             raise RegistryError(f"registered model {name!r}: {fault}") from fault
 
 
-def model_names(store: Store) -> tuple[str, ...]:
-    """Every registered model's name, sorted."""
+def model_names(store: Store, with_tag: str = "") -> tuple[str, ...]:
+    """Every registered model's name, sorted. with_tag: only of models that have a tag whose key begins so."""
     api = client(store)
     models = all_pages(lambda token: api.search_registered_models(max_results=100, page_token=token))
-    return tuple(sorted(str(model.name) for model in models))
+    return tuple(sorted(str(m.name) for m in models if not with_tag or any(key.startswith(with_tag) for key in m.tags)))
 
 
 def tag_version(store: Store, name: str, version: str, tags: Mapping[str, str]) -> None:

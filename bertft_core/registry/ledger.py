@@ -212,6 +212,11 @@ def write(store: Store, name: str, draft: Draft) -> LedgerEntry:
         return entry
 
 
+def models(store: Store) -> tuple[str, ...]:
+    """Names of the registered models that have a ledger, sorted: a registry may hold other people's too."""
+    return aliases.model_names(store, with_tag=LEDGER)
+
+
 def settle(store: Store, name: str) -> ModelView:
     """Finish what a killed process announced, note what was moved by hand. Changes nothing when all agrees.
 

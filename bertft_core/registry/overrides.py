@@ -51,11 +51,14 @@ def force(store: Store, name: str, version: str | None, reason: str) -> Release:
 
 def awaiting(store: Store, name: str, version: str) -> LedgerEntry | None:
     """The gate's yes to `version` that waits for approval, against today's champion; None where there is none."""
-    view = _settled(store, name)
-    about = [e for e in entries.carried_out(view.entries) if e.version == version]
-    if not about or about[-1].action != entries.AWAITING:
-        return None
-    return about[-1] if about[-1].from_version == view.champion else None
+    return awaited(_settled(store, name)).get(version)
+
+
+def awaited(view: ModelView) -> dict[str, LedgerEntry]:
+    """Versions that wait for approval against today's champion, each with the entry that asks for it."""
+    last = {entry.version: entry for entry in entries.carried_out(view.entries)}
+    asked = {version: entry for version, entry in last.items() if entry.action == entries.AWAITING}
+    return {version: entry for version, entry in asked.items() if entry.from_version == view.champion}
 
 
 def approve(store: Store, name: str, entry: LedgerEntry, by: str = "", prefect_run: str = "") -> Release:

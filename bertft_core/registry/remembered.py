@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from bertft_core.base.display import masked
 from bertft_core.base.errors import DamagedFile, LostError
@@ -93,6 +93,11 @@ def recall(store: Store, name: str) -> list[KnownChampion]:
     """The champion of `name` that this home remembers; of an earlier release every one there was, the latest last."""
     remembered = _read(store, name)
     return [remembered] if remembered else list(_of_earlier_releases(store, name))
+
+
+def models(home: Path) -> list[str]:
+    """Names of the models whose champion is remembered in a file of its own."""
+    return sorted(unquote(file.stem) for file in (home / FOLDER).glob("*.json"))
 
 
 def _file(store: Store, name: str) -> Path:

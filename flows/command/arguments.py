@@ -191,6 +191,15 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")
     sub.add_argument("--label", metavar="COLUMN", help="label column, where it differs from the training column")
     sub.add_argument("--encoding", help=ENCODING)
+    sub = _verb(
+        verbs,
+        "board",
+        "write BERTFT_HOME/board.html, one page over all models: champions and since when, nights, scores, what the "
+        "test rows can show, what waits for a person and its command, drift, disk. Nights, runs and decisions write it "
+        "too",
+    )
+    sub.add_argument("--open", action="store_true", help="and open it in the browser")
+    _common(sub)
     sub = _verb(verbs, "report")
     sub.add_argument("run", nargs="?", metavar="RUN", help="run id, as `run` prints it (default: the one judged last)")
     sub.add_argument("--open", action="store_true", help="show it in the browser")

@@ -41,6 +41,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "every night": {
         "nightly": Verb("train and release if there is reason to; say why if not", "bertft nightly tickets.yaml"),
         "nights": Verb("how every night ended, and why", "bertft nights tickets"),
+        "board": Verb("one page over all models: champions, nights, what waits", "bertft board --open"),
         "deploy": Verb("put the nights on a schedule at Prefect", 'bertft deploy tickets.yaml --cron "30 2 * * *"'),
         "serve": Verb("run those schedules in this process; serves no model", "bertft serve tickets.yaml"),
         "up": Verb("Prefect server, MLflow server and a worker, here", "bertft up"),

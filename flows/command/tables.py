@@ -80,6 +80,16 @@ def _nights(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"unreadable: {fault}" for fault in result["unreadable"])])
 
 
+def _board(result: dict[str, Any]) -> str:
+    lines = [f"board        {result['board']}"]
+    lines += [f"address      {result['address']}"] if result["address"] else []
+    lines += [f"fault        {one_line(fault)}" for fault in result["faults"]]
+    lines.append(f"models       {', '.join(result['models']) or 'none yet'}")
+    for one in result["waiting"]:
+        lines += [f"waits        {one['model']}: {one_line(one['what'])}", f"             {one['command']}".rstrip()]
+    return "\n".join(lines)
+
+
 def _run(result: dict[str, Any]) -> str:
     lines = [f"{result['name']}  run {result['run_id']}"]
     lines += [f"warning      {result['fault']}"] if result.get("fault") else []
@@ -261,7 +271,11 @@ def _examination(result: dict[str, Any]) -> str:
 
 def _stack(result: dict[str, Any]) -> str:
     lines = [f"{s['name']:<12} {s['address']:<28} pid {s['pid']:<8} {s['seconds']:>5.1f} s" for s in result["services"]]
-    lines += [f"store        {result['store']}", f"logs         {result['home']}/logs"]
+    lines += [
+        f"board        {result['board']}",
+        f"store        {result['store']}",
+        f"logs         {result['home']}/logs",
+    ]
     if file := result["secret_file"]:
         lines.append(
             f"pages        ask for {result['user']} and the secret in {file} (Prefect's for both, with a colon)"
@@ -298,6 +312,7 @@ _TABLES = {
     "doctor": _examination,
     "nightly": _night,
     "nights": _nights,
+    "board": _board,
     "deploy": _deployments,
     "serve": _lines,
     "up": _stack,

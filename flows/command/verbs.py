@@ -12,17 +12,18 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bertft_core.base.addresses import sqlite_file
 from bertft_core.base.display import visible
-from bertft_core.base.errors import InputError
-from bertft_core.base.home import LEAST_FREE, open_home, others_may_read
+from bertft_core.base.errors import BertftError, InputError
+from bertft_core.base.home import LEAST_FREE, board_file, open_home, others_may_read
 from bertft_core.base.locks import work_in
 from bertft_core.config.run import load_config
-from bertft_core.config.store import load_mlflow_config
+from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.recipe.process.client import start_ahead
 from flows.command.session import watch_over
 from flows.environment import prepare_environment, server_address, study_storage
@@ -33,7 +34,7 @@ _SERVER_ROOM = 30_000_000  # bytes: the database of an own Prefect server, and w
 
 def _open_home(args: argparse.Namespace) -> Path:
     # a night writes down that the disk is full; gc makes room
-    least = 0 if args.verb in ("gc", "nightly", "nights") else LEAST_FREE
+    least = 0 if args.verb in ("gc", "nightly", "nights", "board") else LEAST_FREE
     home = open_home(os.environ.get("BERTFT_HOME", ".bertft"), least)
     if warning := others_may_read(home):
         print(f"bertft: {visible(warning)}", file=sys.stderr)
@@ -108,7 +109,7 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     from bertft_core.model.pretrained import resolve_pretrained
 
     config = load_config(args.config, args.overrides)
-    load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
+    settings = load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
     resolve_pretrained(config)
     home = _home(args)
     await_server = begin_server()
@@ -117,7 +118,16 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
 
     await_server()
     result: dict[str, Any] = pipeline(**_flow_parameters(args, home), again=getattr(args, "again", False), last=last)
+    if last == "promote":
+        _refresh_board(settings.store(home))
     return result
+
+
+def _refresh_board(store: Store) -> None:
+    from bertft_core.recipe.board.writing import refresh_board
+    from flows.terminal.progress import Reporter
+
+    refresh_board(store, Reporter().say)
 
 
 def _nightly(args: argparse.Namespace) -> dict[str, Any]:
@@ -138,7 +148,11 @@ def _nightly(args: argparse.Namespace) -> dict[str, Any]:
     except NightFailed:
         raise
     except Exception as fault:
-        return night_despite(home, config.name, args.as_of, fault, config.nightly.notify)
+        try:
+            return night_despite(home, config.name, args.as_of, fault, config.nightly.notify)
+        finally:
+            with suppress(BertftError):  # a faulty mlflow.yaml is what the night failed for
+                _refresh_board(load_mlflow_config(args.mlflow, config.base_dir, Path.cwd()).store(home))
 
 
 def _deployed(args: argparse.Namespace) -> dict[str, Any]:
@@ -190,6 +204,27 @@ def _nights(args: argparse.Namespace) -> dict[str, Any]:
 
     log = NightLog(_home(args), args.name)
     return {"name": args.name, "nights": [asdict(night) for night in log.nights()], "unreadable": log.faults()}
+
+
+def _board(args: argparse.Namespace) -> dict[str, Any]:
+    home = _home(args)
+    from bertft_core.recipe.board.writing import write_board
+    from flows.stack.board import board_place
+
+    page = write_board(load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()).store(home))
+    _show(board_file(home), args)
+    place = board_place(home)
+    return {
+        "board": str(board_file(home)),
+        "address": place if place.startswith("http") else None,
+        "models": [card.name for card in page.models],
+        "waiting": [
+            {"model": card.name, "what": notice.text, "command": notice.command}
+            for card in page.models
+            for notice in card.waiting
+        ],
+        "faults": list(page.faults),
+    }
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -257,15 +292,16 @@ def _override(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.registry import overrides
 
     if args.verb == "promote":
-        return _told(overrides.force(store, args.name, args.version, args.reason))
+        return _told(overrides.force(store, args.name, args.version, args.reason), store)
     if args.verb == "rollback":
-        return _told(overrides.rollback(store, args.name, args.reason, args.to))
+        return _told(overrides.rollback(store, args.name, args.reason, args.to), store)
     resumed = overrides.resume(store, args.name, args.reason)
-    return {**_told(resumed), "barred": overrides.barred(store, args.name)}
+    return {**_told(resumed, store), "barred": overrides.barred(store, args.name)}
 
 
-def _told(release: Any) -> dict[str, Any]:
-    """The document of a release, which a Prefect server of the user's own is told of; one that is away misses it."""
+def _told(release: Any, store: Store) -> dict[str, Any]:
+    """The document of a release, on the board and told to a Prefect server of the user's own; one away misses it."""
+    _refresh_board(store)
     if found := server_address():
         try:
             require_answer(*found)
@@ -282,7 +318,7 @@ def _adopt(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
     from bertft_core.registry import overrides
 
-    return _told(overrides.adopt(store, args.name, args.reason))
+    return _told(overrides.adopt(store, args.name, args.reason), store)
 
 
 def _history(args: argparse.Namespace) -> dict[str, Any]:
@@ -319,9 +355,14 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.recipe.runs import report_of
 
     found = report_of(_home(args) / "runs", args.run)
-    if args.open and not webbrowser.open(Path(found["report"]).as_uri()):
-        print(f"bertft: found no browser to open {found['report']} in", file=sys.stderr)
+    _show(Path(found["report"]), args)
     return found
+
+
+def _show(page: Path, args: argparse.Namespace) -> None:
+    """Open a page in the browser where `--open` asks for it."""
+    if args.open and not webbrowser.open(page.as_uri()):
+        print(f"bertft: found no browser to open {page} in", file=sys.stderr)
 
 
 def _up(args: argparse.Namespace) -> None:
@@ -338,6 +379,7 @@ def _up(args: argparse.Namespace) -> None:
     require_history(home / "prefect")
     if (database := sqlite_file(store.tracking_uri)) and database.exists():
         ensure_store(store)  # a damaged one is told now, and that of a moved home takes its places along
+    _refresh_board(store)
     watch_over("up", is_served=True)
     up(home, store, ports, args.write_result, Reporter().say, is_open=args.open)
 
@@ -363,5 +405,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "compare": _compare,
     "gc": _gc,
     "doctor": _doctor,
+    "board": _board,
     "up": _up,
 }

@@ -11,16 +11,12 @@ import base64
 import hmac
 import os
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from pathlib import Path
 
+from flows.stack.board import Application, Receive, Scope, Send, with_board
 from flows.stack.secret import PASSWORD, USER
 
 HOST = "127.0.0.1"
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def hosts(port: int) -> tuple[str, str]:
@@ -88,16 +84,15 @@ def prefect(port: int) -> Application:
 
 
 def mlflow(port: int) -> Application:
-    """MLflow's server; its own login wants a database of users."""
+    """MLflow's server, with the board of BERTFT_HOME; MLflow's own login wants a database of users."""
     from bertft_core.tracking.server import application
 
-    return Guard(application(), port, os.environ.get(PASSWORD))
+    served = with_board(application(), Path(os.environ["BERTFT_HOME"]))
+    return Guard(served, port, os.environ.get(PASSWORD))
 
 
 def dashboard(port: int) -> Application:
     """optuna-dashboard over the studies of BERTFT_HOME: storages of every kind, made under their lock."""
-    from pathlib import Path
-
     from optuna_dashboard import wsgi
     from starlette.middleware.wsgi import WSGIMiddleware
 

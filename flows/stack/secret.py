@@ -49,13 +49,22 @@ def remember(home: Path, addresses: Mapping[str, str]) -> None:
     _write(home / _ADDRESSES, json.dumps(dict(addresses)))
 
 
-def log_in(home: Path) -> None:
-    """Put the secret into this process's environment where its addresses are those of this home's own stack."""
+def addresses(home: Path) -> dict[str, str]:
+    """What `remember` noted of the stack of a home; empty where none is up."""
     try:
         known = json.loads((home / _ADDRESSES).read_text(encoding="utf-8"))
-        meant = [name for name in _LOGINS if os.environ.get(name, "").rstrip("/") == known[name]]
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in known.items()} if isinstance(known, dict) else {}
+
+
+def log_in(home: Path) -> None:
+    """Put the secret into this process's environment where its addresses are those of this home's own stack."""
+    known = addresses(home)
+    meant = [name for name in _LOGINS if name in known and os.environ.get(name, "").rstrip("/") == known[name]]
+    try:
         login = client_login(secret_file(home).read_text(encoding="ascii"))
-    except (OSError, ValueError, TypeError, KeyError):  # no stack of ours, or one without a secret
+    except (OSError, ValueError):  # no stack of ours, or one without a secret
         return
     for address in meant:
         os.environ |= {name: login[name] for name in _LOGINS[address]}

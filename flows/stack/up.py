@@ -31,6 +31,7 @@ from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.tracking.store import EXPERIMENT_TAGS, store_lock
 from flows.environment import POOL, service_environment
 from flows.stack import secret
+from flows.stack.board import board_place
 from flows.stack.guard import HOST, hosts, origins
 from flows.stack.services import Service, Stack
 
@@ -120,14 +121,14 @@ def up(
         try:
             with store_lock(store):  # MLflow does not bear two first users of an empty database
                 stack.start()
-            if not is_open:
-                secret.remember(home, exports(home, store, ports))
+            secret.remember(home, exports(home, store, ports))
             tell(
                 {
                     "home": str(home),
                     "pid": os.getpid(),
                     "pool": POOL,
                     "store": store.shown_uri,
+                    "board": board_place(home),
                     "seconds": round(time.monotonic() - begun, 1),
                     "services": stack.shown(),
                     "environment": exports(home, store, ports),

@@ -49,12 +49,13 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
     return run_id
 
 
-def as_markdown(night: Night, name: str) -> str:
-    """What a person reads in Prefect."""
+def as_markdown(night: Night, name: str, board: str) -> str:
+    """What a person reads in Prefect. board: where the page over all models is, an address or a file."""
     facts = [*_trained(night), *_numbers(night), ("seconds", _shown(night.seconds))]
     rows = "".join(f"| {key} | {plain(value)} |\n" for key, value in facts)
     title = f"# {plain(name)}, night {night.night}: {night.outcome}"
-    return f"{title}\n\n{plain(night.reason)}\n\n| fact | value |\n|---|---:|\n{rows}"
+    all_models = f"[All models]({board})" if board.startswith("http") else f"All models: {plain(board)}"
+    return f"{title}\n\n{plain(night.reason)}\n\n| fact | value |\n|---|---:|\n{rows}\n{all_models}\n"
 
 
 def _page(night: Night, name: str, drift: DriftReport | None) -> NightPage:

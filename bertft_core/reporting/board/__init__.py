@@ -1,0 +1,1 @@
+"""The board: one page over all models of a registry."""

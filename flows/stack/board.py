@@ -11,7 +11,8 @@ from bertft_core.base.home import board_file
 from flows.stack import secret
 
 PATH = "/board/"
-_REPORT = re.compile(r"runs/[0-9a-f]{12}(-\d+)?/evaluation/report\.html")  # what the board links to
+# what the board links to: reports of runs, pages of nights
+_LINKED = re.compile(r"runs/[0-9a-f]{12}(-\d+)?/evaluation/report\.html|nights/[A-Za-z0-9][A-Za-z0-9._-]*\.html")
 _HEADERS = {
     "Cache-Control": "no-store",
     # what a page cannot say of itself; what it may load and run stands in the page
@@ -34,7 +35,7 @@ def board_place(home: Path) -> str:
 def with_board(application: Application, home: Path) -> Application:
     """An application that answers PATH with the board of a home, as it lies there, and leaves all else as it was.
 
-    Of the home's other files it gives away the reports that the board links to, and nothing else.
+    Of the home's other files it gives away the pages that the board links to, and nothing else.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +45,7 @@ def with_board(application: Application, home: Path) -> Application:
         from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
         rest = scope["path"][len(PATH) :]
-        file = home / rest if _REPORT.fullmatch(rest) else None if rest else board_file(home)
+        file = home / rest if _LINKED.fullmatch(rest) else None if rest else board_file(home)
         response: Response
         if scope["method"] not in ("GET", "HEAD"):
             response = PlainTextResponse("wanted GET", 405)

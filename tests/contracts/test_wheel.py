@@ -19,6 +19,7 @@ TEMPLATES = (
     "page.html.j2",
     "page.js",
     "parts.html.j2",
+    "board.html.j2",
     "night.html.j2",
     "report.html.j2",
     "search.html.j2",

@@ -358,6 +358,19 @@ def test_commands_find_the_secret_by_the_address_and_give_it_to_no_other_server(
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == stack.secret and "PREFECT_API_AUTH_STRING" not in os.environ
 
 
+def test_the_board_is_served_behind_the_same_check_and_no_other_file_of_the_home_is(stack: Up) -> None:
+    address = stack.document["board"]
+    assert address == f"{stack.ports.mlflow_address}/board/" and "No model yet" in stack.ask_mlflow("/board")
+    assert refusal(address) == 401 and refusal(address, headers={**stack.headers(), "Host": "evil.test"}) == 403
+    for path in ("secret", "mlflow.db", "../home/secret", "%2e%2e/home/secret", "runs/0123456789ab/run.json"):
+        assert refusal(f"{address}{path}", headers=stack.headers()) == 404, path
+    assert refusal(address, {}, stack.headers()) == 405
+    night = stack.home / "nights" / "desk.html"
+    night.parent.mkdir(exist_ok=True)
+    night.write_text("a night")
+    assert stack.ask_mlflow("/board/nights/desk.html") == "a night"
+
+
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium on PATH")
 def test_both_pages_work_in_a_browser_that_is_given_the_secret_and_another_page_reaches_nothing(
     stack: Up, forms: list[tuple[str, Any]], tmp_path: Path
@@ -376,6 +389,8 @@ def test_both_pages_work_in_a_browser_that_is_given_the_secret_and_another_page_
         page.open(f"{stack.ports.mlflow_address}/#/experiments")
         page.open(stack.ports.mlflow_address)  # a page that differs in its fragment alone is not asked for again
         page.wait_for_text("Experiments", "Model training")
+        page.open(stack.document["board"])
+        page.wait_for_text("No model yet", "no run has registered a model here")
 
         threading.Thread(target=other.serve_forever, daemon=True).start()
         before = stack.ask("flows/filter", {}), stack.ask("flow_runs/filter", {})

@@ -95,6 +95,7 @@ def seen(store: Store, name: str, home: Witnesses, *, is_asked: bool) -> ModelCa
         power=_power(store.config.promotion_rule(metric), scored) if scored else None,
         drift=_drift([night for night, _ in nights]),
         at_work=tuple(work[0].started for log in home.logs if (work := log.at_work(Stamp.now()))),
+        night_page=_night_page(nights[-1][1], Path(store.home)) if nights else "",
         waiting=tuple(waiting),
         notes=(*notes, *(f"not read: {fault}" for log in home.logs for fault in log.faults())),
     )
@@ -131,6 +132,11 @@ def _nights_waiting(log: NightLog) -> Iterator[Notice]:
     if not (nights := log.nights()) or not (last := nights[-1]).is_to_be_told:
         return
     yield Notice(text=f"night {last}", command=f"bertft nights {shlex.quote(log.file.stem)}")
+
+
+def _night_page(log: NightLog, home: Path) -> str:
+    page = log.file.with_suffix(".html")
+    return str(page.relative_to(home)) if page.is_file() else ""
 
 
 def _champion(view: ModelView, metric: str, home: Witnesses) -> Champion | None:

@@ -99,7 +99,8 @@ class ModelCard:
     """All about one registered model.
 
     metric: of its scores, in words; nights, decisions: the oldest first; drift: what was measured last; at_work: when
-    each night began that is at work; waiting: for a person; notes: what else is to be known.
+    each night began that is at work; night_page: of the last one, below BERTFT_HOME; waiting: for a person; notes:
+    what else is to be known.
     """
 
     name: str
@@ -110,6 +111,7 @@ class ModelCard:
     power: Power | None = None
     drift: tuple[Drift, ...] = ()
     at_work: tuple[str, ...] = ()
+    night_page: str = ""
     waiting: tuple[Notice, ...] = ()
     notes: tuple[str, ...] = ()
 

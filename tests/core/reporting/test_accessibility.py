@@ -9,6 +9,7 @@ import axe_core_python
 import pytest
 
 from bertft_core.recipe.search_report import write_search_report
+from bertft_core.reporting.board.document import board_html
 from bertft_core.reporting.night.document import night_html
 from bertft_core.reporting.run.document import report_html
 from bertft_core.reporting.run.page import ReportPage
@@ -18,6 +19,7 @@ from bertft_core.training.results import TrainingResult
 
 from ...browser import Browser, browsing, find_browser
 from .filled import full, night, parts
+from .filled_board import PAGE as BOARD
 
 pytestmark = [pytest.mark.orchestration, pytest.mark.skipif(find_browser() is None, reason="no Chromium on PATH")]
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text("utf-8")
@@ -37,6 +39,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pages")
     judged = ReportPage(title="news", warnings=("only 46 test rows",), **{"scores": parts()["scores"]})
     texts = {"run": report_html(full("text", 25)), "judged": report_html(judged), "night": night_html(night())}
+    texts |= {"board": board_html(BOARD)}
     for name, text in texts.items():
         (root / f"{name}.html").write_text(text, encoding="utf-8")
     search = SearchPage(title="news", metric="macro_f1", results=tuple(map(trial, range(13))), dashboard="optuna-…")
@@ -54,7 +57,7 @@ def show(browser: Browser, page: Path) -> None:
     browser.wait_for(f"document.readyState === 'complete' && location.href === '{page.as_uri()}'")
 
 
-@pytest.mark.parametrize("name", ["run", "judged", "night", "search"])
+@pytest.mark.parametrize("name", ["run", "judged", "night", "search", "board"])
 @pytest.mark.parametrize(("width", "is_dark"), [(1280, False), (390, True)])
 def test_page_breaks_no_rule_of_accessibility(
     browser: Browser, pages: dict[str, Path], name: str, width: int, is_dark: bool

@@ -86,17 +86,21 @@ def _key(outcome: str) -> Markup:
 def score_chart(card: ModelCard) -> Markup:
     """Scores of the versions that were decided on, over time, each with its interval; promotions are marked.
 
-    Nothing where no decision has a score. The line is the champion on the same rows, as each decision saw it.
+    Nothing where fewer than two decisions have a score: one is said in words. The line is the champion on the same
+    rows, as each decision saw it.
     """
     drawn = [decision for decision in card.decisions if decision.score is not None][-DECISIONS:]
-    if not drawn:
+    if len(drawn) < 2:
         return Markup("")
     back = [(_seconds(one.at), one) for one in card.decisions if one.is_rollback and one.number > drawn[0].number]
     times = [_seconds(decision.at) for decision in drawn]
     values = [v for d in drawn for v in (d.score, d.champion_score, *(d.interval or ())) if v is not None]
     rivals = [(t, d.champion_score) for t, d in zip(times, drawn, strict=True) if d.champion_score is not None]
+    if len(rivals) < 2:
+        rivals = []  # no line
     series = [Series(name="champion", points=rivals, colour="grey", marker="none")] if rivals else []
-    y = rounded_out(min(values), max(values))
+    low, high = rounded_out(min(values), max(values))
+    y = (low, high if max(values) > 1 else min(high, 1.0))  # no share is above 1
     chart = line_chart(
         _said(card, drawn),
         series,

@@ -77,7 +77,7 @@ def read_board(store: Store, fault: str = "") -> BoardPage:
         registry=masked(store.registry_uri) + (" (none yet)" if is_absent and not fault else ""),
         models=tuple(sorted(cards, key=lambda card: (not card.waiting, card.name))),
         faults=(f"The registry is not shown: {fault}",) if fault and not is_absent else (fault,) if fault else (),
-        disk=tuple(sorted(_sizes(home), key=lambda part: -part[1])),
+        disk=tuple(sorted((part for part in _sizes(home) if part[1]), key=lambda part: -part[1])),
         free=shutil.disk_usage(home).free,
     )
 

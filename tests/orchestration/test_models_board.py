@@ -177,8 +177,8 @@ def test_missing_registry_is_said_with_what_the_home_remembers_and_none_is_made(
     database.unlink()
     add_night(store, 1, KEPT)
     page = read_board(store)
-    assert f"There is no registry at {store.registry_uri}" in page.faults[0]
-    assert "version 2" in only(page).notes[0] and len(only(page).nights) == 1
+    assert f"there is none at {store.registry_uri}" in page.faults[0]
+    assert "version 2" in only(page).notes[0] and len(only(page).nights) == 1 and not only(page).is_read
     assert not database.exists()
 
 
@@ -197,6 +197,7 @@ def test_registry_that_does_not_answer_is_said_and_the_nights_are_shown(store: A
     add_night(store, 1, KEPT)
     page = read_board(away)
     assert page.faults[0].startswith("The registry is not shown: ") and len(only(page).nights) == 1
+    assert not only(page).is_read
     assert read_board(store, "asked in vain").faults == ("The registry is not shown: asked in vain",)
 
 

@@ -57,7 +57,8 @@ def results_of(home: Path) -> Results:
 
 def seen(store: Store, name: str, home: Witnesses, *, is_asked: bool) -> ModelCard:
     """All about one model. is_asked: whether its registry is; else what the home knows of it alone."""
-    waiting, notes = [], []
+    waiting: list[Notice] = []
+    notes: list[str] = []
     view: ModelView | None = None
     if is_asked:
         try:
@@ -80,6 +81,7 @@ def seen(store: Store, name: str, home: Witnesses, *, is_asked: bool) -> ModelCa
     return ModelCard(
         name=name,
         champion=_champion(view, metric, home) if view else None,
+        is_read=view is not None or not is_asked,
         metric=metric_title(metric) if metric else "",
         nights=tuple(
             NightMark(

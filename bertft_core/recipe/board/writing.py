@@ -9,6 +9,7 @@ import datetime as dt
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bertft_core.base.addresses import sqlite_file
@@ -49,9 +50,7 @@ def read_board(store: Store, fault: str = "") -> BoardPage:
     names = {*remembered.models(home)}
     is_absent = _is_absent(store)
     if is_absent and names:
-        fault = (
-            f"There is no registry at {masked(store.registry_uri)}, and this home remembers champions in it: restore it"
-        )
+        fault = f"there is none at {masked(store.registry_uri)}, and this home remembers champions in it; restore it"
     try:
         if not fault and not is_absent:
             ensure_store(store)
@@ -71,12 +70,14 @@ def read_board(store: Store, fault: str = "") -> BoardPage:
         )
         for name in sorted({*names, *logs})
     ]
+    if fault:
+        cards = [replace(card, is_read=False) for card in cards]
     return BoardPage(
         written=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         home=str(home),
         registry=masked(store.registry_uri) + (" (none yet)" if is_absent and not fault else ""),
         models=tuple(sorted(cards, key=lambda card: (not card.waiting, card.name))),
-        faults=(f"The registry is not shown: {fault}",) if fault and not is_absent else (fault,) if fault else (),
+        faults=(f"The registry is not shown: {fault}",) if fault else (),
         disk=tuple(sorted((part for part in _sizes(home) if part[1]), key=lambda part: -part[1])),
         free=shutil.disk_usage(home).free,
     )

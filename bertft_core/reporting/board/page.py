@@ -98,13 +98,14 @@ class Notice:
 class ModelCard:
     """All about one registered model.
 
-    metric: of its scores, in words; nights, decisions: the oldest first; drift: what was measured last; at_work: when
+    is_read: whether the registry said who is champion; metric: of its scores, in words; nights, decisions: the oldest first; drift: what was measured last; at_work: when
     each night began that is at work; night_page: of the last one, below BERTFT_HOME; waiting: for a person; notes:
     what else is to be known.
     """
 
     name: str
     champion: Champion | None = None
+    is_read: bool = True
     metric: str = ""
     nights: tuple[NightMark, ...] = ()
     decisions: tuple[Decision, ...] = ()

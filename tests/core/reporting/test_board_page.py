@@ -128,6 +128,8 @@ def test_page_without_a_model_says_how_to_begin_and_one_without_a_champion_says_
     assert "No model yet" in none and "no run has registered a model" in none and "bertft run" in none
     alone = words_of(section(replace(PAGE, models=(ModelCard(name="new"),)), "model-1"))
     assert alone == "new There is no champion."
+    unread = replace(PAGE, models=(ModelCard(name="new", is_read=False),))
+    assert words_of(section(unread, "model-1")) == "new The registry did not say who is champion."
 
 
 def test_disk_is_in_the_units_of_people_and_faults_are_said_first() -> None:

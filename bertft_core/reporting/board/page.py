@@ -98,9 +98,9 @@ class Notice:
 class ModelCard:
     """All about one registered model.
 
-    is_read: whether the registry said who is champion; metric: of its scores, in words; nights, decisions: the oldest first; drift: what was measured last; at_work: when
-    each night began that is at work; night_page: of the last one, below BERTFT_HOME; waiting: for a person; notes:
-    what else is to be known.
+    is_read: whether the registry said who is champion; metric: of its scores, in words; nights, decisions: the oldest
+    first; drift: what was measured last; at_work: when each night began that is at work; night_page: of the last one,
+    below BERTFT_HOME; waiting: for a person; notes: what else is to be known.
     """
 
     name: str

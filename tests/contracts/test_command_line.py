@@ -112,6 +112,7 @@ COLUMNS = {"text": "body", "text_pair": "title", "label": ["q"]}
         ("nightly c.yaml --as-of 2026-01-31 --live", {"as_of": "2026-01-31", "live": True}),
         (f"deploy {NIGHTS} --pool p --job-variable a=b", {**PLAN, "pool": "p", "job_variable": ["a=b"]}),
         ("report --open", {"run": None, "open": True}),
+        ("board --open", {"open": True}),
         (f"serve {NIGHTS}", PLAN),
         (
             "predict --model m --input a.csv --output b.csv --text body --text-pair title --strict --verbatim",

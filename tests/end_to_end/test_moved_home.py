@@ -53,6 +53,7 @@ def test_every_verb_works_in_a_moved_home_and_a_lost_registry_is_told(moved, com
     assert judged.returncode in (0, 3), judged.stderr[-2000:]
     document(command(home, "promote", "letters", "2", "--force", "--reason", "moved", "--json"))
     assert document(command(home, "rollback", "letters", "--reason", "moved", "--json"))["champion_after"] == "1"
+    assert "rolled back from version 2: moved" in (home / "board.html").read_text()
     document(command(home, "resume", "letters", "--reason", "moved", "--json"))
 
     night = document(command(home, "nightly", config, "--json", cold_children=True))
@@ -62,6 +63,10 @@ def test_every_verb_works_in_a_moved_home_and_a_lost_registry_is_told(moved, com
     shown = document(command(home, "report", "--open", "--json", variables={"BROWSER": str(browser)}))
     assert shown["run_id"] == night["run_id"] and Path(shown["report"]).is_file()
     assert (moved / "shown").read_text() == Path(shown["report"]).as_uri()
+    assert "nights/letters.html" in (home / "board.html").read_text()  # the night wrote it
+    board = document(command(home, "board", "--open", "--json", variables={"BROWSER": str(browser)}))
+    assert board["models"] == ["letters"] and not board["faults"]
+    assert (moved / "shown").read_text() == Path(board["board"]).as_uri() == (home / "board.html").as_uri()
     assert "configuration, encoder or code changed" in (home / "nights" / "letters.html").read_text()
     assert document(command(home, "nightly", config, "--json"))["reason"] == "unchanged"
     assert document(command(home, "run", config, "--json"))["outcome"] in ("unchanged", "kept", "promoted")

@@ -61,7 +61,7 @@ def mark(outcome: str, x: float, y: float) -> Markup:
     """The sign of an outcome about a point; each has a shape of its own, so that no colour is needed to tell them."""
     if outcome == "promoted":
         return el("path", d=f"M{x - 4.6} {y + 4.6} {x + 4.6} {y + 4.6} {x} {y - 5}Z", class_="f-blue")
-    if outcome == "kept champion":
+    if outcome == "kept":
         return el("rect", x=x - 4, y=y - 1.3, width=8, height=2.6, class_="f-blue")
     if outcome == "awaiting approval":
         return el("circle", cx=x, cy=y, r=3.8, class_="hollow s-blue")

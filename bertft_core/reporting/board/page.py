@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 Interval = tuple[float, float]
 # how a night may end, in the order in which a legend names them
-OUTCOMES = ("promoted", "kept champion", "awaiting approval", "skipped", "data rejected", "failed")
+OUTCOMES = ("promoted", "kept", "awaiting approval", "skipped", "data rejected", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bertft_core.reporting.board.page import BoardPage, Champion, Decision, Drift, ModelCard, NightMark, Notice, Power
 
-OUTCOMES_OF_A_MONTH = ("promoted", *["skipped"] * 27, "kept champion", "failed")
+OUTCOMES_OF_A_MONTH = ("promoted", *["skipped"] * 27, "kept", "failed")
 CARD = ModelCard(
     name="tickets",
     champion=Champion(

@@ -57,7 +57,7 @@ def test_a_strip_has_a_mark_a_night_and_says_in_words_what_it_shows() -> None:
     drawn = ET.fromstring(figures.strip(CARD.nights, 30))
     assert len(drawn.findall("g")) == 30
     assert drawn.attrib["aria-label"] == (
-        "30 nights, 2026-11-01 to 2026-11-30: 1 promoted, 1 kept champion, 27 skipped, 1 failed; the last: failed"
+        "30 nights, 2026-11-01 to 2026-11-30: 1 promoted, 1 kept, 27 skipped, 1 failed; the last: failed"
     )
     titles = [words_of(mark.find("title")) for mark in drawn.findall("g")]
     assert titles[0] == "2026-11-01: promoted: reason 1" and titles[-1] == "2026-11-30: failed: reason 30"

@@ -129,7 +129,7 @@ def nightly(
     return _told(work, work.run(), store)
 
 
-def _told(work: NightRun, ended: Night, store: MlflowConfig) -> Any:
+def _told(work: NightRun, ended: Night, store: MlflowConfig) -> dict[str, Any]:
     """The state of a night that ended, after all who want to know of it were told: MLflow, people, automations."""
     config, report = work.config, work.report
     unwritten = ""

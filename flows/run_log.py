@@ -30,7 +30,7 @@ def _at_work() -> logging.LoggerAdapter[logging.Logger] | None:
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     run = flow.flow_run if flow else None
     if task is not None and (run is None or task.task_run.flow_run_id == run.id):
-        return task_run_logger(task.task_run, task.task, run, flow.flow if flow else None)  # type: ignore[return-value]
+        return task_run_logger(task.task_run, task.task, run, flow.flow if flow else None)
     return flow_run_logger(run, flow.flow) if flow and run else None
 
 

@@ -67,16 +67,19 @@ def tell_release(release: Release) -> Release:
     return release
 
 
-def final_state(document: dict[str, Any], fault: Exception | None = None) -> Any:
-    """The state that a flow run ends in: named by the document's outcome, with its reason as message.
+def final_state(document: dict[str, Any], fault: Exception | None = None) -> dict[str, Any]:
+    """The state that a flow run ends in, to be returned by the flow: named by the outcome, with the reason as message.
 
-    Whoever calls the flow gets the document, or meets the fault, as if the flow had returned or raised it. A document
-    without an outcome stays what it is, which Prefect calls Completed.
+    Whoever calls the flow gets the document, or meets the fault, as if the flow had returned or raised it; hence the
+    type. A document without an outcome stays what it is, which Prefect calls Completed.
     """
     if "outcome" not in document:
         return document
     _, name = _NAMES.get(document["outcome"], (None, None))
     message = cleaned(str(document["reason"]))
-    if fault is not None:
-        return Failed(name=name or "Failed", message=message, data=fault)
-    return Completed(name=name or "Completed", message=message, data=document)
+    state: Any = (
+        Completed(name=name or "Completed", message=message, data=document)
+        if fault is None
+        else Failed(name=name or "Failed", message=message, data=fault)
+    )
+    return state  # type: ignore[no-any-return]

@@ -35,7 +35,7 @@ class Reporter:
             self._log = RunLog.of_run(model)
         # in a process that is not a command's the terminal is Prefect's: it shows there what it has in its log
         self._is_ours = self._log is None or is_command()
-        line = self._log and self._log.line
+        line = self._log.line if self._log else None
         self._console = WholeConsole(log=line, stderr=True, quiet=not self._is_ours, highlight=False)
         self._board: TrialBoard | None = None
         self._bar: Progress | None = None
@@ -77,9 +77,12 @@ class Reporter:
     ) -> Iterator[TrialBoard]:
         """A board of trials in place of the current stage's bar, which does not come back; `say` goes above it."""
         self._end_bar()
-        with TrialBoard(total, metric, finished, workers=workers, console=self._console) as self._board:
-            yield self._board
-        self._board = None
+        with TrialBoard(total, metric, finished, workers=workers, console=self._console) as board:
+            self._board = board
+            try:
+                yield board
+            finally:
+                self._board = None
 
     def _share(self) -> tuple[float | None, str]:
         """How much of the stage is done, and in words."""

@@ -85,7 +85,7 @@ def signalled(*signals: int) -> Callable[[Path], Met]:
 
     def run(folder: Path) -> Met:
         table(folder, learnable(600), training={"epochs": 60})
-        command = Command(folder, "run", "run.yaml", is_cold=True)
+        command = Command(folder, "run", "run.yaml")
         if not command.until(lambda: any(folder.glob("home/runs/*/fit/checkpoint*"))):
             return command.end().but("it ended before it was told to")
         told = command.send(*signals).end()
@@ -159,7 +159,7 @@ def _has(pid: int, word: bytes, home: bytes) -> bool:
 def flipped_checkpoint(folder: Path) -> Met:
     """One bit in the checkpoint of a killed fit; then the same command begins the fit anew and ends alike."""
     table(folder, learnable(600), training={"epochs": 60})
-    command, pattern = Command(folder, "run", "run.yaml", is_cold=True), "home/runs/*/fit/checkpoint.safetensors"
+    command, pattern = Command(folder, "run", "run.yaml"), "home/runs/*/fit/checkpoint.safetensors"
     command.until(lambda: any(folder.glob(pattern)))
     os.killpg(command.process.pid, signal.SIGKILL)
     met = command.end()

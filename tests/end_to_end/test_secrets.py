@@ -134,13 +134,18 @@ def test_a_tracking_server_that_is_another_or_refuses(attempt, code: int) -> Non
     assert came
 
 
-def test_a_dead_study_storage_prefect_server_and_separate_passwords(attempt) -> None:
+def test_a_dead_study_storage_and_prefect_server(attempt) -> None:
     port = closed_port()
     attempt(("search", "nightly"), port, BERTFT_STORAGE="postgresql+psycopg://me:{secret.encoded}@127.0.0.1:{port}/db")
     attempt(("run", "nightly"), port, PREFECT_API_URL="http://me:{secret.encoded}@127.0.0.1:{port}/api")
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_password_in_a_variable_of_its_own_that_the_server_refuses(attempt, code: int) -> None:
     separate = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "{secret.password}"}
-    with answering(401) as (server, _):
-        attempt(("run", "history"), server, MLFLOW_TRACKING_URI="http://127.0.0.1:{port}", **separate)
+    verbs = tuple(VERBS) if code == 403 else ("run", "history")
+    with answering(code) as (server, _):
+        attempt(verbs, server, MLFLOW_TRACKING_URI="http://127.0.0.1:{port}", **separate)
 
 
 def test_a_run_on_a_real_tracking_server_that_wants_a_password(

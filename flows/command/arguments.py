@@ -16,14 +16,23 @@ from flows.environment import POOL
 ENCODING = (
     "of the file; default: as the training rows were read (data.encoding, else UTF-8, cp1252 or latin-1 by its bytes)"
 )
+PREDICT = (
+    "label, confidence and all probabilities of each row of a file, in order, by a registered model; memory does not "
+    "grow with the file. A row without a text has its reason in the column `error`"
+)
+COMPARE = (
+    "two versions on a labelled file that neither was trained on: paired difference with interval, McNemar, the rows "
+    "on which they disagree"
+)
 SHELLS = ("bash", "zsh", "fish")
 # Of verbs over a configuration: more than the overview has room for
 _CONFIG_VERBS = {
     "check": "print the plan and train nothing: rows per class and split, token lengths, rates and phases per layer, "
     "minutes and disk on this machine, what goes where",
-    "run": "the whole chain: labelled text to a registered and, if better, promoted model. Of a table instead of a "
-    "configuration it first writes one, as `bertft init` does, and prints it",
-    "search": "search the hyperparameters up to search.trials finished trials",
+    "run": "the whole chain: labelled text to a registered and, if better, promoted model; an unchanged configuration "
+    "on unchanged rows trains nothing. Of a table instead of a configuration it first writes one, as `bertft init` "
+    "does, and prints it",
+    "search": "search the hyperparameters up to search.trials finished trials; killed, the same command goes on",
     "finetune": "the final fit with the best parameters (searches first where trials are missing)",
     "evaluate": "evaluate the latest finished fit of this configuration on the test split",
     "nightly": "what a schedule calls: train and release if there is reason to, say why if not",
@@ -67,7 +76,7 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser.add_argument("--version", action="version", version=f"bertft {__version__}")
     parser.set_defaults(json=False, debug=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    sub = _verb(verbs, "init")
+    sub = _verb(verbs, "init", "write a commented configuration for a table; never over a file that exists")
     sub.add_argument("file", metavar="FILE", help="labelled texts: .csv .tsv .jsonl .parquet, class folders, hf://…")
     sub.add_argument("--out", metavar="CONFIG", help="file to write (default: FILE's name with .yaml, here)")
     _columns(sub)
@@ -113,7 +122,7 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
                 metavar="KEY=VALUE",
                 help="of the work pool's type, such as image=registry/team/mail:1; may be repeated",
             )
-    sub = _verb(verbs, "predict", "score a file of any size with a registered model; memory does not grow with it")
+    sub = _verb(verbs, "predict", PREDICT)
     sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
     sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")
     sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write")
@@ -165,7 +174,7 @@ def _registry_verbs(verbs: Any) -> None:
         return sub
 
     version = _named(version_number)
-    sub = named("promote", "run the gate for a registered version; move champion if the rule holds")
+    sub = named("promote", "run the gate for a registered version, on its own test rows; move champion if it holds")
     sub.epilog = (
         f"{sub.epilog}\n\nexit codes: 0 it is the champion, or approval is awaited; 3 the gate says no; 2 bad input; "
         "1 any fault"
@@ -174,7 +183,7 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
     sub.add_argument("--force", action="store_true", help="past gate and hold; the version must still load and answer")
     sub.add_argument("--reason", help="why --force is right; kept in the ledger")
-    sub = named("rollback", "return to an earlier champion and hold further promotions until `resume`")
+    sub = named("rollback", "return to an earlier champion, once it loads and answers; hold promotions until `resume`")
     sub.add_argument(
         "--to", metavar="VERSION", type=version, help="default: the last champion that was never rolled back"
     )
@@ -184,8 +193,8 @@ def _registry_verbs(verbs: Any) -> None:
     sub = named("adopt", "go on with the registry as it is, where it lost a champion that this home remembers")
     sub.add_argument("--reason", default="", help="kept in the ledger")
     named("nights", "how every night ended, and why", "`name` of the configuration")
-    named("history", "every decision on a model: when, who, from which version to which, why")
-    sub = named("compare", "two versions on a labelled file that neither was trained on")
+    named("history", "every decision on a model: when, who, which version, why; repairs what a kill left")
+    sub = named("compare", COMPARE)
     sub.add_argument("first", metavar="V1", type=version, help="version, the one compared with")
     sub.add_argument("second", metavar="V2", type=version, help="version")
     sub.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import cache
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -113,4 +114,4 @@ class RunLog:
         if made:
             update_progress_artifact(made[0], percent, cleaned(text))
         else:
-            made.append(create_progress_artifact(percent, key, cleaned(text)))
+            made.append(cast(UUID, create_progress_artifact(percent, key, cleaned(text))))

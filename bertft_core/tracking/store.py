@@ -108,7 +108,7 @@ def mlflow_faults(store: Store) -> Iterator[None]:
     try:
         yield
     except MlflowException as fault:
-        if (status := fault.get_http_status_code()) in (401, 403):
+        if (status := fault.get_http_status_code()) in (401, 403):  # type: ignore[no-untyped-call]
             raise RegistryError(
                 f"{store}: the server refuses this account ({status}): set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to one that may read and write there"

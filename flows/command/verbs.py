@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bertft_core.base.addresses import sqlite_file
 from bertft_core.base.display import visible
@@ -117,7 +117,8 @@ def _flow(args: argparse.Namespace, last: str) -> dict[str, Any]:
     from flows.pipeline import pipeline
 
     await_server()
-    result: dict[str, Any] = pipeline(**_flow_parameters(args, home), again=getattr(args, "again", False), last=last)
+    given = _flow_parameters(args, home)
+    result = cast("dict[str, Any]", pipeline(**given, again=getattr(args, "again", False), last=last))
     if last == "promote":
         _refresh_board(settings.store(home))
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def _power(rule: PromotionRule, scored: Sequence[LedgerEntry]) -> Power:
 
 def _drift(nights: Sequence[Night]) -> tuple[Drift, ...]:
     """What was measured last of each kind of drift, and when."""
-    kinds = {
+    kinds: dict[str, tuple[str, Callable[[float], str]]] = {
         "text_auroc": ("text drift", lambda v: f"AUROC {v:.2f}"),
         "label_distance": ("class shares", lambda v: f"differ by {v:.2f}"),
         "champion_on_new": ("champion on new rows", lambda v: f"{100 * v:.1f} % right"),

@@ -21,6 +21,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.home import open_home
+from bertft_core.base.packages import OURS, WAYS_OUT, hiding
 from bertft_core.config.run import load_config
 from bertft_core.config.store import load_mlflow_config
 from flows.environment import QUIET
@@ -81,6 +82,10 @@ def deployments(plan: Plan, kind: str = PROCESS) -> list[RunnerDeployment]:
     """
     config = load_config(plan.config_path, plan.overrides)
     store = load_mlflow_config(plan.mlflow_file, config.base_dir, Path.cwd())
+    if kind != PROCESS:  # a run begins in a working directory like this one, and Prefect looks there first
+        for name in OURS:
+            if other := hiding(name, [str(Path.cwd())]):
+                raise ConfigError(f"{other} would hide bertft's package {name} from a run: {WAYS_OUT}")
     mlflow_file = None if plan.mlflow_file is None else plan.place(plan.mlflow_file, kind)
     files = {"home": plan.place(plan.home, kind), "mlflow_file": mlflow_file}
     chain = {"config_path": plan.place(plan.config_path, kind), "overrides": list(plan.overrides), **files}

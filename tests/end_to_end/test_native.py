@@ -130,10 +130,9 @@ def automation(webhook: tuple[str, list[str]]) -> str:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, encoder: Path, rows: Callable[..., Any]) -> Path:
-    """A team's git repository: configuration, rows, our example of a prefect.yaml, and a package of theirs."""
+    """A team's git repository: configuration, rows and our example of a prefect.yaml."""
     root = tmp_path_factory.mktemp("team") / "mail"
-    (root / "flows").mkdir(parents=True)
-    (root / "flows" / "__init__.py").write_text("raise ImportError('a package of the team')\n")
+    root.mkdir()
     shutil.copy(ROOT / "examples" / "prefect.yaml", root)
     with open(root / "rows.csv", "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([("text", "label"), *rows(150)])

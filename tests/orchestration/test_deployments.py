@@ -68,6 +68,16 @@ def test_pool_of_another_kind_gets_paths_below_its_own_working_directory(plan, t
         assert set(made.tags) == {"bertft", "news"}
 
 
+def test_package_of_the_project_that_would_hide_ours_is_named(plan, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flows").mkdir()
+    assert deployments(plan(), "docker")  # a mere folder
+    (tmp_path / "flows" / "__init__.py").touch()
+    assert deployments(plan())  # a process begins in BERTFT_HOME
+    with pytest.raises(ConfigError, match="flows/__init__.py would hide bertft's package flows from a run: rename"):
+        deployments(plan(), "docker")
+
+
 def test_no_password_reaches_the_server(plan, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg://me:secret@db/mlflow")
     assert not any("secret" in str(made.job_variables) for made in deployments(plan()))

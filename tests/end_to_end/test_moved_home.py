@@ -56,7 +56,7 @@ def test_every_verb_works_in_a_moved_home_and_a_lost_registry_is_told(moved, com
     assert "rolled back from version 2: moved" in (home / "board.html").read_text()
     document(command(home, "resume", "letters", "--reason", "moved", "--json"))
 
-    night = document(command(home, "nightly", config, "--json", cold_children=True))
+    night = document(command(home, "nightly", config, "--json"))
     assert night["version"] == "3" and "configuration, encoder or code changed" in night["reason"]
     (browser := moved / "browser").write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{moved}/shown'\n")
     browser.chmod(0o700)

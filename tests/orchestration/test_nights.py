@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,9 @@ def test_night_keeps_figures_and_picture_of_the_drift_that_was_measured(store, t
         assert json.load(handle)["domain"]["auroc"] == 0.8
     assert log_night(NIGHT, "letters", store, "", report) == run_id
     assert not list(tmp_path.glob("home/.scratch-*"))
+    page = Path(store.home) / "nights" / "letters.html"
+    kept = tracking.client(store).download_artifacts(run_id, page.name, str(tmp_path))
+    assert Path(kept).read_text() == page.read_text() and "0.800" in page.read_text()
 
 
 def test_night_without_drift_has_no_such_files(store) -> None:

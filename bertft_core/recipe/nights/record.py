@@ -11,7 +11,7 @@ from bertft_core.base.names import file_name
 from bertft_core.base.text import plain
 from bertft_core.config.store import Store
 from bertft_core.evaluation.drift.report import DriftReport, draw_drift
-from bertft_core.recipe.nights.log import FAILED, REJECTED, Night
+from bertft_core.recipe.nights.log import FAILED, REJECTED, SKIPPED, Night
 from bertft_core.registry import artifacts
 from bertft_core.reporting.html.values import duration
 from bertft_core.reporting.night.document import NightPage, night_html
@@ -65,7 +65,7 @@ def _page(night: Night, name: str, drift: DriftReport | None) -> NightPage:
         night=night.night,
         outcome=night.outcome,
         reason=night.reason,
-        is_good=not night.is_to_be_told,
+        is_good=False if night.is_to_be_told else None if night.outcome == SKIPPED else True,
         facts=(("began", night.started), ("took", duration(night.seconds)), *_trained(night)),
         numbers=tuple(_numbers(night)),
         drift=drift,

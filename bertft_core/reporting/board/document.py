@@ -1,4 +1,4 @@
-"""The board as one self-contained HTML page: no script, no network; the page itself is board.html.j2."""
+"""The board as one self-contained HTML page: no network; the page itself is board.html.j2."""
 
 from __future__ import annotations
 

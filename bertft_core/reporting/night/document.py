@@ -22,17 +22,18 @@ _WIDTH, _HALF = 144, 8  # of a pair of bars, and the height of one
 
 @dataclass(frozen=True, kw_only=True)
 class NightPage:
-    """A night of the model `title`. night: the date it stands for; is_good: whether a model serves that may.
+    """A night of the model `title`. night: the date it stands for.
 
-    outcome, reason: in words. facts: (name, value) as they are to be read, first those under the title, then what the
-    reason rests on. drift: None where none was measured.
+    is_good: whether it did what a night is for; False: people are told of it; None: there was nothing to do.
+    outcome, reason: in words. facts stand under the title, numbers are what the reason rests on: (name, value) as they
+    are to be read. drift: None where none was measured.
     """
 
     title: str
     night: str
     outcome: str
     reason: str
-    is_good: bool
+    is_good: bool | None
     facts: tuple[tuple[str, str], ...] = ()
     numbers: tuple[tuple[str, str], ...] = ()
     drift: DriftReport | None = None

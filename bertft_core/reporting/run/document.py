@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation: no script, no network, no other file; light and dark, wide and narrow.
+"""One self-contained HTML page of an evaluation: no network, no other file; light and dark, wide and narrow.
 
 The page itself is html/templates/report.html.j2.
 """

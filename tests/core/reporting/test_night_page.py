@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import pytest
+
 from bertft_core.evaluation.drift.domain_shift import DomainShift
 from bertft_core.evaluation.drift.report import DriftReport
 from bertft_core.reporting.night.document import NightPage, night_html
@@ -26,13 +28,23 @@ def test_outcome_comes_first_and_classes_by_their_change() -> None:
     found = tree(night())
     assert [s.get("id") for s in found.iter(f"{X}section")] == ["outcome", "drift"]
     outcome = words_of(next(found.iter(f"{X}section")))
-    assert outcome == "Kept champion No better than the champion rows 150"
+    assert outcome == "Kept No better than the champion rows 150"
     rows = [[words_of(cell) for cell in line] for line in next(found.iter(f"{X}tbody"))]
     assert sorted(row[:4] for row in rows) == [
         ["politics", "40.0 %", "70.0 %", "+30.0"],
         ["sport", "60.0 %", "30.0 %", "−30.0"],
     ]
     assert "30.0 %" in words_of(found) and "0.710" in words_of(found)
+
+
+@pytest.mark.parametrize(
+    ("is_good", "kind", "mark"), [(True, "promoted", "8.5 6"), (False, "kept", "M3 3"), (None, "none", None)]
+)
+def test_mark_says_whether_people_need_to_look(is_good: bool | None, kind: str, mark: str | None) -> None:
+    section = next(tree(night(is_good=is_good)).iter(f"{X}section"))
+    drawn = [path.get("d", "") for path in section.iter(f"{X}path")]
+    assert section.get("class") == f"verdict {kind}" and len(drawn) == (mark is not None)
+    assert all(mark in d for d in drawn)
 
 
 def test_night_without_drift_has_no_such_part() -> None:

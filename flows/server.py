@@ -120,6 +120,18 @@ def require_answer(url: str, variable: str) -> None:
     raise InputError(f"{shown} ({variable}) answers, but not as Prefect's API: {todo}")
 
 
+def lost_server(fault: BaseException) -> str | None:
+    """What to say of a Prefect server that went away under a flow; None for a fault of anything else."""
+    request = getattr(fault, "_request", None)  # of httpx, with which Prefect's client asks; `request` raises for none
+    address = urlsplit(os.environ.get("PREFECT_API_URL", ""))
+    if request is None or not isinstance(fault, sys.modules["httpx"].TransportError) or not address.hostname:
+        return None
+    if (request.url.host, request.url.port) != (address.hostname, address.port):
+        return None
+    shown = masked(address.geturl())
+    return f"the Prefect server at {shown} went away ({fault_text(fault)}): the same command goes on from what is done"
+
+
 def _health(url: str) -> str:
     """true, false, or unknown where only Prefect can tell. Raises OSError where nobody answers."""
     parts = urlsplit(url)  # user and password go another way; without them the answer is 401, which is one

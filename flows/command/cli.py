@@ -94,7 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as fault:  # the last line of defence: one line instead of a traceback
         if args.json and isinstance(fault, BertftError) and getattr(fault, "document", None):
             write_result(fault.document)  # type: ignore[attr-defined]  # a night ends in one, however it ends
-        message = fault_text(fault) if isinstance(fault, BertftError) else f"{fault_text(fault)} (--debug shows where)"
+        from flows.server import lost_server
+
+        message = fault_text(fault) if isinstance(fault, BertftError) else lost_server(fault)
+        message = message or f"{fault_text(fault)} (--debug shows where)"
         if args.debug:
             message = cleaned("".join(traceback.format_exception(fault)))
         elif isinstance(fault, OSError):

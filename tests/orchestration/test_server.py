@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bertft_core.base.errors import InputError
@@ -116,6 +117,21 @@ def test_a_server_that_comes_up_late_is_waited_for(monkeypatch: pytest.MonkeyPat
     thread.start()
     server.require_answer(f"http://127.0.0.1:{port}/api", "PREFECT_API_URL")
     thread.join()
+
+
+def test_a_server_that_goes_away_under_a_flow_is_named_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(httpx.ConnectError) as asked:
+        httpx.get(f"http://127.0.0.1:{port}/api/flow_runs/")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://me:secret-word@127.0.0.1:{port}/api")
+    said = server.lost_server(asked.value)
+    assert said is not None and said.startswith("the Prefect server at http://") and "secret-word" not in said
+    assert f"127.0.0.1:{port}/api went away (ConnectError: " in said and said.endswith("goes on from what is done")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port + 1}/api")
+    assert server.lost_server(asked.value) is None
+    assert server.lost_server(OSError("no")) is None
 
 
 def test_an_address_that_is_none_is_refused() -> None:

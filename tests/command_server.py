@@ -38,13 +38,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 _LOADED = (
+    "alembic.config",
     "cleanlab.rank",
     "datasets",
     "matplotlib.figure",
     "mlflow.pyfunc",
     "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "prefect.flow_engine",
     "sklearn.linear_model",
+    "sqlalchemy.dialects.sqlite",
     "transformers.models.bert.modeling_bert",
     "transformers.tokenization_utils_tokenizers",
     "bertft_core.serving.attribution",

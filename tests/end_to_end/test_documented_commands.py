@@ -227,6 +227,7 @@ def desk(
     shutil.copytree(ROOT / "examples", folder / "examples")
     # an encoder of random weights is no match for TF-IDF, and a reader's model is to be promoted
     (folder / "mlflow.yaml").write_text("promotion: {baseline: off}\n", encoding="utf-8")
+    prefect_server.ask("work_pools/", {"name": "trainers", "type": "process"})  # of docs/search.md
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "activate").touch()
 

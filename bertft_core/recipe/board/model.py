@@ -76,7 +76,8 @@ def seen(store: Store, name: str, home: Witnesses, *, is_asked: bool) -> ModelCa
     metric = str(scored[-1].numbers["metric"]) if scored else ""
     if barred := sorted(entries.rolled_back(decided), key=int):
         which = f"version {barred[0]} was" if len(barred) == 1 else f"versions {', '.join(barred)} were"
-        notes.append(f"{which} rolled back; only `bertft promote {shlex.quote(name)} VERSION --force` promotes again")
+        command = f'bertft promote {shlex.quote(name)} VERSION --force --reason "…"'
+        notes.append(f"{which} rolled back; only `{command}` promotes again")
     nights = sorted(((night, log) for log in home.logs for night in log.nights()), key=lambda pair: pair[0].began)
     return ModelCard(
         name=name,

@@ -17,6 +17,8 @@ from bertft_core.reporting.html.values import duration
 from bertft_core.reporting.night.document import NightPage, night_html
 from bertft_core.tracking import store as tracking
 
+_OF_ROWS = {"new", "deleted", "relabelled"}
+
 
 def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> str:
     """Write the night's page, home/nights/NAME.html for the latest one, and its MLflow run, once; the run's id."""
@@ -66,8 +68,17 @@ def _page(night: Night, name: str, drift: DriftReport | None) -> NightPage:
         outcome=night.outcome,
         reason=night.reason,
         is_good=False if night.is_to_be_told else None if night.outcome == SKIPPED else True,
-        facts=(("began", night.started), ("took", duration(night.seconds)), *_trained(night)),
-        numbers=tuple(_numbers(night)),
+        facts=(
+            ("began", f"{night.started[:16].replace('T', ' ')} UTC"),
+            ("took", duration(night.seconds)),
+            *_trained(night),
+        ),
+        numbers=tuple(
+            (f"{stage} took", duration(value))
+            if (stage := key.removeprefix("seconds_")) != key
+            else (f"{key} rows" if key in _OF_ROWS else key.replace("_", " "), _shown(value))
+            for key, value in night.facts.items()
+        ),
         drift=drift,
     )
 

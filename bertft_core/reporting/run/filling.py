@@ -51,7 +51,7 @@ def page_of(
     differences = _differences(report, release)
     return ReportPage(
         title=title,
-        summary=_summary(report, differences),
+        summary=_summary(report, release, differences),
         level=report.level,
         rows=report.n,
         groups=report.groups,
@@ -121,7 +121,7 @@ def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tupl
     return tuple(rows)
 
 
-def _summary(report: EvaluationReport, differences: Sequence[DifferenceRow]) -> str:
+def _summary(report: EvaluationReport, release: ReleaseFacts | None, differences: Sequence[DifferenceRow]) -> str:
     """How many of a hundred texts come out right, and how that compares, in one sentence."""
     share = report.scores.accuracy
     right = _of_100(share) if 0.995 <= share < 1 else f"about {_of_100(share)}"
@@ -135,6 +135,14 @@ def _summary(report: EvaluationReport, differences: Sequence[DifferenceRow]) -> 
         f"{word} {'from' if word.startswith('not') else 'than'} {' and '.join(rival for _, rival in part)}"
         for word, part in itertools.groupby(found, key=lambda pair: pair[0])
     ]
+    if (
+        release
+        and release.decision
+        and not release.decision.promote
+        and found
+        and found[0] == ("better", "the champion")
+    ):
+        against[0] = against[0].replace("the champion", "the champion (the gate asks for more)")
     if against:
         said += f"; by {_NAMES[report.metric].partition(',')[0]} it is {' and '.join(against)}"
         said += ", which only counts words" if "baseline" in against[-1] else ""

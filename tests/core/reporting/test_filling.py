@@ -184,6 +184,9 @@ def test_the_summary_says_in_one_sentence_what_the_intervals_show(report: Evalua
         f"Of 100 new texts like the test rows, {right} confidence); by accuracy it is better"
     )
     assert shown.summary.endswith("better than the champion and the TF-IDF baseline, which only counts words.")
+    kept = replace(release(), outcome="kept", decision=replace(release().decision, promote=False))
+    said = page_of(report, title="news", release=kept).summary
+    assert "better than the champion (the gate asks for more) and the TF-IDF baseline" in said
     page = re.sub("<[^>]*>", " ", report_html(shown))
     assert " ".join(page.split()).count("better , +") == 2  # against champion and baseline, with their intervals
     by_loss = replace(report, metric="log_loss", baseline_score_interval=(-0.1, 0.1))

@@ -279,6 +279,10 @@ def trained(base: Path, *, versions: int = 1) -> Path:
     return Path(shutil.copytree(copy, place))
 
 
+# MLflow keeps the row of a deleted version
+_VERSIONS = "SELECT version FROM model_versions WHERE current_stage <> 'Deleted_Internal' ORDER BY version"
+
+
 def registered(folder: Path) -> dict[str, Any]:
     """What mlflow.db says: versions, aliases, (action, state, version) of the ledger, states of runs, weights."""
     with closing(sqlite3.connect(f"file:{folder}/home/mlflow.db?mode=ro", uri=True, timeout=30)) as database:
@@ -292,7 +296,7 @@ def registered(folder: Path) -> dict[str, Any]:
             if key.startswith("bertft.ledger.")
         ]
         return {
-            "versions": [version for (version,) in ask("SELECT version FROM model_versions ORDER BY version")],
+            "versions": [version for (version,) in ask(_VERSIONS)],
             "aliases": dict(ask("SELECT alias, version FROM registered_model_aliases")),
             "ledger": [(e["action"], e["state"], e["version"]) for e in entries],
             "unfinished": ask("SELECT count(*) FROM runs WHERE status = 'RUNNING'")[0][0],

@@ -191,6 +191,17 @@ def test_classes_absent_from_test_or_validation_are_told_one_setting_for_all(tmp
     assert data.report.warnings == ()
 
 
+def test_many_absent_classes_are_counted_and_ten_are_named(tmp_path: Path) -> None:
+    rare_rows = rare("train", 60)
+    rows = [*plain(200), *((text, f"rare class {i % 30}") for i, (text, _) in enumerate(rare_rows))]
+    told = prepare(tmp_path, rows, min_class_rows=1).report.warnings
+    for side in ("validation", "test"):
+        (line,) = [one for one in told if f" absent from {side}" in one]
+        assert line.startswith(f"30 classes are absent from {side}: ") and line.count("'rare class") == 10
+        assert line.endswith(" and 20 more: their scores there are undefined")
+    assert not any("class_salt" in one for one in told)
+
+
 def test_large_group_is_named_with_the_salt_that_draws_better(tmp_path: Path) -> None:
     rows = [(f"t{i}", "ab"[i % 2], "acme" if i < 600 else f"g{i}") for i in range(1_000)]
     acme = next(name for name in (f"acme {i}" for i in range(99)) if split_of(name, SplitConfig()) == "test")

@@ -94,7 +94,7 @@ def _needs(config: RunConfig, prepared: Prepared, home: Path, pretrained: Path) 
         "seconds": seconds,
         "minutes": f"{total} on {counted(cores(), 'core')} where nothing else runs: {parts}",
         "disk": f"{disk['kept']} below {home}, {disk['while']} more while it trains; "
-        f"{shutil.disk_usage(home).free / 1e6:.0f} MB are free",
+        f"{shutil.disk_usage(home).free / 1e9:.1f} GB are free",
     }
 
 

@@ -43,7 +43,9 @@ def _lines(result: dict[str, Any]) -> str:
     values = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in result.items()}
     values |= {k: ", ".join(f"{n} {what}" for what, n in v.items()) for k, v in result.items() if isinstance(v, dict)}
     return "\n".join(
-        f"{key.replace('_', ' '):<16} {one_line(str(value))}" for key, value in values.items() if value is not None
+        f"{key.replace('_', ' '):<16} {one_line(str(value))}"
+        for key, value in values.items()
+        if value not in (None, "")
     )
 
 

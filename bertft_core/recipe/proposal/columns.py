@@ -321,7 +321,8 @@ def _describe_label(sample: TableSample, columns: list[_Column], guess: Guess, *
             f"{sample.name}: --label {quoted(title)} holds fractions such as {column.shown()}; wanted classes: "
             "regression is not supported"
         )
-    about = f"{len(counts)} classes, from {min(counts.values())} to {max(counts.values())} rows"
+    least, most = min(counts.values()), max(counts.values())
+    about = f"{len(counts)} classes, " + (f"{most} rows each" if least == most else f"from {least} to {most} rows")
     about += "" if sample.is_whole else f" of {sample.size} looked at"
     hint = "" if is_said or not column.says((*_LABELS, *_RATINGS)) else "by its name; "
     guess.values["label"] = (title, f"{said}{hint}{about}: {column.shown()}")

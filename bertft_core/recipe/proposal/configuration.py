@@ -6,6 +6,7 @@ import datetime as dt
 import importlib.util
 import json
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,7 +218,8 @@ def _searching(config: RunConfig, work: Work, pretrained: Path, per_token: float
 
 
 def _yaml(name: str, sections: dict[str, Lines], head: Sequence[str]) -> str:
-    lines = [*(f"# {_comment(line)}" for line in head), f"name: {_scalar(name)}"]
+    said = [part for line in head for part in textwrap.wrap(_comment(line), 78)]
+    lines = [*(f"# {part}" for part in said), f"name: {_scalar(name)}"]
     for section, entries in sections.items():
         lines.append(f"{section}:")
         lines += [f"  {key}: {_scalar(value)}  # {_comment(why)}" for key, value, why in entries]

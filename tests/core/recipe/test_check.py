@@ -118,7 +118,7 @@ def test_plan_has_rows_by_class_minutes_and_disk(planned: Plan) -> None:
     counts, splits = found["rows_by_class"], {row["split"]: row["rows"] for row in found["splits"]}
     assert {split: sum(rows.values()) for split, rows in counts.items()} == splits
     assert set(found["seconds"]) == {"search", "finetune", "rest"} and found["seconds"]["search"] > 0
-    assert "where nothing else runs: " in found["minutes"] and " MB are free" in found["disk"]
+    assert "where nothing else runs: " in found["minutes"] and " GB are free" in found["disk"]
     shown = render("check", found)
     assert re.search(rf"^sport +{counts['train']['sport']} +{counts['validation']['sport']} ", shown, re.MULTILINE)
     assert "time         " in shown and "disk         " in shown

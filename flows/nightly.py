@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from prefect.runtime import flow_run
 
 from bertft_core.base.errors import BertftError, ConfigError, fault_text
 from bertft_core.base.locks import work_in
-from bertft_core.config.run import load_config
-from bertft_core.config.store import MlflowConfig, load_mlflow_config
+from bertft_core.config.run import RunConfig, load_config
+from bertft_core.config.store import MlflowConfig, Store, load_mlflow_config
 from bertft_core.recipe.board.writing import refresh_board
 from bertft_core.recipe.nights.log import FAILED, REJECTED, SKIPPED, Night, NightLog
+from bertft_core.recipe.nights.memory import Memory
 from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.registry.decision import require_comparable
+from bertft_core.tracking.locks import model_lock
 from bertft_core.tracking.store import open_store
+from flows.environment import study_storage
 from flows.hosting import at_home, is_guest, model_of_run, tag_run
+from flows.limits import one_at_a_time
 from flows.notify import notify
 from flows.parameters import Hyperparameters, all_overrides, file_of, home_of
 from flows.pipeline import pipeline
@@ -51,6 +55,17 @@ class NightFailed(BertftError):
 def _run_name() -> str:
     parameters = flow_run.parameters
     return f"{model_of_run()} night {parameters.get('as_of') or dt.date.today()}"
+
+
+@contextmanager
+def _alone(config: RunConfig, opened: Callable[[], Store]) -> Iterator[None]:
+    """One night of a configuration at a time, by every lock that machines may have in common (docs/home.md)."""
+    studies, store = study_storage() or (config.search.storage if config.search else None), opened()
+    with (
+        model_lock(store, "night", config.name, 0.0, studies),
+        one_at_a_time("night", config.name, store, 0.0, studies),
+    ):
+        yield
 
 
 @flow(name="bertft-nightly", flow_run_name=_run_name)
@@ -98,6 +113,7 @@ def nightly(
     tag_run(config.name)
     root, report = Path(home), Reporter(config.name)
     work_in(root)
+    memory = Memory(lambda: open_store(store, root), store.model_name(config.name), config.name, root)
 
     def train(training: list[str], *, again: bool) -> dict[str, Any]:
         result: dict[str, Any] = pipeline(
@@ -113,6 +129,7 @@ def nightly(
         night=(as_of or dt.date.today()).isoformat(),
         report=report,
         is_forced=force,
+        alone=_alone(config, lambda: open_store(store, root)),
         limit=time_limit("nightly.timeout", None if is_guest() else config.nightly.timeout),  # by an alarm, the host's
         is_cancelled=sigterm_came,
         steps=NightSteps(
@@ -124,6 +141,8 @@ def nightly(
             ),
             train=train,
             require_comparable=lambda: require_comparable(open_store(store, root), store.model_name(config.name)),
+            recall=memory.recall,
+            remember=memory.remember,
         ),
     )
     return _told(work, work.run(), store)

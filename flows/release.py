@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from bertft_core.config.store import Store, load_mlflow_config
 from bertft_core.recipe.board.writing import refresh_board
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
-from bertft_core.recipe.release import candidate_of_version, release_lock
+from bertft_core.recipe.release import WAIT_SECONDS, candidate_of_version, release_lock
 from bertft_core.registry import overrides
 from bertft_core.registry.aliases import get_version, version_of_alias
 from bertft_core.registry.answers import Scorer
@@ -26,6 +28,7 @@ from bertft_core.registry.ledger import AWAITING_APPROVAL, Release, release_of
 from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 from flows.hosting import at_home, tag_run
+from flows.limits import one_at_a_time
 from flows.parameters import home_of
 from flows.terminal.progress import Reporter
 from tasks.events import final_state, tell_release
@@ -39,9 +42,16 @@ class Approval(RunInput):
     by: str = ""
 
 
+@contextmanager
+def _alone(store: Store, name: str) -> Iterator[None]:
+    """One release per registered model at a time, by every lock that machines may have in common (docs/home.md)."""
+    with release_lock(store, name), one_at_a_time("release", name, store, WAIT_SECONDS):
+        yield
+
+
 def release(context: RunContext, fit: TrainingResult, tree: Tree, scorer: Scorer) -> Release:
     """Register the fit and let the gate decide; one release per registered model at a time."""
-    with release_lock(context.home, tree.store.config.model_name(context.config.name)):
+    with _alone(tree.store, tree.store.config.model_name(context.config.name)):
         candidate = register_model(context, fit, tree)
         check_parity(candidate, tree.store, scorer)
         outcome = decide_promotion(candidate, tree.store)
@@ -74,7 +84,7 @@ def promote(
     work_in(root)
     tag_run(name)
     store = open_store(load_mlflow_config(mlflow_file, Path.cwd(), Path.cwd()), root)
-    with release_lock(root, name):
+    with _alone(store, name):
         if done := overrides.already(store, name, version):
             return final_state(asdict(done))
         chosen = version or version_of_alias(store, name, store.config.aliases.challenger)
@@ -92,7 +102,7 @@ def promote(
 
 def release_registered(context: RunContext, store: Store, name: str, version: str) -> Release:
     """Let the gate decide on a version whose run was killed before it could, in a home that was lost since."""
-    with release_lock(context.home, name):
+    with _alone(store, name):
         outcome = _decide_anew(store, name, version, context.home, context.config.base_dir)
     return _with_approval(store, outcome)
 

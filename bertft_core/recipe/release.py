@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,25 @@ from bertft_core.registry.versions import find_version, register
 from bertft_core.reporting.run.page import Outcome, ReleaseFacts
 from bertft_core.serving.artifact import ArtifactCard, build_artifact
 from bertft_core.tracking import lineage
+from bertft_core.tracking.locks import model_lock
 from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 
 _LOGGER = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
-_WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
+WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
 _OUTCOMES: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}  # as the page names them
 
 
-def release_lock(home: Path, name: str) -> AbstractContextManager[None]:
-    """One release per registered model at a time. Raises BusyError naming who holds it."""
-    return exclusive(home / "locks" / f"release-{file_name(name)}.lock", f"a release of {name}", _WAIT_SECONDS)
+@contextmanager
+def release_lock(store: Store, name: str) -> Iterator[None]:
+    """One release per registered model at a time, on all machines that share the home or a store in PostgreSQL.
+
+    Raises BusyError naming who holds it.
+    """
+    file = Path(store.home) / "locks" / f"release-{file_name(name)}.lock"
+    with exclusive(file, f"a release of {name}", WAIT_SECONDS), model_lock(store, "release", name, WAIT_SECONDS):
+        yield
 
 
 def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: EvaluationFolder, home: Path) -> None:
@@ -276,7 +284,7 @@ def standing_release(settings: MlflowConfig, context: RunContext, *, again: bool
             return None  # the command was killed in its release: it goes on from there
         is_decided = any(e.version == registered.version for e in entries.carried_out(ledger.read(store, name)))
         reason += ", as the registry has it; this home has "
-        reason += "other weights of that run" if fit else "nothing of that run"
+        reason += "other weights of it" if fit else "no fit of it"
     now = aliases.champion(store, name)
     return Standing(
         registered_model=name,

@@ -126,6 +126,12 @@ def model_names(store: Store, with_tag: str = "") -> tuple[str, ...]:
     return tuple(sorted(str(m.name) for m in models if not with_tag or any(key.startswith(with_tag) for key in m.tags)))
 
 
+def tag_model(store: Store, name: str, tags: Mapping[str, str]) -> None:
+    """Set (or replace) tags of a registered model."""
+    for key, value in tags.items():
+        client(store).set_registered_model_tag(name, key, value)
+
+
 def tag_version(store: Store, name: str, version: str, tags: Mapping[str, str]) -> None:
     """Set (or replace) tags of a version."""
     api = client(store)

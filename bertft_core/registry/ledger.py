@@ -5,9 +5,8 @@ An entry is written as pending before the first alias moves and as done after th
 a killed process left, and notes what somebody changed by hand. Copies lie on the version (a tag) and in its MLflow
 run (ledger.jsonl); the model's tags are the truth.
 
-Two processes cannot write one number while they share the store's lock, which lies below BERTFT_HOME: machines that
-promote the same model must share that folder. Without it the entry is read back, and a writer that was overwritten
-raises before it has moved an alias.
+Two processes cannot write one number while they share the store's lock, which lies below BERTFT_HOME or in PostgreSQL.
+Those that share none exclude each other by claims in the registry (`claims`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 from bertft_core.base.clock import Stamp
 from bertft_core.base.errors import ArtifactError, DamagedFile, InputError, RegistryError
 from bertft_core.config.store import Store
-from bertft_core.registry import aliases, artifacts, entries, remembered
+from bertft_core.registry import aliases, artifacts, claims, entries, remembered
 from bertft_core.registry.entries import DONE, PENDING, VOID, Entries, LedgerEntry
 from bertft_core.tracking.store import WEIGHTS, client, log_text, store_lock
 
@@ -44,7 +43,8 @@ class ModelView:
     """A registered model as it stood when it was read; whoever decides reads it once and passes it on.
 
     aliases: alias -> version. repaired: the entries that `settle` finished, voided or noticed to make ledger and
-    aliases agree. restored: those whose own tag is damaged, read from a copy.
+    aliases agree. restored: those whose own tag is damaged, read from a copy. claims: what others are about to write
+    (`claims`), tag to place.
     """
 
     store: Store
@@ -53,6 +53,7 @@ class ModelView:
     aliases: Mapping[str, str]
     repaired: Entries = ()
     restored: Entries = ()
+    claims: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -170,7 +171,10 @@ def view_model(store: Store, name: str) -> ModelView:
         except DamagedFile as fault:
             found.append(_copy(store, name, key, fault))
             restored.append(found[-1])
-    return ModelView(store=store, name=name, entries=tuple(found), aliases=held_aliases, restored=tuple(restored))
+    others = {key: value for key, value in tags.items() if key.startswith(claims.CLAIM)}
+    return ModelView(
+        store=store, name=name, entries=tuple(found), aliases=held_aliases, restored=tuple(restored), claims=others
+    )
 
 
 def _copy(store: Store, name: str, key: str, fault: DamagedFile) -> LedgerEntry:
@@ -190,8 +194,16 @@ def write(store: Store, name: str, draft: Draft) -> LedgerEntry:
     """Announce a decision and carry it out; a promotion while a hold lasts becomes `held`. Safe to kill and repeat.
 
     Raises RegistryError when the champion is no longer `draft.champion`, when the new champion's logged model
-    is not READY, or when another machine wrote the same number.
+    is not READY, or when other machines write to this ledger time and again (LostRace).
     """
+    for _ in range(claims.ROUNDS - 1):
+        with suppress(claims.LostRace):
+            return _write(store, name, draft)
+        claims.pause()
+    return _write(store, name, draft)
+
+
+def _write(store: Store, name: str, draft: Draft) -> LedgerEntry:
     with store_lock(store):
         view = settle(store, name)
         if view.champion != draft.champion:
@@ -223,7 +235,11 @@ def settle(store: Store, name: str) -> ModelView:
     Raises LostError where the registry does not have the champion that this home remembers.
     """
     with store_lock(store):
-        remembered.require_explained(store, name, view_model(store, name).entries)
+        view = view_model(store, name)
+        if view.claims:
+            claims.wait(store, name, lambda: view_model(store, name).claims)
+            view = view_model(store, name)
+        remembered.require_explained(store, name, view.entries)
         view = _repaired(store, name)
         _remember(view)
         return view
@@ -332,14 +348,20 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
         token=uuid.uuid4().hex[:12],
         clock=str(stamp),
     )
-    _tag_model(store, name, entry)
-    announced = view_model(store, name)
-    if announced.entries[-1].token != entry.token:
-        raise RegistryError(
-            f"entry {entry.number} of {name}'s ledger was overwritten by another machine: let the machines that "
-            "promote it share BERTFT_HOME, then run the command again"
-        )
-    return _carry_out(announced, entry)
+    with claims.claimed(store, name, entry.number, entry.token) as own:
+        seen = view_model(store, name)
+        if set(seen.claims) != own or len(seen.entries) != len(view.entries):
+            raise claims.LostRace(
+                f"entry {entry.number} of {name}'s ledger: another process writes one at this moment: wait for it, "
+                "then run the command again"
+            )
+        _tag_model(store, name, entry)
+        announced = view_model(store, name)
+        if announced.entries[-1].token != entry.token:
+            raise RegistryError(
+                f"entry {entry.number} of {name}'s ledger was overwritten by another process: run the command again"
+            )
+        return _carry_out(announced, entry)
 
 
 def _unusable(store: Store, name: str, version: str) -> str | None:

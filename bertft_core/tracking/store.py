@@ -325,6 +325,27 @@ def download_files(store: Store, model_id: str, path: str, folder: Path | str) -
         raise ArtifactError(f"{masked(location)}/{path} cannot be downloaded: {fault}") from fault
 
 
+def download_run_files(store: Store, run_id: str, path: str, folder: Path | str) -> Path:
+    """Download `path` of a run's artefacts below `folder`. Raises ArtifactError when it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(client(store).download_artifacts(run_id, path, str(folder)))
+    except (OSError, MlflowException) as fault:
+        raise ArtifactError(f"{path} of run {run_id} cannot be downloaded: {fault_text(fault)}") from fault
+
+
+def find_runs(store: Store, tags: Mapping[str, str], since: float = 0.0) -> list[Any]:
+    """MLflow's runs with these tags that started at `since` (seconds since 1970) or later, the oldest first."""
+    experiment, api = ensure_store(store), client(store)
+    query = " and ".join(f"tags.`{key}` = {literal(value)}" for key, value in tags.items())
+    query += f" and attributes.start_time >= {milliseconds(since)}"
+    how: dict[str, Any] = {"max_results": _BATCH, "order_by": ["attributes.start_time ASC"]}
+    with mlflow_faults(store):
+        return list(all_pages(lambda token: api.search_runs([experiment], query, page_token=token, **how)))
+
+
 def list_files(store: Store, model_id: str, folder: str) -> list[str]:
     """Paths of a logged model's files in `folder` and one level below it; none when nothing is there."""
     from mlflow.exceptions import MlflowException

@@ -203,8 +203,16 @@ def _job_variables(given: list[str]) -> dict[str, Any]:
 def _nights(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.recipe.nights.log import NightLog
 
-    log = NightLog(_home(args), args.name)
-    return {"name": args.name, "nights": [asdict(night) for night in log.nights()], "unreadable": log.faults()}
+    home = _home(args)
+    log = NightLog(home, args.name)
+    nights = log.nights()
+    if not log.file.exists():  # a fresh home: the registry has them, unless that lies in it and has yet to begin
+        file = sqlite_file(load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()).store(home).tracking_uri)
+        if file is None or file.exists():
+            from bertft_core.recipe.nights.record import nights_in
+
+            nights = nights_in(_store(args), args.name)
+    return {"name": args.name, "nights": [asdict(night) for night in nights], "unreadable": log.faults()}
 
 
 def _board(args: argparse.Namespace) -> dict[str, Any]:

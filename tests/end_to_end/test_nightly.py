@@ -52,7 +52,7 @@ def test_quiet_nights_and_a_new_class(nights) -> None:
     first = nights.run()
     assert (first["outcome"], first["version"]) == ("promoted", "1")
     quiet = nights.run()
-    assert (quiet["outcome"], quiet["reason"], quiet["run_id"]) == ("skipped", "unchanged", None)
+    assert (quiet["outcome"], quiet["reason"], quiet["run_id"]) == ("skipped", "unchanged since version 1", None)
     assert quiet["seconds"] < 15
     nights.add([("a third kind of text", "third")] * 2 + [(f"third kind {i}", "third") for i in range(30)])
     refused = nights.run(code=2)

@@ -10,14 +10,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from bertft_core.base.errors import DamagedFile, InputError, RegistryError
-from bertft_core.registry import aliases, entries, ledger, overrides
+from bertft_core.registry import aliases, claims, entries, ledger, overrides
 from bertft_core.tracking import store as tracking
 
 pytestmark = pytest.mark.orchestration
@@ -29,6 +31,7 @@ WRITES = (
     "set_model_version_tag",
     "log_text",
 )
+ANNOUNCED = 3  # the first write after the claim and the announcement
 
 
 def record(store, action, version, champion, to, reason="because", **facts):
@@ -207,7 +210,7 @@ def test_kill_before_any_write_loses_and_doubles_nothing(two, decision, tmp_path
 
 def test_killed_resume_is_finished_by_history(two):
     record(two, "rolled_back", "2", "2", "1")
-    with killed_before_write(2) as struck:
+    with killed_before_write(ANNOUNCED) as struck:
         overrides.resume(two, MODEL, "mended")
     assert struck
     shown = overrides.history(two, MODEL)
@@ -216,7 +219,7 @@ def test_killed_resume_is_finished_by_history(two):
 
 
 def test_announced_move_is_void_when_the_champion_was_moved_by_hand_meanwhile(two):
-    with killed_before_write(2) as struck:
+    with killed_before_write(ANNOUNCED) as struck:
         promote(two, "3", "2")
     assert struck
     aliases.set_alias(two, MODEL, "champion", "1")
@@ -227,7 +230,7 @@ def test_announced_move_is_void_when_the_champion_was_moved_by_hand_meanwhile(tw
 
 
 def test_announced_move_is_void_when_its_version_was_deleted_meanwhile(two):
-    with killed_before_write(2) as struck:
+    with killed_before_write(ANNOUNCED) as struck:
         promote(two, "3", "2")
     assert struck
     tracking.client(two).delete_model_version(MODEL, "3")
@@ -244,8 +247,9 @@ from bertft_core.base.errors import RegistryError
 from bertft_core.config.store import load_mlflow_config
 from bertft_core.registry import ledger
 from bertft_core.tracking import store as tracking
-home, root, version, gate = sys.argv[1:]
-config = load_mlflow_config(environ={}).model_copy(update={"experiment": "own", "artifact_root": root})
+home, root, version, gate, database = sys.argv[1:]
+own = {"experiment": "own", "artifact_root": root, "tracking_uri": f"sqlite:///{database}"}
+config = load_mlflow_config(environ={}).model_copy(update=own)
 store = tracking.open_store(config, home)
 def decide(action, to):
     made = ledger.Draft(action=action, version=version, champion="1", to_version=to, reason="race")
@@ -263,27 +267,72 @@ except RegistryError as fault:
 """
 
 
-def test_two_promotions_at_once_have_one_winner_and_no_gap(shelf, stocked, tmp_path):
+@pytest.mark.parametrize("homes", [("shelf", "shelf"), ("shelf", "other")], ids=["one home", "no lock in common"])
+def test_two_promotions_at_once_have_one_winner_and_no_gap(shelf, stocked, tmp_path, homes):
     store = shelf()
     promote(store, "1", None)
-    arguments = [str(tmp_path / "shelf"), str(stocked / "artifacts")]
+    (tmp_path / "other").mkdir()
+    files = [str(tmp_path / "gate"), str(tmp_path / "shelf" / "mlflow.db")]
     started = [
         subprocess.Popen(
-            [sys.executable, "-P", "-c", RACE, *arguments, version, str(tmp_path / "gate")],
+            [sys.executable, "-P", "-c", RACE, str(tmp_path / home), str(stocked / "artifacts"), version, *files],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(Path(ledger.__file__).parents[2])},
         )
-        for version in ("2", "3")
+        for home, version in zip(homes, ("2", "3"), strict=True)
     ]
-    answers = [p.communicate(timeout=100) for p in started]
+    answers = [p.communicate(timeout=300) for p in started]
     assert sorted(out.strip() for out, _ in answers) == ["lost", "won"], answers
     known = ledger.read(store, MODEL)
     assert [e.number for e in known] == list(range(1, len(known) + 1))
     assert {e.state for e in known} == {"done"} and len({e.token for e in known}) == len(known) >= 7
     (winner,) = [e for e in known[1:] if e.action == "promoted"]
     assert aliases.champion(store, MODEL) == winner.version
+
+
+def other_home(store, tmp_path):
+    """The same registry from a home of its own, which shares no lock with the first."""
+    (tmp_path / "other").mkdir()
+    return replace(store, home=str(tmp_path / "other"))
+
+
+def test_claim_of_a_live_process_is_waited_for(two, tmp_path):
+    with claims.claimed(two, MODEL, 3, "theirs"):
+        going = threading.Thread(target=record, args=(other_home(two, tmp_path), "kept", "3", "2", "2"))
+        going.start()
+        time.sleep(1)
+        assert going.is_alive() and len(ledger.read(two, MODEL)) == 2
+    going.join(60)
+    assert moves(two)[-1] == ("kept", "3", "2", "2") and not ledger.view_model(two, MODEL).claims
+
+
+@pytest.mark.parametrize("is_same_home", [True, False])
+def test_claim_of_a_killed_process_holds_nobody_up(two, tmp_path, monkeypatch, is_same_home):
+    if not is_same_home:
+        monkeypatch.setattr(claims, "_PATIENCE_SECONDS", 0.5)
+    claim = claims.claimed(two, MODEL, 3, "theirs")
+    claim.__enter__()
+    store = two if is_same_home else other_home(two, tmp_path)
+    assert record(store, "kept", "3", "2", "2").number == 3
+    assert not ledger.view_model(two, MODEL).claims
+
+
+def test_claim_that_comes_between_is_seen_before_anything_is_written(two, tmp_path, monkeypatch):
+    """As of two that claim at once: who reads later sees both, takes its own back and writes after the other."""
+    other, real, met = other_home(two, tmp_path), ledger.view_model, []
+
+    def view_model(store, name):
+        if not met and real(store, name).claims:
+            met.append(claims.claimed(other, MODEL, 3, "theirs"))
+            met[0].__enter__()
+            threading.Timer(1, lambda: met[0].__exit__(None, None, None)).start()
+        return real(store, name)
+
+    monkeypatch.setattr(ledger, "view_model", view_model)
+    assert record(two, "kept", "3", "2", "2").number == 3 and met
+    assert [e.number for e in ledger.read(two, MODEL)] == [1, 2, 3]
 
 
 # --- changed by hand ---

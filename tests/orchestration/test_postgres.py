@@ -18,6 +18,7 @@ from bertft_core.config.store import load_mlflow_config
 from bertft_core.search.storage import StudyStorage, open_storage
 from bertft_core.testing.postgres import LocalPostgres
 from bertft_core.tracking import store as tracking
+from bertft_core.tracking.locks import model_lock
 
 pytestmark = [pytest.mark.postgres, pytest.mark.orchestration]
 Launch = Callable[..., "subprocess.Popen[str]"]
@@ -130,6 +131,21 @@ def test_a_lock_lost_with_its_server_is_a_warning(
     with storage.lock("slots"):
         postgres.restart()
     assert ["was lost before its end" in r.getMessage() for r in caplog.records] == [True]
+
+
+def test_nights_of_two_homes_exclude_each_other_and_other_models_do_not(database_url: str, tmp_path: Path) -> None:
+    """studies: the database that machines have in common where the registry is none."""
+    own = load_mlflow_config(environ={"MLFLOW_TRACKING_URI": database_url})
+    served = load_mlflow_config(environ={"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"})
+    for config, studies in ((own, None), (served, database_url)):
+        one, two = (config.store(tmp_path / home) for home in ("one", "two"))
+        with model_lock(one, "night", "news", 0.0, studies):
+            with pytest.raises(BusyError, match="a night of news"), model_lock(two, "night", "news", 0.0, studies):
+                pass
+            with model_lock(two, "night", "letters", 0.0, studies), model_lock(two, "release", "news", 0.0, studies):
+                pass
+        with model_lock(two, "night", "news", 0.0, studies):
+            pass
 
 
 def test_patience_ends_with_what_to_do(database_url: str, postgres: LocalPostgres, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ _Settings = Annotated[str, Field(validation_alias=AliasChoices(_ON_DISK["setting
 HUNG = "hung_since"  # a fact of the night that tells people of another one
 _LONGEST_OF = 20  # nights
 OUTCOMES = (SKIPPED, KEPT, PROMOTED, AWAITING, REJECTED, FAILED)
-_FORMER = {"kept champion": KEPT}  # in logs of before December 2026: it also stood where there was no champion
+FORMER = {"kept champion": KEPT}  # in logs of before December 2026: it also stood where there was no champion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Night:
 
     night: str
     started: str
-    outcome: Annotated[str, BeforeValidator(lambda said: _FORMER.get(said, said))]
+    outcome: Annotated[str, BeforeValidator(lambda said: FORMER.get(said, said))]
     reason: str
     seconds: float
     run_id: str | None = None
@@ -68,18 +68,21 @@ class Night:
     @property
     def began(self) -> float:
         """When it began, seconds since 1970; 0 where nobody can tell."""
-        return _seconds(self.started)
+        return seconds_of(self.started)
 
 
 class NightLog:
-    """home/nights/NAME.jsonl and the record of the night at work. Appending is atomic between processes."""
+    """home/nights/NAME.jsonl and the record of the night at work. Appending is atomic between processes.
+
+    record: the file that holds the last training.
+    """
 
     def __init__(self, home: Path, name: str) -> None:
         self.folder, name = home / "nights", file_name(name)
         self.file = self.folder / f"{name}.jsonl"
         self._reserve = self.folder / f"{name}.reserve"
         self._open = self.folder / f"{name}.open.json"
-        self._last_training = self.folder / f"{name}{LAST_TRAINING}"
+        self.record = self.folder / f"{name}{LAST_TRAINING}"
 
     def nights(self) -> list[Night]:
         """All nights, oldest first; half a line, from a full disk or a kill, is left out: `faults` says so."""
@@ -182,7 +185,7 @@ class NightLog:
         then = Stamp.read(night.clock)
         if then and then.boot and then.boot == now.boot:
             return night, now.ran - then.ran
-        return night, max(0.0, now.wall - _seconds(night.started))
+        return night, max(0.0, now.wall - seconds_of(night.started))
 
     def end(self, night: Night) -> None:
         """Append the night and take back that it is at work."""
@@ -193,9 +196,7 @@ class NightLog:
     def last_training(self) -> LastTraining | None:
         """The last training, None before the first. Raises DamagedFile."""
         try:
-            last = read_record(
-                self._last_training, LastTraining, "the next night makes it again from the runs that there are"
-            )
+            last = read_record(self.record, LastTraining, "the next night makes it again from the runs that there are")
         except FileNotFoundError:
             return None
         return replace(last, run=str(self.folder.parent / "runs" / last.run_id))  # the home may have been moved
@@ -205,7 +206,7 @@ class NightLog:
 
         Nothing tells its rows and settings: "", so that the next night asks for the training anew, which finds the run.
         """
-        set_aside(self._last_training, fault)
+        set_aside(self.record, fault)
         found: tuple[float, LastTraining] | None = None
         for folder in map(RunFolder, sorted((self.folder.parent / "runs").glob("[!.]*/"))):
             try:
@@ -235,7 +236,7 @@ class NightLog:
     def remember_training(self, training: LastTraining) -> None:
         """Remember a training that the next nights are compared with."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._last_training, to_disk(training))
+        write_json(self.record, {**to_disk(training), "run": ""})  # the same bytes wherever the home lies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +274,8 @@ class LastTraining:
     """The last training: its rows (fingerprint, and a file in the folder `run`), its parameters, how good it was.
 
     settings: hash of configuration, encoder and code. trained, searched: when, ISO 8601 in UTC. accuracy: on the test
-    rows of that training.
+    rows of that training. machine: precision, device and threads of its fit. files: sha256 of the run's files that
+    nights read, by their names below its folder.
     """
 
     rows: str
@@ -286,6 +288,8 @@ class LastTraining:
     searched: str
     accuracy: float | None = None
     test_rows: int = 0
+    machine: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
     def age_days(self, now: dt.datetime) -> float:
         """Days since the training."""
@@ -296,7 +300,7 @@ class LastTraining:
         return _days(self.searched, now)
 
 
-def _seconds(started: str) -> float:
+def seconds_of(started: str) -> float:
     """Seconds since 1970 of an ISO 8601 time; 0 for another text."""
     try:
         return dt.datetime.fromisoformat(started).timestamp()

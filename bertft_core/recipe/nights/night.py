@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,11 +36,12 @@ from bertft_core.recipe.nights.log import (
     OpenNight,
     TrainingPlan,
 )
+from bertft_core.recipe.nights.memory import ChampionEvidence, Recalled
 from bertft_core.recipe.nights.plan import plan_training
-from bertft_core.recipe.nights.rows import Changes, Rows, changes
+from bertft_core.recipe.nights.rows import Changes, Rows, changes, changes_of_champion
 from bertft_core.recipe.nights.triggers import NewRowsScore, TrainingDecision
 from bertft_core.recipe.prepare import Prepared
-from bertft_core.recipe.runs import RUN_CODE
+from bertft_core.recipe.runs import RUN_CODE, run_at
 
 _OUTCOMES = {"promoted": PROMOTED, "awaiting approval": AWAITING, "unchanged": SKIPPED}  # of a release; else: kept
 
@@ -66,6 +67,8 @@ class NightSteps:
     drift, champion_on_new: given the configuration, tonight's rows and the folder of the last training's run.
     train(overrides, again=…): the chain up to the release under further overrides; its result document.
     require_comparable(): raises where the registry lost the champion, so that nothing could be released.
+    recall(night, started): brings the home's memory up to the registry's; remember(night, started): writes it there.
+    Both may stay as they are where there is no registry.
     """
 
     ingest: Callable[[RunConfig], DatasetSplits]
@@ -74,6 +77,8 @@ class NightSteps:
     champion_on_new: Callable[[RunConfig, Prepared, Path], NewRowsScore | None]
     train: Callable[..., dict[str, Any]]
     require_comparable: Callable[[], None]
+    recall: Callable[[str, str], Recalled] = lambda night, started: Recalled()
+    remember: Callable[[str, str], None] = lambda night, started: None
 
 
 @dataclass(kw_only=True)
@@ -81,8 +86,10 @@ class NightRun:
     """One night of a model, from its configuration to its line in the log.
 
     night: the date it stands for. is_forced: train whatever the triggers say. limit: ends the night when it takes too
-    long. is_cancelled: whether this process was told to end. clock: as it begins; started: what is believed of it.
-    facts, mended (losses that it found and went on from), drift, exit_code: what it finds out on its way.
+    long. alone: held for as long as the night works; raises BusyError where another machine is at one. is_cancelled:
+    whether this process was told to end. clock: as it begins; started: what is believed of it.
+    facts, mended (losses that it found and went on from), drift, champion (where no record of the last training is
+    left), exit_code: what it finds out on its way.
     """
 
     config: RunConfig
@@ -94,6 +101,7 @@ class NightRun:
     report: Report
     is_forced: bool = False
     limit: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    alone: AbstractContextManager[Any] = field(default_factory=nullcontext)
     is_cancelled: Callable[[], bool] = lambda: False
     began: float = field(default_factory=time.monotonic)
     clock: Stamp = field(default_factory=Stamp.now)
@@ -101,6 +109,7 @@ class NightRun:
     facts: dict[str, Any] = field(default_factory=dict)
     mended: list[str] = field(default_factory=list)
     drift: DriftReport | None = None
+    champion: ChampionEvidence | None = None
     exit_code: int = 0
 
     def run(self) -> Night:
@@ -110,15 +119,22 @@ class NightRun:
         self._set_clock(log)
         try:
             with exclusive(self.home / "locks" / f"nightly-{name}.lock", f"a night of {name}"):
+                write = log.end
                 try:
-                    with self.limit:
-                        ended = self._work(log)
+                    with ExitStack() as held:
+                        try:
+                            held.enter_context(self.alone)
+                        except BusyError as busy:  # elsewhere: what a killed night left here stays for the next one
+                            ended, write = self._end(SKIPPED, str(busy)), log.add
+                        else:
+                            with self.limit:
+                                ended = self._work(log)
                 except Exception as fault:
                     if self.is_cancelled():  # a library swallowed the signal and fell over it: the next night says so
                         raise
                     ended = self._end(REJECTED if isinstance(fault, DataError) else FAILED, fault_text(fault))
                     self.exit_code = getattr(fault, "exit_code", 1)
-                self._write_down(ended, log.end)
+                self._write_down(ended, write)
         except BusyError as busy:
             ended = self._end(SKIPPED, self._other(log, str(busy)))
             self._write_down(ended, log.add)
@@ -173,9 +189,9 @@ class NightRun:
                 )
             )
             self.report.say(f"the night of {killed.night} was killed; this one goes on from what it left")
-        last = self._dated(log, self._last_training(log))
         self._begin(log, left)
         self.steps.require_comparable()
+        last = self._dated(log, self._recall(log))
         rows_before = Rows.load(Path(last.run)) if last else None
         if last is not None and rows_before is None:
             self.mended.append(f"the rows of the last training, run {last.run_id}, are missing or damaged")
@@ -208,7 +224,13 @@ class NightRun:
     def _begin(self, log: NightLog, plan: TrainingPlan | None) -> None:
         log.begin(OpenNight(night=self.night, started=self._started, plan=plan, clock=str(self.clock)))
 
-    def _last_training(self, log: NightLog) -> LastTraining | None:
+    def _recall(self, log: NightLog) -> LastTraining | None:
+        """The last training, as the registry has it where this home has not."""
+        recalled = self.steps.recall(self.night, self._started)
+        for text in recalled.said:
+            self.report.say(text)
+        self.mended += recalled.losses
+        self.champion = recalled.champion
         try:
             return log.last_training
         except DamagedFile as fault:
@@ -261,8 +283,9 @@ class NightRun:
 
     def _fix_classes(self, rows_before: Rows | None) -> None:
         """nightly.new_class: warn leaves rows of a class out that the last training did not know."""
-        if self.config.nightly.new_class == "warn" and rows_before is not None and self.config.data.classes is None:
-            names = json.dumps(rows_before.classes)  # JSON is YAML
+        known = rows_before.classes if rows_before else self.champion.classes if self.champion else None
+        if self.config.nightly.new_class == "warn" and known and self.config.data.classes is None:
+            names = json.dumps(known)  # JSON is YAML
             self.overrides = [*self.overrides, f"data.classes={names}", "data.unknown_class=drop"]
             self.config = load_config(self.config_path, self.overrides)
 
@@ -274,12 +297,19 @@ class NightRun:
         return hash_json([tree, encoder_fingerprint(resolve_pretrained(self.config)), code_fingerprint(*RUN_CODE)])
 
     def _changes(self, rows_before: Rows | None, rows: Rows, dataset: DatasetSplits) -> Changes | None:
-        """What changed since the last training; None before the first. Raises DataError by the nightly section."""
+        """What changed since the last training, or the champion's; None before the first.
+
+        Raises DataError by the nightly section.
+        """
         self.facts |= {"rows": len(rows.hashes), "rows_left_out": dataset.report.rows_filtered}
         self.facts["rows_faulty"] = dataset.report.rows_quarantined
-        if rows_before is None:
+        if rows_before is not None:
+            change = changes(rows_before, rows)
+        elif self.champion is not None:
+            classes = None if dataset.multi_label else self.champion.classes
+            change = changes_of_champion(self.champion.rows, classes, rows)
+        else:
             return None
-        change = changes(rows_before, rows)
         self.facts |= {"new": change.new, "deleted": change.deleted, "relabelled": change.relabelled}
         for text in triggers.require_sound(change, self.config.nightly):
             self.report.say(f"warning: {text}")
@@ -289,13 +319,17 @@ class NightRun:
     def _decide(
         self, last: LastTraining | None, settings: str, dataset: DatasetSplits, change: Changes | None
     ) -> TrainingDecision:
+        if self.champion is not None:
+            fired = [f"there is no record of a last training; compared with that of champion {self.champion}"]
+            return triggers.decide_training(fired, change, is_forced=self.is_forced)
         if last is None or change is None:
             return triggers.decide_training([], None, is_forced=self.is_forced)
         if not last.settings:
             fired = ["what the last training rested on is no longer known"]
             return triggers.decide_training(fired, change, is_forced=self.is_forced)
         if last.rows == dataset.fingerprint and last.settings == settings:
-            return triggers.decide_training([], change, is_forced=self.is_forced)
+            since = f" since version {last.version}" if last.version else ""
+            return triggers.decide_training([], change, is_forced=self.is_forced, since=since)
         nightly, label = self.config.nightly, None
         if change.new >= triggers.LEAST_ROWS:
             label = label_shift(change.counts_before, change.new_by_class)
@@ -350,8 +384,15 @@ class NightRun:
                 searched=trained if plan.is_searched or last is None else last.searched,
                 accuracy=test.get("accuracy"),
                 test_rows=test.get("n", 0),
+                machine=str(run_at(folder).settings or ""),
             )
         )
+        try:
+            self.steps.remember(self.night, self._started)
+        except Exception as fault:  # whatever the store's client raises: the night is trained and released all the same
+            self.mended.append(
+                f"the registry does not know of this training yet ({fault_text(fault)[:200]}): the next night writes it"
+            )
 
 
 def _hours(seconds: float) -> str:

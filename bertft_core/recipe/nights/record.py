@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,51 @@ from bertft_core.base.names import file_name
 from bertft_core.base.text import plain
 from bertft_core.config.store import Store
 from bertft_core.evaluation.drift.report import DriftReport, draw_drift
-from bertft_core.recipe.nights.log import FAILED, REJECTED, SKIPPED, Night
+from bertft_core.recipe.nights.log import FAILED, FORMER, OUTCOMES, REJECTED, SKIPPED, Night, seconds_of
 from bertft_core.registry import artifacts
 from bertft_core.reporting.html.values import duration
 from bertft_core.reporting.night.document import NightPage, night_html
 from bertft_core.tracking import store as tracking
 
 _OF_ROWS = {"new", "deleted", "relabelled"}
+_NIGHT = "night"  # the role of its run
+_MORE = "bertft.night_facts"  # a tag: what of a night no other tag and no metric says, as JSON
+_MOST = 8000  # signs that MLflow keeps of a tag
+
+
+def night_run(store: Store, name: str, night: str, started: str, tags: dict[str, str] | None = None) -> str:
+    """The MLflow run of the night that stands for `night` and began at `started` (ISO 8601), made when missing."""
+    began, key = seconds_of(started), f"{name} {started}"
+    known = {"bertft.name": name, "bertft.night": night, **(tags or {})}
+    return tracking.find_or_create_run(
+        store, key, _NIGHT, name=f"{name} night {night}", tags=known, started=began or None
+    )
+
+
+def nights_in(store: Store, name: str, since: float = 0.0) -> list[Night]:
+    """The nights of `name` that MLflow has, of those that began at `since` (seconds since 1970) or later."""
+    found = tracking.find_runs(store, {tracking.ROLE: _NIGHT, "bertft.name": name}, since)
+    return [_night_of(run, name) for run in found if run.data.tags.get("bertft.outcome") in {*OUTCOMES, *FORMER}]
+
+
+def _night_of(run: Any, name: str) -> Night:
+    tags, numbers = run.data.tags, dict(run.data.metrics)
+    seconds = numbers.pop("seconds", 0.0)
+    try:
+        more = json.loads(tags.get(_MORE, ""))
+    except ValueError:  # written by an earlier release, or cut: the numbers tell most of it
+        more = {"facts": numbers}
+    return Night(
+        night=tags.get("bertft.night", ""),
+        started=tags.get(tracking.RUN_KEY, "").removeprefix(f"{name} "),
+        outcome=FORMER.get(tags["bertft.outcome"], tags["bertft.outcome"]),
+        reason=tags.get("bertft.reason", ""),
+        seconds=seconds,
+        run_id=tags.get("bertft.pipeline_run") or None,
+        version=tags.get("bertft.version") or None,
+        facts=more.get("facts") or {},
+        clock=str(more.get("clock") or ""),
+    )
 
 
 def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: DriftReport | None) -> str:
@@ -25,18 +64,17 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
     page = Path(store.home) / "nights" / f"{file_name(name)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_text(page, night_html(_page(night, name, drift)))
+    more = json.dumps({"facts": night.facts, "clock": night.clock}, ensure_ascii=False, default=str)
     tags = {
-        "bertft.name": name,
-        "bertft.night": night.night,
         "bertft.outcome": night.outcome,
         "bertft.reason": night.reason[:5000],
         "bertft.pipeline_run": night.run_id or "",
         "bertft.version": night.version or "",
         "prefect.flow_run_id": prefect_run,
         tracking.NOTE: f"{night.outcome}: {plain(night.reason)}"[:5000],
+        _MORE: more[:_MOST],
     }
-    key = f"{name} {night.started}"
-    run_id = tracking.find_or_create_run(store, key, "night", name=f"{name} night {night.night}", tags=tags)
+    run_id = night_run(store, name, night.night, night.started, tags)
     numbers = {k: float(v) for k, v in night.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     tracking.log_metrics(store, run_id, {"seconds": night.seconds, **numbers})
     tracking.log_files(store, run_id, [page])

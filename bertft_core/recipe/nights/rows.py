@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,29 @@ class Changes:
     def any(self) -> bool:
         """Whether a row came, went or changed its class."""
         return bool(self.new or self.deleted or self.relabelled)
+
+
+def changes_of_champion(rows: Any, classes: tuple[str, ...] | None, now: Rows) -> Changes:
+    """As `changes`, by what a champion's evidence holds: keys of its training rows (uint64) and its classes.
+
+    Training rows alone are compared: a row that was relabelled or moved is not known. None: nothing is known of it.
+    """
+    keys = now.hashes[now.splits == SPLITS.index("train")].view(">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+    before = keys if rows is None else rows
+    is_known, present = np.isin(keys, before), {name for name, n in now.counts().items() if n}
+    past = present if classes is None else set(classes)
+    return Changes(
+        before=len(before),
+        now=len(keys),
+        new=int((~is_known).sum()),
+        deleted=len(before) - len(np.intersect1d(keys, before)),
+        relabelled=0,
+        moved=0,
+        new_classes=tuple(sorted(present - past)),
+        lost_classes=tuple(sorted(past - present)),
+        counts_before={},
+        new_by_class={},
+    )
 
 
 def changes(before: Rows, now: Rows) -> Changes:

@@ -124,13 +124,13 @@ def drop_trigger(score: NewRowsScore, config: NightlyConfig) -> str | None:
     )
 
 
-def decide_training(fired: list[str], change: Changes | None, *, is_forced: bool) -> TrainingDecision:
-    """Train where anything fired. change: None where no training is remembered."""
+def decide_training(fired: list[str], change: Changes | None, *, is_forced: bool, since: str = "") -> TrainingDecision:
+    """Train where anything fired. change: None where no training is remembered; since: what is unchanged since then."""
     if change is None:
         return TrainingDecision(trains=True, reason="this home remembers no training")
     if is_forced:
         return TrainingDecision(trains=True, reason="; ".join(["forced", *fired]))
     if fired:
         return TrainingDecision(trains=True, reason="; ".join(fired))
-    what = "unchanged" if not change.any else f"no trigger fired: {change}"
+    what = f"unchanged{since}" if not change.any else f"no trigger fired: {change}"
     return TrainingDecision(trains=False, reason=what)

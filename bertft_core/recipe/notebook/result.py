@@ -242,7 +242,7 @@ def _register(result: FitResult, name: str | None, mlflow: Path | str | None) ->
     tree.settle(context)
     tree.final_run(fit, context.config)
     tree.evaluation(judged)
-    with release_lock(context.home, settings.model_name(context.config.name)), Scorer(tree.store) as scorer:
+    with release_lock(tree.store, settings.model_name(context.config.name)), Scorer(tree.store) as scorer:
         candidate, _ = register_fit(context, fit, tree)
         gate.check_parity(candidate, ledger.view_model(tree.store, candidate.name), scorer)
         released, _ = promote_or_keep(candidate, tree.store)

@@ -149,7 +149,8 @@ class SingleLabels:
         p, n_classes = predictions.probabilities, len(self.classes)
         hits, decided = counts(self.values, predictions.decided, n_classes)
         support = self._support()
-        table = confusion(self.values, predictions.decided, n_classes) if n_classes <= LARGEST_CONFUSION else ()
+        is_shown = n_classes <= LARGEST_CONFUSION
+        table = confusion(self.values, predictions.decided, n_classes) if is_shown else np.zeros((0, 0), dtype=np.int64)
         counted = {k: float(v) for k, v in count_scores(hits, decided, support).items()}
         mcc = counted.pop("mcc")
         is_class = self.values[:, None] == np.arange(n_classes)

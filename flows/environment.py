@@ -54,6 +54,8 @@ def prepare_environment(home: Path) -> bool:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
     logging.raiseExceptions = False  # a server that is away misses lines: no word of that in the middle of ours
+    for service in ("APILogWorker", "EventsWorker"):  # nor of what is still on its way to it as a command ends
+        logging.getLogger(service).setLevel(logging.CRITICAL)
     log_in(home)
     is_served = server_address() is not None
     if not is_served:

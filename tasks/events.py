@@ -56,7 +56,8 @@ def tell(model: str, document: dict[str, Any]) -> None:
     name, _ = _NAMES.get(document["outcome"], (None, None))
     if name is not None:
         resource = {"prefect.resource.id": f"bertft.model.{model}", "prefect.resource.name": model}
-        payload = {"model": model, **{key: document[key] for key in _SHOWN if document.get(key) is not None}}
+        shown = {key: document[key] for key in _SHOWN if document.get(key) is not None}
+        payload = {"model": model, **{k: cleaned(v) if isinstance(v, str) else v for k, v in shown.items()}}
         emit_event(f"bertft.{name}", resource, payload=payload)
 
 

@@ -59,7 +59,7 @@ def _night(result: dict[str, Any]) -> str:
     if result["run_id"]:
         lines.append(f"run          {result['run_id']}, version {result['version']}")
     facts = {k: v for k, v in result["facts"].items() if not k.startswith("seconds_")}
-    lines.append("rows         " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items()))
+    lines.append("rows         " + ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in facts.items()))
     return "\n".join([*lines, f"seconds      {result['seconds']:.0f}"])
 
 
@@ -77,7 +77,7 @@ def _nights(result: dict[str, Any]) -> str:
     for night in result["nights"]:
         facts = night["facts"]
         numbers = f"{night['version'] or '-':>8}{facts.get('rows', '-'):>8}{facts.get('new', '-'):>7}"
-        reason = " ".join(night["reason"].split())[:110]
+        reason = textwrap.shorten(night["reason"], 110, placeholder=" …")
         lines.append(f"{night['night']:<11}{night['outcome']:<19}{numbers}{night['seconds']:>9.0f}  {reason}")
     return "\n".join([*lines, *(f"unreadable: {fault}" for fault in result["unreadable"])])
 

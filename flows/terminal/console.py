@@ -38,8 +38,8 @@ class WholeConsole(Console):
         super().__init__(**values)
 
     def say(self, line: str | Text) -> None:
-        """One line that stays, as it is: above a table or bar that stands."""
-        self.print(line, markup=False, soft_wrap=True)
+        """One line that stays: above a table or bar that stands; a terminal's is broken between words."""
+        self.print(line, markup=False, soft_wrap=not self.is_terminal)
         if self._log is not None:
             self._log(str(line))
 

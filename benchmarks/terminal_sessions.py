@@ -24,13 +24,7 @@ from pathlib import Path
 
 LOADED = ("flows.nightly", "flows.release", "flows.search", "bertft_core.recipe.check", "bertft_core.training.loop")
 ROWS = 300
-FAST = (
-    "search.trials=2",
-    "search.rows=60",
-    "training.precision=float32",
-    "training.epochs=1",
-    "evaluation.resamples=2000",
-)
+FAST = ("search.trials=1", "training.lr=2e-4", "training.epochs=4", "training.precision=float32")
 NAME = "headlines"
 CONTROL = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])|\x1b\][^\x07]*\x07")
 

@@ -18,6 +18,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -82,6 +83,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one document")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup the commands would ignore it, too
     machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
     records = Records(args.out, machine)
     base = args.out.resolve().with_suffix("")

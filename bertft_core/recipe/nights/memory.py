@@ -86,7 +86,8 @@ class Memory:
         store = self._open()
         self._compare_logs(store)
         tags, held = aliases.tags_and_aliases(store, self._model)
-        said, losses = [], []
+        said: list[str] = []
+        losses: list[str] = []
         try:
             pointer = self._pointer(tags)
         except DamagedFile as fault:

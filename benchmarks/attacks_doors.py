@@ -66,7 +66,7 @@ def _serving(folder: Path, name: str, environment: dict[str, str], is_healthy: C
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-P", "-m", "flows.stack.guard", name, str(port)],
-            env={**os.environ, **environment},
+            env={**os.environ, "BERTFT_HOME": str(folder), **environment},
             stdout=log,
             stderr=log,
         )
@@ -113,7 +113,8 @@ def page_at_mlflow(folder: Path) -> str:
         url, port = f"{address}/api/2.0/mlflow/experiments/create", address.rpartition(":")[2]
         strangers = ({"Origin": "http://evil.test"}, {"Origin": "null"}, {"Host": f"10.evil.test:{port}"}, {})
         met = [_status(url, {"name": "page"}, **headers) for headers in strangers]
-    return f"{'refused' if met == [403, 403, 403, 401] else 'OPEN'}: answered {met}"
+        met.append(_status(f"{address}/board/"))
+    return f"{'refused' if met == [403, 403, 403, 401, 401] else 'OPEN'}: answered {met}"
 
 
 def environment_and_network_of_a_version(folder: Path) -> str:

@@ -133,8 +133,8 @@ def run_key(config: RunConfig, rows: str, encoder: str) -> str:
 def open_run(runs: Path, key: str, *, again: bool, registered: Collection[str] = ()) -> Run:
     """The attempt to work on: the latest one; with `again`, a new one once the latest has finished.
 
-    registered: ids of runs that have a version. One of which this home has nothing has finished elsewhere, or before
-    the home was lost: `again` takes none of them.
+    registered: ids of runs that have a version. One of which this home has no fit has finished elsewhere, or before the
+    home was lost: `again` takes none of them.
 
     A damaged run.json is moved aside: what its fit and the registry know is found again, nothing is trained twice.
     """
@@ -146,7 +146,7 @@ def open_run(runs: Path, key: str, *, again: bool, registered: Collection[str] =
         run = attempts[-1] if attempts else _attempt(runs, key, 1)
         run.path.mkdir(exist_ok=True)
         state = run.state()
-        if again and (run.result is not None or (run.run_id in registered and not state)):
+        if again and (run.result is not None or (run.run_id in registered and not state.get("fit"))):
             while run.path.is_dir() or run.run_id in registered:  # none is left out: attempts are counted
                 run.path.mkdir(exist_ok=True)
                 run = _attempt(runs, key, run.attempt + 1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from bertft_core.base.hashes import encoder_fingerprint
 from bertft_core.base.home import open_home
 from bertft_core.base.locks import FOREVER, alone_in, exclusive
 from bertft_core.recipe.runs import Run, latest_fitted, open_run
+from bertft_core.training.results import TrainingResult
 
 
 def test_staged_folder_is_all_or_nothing(tmp_path: Path) -> None:
@@ -86,8 +88,17 @@ def test_again_takes_no_run_that_has_a_version_where_the_home_was_lost(tmp_path:
     run = open_run(tmp_path, key, again=True, registered={name, f"{name}-2"})
     assert run.run_id == f"{name}-3"
     run.update(study="s")
-    assert open_run(tmp_path, key, again=True, registered={name, f"{name}-2", f"{name}-3"}).run_id == run.run_id
+    assert open_run(tmp_path, key, again=True, registered={name, f"{name}-2"}).run_id == run.run_id
+    run.update(fit=asdict(TrainingResult(state="complete", score=0.9, log_loss=0.5, seconds=1.0)))
+    every = {name, f"{name}-2", f"{name}-3"}  # killed in its release: it goes on from there
+    assert open_run(tmp_path, key, again=True, registered=every).run_id == run.run_id
     assert open_run(tmp_path, key, again=False).run_id == run.run_id
+
+
+def test_again_takes_no_registered_run_that_was_only_searched_in_a_new_home(tmp_path: Path) -> None:
+    key, name = "k" * 64, "k" * 12
+    open_run(tmp_path, key, again=False).update(study="s")
+    assert open_run(tmp_path, key, again=True, registered={name}).run_id == f"{name}-2"
 
 
 def test_secrets_in_a_query_are_masked() -> None:

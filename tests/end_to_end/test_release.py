@@ -97,10 +97,10 @@ def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, comm
     assert actions == ["promoted", "kept", "promoted", "forced", "rolled_back", "resumed"]
 
 
-# writes of `promote`: challenger alias, entry announced, `previous`, champion, challenger taken off, three tags and a
+# writes of `promote`: challenger alias (twice), claim on the entry, entry announced, `previous`, champion, challenger taken off, three tags and a
 # file on the version, entry confirmed
 # (the fast tests of the ledger stop before every write, in one process)
-@pytest.mark.parametrize("write", [2, 4])
+@pytest.mark.parametrize("write", [2, 5])
 def test_kill_before_any_write_of_promote(home, command, begin, document, history, write):
     process = begin(home, str(write), "promote", "tiny", "2", "--json", code=KILLED_MAIN)
     assert process.wait(timeout=200) == -signal.SIGKILL, process.said()

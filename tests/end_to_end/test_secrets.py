@@ -169,7 +169,7 @@ def test_a_run_on_a_real_tracking_server_that_wants_a_password(
 
 def urls_of(api: str) -> Any:
     """What the server knows of link artifacts."""
-    body = json.dumps({"artifacts": {"type": {"any_": ["markdown", "table", "link"]}}}).encode()
+    body = json.dumps({"artifacts": {"type": {"any_": ["markdown", "table", "link"]}}, "sort": "CREATED_DESC"}).encode()
     request = urllib.request.Request(f"{api}/artifacts/filter", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         return json.loads(answer.read())

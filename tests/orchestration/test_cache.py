@@ -25,7 +25,7 @@ def test_tokens_are_used_again_only_while_their_digests_hold(project, tmp_path: 
         states.append(state.name)
         return state.result()
 
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=240):
         first = tokens()
         file = Path(first.tokens.directory) / "train.arrow"
         content, inode = file.read_bytes(), file.stat().st_ino

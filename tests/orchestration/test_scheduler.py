@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from bertft_core.config.run import parse_config
 from bertft_core.search.results import TrialResult
@@ -16,6 +15,7 @@ from bertft_core.training.results import TrainingResult
 from flows import search
 from flows.search import Scheduler, Workers
 from flows.terminal.board import TrialBoard
+from flows.terminal.console import WholeConsole
 
 pytestmark = pytest.mark.orchestration
 
@@ -50,7 +50,7 @@ class Store:
 
 def _scheduler(study: SearchStudy, store: Store) -> tuple[Scheduler, io.StringIO]:
     text = io.StringIO()
-    board = TrialBoard(1, "accuracy", console=Console(file=text, width=200))
+    board = TrialBoard(1, "accuracy", console=WholeConsole(file=text, width=200))
     return Scheduler(study=study, runner=None, workers=Workers(trainers=[]), board=board, mirror=store), text  # type: ignore[arg-type]
 
 

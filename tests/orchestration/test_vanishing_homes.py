@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def test_nights_without_a_home_end_as_those_of_one_that_lasts(nights: Nights, ro
         ([row for row in table if row[1] != "food"], "class 'food' has no row any more"),
     ):
         write(nights, changed)
+        time.sleep(1)  # a night is known by the second in which it began
         assert (ended := nights.run(3)).outcome == REJECTED and refusal in ended.reason
     assert nights.trained == 1
     write(nights, table + rows(180, seed=5)[150:])

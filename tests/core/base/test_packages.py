@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bertft_core.base import packages
 from bertft_core.base.packages import hiding
 from bertft_core.recipe.doctor.examination import _names
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(packages.__file__).parents[2]  # of the installed package, which need not be this checkout
 
 
 @pytest.fixture

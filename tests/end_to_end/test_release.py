@@ -97,8 +97,8 @@ def test_rollback_drill_brings_the_old_answers_back_bitwise(home, released, comm
     assert actions == ["promoted", "kept", "promoted", "forced", "rolled_back", "resumed"]
 
 
-# writes of `promote`: challenger alias (twice), claim on the entry, entry announced, `previous`, champion, challenger taken off, three tags and a
-# file on the version, entry confirmed
+# writes of `promote`: challenger alias (twice), claim on the entry, entry announced, `previous`, champion, challenger
+# taken off, three tags and a file on the version, entry confirmed
 # (the fast tests of the ledger stop before every write, in one process)
 @pytest.mark.parametrize("write", [2, 5])
 def test_kill_before_any_write_of_promote(home, command, begin, document, history, write):

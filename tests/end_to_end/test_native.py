@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.environment import QUIET
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect"), pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
 NAME = "Mail.2026"
@@ -42,7 +44,7 @@ def known():
         "timer": signal.getitimer(signal.ITIMER_REAL)[1],
         "wakes up": fd,
         "streams": [id(sys.stdout), id(sys.stderr)],
-        "environment": {name: os.environ.get(name) for name in asked["environment"]},
+        **{f"variable {name}": os.environ.get(name) for name in asked["environment"]},
         "loggers": {
             one.name: [one.level, [id(h) for h in one.handlers], one.propagate, one.disabled]
             for one in found
@@ -162,7 +164,8 @@ def nights(
     known = {**clean_environment(home), **prefect_server.clients}
     mail = {"MAIL_REPOSITORY": f"file://{repository}", "MAIL_POOL": "desk", "MAIL_HOME": str(home)}
     asked: dict[str, Any] = {"home": str(home), "rows": str(repository / "rows.csv")}
-    asked["environment"] = sorted({*known, "PYTHONWARNINGS", "TOKENIZERS_PARALLELISM", "PREFECT_LOGGING_LEVEL"})
+    ours = {name for name in QUIET if not name.startswith("MLFLOW_")}  # some of which the core wants of any process
+    asked["environment"] = sorted({*ours, "BERTFT_HOME", "BERTFT_UMASK", "PREFECT_API_URL", "PREFECT_HOME"})
     asked |= {"config": str(repository / "mail.yaml"), "mlflow": str(repository / "mlflow.yaml")}
 
     def run(*words: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from bertft_core.base.errors import StorageError
-from bertft_core.base.sqlite_files import require_sound
+from bertft_core.base.sqlite_files import open_to_read, require_sound
 
 _ELSEWHERE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")  # the user's own
 _REMEDY = "it holds the history of flow runs alone: restore it, or move it away and Prefect begins a new one"
@@ -36,7 +36,7 @@ def _revision(file: Path) -> str | None:
     """Which of Prefect's migrations the database has; None where it has none yet."""
     if not file.exists():
         return None
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as found:
+    with suppress(sqlite3.Error), closing(open_to_read(file, 5.0)) as found:
         row = found.execute("select version_num from alembic_version").fetchone()
         return str(row[0]) if row else None
     return None

@@ -145,10 +145,10 @@ def nightly(
             remember=memory.remember,
         ),
     )
-    return _told(work, work.run(), store)
+    return _announce(work, work.run(), store)
 
 
-def _told(work: NightRun, ended: Night, store: MlflowConfig) -> dict[str, Any]:
+def _announce(work: NightRun, ended: Night, store: MlflowConfig) -> dict[str, Any]:
     """The state of a night that ended, after all who want to know of it were told: MLflow, people, automations."""
     config, report = work.config, work.report
     unwritten = ""

@@ -7,6 +7,7 @@ a server that is away loses it.
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 from prefect.events import emit_event
@@ -20,8 +21,8 @@ from bertft_core.registry.ledger import AWAITING_APPROVAL, Release
 
 # outcome of a release, of the chain or of a night -> (event without its prefix, name of the state)
 _NAMES = {
-    **dict.fromkeys((*sorted(entries.PROMOTIONS), nights.PROMOTED), ("promoted", "Promoted")),
-    **dict.fromkeys((entries.KEPT, nights.KEPT), ("kept", "Kept")),
+    **dict.fromkeys(entries.PROMOTIONS, ("promoted", "Promoted")),
+    entries.KEPT: ("kept", "Kept"),
     **dict.fromkeys((nights.SKIPPED, "unchanged"), ("skipped", "Skipped")),
     AWAITING_APPROVAL: ("awaiting_approval", "AwaitingApproval"),
     entries.HELD: ("held", "Held"),
@@ -63,8 +64,7 @@ def tell(model: str, document: dict[str, Any]) -> None:
 
 def tell_release(release: Release) -> Release:
     """The release, told."""
-    shown = {key: getattr(release, key) for key in _SHOWN if hasattr(release, key)}
-    tell(release.registered_model, shown)
+    tell(release.registered_model, asdict(release))
     return release
 
 

@@ -16,6 +16,7 @@ _POLL_SECONDS = 0.01  # between two looks at a lock that somebody holds
 FOREVER = math.inf
 HOME_LOCK = "locks/home.lock"  # below a home
 STORE_LOCK = "locks/mlflow.lock"  # below a home, of its MLflow store
+COMMON_LOCKS = frozenset(Path(lock).name for lock in (HOME_LOCK, STORE_LOCK))  # of locks/*.lock, no one work's own
 _LOGGER = logging.getLogger(__name__)
 _ALONE_IN: set[Path] = set()  # homes that this process is alone in
 _WORKED_IN: dict[Path, int] = {}  # home -> descriptor that holds its lock while this process lives

@@ -11,6 +11,11 @@ from bertft_core.base.errors import StorageError
 PATIENCE_SECONDS = 20.0  # for whoever writes to the file, as MLflow has it
 
 
+def open_to_read(file: Path, seconds: float = PATIENCE_SECONDS) -> sqlite3.Connection:
+    """A connection that writes nothing and makes no file where there is none. seconds: of patience with a writer."""
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=seconds)
+
+
 def require_sound(file: Path, remedy: str, *, whole: bool = False) -> None:
     """Raise StorageError naming the file and `remedy` where it is no sqlite database that can be read.
 
@@ -20,8 +25,7 @@ def require_sound(file: Path, remedy: str, *, whole: bool = False) -> None:
     if not file.exists() or (file.is_file() and not file.stat().st_size):
         return
     try:
-        address = f"{file.resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=PATIENCE_SECONDS)) as found:
+        with closing(open_to_read(file)) as found:
             found.execute("select count(*) from sqlite_master").fetchone()
             if whole:
                 (said,) = found.execute("pragma quick_check(1)").fetchone()

@@ -282,15 +282,17 @@ def gate_classes(
     absent = [(s, c) for s in range(1, len(sides)) for c in range(len(classes)) if counts[s, c] == 0]
     warnings = []
     for s in range(1, len(sides)):
-        named = [
-            f"{classes[c]!r} is absent from {SPLITS[s]} ({counted(int(counts[:, c].sum()), 'row')} in all)"
-            for c in (c for split, c in absent if split == s)
-        ]
-        if len(named) <= _NAMED:
-            warnings += [f"class {one}: its scores there are undefined" for one in named]
+        codes = [c for split, c in absent if split == s]
+        if len(codes) > _NAMED:
+            names = listed([repr(classes[c]) for c in codes], _NAMED)
+            what = f"{len(codes)} classes are absent from {SPLITS[s]}: {names}"
+            warnings.append(f"{what}: their scores there are undefined")
             continue
-        names = listed([repr(classes[c]) for split, c in absent if split == s], _NAMED)
-        warnings.append(f"{len(named)} classes are absent from {SPLITS[s]}: {names}: their scores there are undefined")
+        warnings += [
+            f"class {classes[c]!r} is absent from {SPLITS[s]} ({counted(int(counts[:, c].sum()), 'row')} in all): "
+            "its scores there are undefined"
+            for c in codes
+        ]
     if better := draw.remedy(sorted({c for _, c in absent})) if draw and absent else "":
         warnings.append(f"rows of every class in every split: set {better}")
     return tuple(warnings)

@@ -19,10 +19,8 @@ BASELINE_ROWS = 50_000  # training rows at most: the fit stays under ten minutes
 STRENGTHS = (1.0, 10.0, 100.0)  # C, the inverse of the L2 penalty
 _RARE = 2  # bigrams seen in one training row only cannot generalise and are 80 % of the vocabulary
 _BYTES = 2_000_000_000  # of the coefficients at most: of many classes the most frequent words alone count
-_OF_ONE, _OF_MANY = (
-    200,
-    8,
-)  # bytes a coefficient: L-BFGS keeps 25 numbers of each; of several labels each is fitted alone
+_OF_ONE = 200  # bytes a coefficient: L-BFGS keeps 25 numbers of each
+_OF_MANY = 8  # the same where a row has several labels: each is fitted alone
 _SMALL = 1_000  # below this many training rows every term counts
 _SOLVER: dict[str, Any] = {
     "solver": "lbfgs",

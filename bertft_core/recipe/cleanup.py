@@ -19,7 +19,7 @@ from typing import Any
 
 from bertft_core.base.errors import BertftError, DamagedFile, RegistryError
 from bertft_core.base.files import is_abandoned, is_quiet
-from bertft_core.base.locks import HOME_LOCK, STORE_LOCK, alone_in, exclusive
+from bertft_core.base.locks import COMMON_LOCKS, alone_in, exclusive
 from bertft_core.base.records import BROKEN
 from bertft_core.config.store import Store
 from bertft_core.recipe.nights.log import LAST_TRAINING, NightLog, time_now
@@ -31,7 +31,6 @@ from bertft_core.registry.artifacts import EVIDENCE_FOLDER, SCRATCH
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
 _CACHES = ("data", "tokens", "floors")
 _COPIES = {"served": "served copy", EVIDENCE_FOLDER: "evidence copy", "promote": "copy of test rows"}
-_OWN_LOCKS = {Path(own).name for own in (HOME_LOCK, STORE_LOCK)}  # taken by cleaning up itself, as it needs them
 _NOT_WALKED = {"artifacts", "prefect", "logs"}  # of others: MLflow's, Prefect's, the services'
 _DOOMED = ".removed"
 
@@ -86,7 +85,7 @@ def clean_up(
         if apply:
             stack.enter_context(alone_in(store.home))
             for lock in sorted((Path(store.home) / "locks").glob("*.lock")):  # all that an earlier bertft holds
-                if lock.name not in _OWN_LOCKS:
+                if lock.name not in COMMON_LOCKS:  # which cleaning up takes itself, as it needs them
                     stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
         known = _known(store, policy, settle=apply)
         notes, removals = (

@@ -47,9 +47,7 @@ class Tree:
             **git,
         }
         self.root = self._open("pipeline", None, config.name, tags)
-        known = (
-            config.identity()
-        )  # the rest may change between two commands that are one run: MLflow's parameters may not
+        known = config.identity()  # the rest may differ between two commands of one run, MLflow's parameters may not
         store.log_params(self.store, self.root, {k: v for k, v in parameters(config).items() if _is_in(known, k)})
         source = str(config.data.source or config.data.train)
         store.log_dataset(self.store, self.root, prepared.dataset, source)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from bertft_core.base.addresses import sqlite_url
+from bertft_core.base.sqlite_files import open_to_read
 from bertft_core.search.lease import Owner, Watch
 from bertft_core.search.storage import StudyStorage
 
@@ -70,10 +69,8 @@ def _abandoned(storage: BaseStorage, study: int) -> list[FrozenTrial]:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[RDBStorage]:
-    address = f"file:{quote(str(file))}?mode=ro"
     url = sqlite_url(file).replace("{", "{{").replace("}", "}}")  # RDBStorage takes its URL for a template
-    connect = {"creator": lambda: sqlite3.connect(address, uri=True, timeout=30)}
-    storage = RDBStorage(url, engine_kwargs=connect)
+    storage = RDBStorage(url, engine_kwargs={"creator": lambda: open_to_read(file, 30.0)})
     try:
         yield storage
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bertft_core.base.addresses import artifact_uri, local_path, sqlite_file
 from bertft_core.base.errors import BusyError
-from bertft_core.base.locks import HOME_LOCK, STORE_LOCK, alone_in, exclusive
+from bertft_core.base.locks import COMMON_LOCKS, alone_in, exclusive
 from bertft_core.base.sqlite_files import PATIENCE_SECONDS
 from bertft_core.config.store import Store
 
@@ -128,9 +128,7 @@ def _is_idle(store: Store) -> bool:
     except (BusyError, OSError):
         return False
     for lock in (Path(store.home) / "locks").glob("*.lock"):  # all that an earlier bertft holds
-        if lock.name in {Path(own).name for own in (HOME_LOCK, STORE_LOCK)} or lock.read_text(
-            encoding="utf-8"
-        ).startswith(f"{os.getpid()} on "):
+        if lock.name in COMMON_LOCKS or lock.read_text(encoding="utf-8").startswith(f"{os.getpid()} on "):
             continue
         try:
             with exclusive(lock, lock.name):

@@ -301,15 +301,15 @@ def _override(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.registry import overrides
 
     if args.verb == "promote":
-        return _told(overrides.force(store, args.name, args.version, args.reason), store)
+        return _announce(overrides.force(store, args.name, args.version, args.reason), store)
     if args.verb == "rollback":
-        return _told(overrides.rollback(store, args.name, args.reason, args.to), store)
+        return _announce(overrides.rollback(store, args.name, args.reason, args.to), store)
     resumed = overrides.resume(store, args.name, args.reason)
-    return {**_told(resumed, store), "barred": overrides.barred(store, args.name)}
+    return {**_announce(resumed, store), "barred": overrides.barred(store, args.name)}
 
 
-def _told(release: Any, store: Store) -> dict[str, Any]:
-    """The document of a release, on the board and told to a Prefect server of the user's own; one away misses it."""
+def _announce(release: Any, store: Store) -> dict[str, Any]:
+    """Show a release on the board and tell it to a Prefect server of the user's own, if one answers; its document."""
     _refresh_board(store)
     if found := server_address():
         try:
@@ -327,7 +327,7 @@ def _adopt(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
     from bertft_core.registry import overrides
 
-    return _told(overrides.adopt(store, args.name, args.reason), store)
+    return _announce(overrides.adopt(store, args.name, args.reason), store)
 
 
 def _history(args: argparse.Namespace) -> dict[str, Any]:

@@ -27,23 +27,9 @@ from bertft_core.registry import aliases, ledger, versions
 from bertft_core.registry.decision import require_comparable
 from bertft_core.tracking import store as tracking
 
+from ..night_lines import Lines
+
 pytestmark = pytest.mark.orchestration
-
-
-class Lines:
-    """Keeps what a night says."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.seconds[name] = 0.0
-        yield
 
 
 class Nights:

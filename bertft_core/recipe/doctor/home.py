@@ -13,7 +13,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from bertft_core.base.errors import BertftError, DamagedFile, InputError
 from bertft_core.base.files import MANIFEST, is_complete, load_array, replacing, write_json
@@ -21,6 +20,7 @@ from bertft_core.base.hashes import hash_file
 from bertft_core.base.home import LEAST_FREE, STATE_FORMAT, HomeFormat, read_format
 from bertft_core.base.locks import holders
 from bertft_core.base.records import BROKEN, read_record, set_aside
+from bertft_core.base.sqlite_files import open_to_read
 from bertft_core.base.text import counted
 from bertft_core.evaluation.gate.decision import PromotionDecision
 from bertft_core.model.prefix.segments import SUFFIX, Segment
@@ -227,7 +227,7 @@ def databases(home: Path) -> Iterator[Finding]:
 def damage(file: Path) -> str:
     """What sqlite finds wrong with a database that it may only read; "" where it is sound."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=30)) as database:
+        with closing(open_to_read(file, 30.0)) as database:
             found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.Error as fault:
         return f"it cannot be read ({fault})"

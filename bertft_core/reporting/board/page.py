@@ -1,4 +1,4 @@
-"""What the board shows, as plain values; `board_html` draws it, `recipe/board.py` reads it from home and registry.
+"""What the board shows, as plain values; `board_html` draws it, `recipe/board` reads it from home and registry.
 
 Times are ISO 8601 in UTC, intervals (low, high). Scores are as their metric has them: log loss is not negated.
 """

@@ -55,6 +55,10 @@ def _environment() -> Environment:
     assert environment.loader is not None
     script = environment.loader.get_source(environment, "page.js")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
-    environment.globals |= {"counted": values.counted, "no_spread": NO_SPREAD}
+    environment.globals |= {
+        "counted": values.counted,
+        "no_spread": NO_SPREAD,
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+    }
     return environment

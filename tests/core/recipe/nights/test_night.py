@@ -26,27 +26,13 @@ from bertft_core.recipe.nights.night import NightRun, NightSteps
 from bertft_core.recipe.prepare import Prepared, ingest, prepare
 from bertft_core.recipe.runs import identify
 
+from ....night_lines import Lines
+
 FRUGAL: dict[str, Any] = {
     "training": {"lr": 2e-3, "batch_size": 16, "epochs": 1, "threads": 1, "precision": "float32"},
     "search": {"trials": 0},
     "nightly": {"new_rows": 20, "text_drift": None, "score_drop": None},
 }
-
-
-class Lines:
-    """Keeps what a night says, and what its stages took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.seconds[name] = 0.0
-        yield
 
 
 class Nights:

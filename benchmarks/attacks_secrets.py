@@ -123,7 +123,7 @@ def _webhook(folder: Path) -> str:
     token = secrets.token_hex(12)
     bad = {"NIGHT": f"htp://127.0.0.1:9/services/{token}?x={token}", "LATER": f"http://[bad/{token}"}
     with _set(**bad):
-        said = " ".join(notify(["env:NIGHT", "env:LATER"], "night", "failed"))
+        said = " ".join(notify(["env:NIGHT", "env:LATER"], {"name": "night"}, "failed"))
     return f"OPEN: {said}" if token in said else f"refused: {said}"
 
 

@@ -293,7 +293,7 @@ def registered(folder: Path) -> dict[str, Any]:
         entries = [
             json.loads(value)
             for key, value in ask("SELECT key, value FROM registered_model_tags ORDER BY key")
-            if key.startswith("bertft.ledger.")
+            if key.startswith("mlflow.bertft.ledger.")
         ]
         return {
             "versions": [version for (version,) in ask(_VERSIONS)],

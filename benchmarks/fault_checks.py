@@ -163,7 +163,7 @@ def _is_mirror(child: Any, by_slot: dict[int, Any]) -> bool:
     result = trial.user_attrs["result"]
     params = {k: v if isinstance(v, str) else json.dumps(v) for k, v in trial.params.items()}
     is_told = trial.state.name != "COMPLETE" or trial.value == result["score"]
-    is_same = data.params == params and data.metrics.get("score") == result.get("score")
+    is_same = data.params == params and data.metrics.get("validation_score") == result.get("score")
     lasted, wanted = child.info.end_time - child.info.start_time, trial.duration.total_seconds()
     is_timed = abs(lasted / 1000 - wanted) < 0.01
     return is_told and is_same and is_timed and data.tags["bertft.state"] == trial.state.name.lower()

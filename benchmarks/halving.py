@@ -31,10 +31,11 @@ from records import Records, conclude
 from workloads import Workload, prepare
 
 from bertft_core.base.home import open_home
+from bertft_core.config.search import SearchConfig
 from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.recipe.fit import fit_spec
 from bertft_core.recipe.process.client import Trainer
-from bertft_core.search.stopping import pruner_for
+from bertft_core.search.strategies import pruner_for
 from bertft_core.training.schedules import RUNGS, UnfreezeSchedule
 from bertft_core.training.spec import MachineSettings
 
@@ -98,7 +99,7 @@ def fit(
 
 def replay(fits: list[dict[str, Any]]) -> tuple[int, list[int | None]]:
     """(place of the winner among `fits`, run in this order; of each the rung at which it was dropped, or None)."""
-    study = optuna.create_study(direction="maximize", pruner=pruner_for(len(fits)))
+    study = optuna.create_study(direction="maximize", pruner=pruner_for(SearchConfig(trials=len(fits))))
     dropped: list[int | None] = []
     for found in fits:
         trial = study.ask()

@@ -64,7 +64,8 @@ class Lived:
 class World:
     """Folders, server and commands of one run of the benchmark. fresh: all rows; taken: how many have arrived.
 
-    start: begins a command (arguments, environment, working directory, files of its stdout and stderr).
+    start: begins a command (arguments, environment, working directory, files of its stdout and stderr). place: of
+    BERTFT_HOME in the folder; variables: further ones of every command.
     """
 
     folder: Path
@@ -75,11 +76,13 @@ class World:
     port: int = field(default_factory=free_port)
     server: subprocess.Popen[bytes] | None = None
     is_mounted: bool = False
+    place: str = "home"
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
         """BERTFT_HOME."""
-        return self.folder / "home"
+        return self.folder / self.place
 
     @property
     def rows(self) -> Path:
@@ -96,7 +99,8 @@ class World:
         """Of every command: the time zone has a daylight-saving change among the nights."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "BERTFT_"))}
         own = {"BERTFT_HOME": str(self.home), "PREFECT_HOME": str(self.folder / "prefect"), "TZ": ZONE}
-        return {**kept, **own, "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api", "DO_NOT_TRACK": "true"}
+        own |= {"PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api", "DO_NOT_TRACK": "true"}
+        return {**kept, **own, **self.variables}
 
     def prepare(self) -> None:
         """Folders, configuration, and a rule under which the first version is champion, however poor."""

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,10 @@ def ask(url: str, body: Any = None) -> Any:
         return json.loads(answer.read())
 
 
-def pages(prefect: str, mlflow: str, name: str) -> dict[str, tuple[str, tuple[int, int]]]:
+def prefect_pages(prefect: str, name: str) -> dict[str, tuple[str, tuple[int, int]]]:
     """Picture's name to its page and the picture's size in pixels."""
     api, night, chain = f"{prefect}/api", *latest_night(f"{prefect}/api", name)
     shown = latest_artifacts(api, (night, chain))
-    experiment = experiment_id(mlflow)
-    root = tree_root(mlflow, experiment, name)
-    trained = "?workflowType=machine_learning"
     return {
         "prefect-night": (f"{prefect}/runs/flow-run/{night}", (1280, 640)),
         "prefect-stages": (f"{prefect}/runs/flow-run/{chain}", (1280, 900)),
@@ -55,9 +53,21 @@ def pages(prefect: str, mlflow: str, name: str) -> dict[str, tuple[str, tuple[in
             (1280, 900),
         ),
         "prefect-deployments": (f"{prefect}/deployments", (1280, 540)),
-        "mlflow-runs": (f"{mlflow}/#/experiments/{experiment}/runs{trained}", (1280, 640)),
-        "mlflow-tree": (f"{mlflow}/#/experiments/{experiment}/runs/{root}{trained}", (1280, 900)),
+    }
+
+
+def mlflow_pages(mlflow: str, name: str) -> dict[str, tuple[str, tuple[int, int]]]:
+    """As `prefect_pages`."""
+    experiment, trained = experiment_of(mlflow, name), "?workflowType=machine_learning"
+    chain, night = night_of(mlflow, experiment, name)
+    of = f"{mlflow}/#/experiments/{experiment}"
+    return {
+        "mlflow-runs": (f"{of}/runs{trained}", (1280, 560)),
+        "mlflow-night": (f"{of}/runs/{night}{trained}", (1280, 900)),
+        "mlflow-tree": (f"{of}/runs/{chain}{trained}", (1280, 900)),
+        "mlflow-models": (f"{of}/models{trained}", (1280, 560)),
         "mlflow-model": (f"{mlflow}/#/models/{name}{trained}", (1280, 900)),
+        "mlflow-version": (f"{mlflow}/#/models/{name}/versions/1{trained}", (1280, 1000)),
     }
 
 
@@ -82,21 +92,28 @@ def latest_night(api: str, name: str) -> tuple[str, str]:
     raise SystemExit(f"no finished night of {name} that trained: `prefect deployment run bertft-nightly/{name}`")
 
 
-def experiment_id(mlflow: str) -> str:
-    """Of the experiment of the name that bertft gives where mlflow.yaml gives none."""
-    found = ask(f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=bertft")
-    return str(found["experiment"]["experiment_id"])
+def experiment_of(mlflow: str, name: str) -> str:
+    """The experiment that mlflow.yaml names after the configuration, else the one that has all."""
+    for known in (name, "bertft"):
+        try:
+            found = ask(f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name={known}")
+        except urllib.error.HTTPError:
+            continue
+        return str(found["experiment"]["experiment_id"])
+    raise SystemExit(f"MLflow has no experiment {name} or bertft")
 
 
-def tree_root(mlflow: str, experiment: str, name: str) -> str:
-    """Id of the latest run of the chain, the root of a tree."""
+def night_of(mlflow: str, experiment: str, name: str) -> tuple[str, str]:
+    """Ids of the latest run of a chain and of the night that it lies below, which is the root of the tree."""
     asked = {
         "experiment_ids": [experiment],
-        "filter": f"attributes.run_name = '{name}'",
+        "filter": f"tags.`bertft.name` = '{name}' and tags.`bertft.role` = 'pipeline'",
         "max_results": 1,
         "order_by": ["attributes.start_time DESC"],
     }
-    return str(ask(f"{mlflow}/api/2.0/mlflow/runs/search", asked)["runs"][0]["info"]["run_id"])
+    run = ask(f"{mlflow}/api/2.0/mlflow/runs/search", asked)["runs"][0]
+    tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+    return str(run["info"]["run_id"]), tags.get("mlflow.parentRunId", run["info"]["run_id"])
 
 
 def take(url: str, file: Path, size: tuple[int, int], seconds: int) -> None:
@@ -142,7 +159,10 @@ def main() -> None:
     prefect = os.environ.get("PREFECT_API_URL", "http://127.0.0.1:4200/api").removesuffix("/api")
     mlflow = os.environ.get("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     args.folder.mkdir(parents=True, exist_ok=True)
-    for picture, (url, size) in pages(prefect, mlflow, args.name).items():
+    wanted = mlflow_pages(mlflow, args.name)
+    if not args.only or any(one.startswith("prefect") for one in args.only):
+        wanted |= prefect_pages(prefect, args.name)
+    for picture, (url, size) in wanted.items():
         if not args.only or picture in args.only:
             file = args.folder / f"{picture}.png"
             take(url, file, size, args.seconds)

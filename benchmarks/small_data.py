@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +74,24 @@ def cells(rows: list[int], seeds: int) -> Iterator[Cell]:
                         yield from (Cell(source=source, rows=n, is_rule=rule, seed=seed) for rule in (False, True))
 
 
-def run(cell: Cell, home: Path) -> dict[str, Any]:
-    """Fit, and answer the test rows."""
+def workload(source: str, rows: int) -> Workload:
+    """So many training rows of a set, and a seventh as many validation rows."""
+    return Workload(source=source, max_length=MAX_LENGTH, train=rows, validation=max(20, rows // 7), test=TEST)
+
+
+def run(load: Workload, values: dict[str, Any], seed: int, home: Path, pretrained: str = "") -> dict[str, Any]:
+    """Fit with these lr and epochs, and answer the test rows; pretrained: an encoder in place of MiniLM itself."""
     from bertft_core.training import loop
     from bertft_core.training.scoring import score
 
-    load = Workload(
-        source=cell.source, max_length=MAX_LENGTH, train=cell.rows, validation=max(20, cell.rows // 7), test=TEST
-    )
-    config, prepared = prepare(load, home, {"unfreezing": "none", "batch_size": BATCH, **cell.values()})
+    config, prepared = prepare(load, home, {"unfreezing": "none", "batch_size": BATCH, **values})
     chosen = config.with_values({"tokenization.truncation": "head+tail"})
     prepared = prepare_for(config, chosen, prepared, home)
     settings = MachineSettings(precision="float32", device="cpu", threads=1)
     with tempfile.TemporaryDirectory(dir=home) as folder:
         output = Path(folder) / "fit"
-        spec = fit_spec(chosen, prepared, settings, home, output, seed=cell.seed, rows=None, keep_model=True)
+        spec = fit_spec(chosen, prepared, settings, home, output, seed=seed, rows=None, keep_model=True)
+        spec = replace(spec, pretrained=pretrained or spec.pretrained)
         begun = time.process_time()
         try:
             result = loop.fit(spec)
@@ -122,7 +125,8 @@ def measure(records: Records, order: list[Cell], home: Path, hours: float | None
         if hours is not None and start - begun + longest > 3600 * hours:
             print(f"{hours:g} hours are over: the same command goes on", file=sys.stderr)
             return
-        found = records.add(cell.key(), run(cell, home))
+        load = workload(cell.source, cell.rows)
+        found = records.add(cell.key(), run(load, cell.values(), cell.seed, home))
         longest = max(longest, time.monotonic() - start)
         print(f"{cell.key()}: {accuracy(found):.3f}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 

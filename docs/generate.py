@@ -113,10 +113,12 @@ def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
         inner = sections_in(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
         is_choice = name == "space"
         if said.get(name):
-            default = "required" if field.is_required() else f"`{yaml_text(default_of(field))}`"
-            if is_choice or (inner and field.default is not None):
-                default = "`auto`"
+            is_named = bool(inner) and field.default is not None  # a section that may be given by a name alone
+            default = "required" if field.is_required() else "`auto`"
+            if not (is_choice or is_named or field.is_required()):
+                default = f"`{yaml_text(default_of(field))}`"
             values = "`auto` or mapping" if is_choice else values_of(field.annotation, tuple(field.metadata))
+            values = "name or a section" if values == "a section" and is_named else values
             yield Key(name=prefix + name, values=values, default=default, meaning=linked(said[name]))
         for part in inner:
             yield from keys_of(part, f"{prefix}{name}.{'KNOB.' if is_choice else ''}")
@@ -274,7 +276,7 @@ def words_in(node: ast.AST) -> set[str]:
     found: set[str] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-            found |= set(re.findall(r"--[a-z-]+|[\w.]+", inner.value)) | set(re.findall(r"\w+", inner.value))
+            found |= set(re.findall(r"--[a-z0-9-]+|[\w.]+", inner.value)) | set(re.findall(r"\w+", inner.value))
         elif isinstance(inner, ast.keyword) and inner.arg:
             found.add(inner.arg)
         elif isinstance(inner, ast.Name):

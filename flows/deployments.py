@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
+from bertft_core.base.cache import VARIABLE as CACHE
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.home import open_home
 from bertft_core.base.packages import OURS, WAYS_OUT, hiding
@@ -34,7 +35,10 @@ from flows.search import join
 # What happens to a run of a night that comes due while another is at work
 COLLISIONS = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}
 PROCESS = "process"  # the kind of work pool whose workers start runs as processes of their own machine
-_PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL", "BERTFT_USER", "BERTFT_STORAGE")
+_PASSED_ON = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("BERTFT_USER", "BERTFT_STORAGE", CACHE),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def nightly(
             raise ConfigError("--as-of needs data.date, the column that holds each row's date")
         overrides = [*overrides, f"data.until={as_of}", *([] if live else [f"name={config.name}{REPLAY}"])]
         config = load_config(config_path, overrides)
-    store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
+    store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd()).of(config.name)
     if as_of and not live and store.model_name(config.name) == store.model_name(config.name.removesuffix(REPLAY)):
         raise ConfigError(
             f"mlflow.yaml: registered_model {store.registered_model!r} does not hold {{name}}: a replay would move the "
@@ -116,10 +116,9 @@ def nightly(
     memory = Memory(lambda: open_store(store, root), store.model_name(config.name), config.name, root)
 
     def train(training: list[str], *, again: bool) -> dict[str, Any]:
-        result: dict[str, Any] = pipeline(
-            config_path=config_path, overrides=training, home=home, mlflow_file=mlflow_file, again=again, last="promote"
-        )
-        return result
+        parent = memory.begin(work.night, work.began_at, config_path, str(flow_run.id or ""))
+        given: dict[str, Any] = {"config_path": config_path, "home": home, "mlflow_file": mlflow_file, "night": parent}
+        return dict(pipeline(overrides=training, again=again, last="promote", **given))
 
     work = NightRun(
         config=config,
@@ -145,7 +144,12 @@ def nightly(
             remember=memory.remember,
         ),
     )
-    return _announce(work, work.run(), store)
+    try:
+        ended = work.run()
+    except BaseException:  # cancelled: the next night says so in the log
+        memory.cancel()
+        raise
+    return _announce(work, ended, store)
 
 
 def _announce(work: NightRun, ended: Night, store: MlflowConfig) -> dict[str, Any]:
@@ -159,10 +163,10 @@ def _announce(work: NightRun, ended: Night, store: MlflowConfig) -> dict[str, An
         unwritten = f"the night is not written to MLflow ({fault_text(fault)[:200]})"
         report.say(unwritten)
     refresh_board(store.store(work.home), report.say, unwritten)
-    if ended.is_to_be_told:
-        for text in notify(config.nightly.notify, f"bertft {config.name}", str(ended)):
-            report.say(f"not notified: {text}")
     document = {**asdict(ended), "name": config.name}
+    if ended.is_to_be_told:
+        for text in notify(config.nightly.notify, document, str(ended)):
+            report.say(f"not notified: {text}")
     _ended.append((document, work.exit_code))
     if ended.outcome in (SKIPPED, REJECTED, FAILED):  # of the others the release has told
         tell(store.model_name(config.name), document)
@@ -190,9 +194,10 @@ def night_despite(
         )
         with suppress(OSError):  # a disk without any room: what it says on its way out still tells
             NightLog(home, name).add(ended)
-        for text in notify([t for t in targets if t.startswith("env:")], f"bertft {name}", str(ended)):
+        document = {**asdict(ended), "name": name}
+        for text in notify([t for t in targets if t.startswith(("env:", "plugin:"))], document, str(ended)):
             Reporter().say(f"not notified: {text}")
-        raise NightFailed({**asdict(ended), "name": name}, getattr(fault, "exit_code", 1)) from fault
+        raise NightFailed(document, getattr(fault, "exit_code", 1)) from fault
     document, exit_code = _ended[-1]
     if document["outcome"] in (REJECTED, FAILED):
         raise NightFailed(document, exit_code) from fault

@@ -31,7 +31,7 @@ class Hyperparameters(Part):
         str | None, Field(min_length=1, description="Encoder: package://NAME/path, a folder, or a hub id")
     ] = None
     unfreezing: Annotated[
-        Literal["gradual", "late", "fast", "none", "ulmfit", "head_first"] | None,
+        Literal["gradual", "late", "fast", "none", "ulmfit", "head_first", "linear_probe"] | None,
         Field(description="In which order layers are trained"),
     ] = None
     schedule: Annotated[Schedule | None, Field(description="Course of the learning rate")] = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
 from bertft_core.base.locks import FOREVER, exclusive, work_in
@@ -17,7 +19,9 @@ from bertft_core.recipe import fit as fitting
 from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import require_test_rows, test_document
-from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.mlflow_tree import Origin, Tree
+from bertft_core.recipe.prepare import planned
+from bertft_core.recipe.process.checkpoints import drop
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.release import standing_release
 from bertft_core.recipe.runs import fitted, identify
@@ -29,7 +33,9 @@ from flows.hosting import at_home, model_of_run, tag_run
 from flows.parameters import Hyperparameters, Stage, all_overrides, file_of, home_of
 from flows.release import release, release_registered
 from flows.search import search
+from flows.signals import sigterm_came
 from flows.terminal.progress import Reporter
+from tasks.adaptation import adapt_encoder, choose_between
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.evaluation import evaluate_model, review_model, write_report
 from tasks.events import final_state
@@ -53,6 +59,7 @@ def pipeline(
     again: bool = False,
     last: Stage = "promote",
     hyperparameters: Hyperparameters | None = None,
+    night: str | None = None,
 ) -> dict[str, Any]:
     """Run the chain up to the stage `last`; returns the result document.
 
@@ -64,21 +71,23 @@ def pipeline(
         again: Run even if nothing changed since the last run.
         last: The stage to end with.
         hyperparameters: The most usual of the overrides, as fields; they win.
+        night: The MLflow run of the night that this is the training of; a night sets it.
     """
+    origin = Origin(source=config_path, began=time.time(), night=night, prefect_run=str(flow_run.id or ""))
     home = home_of(home)
     work_in(home)
     config = load_config(file_of(config_path), all_overrides(overrides, hyperparameters))
     if last in ("evaluate", "promote"):
         require_test_rows(config)
-    store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd())
+    store = load_mlflow_config(mlflow_file, config.base_dir, Path.cwd()).of(config.name)
     tag_run(config.name)
     root, report = Path(home), Reporter(config.name)
     with report.stage("ingest"):
         dataset = ingest_rows(config, root, report)
     report.say(f"ingest: {dataset.n_train} train, {dataset.n_validation} validation, {dataset.n_test} test rows")
     with report.stage("tokenize"):
-        prepared = tokenize_rows(config, dataset, root, report)
-    for text in prepared.dataset.report.warnings:
+        prepared = planned(config, tokenize_rows(config, dataset, root, report), root, report.rows)
+    for text in prepared.dataset.warnings:
         report.say(f"  warning: {text}")
     name = store.model_name(config.name)
     registered = registered_runs(open_store(store, root), name) if again and last == "promote" else ()
@@ -104,12 +113,14 @@ def pipeline(
                         result = {**known, **asdict(release_registered(context, *released))}
                     run.update(result=result)
                 return final_state({**result, "seconds": report.seconds})
-        tree = Tree(store, context, flow_run.id)
+        tree = Tree(store, context, origin)
         try:
             result = _train_and_release(context, tree, report, last)
-        except Exception:
+        except Pause:  # until somebody approves: its runs in MLflow wait too
+            raise
+        except BaseException as fault:  # a cancelled run is none of Python's exceptions
             with suppress(Exception):  # a store that is away is not worth hiding the fault
-                tree.fail()
+                tree.fail(killed=sigterm_came() or not isinstance(fault, Exception))
             raise
         tree.close()
         return final_state(result)
@@ -122,6 +133,12 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
             if taken_over := tree.settle(context):
                 report.say(f"  {taken_over}")
             result: dict[str, Any] = {"name": context.config.name, "run_id": run.run_id}
+            if context.prepared.adaptation is not None:
+                with report.stage("adapt"):
+                    adapted = adapt_encoder(context, report)
+                    context = context.standing_on(adapted.adaptation)
+                    tree.adaptation(adapted)
+                result["adaptation"] = adapted.document()
             with report.stage("search"):
                 config, choice = _chosen(context, tree, report, last)
                 context = context.with_config(config)
@@ -150,6 +167,7 @@ def _train_and_release(context: RunContext, tree: Tree, report: Reporter, last: 
             result["seconds"] = report.seconds
             tree.finish(result)
             run.update(result=result)
+            drop(run.folder.fit)
     return {**result, "seconds": report.seconds}
 
 
@@ -164,11 +182,19 @@ def _chosen(context: RunContext, tree: Tree, report: Reporter, last: str) -> tup
         return fitted, run.state().get("chosen", {"best_params": trials.final_values(fitted, None)})
     winner, document = search(context, tree, report) or (None, None)
     choice: dict[str, Any] = {} if winner is None else {"search": document}
-    config = config.with_values(winner.best.params) if winner else config
+    gained: dict[str, Any] = {}
+    if winner is not None:
+        config = config.with_values(winner.best.params)
+    if winner is not None and last != "search":
+        decision = choose_between(context, config, report)
+        config = decision.config
+        if decision.gain is not None:
+            choice["adaptation_gain"] = str(decision.gain)
+            gained = {"model.pretrained": decision.gain.chosen}
     if last != "search" and (line := fitting.auto_line(config, context.prepared)):
         report.say(f"  {line}")
     config = fitting.settled_for(config, context.prepared)
-    choice["best_params"] = trials.final_values(config, winner.best if winner else None)
+    choice["best_params"] = {**trials.final_values(config, winner.best if winner else None), **gained}
     if last != "search":
         run.update(chosen=choice)
     return config, choice

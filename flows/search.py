@@ -22,6 +22,7 @@ from bertft_core.recipe import fit as fitting
 from bertft_core.recipe import trials
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.mlflow_tree import Tree
+from bertft_core.recipe.prepare import at_hand, planned
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.recipe.runs import identify
 from bertft_core.recipe.trials import TrialRunner
@@ -34,6 +35,7 @@ from flows.hosting import at_home, model_of_run, tag_run
 from flows.parameters import file_of, home_of
 from flows.terminal.board import TrialBoard
 from flows.terminal.progress import Reporter
+from tasks.adaptation import adapt_encoder
 from tasks.data import ingest_rows, tokenize_rows
 from tasks.searching import publish, run_trial
 
@@ -67,6 +69,7 @@ def search(context: RunContext, tree: Tree, report: Reporter) -> tuple[SearchWin
     context.run.update(study=study.name)
     tree.search_run(study.name, study.storage.shown)
     with trial_workers(context, report) as (runner, workers):
+        prepared = at_hand(config, prepared, context.home)
         report.say(f"  {fitting.prefix_plan(config, prepared, runner.settings.precision, config.search.rows)}")
         confirmation = run_search(study, runner, workers, report, tree)
     winner = trials.find_winner(study, config, confirmation)
@@ -103,10 +106,15 @@ def join(config_path: str, overrides: list[str] | None = None, home: str | None 
     with report.stage("ingest"):
         dataset = ingest_rows(config, root, report)
     with report.stage("tokenize"):
-        prepared = tokenize_rows(config, dataset, root, report)
+        prepared = planned(config, tokenize_rows(config, dataset, root, report), root, report.rows)
     run = identify(config, prepared, root)
-    with report.stage("search"), Trainer() as trainer:
-        study = help_search(RunContext(config=config, prepared=prepared, run=run, home=root, trainer=trainer), report)
+    with Trainer() as trainer:
+        context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=trainer)
+        if prepared.adaptation is not None:
+            with report.stage("adapt"):
+                context = context.standing_on(adapt_encoder(context, report).adaptation)
+        with report.stage("search"):
+            study = help_search(context, report)
     own = [r.slot for r in study.results() if r.host == study.owner.host]
     return {
         "name": config.name,

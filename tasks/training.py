@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from bertft_core.base.errors import telling_no_secrets
 from bertft_core.recipe import fit as fitting
 from bertft_core.recipe.context import RunContext
+from bertft_core.recipe.prepare import at_hand
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.spec import micro_batch_line
 from tasks.events import artifact_key
@@ -34,7 +35,8 @@ def finetune_model(context: RunContext, progress: Any) -> TrainingResult:
             progress.say(f"  {line}")
 
     settings = fitting.machine_settings(context, progress.doing)
-    progress.say(f"  {fitting.prefix_plan(context.config, context.prepared, settings.precision, None)}")
+    prepared = at_hand(context.config, context.prepared, context.home)
+    progress.say(f"  {fitting.prefix_plan(context.config, prepared, settings.precision, None)}")
     result = fitting.finetune(context, show)
     if result.prefix and result.prefix["reason"]:
         progress.say(f"  the prefix cache is not used for all rows: {result.prefix['reason']}")

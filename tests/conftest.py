@@ -102,6 +102,12 @@ def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test puts on sys.path goes with it: MLflow puts there the code of each model that it loads."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)
 
@@ -387,3 +393,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.xfail(f"no right to mount: {made.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Installs a distribution with an entry point `name = module:attribute` of a group; modules by their source."""
+    loaded = list[str]()
+
+    def install(group: str, entry: str, **modules: str) -> None:
+        site = tmp_path / "site"
+        folder = site / f"{entry.split()[0].replace('.', '_')}-1.0.dist-info"
+        folder.mkdir(parents=True)
+        for name, source in modules.items():
+            (site / f"{name}.py").write_text(source, encoding="utf-8")
+        name = entry.partition("=")[2].partition(":")[0].strip()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+        monkeypatch.syspath_prepend(str(site))
+        loaded.extend(modules)
+
+    yield install
+    for name in loaded:
+        sys.modules.pop(name, None)

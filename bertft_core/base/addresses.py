@@ -7,6 +7,29 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 SQLITE = "sqlite:///"
+PASSWORD_FAULT = "must not hold a password"
+
+
+def holds_password(url: str) -> bool:
+    """Whether an address that people write down holds a password or a key.
+
+    >>> holds_password("postgresql://me:hidden@host/db"), holds_password("s3://bucket/x?token=abc"), holds_password("a")
+    (True, True, False)
+    """
+    if "://" not in url:
+        return False
+    return urlsplit(url).password is not None or bool(
+        re.search(r"(?i)[?&][^=&]*(password|token|secret|key)[^=&]*=", url)
+    )
+
+
+def is_elsewhere(source: str) -> bool:
+    """Whether rows lie at an address, or at that in a variable (env:NAME): not in a file, in a package or on the hub.
+
+    >>> [is_elsewhere(source) for source in ("s3://bucket/rows.csv", "env:MAILS", "hf://ag_news", "rows.csv")]
+    [True, True, False, False]
+    """
+    return bool(re.match(r"env:|(?!hf:|package:)[A-Za-z][\w+.-]*://", source))
 
 
 def sqlite_url(file: Path) -> str:

@@ -13,7 +13,7 @@ BertftError                  exit code 1
 │   └── DamagedFile          a small file or tag that was written here can no longer be read
 ├── RegistryError            the MLflow store refused or contradicts itself
 │   └── LostError            the registry has lost a champion that this home remembers, or its files
-├── StorageError             a study's or MLflow's database does not answer, or is of no use
+├── StorageError             a database or a store of rows does not answer, or is of no use
 ├── StackError               a service of `bertft up` did not come up, or ended
 └── BusyError                another process holds this run
 

@@ -169,9 +169,7 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
     When another process completed `final` meanwhile, theirs stays (content-addressed folders are equal).
     """
     target = Path(final)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.part-{os.getpid()}-"))
-    try:
+    with scratch_folder(target.parent, target.name) as staging:
         yield staging
         names = sorted(p for p in staging.rglob("*") if p.is_file())
         for path in staging.rglob("*"):
@@ -184,8 +182,20 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
         except OSError:
             if not is_complete(target):
                 raise
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A private folder of `parent` (made where missing) that vanishes with the block.
+
+    Its name says which process writes it, so that what a killed one left is told (`is_abandoned`).
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}.part-{os.getpid()}-"))
+    try:
+        yield folder
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_arrays(file: Path, **arrays: Any) -> None:

@@ -46,10 +46,10 @@ def model_name(value: str, most: int = MOST_SIGNS) -> str:
     return value
 
 
-def experiment_name(value: str) -> str:
+def experiment_name(value: str, most: int = MOST_SIGNS) -> str:
     """`value`, where an experiment may be called so; MLflow takes / in it, and keeps 500 signs."""
-    if not _is_plain(value) or not 0 < len(value) <= MOST_SIGNS:
-        raise ValueError(f"must be 1 to {MOST_SIGNS} signs that can be seen, with no space at an end")
+    if not _is_plain(value) or not 0 < len(value) <= most:
+        raise ValueError(f"must be 1 to {most} signs that can be seen, with no space at an end")
     return value
 
 

@@ -42,6 +42,17 @@ def parse_record(text: str | bytes, kind: type[T], where: str, remedy: str) -> T
         raise DamagedFile(f"{where} is damaged: {fault}; {remedy}") from None
 
 
+def read_or_set_aside(path: Path, kind: type[T], remedy: str) -> T | None:
+    """As `read_record`, of what can be made again: None where there is none, and where it is damaged (`set_aside`)."""
+    try:
+        return read_record(path, kind, remedy)
+    except FileNotFoundError:
+        return None
+    except DamagedFile as fault:
+        set_aside(path, fault)
+        return None
+
+
 def set_aside(path: Path, fault: Exception) -> Path:
     """Rename a damaged file to NAME.broken, so that what can be made again is, and say so; where it lies now.
 

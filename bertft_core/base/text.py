@@ -50,6 +50,18 @@ def rows_text(n: int, groups: int | None) -> str:
     return counted(n, "row") + ("" if groups is None else f" in {counted(groups, 'group')}")
 
 
+def size_text(size: int) -> str:
+    """Bytes in the unit that people use for so many, of a thousand each.
+
+    >>> [size_text(size) for size in (400, 250_000, 3_000_000_000)]
+    ['0.4 kB', '0.2 MB', '3.0 GB']
+    """
+    for unit, scale, least in (("GB", 1e9, 1e9), ("MB", 1e6, 1e5)):
+        if size >= least:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"
+
+
 def percent(share: float) -> str:
     """A share in percent, with three digits at most.
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 
-from bertft_core.config.fit import AUTO, HIGHEST_LR, TrainingConfig, number
+from bertft_core.config.fit import AUTO, HIGHEST_LR, PROBE, TrainingConfig, number
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import Choice, Range
+from bertft_core.config.strategies import PROBED_SAMPLERS
 
 LEAST_UPDATES, UPDATES_A_CLASS = 300, 50
 LEAST_EPOCHS, MOST_EPOCHS = 3, 20
 LOW_LR, TOP_LR = 5e-5, 2e-4
+FEW_ROWS = 100  # training rows up to which the head alone is proposed (docs/few_labels.md)
+PROBED_ROWS = 1_000  # a search on at most so many rows tries the head alone as well: it costs seconds there
 
 
 def auto_values(training: TrainingConfig, rows: int, classes: int) -> dict[str, float | int]:
@@ -27,6 +30,8 @@ def auto_values(training: TrainingConfig, rows: int, classes: int) -> dict[str, 
     >>> [auto_values(TrainingConfig(), rows, 2) for rows in (100, 600, 25_000)]
     [{'epochs': 20, 'lr': 0.000107}, {'epochs': 8, 'lr': 5e-05}, {'epochs': 3, 'lr': 5e-05}]
     """
+    if training.unfreezing == PROBE:  # neither is read
+        return {key: value for key, value in (("epochs", 1), ("lr", LOW_LR)) if getattr(training, key) == AUTO}
     wanted, steps = max(LEAST_UPDATES, UPDATES_A_CLASS * classes), math.ceil(rows / training.batch_size)
     found: dict[str, float | int] = {}
     if training.epochs == AUTO:
@@ -62,7 +67,8 @@ def searched(config: RunConfig, rows: int, classes: int) -> RunConfig:
 
     The default space: lr from 0.4 to 4 times the configured or `auto` one, batches of 16 or 32, alpha 0.8 to 1; epochs
     that are `auto` are settled trial by trial, for its own batches. A searched knob that is `auto` gets its number,
-    which is the first trial's.
+    which is the first trial's. search.linear_probe left out: whether the space is too, there are at most PROBED_ROWS,
+    and the sampler bears a trial without the searched knobs.
     """
     search = config.search
     if search is None or not search.trials:
@@ -71,10 +77,13 @@ def searched(config: RunConfig, rows: int, classes: int) -> RunConfig:
     lr = found["lr"] if config.training.lr == AUTO else number(config.training.lr)
     space = search.space or _default_space(lr)
     first = {key: value for key, value in found.items() if key in space}
+    is_probed = search.linear_probe
+    if is_probed is None:
+        is_probed = not search.space and rows <= PROBED_ROWS and search.sampler.name in PROBED_SAMPLERS
     return RunConfig(
         **{
             **dict(config),
             "training": config.training.model_copy(update=first),
-            "search": search.model_copy(update={"space": space}),
+            "search": search.model_copy(update={"space": space, "linear_probe": is_probed}),
         }
     )

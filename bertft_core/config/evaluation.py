@@ -28,6 +28,7 @@ def as_text(value: Any) -> Any:
 
 
 ClassName = Annotated[str, BeforeValidator(as_text)]
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]{0,60}$")]
 
 
 class EvaluationConfig(Part):
@@ -36,6 +37,9 @@ class EvaluationConfig(Part):
     metric: Metric = "macro_f1"
     """Decides best epoch, trial score and gate alike. `micro_f1` is for multi-label data alone, where accuracy is the
     share of rows whose whole set is right."""
+    extra_metrics: list[MetricName] = Field(default_factory=list)
+    """Metrics of plug-ins by name, reported beside the others without an interval; none of them decides
+    (docs/plugins.md#a-metric)."""
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     """Of the intervals in the report."""
     resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 10_000

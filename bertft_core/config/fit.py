@@ -14,10 +14,12 @@ from bertft_core.config.numbers import Number, Positive, Share, Whole, no_bool
 # Stands in the name of a study and the key of a checkpoint: raise it where a value gets another meaning.
 # 2: unfreezing `gradual` is the top two thirds (1: what is `late` now), a batch has all classes in their shares
 FITS_VERSION = 2
-UNFREEZING = ("gradual", "late", "fast", "none", "ulmfit", "head_first")
+PROBE = "linear_probe"
+UNFREEZING = ("gradual", "late", "fast", "none", "ulmfit", "head_first", PROBE)
 Schedule = Literal["linear", "slanted_triangular", "cosine", "constant"]
 SLANTED = "slanted_triangular"
 CHUNKS = "chunks"
+BASE, ADAPTED = "base", "adapted"  # in place of an encoder's name: the configured one as it is, and trained further
 Pooling = Literal["cls", "mean", "layers"]
 Combine = Literal["concat", "mean", "max"]
 ChunkPooling = Literal["mean", "max", "attention"]
@@ -148,7 +150,11 @@ class ModelConfig(Part):
     """The pretrained encoder, and what the head reads of it."""
 
     pretrained: Annotated[str, Field(min_length=1)]
-    """The encoder: a folder, `package://NAME/path`, or a hub id (docs/encoders.md)."""
+    """The encoder: a folder, `package://NAME/path`, or a hub id (docs/encoders.md). With an `adaptation`, in
+    `search.space` also the words `base` and `adapted`: this encoder as it is, and as the adaptation leaves it."""
+    adapted: bool = True
+    """Of a run with `adaptation` alone: whether fits begin with the adapted encoder. `search.space` asks for both by
+    `model.pretrained: [base, adapted]`."""
     pooling: Pooling = "cls"
     """What the head reads: `cls`, the top layer's [CLS] through the encoder's own pooler; `layers`, the raw [CLS] of
     `model.layers`; `mean`, the mean of the top layer's tokens (docs/techniques/features.md)."""
@@ -205,7 +211,8 @@ class TrainingConfig(Part):
     """`gradual`: the top two thirds of the layers from the first step; `late` thaws in quarters, from the top layer to
     everything; `fast` never trains below the top third; `none` trains everything from the first step; `ulmfit`,
     `head_first`, or phases of your own such as `[[0.0, 1], [0.5, 7]]`, (start, depth) each
-    (docs/techniques/schedules.md)."""
+    (docs/techniques/schedules.md). `linear_probe`: the encoder stays as it is, the head is a logistic regression on it,
+    its penalty by cross-validation; rates, epochs and batches are not read (docs/few_labels.md)."""
     schedule: Schedule = "linear"
     """Course of the rate (docs/techniques/schedules.md)."""
     cut_fraction: Share = 0.1

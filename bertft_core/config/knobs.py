@@ -17,6 +17,7 @@ SEARCHED_SECTIONS: dict[str, type[Part]] = {
 }
 _PER_MACHINE = "cannot be searched, it is settled once per machine and does not change what is learnt"
 NOT_SEARCHED = {
+    "model.adapted": "cannot be searched by this name: write model.pretrained: [base, adapted]",
     "patience": "cannot be searched: it ends a fit early and makes none better",
     "seed": "cannot be searched, that would find the luckiest seed: search.confirm repeats the best trials",
     "precision": _PER_MACHINE,
@@ -94,6 +95,8 @@ def without_unused(tree: dict[str, Any]) -> dict[str, Any]:
             del read[section][field]
     if read["model"]["pooling"] == "cls":  # what every run was before there was a choice
         del read["model"]["pooling"]
+    if read["adaptation"] is None:  # likewise
+        del read["adaptation"], read["model"]["adapted"]
     return read
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -13,13 +14,14 @@ from bertft_core.config.numbers import Number, Positive, Whole
 
 def _target(value: str) -> str:
     kind, slash, name = value.partition("/")
-    if value.startswith("env:") and value[4:].isidentifier():
+    if re.fullmatch(r"env:[A-Za-z_]\w*|plugin:[\w.-]+", value):
         return value
     if urlsplit(value).scheme in ("http", "https"):
         raise ValueError("holds a URL, which may be a secret: put it into an environment variable and write env:NAME")
     if not (kind and slash and name) or "/" in name:
         raise ValueError(
-            "wanted TYPE/NAME of a Prefect notification block, such as slack-webhook/ops, or env:VARIABLE with a URL"
+            "wanted TYPE/NAME of a Prefect notification block, such as slack-webhook/ops, env:VARIABLE with a URL, or "
+            "plugin:NAME"
         )
     return value
 
@@ -59,5 +61,5 @@ class NightlyConfig(Part):
     no limit."""
     notify: list[Annotated[str, AfterValidator(_target)]] = Field(default_factory=list)
     """Who is told of a night that failed, whose data were rejected, that leaves the model without a champion, or that
-    hangs while others are due: a Prefect notification block by TYPE/NAME, or `env:VARIABLE` with a URL
-    (docs/nightly.md#when-something-goes-wrong)."""
+    hangs while others are due: a Prefect notification block by TYPE/NAME, `env:VARIABLE` with a URL
+    (docs/nightly.md#when-something-goes-wrong), or `plugin:NAME` (docs/plugins.md#a-notification)."""

@@ -10,14 +10,26 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from bertft_core.base.addresses import PASSWORD_FAULT, holds_password, is_elsewhere
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.names import run_name
+from bertft_core.config.adaptation import AdaptationConfig
 from bertft_core.config.evaluation import ClassName, DecisionConfig, EvaluationConfig, as_text
-from bertft_core.config.fit import CHUNKS, ModelConfig, Part, TokenizationConfig, TrainingConfig, is_one_layer
+from bertft_core.config.fit import (
+    ADAPTED,
+    BASE,
+    CHUNKS,
+    ModelConfig,
+    Part,
+    TokenizationConfig,
+    TrainingConfig,
+    is_one_layer,
+)
 from bertft_core.config.knobs import SEARCHED_SECTIONS, key_fault, place, unused_fault, without_unused
 from bertft_core.config.nightly import NightlyConfig
 from bertft_core.config.numbers import Number, Share, Whole, no_bool
 from bertft_core.config.presets import PresetName, with_preset
+from bertft_core.config.queries import select_only
 from bertft_core.config.search import Range, SearchConfig, Values, values_of
 from bertft_core.config.yaml_files import config_error, dotted, fault_lines, masked, nearest_key, parse_yaml, read_yaml
 
@@ -45,7 +57,7 @@ class SplitConfig(Part):
         return self
 
 
-_FILES = ("train", "validation", "test")
+_FILES, _ENCODER = ("train", "validation", "test"), "model.pretrained"
 
 
 def _iso_date(value: Any) -> Any:
@@ -64,7 +76,11 @@ class DataConfig(Part):
     """`.csv .tsv .jsonl .json .parquet` (the texts among them also as `.gz`, `.xz`, or alone in a `.zip`; JSON as
     lines, an array, or columns as pandas writes them; `sep=;` and lines of `#` above a header are skipped), a folder
     of class folders with `.txt` files, a folder of tables, `package://NAME/path`, `hf://owner/dataset[#split]`,
-    `hf:///folder`. Wanted unless the three splits have files of their own."""
+    `hf:///folder`, `s3://`, `gs://` and other stores of fsspec, a database's URL beside `data.query`, the address of a
+    plug-in, `env:NAME` for an address in an environment variable (docs/plugins.md). Never a password. Wanted unless the
+    three splits have files of their own."""
+    query: Annotated[str, AfterValidator(select_only)] | None = None
+    """The SELECT whose rows are read from the database that `data.source` names (docs/plugins.md)."""
     train: str | None = None
     """A file of training rows of your own, in place of `data.source`; it comes with `data.validation` and `data.test`,
     and may also stand below `data.split`."""
@@ -72,6 +88,10 @@ class DataConfig(Part):
     """A file of validation rows of your own, as `data.train`."""
     test: str | None = None
     """A file of test rows of your own, as `data.train`."""
+    chosen: Annotated[str, Field(pattern=r"\.jsonl$")] | None = None
+    """A `.jsonl` file of rows that were chosen to be labelled, with the columns of the source, as
+    `bertft label CONFIG --import FILE` writes it. They are training rows, whatever the split says, and their label wins
+    over the source's: rows picked for being hard would bias a test (docs/few_labels.md)."""
     text: str = "text"
     """Column of the text."""
     text_pair: str | None = None
@@ -153,6 +173,10 @@ class DataConfig(Part):
             raise ValueError(f"give either source or files of their own, found source and {', '.join(files)}")
         if not self.source and len(files) != 3:
             raise ValueError("give source, or all three of train, validation, test")
+        if self.query and not is_elsewhere(self.source or ""):
+            raise ValueError("data.query: wants data.source to be a database's URL, or env:NAME that holds one")
+        if held := [key for key in ("source", *_FILES) if holds_password(getattr(self, key) or "")]:
+            raise ValueError(f"data.{held[0]}: {PASSWORD_FAULT}: put the whole URL into a variable and write env:NAME")
         if isinstance(self.label, list) and (self.classes is not None or len(set(self.label)) != len(self.label)):
             raise ValueError("label names the classes by its columns, each once: leave classes out")
         if self.until and not self.date:
@@ -181,6 +205,7 @@ class RunConfig(Part):
     data: DataConfig
     model: ModelConfig
     tokenization: TokenizationConfig = TokenizationConfig()
+    adaptation: AdaptationConfig | None = None
     training: TrainingConfig = TrainingConfig()
     search: SearchConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -204,6 +229,22 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _adapts_for_something(self) -> RunConfig:
+        searched = self._searched(_ENCODER)
+        if self.model.pretrained in (BASE, ADAPTED):
+            raise ValueError(f"{_ENCODER}: wanted an encoder; {BASE} and {ADAPTED} are words of search.space")
+        if self.adaptation is None and (words := [word for word in (BASE, ADAPTED) if word in searched]):
+            raise ValueError(f"search.space.{_ENCODER}: {words[0]} wants a section adaptation, which is missing")
+        if self.adaptation is None and not self.model.adapted:
+            raise ValueError("model.adapted: has no effect without a section adaptation: take it out")
+        if searched and self.is_searched and self.adaptation is not None and ADAPTED not in searched:
+            raise ValueError(
+                f"adaptation: has no effect, search.space.{_ENCODER} does not hold {ADAPTED}: add it, or take one of "
+                "them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _chunks_fit(self) -> RunConfig:
         if CHUNKS not in self.possible("tokenization.truncation"):
             return self
@@ -223,10 +264,16 @@ class RunConfig(Part):
         """Whether there are trials to run."""
         return self.search is not None and self.search.trials > 0
 
+    @property
+    def is_adapted(self) -> bool:
+        """Whether some fit begins with the adapted encoder."""
+        return self.adaptation is not None and (
+            ADAPTED in self._searched(_ENCODER) if self.is_searched and self._searched(_ENCODER) else self.model.adapted
+        )
+
     def possible(self, knob: str) -> list[Any]:
         """The configured value of a knob, and those (of a range: its ends) that a search may take."""
-        searched = self.search.space.get(knob, []) if self.search else []
-        return [self.value_of(knob), *values_of(searched)]
+        return [self.value_of(knob), *self._searched(knob)]
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values, without the folder it came from and the name of its preset."""
@@ -241,7 +288,12 @@ class RunConfig(Part):
     def value_of(self, knob: str) -> Any:
         """The configured value of a knob, by its name in search.space."""
         section, field = place(knob)
+        if knob == _ENCODER and self.adaptation is not None and ADAPTED in self._searched(knob):
+            return ADAPTED if self.model.adapted else BASE if BASE in self._searched(knob) else self.model.pretrained
         return getattr(getattr(self, section), field)
+
+    def _searched(self, knob: str) -> list[Any]:
+        return values_of(self.search.space.get(knob, [])) if self.search else []
 
     def with_values(self, params: Mapping[str, Any]) -> RunConfig:
         """This configuration with the values of a trial in place, by their names in search.space.
@@ -253,7 +305,11 @@ class RunConfig(Part):
             section, field = place(knob)
             if section not in SEARCHED_SECTIONS:
                 raise ConfigError(f"{knob}: {key_fault(knob)}")
-            sections.setdefault(section, getattr(self, section).model_dump())[field] = value
+            values = sections.setdefault(section, getattr(self, section).model_dump())
+            if knob == _ENCODER and self.adaptation is not None:
+                values["adapted"] = value == ADAPTED
+                value = self.model.pretrained if value in (BASE, ADAPTED) else value
+            values[field] = value
         try:
             return RunConfig(**{**dict(self), **sections})
         except ValidationError as fault:

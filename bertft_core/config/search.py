@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,9 +18,11 @@ from pydantic import (
     model_validator,
 )
 
+from bertft_core.base.addresses import PASSWORD_FAULT, holds_password
 from bertft_core.config.fit import AUTO, Part
 from bertft_core.config.knobs import SEARCHED_SECTIONS, canonical, is_integer, is_number, key_fault, place, read_value
 from bertft_core.config.numbers import Number, Positive, Whole
+from bertft_core.config.strategies import PROBED_SAMPLERS, Pruner, Sampler, Strategy
 
 CONFIRM_FROM = 15  # trials; with fewer, the luckiest of them is not yet far above its own mean
 _SIZES = ("model.pretrained", "model.layers", "model.pooling")
@@ -183,10 +183,9 @@ def _satisfiable(key: str, space: Mapping[str, Choice]) -> Choice:
 
 
 def _storage_url(url: str) -> str:
-    if "://" in url and (urlsplit(url).password is not None or re.search(r"[?&][^=&]*password=", url)):
+    if holds_password(url):
         raise ValueError(
-            "must not hold a password: give the whole URL as BERTFT_STORAGE, "
-            "or keep the password in PGPASSWORD or .pgpass"
+            f"{PASSWORD_FAULT}: give the whole URL as BERTFT_STORAGE, or keep the password in PGPASSWORD or .pgpass"
         )
     if not url.startswith(("sqlite:///", "journal:///", "postgresql+psycopg://")):
         raise ValueError("wanted sqlite:///FILE, journal:///FILE or postgresql+psycopg://USER@HOST/DATABASE")
@@ -249,6 +248,16 @@ class SearchConfig(Part):
         ),
     ] = None
     """`{top: 3, seeds: 2}` where it is left out and there are 15 trials or more; `false`: never."""
+    linear_probe: bool | None = None
+    """One trial is a logistic regression on the encoder as it is (`training.unfreezing: linear_probe`), behind the
+    configured values; null: where `space` is left out and trials train on at most 1,000 rows (docs/few_labels.md).
+    Beside `auto`, `tpe` and `random` alone: other samplers want the searched knobs in every trial."""
+    sampler: Sampler = Strategy(name="auto")
+    """What proposes values: `tpe`, `gp`, `cmaes`, `grid`, `random`, or `auto`; a class and its arguments as
+    `{name: "optuna.samplers:QMCSampler", arguments: {qmc_type: halton}}` (docs/search.md#strategies)."""
+    pruner: Pruner = Strategy(name="auto")
+    """What gives a trial up at 1/4, 1/2, 3/4 of its length: `halving`, `median`, `none`, a class as above, or `auto`:
+    halving from 9 trials, below the median rule."""
     second: SecondConfig | None = None
     """A second objective beside the score: `{measure: latency, within: 0.01}`."""
 
@@ -285,6 +294,10 @@ class SearchConfig(Part):
     def _auto_by_name(self, space: dict[str, Any], dump: SerializerFunctionWrapHandler) -> Any:
         return dump(space) if space else AUTO
 
+    @field_serializer("sampler", "pruner")
+    def _by_name(self, strategy: Strategy) -> Any:
+        return strategy.model_dump(mode="json") if strategy.arguments else strategy.name
+
     @field_validator("space", mode="after")
     @classmethod
     def _possible(cls, space: dict[str, Choice]) -> dict[str, Choice]:
@@ -308,6 +321,24 @@ class SearchConfig(Part):
             raise ValueError(f"second is the same in every trial: search {' or '.join(needed)} too, or take it out")
         if self.second and self.confirm:
             raise ValueError("confirm has no effect beside second, whose rule names the winner: take one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> SearchConfig:
+        name, ranges = self.sampler.name, [key for key, choice in self.space.items() if isinstance(choice, Range)]
+        if name == "grid" and (ranges or not self.space) and self.trials:
+            found = f"search.space.{ranges[0]} is a range" if ranges else "search.space is auto, which has some"
+            raise ValueError(f"search.sampler: grid wants lists of values and no range, {found}: write the values out")
+        if name == "cmaes" and self.space and not ranges:
+            raise ValueError("search.sampler: cmaes moves in ranges alone, search.space has none: take tpe or grid")
+        if name == "cmaes" and self.second:
+            raise ValueError("search.sampler: cmaes has one objective: take search.second out, or another sampler")
+        if self.linear_probe and name not in PROBED_SAMPLERS:
+            raise ValueError(
+                f"search.linear_probe: {name} wants the searched knobs in every trial: take one of them out"
+            )
+        if self.pruner.name not in ("auto", "none") and self.second:
+            raise ValueError("search.pruner: nothing is pruned beside second: take the pruner out")
         return self
 
     @property

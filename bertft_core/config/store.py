@@ -21,6 +21,7 @@ from bertft_core.config.promotion import SETTINGS, PromotionRule
 from bertft_core.config.yaml_files import config_error, dotted, fault_lines, nearest_key, read_yaml
 
 FILE_NAME = "mlflow.yaml"
+PLACE = "{name}"  # of a configuration's name in that of an experiment or a registered model
 DEFAULTS = Path(__file__).with_name("mlflow_defaults.yaml")
 _ENVIRONMENT = {
     "tracking_uri": "MLFLOW_TRACKING_URI",
@@ -34,6 +35,14 @@ _PATHS = ("tracking_uri", "registry_uri", "artifact_root")
 def _model_template(value: str) -> str:
     """A model's name with {name} in it; a run's name of 100 signs in its place stays below what MLflow keeps."""
     return model_name(value, most=155)
+
+
+def _experiment_template(value: str) -> str:
+    """An experiment's name, in which {name} may stand for that of a run."""
+    plain = experiment_name(value).replace(PLACE, "")
+    if "{" in plain or "}" in plain:
+        raise ValueError(f"the only placeholder is {PLACE}, the configuration's name; other braces cannot stand in it")
+    return value if value == plain else experiment_name(value, most=155)
 
 
 def _checked_uri(value: Any) -> Any:
@@ -82,8 +91,8 @@ class MlflowConfig(Part):
     tracking_uri: str | None = None
     registry_uri: str | None = None
     artifact_root: str | None = None
-    experiment: Annotated[str, AfterValidator(experiment_name)] = "bertft"
-    registered_model: Annotated[str, AfterValidator(_model_template)] = "{name}"
+    experiment: Annotated[str, AfterValidator(_experiment_template)] = "bertft"
+    registered_model: Annotated[str, AfterValidator(_model_template)] = PLACE
     aliases: Aliases = Aliases()
     promotion: Annotated[PromotionRule, PlainValidator(_promotion)] = PromotionRule()
     origin: str = Field(default="", exclude=True)
@@ -107,7 +116,11 @@ class MlflowConfig(Part):
 
     def model_name(self, name: str) -> str:
         """The registered model's name for a configuration called `name`."""
-        return self.registered_model.replace("{name}", name)
+        return self.registered_model.replace(PLACE, name)
+
+    def of(self, name: str) -> MlflowConfig:
+        """The same settings for the runs of a configuration called `name`: their experiment."""
+        return self.model_copy(update={"experiment": self.experiment.replace(PLACE, name)})
 
     def named(self, name: str) -> MlflowConfig:
         """The same settings for a registered model `name`. Raises ConfigError for what no model can be called."""
@@ -135,7 +148,7 @@ class Store:
 
     @property
     def experiment(self) -> str:
-        """The experiment's name."""
+        """The experiment's name; with PLACE in it where the store is opened for no run (`MlflowConfig.of`)."""
         return self.config.experiment
 
     @property

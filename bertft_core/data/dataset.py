@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,14 @@ import pyarrow.compute as pc
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import read_json
 from bertft_core.base.hashes import hash_json
-from bertft_core.base.text import multi_label_text
+from bertft_core.base.text import counted, multi_label_text
+
+LEAST_SHOWN = 93  # rows on which an accuracy is known to 10 points
+
+
+def _half_width(rows: int) -> float:
+    """Half of the 95 % interval of an accuracy of 1/2 (Agresti and Coull 1998), the widest there is."""
+    return 1.96 * math.sqrt(0.25 / (rows + 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,20 @@ class DatasetSplits:
     def is_dense(self) -> bool:
         """Whether rows hold `weights`, a number for each class: soft weights, or 0 and 1 (multi-label)."""
         return self.is_soft or self.multi_label
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the gate of the rows saw, and what few rows of test and validation cannot show."""
+        few = [
+            f"{counted(n, 'row')} of {split}: {what} by {100 * _half_width(n):.0f} points either way (95 %); "
+            f"{LEAST_SHOWN} rows make it 10. Label more, or raise data.split.{split} (docs/few_labels.md)"
+            for split, n, what in (
+                ("test", self.n_test, "an accuracy there is uncertain"),
+                ("validation", self.n_validation, "the score that chooses epochs and trials is uncertain"),
+            )
+            if 0 < n < LEAST_SHOWN
+        ]
+        return (*self.report.warnings, *few)
 
     @property
     def path(self) -> Path:

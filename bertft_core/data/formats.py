@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -166,3 +167,26 @@ def parquet_columns(file: SourceFile) -> list[str]:
         return list(pq.read_schema(file.path).names)
     except (pa.ArrowException, OSError) as fault:
         raise DataError(f"{file.name}: not readable as Parquet: {fault}") from None
+
+
+def cell(value: Any) -> Any:
+    """A value as JSON holds it: dates in ISO 8601, bytes as UTF-8, NaN, NaT and NA as null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, bytes):
+        return value.decode(
+            "utf-8", "surrogateescape"
+        )  # a byte that is none becomes a lone surrogate, which is refused
+    if isinstance(value, dict):
+        return {str(key): cell(part) for key, part in value.items()}
+    if hasattr(value, "tolist"):  # of NumPy, a number or an array
+        return cell(value.tolist())
+    if hasattr(value, "isoformat"):
+        text = str(value.isoformat())
+        return None if text == "NaT" else text
+    if isinstance(value, Iterable):
+        return [cell(part) for part in value]
+    text = str(value)
+    return None if text == "<NA>" else text

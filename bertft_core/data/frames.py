@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertft_core.base.errors import DataError
 from bertft_core.base.files import replacing
+from bertft_core.data.formats import cell
 from bertft_core.data.readers import named_classes, require_columns
 
 if TYPE_CHECKING:
@@ -93,26 +92,4 @@ def _cells(column: Any) -> list[Any]:
         if hasattr(column, method):
             column = getattr(column, method)()
             break
-    return [_cell(value) for value in column]
-
-
-def _cell(value: Any) -> Any:
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if isinstance(value, bytes):
-        return value.decode(
-            "utf-8", "surrogateescape"
-        )  # a byte that is none becomes a lone surrogate, which is refused
-    if isinstance(value, dict):
-        return {str(key): _cell(part) for key, part in value.items()}
-    if hasattr(value, "tolist"):  # of NumPy, a number or an array
-        return _cell(value.tolist())
-    if hasattr(value, "isoformat"):
-        text = str(value.isoformat())
-        return None if text == "NaT" else text
-    if isinstance(value, Iterable):
-        return [_cell(part) for part in value]
-    text = str(value)
-    return None if text == "<NA>" else text
+    return [cell(value) for value in column]

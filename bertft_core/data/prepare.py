@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertft_core.base.errors import DataError
-from bertft_core.base.files import is_reusable, staged_folder, write_json
+from bertft_core.base.files import is_reusable, scratch_folder, staged_folder, write_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.base.text import counted, normalise
 from bertft_core.config.run import DataConfig
@@ -27,10 +27,12 @@ from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, res
 from bertft_core.data.splits import SPLITS, SPLITS_VERSION, drawn, halves, sides_of
 
 PREPARE_VERSION = 12
+CHOSEN = len(SPLITS)  # in place of the index of a split: of data.chosen, whose rows train
 CONFLICT = "conflicting labels"
 _SHOWN_LABELS = 5  # of a text with several
+_LATEST = np.iinfo(np.int64).max  # a chosen row was labelled after all others
 Progress = Callable[[str, int, int | None], None]  # what, how many, of how many where that is known
-Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # index of the split, -1: the hash decides
+Sources = list[tuple[int, "Path | HubDataset", tuple[SourceFile, ...]]]  # split, CHOSEN, or -1: the hash decides
 _RAW = pa.schema(
     [
         ("row", pa.int64()),
@@ -51,11 +53,17 @@ class _Collected:
     groups: Any  # uint64 [n], what decides the split: of data.group, else of the text
     likeness: Any  # uint64 [n], equal for near-copies
     dates: Any
-    given_sides: Any  # int8 [n], -1 where the hash decides
+    given_sides: Any  # int8 [n], -1 where the hash decides, CHOSEN of data.chosen
     labels: LabelTable
     rows: int  # usable and faulty rows together
     filtered: int
     reasons: Counter[str]
+
+    @property
+    def with_chosen(self) -> Any:
+        """Rows of data.chosen, and those that share what decides the split with one: near-copies, its group."""
+        is_chosen = self.given_sides == CHOSEN
+        return is_chosen | ((self.given_sides < 0) & np.isin(self.groups, self.groups[is_chosen]))
 
 
 def prepare_dataset(
@@ -68,25 +76,34 @@ def prepare_dataset(
     Raises DataError naming key, value and remedy for unreadable sources, too many faulty rows (which are
     listed in root/../quarantine/<key>.jsonl), impossible classes.
     """
-    sources: Sources = []
-    if config.source is not None:
-        source = resolve_source(config.source, base_dir)
-        sources.append((-1, source, inspect_source(source, config)))
-    else:
-        for side, name in enumerate(SPLITS):
-            source = resolve_source(str(getattr(config, name)), base_dir, f"data.{name}")
-            files = inspect_source(source, config)
-            if isinstance(source, Path):
-                files = tuple(replace(f, name=f"{name}: {f.name}") for f in files)
-            sources.append((side, source, files))
-    settings = config.model_dump(mode="json", exclude={"source", "train", "validation", "test"})
-    content = [[side, [[f.name, f.digest] for f in files]] for side, _, files in sources]
-    key = hash_json([PREPARE_VERSION, SPLITS_VERSION, content, settings])[:32]
-    folder = Path(root).resolve() / key
-    if not is_reusable(folder):
-        with staged_folder(folder) as staging:
-            _build(config, sources, staging, folder, on_progress or (lambda what, count, total: None))
+    root = Path(root).resolve()
+    with scratch_folder(root, "copies") as copies:
+        sources = _sources(config, base_dir, copies)
+        settings = config.model_dump(mode="json", exclude={"source", "query", *SPLITS, "chosen"})
+        content = [[side, [[f.name, f.digest] for f in files]] for side, _, files in sources]
+        key = hash_json([PREPARE_VERSION, SPLITS_VERSION, content, settings])[:32]
+        folder = root / key
+        if not is_reusable(folder):
+            with staged_folder(folder) as staging:
+                _build(config, sources, staging, folder, on_progress or (lambda what, count, total: None))
     return load_dataset_splits(folder)
+
+
+def _sources(config: DataConfig, base_dir: Path, copies: Path) -> Sources:
+    found: Sources = []
+    if config.chosen is not None:
+        source = resolve_source(config.chosen, base_dir, "data.chosen")
+        found.append((CHOSEN, source, inspect_source(source, config)))
+    if config.source is not None:
+        source = resolve_source(config.source, base_dir, query=config.query, copies=copies)
+        return [(-1, source, inspect_source(source, config)), *found]
+    for side, name in enumerate(SPLITS):
+        source = resolve_source(str(getattr(config, name)), base_dir, f"data.{name}", copies=copies / name)
+        files = inspect_source(source, config)
+        if isinstance(source, Path):
+            files = tuple(replace(f, name=f"{name}: {f.name}") for f in files)
+        found.append((side, source, files))
+    return found
 
 
 def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on_progress: Progress) -> None:
@@ -97,7 +114,10 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
             raise DataError("data.split.class_salt: a row has several labels: data.split.salt draws all rows anew")
         hashes = drawn(seen.groups, config.split, seen.labels.classes, seen.labels.top)
         sides = np.where(seen.given_sides >= 0, seen.given_sides, sides_of(hashes, config.split)).astype(np.int8)
-        repeats = find_repeats(seen.hashes, seen.labels.identity, sides, seen.dates if config.date else None)
+        is_chosen = seen.given_sides == CHOSEN
+        sides[seen.with_chosen] = 0
+        moments = np.where(is_chosen, _LATEST, seen.dates) if config.date or is_chosen.any() else None
+        repeats = find_repeats(seen.hashes, seen.labels.identity, sides, moments)
         _quarantine_conflicts(raw, repeats, seen, quarantine)
     n_conflicts = int(repeats.conflict.sum())
     if n_conflicts:
@@ -111,7 +131,7 @@ def _build(config: DataConfig, sources: Sources, staging: Path, folder: Path, on
     if config.sample is not None and config.sample < used.sum():  # those with the smallest hash, in any order
         places = np.flatnonzero(used)
         used = np.zeros(len(used), dtype=bool)
-        used[places[np.argsort(seen.hashes[places, 1], kind="stable")[: config.sample]]] = True
+        used[places[np.lexsort((seen.hashes[places, 1], ~is_chosen[places]))[: config.sample]]] = True
     present = seen.labels.present(used) if config.classes is None else np.ones(len(seen.labels.classes), bool)
     labels = seen.labels.keep_classes(present)
     report = _report(config, sources, raw, seen, repeats, labels, sides, used)
@@ -225,7 +245,7 @@ def _quarantine_conflicts(raw: Path, repeats: Repeats, seen: _Collected, quarant
 # ---- between the passes
 
 
-def _draw(config: DataConfig, raw: Path, seen: _Collected, labels: LabelTable, sizes: list[int], used: Any) -> Draw:
+def _draw(config: DataConfig, raw: Path, seen: _Collected, labels: LabelTable, sides: Any, used: Any) -> Draw:
     """How the used rows fell into the splits."""
     places, (rows, codes) = np.flatnonzero(used), labels.occurrences()
     counts = used[rows] & (codes >= 0)
@@ -240,7 +260,7 @@ def _draw(config: DataConfig, raw: Path, seen: _Collected, labels: LabelTable, s
         u=seen.groups[used],
         rows=(np.cumsum(used) - 1)[rows[counts]].astype(np.int32),
         codes=codes[counts],
-        sizes=sizes,
+        sizes=[int((used & (sides == s)).sum()) for s in range(3)],
         group_of=group_of if config.group else None,
         one_class=not labels.multi_label,
     )
@@ -259,7 +279,7 @@ def _report(
     """Count, gate the classes, gather warnings. Raises DataError through `gate_classes`."""
     counts, rows = labels.counts(used, sides), [int((used & (sides == s)).sum()) for s in range(3)]
     in_train = labels.present(used & (sides == 0))
-    draw = None if config.source is None else _draw(config, raw, seen, labels, rows, used)
+    draw = None if config.source is None else _draw(config, raw, seen, labels, sides, used & ~seen.with_chosen)
     warnings = [*gate_classes(labels.classes, counts, rows, in_train, config, draw, is_soft=labels.is_soft)]
     warnings += draw.warnings() if draw else []
     spellings: dict[str, list[str]] = {}

@@ -75,6 +75,23 @@ def read_batches(
                 yield from reader(file, config)
 
 
+def texts_alone(config: DataConfig) -> DataConfig:
+    """How a source is inspected and read of which the column data.text alone is wanted, whatever else it has."""
+    others: dict[str, Any] = {"group": None, "date": None, "until": None, "text_pair": None, "where": {}, "slices": []}
+    return config.model_copy(update={**others, "label": config.text, "classes": None})
+
+
+def read_texts(source: Path | HubDataset, config: DataConfig, files: tuple[SourceFile, ...]) -> Iterator[list[str]]:
+    """The texts of a source, as for `read_batches` with a configuration of `texts_alone`.
+
+    Rows of a wrong shape and cells that hold no text are left out.
+    """
+    if files[0].kind == "document":  # whose class is no column
+        config = config.model_copy(update={"label": f"class of {config.text}"})
+    for batch in read_batches(source, config, files):
+        yield [text for text in batch.columns[config.text] if isinstance(text, str)]
+
+
 # ---- CSV, JSON lines, class folders: row by row
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.base.addresses import is_elsewhere
+from bertft_core.base.display import masked
 from bertft_core.base.errors import BertftError, ConfigError, DataError, fault_text
 from bertft_core.base.hashes import hash_folder
 from bertft_core.data.compressed import SUFFIXES, is_compressed, only_file, open_bytes, reading, table_name, zip_names
 from bertft_core.data.delimited import Dialect, dialect_of
+from bertft_core.data.elsewhere import fetch
 from bertft_core.data.encodings import ByteMarks
 
 if TYPE_CHECKING:
@@ -83,9 +86,12 @@ def resolve_package(text: str, key: str = "data.source") -> Path:
     raise error(f"{key}: {text!r}: package {name} is installed but holds no {inside!r}")
 
 
-def resolve_source(text: str, base_dir: Path, key: str = "data.source") -> Path | HubDataset:
-    """package://NAME/path, hf://owner/name[#split], hf:///folder, or a path (relative to base_dir).
+def resolve_source(
+    text: str, base_dir: Path, key: str = "data.source", *, query: str | None = None, copies: Path | None = None
+) -> Path | HubDataset:
+    """The place of package://NAME/path, hf://owner/name[#split], hf:///folder, a path (from base_dir), or elsewhere.
 
+    query: data.query. copies: the folder for a copy of what lies elsewhere, the caller's to remove; None refuses it.
     Raises DataError naming the key when there is nothing at that place.
     """
     if text.startswith("package://"):
@@ -97,8 +103,10 @@ def resolve_source(text: str, base_dir: Path, key: str = "data.source") -> Path 
         if not name or (folder is not None and not folder.is_dir()):
             raise DataError(f"{key}: {text!r}: no such folder; wanted hf://owner/name or hf:///existing/folder")
         return HubDataset(name=name, split=split or None, folder=folder)
-    if re.match(r"^[a-z][a-z0-9+.-]+://", text):
-        raise DataError(f"{key}: {text!r}: unknown scheme; wanted a path, package://NAME/path or hf://owner/name")
+    if is_elsewhere(text):
+        if copies is None:
+            raise DataError(f"{key}: {masked(text)} lies elsewhere: wanted a file, a folder, package:// or hf://")
+        return fetch(text, query, base_dir, copies, key)
     path = (base_dir / Path(text).expanduser()).resolve()
     if not path.exists():
         raise DataError(f"{key}: {text!r}: no such file or folder (looked at {path})")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from bertft_core.base.text import NO_SPREAD, listed, plain, rows_text
 from bertft_core.config.metrics import score_title
+from bertft_core.evaluation.scores.extra import KEY, WHY_NO_INTERVAL, ExtraScore, extra_scores
 from bertft_core.evaluation.scores.intervals import (
     Bootstrap,
     Interval,
@@ -79,7 +80,7 @@ class EvaluationReport:
     interval; None where each row stands for itself. reliability: bins of like confidence. baseline_difference =
     accuracy of the model minus accuracy of the TF-IDF baseline, paired on the same rows; baseline_score,
     baseline_score_difference: the same of `metric` as a score, higher is better. The baseline_* fields are None when no
-    baseline was given. blend: None where the encoder answers alone.
+    baseline was given. blend: None where the encoder answers alone. extra: metrics of plug-ins.
     """
 
     metric: str
@@ -100,6 +101,7 @@ class EvaluationReport:
     blend: BlendScores | None = None
     groups: int | None = None
     no_interval: dict[str, str] = field(default_factory=dict)
+    extra: tuple[ExtraScore, ...] = ()
 
     @property
     def n(self) -> int:
@@ -154,6 +156,7 @@ class EvaluationReport:
             "intervals": {k: None if v is None else (v[0], v[1]) for k, v in value["intervals"].items()},
             **{name: pair and (pair[0], pair[1]) for name, pair in pairs.items()},
             "scores": Scores(**{**scores, **inner}),
+            "extra": tuple(ExtraScore(**row) for row in value.get("extra", ())),
             "blend": blend,
         }
         return cls(**{**value, **fixed})
@@ -179,6 +182,9 @@ class EvaluationReport:
             star = " (the metric that decides)" if name == self.metric else ""
             interval = interval_text(self.intervals.get(name), why=self.no_interval.get(name, "–"))
             lines.append(f"| {name}{star} | {'–' if value is None else f'{value:.4f}'} | {interval} |")
+        for extra in self.extra:
+            shown = "–" if extra.value is None else f"{extra.value:.4f}"
+            lines.append(f"| {extra.name} | {shown} | {self.no_interval[extra.name]} |")
         if self.baseline_difference is not None:
             lines.append(f"| TF-IDF baseline, accuracy | {self.baseline_accuracy:.4f} | |")
             lines.append(f"| TF-IDF baseline, macro_f1 | {self.baseline_macro_f1:.4f} | |")
@@ -319,6 +325,16 @@ def evaluate(
         warnings=(*warnings, *_warnings(scores, metric, labels.n_groups, decides), *_blend_warnings(parts)),
         blend=parts,
     )
+
+
+def with_extra(
+    report: EvaluationReport, names: Sequence[str], labels: Labels, predictions: Predictions
+) -> EvaluationReport:
+    """The report with metrics of plug-ins of the same rows; one that failed is a warning."""
+    extra = extra_scores(names, labels, predictions)
+    faults = [f"{KEY}: {score.name} {score.fault}: it is left out" for score in extra if score.fault]
+    why = report.no_interval | {score.name: WHY_NO_INTERVAL for score in extra}
+    return replace(report, extra=extra, no_interval=why, warnings=(*report.warnings, *faults))
 
 
 def _snippet(text: str) -> str:

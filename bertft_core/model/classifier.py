@@ -59,7 +59,7 @@ def load_classifier(
     config = load_config(pretrained)
     _set_labels(config, classes)
     config.problem_type = MULTI_LABEL if multi_label else "single_label_classification"
-    _set_dropout(config, dropout, attention_dropout)
+    set_dropout(config, dropout, attention_dropout)
     if hasattr(config, "classifier_pooling"):
         config.classifier_pooling = "cls"
     if plan is not None and plan.depth_used is not None:  # the lowest layers only
@@ -187,7 +187,8 @@ def _set_labels(config: Any, classes: Sequence[str]) -> None:
     config.label2id = {str(name): i for i, name in enumerate(classes)}
 
 
-def _set_dropout(config: Any, dropout: float | None, attention_dropout: float) -> None:
+def set_dropout(config: Any, dropout: float | None, attention_dropout: float) -> None:
+    """Set an encoder's dropout (None: its own) and that of attention probabilities; ConfigError where it has none."""
     found = [name for name in _DROPOUT if hasattr(config, name)]
     if dropout is not None and not found:
         raise ConfigError(f"training.dropout: {type(config).__name__} has none of {_DROPOUT}; leave it out")

@@ -94,12 +94,24 @@ class PostNormLayer:
             attention_dropout=config.attention_probs_dropout_prob,
         )
 
-    def __call__(self, hidden: torch.Tensor, bias: torch.Tensor | None, *, first_only: bool) -> torch.Tensor:
-        """[B, T, H] to [B, T, H], or to [B, 1, H] at the first position only. ``bias`` [B, 1, 1, T] masks padding."""
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        first_only: bool = False,
+        at: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[B, T, H] to [B, T, H]; to [B, 1, H] at the first position only; to [B, M, H] at the positions ``at`` [B, M].
+
+        ``bias`` [B, 1, 1, T] masks padding.
+        """
         p = self.dropout if self.module.training else 0.0
         kind = hidden.device.type  # in autocast's type: cast once for the three projections
         low = hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
         asking, below = (low[:, :1], hidden[:, :1]) if first_only else (low, hidden)
+        if at is not None:
+            asking, below = (x.gather(1, at[..., None].expand(-1, -1, x.shape[2])) for x in (low, hidden))
         attended = self.joined(self._attend(asking, low, bias))
         hidden = self.attention_norm(_add(attended, below, p))
         return self.norm(_add(self.outer(self.activation(self.inner(hidden))), hidden, p))  # type: ignore[no-any-return]
@@ -133,9 +145,9 @@ class EncoderPass:
     def of(cls, model: PreTrainedModel) -> Self | None:
         """The pieces of ``model``, or None where logits of a small padded batch are not the stock model's (1e-4)."""
         try:
-            names = find_layers(model)
-            layers = tuple(PostNormLayer.of(model.get_submodule(name), model.config) for (name,) in names)
-            found = cls(model=model, layers=layers, head=stock_head(model), width=int(model.config.hidden_size))
+            found = cls(
+                model=model, layers=layers_of(model), head=stock_head(model), width=int(model.config.hidden_size)
+            )
             return found if found._agrees() else None
         except (AttributeError, ModelError, RuntimeError, TypeError, ValueError):
             return None
@@ -170,6 +182,12 @@ class EncoderPass:
         with evaluating(self.model):
             difference = (self.model(**batch).logits - self.logits(batch)).abs().max().item()
         return float(difference) < AGREEMENT
+
+
+def layers_of(model: PreTrainedModel) -> tuple[PostNormLayer, ...]:
+    """The parts of each layer, from the lowest. Raises AttributeError or ModelError for layers that are not BERT's."""
+    names = find_layers(model)
+    return tuple(PostNormLayer.of(model.get_submodule(name), model.config) for (name,) in names)
 
 
 def stock_head(model: Any) -> Head:

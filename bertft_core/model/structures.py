@@ -8,13 +8,11 @@ parameters are placed by what the forward pass does with them (`segments_read`).
 from __future__ import annotations
 
 import copy
-import os
-import sys
-from functools import lru_cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertft_core.base import plugins
 from bertft_core.base.errors import ModelError
 from bertft_core.base.text import counted
 
@@ -60,23 +58,8 @@ def weight_groups(config: dict[str, Any]) -> int | None:
 
 
 def find_adaptor(model_type: str) -> EntryPoint | None:
-    """The installed adaptor for this model_type, not loaded yet. Raises ModelError when there are two."""
-    adaptors = _installed_adaptors(_places()).select(name=model_type) if model_type else ()
-    if len(adaptors) > 1:
-        origins = ", ".join(sorted(f"{e.value} of {e.dist.name if e.dist else '?'}" for e in adaptors))
-        raise ModelError(f"two adaptors of {GROUP} are called {model_type!r} ({origins}): uninstall one")
-    return next(iter(adaptors), None)
-
-
-@lru_cache(maxsize=1)
-def _installed_adaptors(places: tuple[tuple[str, int], ...]) -> EntryPoints:
-    """Read once for the same places: 500 distributions take 20 ms, and `bertft check` asks 20 times."""
-    return entry_points(group=GROUP)
-
-
-def _places() -> tuple[tuple[str, int], ...]:
-    """Where distributions may lie, and when one came or went there (ns; 0: no such folder)."""
-    return tuple((place, os.stat(place or ".").st_mtime_ns if os.path.isdir(place or ".") else 0) for place in sys.path)
+    """The installed adaptor for this model_type, not loaded yet. Raises ConfigError when there are two."""
+    return plugins.find(GROUP, model_type)
 
 
 def reference_classifier(pretrained: Path) -> PreTrainedModel:
@@ -113,7 +96,7 @@ def unknown_structure(model: nn.Module, found: str) -> ModelError:
     """The error for an encoder whose layers cannot be told: class, what was found, how to add it."""
     kind = _model_type(model)
     called = f"{type(model).__name__} (model_type {kind})" if kind else type(model).__name__
-    installed = ", ".join(sorted(_installed_adaptors(_places()).names)) or "none"
+    installed = ", ".join(sorted(plugins.installed(GROUP).names)) or "none"
     return ModelError(
         f"{called} has a structure that bertft does not know: {found}. Use another encoder, or name its layers in a "
         f"function of your own, declare it as entry point {kind or 'MODEL_TYPE'!r} of {GROUP!r} (installed: "

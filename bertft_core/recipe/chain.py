@@ -17,10 +17,12 @@ from bertft_core.base.home import open_home
 from bertft_core.base.locks import FOREVER, exclusive
 from bertft_core.config.run import RunConfig, load_config, parse_config
 from bertft_core.data.frames import is_frame, store_frame
+from bertft_core.recipe.adapt import adapt, choose_encoder
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import evaluate, require_test_rows, settle_policy, stored_report
 from bertft_core.recipe.fit import finetune, fitted_config, machine_settings, searched_on, settled_for
-from bertft_core.recipe.prepare import prepare
+from bertft_core.recipe.prepare import planned, prepare
+from bertft_core.recipe.process.checkpoints import drop
 from bertft_core.recipe.process.client import Trainer, end_ahead, start_ahead
 from bertft_core.recipe.release import build_served
 from bertft_core.recipe.runs import identify
@@ -92,9 +94,11 @@ def complete(
     config = read_config(given, root)
     start_ahead()
     try:
-        prepared = prepare(
-            config, root, lambda what, count, total: say("rows", count / total if total else 0.0, {what: count})
-        )
+
+        def say_rows(what: str, count: int, total: int | None) -> None:
+            say("rows", count / total if total else 0.0, {what: count})
+
+        prepared = planned(config, prepare(config, root, say_rows), root, say_rows)
         rows = {split: getattr(prepared.dataset, f"n_{split}") for split in ("train", "validation", "test")}
         say("rows", 1.0, rows)
         run = identify(config, prepared, root, again=again)
@@ -102,6 +106,10 @@ def complete(
         with exclusive(lock, f"run {run.run_id}", FOREVER, lambda holder: say("waiting", 0.0, {"for": holder})):
             context = RunContext(config=config, prepared=prepared, run=run, home=root, trainer=Trainer())
             with context.trainer:
+                adapted = adapt(context, lambda fraction, facts: say("adaptation", fraction, facts))
+                if adapted is not None:
+                    say("adaptation", 1.0, {"result": str(adapted)})
+                    context = context.standing_on(adapted.adaptation)
                 context = _with_winner(context, say)
                 fit = finetune(context, lambda fraction, facts: say("fine-tuning", fraction, facts))
                 say("fine-tuning", 1.0, {"score": fit.score})
@@ -112,6 +120,7 @@ def complete(
                 elif report is None and "policy" not in run.state():
                     settle_policy(context, fit)
                 served = build_served(context, fit)
+            drop(run.folder.fit)
     finally:
         end_ahead()
     say("done", 1.0, {"report": report})
@@ -134,7 +143,9 @@ def _with_winner(context: RunContext, say: OnStage) -> RunContext:
             _run_all(confirmation, runner, context.trainer, say)
         best = find_winner(study, searched, confirmation).best
         study.store_winner(best.params)
-        chosen = config.with_values(best.params)
+        winner = config.with_values(best.params)
+        choice = choose_encoder(context, winner, lambda fraction, facts: say("fine-tuning", fraction, facts))
+        chosen = choice.config
     context = context.with_config(chosen or config)
     return context.with_config(settled_for(context.config, context.prepared))
 
@@ -148,7 +159,7 @@ def search_report(config: RunConfig, home: Path, storage: str | None = None) -> 
 
     if not config.is_searched:
         raise ConfigError("search.trials is 0: there is no search to report on")
-    prepared = prepare(config, home)
+    prepared = planned(config, prepare(config, home), home)
     config = searched_on(config, prepared)
     require_possible(config, prepared, home)
     study = open_study(config, prepared, home, storage=storage, must_exist=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bertft_core.base.display import masked
 from bertft_core.base.text import counted
-from bertft_core.config.fit import number
+from bertft_core.config.fit import PROBE, number
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
@@ -21,9 +21,9 @@ from bertft_core.evaluation.policy.calibration import BLEND_ROWS, MIN_GROUPS
 from bertft_core.model.layers import layer_table
 from bertft_core.model.pretrained import features_of, layer_count, resolve_pretrained
 from bertft_core.model.structures import describe, reference_classifier
-from bertft_core.recipe.cost import Work, cores, disk_bytes, minutes_text, run_seconds
+from bertft_core.recipe.cost import Work, adapt_seconds, cores, disk_bytes, minutes_text, run_seconds
 from bertft_core.recipe.fit import auto_line, schedule_of, searched_on, settled_for
-from bertft_core.recipe.prepare import Prepared, prepare
+from bertft_core.recipe.prepare import Prepared, planned, prepare
 
 
 def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
@@ -38,13 +38,14 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
     from bertft_core.model.weights import survey  # torch: 8 seconds that no fault of the files above has to wait for
 
     origin = survey(pretrained)
-    prepared = prepare(config, home)  # reads rows: after whatever can be wrong with the encoder
+    # reads rows: after whatever can be wrong with the encoder
+    prepared = planned(config, prepare(config, home), home)
     dataset, tokens = prepared.dataset, prepared.tokens
     counts = {s: getattr(dataset, f"n_{s}") for s in ("train", "validation", "test")}
     searched = _search(searched_on(config, prepared), prepared, home, counts["train"])
     asked = config
     by_rows, config = auto_line(config, prepared), settled_for(config, prepared)
-    training = config.training
+    training, is_probe = config.training, config.training.unfreezing == PROBE
     encoder = reference_classifier(pretrained)
     layer_table(encoder)  # a structure that is not known ends here
     schedule = schedule_of(config, pretrained)
@@ -71,14 +72,17 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "tokenizer": tokens_line(tokenizer, pretrained),
         "layers": [asdict(row) for row in rates_table(schedule, peaks, training.weight_decay)],
         "rates": f"{RateCurve.of(training)}, {'anew in each phase' if training.phase_restart else 'once over the fit'}",
-        "fit": f"{counted(number(training.epochs), 'epoch')} in batches of {training.batch_size}",
+        "fit": "a logistic regression on the encoder as it is, C by cross-validation"
+        if is_probe
+        else f"{counted(number(training.epochs), 'epoch')} in batches of {training.batch_size}",
         "auto": by_rows,
-        "steps": number(training.epochs) * math.ceil(counts["train"] / training.batch_size),
+        "adaptation": _adaptation(config, prepared),
+        "steps": 1 if is_probe else number(training.epochs) * math.ceil(counts["train"] / training.batch_size),
         "search": searched,
         "blend": _blend(config, dataset),
         "register": f"{store.model_name(config.name)} at {masked(store.store(home).tracking_uri)}, "
-        f"experiment {store.experiment}; alias {store.aliases.champion} if the rule holds",
-        "warnings": list(dataset.report.warnings),
+        f"experiment {store.of(config.name).experiment}; alias {store.aliases.champion} if the rule holds",
+        "warnings": list(dataset.warnings),
     }
 
 
@@ -86,7 +90,10 @@ def _needs(config: RunConfig, prepared: Prepared, home: Path, pretrained: Path) 
     """What a run from its beginning takes of this machine; times some training steps."""
     from bertft_core.training.machine import token_seconds
 
-    seconds = run_seconds(config, Work.of(prepared), pretrained, token_seconds(pretrained))
+    token = token_seconds(pretrained)
+    seconds = run_seconds(config, Work.of(prepared), pretrained, token)
+    if (adaptation := prepared.adaptation) is not None:
+        seconds = {"adapt": adapt_seconds(config, adaptation, token), **seconds}
     parts = ", ".join(f"{stage} {minutes_text(needed)}" for stage, needed in seconds.items() if needed)
     total = minutes_text(sum(seconds.values()))
     disk = {what: f"{size / 1e6:.0f} MB" for what, size in disk_bytes(config, prepared).items()}
@@ -112,6 +119,16 @@ def _blend(config: RunConfig, dataset: DatasetSplits) -> str:
     return f"of encoder and TF-IDF baseline, if {rows} validation rows show that it helps"
 
 
+def _adaptation(config: RunConfig, prepared: Prepared) -> str | None:
+    """On what the encoder would be trained further, and from where."""
+    if prepared.adaptation is None or config.adaptation is None:
+        return None
+    section, adaptation = config.adaptation, prepared.adaptation
+    lengths = {"epochs": "epoch", "steps": "step", "minutes": "minute"}
+    length = next(counted(n, one) for key, one in lengths.items() if (n := getattr(section, key)) is not None)
+    return f"{section.objective}, {length} on {', '.join(section.corpus)}: {adaptation.corpus}; {adaptation.why}"
+
+
 def _preset(config: RunConfig) -> dict[str, Any] | None:
     """The preset in full, and which of its values the configuration replaces."""
     if config.preset is None:
@@ -127,20 +144,29 @@ def _search(config: RunConfig, prepared: Prepared, home: Path, rows: int) -> str
     if search is None or not search.trials:
         return "none: the training values are used"
     from bertft_core.recipe.trials import require_possible
-    from bertft_core.search.space import first_values, in_words
-    from bertft_core.search.stopping import HALVING_FROM
+    from bertft_core.search.space import first_values, in_words, probe_values
+    from bertft_core.search.strategies import grid_points, pruner_for, pruner_name, sampler_for
 
     require_possible(config, prepared, home)
-    pruning = "successive halving" if search.trials >= HALVING_FROM else "the median rule"
+    sampler_for(search, 0), pruner_for(search)
+    if search.sampler.name == "grid":
+        grid_points(search, 0)
+    name = pruner_name(search)
+    pruning = {"halving": "pruned by successive halving", "median": "pruned by the median rule"}.get(
+        name, f"pruned by {name}"
+    )
     parts = [
         f"{counted(search.trials, 'trial')} on {counted(min(search.rows or rows, rows), 'row')} each by "
-        f"{counted(search.workers, 'worker')}, {'unpruned' if search.second else f'pruned by {pruning}'}",
+        f"{counted(search.workers, 'worker')}, {'unpruned' if search.second or name == 'none' else pruning}",
+        *([f"proposed by {search.sampler.name}"] if search.sampler.name != "auto" else []),
         *(f"{key} {choice}" for key, choice in in_words(search).items()),
     ]
     moved = {k: v for k, v in first_values(search, config).items() if v != config.value_of(k)}
     if moved:
         said = ", ".join(f"{key} {value} for {config.value_of(key)}" for key, value in moved.items())
         parts.append(f"first the configured values, with {said}, which the space does not hold")
+    if search.trials > 1 and probe_values(search, config):
+        parts.append("one of them the head alone, by logistic regression on the encoder as it is")
     if search.confirm_plan:
         parts.append(
             f"then the {search.confirm_plan.top} best with {counted(search.confirm_plan.seeds, 'further seed')} each"

@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.errors import BertftError, DamagedFile, RegistryError
+from bertft_core.adaptation.lineage import ADAPTED, CORPORA, UNFINISHED
+from bertft_core.base.cache import VARIABLE, cache
+from bertft_core.base.errors import BertftError, DamagedFile, RegistryError, fault_text
 from bertft_core.base.files import is_abandoned, is_quiet
 from bertft_core.base.locks import COMMON_LOCKS, alone_in, exclusive
 from bertft_core.base.records import BROKEN
@@ -29,7 +31,7 @@ from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
 from bertft_core.registry.artifacts import EVIDENCE_FOLDER, SCRATCH
 
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
-_CACHES = ("data", "tokens", "floors")
+_CACHES = ("data", "tokens", "floors", CORPORA, ADAPTED, UNFINISHED)
 _COPIES = {"served": "served copy", EVIDENCE_FOLDER: "evidence copy", "promote": "copy of test rows"}
 _NOT_WALKED = {"artifacts", "prefect", "logs"}  # of others: MLflow's, Prefect's, the services'
 _DOOMED = ".removed"
@@ -88,10 +90,8 @@ def clean_up(
                 if lock.name not in COMMON_LOCKS:  # which cleaning up takes itself, as it needs them
                     stack.enter_context(exclusive(lock, f"a command that uses {lock.name.removesuffix('.lock')}"))
         known = _known(store, policy, settle=apply)
-        notes, removals = (
-            [*filter(None, [odd]), *known.notes],
-            sorted(_plan(store, policy, known), key=lambda r: bool(r.version)),
-        )
+        notes = [*filter(None, [odd]), *known.notes]
+        removals = [*_shared(policy, notes), *sorted(_plan(store, policy, known), key=lambda r: bool(r.version))]
         for removal in removals if apply else ():
             try:
                 _remove(store, removal, policy)
@@ -225,12 +225,26 @@ def _plan(store: Store, policy: _Policy, known: _Known) -> Iterator[Removal]:
 
     if any("result" not in state and _age(RunFolder(path).state) >= policy.oldest for path, state in runs):
         return  # an unfinished run works with the caches
-    for cache in _CACHES:
-        for path in _old(home / cache, policy):
-            yield _folder("cache", path, f"older than the policy; {cache} are made again when needed")
+    for name in _CACHES:
+        for path in _old(home / name, policy):
+            yield _folder("cache", path, f"older than the policy; {name} are made again when needed")
     for path in sorted((home / "prefix").glob("[!.]*/")):
         if max(map(_age, [path, *path.iterdir()])) < policy.oldest:  # a segment's time is when it was last read
             yield _folder("cache", path, "hidden states that no fit has read of late; computed again when needed")
+
+
+def _shared(policy: _Policy, notes: list[str]) -> Iterator[Removal]:
+    """What BERTFT_CACHE has of old, whoever left it there; a cache that does not answer is noted."""
+    shared = cache()
+    try:
+        found = shared.entries() if shared else []
+    except Exception as fault:  # whatever its file system raises
+        notes.append(f"{VARIABLE} stays as it is: {fault_text(fault)}")
+        return
+    for entry in found:
+        if entry.written < policy.oldest:
+            name = f"{entry.kind}/{entry.name}"
+            yield Removal(kind=VARIABLE, name=name, why="older than the policy; made again", size=entry.size)
 
 
 def _run_folders(runs: list[tuple[Path, dict[str, Any]]], needed_runs: set[str], policy: _Policy) -> Iterator[Removal]:
@@ -269,6 +283,11 @@ def _remove(store: Store, removal: Removal, policy: _Policy) -> None:
         if reason:  # an alias was moved since the plan was made
             raise RegistryError(f"{removal.name} stays: {reason}; run the command again")
         versions.delete_version(store, removal.model, removal.version)
+        return
+    if removal.kind == VARIABLE:
+        shared = cache()
+        if shared is None or not shared.remove(*removal.name.split("/", 1)):
+            raise RegistryError(f"{VARIABLE} did not answer")
         return
     path = Path(removal.path)
     if not path.is_dir():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 
+from bertft_core.adaptation.lineage import Adaptation
 from bertft_core.config.auto import searched, settled
 from bertft_core.config.fit import number
 from bertft_core.config.run import RunConfig
@@ -83,6 +84,20 @@ def run_seconds(config: RunConfig, work: Work, pretrained: Path, token_seconds: 
     passes = 3 * work.test + work.validation + reviewed + _EXPLAIN_PASSES
     parts["rest"] = _STATED + passes * work.tokens * _PADDING * _FORWARD * token_seconds
     return parts
+
+
+def adapt_seconds(config: RunConfig, adaptation: Adaptation, token_seconds: float) -> float:
+    """Seconds of an adaptation, 0 of one that is made; its blocks hold no padding, held-out ones are scored beside."""
+    section = config.adaptation
+    if section is None or adaptation.folder:
+        return 0.0
+    share = min(1.0, 2 * adaptation.new / adaptation.corpus.documents) if adaptation.begins_with else 1.0
+    if section.minutes is not None:
+        return 60 * section.minutes * share
+    whole = (section.epochs or 0) * adaptation.corpus.tokens or (section.steps or 0) * section.batch_size * (
+        section.max_length
+    )
+    return whole * share * token_seconds
 
 
 def disk_bytes(config: RunConfig, prepared: Prepared) -> dict[str, int]:

@@ -103,8 +103,7 @@ def _score(context: RunContext, fit: TrainingResult, split: str) -> Any:
     folder, settings = context.run.folder.evaluation, machine_settings(context)
     folder.path.mkdir(exist_ok=True)
     file = folder.raw_test if split == "test" else folder.raw_validation
-    tokens = context.prepared.tokens.directory
-    context.trainer.score(fit.model_dir, tokens, split, file, settings.device, settings.threads)
+    context.trainer.score(fit.model_dir, context.tokens, split, file, settings.device, settings.threads)
     return np.load(file, allow_pickle=False)
 
 
@@ -118,7 +117,7 @@ def evaluate(
     """
     import numpy as np
 
-    from bertft_core.evaluation.report import BlendParts, RowTexts
+    from bertft_core.evaluation.report import BlendParts, RowTexts, with_extra
     from bertft_core.evaluation.report import evaluate as judge
     from bertft_core.evaluation.scores.intervals import Bootstrap
 
@@ -139,18 +138,20 @@ def evaluate(
         cost = _milliseconds(baseline, dataset.joined_texts("test")[:TIMED_ROWS])
         blend = BlendParts(weights=str(policy.blend), milliseconds=cost, encoder=labels.predictions(raw))
     doing("scores and their intervals")
+    predictions = labels.predictions(decided.probabilities, decided.predicted)
     report = judge(
         labels,
-        labels.predictions(decided.probabilities, decided.predicted),
+        predictions,
         RowTexts(texts=dataset.table("test")["text"].to_pylist(), sources=dataset.sources("test")),
         baseline=labels.predictions(words),
         blend=blend,
         metric=wanted.metric,
         bootstrap=Bootstrap(level=wanted.level, resamples=wanted.resamples, seed=config.training.seed),
     )
+    report = with_extra(report, wanted.extra_metrics, labels, predictions)
     untrained = [fit.fault] if fit.fault else []  # before anything else: the scores mean nothing then
     noted = [fit.note] if fit.note else []
-    report = replace(report, warnings=(*untrained, *noted, *report.warnings, *dataset.report.warnings))
+    report = replace(report, warnings=(*untrained, *noted, *report.warnings, *dataset.warnings))
     write_json(folder.report_json, report.to_json())
     _draw(config, report, fit, prepared, folder)
     write_markdown(config, report, folder)
@@ -180,6 +181,7 @@ def test_document(evaluation: EvaluationReport) -> dict[str, Any]:
     document["blend"] = asdict(evaluation.blend) if evaluation.blend else None
     document |= {name: getattr(evaluation.scores, name) for name in scores}
     document |= {f"{name}_interval": evaluation.intervals[name] for name in scores}
+    document |= {score.name: score.value for score in evaluation.extra if score.name not in document}
     document["no_interval"] = {name: why for name, why in evaluation.no_interval.items() if name in scores}
     return with_floor_keys(document | {f"baseline_{name}": getattr(evaluation, f"baseline_{name}") for name in parts})
 

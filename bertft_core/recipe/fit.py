@@ -10,19 +10,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bertft_core.base.errors import DamagedFile, InputError
+from bertft_core.base.errors import InputError
 from bertft_core.base.files import write_json
 from bertft_core.base.hashes import hash_json
-from bertft_core.base.records import read_record, set_aside
-from bertft_core.base.text import counted
+from bertft_core.base.records import read_or_set_aside
+from bertft_core.base.text import counted, size_text
 from bertft_core.config.auto import LEAST_EPOCHS, searched, settled
-from bertft_core.config.fit import AUTO, TrainingConfig
+from bertft_core.config.fit import AUTO, PROBE, TrainingConfig
 from bertft_core.config.knobs import SEARCHED_SECTIONS
 from bertft_core.config.run import RunConfig
 from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.model.pretrained import features_of, hidden_size, layers_computed
 from bertft_core.recipe.context import RunContext
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, at_hand
 from bertft_core.recipe.runs import Run
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.schedules import UnfreezeSchedule, usable_cuts
@@ -39,15 +39,9 @@ def machine_settings(context: RunContext, doing: Callable[[str], None] = lambda 
     if stored := context.run.settings:
         return stored
     file, prepared, training = context.home / "machine.json", context.prepared, context.config.training
-    try:
-        known = read_record(file, dict[str, MachineSettings], "it is measured again")
-    except FileNotFoundError:
-        known = {}
-    except DamagedFile as fault:
-        set_aside(file, fault)
-        known = {}
+    known = read_or_set_aside(file, dict[str, MachineSettings], "it is measured again") or {}
     wanted = (training.precision, training.device, training.threads)
-    key = hash_json([platform.node(), version("torch"), os.cpu_count(), prepared.encoder, *wanted])[:16]
+    key = hash_json([platform.node(), version("torch"), os.cpu_count(), prepared.base_encoder, *wanted])[:16]
     if key not in known:
         doing("settling threads and precision for this encoder and machine, once")
         known[key] = context.trainer.resolve(prepared.pretrained, *wanted)
@@ -68,7 +62,7 @@ def fit_spec(
     keep_model: bool,
 ) -> FitSpec:
     """One fit as the trainer process reads it, with lr and epochs settled for the rows that it trains on."""
-    config = settled_for(config, prepared, rows)
+    config, prepared = settled_for(config, prepared, rows), at_hand(config, prepared, home)
     own = {"precision": settings.precision, "threads": settings.threads, "device": settings.device, "seed": seed}
     own["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
     return FitSpec(
@@ -95,6 +89,8 @@ def settled_for(config: RunConfig, prepared: Prepared, rows: int | None = None) 
 def auto_line(config: RunConfig, prepared: Prepared) -> str:
     """What `auto` stands for in a fit on all training rows, for people; "" where the configuration has no `auto`."""
     now = settled_for(config, prepared).training
+    if now.unfreezing == PROBE:
+        return ""
     values = [f"{key} {getattr(now, key):g}" for key in ("lr", "epochs") if getattr(config.training, key) == AUTO]
     where = (
         f"{counted(prepared.dataset.n_train, 'row')} of {counted(len(prepared.dataset.classes), 'class', 'classes')}"
@@ -153,7 +149,7 @@ def prefix_plan(config: RunConfig, prepared: Prepared, precision: str, rows: int
         return PrefixPlan(mode="off", why="one epoch of one fit reads each row at most once")
     mode = "float16" if precision == "bfloat16" else "float32"
     size = _tokens_read(prepared, rows) * hidden_size(pretrained) * len(cuts) * PREFIX_BYTES[mode]
-    where = f"{size / 1e9:.1f} GB at {counted(len(cuts), 'cut')}"
+    where = f"{size_text(size)} at {counted(len(cuts), 'cut')}"
     if size > training.prefix_cache_gb * 1e9:
         limit = f"above training.prefix_cache_gb {training.prefix_cache_gb:g}"
         return PrefixPlan(mode="off", why=f"{where} would be {limit}: frozen layers are computed in every step")

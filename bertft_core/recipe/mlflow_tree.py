@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bertft_core.base.addresses import is_elsewhere
 from bertft_core.base.display import masked
 from bertft_core.base.errors import DamagedFile
 from bertft_core.base.files import write_json
@@ -17,40 +20,59 @@ from bertft_core.base.text import plain
 from bertft_core.config.fit import Part
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.sources import resolve_source
+from bertft_core.data.splits import SPLITS
 from bertft_core.evaluation.report import EvaluationReport, with_floor_keys
+from bertft_core.recipe.adapt import Adapted
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.fit import machine_settings
 from bertft_core.search.results import TrialResult
 from bertft_core.search.winner import SearchWinner
 from bertft_core.tracking import lineage, store
+from bertft_core.tracking.inputs import SplitRecord, log_datasets
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.spec import MachineSettings
 
-_SETTINGS = "bertft.settings"  # of a pipeline run: precision, device and threads of its fits, as JSON
+_FORMER = "bertft.settings"  # as an earlier release has it
+_SETTINGS = f"{store.HIDDEN}{_FORMER}"  # of a pipeline run: precision, device and threads of its fits, as JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the runs of a command come from.
+
+    source: the configuration's file; began: the command, seconds since 1970, None for now; night: the MLflow run of the
+    night that it is part of; prefect_run: the flow run.
+    """
+
+    source: str = ""
+    began: float | None = None
+    night: str | None = None
+    prefect_run: str = ""
 
 
 class Tree:
     """Every method is idempotent: runs are found again by their tags, so a resumed command adds nothing twice."""
 
-    def __init__(self, settings: MlflowConfig, context: RunContext, prefect_run_id: Any) -> None:
+    def __init__(self, settings: MlflowConfig, context: RunContext, origin: Origin = Origin()) -> None:
         self.store = store.open_store(settings, context.home)
         config, run, prepared = context.config, context.run, context.prepared
         self._config, self._run = config, run
-        self.prefect_run = str(prefect_run_id or "")
-        git = lineage.git_tags(config.base_dir)
-        self.commit = git.get("mlflow.source.git.commit", "")
+        self.prefect_run = origin.prefect_run
+        source = {lineage.SOURCE: Path(origin.source).name} if origin.source else {}
+        self._marks = {store.NAME: config.name, **source, **lineage.git_tags(config.base_dir)}  # of every run
+        self.commit = self._marks.get(lineage.COMMIT, "")
         tags = {
-            "bertft.name": config.name,
             "bertft.rows": prepared.dataset.fingerprint,
             "bertft.encoder": prepared.encoder,
             "prefect.flow_run_id": self.prefect_run,
-            **git,
         }
-        self.root = self._open("pipeline", None, config.name, tags)
+        self.root = self._open("pipeline", origin.night, config.name, tags, started=origin.began)
         known = config.identity()  # the rest may differ between two commands of one run, MLflow's parameters may not
         store.log_params(self.store, self.root, {k: v for k, v in parameters(config).items() if _is_in(known, k)})
-        source = str(config.data.source or config.data.train)
-        store.log_dataset(self.store, self.root, prepared.dataset, source)
+        self._splits = split_records(config, prepared.dataset)
+        log_datasets(self.store, self.root, self._splits)
         write_json(run.folder.config, config.resolved())
         run.folder.environment.write_text(lineage.environment_text(), encoding="utf-8")
         store.log_files(self.store, self.root, [run.folder.config, run.folder.environment])
@@ -65,7 +87,8 @@ class Tree:
         what was taken over, for people; "" where nothing was.
         """
         run, said = context.run, ""
-        told = _settings_in(store.run_tags(self.store, self.root).get(_SETTINGS, ""))
+        tags = store.run_tags(self.store, self.root)
+        told = _settings_in(tags.get(_SETTINGS, tags.get(_FORMER, "")))
         if told is not None and run.settings is None:
             here = replace(told, threads=min(told.threads, os.cpu_count() or 1), gpus=0)
             if told.device != "cpu":
@@ -78,6 +101,22 @@ class Tree:
         if told is None:
             store.set_tags(self.store, self.root, {_SETTINGS: json.dumps(asdict(settings))})
         return said
+
+    def adaptation(self, adapted: Adapted) -> None:
+        """The adaptation's run: its settings, the loss on held-out text by step, and the encoders it stands on."""
+        encoder, result = adapted.encoder, adapted.encoder.result
+        tags = {"bertft.encoder": encoder.key, "bertft.encoder.base": encoder.base_encoder}
+        tags |= {"bertft.encoder.chain": " > ".join(encoder.chain), "bertft.reason": result.reason}
+        began = encoder.made - result.seconds
+        run_id = self._open("adapt", self.root, f"{self._config.name} adaptation", tags, started=began)
+        assert self._config.adaptation is not None, "what is adapted has a section"
+        settings = parameters(self._config.adaptation, "adaptation.")
+        store.log_params(self.store, run_id, {**settings, "documents": encoder.documents})
+        points = [store.MetricPoint(key="held_out_loss", value=loss, step=step) for step, loss in result.curve]
+        names = ("unigram_loss", "first_loss", "head_loss", "best_loss", "best_step", "steps", "tokens", "seconds")
+        points += [store.MetricPoint(key=name, value=float(getattr(result, name))) for name in names]
+        store.log_metrics(self.store, run_id, points)
+        store.finish_run(self.store, run_id, ended=encoder.made)
 
     def search_run(self, study: str, storage: str) -> None:
         """Open the search run. storage: its address, masked."""
@@ -120,11 +159,12 @@ class Tree:
             run_id = self._open(role, self._search, f"{role} {result.slot}", tags, result.slot, result.started)
             store.log_params(self.store, run_id, result.params)
             fit = result.fit
-            numbers = {"seconds": result.seconds, "score": result.score, "log_loss": result.log_loss}
+            numbers = {"seconds": result.seconds, "validation_score": result.score}
+            numbers |= {"validation_log_loss": result.log_loss}
             numbers |= {"latency_ms": result.latency_ms, "size_bytes": result.size_bytes}
             points = [store.MetricPoint(key=k, value=float(v)) for k, v in numbers.items() if v is not None]
             for part, score in fit.rungs if fit else ():
-                points.append(store.MetricPoint(key="rung_score", value=score, step=round(100 * part)))
+                points.append(store.MetricPoint(key="validation_rung_score", value=score, step=round(100 * part)))
             points += store.history_points([asdict(epoch) for epoch in fit.history] if fit else [])
             store.log_metrics(self.store, run_id, points)
             store.finish_run(self.store, run_id, failed=result.state == "fail", ended=result.finished)
@@ -144,9 +184,9 @@ class Tree:
 
     def final_run(self, fit: TrainingResult, config: RunConfig) -> None:
         """The final fit's run: parameters (config: with the winner's values) and per-epoch metrics."""
-        self.final = self._open(
-            "final", self.root, f"{self._config.name} final fit", {store.WEIGHTS: fit.weights_digest}
-        )
+        weights, began = {store.WEIGHTS: fit.weights_digest}, time.time() - fit.seconds
+        self.final = self._open("final", self.root, f"{self._config.name} final fit", weights, started=began)
+        log_datasets(self.store, self.final, self._splits)
         sections = {**parameters(config.tokenization, "tokenization."), **parameters(config.model, "model.")}
         store.log_params(self.store, self.final, {**parameters(config.training), **sections})
         store.log_history(self.store, self.final, [asdict(h) for h in fit.history])
@@ -161,6 +201,7 @@ class Tree:
         numbers |= with_floor_keys({f"baseline_{name}": getattr(report, f"baseline_{name}") for name in baseline})
         if (blend := report.blend) is not None:
             numbers |= {k: v for k, v in asdict(blend).items() if isinstance(v, float)}
+        numbers |= {score.name: score.value for score in report.extra if score.name not in numbers}
         store.log_metrics(self.store, self.final, {f"test_{name}": value for name, value in numbers.items()})
         folder = self._run.folder.evaluation
         self._log_evaluation(folder.report_json, folder.report_markdown, folder.confusion, folder.learning)
@@ -191,11 +232,11 @@ class Tree:
         for run_id in filter(None, (self.final, self.root)):
             store.finish_run(self.store, run_id)
 
-    def fail(self) -> None:
-        """End as failed what still runs: the command stopped for a fault. The same command takes it up again."""
+    def fail(self, *, killed: bool = False) -> None:
+        """End as failed, or as killed, what still runs. The same command takes it up again."""
         for run_id in filter(None, (self._search, self.final, self.root)):
             if store.run_status(self.store, run_id) == "RUNNING":
-                store.finish_run(self.store, run_id, failed=True)
+                store.finish_run(self.store, run_id, failed=True, killed=killed)
 
     def _open(
         self,
@@ -206,7 +247,51 @@ class Tree:
         slot: int | None = None,
         started: float | None = None,
     ) -> str:
-        return store.find_or_create_run(self.store, self._run.run_id, role, parent, name, tags, slot, started)
+        marks = {**self._marks, **tags}
+        return store.find_or_create_run(self.store, self._run.run_id, role, parent, name, marks, slot, started)
+
+
+def split_records(config: RunConfig, dataset: DatasetSplits) -> list[SplitRecord]:
+    """What MLflow is told of the rows of each split that has any; each digest is over its rows, in whatever order."""
+    data = config.data
+    labels = data.label if isinstance(data.label, list) else [data.label]
+    found = []
+    for split in SPLITS:
+        text = data.source or str(getattr(data, split))
+        kind, source = _source(text, config.base_dir, f"data.{split}")
+        table = dataset.table(split)
+        labelled = table["weights"].to_pylist() if dataset.is_soft else dataset.label_texts(table)
+        rows = sorted(zip(table["fingerprint"].to_pylist(), map(str, labelled), strict=True))
+        if not rows:
+            continue
+        digest = hashlib.sha256()
+        for key, label in rows:
+            digest.update(key + label.encode() + b"\n")
+        found.append(
+            SplitRecord(
+                split=split,
+                name=f"{config.name}-{split}",
+                digest=digest.hexdigest(),
+                rows=len(rows),
+                source_type=kind,
+                source=source,
+                columns=[data.text, *([data.text_pair] if data.text_pair and dataset.has_pair else []), *labels],
+                classes=dataset.classes,
+            )
+        )
+    return found
+
+
+def _source(text: str, base_dir: Path, key: str) -> tuple[str, dict[str, Any]]:
+    """A place of rows as MLflow writes it: the type of the source, and its fields. It loads no database's rows."""
+    if is_elsewhere(text):
+        scheme = text.partition("://")[0]
+        shown = masked(text)
+        return (scheme, {"uri": shown}) if scheme in ("s3", "gs") else ("code", {"tags": {"mlflow.source.name": shown}})
+    place = resolve_source(text, base_dir, key)
+    if isinstance(place, Path) or place.folder is not None:
+        return "local", {"uri": masked(str(place if isinstance(place, Path) else place.folder))}
+    return "hugging_face", {"path": place.name, "split": place.split}
 
 
 def _settings_in(text: str) -> MachineSettings | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bertft_core.adaptation.lineage import Adaptation, plan_adaptation
 from bertft_core.base.errors import ConfigError
+from bertft_core.base.files import MANIFEST
 from bertft_core.base.hashes import encoder_fingerprint
 from bertft_core.config.fit import class_weight_faults, target_faults
 from bertft_core.config.run import RunConfig
@@ -16,6 +18,7 @@ from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.splits import SPLITS
 from bertft_core.data.tokens.tokenization import TokenizedSplits, tokenize_splits
 from bertft_core.data.tokens.twins import without_twins
+from bertft_core.evaluation.scores.extra import require_metrics
 from bertft_core.model.pretrained import resolve_pretrained
 
 OnProgress = Callable[[str, int, int | None], None]  # what, how many, of how many where that is known
@@ -27,14 +30,29 @@ class Prepared:
 
     dataset: the rows of the splits, on disk
     tokens: their ids, on disk
-    pretrained: the encoder's folder
-    encoder: the fingerprint of its files
+    pretrained: the folder of the encoder that a fit begins with; as long as an adaptation is planned alone, of its base
+    encoder: the fingerprint of its files; of an adapted one the key of the adaptation
+    adaptation: None where fits begin with the configured encoder
     """
 
     dataset: DatasetSplits
     tokens: TokenizedSplits
     pretrained: str
     encoder: str
+    adaptation: Adaptation | None = None
+
+    @property
+    def base_encoder(self) -> str:
+        """The fingerprint of the configured encoder, whether fits begin with it or with an adapted one."""
+        return self.adaptation.base_encoder if self.adaptation else self.encoder
+
+    def standing_on(self, adaptation: Adaptation | None) -> Prepared:
+        """The same rows and tokens for another beginning: the adapted encoder, or the configured one (None)."""
+        if adaptation is not None:
+            folder = adaptation.folder or adaptation.base
+            return replace(self, adaptation=adaptation, pretrained=folder, encoder=adaptation.key)
+        mine = self.adaptation
+        return self if mine is None else replace(self, adaptation=None, pretrained=mine.base, encoder=mine.base_encoder)
 
 
 def ingest(config: RunConfig, home: Path, on_progress: OnProgress | None = None) -> DatasetSplits:
@@ -65,17 +83,38 @@ def prepare(config: RunConfig, home: Path, on_progress: OnProgress | None = None
     return tokenize(config, ingest(config, home, on_progress), home, on_progress)
 
 
+def planned(config: RunConfig, prepared: Prepared, home: Path, on_progress: OnProgress | None = None) -> Prepared:
+    """`prepared` with the name of the adapted encoder that fits will begin with, where the configuration has one."""
+    if not config.is_adapted:
+        return prepared
+    base = (Path(prepared.pretrained), prepared.encoder)
+    return prepared.standing_on(plan_adaptation(config, prepared.dataset, base, home, on_progress))
+
+
 def prepare_for(
     config: RunConfig, chosen: RunConfig, prepared: Prepared, home: Path, on_progress: OnProgress | None = None
 ) -> Prepared:
     """`prepared` for a configuration that differs from `config` in searched values: another encoder, other cuts."""
-    if chosen.model == config.model and chosen.tokenization == config.tokenization:
-        return prepared
-    return tokenize(chosen, prepared.dataset, home, on_progress)
+    is_same = chosen.model.pretrained == config.model.pretrained
+    adaptation = prepared.adaptation if is_same and chosen.model.adapted else None
+    if not is_same or chosen.tokenization != config.tokenization:
+        prepared = tokenize(chosen, prepared.dataset, home, on_progress)
+    else:
+        prepared = at_hand(config, prepared, home)
+    return prepared.standing_on(adaptation)
+
+
+def at_hand(config: RunConfig, prepared: Prepared, home: Path) -> Prepared:
+    """`prepared`, whose tokens are made again, or fetched, where somebody removed them since."""
+    files = (MANIFEST, *(f"{split}.arrow" for split in SPLITS))
+    if not all((prepared.tokens.path / file).is_file() for file in files):
+        tokenize_splits(prepared.dataset, Path(prepared.pretrained), config.tokenization, home / "tokens")
+    return prepared
 
 
 def require_targets(config: RunConfig, dataset: DatasetSplits) -> None:
-    """Raises ConfigError naming each key that these labels leave without a meaning, and classes that are not there."""
+    """Raises ConfigError naming each key without a meaning for these labels, classes and metrics that are absent."""
+    require_metrics(config.evaluation.extra_metrics)
     training, decision = config.training, config.decision
     weights = training.class_weights
     faults = target_faults(training.loss, config.evaluation.metric, multi_label=dataset.multi_label)

@@ -27,6 +27,7 @@ from bertft_core.evaluation.policy.blend import TFIDF_ALONE
 from bertft_core.evaluation.report import EvaluationReport
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.metrics import Scores
+from bertft_core.recipe.adapt import Gain
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import baseline_folder, slices_of, write_markdown
 from bertft_core.recipe.mlflow_tree import Tree
@@ -140,6 +141,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
         "folder": str(folder.path),
         "size_mb": sum(file.stat().st_size for file in served.iterdir()) / 1e6,
         "rule": tree.store.config.promotion.settings(),
+        "encoders": _encoders(context),
     }
     write_json(folder.evidence, evidence)
     tags = {
@@ -149,12 +151,21 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
         "bertft.test_rows": evidence["test_rows"],
         "bertft.rows": dataset.fingerprint,
         "bertft.run_key": run.run_key,
+        **_encoders(context),
         **lineage.version_tags(config.base_dir),
     }
     name = tree.store.config.model_name(config.name)
     files = [folder.evidence, folder.train_fingerprints]
     version = register(tree.store, tree.final, served, name, tags, extra_files=files)
     return _candidate(name, version.version, folder, config, evidence), version
+
+
+def _encoders(context: RunContext) -> dict[str, str]:
+    """The chain of encoders that a version stands on: the configured one, and each adapted one from the first on."""
+    prepared = context.prepared
+    chain = prepared.adaptation.chain if prepared.adaptation else ()
+    tags = {"bertft.encoder.base": prepared.base_encoder, "bertft.encoder.chain": " > ".join(chain)}
+    return {name: value for name, value in tags.items() if value}
 
 
 def _candidate(
@@ -169,6 +180,7 @@ def _candidate(
         weights_digest=evidence["weights"],
         size_mb=evidence["size_mb"],
         fault=evidence.get("fault", ""),
+        parent=evidence.get("parent", ""),
     )
 
 
@@ -200,6 +212,8 @@ def write_released_page(
         "git commit": tree.commit,
         "rows": prepared.dataset.fingerprint,
         "encoder": prepared.encoder,
+        "adaptation": str(Gain(**gain)) if (gain := run.state().get("gain")) else "",
+        **_encoders(context),
         "code": code_fingerprint(*RUN_CODE),
         "machine": str(run.settings or ""),
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},

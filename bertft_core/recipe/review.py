@@ -60,7 +60,7 @@ def _write_doubtful_labels(context: RunContext, settings: MachineSettings, on_pr
     from bertft_core.reporting.run.page import SuspectRow
 
     config, dataset, folder = context.config, context.prepared.dataset, context.run.folder.evaluation
-    chosen = sample_rows(open_split(context.prepared.tokens.path, "train"), config.evaluation.review_rows)
+    chosen = sample_rows(open_split(context.tokens, "train"), config.evaluation.review_rows)
     features = load_array(_features(context, settings, on_progress))
     table, sources = dataset.table("train").take(chosen), dataset.sources("train")
     places, texts = [sources[i] for i in chosen], table["text"].to_pylist()
@@ -94,13 +94,7 @@ def _features(context: RunContext, settings: MachineSettings, on_progress: OnPro
     if not is_reusable(folder):
         with staged_folder(folder) as staging:
             context.trainer.features(
-                prepared.pretrained,
-                prepared.tokens.directory,
-                "train",
-                staging / "features.npy",
-                settings,
-                on_progress,
-                rows=rows,
+                prepared.pretrained, context.tokens, "train", staging / "features.npy", settings, on_progress, rows=rows
             )
     return folder / "features.npy"
 

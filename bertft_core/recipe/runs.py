@@ -49,6 +49,7 @@ class _RunState:
     chosen: dict[str, Any] | None = None
     fit: TrainingResult | None = None
     fitted: dict[str, dict[str, Any]] | None = None
+    gain: dict[str, Any] | None = None
     policy: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
 

@@ -74,9 +74,12 @@ def open_study(
     storage: a URL that wins over search.storage. must_exist: raise InputError where nobody has begun it.
     """
     assert config.search is not None and config.search.space, "the caller has a search, and `fit.searched_on` a space"
+    every = (config.with_values({_ENCODER: encoder}) for encoder in encoders(config, config.search))
     fingerprints = [
-        encoder_fingerprint(resolve_pretrained(config.with_values({_ENCODER: encoder})))
-        for encoder in encoders(config, config.search)
+        prepared.adaptation.key
+        if prepared.adaptation and chosen.model.adapted
+        else encoder_fingerprint(resolve_pretrained(chosen))
+        for chosen in every
     ]
     all_encoders = hash_json(fingerprints) if len(fingerprints) > 1 else fingerprints[0]
     name = study_name(config, prepared.dataset.fingerprint, all_encoders)

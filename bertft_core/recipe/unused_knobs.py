@@ -7,7 +7,7 @@ from typing import Any
 
 from bertft_core.base.errors import ConfigError
 from bertft_core.config.auto import LEAST_EPOCHS
-from bertft_core.config.fit import ADJUSTED, AUTO, CHUNKS, READ_WITH, SLANTED, is_one_layer
+from bertft_core.config.fit import ADJUSTED, AUTO, CHUNKS, PROBE, READ_WITH, SLANTED, is_one_layer
 from bertft_core.config.knobs import UNREAD
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import Range, SearchConfig, conditions_of, requirements, values_of
@@ -18,11 +18,17 @@ from bertft_core.training.schedules import UnfreezeSchedule
 _LENGTH, _CUT, _ENCODER = "tokenization.max_length", "tokenization.truncation", "model.pretrained"
 _LAYERS = "model.layers"
 _CHUNK_LIMIT, _OVERLAP = "tokenization.max_chunks", "tokenization.chunk_overlap"
+# what a fit in steps reads, and a logistic regression does not
+_OF_STEPS = (
+    *("lr", "batch_size", "epochs", "alpha", "embedding_rate", "head_multiplier", "warmup_fraction", "weight_decay"),
+    *("schedule", "cut_fraction", "ratio", "phase_restart", "max_grad_norm", "dropout", "attention_dropout"),
+)
 # (knob, a field that decides whether the knob is read, for which values of that field it is not)
 _UNUSED: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     *((key, other, wanted.__ne__) for key, (other, wanted) in READ_WITH.items()),
     ("warmup_fraction", "schedule", lambda value: value == SLANTED),
     *((key, "unfreezing", is_unread) for key, is_unread, *_ in UNREAD),
+    *((key, "unfreezing", lambda value: value == PROBE) for key in _OF_STEPS),
     ("alpha", "unfreezing", lambda value: not isinstance(value, str) and value[-1][1] <= 1),  # nothing below the top
     ("embedding_rate", "alpha", lambda value: value == 1),
     ("model.combine", _LAYERS, is_one_layer),

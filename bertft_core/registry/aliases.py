@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bertft_core.base.errors import InputError, RegistryError
-from bertft_core.base.home import board_file
 from bertft_core.config.store import Store
+from bertft_core.registry.description import first_description
 from bertft_core.tracking.store import all_pages, client, ensure_store, literal, logged_model_status
 
 RUN_ID = "bertft.run_id"
 MODEL_ID = "bertft.model_id"  # a search for versions leaves MLflow's own model_id empty
 MACHINE = "bertft.machine"  # precision, device and threads of the fit, for people
+PARENT = "bertft.parent"  # the version that this one is a cheaper form of
 FILES = "bertft.files"  # digest of what a version loads (`files.digest`)
 READY = "READY"
 
@@ -107,19 +107,17 @@ def require_model(store: Store, name: str) -> None:
 
 
 def ensure_model(store: Store, name: str) -> None:
-    """Make the registered model where it is missing; its description says where the board is."""
+    """Make the registered model where it is missing; its description says that it has no champion yet."""
     from mlflow.exceptions import MlflowException
 
-    board = board_file(Path(store.home))
-    text = f"All models on one page: {board}, which `bertft up` serves as /board/ on its MLflow server"
     try:
-        client(store).create_registered_model(name, description=text)
+        client(store).create_registered_model(name, description=first_description(store, name))
     except MlflowException as fault:
         if fault.error_code not in {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}:
             raise RegistryError(f"registered model {name!r}: {fault}") from fault
 
 
-def model_names(store: Store, with_tag: str = "") -> tuple[str, ...]:
+def model_names(store: Store, with_tag: str | tuple[str, ...] = "") -> tuple[str, ...]:
     """Every registered model's name, sorted. with_tag: only of models that have a tag whose key begins so."""
     api = client(store)
     models = all_pages(lambda token: api.search_registered_models(max_results=100, page_token=token))

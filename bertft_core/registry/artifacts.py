@@ -15,7 +15,7 @@ from bertft_core.base.records import parse_record
 from bertft_core.config.store import Store
 from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
 from bertft_core.registry.evaluation_folder import EVIDENCE, TRAIN_ROWS
-from bertft_core.serving.artifact import CARD, ArtifactCard, read_card
+from bertft_core.serving.artifact import CARD, ONNX_FILE, ArtifactCard, read_card
 from bertft_core.tracking.store import download_files, list_files, logged_model_location
 
 EVIDENCE_FOLDER = "evidence"  # of a logged model, and below BERTFT_HOME
@@ -61,7 +61,8 @@ def read_served_card(store: Store, name: str, version: str) -> ArtifactCard:
 def require_files(store: Store, version: RegisteredVersion) -> None:
     """Raise ArtifactError unless card and weights of a version are where the store says; nothing is downloaded."""
     names = list_files(store, version.model_id, "artifacts")
-    if missing := [end for end in (CARD, ".safetensors") if not any(name.endswith(end) for name in names)]:
+    wanted = {CARD: (CARD,), "weights": (".safetensors", ONNX_FILE)}
+    if missing := [what for what, ends in wanted.items() if not any(name.endswith(ends) for name in names)]:
         where = masked(str(logged_model_location(store, version.model_id)))
         raise ArtifactError(f"its files are gone from {where} (no {', no '.join(missing)})")
 

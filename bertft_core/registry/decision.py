@@ -109,6 +109,8 @@ def _without_gate(view: ModelView, version: str, weights: str, prefect_run: str)
         action, reason = entries.HELD, f'held, {hold}; `bertft resume {name} --reason "…"` lifts it'
     elif version in entries.rolled_back(known):
         reason = f"version {version} was rolled back; only {force} promotes it"
+    elif parent := _rejected_parent(view, version):
+        reason = f"is a cheaper form of version {parent}, which was rolled back; only {force}"
     elif weights in entries.rejected_weights(known):
         reason = f"has the weights of a version that was rolled back; only {force}"
     elif view.store.config.promotion.champion_unavailable == "keep" and view.champion_fault:
@@ -116,6 +118,14 @@ def _without_gate(view: ModelView, version: str, weights: str, prefect_run: str)
     else:
         return None
     return _write(view, action, version, reason, prefect_run)
+
+
+def _rejected_parent(view: ModelView, version: str) -> str:
+    """The version that this one is a cheaper form of, where that was rolled back; else ""."""
+    if not (rejected := entries.rolled_back(view.entries)):
+        return ""
+    parent = aliases.get_version(view.store, view.name, version).tags.get(aliases.PARENT, "")
+    return parent if parent in rejected else ""
 
 
 def _write(
@@ -148,7 +158,7 @@ def gate_fingerprint(candidate: Candidate, store: Store) -> str:
     GATE_CODE: the rooms that hold the rule and its figures; of the registry the files that collect answers and entries
     and decide on them.
     """
-    rule = asdict(store.config.promotion_rule(candidate.metric))
+    rule = asdict(candidate.rule(store.config))
     del rule["require_approval"]  # changes who has the last word, not what the gate says
     return hash_json([rule, code_fingerprint(*GATE_CODE)])[:16]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from bertft_core.base.clock import Stamp
 from bertft_core.base.errors import ArtifactError, InputError
 from bertft_core.base.files import load_array
 from bertft_core.config.promotion import PromotionRule
-from bertft_core.config.store import Store
+from bertft_core.config.store import MlflowConfig, Store
 from bertft_core.evaluation.gate.checks import (
     TRAINING,
     Check,
@@ -31,6 +31,7 @@ from bertft_core.registry.ledger import ModelView
 from bertft_core.tracking.store import WEIGHTS
 
 OTHER_BATCH = 7  # rows: another batch size than the evaluation's token budget gives
+CHEAPER = 0.01  # of the deciding metric, that a cheaper form may be worse, where promotion.margin is null
 PARITY = 1e-5  # largest difference between a served probability and the evaluation's
 
 
@@ -46,6 +47,18 @@ class Candidate:
     weights_digest: str
     size_mb: float
     fault: str = ""  # why its fit says nothing (`TrainingResult.fault`)
+    parent: str = ""  # the version that it is a cheaper form of
+
+    def rule(self, config: MlflowConfig) -> PromotionRule:
+        """The rule that it is judged by.
+
+        A cheaper form of a version need not be better: it is promoted where it is shown not to be worse than the
+        champion by promotion.margin, or by CHEAPER where that is null. All other conditions stay.
+        """
+        rule = config.promotion_rule(self.metric)
+        if not self.parent or rule.test == "non_inferiority":
+            return rule
+        return replace(rule, test="non_inferiority", margin=CHEAPER, min_gain=0.0)
 
     @property
     def uri(self) -> str:
@@ -81,7 +94,7 @@ def check_parity(candidate: Candidate, view: ModelView, scorer: Scorer) -> None:
     The versions it will be compared with answer in the same go, which saves a start; their answers lie in the
     candidate's folder. Raises ArtifactError where the candidate fails or predicts otherwise.
     """
-    folder, rule = candidate.folder, view.store.config.promotion_rule(candidate.metric)
+    folder, rule = candidate.folder, candidate.rule(view.store.config)
     _, rivals = rival_versions(rule, view, None if view.champion_fault else view.champion)
     outs = {candidate.uri_of(version): folder.answers(version) for version in (candidate.version, *rivals)}
     answers = scorer.answers(outs, folder.test_rows, OTHER_BATCH)
@@ -101,7 +114,7 @@ def judge(candidate: Candidate, view: ModelView, champion: str | None, fault: st
     Answers of rivals that do not lie in the candidate's folder are computed. Raises InputError when the label sets
     differ or the champion has seen every row, ArtifactError when a rival does not load.
     """
-    rule = view.store.config.promotion_rule(candidate.metric)
+    rule = candidate.rule(view.store.config)
     now, _ = entries.time_now(view.entries, Stamp.now())
     anchor, versions = rival_versions(rule, view, champion)
     rivals = {version: _rival(candidate, version, view.store) for version in versions}

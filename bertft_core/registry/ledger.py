@@ -1,6 +1,11 @@
 """The ledger of a registered model: every decision in order, and aliases that agree with it after any kill.
 
-The entries are tags of the registered model (bertft.ledger.000001, …): a version may be deleted, its model stays.
+The entries are tags of the registered model (LEDGER and 000001, …): a version may be deleted, its model stays. They are
+no files of a run: a tag is written at once or not at all, by the database that has the aliases and the claims; one
+request reads all of them; and whoever rolls back needs no artefact store. MLflow's pages do not show tags whose keys
+begin so; people read the model's description and ledger.jsonl. The tag INDEX says so, and keeps an earlier release,
+which knows the tags of FORMER alone, from beginning a ledger of its own.
+
 An entry is written as pending before the first alias moves and as done after the last step; `settle` finishes what
 a killed process left, and notes what somebody changed by hand. Copies lie on the version (a tag) and in its MLflow
 run (ledger.jsonl); the model's tags are the truth.
@@ -11,9 +16,7 @@ Those that share none exclude each other by claims in the registry (`claims`).
 
 from __future__ import annotations
 
-import getpass
 import logging
-import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -26,16 +29,22 @@ from bertft_core.base.clock import Stamp
 from bertft_core.base.errors import ArtifactError, DamagedFile, InputError, RegistryError
 from bertft_core.config.store import Store
 from bertft_core.registry import aliases, artifacts, claims, entries, remembered
+from bertft_core.registry.description import describe_model
 from bertft_core.registry.entries import DONE, PENDING, VOID, Entries, LedgerEntry
-from bertft_core.tracking.store import WEIGHTS, client, log_text, store_lock
+from bertft_core.tracking.lineage import who
+from bertft_core.tracking.store import HIDDEN, WEIGHTS, client, log_text, store_lock
 
-LEDGER = "bertft.ledger."
+FORMER = "bertft.ledger."  # where entries of before December 2026 stand until the next one is written
+LEDGER = f"{HIDDEN}{FORMER}"
+INDEX = f"{FORMER}index"
+_INDEX_TEXT = (
+    "one tag an entry, not shown here; to read: the description, `bertft history`, ledger.jsonl of a version's run"
+)
 DECISION = "bertft.decision"
 CLOCK = "clock"  # in the numbers of an entry: how the writer's clock differed from what it must have been
 FILE = "ledger.jsonl"
 AWAITING_APPROVAL = "awaiting approval"  # the outcome of an entry that awaits
 _LOGGER = logging.getLogger(__name__)
-_SIGNATURE = 120  # characters of a name in `by`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +53,7 @@ class ModelView:
 
     aliases: alias -> version. repaired: the entries that `settle` finished, voided or noticed to make ledger and
     aliases agree. restored: those whose own tag is damaged, read from a copy. claims: what others are about to write
-    (`claims`), tag to place.
+    (`claims`), tag to place. tags: all that the model has.
     """
 
     store: Store
@@ -54,6 +63,7 @@ class ModelView:
     repaired: Entries = ()
     restored: Entries = ()
     claims: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -147,15 +157,6 @@ def release_of(name: str, entry: LedgerEntry, look: tuple[str, ...] = (), versio
     )
 
 
-def who() -> str:
-    """$BERTFT_USER, else the operating system's user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run a number without a name
-        user = f"uid {os.getuid()}"
-    return (os.environ.get("BERTFT_USER") or f"{user}@{os.uname().nodename}")[:_SIGNATURE]
-
-
 def view_model(store: Store, name: str) -> ModelView:
     """Read a registered model; empty when there is none of that name.
 
@@ -163,25 +164,35 @@ def view_model(store: Store, name: str) -> ModelView:
     """
     tags, held_aliases = aliases.tags_and_aliases(store, name)
     found, restored = [], []
-    for key in sorted(tags):
-        if not key.startswith(LEDGER):
-            continue
+    for number, key in sorted(keys_of(tags).items()):
         try:
             found.append(LedgerEntry.from_text(tags[key], f"the tag {key} of registered model {name}"))
         except DamagedFile as fault:
-            found.append(_copy(store, name, key, fault))
+            found.append(_copy(store, name, number, fault))
             restored.append(found[-1])
     others = {key: value for key, value in tags.items() if key.startswith(claims.CLAIM)}
     return ModelView(
-        store=store, name=name, entries=tuple(found), aliases=held_aliases, restored=tuple(restored), claims=others
+        store=store,
+        name=name,
+        entries=tuple(found),
+        aliases=held_aliases,
+        restored=tuple(restored),
+        claims=others,
+        tags=tags,
     )
 
 
-def _copy(store: Store, name: str, key: str, fault: DamagedFile) -> LedgerEntry:
+def keys_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """The number of each entry among the tags of a model or a version, as it is written there, and its tag."""
+    known = {prefix: [key for key in tags if key.startswith(prefix)] for prefix in (FORMER, LEDGER)}
+    return {key.removeprefix(prefix): key for prefix, keys in known.items() for key in keys if key != INDEX}
+
+
+def _copy(store: Store, name: str, number: str, fault: DamagedFile) -> LedgerEntry:
     """An entry from the copy on its version, where the model's own tag is damaged; without one, raises `fault`."""
     for version in aliases.versions(store, name):
         with suppress(DamagedFile):
-            return LedgerEntry.from_text(version.tags.get(key, ""))
+            return LedgerEntry.from_text(version.tags.get(keys_of(version.tags).get(number, ""), ""))
     raise fault
 
 
@@ -226,7 +237,7 @@ def _write(store: Store, name: str, draft: Draft) -> LedgerEntry:
 
 def models(store: Store) -> tuple[str, ...]:
     """Names of the registered models that have a ledger, sorted: a registry may hold other people's too."""
-    return aliases.model_names(store, with_tag=LEDGER)
+    return aliases.model_names(store, with_tag=(LEDGER, FORMER))
 
 
 def settle(store: Store, name: str) -> ModelView:
@@ -355,6 +366,7 @@ def _append(view: ModelView, draft: Draft) -> LedgerEntry:
                 f"entry {entry.number} of {name}'s ledger: another process writes one at this moment: wait for it, "
                 "then run the command again"
             )
+        _hide_former(seen)
         _tag_model(store, name, entry)
         announced = view_model(store, name)
         if announced.entries[-1].token != entry.token:
@@ -396,8 +408,20 @@ def _carry_out(view: ModelView, entry: LedgerEntry) -> LedgerEntry:
         aliases.tag_version(store, name, version.version, tags)
         others = [e for e in view.entries if e.number != entry.number]
         log_text(store, version.run_id, "".join(e.to_text() + "\n" for e in [*others, done]), FILE)
+    describe_model(store, name, (*(e for e in view.entries if e.number != entry.number), done))
     _tag_model(store, name, done)
     return done
+
+
+def _hide_former(view: ModelView) -> None:
+    """Move the tags of an earlier release to where this one has them; what a killed process moved is only taken off."""
+    former = {key for key in view.tags if key.startswith(FORMER)} - {INDEX}
+    for key in sorted(former):
+        if (moved := LEDGER + key.removeprefix(FORMER)) not in view.tags:
+            aliases.tag_model(view.store, view.name, {moved: view.tags[key]})
+        client(view.store).delete_registered_model_tag(view.name, key)
+    if INDEX not in view.tags:
+        aliases.tag_model(view.store, view.name, {INDEX: _INDEX_TEXT})
 
 
 def _tag_model(store: Store, name: str, entry: LedgerEntry) -> None:

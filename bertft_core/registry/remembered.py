@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from bertft_core.base.display import masked
-from bertft_core.base.errors import DamagedFile, LostError
+from bertft_core.base.errors import LostError
 from bertft_core.base.files import write_json
-from bertft_core.base.records import read_record, set_aside
+from bertft_core.base.records import read_or_set_aside
 from bertft_core.config.store import Store
 from bertft_core.registry import entries
 from bertft_core.registry.entries import Entries
@@ -105,14 +105,7 @@ def _file(store: Store, name: str) -> Path:
 
 
 def _read(store: Store, name: str) -> KnownChampion | None:
-    file = _file(store, name)
-    try:
-        return read_record(file, KnownChampion, "the runs and nights of this home tell in its place")
-    except FileNotFoundError:
-        return None
-    except DamagedFile as fault:
-        set_aside(file, fault)
-        return None
+    return read_or_set_aside(_file(store, name), KnownChampion, "the runs and nights of this home tell in its place")
 
 
 def _of_earlier_releases(store: Store, name: str) -> Iterator[KnownChampion]:

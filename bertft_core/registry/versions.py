@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import logging
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,9 @@ from bertft_core.registry.artifacts import EVIDENCE_FOLDER
 from bertft_core.registry.entries import rollback_target
 from bertft_core.registry.files import digest
 from bertft_core.registry.served_code import MODEL_FILE, copy_served_code
-from bertft_core.serving.artifact import read_card
+from bertft_core.serving.artifact import ArtifactCard, read_card
+from bertft_core.tracking import lineage
+from bertft_core.tracking.inputs import model_metrics
 from bertft_core.tracking.store import (
     WEIGHTS,
     client,
@@ -46,7 +51,9 @@ from bertft_core.tracking.store import (
 
 # What the served folder imports; mlflow adds itself. Versions are those the model was judged with.
 _SERVED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+_ONNX_PACKAGES = ("onnxruntime", "tokenizers", "numpy", "pandas")
 _BLEND_PACKAGES = ("scikit-learn", "scipy")
+_FORBIDDEN = re.compile(r"[/:.%\"']")  # in a logged model's name
 
 
 def register(
@@ -82,7 +89,9 @@ def register(
         weights = tags.get(WEIGHTS)  # logged by a process that was killed: of this fit, or of another one of its run
         ready = [str(m.model_id) for m in logged if str(m.status) == READY and m.tags.get(WEIGHTS) == weights]
         marks = {key: str(tags[key]) for key in (RUN_ID, WEIGHTS) if key in tags}
-        model_id = ready[0] if ready else _log_model(store, experiment, run_id, folder, marks, extra_files)
+        model_id = (
+            ready[0] if ready else _log_model(store, experiment, run_id, folder, registered_model, marks, extra_files)
+        )
         require_ready(store, model_id)
         ensure_model(store, registered_model)
         model = api.get_logged_model(model_id)
@@ -102,6 +111,7 @@ def register(
             tags=marks,
             model_id=model_id,
             description=f"decisions on it: bertft history {registered_model}",
+            await_creation_for=0,  # it is there at once, and MLflow says so at length
         )
         return describe(created, was_found=False)
 
@@ -179,18 +189,29 @@ def _log_model(
     experiment: str,
     mlflow_run: str,
     folder: Path,
+    registered_model: str,
     tags: dict[str, str],
     extra_files: Sequence[Path | str],
 ) -> str:
-    """Save locally, upload, mark READY; by explicit client calls, so no global MLflow state is touched."""
+    """Save locally, upload, mark READY; by explicit client calls, so no global MLflow state is touched.
+
+    Parameters, metrics with their data sets, and origin are those of the run that trained it.
+    """
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     api, card = client(store), read_card(folder)
-    packages = _SERVED_PACKAGES + (_BLEND_PACKAGES if card.policy.blend else ())
+    own: tuple[str, ...] = _SERVED_PACKAGES if card.runtime == "torch" else _ONNX_PACKAGES
+    packages = own + (_BLEND_PACKAGES if card.policy.blend else ())
+    trained = api.get_run(mlflow_run)
     created = api.create_logged_model(
-        experiment, name="classifier", source_run_id=mlflow_run, tags=tags, model_type="classifier"
+        experiment,
+        name=_FORBIDDEN.sub("-", registered_model),
+        source_run_id=mlflow_run,
+        tags={key: trained.data.tags[key] for key in lineage.ORIGIN if key in trained.data.tags} | tags,
+        params=trained.data.params,
+        model_type="classifier",
     )
     model_id = str(created.model_id)
     try:
@@ -199,16 +220,20 @@ def _log_model(
             record = Model(
                 artifact_path=created.artifact_location, model_uuid=model_id, run_id=mlflow_run, model_id=model_id
             )
-            mlflow.pyfunc.save_model(
-                str(target),
-                mlflow_model=record,
-                python_model=str(MODEL_FILE),
-                artifacts={"model": str(folder)},
-                code_paths=[str(copy_served_code(Path(scratch)))],
-                # The part after + names a build (2.13.0+cpu) that no index serves under that name.
-                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in packages],
-                signature=_signature(card.classes),
-            )
+            with _without_information():
+                mlflow.pyfunc.save_model(
+                    str(target),
+                    mlflow_model=record,
+                    python_model=str(MODEL_FILE),
+                    artifacts={"model": str(folder)},
+                    code_paths=[str(copy_served_code(Path(scratch)))],
+                    # The part after + names a build (2.13.0+cpu) that no index serves under that name.
+                    pip_requirements=[
+                        f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in packages
+                    ],
+                    signature=_signature(card.classes),
+                    input_example=_example(card),
+                )
             (target / EVIDENCE_FOLDER).mkdir()
             for file in extra_files:
                 shutil.copyfile(file, target / EVIDENCE_FOLDER / Path(file).name)
@@ -216,12 +241,34 @@ def _log_model(
             follow_umask(target, PRIVATE)  # MLflow copies the modes of our code's files
             api.log_model_artifacts(model_id, str(target))
             let_read(store, created.artifact_location)
+        if metrics := model_metrics(trained, model_id):
+            api.log_batch(mlflow_run, metrics=metrics)
     except BaseException:
         api.finalize_logged_model(model_id, "FAILED")
         raise
     api.finalize_logged_model(model_id, READY)
     api.log_outputs(mlflow_run, [LoggedModelOutput(model_id, 0)])
     return model_id
+
+
+@contextlib.contextmanager
+def _without_information() -> Iterator[None]:
+    """MLflow tells on stderr of each model that it saves that it looks at its example."""
+    logger = logging.getLogger("mlflow.pyfunc")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _example(card: ArtifactCard) -> Any:
+    """A call of the model as a frame. The text is nobody's: a served artefact holds no row that it was trained on."""
+    import pandas as pd
+
+    row = {"text": "A text to classify."}
+    return pd.DataFrame([row | ({"text_pair": "What it is read beside."} if card.text_pair else {})])
 
 
 def _signature(classes: tuple[str, ...]) -> Any:

@@ -168,7 +168,9 @@ def knob_importances(
     distributions: of the searched knobs; where absent, or where a value lies outside (a space that has changed),
     derived from the values, those of `log` on a logarithmic scale.
     """
-    done = [r for r in results if r.state == "complete" and r.score is not None and math.isfinite(r.score)]
+    done = [r for r, _ in scored(results, "complete")]
+    said = {name: {written(r.params[name]) for r in done if name in r.params} for r in done for name in r.params}
+    done = [r for r in done if any(len(said[name]) > 1 for name in r.params)]  # of a trial apart nothing varies
     if len(done) < MIN_TRIALS or len({r.score for r in done}) < 2:
         return None
     spaces = _spaces(done, distributions or {}, log)
@@ -186,7 +188,10 @@ def caution(results: Sequence[TrialResult]) -> str:
     n = sum(r.state == "complete" and r.score is not None for r in results)
     what = "They say how much the score moves with a knob, not which value is best"
     if n < MANY:
-        return f"A hint only: the importances rest on {n} complete trials, and a few more may turn their order. {what}."
+        return (
+            f"A hint only: the importances rest on {n} complete trials, and a few more may turn their order; where no "
+            f"knob matters at all the first of four still gets about half. {what}."
+        )
     return f"The importances rest on {n} complete trials of one search. {what}."
 
 
@@ -241,10 +246,9 @@ def _derived(values: Sequence[Any], *, is_log: bool) -> BaseDistribution:
 
 
 def _is_inside(space: BaseDistribution, value: Any) -> bool:
-    try:
-        return bool(space._contains(space.to_internal_repr(value)))
-    except ValueError:
-        return False
+    if isinstance(space, IntDistribution | FloatDistribution):
+        return isinstance(value, int | float) and not isinstance(value, bool) and space.low <= value <= space.high
+    return isinstance(space, CategoricalDistribution) and value in space.choices
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from bertft_core.base.hashes import hash_json
-from bertft_core.config.fit import FITS_VERSION
+from bertft_core.config.fit import FITS_VERSION, PROBE
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import SearchConfig
 from bertft_core.search.results import TrialResult
@@ -49,7 +49,10 @@ def study_name(config: RunConfig, rows: str, encoder: str) -> str:
     parts = [training, resolved["tokenization"], resolved["evaluation"]["metric"], rows, encoder]
     search = config.search or SearchConfig(trials=0)
     second = search.second.measure if search.second else ""
-    return f"{config.name}-{space_hash(search)}-{hash_json([*parts, search.rows, second, FITS_VERSION])[:12]}"
+    tree, kept = search.model_dump(mode="json"), SearchConfig(trials=0).model_dump(mode="json")
+    strategies = [{key: tree[key]} for key in ("sampler", "pruner") if tree[key] != kept[key]]
+    parts += [search.rows, second, *strategies, FITS_VERSION, *([PROBE] if search.linear_probe else [])]
+    return f"{config.name}-{space_hash(search)}-{hash_json(parts)[:12]}"
 
 
 def slot_seed(base: int, slot: int | str) -> int:

@@ -9,9 +9,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from bertft_core.base.hashes import hash_json
+from bertft_core.config.fit import PROBE
 from bertft_core.config.knobs import is_integer
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import Choice, Range, SearchConfig, conditions_of, values_of
+
+_POOLING = "model.pooling"
 
 
 def suggest(trial: optuna.Trial, search: SearchConfig) -> dict[str, Any]:
@@ -21,6 +24,18 @@ def suggest(trial: optuna.Trial, search: SearchConfig) -> dict[str, Any]:
         if _counts(search.space[key], found):
             found[key] = _ask(trial, key, search.space[key])
     return found
+
+
+def every_point(search: SearchConfig, most: int) -> list[dict[str, Any]]:
+    """Every combination of the listed values that count together; of a larger space one more than `most` of them."""
+    points: list[dict[str, Any]] = [{}]
+    for key in search.order:
+        choice, longer = search.space[key], []
+        for point in points:
+            values = values_of(choice) if _counts(choice, point) else [None]
+            longer += [{**point, key: value} if _counts(choice, point) else point for value in values]
+        points = longer[: most + 1]
+    return points
 
 
 def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
@@ -101,6 +116,24 @@ def first_values(search: SearchConfig, config: RunConfig) -> dict[str, Any]:
         if _counts(choice, found):
             found[key] = value if _is_inside(key, choice, value) else _nearest(key, choice, value)
     return found
+
+
+def probe_values(search: SearchConfig, config: RunConfig) -> dict[str, Any] | None:
+    """The values of the trial that fits the head alone; None where there is none, or unfreezing is searched or this.
+
+    It reads the mean over the tokens where the configuration reads the encoder's own [CLS]: that was trained for
+    another task, or never (docs/few_labels.md). A trial of its own: the sampler learns nothing from it.
+    """
+    is_known = "unfreezing" in search.space or config.training.unfreezing == PROBE
+    if not search.linear_probe or is_known:
+        return None
+    is_stock = config.model.pooling == "cls" and _POOLING not in search.space
+    return {"unfreezing": PROBE, **({_POOLING: "mean"} if is_stock else {})}
+
+
+def is_probe(params: Mapping[str, Any], search: SearchConfig) -> bool:
+    """Whether the values of a trial are those of `probe_values`."""
+    return params.get("unfreezing") == PROBE and "unfreezing" not in search.space
 
 
 def _nearest(key: str, choice: Choice, value: Any) -> Any:

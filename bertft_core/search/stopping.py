@@ -19,9 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bertft_core.base.clock import DAY
 
-HALVING_FROM = 9  # trials; below, too few reach a rung for a half of them to mean much
 _TERMINATOR_FROM = 20  # completed trials; Optuna's own default for its terminator
-_STARTUP = 4  # scores at a rung before anything is given up there
+STARTUP = 4  # scores at a rung before anything is given up there
 
 
 class HalvingPruner(optuna.pruners.BasePruner):
@@ -42,17 +41,10 @@ class HalvingPruner(optuna.pruners.BasePruner):
         seen = [t for t in study.get_trials(deepcopy=False, states=states) if rung in t.intermediate_values]
         others = [t.intermediate_values[rung] for t in seen if t.number != trial.number]
         own = trial.intermediate_values[rung]
-        if len(others) < _STARTUP:
+        if len(others) < STARTUP:
             return False
         better = sum(value > own for value in others if value == value)
         return better >= (len(others) + 2) // 2  # more than half of all, this one included
-
-
-def pruner_for(trials: int) -> optuna.pruners.BasePruner:
-    """Successive halving from 9 trials, Optuna's median rule below that."""
-    if trials >= HALVING_FROM:
-        return HalvingPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP)
 
 
 def noise(score: float, rows: int) -> float:

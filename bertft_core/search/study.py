@@ -20,14 +20,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bertft_core.base.errors import InputError, LeaseLost
+from bertft_core.config.metrics import score_column
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import SearchConfig
 from bertft_core.search.lease import LEASE_SECONDS, Owner, Watch
 from bertft_core.search.results import TrialFailure, TrialResult
 from bertft_core.search.slots import Slot, StudyPlan, is_finished, result_of, slot_seed
-from bertft_core.search.space import first_values, suggest, values_inside
-from bertft_core.search.stopping import Clock, exhausted, pruner_for, spent
+from bertft_core.search.space import first_values, is_probe, probe_values, suggest, values_inside
+from bertft_core.search.stopping import Clock, exhausted, spent
 from bertft_core.search.storage import StudyStorage
+from bertft_core.search.strategies import blaming, grid_points, pruner_for, sampler_for
 from bertft_core.training.results import TrainingResult
 
 
@@ -69,7 +71,7 @@ class SearchStudy:
     @property
     def is_pruned(self) -> bool:
         """Whether scores at the rungs count. Where they do not (confirming fits, `second`), none need be measured."""
-        return self._plan.is_pruned and not self._measure
+        return self._plan.is_pruned and not self._measure and self._search.pruner.name != "none"
 
     @property
     def first_params(self) -> tuple[dict[str, Any], ...]:
@@ -144,7 +146,8 @@ class SearchStudy:
         trial, _ = self._live[slot]
         with self._own(slot, trial):
             self.storage.call(trial.report, score, step=round(100 * fraction))
-            return bool(self.storage.call(trial.should_prune))
+            with blaming("search.pruner", self._search.pruner):
+                return bool(self.storage.call(trial.should_prune))
 
     def tell(self, slot: int, result: TrainingResult | TrialFailure, depth: int | None = None) -> TrialResult:
         """Finish a claimed slot; depth: levels that were thawed when it ended.
@@ -169,6 +172,7 @@ class SearchStudy:
             trial, _ = self._live[slot]
             now = self._require_own(slot, trial)
             if not now.state.is_finished():  # else an earlier attempt was told and its answer was lost
+                self._study.sampler = sampler_for(self._search, slot_seed(self._seed, slot))  # it is told, too
                 trial.set_user_attr("result", result)
                 if result["state"] == "complete":
                     values = [result["score"], result[_FIELDS[self._measure]]] if self._measure else result["score"]
@@ -207,7 +211,8 @@ class SearchStudy:
         with self._guard, self.storage.lock(self.name):
             self._study.set_user_attr("time", self._clock.entry(self._attributes().get("time", {})))
             if not self.stopped and self._may_stop_early():
-                completed = [t for t in self._trials() if t.state == TrialState.COMPLETE]
+                done = (t for t in self._trials() if t.state == TrialState.COMPLETE)
+                completed = [t for t in done if not is_probe(t.params, self._search)]
                 if reason := exhausted(completed, rows, self._seed):
                     self._study.set_user_attr("stopped", reason)
             return self.stopped
@@ -235,23 +240,33 @@ class SearchStudy:
                 f"space, settings, rows and encoder, which must be equal on both sides; of this name: {', '.join(near)}"
             )
         directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"] if self._measure else ["maximize"]
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=self.storage.optuna,
             study_name=name,
             load_if_exists=True,
             directions=directions,
-            pruner=pruner_for(self._search.trials),
+            sampler=sampler_for(self._search, self._seed),
+            pruner=pruner_for(self._search),
         )
+        names = [score_column(self._config.evaluation.metric), *([_FIELDS[self._measure]] if self._measure else [])]
+        if study.metric_names != names:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(names)
+        return study
 
     def _first_plan(self, study: optuna.Study) -> StudyPlan:
-        """Configured values first, then last night's winner; decided once and stored with the study."""
+        """Configured values first, last night's winner, the head alone; decided once and stored with the study."""
         stored = study.user_attrs.get("first")
         if stored is None:
-            wanted = [first_values(self._search, self._config), self._last_winner(study.study_name)]
+            configured = first_values(self._search, self._config)
+            wanted = [configured, self._last_winner(study.study_name), probe_values(self._search, self._config)]
             stored = [v for i, v in enumerate(wanted) if v is not None and v not in wanted[:i]]
             study.set_user_attr("name", self._config.name)
             study.set_user_attr("first", stored)
         trials = self._search.trials
+        if self._search.sampler.name == "grid":
+            stored = [*stored, *(p for p in grid_points(self._search, self._seed) if p not in stored)]
         return StudyPlan(
             slots=trials, seeds=tuple(slot_seed(self._seed, s) for s in range(trials)), first=tuple(stored)
         )
@@ -271,12 +286,17 @@ class SearchStudy:
         params = self._earlier(slot) or (self._plan.first[slot] if slot < len(self._plan.first) else None)
         if params is not None:
             self._study.enqueue_trial(dict(params), user_attrs={"slot": slot})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            seed = slot_seed(self._seed, slot)
-            self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+        self._study.sampler = sampler_for(self._search, slot_seed(self._seed, slot))
+        with blaming("search.sampler", self._search.sampler):
+            return self._asked(slot, params)
+
+    def _asked(self, slot: int, params: Mapping[str, Any] | None) -> optuna.Trial:
         trial = self._study.ask()
-        suggest(trial, self._search)
+        if params is not None and is_probe(params, self._search):
+            for key, value in params.items():
+                trial.suggest_categorical(key, [value])
+        else:
+            suggest(trial, self._search)
         trial.set_user_attr("slot", slot)
         return trial
 

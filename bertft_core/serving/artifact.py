@@ -18,6 +18,8 @@ from bertft_core.evaluation.tfidf import ARRAYS, TERMS
 CARD = "bertft.json"
 CARD_FORMAT = 1
 TRUNCATIONS = get_args(Mode)
+RUNTIMES = ("torch", "onnx", "onnx-int8")
+ONNX_FILE = "model.onnx"
 # 16384 tokens (128 rows of 128) keeps a MiniLM batch's activations near 200 MB, and 2 cores busy.
 TOKEN_BUDGET = 16_384
 
@@ -34,6 +36,8 @@ class ArtifactCard:
     (`evaluation.tfidf`). multi_label: a row's answer is a set, every class decided by its own probability.
     encoding, delimiter, quoting: of the training rows, None and auto where each file told its own. merge_labels:
     casefold where labels that differ by case alone were one class.
+    runtime: what answers, torch with the folder's weights or onnxruntime with its model.onnx, whose int8 form holds
+    weights of 8 bits.
     token_budget: padded tokens per inference batch, > 0. version: the bertft that wrote it.
     Raises ArtifactError when a value is impossible.
     """
@@ -55,11 +59,14 @@ class ArtifactCard:
     delimiter: str | None = None
     quoting: str = "auto"
     merge_labels: str = "none"
+    runtime: str = "torch"
 
     def __post_init__(self) -> None:
         faults = []
         if self.truncation not in TRUNCATIONS:
             faults.append(f"truncation must be one of {', '.join(TRUNCATIONS)}, was {self.truncation!r}")
+        if self.runtime not in RUNTIMES:
+            faults.append(f"runtime must be one of {', '.join(RUNTIMES)}, was {self.runtime!r}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             faults.append(f"classes must be at least 2 different names, were {list(self.classes)}")
         if self.max_length < 3 or self.token_budget < 1:

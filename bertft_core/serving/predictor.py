@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bertft_core.base.errors import ArtifactError, InputError, ModelError
 from bertft_core.base.text import multi_label_text, normalise
 from bertft_core.evaluation.policy.blend import probabilities_of
 from bertft_core.evaluation.tfidf import TfidfModel
 from bertft_core.serving.artifact import ArtifactCard, read_card
+from bertft_core.serving.runtimes import Ids, Runtime, Values, open_runtime
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,46 +29,39 @@ class Predictor:
     """A classifier ready to answer. Build it with `Predictor.load(folder)`; it holds no other state."""
 
     def __init__(
-        self, card: ArtifactCard, model: Any, tokenizer: Any, layout: Any, tfidf: TfidfModel | None = None
+        self, card: ArtifactCard, runtime: Runtime, tokenizer: Any, layout: Any, tfidf: TfidfModel | None = None
     ) -> None:
-        from bertft_core.model.encoder_pass import logits_of
-        from bertft_core.model.features import FeatureClassifier
-
         self.card = card
-        self._model = model
+        self._runtime = runtime
         self._tokenizer = tokenizer
         self._layout = layout
         self._tfidf = tfidf  # None where the policy does not blend
-        self._features = model if isinstance(model, FeatureClassifier) else None
-        self._read = model.vectors if self._features else logits_of(model)  # logits, or what the head reads
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu") -> Predictor:
-        """Load the artefact in `folder` (float32, evaluation mode) without touching the network.
+        """Load the artefact in `folder` without touching the network.
 
         Raises ArtifactError when the folder is not a complete bertft artefact.
         """
-        import torch
-
         from bertft_core.data.tokens.encoding import SpecialLayout, load_tokenizer
-        from bertft_core.model.classifier import load_saved
 
         root = Path(folder)
         card = read_card(root)
+        runtime = open_runtime(root, card, device)
         try:
-            model, tokenizer = load_saved(root), load_tokenizer(root)
+            tokenizer = load_tokenizer(root)
         except ModelError as fault:
             raise ArtifactError(f"{root}: the model cannot be loaded ({fault})") from fault
-        outputs = model.config.num_labels
-        if outputs != len(card.classes):
-            raise ArtifactError(f"{root}: the head has {outputs} outputs, {len(card.classes)} classes are named")
+        if runtime.outputs != len(card.classes):
+            raise ArtifactError(
+                f"{root}: the head has {runtime.outputs} outputs, {len(card.classes)} classes are named"
+            )
         tfidf = TfidfModel.load(root) if card.policy.blend else None
         if tfidf is not None and len(tfidf.intercepts) != len(card.classes):
             raise ArtifactError(
                 f"{root}: the TF-IDF model knows {len(tfidf.intercepts)} classes, {len(card.classes)} are named"
             )
-        model.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(card, model, tokenizer, SpecialLayout.of(tokenizer), tfidf)
+        return cls(card, runtime, tokenizer, SpecialLayout.of(tokenizer), tfidf)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,6 +81,24 @@ class Predictor:
         """
         self._require_texts(texts, pairs, range(len(texts)))
         return self._probabilities(texts, pairs, batch_size)
+
+    def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Values:
+        """Mean over the tokens of the encoder's top layer, [n, H]: how near texts are to each other, for this encoder.
+
+        Of a text in chunks, of its first one. Raises InputError as `probabilities`.
+        """
+        from bertft_core.data.tokens.encoding import encode_texts
+
+        self._require_texts(texts, pairs, range(len(texts)))
+        card, found = self.card, list[Values]()
+        for start in range(0, max(1, len(texts)), _SLAB):
+            some = None if pairs is None else list(pairs[start : start + _SLAB])
+            ids, pair_starts, _ = encode_texts(
+                self._tokenizer, self._layout, list(texts[start : start + _SLAB]), some, **asdict(card.cutting)
+            )
+            cut = [row[: card.max_length] for row in ids]
+            found.append(self._through(cut, pair_starts, None, self._runtime.means))
+        return np.concatenate(found)
 
     def _probabilities(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int | None) -> np.ndarray:
         if batch_size is not None and batch_size < 1:
@@ -235,41 +246,37 @@ class Predictor:
                 for k in range(n)
             ]
             pair_starts = [len(chunk) for chunk in ids]
-        read = self._through(ids, pair_starts, batch_size)
-        logits = self._features.answer_all(read, counts) if self._features else read
+        logits = self._runtime.answer(self._through(ids, pair_starts, batch_size, self._runtime.read), counts)
         return probabilities_of(logits.astype(np.float64), multi_label=card.multi_label)
 
     def _through(
-        self, ids: Sequence[np.ndarray], pair_starts: Sequence[int], batch_size: int | None
-    ) -> npt.NDArray[np.float32]:
-        """Logits [n, C] of rows of ids, or the features [n, F] that the head reads; n texts, or chunks of texts."""
-        import torch
-
-        from bertft_core.model.encoder_pass import inference_tokens
-
+        self,
+        ids: Sequence[np.ndarray],
+        pair_starts: Sequence[int],
+        batch_size: int | None,
+        read: Callable[[Ids, Ids, Ids], Values],
+    ) -> Values:
+        """What `read`, of the runtime, makes of n rows of ids: [n, numbers of a row]."""
         lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
-        width = self._features.width if self._features else len(self.classes)
-        result = np.empty((len(ids), width), dtype=np.float32)
-        with torch.inference_mode():
-            budget = min(self.card.token_budget, inference_tokens(self._model.device))
-            order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
-            start = 0
-            while start < len(order):
-                longest = int(lengths[order[start]])
-                size = batch_size or max(1, budget // max(1, longest))
-                rows = order[start : start + size]
-                output = self._read(self._pad(ids, pair_starts, rows, longest))
-                result[rows] = output.float().cpu().numpy()
-                start += size
+        budget = min(self.card.token_budget, self._runtime.tokens)
+        order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
+        result, start = np.zeros((len(ids), 0), dtype=np.float32), 0
+        while start < len(order):
+            longest = int(lengths[order[start]])
+            size = batch_size or max(1, budget // max(1, longest))
+            rows = order[start : start + size]
+            found = read(*self._pad(ids, pair_starts, rows, longest))
+            if not start:
+                result = np.empty((len(ids), found.shape[1]), dtype=np.float32)
+            result[rows] = found
+            start += size
         return result
 
     def _pad(
         self, ids: Sequence[np.ndarray], pair_starts: Sequence[int], rows: np.ndarray, width: int
-    ) -> dict[str, Any]:
-        from bertft_core.model.encoder_pass import batch_tensors
-
-        pad_id = getattr(self._model.config, "pad_token_id", None) or 0
-        tokens = np.full((len(rows), width), pad_id, dtype=np.int64)
+    ) -> tuple[Ids, Ids, Ids]:
+        """Ids, mask and token types [rows, width]."""
+        tokens = np.full((len(rows), width), self._runtime.pad_id, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)
         types = np.zeros((len(rows), width), dtype=np.int64)
         for place, row in enumerate(rows):
@@ -277,7 +284,7 @@ class Predictor:
             tokens[place, :length] = ids[row]
             mask[place, :length] = 1
             types[place, pair_starts[row] : length] = 1
-        return batch_tensors(self._model, tokens, mask, types)
+        return tokens, mask, types
 
 
 def _frame(rows: Any) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -10,6 +11,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+USER, SOURCE, COMMIT = "mlflow.user", "mlflow.source.name", "mlflow.source.git.commit"  # what MLflow shows of a run
+ORIGIN = (USER, SOURCE, "mlflow.source.type", COMMIT)
+_SIGNATURE = 120  # characters of a name in `who`
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LINE = 4096  # bytes: longer than any path that a file of git names
 _SECONDS = 10.0  # for git to compare
@@ -20,6 +24,22 @@ def environment_text() -> str:
     installed = {f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name}
     head = f"# Python {platform.python_version()} on {platform.platform()}"
     return "\n".join([head, *sorted(installed, key=str.lower)]) + "\n"
+
+
+def who() -> str:
+    """$BERTFT_USER, else the operating system's user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run a number without a name
+        user = f"uid {os.getuid()}"
+    return (os.environ.get("BERTFT_USER") or f"{user}@{os.uname().nodename}")[:_SIGNATURE]
+
+
+def origin_tags() -> dict[str, str]:
+    """Who makes a run, and by what, as MLflow's "Created by" and "Source" read it; SOURCE: the configuration's name
+    where there is one.
+    """
+    return {USER: who(), SOURCE: "bertft", "mlflow.source.type": "LOCAL"}
 
 
 def git_tags(folder: Path | str) -> dict[str, str]:
@@ -37,14 +57,14 @@ def git_tags(folder: Path | str) -> dict[str, str]:
     commit = _head(git, common)
     if commit is None:
         return {}
-    tags = {"mlflow.source.git.commit": commit}
+    tags = {COMMIT: commit}
     is_dirty = _is_dirty(top, git / "index", common / "objects", commit)
     return tags if is_dirty is None else {**tags, "bertft.git_dirty": str(is_dirty).lower()}
 
 
 def version_tags(folder: Path | str) -> dict[str, str]:
     """The commit as a version carries it; empty outside a repository."""
-    commit = git_tags(folder).get("mlflow.source.git.commit")
+    commit = git_tags(folder).get(COMMIT)
     return {} if commit is None else {"bertft.git_commit": commit}
 
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bertft_core.base.addresses import local_path, sqlite_file
 from bertft_core.base.display import masked
@@ -21,13 +21,9 @@ from bertft_core.base.errors import ArtifactError, ConfigError, InputError, Regi
 from bertft_core.base.files import follow_umask, make_private, mark_used, users_umask
 from bertft_core.base.locks import STORE_LOCK, exclusive
 from bertft_core.base.postgres import advisory_lock, is_postgres
-from bertft_core.config.store import MlflowConfig, Store
-from bertft_core.tracking import moved
+from bertft_core.config.store import PLACE, MlflowConfig, Store
+from bertft_core.tracking import lineage, moved
 from bertft_core.tracking.databases import DatabaseClient, require_sound_store
-
-if TYPE_CHECKING:
-    from bertft_core.data.dataset import DatasetSplits
-
 
 _LOGGER = logging.getLogger(__name__)
 _THREAD = threading.local()
@@ -35,8 +31,16 @@ RUN_KEY = "bertft.run_key"
 ROLE = "bertft.role"
 WEIGHTS = "bertft.weights"  # digest of the weights that a final fit, or a version, stands for
 SLOT = "bertft.slot"
+NAME = "bertft.name"  # a tag of every run: the configuration's name
 NOTE = "mlflow.note.content"  # what MLflow shows as a run's description
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow 3 opens it at traces of agents
+HIDDEN = "mlflow."  # how the keys of tags begin that MLflow's pages do not show: records that code reads, as JSON
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # of each ended run, with the password
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # of each file that is fetched
+}
 _PARENT = "mlflow.parentRunId"
 _BATCH = 1000  # entries one log_batch takes (MLflow's limit for metrics)
 _PARAM_BATCH = 100  # MLflow's limit for parameters and tags
@@ -54,9 +58,8 @@ class MetricPoint:
 
 def client(store: Store) -> Any:
     """An MlflowClient for `store` (see `DatabaseClient`); MLflow's telemetry and its prints are switched off first."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each ended run, with the password
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     return DatabaseClient(store)
 
 
@@ -70,6 +73,7 @@ def open_store(config: MlflowConfig, home: Path | str) -> Store:
 def ensure_store(store: Store, *, writes: bool = False) -> str:
     """Create the database and the experiment where missing; return the experiment's id.
 
+    "" where each configuration has an experiment of its own and the store is opened for none of them.
     Safe to call from several processes at once (MLflow alone is not on a fresh database, sqlite or PostgreSQL).
     writes: artefacts are to be written. Raises ConfigError when the experiment was deleted, or would write them
     elsewhere than into artifact_root (a home that was moved takes its own along, see `moved`); RegistryError or
@@ -85,11 +89,16 @@ def ensure_store(store: Store, *, writes: bool = False) -> str:
         if root is not None and not root.exists():
             root.mkdir(parents=True)
             let_read(store, root)
+        if PLACE in store.experiment:
+            client(store).search_experiments(max_results=1)  # MLflow makes its tables
+            return ""
         experiment = _find_or_create_experiment(store)
         if experiment.lifecycle_stage == "deleted":
             raise ConfigError(f"experiment {store.experiment!r} was deleted in {store}: restore or rename it")
         location = str(experiment.artifact_location)
-        is_elsewhere = bool(store.artifact_root) and not moved.is_same_place(location, store.artifact_root or "")
+        root_uri = store.artifact_root or ""
+        places = (root_uri, f"{root_uri}/{experiment.experiment_id}")  # the second where a server made the experiment
+        is_elsewhere = bool(root_uri) and not any(moved.is_same_place(location, place) for place in places)
         if is_elsewhere and not moved.take_along(store, location) and writes:
             raise ConfigError(
                 f"artifact_root: experiment {store.experiment!r} keeps its artefacts in "
@@ -152,19 +161,21 @@ def find_or_create_run(
     """The id of the run tagged (run_key, role, slot); made when missing, running again when it failed.
 
     The oldest match wins, so that a second call after a kill continues the first one's run. A finished run
-    stays so. started: seconds since 1970, of what began before its run is made; None: now. What started at another
-    time, or has other weights (the tag WEIGHTS), is something else, such as a trial of a study that was lost: it has a
-    run of its own, and that one stays as it is.
+    stays so. started: seconds since 1970, of what began before its run is made; None: now. What of a slot started at
+    another time, or has other weights (the tag WEIGHTS), is something else, such as a trial of a study that was lost:
+    it has a run of its own, and that one stays as it is. A new run also says who made it, and by what.
     """
     marks = {RUN_KEY: run_key, ROLE: role}
     if slot is not None:
         marks[SLOT] = str(slot)
     if tags and WEIGHTS in tags:
         marks[WEIGHTS] = tags[WEIGHTS]
+    if parent_id is not None:  # of a run that goes on below another one too
+        tags = {**(tags or {}), _PARENT: parent_id}
     experiment = ensure_store(store, writes=True)
     api = client(store)
     query = " and ".join(f"tags.`{key}` = {literal(value)}" for key, value in marks.items())
-    if started is not None:
+    if slot is not None and started is not None:
         query += f" and attributes.start_time = {milliseconds(started)}"
     with store_lock(store):
         for run in api.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1):
@@ -174,10 +185,8 @@ def find_or_create_run(
             if tags:
                 set_tags(store, run_id, tags)
             return run_id
-        if parent_id is not None:
-            marks[_PARENT] = parent_id
         begun = None if started is None else milliseconds(started)
-        made = api.create_run(experiment, begun, {**(tags or {}), **marks}, name)
+        made = api.create_run(experiment, begun, {**lineage.origin_tags(), **(tags or {}), **marks}, name)
         return str(made.info.run_id)
 
 
@@ -254,6 +263,7 @@ def log_history(store: Store, run_id: str, history: Sequence[Mapping[str, Any]])
 def history_points(history: Sequence[Mapping[str, Any]]) -> list[MetricPoint]:
     """The points of `log_history`."""
     renamed = {"seconds": "epoch_seconds"}  # a run's own `seconds` is the whole fit
+    renamed |= {name: f"validation_{name}" for name in ("accuracy", "macro_f1", "micro_f1")}
     return [
         MetricPoint(key=renamed.get(key, key), value=float(value), step=int(epoch["step"]))
         for epoch in history
@@ -276,27 +286,6 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     yield from (items[start : start + size] for start in range(0, len(items), size))
 
 
-def log_dataset(store: Store, run_id: str, dataset: DatasetSplits, source: str) -> None:
-    """Record once which rows a run read, one entry per split. source: a path or URI, shown masked."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    api = client(store)
-    inputs = api.get_run(run_id).inputs
-    if inputs is not None and inputs.dataset_inputs:
-        return
-    entries = []
-    for split in ("train", "validation", "test"):
-        record = Dataset(
-            name=split,
-            digest=dataset.fingerprint[:36],  # MLflow's column is 36 characters wide
-            source_type="local",
-            source=json.dumps({"uri": masked(source)}),
-            profile=json.dumps({"num_rows": getattr(dataset, f"n_{split}"), "classes": list(dataset.classes)}),
-        )
-        entries.append(DatasetInput(record, tags=[InputTag(key="mlflow.data.context", value=split)]))
-    api.log_inputs(run_id, datasets=entries)
-
-
 def log_files(store: Store, run_id: str, paths: Sequence[Path | str], folder: str = "") -> None:
     """Copy files (a directory: all below it) to the run's artefacts, below `folder`."""
     api = client(store)
@@ -305,7 +294,8 @@ def log_files(store: Store, run_id: str, paths: Sequence[Path | str], folder: st
             api.log_artifacts(run_id, str(path), folder or None)
         else:
             api.log_artifact(run_id, str(path), folder or None)
-    let_read(store, str(api.get_run(run_id).info.artifact_uri))
+    if store.artifact_root is not None:  # else a server decides where they lie
+        let_read(store, str(api.get_run(run_id).info.artifact_uri))
 
 
 def download_files(store: Store, model_id: str, path: str, folder: Path | str) -> Path:
@@ -408,10 +398,33 @@ def run_status(store: Store, run_id: str) -> str:
     return str(client(store).get_run(run_id).info.status)
 
 
-def finish_run(store: Store, run_id: str, *, failed: bool = False, ended: float | None = None) -> None:
-    """End a run as FINISHED or FAILED. ended: seconds since 1970; None: now."""
+def finish_run(
+    store: Store, run_id: str, *, failed: bool = False, killed: bool = False, ended: float | None = None
+) -> None:
+    """End a run as FINISHED, FAILED or KILLED. ended: seconds since 1970; None: now."""
     moment = None if ended is None else milliseconds(ended)
-    client(store).set_terminated(run_id, "FAILED" if failed else "FINISHED", moment)
+    client(store).set_terminated(run_id, "KILLED" if killed else "FAILED" if failed else "FINISHED", moment)
+
+
+def end_killed(store: Store, run: Any) -> float:
+    """End as KILLED a run that its process left, and what runs below it, when the last of them is known to have ended.
+
+    Returns that moment, in seconds since 1970. Runs below a child are those of its run key.
+    """
+    experiment, api = ensure_store(store), client(store)
+
+    def below(key: str, value: str) -> list[Any]:
+        query = f"tags.`{key}` = {literal(value)}"
+        return list(all_pages(lambda token: api.search_runs([experiment], query, max_results=_BATCH, page_token=token)))
+
+    left = [run]
+    for key in {child.data.tags.get(RUN_KEY, "") for child in below(_PARENT, str(run.info.run_id))} - {""}:
+        left += below(RUN_KEY, key)
+    last = max(one.info.end_time or one.info.start_time for one in left)
+    for one in left:
+        if one.info.status == "RUNNING":
+            api.set_terminated(one.info.run_id, "KILLED", last)
+    return float(last) / 1000
 
 
 def milliseconds(seconds: float) -> int:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bertft_core.base.errors import DamagedFile
 from bertft_core.base.files import replacing
 from bertft_core.base.records import parse_record, set_aside
+from bertft_core.model.classifier import weights_digest
 from bertft_core.training.results import EpochResult
 
-_FILE = "checkpoint.safetensors"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_FILE, _BEST = "checkpoint.safetensors", "best.safetensors"
+_COST_SHARE = 20
+State = TypeVar("State", bound="DataclassInstance")
 
 
 @dataclass(kw_only=True)
@@ -48,9 +56,9 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
 
 
 def save_checkpoint(
-    folder: Path, key: str, state: FitState, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, key: str, state: DataclassInstance, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write output/checkpoint.safetensors: trained weights, optimizer state and facts of this fit.
+    """Write output/checkpoint.safetensors: trained weights, optimizer state and facts (a dataclass) of this fit.
 
     Levels that never trained are left out: they still equal the encoder's weights.
     """
@@ -63,8 +71,10 @@ def save_checkpoint(
     save_tensors(folder / _FILE, tensors, facts)
 
 
-def load_checkpoint(folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> FitState | None:
-    """Restore model and optimizer in place and return the facts; None if there is none of this fit.
+def load_checkpoint(
+    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, kind: type[State]
+) -> State | None:
+    """Restore model and optimizer in place and return the facts, a `kind`; None if there is none of this fit.
 
     A checkpoint that is damaged, a single byte of a tensor included, is moved aside before anything is restored.
     """
@@ -73,7 +83,7 @@ def load_checkpoint(folder: Path, key: str, model: nn.Module, optimizer: torch.o
         return None
     parameters = dict(model.named_parameters())
     try:
-        state = _checked_state(path, key)
+        state = _checked_state(path, key, kind)
     except DamagedFile as fault:
         set_aside(path, fault)
         return None
@@ -81,9 +91,9 @@ def load_checkpoint(folder: Path, key: str, model: nn.Module, optimizer: torch.o
         return None
     with safe_open(path, framework="pt") as handle:
         for name in handle.keys():  # noqa: SIM118 (safe_open is no dict)
-            kind, _, rest = name.partition("|")
+            part, _, rest = name.partition("|")
             value = handle.get_tensor(name)
-            if kind == "model":
+            if part == "model":
                 with torch.no_grad():
                     parameters[rest].copy_(value)
             else:
@@ -93,7 +103,7 @@ def load_checkpoint(folder: Path, key: str, model: nn.Module, optimizer: torch.o
     return state
 
 
-def _checked_state(path: Path, key: str) -> FitState | None:
+def _checked_state(path: Path, key: str, kind: type[State]) -> State | None:
     """The facts of a checkpoint whose tensors are as they were written; None of another fit. Raises DamagedFile."""
     remedy = "the fit begins anew"
     try:
@@ -107,7 +117,7 @@ def _checked_state(path: Path, key: str) -> FitState | None:
         raise DamagedFile(f"{path} is damaged: wanted a safetensors file, found none ({fault}); {remedy}") from None
     if changed:
         raise DamagedFile(f"{path} is damaged: {changed[0]} is not as it was written; {remedy}")
-    return parse_record(facts.get("state", ""), FitState, str(path), remedy)
+    return parse_record(facts.get("state", ""), kind, str(path), remedy)
 
 
 def _checksum(tensor: torch.Tensor) -> int:
@@ -117,3 +127,49 @@ def _checksum(tensor: torch.Tensor) -> int:
 def remove_checkpoint(folder: Path) -> None:
     """Delete the checkpoint of a finished fit."""
     (folder / _FILE).unlink(missing_ok=True)
+
+
+def save_best(folder: Path, key: str, model: nn.Module) -> None:
+    """Write output/best.safetensors: the best weights so far."""
+    save_tensors(folder / _BEST, untied(model), {"key": key})
+
+
+def next_checkpoint(begun: float, wait: float) -> float:
+    """When the next checkpoint is due after one that began then, both on the monotonic clock.
+
+    wait: seconds between two at least; 0: every step. A longer one waits 20 times what it took, so that at most 5 % of
+    a fit goes into checkpoints.
+    """
+    now = time.monotonic()
+    return now + (max(wait, _COST_SHARE * (now - begun)) if wait else 0)
+
+
+def untied(model: nn.Module, kept: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of a model's state; of tied ones, which are one tensor under several names, the first alone.
+
+    kept: names that begin so come first; "": all in the model's own order.
+    """
+    state: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in sorted(model.state_dict().items(), key=lambda item: not item[0].startswith(kept)):
+        state.setdefault(tensor.data_ptr(), (name, tensor))
+    return dict(state.values())
+
+
+def load_best(folder: Path, model: nn.Module, digest: str) -> None:
+    """The best weights. Raises DamagedFile where they are not as written; the next try begins anew."""
+    file = folder / _BEST
+    try:
+        model.load_state_dict(load_file(file), strict=False)  # tied tensors stand there once; the digest is of all
+        if weights_digest(model) == digest:
+            return
+        why = "its weights are not as they were written"
+    except (OSError, SafetensorError, RuntimeError) as fault:
+        why = f"wanted the best epoch's weights, found none ({fault})"
+    remove_checkpoint(folder)
+    file.unlink(missing_ok=True)
+    raise DamagedFile(f"{file} is damaged: {why}; run the command again, the fit begins anew")
+
+
+def remove_best(folder: Path) -> None:
+    """Delete the best weights of a finished fit."""
+    (folder / _BEST).unlink(missing_ok=True)

@@ -6,23 +6,20 @@ A frozen level is in eval mode and has no gradient. Random numbers depend on (se
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from bertft_core.base.errors import DamagedFile, DataError, ModelError, TrialPruned
+from bertft_core.base.errors import DataError, ModelError
 from bertft_core.base.files import write_json
-from bertft_core.base.records import read_record, set_aside
-from bertft_core.config.fit import ADJUSTED, FOCAL, number
+from bertft_core.base.records import read_or_set_aside
+from bertft_core.config.fit import ADJUSTED, FOCAL, PROBE, number
 from bertft_core.config.metrics import as_score
 from bertft_core.data.tokens.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
@@ -31,8 +28,18 @@ from bertft_core.model.layers import LayerMap, set_depth
 from bertft_core.model.prefix.cache import PrefixCache
 from bertft_core.model.prefix.frozen import PrefixFigures, figures, open_prefixes
 from bertft_core.model.weights import prefix_of
-from bertft_core.training.checkpoint import FitState, load_checkpoint, remove_checkpoint, save_checkpoint, save_tensors
+from bertft_core.training.checkpoint import (
+    FitState,
+    load_best,
+    load_checkpoint,
+    next_checkpoint,
+    remove_best,
+    remove_checkpoint,
+    save_best,
+    save_checkpoint,
+)
 from bertft_core.training.forward import FeatureForward, Forward, open_forward
+from bertft_core.training.linear_probe import train_head
 from bertft_core.training.losses import (
     TrainingLoss,
     chance_loss,
@@ -43,12 +50,12 @@ from bertft_core.training.losses import (
 )
 from bertft_core.training.machine import one_row_milliseconds, pick_device, runtime, weight_bytes
 from bertft_core.training.optimizer import (
-    accumulate,
+    batch_gradient,
     build_optimizer,
-    is_memory_fault,
-    make_room,
+    memory_faults,
     parameter_groups,
     set_rates,
+    take_step,
 )
 from bertft_core.training.results import EpochResult, FinishedFit, TrainingResult
 from bertft_core.training.schedules import RUNGS, RateCurve, RatePlan, UnfreezeSchedule, peak_rates, usable_cuts
@@ -65,7 +72,6 @@ OnProgress = Callable[[float, dict[str, Any]], None]
 OnRung = Callable[[float, float], bool]
 _BEAT_SECONDS = 1.0
 _NOTHING = 1e-4  # nats: rows of one class, or all with the same soft label, have nothing to tell apart
-_COST_SHARE = 20  # a checkpoint waits at least 20 times its own cost: at most 5 % of a fit goes into checkpoints
 
 
 @dataclass(kw_only=True)
@@ -90,14 +96,19 @@ class _Fit:
     started: float = field(default_factory=time.monotonic)
     last_beat: float = 0.0
     next_checkpoint: float = 0.0
+    strength: float | None = None
+
+    @property
+    def is_probe(self) -> bool:
+        return self.spec.training.unfreezing == PROBE
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.rows) / self.spec.training.batch_size)
+        return 1 if self.is_probe else math.ceil(len(self.rows) / self.spec.training.batch_size)
 
     @property
     def total(self) -> int:
-        return self.steps_per_epoch * number(self.spec.training.epochs)
+        return 1 if self.is_probe else self.steps_per_epoch * number(self.spec.training.epochs)
 
     @property
     def rates(self) -> RatePlan:
@@ -132,28 +143,21 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
     finished = _read_result(output, key, spec)
     if finished is not None:
         return finished
-    with _memory_faults(), runtime(spec.training.threads, [0] if spec.training.device == "cuda" else None):
+    with memory_faults(), runtime(spec.training.threads, [0] if spec.training.device == "cuda" else None):
         run = _prepare(spec, key, on_progress, on_rung)
         _beat(run, {}, is_forced=True)  # says where it goes on from
         _build_prefixes(run)
-        reason = _train(run)
+        reason = _train_head(run) if run.is_probe else _train(run)
         result = _finish(run, reason)
     write_json(output / "result.json", asdict(FinishedFit(key=key, result=result)))
     remove_checkpoint(output)
-    (output / "best.safetensors").unlink(missing_ok=True)
+    remove_best(output)
     return result
 
 
 def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None:
-    file = output / "result.json"
-    try:
-        stored = read_record(file, FinishedFit, "the fit is made again")
-    except FileNotFoundError:
-        return None
-    except DamagedFile as fault:
-        set_aside(file, fault)
-        return None
-    if stored.key != key:
+    stored = read_or_set_aside(output / "result.json", FinishedFit, "the fit is made again")
+    if stored is None or stored.key != key:
         return None
     result = stored.result
     if result.model_dir:
@@ -162,16 +166,6 @@ def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None
         return None
     has_model = not spec.keep_model or (Path(result.model_dir) / "model.safetensors").is_file()
     return result if has_model or result.state == "pruned" else None
-
-
-@contextlib.contextmanager
-def _memory_faults() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as fault:
-        if not is_memory_fault(fault):
-            raise
-        raise TrialPruned(f"oom: {fault}") from fault
 
 
 def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: OnRung | None) -> _Fit:
@@ -213,7 +207,7 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         on_progress=on_progress,
         on_rung=on_rung,
     )
-    restored = load_checkpoint(run.output, key, model, optimizer)
+    restored = load_checkpoint(run.output, key, model, optimizer, FitState)
     if restored is not None:
         run.state = restored
         set_depth(model, layers, restored.depth)
@@ -280,6 +274,20 @@ def _train(run: _Fit) -> str:
     return ""
 
 
+def _train_head(run: _Fit) -> str:
+    """The head in one step, by logistic regression; what a kill leaves of it is nothing, it takes one pass."""
+    _enter_phase(run)
+    seed = run.spec.training.seed
+    head = train_head(
+        run.model, run.forward, run.train, run.rows, run.loss, seed, lambda share: _beat(run, {"features": share})
+    )
+    state, run.strength = run.state, head.strength
+    state.step, state.loss_sum, state.loss_rows = 1, head.loss * len(run.rows), len(run.rows)
+    _end_epoch(run)
+    _check_phase(run)
+    return ""
+
+
 def _is_stale(run: _Fit) -> bool:
     """Whether training.patience epochs of the last phase passed without a better score; earlier ones count not."""
     patience, deepest = run.spec.training.patience, run.schedule.starts[-1][1]
@@ -294,41 +302,24 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
     spec, state = run.spec, run.state
     set_rates(run.optimizer, run.rates.factors(state.step))
     before = state.micro_batch
-    value = _gradient(run, rows)
-    norm = torch.nn.utils.clip_grad_norm_(
-        [p for p in run.model.parameters() if p.requires_grad], spec.training.max_grad_norm
+    size = before or spec.training.batch_size
+    value, held = batch_gradient(
+        lambda part: run.loss(*run.forward.logits(run.train, part, state.depth)),
+        rows,
+        size,
+        run.optimizer,
+        (spec.training.seed << 32) + state.step,
+        run.forward.device,
     )
-    if not math.isfinite(value) or not math.isfinite(norm.item()):
-        raise TrialPruned(
-            f"nonfinite: loss {value}, gradient norm {norm.item()} at step {state.step + 1}: lower training.lr"
-        )
-    run.optimizer.step()
+    if held != size:
+        state.micro_batch = held
     state.step += 1
+    take_step(run.model, run.optimizer, value, spec.training.max_grad_norm, f"step {state.step}: lower training.lr")
     state.loss_sum += value * len(rows)
     state.loss_rows += len(rows)
     _beat(run, {"loss": value})
     if state.micro_batch != before:
         _beat(run, {"micro_batch": state.micro_batch, "batch": len(rows)}, is_forced=True)
-
-
-def _gradient(run: _Fit, rows: np.ndarray[Any, Any]) -> float:
-    """Leave the gradient of the mean loss of these rows in the parameters; return the loss.
-
-    Where memory does not hold them together, half as many at a time from here on, down to one row.
-    """
-    spec, state = run.spec, run.state
-    while True:
-        size = state.micro_batch or spec.training.batch_size
-        torch.manual_seed((spec.training.seed << 32) + state.step)
-        run.optimizer.zero_grad(set_to_none=True)
-        try:
-            return accumulate(lambda part: run.loss(*run.forward.logits(run.train, part, state.depth)), rows, size)
-        except (RuntimeError, MemoryError) as fault:
-            if min(size, len(rows)) == 1 or not is_memory_fault(fault):
-                raise
-            said = str(fault)
-        state.micro_batch = min(size, len(rows)) // 2
-        make_room(said, run.forward.device)
 
 
 def _beat(run: _Fit, facts: dict[str, Any], *, is_forced: bool = False) -> None:
@@ -396,24 +387,9 @@ def _end_epoch(run: _Fit) -> dict[str, float]:
     if state.best is None or (value, -scores["log_loss"]) > (state.best[1], -state.best[2]):
         state.best = (epoch.epoch, value, scores["log_loss"], weights_digest(run.model))
         if run.spec.keep_model:
-            save_tensors(run.output / "best.safetensors", dict(run.model.state_dict()), {"key": run.key})
+            save_best(run.output, run.key, run.model)
     _beat(run, {"epoch": epoch.epoch, "score": value, "validation_loss": scores["log_loss"]}, is_forced=True)
     return scores
-
-
-def _load_best(run: _Fit, digest: str) -> None:
-    """The best epoch's weights. Raises DamagedFile where they are not as written; the next try begins anew."""
-    file = run.output / "best.safetensors"
-    try:
-        run.model.load_state_dict(load_file(file))
-        if weights_digest(run.model) == digest:
-            return
-        why = "its weights are not as they were written"
-    except (OSError, SafetensorError, RuntimeError) as fault:
-        why = f"wanted the best epoch's weights, found none ({fault})"
-    remove_checkpoint(run.output)
-    file.unlink(missing_ok=True)
-    raise DamagedFile(f"{file} is damaged: {why}; run the command again, the fit begins anew")
 
 
 def _should_stop(run: _Fit, scores: dict[str, float] | None) -> bool:
@@ -439,8 +415,7 @@ def _checkpoint(run: _Fit, *, is_forced: bool) -> None:
         return
     run.state.seconds, run.started = run.seconds(), begun
     save_checkpoint(run.output, run.key, run.state, run.model, run.optimizer)
-    wait = run.spec.checkpoint_seconds
-    run.next_checkpoint = time.monotonic() + (max(wait, _COST_SHARE * (time.monotonic() - begun)) if wait else 0)
+    run.next_checkpoint = next_checkpoint(begun, run.spec.checkpoint_seconds)
 
 
 def _finish(run: _Fit, reason: str) -> TrainingResult:
@@ -448,7 +423,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
     epoch, value, log_loss, digest = run.state.best
     folder = ""
     if run.spec.keep_model and not reason:
-        _load_best(run, digest)
+        load_best(run.output, run.model, digest)
         folder = str(save_classifier(run.model, run.spec.pretrained, run.output / "model", run.spec.classes))
     latency = one_row_milliseconds(run.model, run.validation, run.forward.device) if run.spec.measure_latency else None
     chance, learnt = _learnt(run)
@@ -470,6 +445,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         chance_loss=chance,
         learnt=learnt,
         wrapper=prefix_of(run.model, run.spec.pretrained),
+        strength=run.strength,
     )
 
 

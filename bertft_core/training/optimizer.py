@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bertft_core.base.errors import ModelError
+from bertft_core.base.errors import ModelError, TrialPruned
 from bertft_core.model.layers import LayerMap, LayerRates
 
 Ints = NDArray[np.int64]
@@ -86,6 +88,51 @@ def make_room(fault_text: str, device: torch.device) -> None:
         torch.cuda.empty_cache()
     if _NO_CODE in fault_text:
         torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def memory_faults() -> Iterator[None]:
+    """Turn an error that says that memory ran out into TrialPruned, reason "oom ...": no attempt at all."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as fault:
+        if not is_memory_fault(fault):
+            raise
+        raise TrialPruned(f"oom: {fault}") from fault
+
+
+def batch_gradient(
+    mean_loss: Callable[[Ints], torch.Tensor],
+    rows: Ints,
+    size: int,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    device: torch.device,
+) -> tuple[float, int]:
+    """Leave the gradient of the mean loss of ``rows`` in the parameters: (the loss, rows at a time from here on).
+
+    ``seed`` is that of this step's random numbers. Where memory does not hold ``size`` rows together, half as many at
+    a time, down to one row.
+    """
+    while True:
+        torch.manual_seed(seed)
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            return accumulate(mean_loss, rows, size), size
+        except (RuntimeError, MemoryError) as fault:
+            if min(size, len(rows)) == 1 or not is_memory_fault(fault):
+                raise
+            said = str(fault)
+        size = min(size, len(rows)) // 2
+        make_room(said, device)
+
+
+def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: float, max_norm: float, where: str) -> None:
+    """Shorten the gradient to ``max_norm`` and update; TrialPruned, reason "nonfinite ... at WHERE", instead."""
+    norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], max_norm).item()
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise TrialPruned(f"nonfinite: loss {loss}, gradient norm {norm} at {where}")
+    optimizer.step()
 
 
 def accumulate(mean_loss: Callable[[Ints], torch.Tensor], rows: Ints, size: int) -> float:

@@ -46,6 +46,7 @@ class TrainingResult:
     ``learnt``: how much of the way from there to right answers the loss went at its lowest, on training or on
     validation rows, whichever went further: McFadden's pseudo R². Both are None without a finished epoch, and in
     results of older versions. ``wrapper``: the prefix that was taken off the names of the encoder's weights.
+    ``strength``: C of a head by logistic regression (`linear_probe`), None of a fit by steps.
     """
 
     state: str
@@ -65,9 +66,11 @@ class TrainingResult:
     chance_loss: float | None = None
     learnt: float | None = None
     wrapper: str = ""
+    strength: float | None = None
 
     def __str__(self) -> str:
-        where = f"epoch {self.best_epoch}, {counted(self.steps, 'step')}, {self.seconds:.0f} s"
+        by = f"epoch {self.best_epoch}, {counted(self.steps, 'step')}"
+        where = f"{by if self.strength is None else f'a logistic head of C {self.strength:g}'}, {self.seconds:.0f} s"
         return f"{self.state}: {self.fault or f'score {self.score:.4f}'} at {where}"
 
     @property
@@ -83,7 +86,8 @@ class TrainingResult:
         lowest = min(epoch.train_loss for epoch in self.history)
         return (
             f"{UNTRAINED}: the training loss was {lowest:.4f} at its lowest, class frequencies alone give "
-            f"{self.chance_loss:.4f}; raise training.lr or training.epochs"
+            f"{self.chance_loss:.4f}; "
+            + ("raise training.lr or training.epochs" if self.strength is None else "the encoder tells them not apart")
         )
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from bertft_core.base.errors import ConfigError
-from bertft_core.config.fit import SLANTED, UNFREEZING, Phases, TrainingConfig, number, phases_fault
+from bertft_core.config.fit import PROBE, SLANTED, UNFREEZING, Phases, TrainingConfig, number, phases_fault
 from bertft_core.model.feature_plan import FeaturePlan
 from bertft_core.model.layers import LayerRates, layer_rates, level_names
 
@@ -75,6 +75,11 @@ class UnfreezeSchedule:
         return cls(n_layers=n_layers, starts=((0.0, 0), (0.25, n_layers + 1)))
 
     @classmethod
+    def linear_probe(cls, n_layers: int) -> Self:
+        """The head alone; it is fitted in one step (`linear_probe.train_head`)."""
+        return cls(n_layers=n_layers, starts=((0.0, 0),))
+
+    @classmethod
     def ulmfit(cls, n_layers: int, epochs: int) -> Self:
         """The head alone in the first epoch, one level more in each further one; the last trains everything.
 
@@ -103,6 +108,7 @@ class UnfreezeSchedule:
             "fast": cls.fast,
             "none": cls.none,
             "head_first": cls.head_first,
+            PROBE: cls.linear_probe,
         }
         if unfreezing not in named:
             raise ConfigError(f"training.unfreezing must be one of {', '.join(UNFREEZING)}, was {unfreezing!r}")

@@ -24,6 +24,11 @@ COMPARE = (
     "two versions on a labelled file that neither was trained on: paired difference with interval, McNemar, the rows "
     "on which they disagree"
 )
+LABEL = (
+    "write the rows of a file that are worth labelling most: the champion (else the model of the last run) is unsure "
+    "of them and they differ; labels that the report doubts stand on top. --import takes the labelled file back into "
+    "data.chosen, whose rows train in every run"
+)
 SHELLS = ("bash", "zsh", "fish")
 # Of verbs over a configuration: more than the overview has room for
 _CONFIG_VERBS = {
@@ -122,6 +127,21 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
                 metavar="KEY=VALUE",
                 help="of the work pool's type, such as image=registry/team/mail:1; may be repeated",
             )
+    _row_verbs(verbs)
+    _registry_verbs(verbs)
+    text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
+    sub = _verb(verbs, "up", text)
+    for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
+        sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
+    sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
+    sub.add_argument("--open", action="store_true", help="ask nobody on this machine for the secret")
+    _common(sub)
+    sub = _verb(verbs, "completion")
+    sub.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    return parser, dict(verbs.choices)
+
+
+def _row_verbs(verbs: Any) -> None:
     sub = _verb(verbs, "predict", PREDICT)
     sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
     sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")
@@ -138,17 +158,15 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     )
     sub.add_argument("--encoding", help=ENCODING)
     _common(sub)
-    _registry_verbs(verbs)
-    text = "the local stack until Ctrl-C: Prefect server, MLflow server, a worker; all on 127.0.0.1"
-    sub = _verb(verbs, "up", text)
-    for name, port in (("prefect", 4200), ("mlflow", 5000), ("dashboard", 8080)):
-        sub.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=f"default {port}")
-    sub.add_argument("--dashboard", action="store_true", help="optuna-dashboard, too; it is a package of its own")
-    sub.add_argument("--open", action="store_true", help="ask nobody on this machine for the secret")
+    sub = _verb(verbs, "label", LABEL)
+    sub.add_argument("config", metavar="CONFIG", help="YAML file, see examples/")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.chosen=more.jsonl")
+    way = sub.add_mutually_exclusive_group(required=True)
+    way.add_argument("--unlabelled", metavar="FILE", help="rows with the columns of the data, but for the label")
+    way.add_argument("--import", dest="labelled", metavar="FILE", help="the file that was written, labels filled in")
+    sub.add_argument("--rows", type=_at_least_one, default=100, metavar="N", help="to write (default %(default)s)")
+    sub.add_argument("--output", metavar="FILE", help=".csv to write (default: NAME.to-label.csv, here)")
     _common(sub)
-    sub = _verb(verbs, "completion")
-    sub.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
-    return parser, dict(verbs.choices)
 
 
 def _verb(verbs: Any, name: str, text: str = "") -> _Parser:
@@ -183,6 +201,13 @@ def _registry_verbs(verbs: Any) -> None:
     sub.add_argument("--approve", action="store_true", help="give the approval that was asked for")
     sub.add_argument("--force", action="store_true", help="past gate and hold; the version must still load and answer")
     sub.add_argument("--reason", help="why --force is right; kept in the ledger")
+    sub = named(
+        "export",
+        "register the ONNX form of a version as a version of its own, and measure both; `promote` then asks that it is "
+        "not worse by promotion.margin (0.01 where that is null)",
+    )
+    sub.add_argument("version", metavar="VERSION", nargs="?", type=version, help="default: the champion")
+    sub.add_argument("--int8", action="store_true", help="weights of 8 bits: about a quarter of the size")
     sub = named("rollback", "return to an earlier champion, once it loads and answers; hold promotions until `resume`")
     sub.add_argument(
         "--to", metavar="VERSION", type=version, help="default: the last champion that was never rolled back"

@@ -28,6 +28,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "label a file with a registered model",
             "bertft predict --model models:/tickets@champion --input a.csv --output b.csv",
         ),
+        "label": Verb(
+            "the rows worth labelling next, and the labelled ones taken back",
+            "bertft label tickets.yaml --unlabelled new.csv --rows 100",
+        ),
+        "export": Verb("a version once more as an ONNX file, for the gate to judge", "bertft export tickets --int8"),
         "compare": Verb("two versions on a labelled file", "bertft compare tickets 3 4 --data march.csv"),
         "report": Verb("the HTML report of a run: where it lies, its verdict", "bertft report --open"),
     },

@@ -9,8 +9,8 @@ from collections import Counter
 from typing import Any
 
 from bertft_core.base.display import one_line
-from bertft_core.base.text import NO_SPREAD, counted, rows_text
-from bertft_core.config.metrics import LOWER_IS_BETTER, METRICS, as_score, metric_title, score_column
+from bertft_core.base.text import NO_SPREAD, counted, rows_text, size_text
+from bertft_core.config.metrics import LOWER_IS_BETTER, METRICS, as_score, metric_title, score_column, score_title
 
 _SHOWN_CLASSES = 10  # of the largest and of the rarest, in the plan
 
@@ -102,6 +102,9 @@ def _run(result: dict[str, Any]) -> str:
     if result.get("best_params"):
         shown = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["best_params"].items())
         lines.append("parameters   " + ", ".join(shown))
+    if adaptation := result.get("adaptation"):
+        lines.append(f"adaptation   {adaptation['text']}")
+        lines += [f"             {gain}"] if (gain := result.get("adaptation_gain")) else []
     if search := result.get("search"):
         score = "no score" if search["score"] is None else f"score {search['score']:.4f}"  # no trial trained
         lines.append(f"search       trial {search['trial']}, {score}: {search['chosen_by']}")
@@ -161,6 +164,7 @@ def _plan(plan: dict[str, Any]) -> str:
         lines.append(f"{row['name']:<12}{row['lr']:>11.3g}{row['weight_decay']:>8g}{thaws:>10}")
     lines += ["", f"rates        {plan['rates']}", f"fit          {plan['fit']}, {counted(plan['steps'], 'step')}"]
     lines += [f"auto         {plan['auto']}"] if plan["auto"] else []
+    lines += [f"adaptation   {plan['adaptation']}"] if plan["adaptation"] else []
     lines += [
         f"search       {plan['search']}",
         f"blend        {plan['blend']}",
@@ -249,11 +253,31 @@ def _comparison(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _export(result: dict[str, Any]) -> str:
+    was, now = result["forms"]
+    first, second = (f"version {form['version']}" for form in (was, now))
+    lines = [f"{result['model']} version {now['version']}: {first} as {result['runtime']}; not promoted"]
+    lines.append(f"{'':<16}{first:>12}{second:>12}")
+    for key, title in (("size_mb", "MB"), ("latency_ms", "ms, a row alone"), ("rows_per_second", "rows a second")):
+        lines.append(f"{title:<16}{was[key]:>12.1f}{now[key]:>12.1f}")
+    low, high = result["interval"]
+    alike = counted(result["different_answers"], "different answer")
+    lines += [
+        f"{score_title(result['metric'])}  {result['difference']:+.4f} [{low:+.4f}, {high:+.4f}] against {first} on "
+        f"{counted(result['n'], 'test row')}; {alike}, largest difference of a probability {result['largest_gap']:.1e}",
+        f"next          bertft promote {result['model']} {now['version']}",
+    ]
+    return "\n".join(lines)
+
+
 def _removals(result: dict[str, Any]) -> str:
-    lines = [f"{_bytes(r['size']):>10}  {r['kind']:<17} {r['name']}  ({r['why']})" for r in result["removals"]]
+    lines = [
+        f"{'elsewhere' if r['size'] is None else size_text(r['size']):>10}  {r['kind']:<17} {r['name']}  ({r['why']})"
+        for r in result["removals"]
+    ]
     done = "removed" if result["applied"] else "would go; --apply removes them"
     lines += [f"note: {note}" for note in result["notes"]]
-    total = f"{counted(len(result['removals']), 'item')}, {_bytes(result['bytes'])}, {done}"
+    total = f"{counted(len(result['removals']), 'item')}, {size_text(result['bytes'])}, {done}"
     policy = f"kept: {counted(result['keep'], 'past champion')}, everything younger than {result['days']:g} days"
     return "\n".join([*lines, f"{total} ({policy})"])
 
@@ -293,14 +317,9 @@ def _stack(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *exports])
 
 
-def _bytes(size: int | None) -> str:
-    if size is None:
-        return "elsewhere"
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-
-
 _TABLES = {
     "predict": _lines,
+    "label": _lines,
     "report": _lines,
     "check": _plan,
     "init": _proposal,
@@ -308,6 +327,7 @@ _TABLES = {
     "rollback": _release,
     "resume": _release,
     "adopt": _release,
+    "export": _export,
     "history": _history,
     "compare": _comparison,
     "gc": _removals,

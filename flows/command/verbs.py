@@ -207,11 +207,13 @@ def _nights(args: argparse.Namespace) -> dict[str, Any]:
     log = NightLog(home, args.name)
     nights = log.nights()
     if not log.file.exists():  # a fresh home: the registry has them, unless that lies in it and has yet to begin
-        file = sqlite_file(load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()).store(home).tracking_uri)
+        settings = load_mlflow_config(args.mlflow, Path.cwd(), Path.cwd()).of(args.name)
+        file = sqlite_file(settings.store(home).tracking_uri)
         if file is None or file.exists():
             from bertft_core.recipe.nights.record import nights_in
+            from bertft_core.tracking.store import open_store
 
-            nights = nights_in(_store(args), args.name)
+            nights = nights_in(open_store(settings, home), args.name)
     return {"name": args.name, "nights": [asdict(night) for night in nights], "unreadable": log.faults()}
 
 
@@ -274,6 +276,20 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
         )
 
 
+def _label(args: argparse.Namespace) -> dict[str, Any]:
+    config, home = load_config(args.config, args.overrides), _home(args)
+    from bertft_core.recipe.labelling import offer, take_back
+
+    if args.labelled:
+        return take_back(config, Path(args.labelled), home)
+    from bertft_core.tracking.store import open_store
+
+    settings = load_mlflow_config(args.mlflow, config.base_dir, Path.cwd())
+    target = Path(args.output or f"{config.name}.to-label.csv")
+    registered = settings.model_name(config.name)
+    return offer(config, Path(args.unlabelled), args.rows, target, open_store(settings, home), registered)
+
+
 def _store(args: argparse.Namespace) -> Any:
     home = _home(args)
     from bertft_core.tracking.store import open_store
@@ -328,6 +344,14 @@ def _adopt(args: argparse.Namespace) -> dict[str, Any]:
     from bertft_core.registry import overrides
 
     return _announce(overrides.adopt(store, args.name, args.reason), store)
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    from bertft_core.recipe.export import export
+    from flows.terminal.progress import Reporter
+
+    return export(store, args.name, args.version, int8=args.int8, say=Reporter().say)
 
 
 def _history(args: argparse.Namespace) -> dict[str, Any]:
@@ -401,6 +425,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "finetune": lambda args: _flow(args, "finetune"),
     "evaluate": lambda args: _flow(args, "evaluate"),
     "predict": _predict,
+    "label": _label,
     "nightly": _nightly,
     "nights": _nights,
     "deploy": _deployed,
@@ -410,6 +435,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "rollback": _override,
     "resume": _override,
     "adopt": _adopt,
+    "export": _export,
     "history": _history,
     "compare": _compare,
     "gc": _gc,

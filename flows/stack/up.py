@@ -27,7 +27,7 @@ from urllib.parse import urlencode
 from bertft_core.base.display import masked
 from bertft_core.base.errors import ConfigError, InputError, StackError
 from bertft_core.base.locks import exclusive
-from bertft_core.config.store import Store, load_mlflow_config
+from bertft_core.config.store import PLACE, Store, load_mlflow_config
 from bertft_core.tracking.store import EXPERIMENT_TAGS, store_lock
 from flows.environment import POOL, service_environment
 from flows.stack import secret
@@ -254,7 +254,12 @@ def _is_online(api: str, name: str, since: float, password: str | None) -> bool:
 
 
 def _make_experiment(store: Store, address: str, password: str | None) -> None:
-    """Make the experiment where missing, in the folder that runs without a server use, not one below it."""
+    """Make the experiment where missing, in the folder that runs without a server use, not one below it.
+
+    Where each configuration has one of its own, its first run makes it.
+    """
+    if PLACE in store.experiment:
+        return
     api = f"{address}/api/2.0/mlflow/experiments"
     try:
         try:

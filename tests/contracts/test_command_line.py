@@ -118,6 +118,14 @@ COLUMNS = {"text": "body", "text_pair": "title", "label": ["q"]}
             "predict --model m --input a.csv --output b.csv --text body --text-pair title --strict --verbatim",
             {"text": "body", "text_pair": "title", "strict": True, "verbatim": True},
         ),
+        (
+            "label c.yaml --unlabelled a.csv --rows 7 --output b.csv",
+            {"rows": 7, "unlabelled": "a.csv", "labelled": None},
+        ),
+        (
+            "label c.yaml --import b.csv data.chosen=c.jsonl",
+            {"labelled": "b.csv", "overrides": ["data.chosen=c.jsonl"]},
+        ),
         ("compare m 1 2 --data a.csv --label q", {"label": "q"}),
         ("up --dashboard --open --dashboard-port 1", {"dashboard": True, "open": True, "dashboard_port": 1}),
     ],

@@ -36,9 +36,13 @@ OF_THE_GATE = {
 WITHOUT_EFFECT = {
     "recipe/runs.py": "where the run's files lie",
     "recipe/unused_knobs.py": "refuses a search or lets it pass",
+    "evaluation/scores/extra.py": "refuses a metric that nobody installed",
     "recipe/context.py": "carries values from stage to stage",
     "recipe/process/client.py": "carries a fit to the trainer process and its result back",
     "serving/attribution.py": "explains answers of a finished model",
+    "adaptation/lineage.py": "names an adapted encoder, by its key",
+    "adaptation/loop.py": "makes an adapted encoder, whose key holds ADAPTATION_VERSION",
+    "adaptation/results.py": "carries an adaptation to the trainer process and its result back",
 }
 
 

@@ -34,12 +34,13 @@ ROOMS: dict[str, set[str]] = {
     "model": {"config", "data"},
     "evaluation": {"config"},
     "training": {"config", "data", "model", "evaluation"},
+    "adaptation": {"config", "data", "model", "training"},
     "search": {"config", "training"},
     "serving": {"config", "data", "model", "evaluation"},
     "reporting": {"config", "evaluation", "search"},
     "tracking": {"config"},
     "registry": {"config", "data", "evaluation", "serving", "tracking"},
-    "testing": {"data", "model", "training"},
+    "testing": {"data", "evaluation", "model", "training"},
 }
 ROOMS["recipe"] = set(ROOMS) - {"testing"}
 

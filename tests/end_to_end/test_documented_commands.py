@@ -36,7 +36,7 @@ from ..prefect_server import PrefectServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*$", re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: ((?:(?!-->).)+?) -->\s*$", re.DOTALL)
 KINDS = {"bash", "python", "yaml", "toml", "mermaid", "dockerfile", "text"}
 # What stands for a word of a command in the text of a page
 WORDS = {"VERSION": "2", "V": "2", "V1": "1", "V2": "2", "N": "3", "D": "30", "DATE": "2026-01-31", "SHELL": "bash"}

@@ -78,7 +78,7 @@ def test_trials_of_a_night_before_stay_and_a_champion_without_a_record_is_compar
     config, home = apart(), tmp_path / "home"
     document(command(home, "nightly", str(config), "--json"))
     api = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'registry' / 'mlflow.db'}")
-    api.delete_registered_model_tag("tiny", "bertft.last_training.tiny")  # as a registry of an earlier release
+    api.delete_registered_model_tag("tiny", "mlflow.bertft.last_training.tiny")  # as a registry of an earlier release
 
     shutil.rmtree(home)
     document(command(home, "search", str(config), "--json"))  # a new study of the same run

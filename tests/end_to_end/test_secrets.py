@@ -6,11 +6,7 @@ import base64
 import json
 import os
 import secrets
-import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from ..mlflow_server import closed_port, tracking_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_prefect")]
 
@@ -88,12 +86,6 @@ def answering(code: int) -> Iterator[tuple[int, list[bytes]]]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -173,34 +165,6 @@ def urls_of(api: str) -> Any:
     request = urllib.request.Request(f"{api}/artifacts/filter", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         return json.loads(answer.read())
-
-
-@contextmanager
-def tracking_server(folder: Path) -> Iterator[int]:
-    port = closed_port()
-    where = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--no-serve-artifacts")
-    stores = ("--backend-store-uri", f"sqlite:///{folder}/server.db", "--default-artifact-root", str(folder / "shared"))
-    with open(folder / "server.log", "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *where, *stores],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert time.monotonic() < deadline, (folder / "server.log").read_text()
-                time.sleep(0.5)
-        yield port
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.orchestration
 MODEL = "letters"
 WRITES = (
     "set_registered_model_tag",
+    "update_registered_model",
     "set_registered_model_alias",
     "delete_registered_model_alias",
     "set_model_version_tag",
@@ -119,7 +120,7 @@ def test_entry_says_who_when_from_what_and_where_the_evidence_is(shelf, monkeypa
 def test_version_and_its_run_carry_copies_of_the_entry(two):
     version = aliases.get_version(two, MODEL, "2")
     assert version.tags["bertft.decision"] == "promoted" and version.tags["bertft.decision_reason"] == "better"
-    assert ledger.LedgerEntry.from_text(version.tags["bertft.ledger.000002"]) == ledger.read(two, MODEL)[1]
+    assert ledger.LedgerEntry.from_text(version.tags[f"{ledger.LEDGER}000002"]) == ledger.read(two, MODEL)[1]
     text = Path(tracking.client(two).download_artifacts(version.run_id, "ledger.jsonl")).read_text()
     assert [(json.loads(line)["number"], json.loads(line)["state"]) for line in text.splitlines()] == [
         (1, "done"),
@@ -127,19 +128,72 @@ def test_version_and_its_run_carry_copies_of_the_entry(two):
     ]
 
 
+def shown(store):
+    """Tags of the model and its versions that MLflow's pages show, and the model's description."""
+    api = tracking.client(store)
+    found = [api.get_registered_model(MODEL), *(api.get_model_version(MODEL, v) for v in "123")]
+    tags = {key: value for one in found for key, value in one.tags.items() if not key.startswith("mlflow.")}
+    return tags, found[0].description
+
+
+def test_pages_of_mlflow_show_the_champion_and_the_last_decision_in_words_and_no_json(two):
+    tags, said = shown(two)
+    assert not [value for value in tags.values() if value.startswith(("{", "["))] and len(ledger.read(two, MODEL)) == 2
+    since = ledger.read(two, MODEL)[1].at[:16].replace("T", " ")
+    assert f"**Champion: version 2** since {since} UTC (promoted by " in said
+    assert f"Last decision: version 2 promoted on {since} UTC: better" in said
+    record(two, "kept", "3", "2", "2", "a *tie*\n<b>")
+    said = shown(two)[1]
+    assert "**Champion: version 2**" in said and r"version 3 kept on" in said and r"a \*tie\* &lt;b>" in said
+    record(two, "rolled_back", "2", "2", "1", "complaints")
+    said = shown(two)[1]
+    assert "**Champion: version 1**" in said and "On hold: rolled back from version 2: complaints" in said
+    assert said.count("Champion:") == 1
+
+
+def test_description_that_people_wrote_stays(two):
+    api = tracking.client(two)
+    api.update_registered_model(MODEL, description=f"Of the mail team.\n\n{shown(two)[1]}\n\nAsk Ann.")
+    promote(two, "3", "2")
+    said = shown(two)[1]
+    assert said.startswith("Of the mail team.") and said.endswith("Ask Ann.") and "Champion: version 3" in said
+    api.update_registered_model(MODEL, description="Ours alone.")
+    record(two, "kept", "1", "3", "3")
+    said = shown(two)[1]
+    assert said.startswith("Ours alone.\n\n<!-- bertft") and said.count("Champion:") == 1
+
+
+def test_ledger_of_an_earlier_release_is_read_and_moved_with_the_next_entry(two):
+    api, before = tracking.client(two), ledger.read(two, MODEL)
+    for key, text in api.get_registered_model(MODEL).tags.items():
+        if key.startswith(ledger.LEDGER):  # as that release has them, one of them moved by a process that was killed
+            api.set_registered_model_tag(MODEL, ledger.FORMER + key.removeprefix(ledger.LEDGER), text)
+            if key.endswith("1"):
+                api.delete_registered_model_tag(MODEL, key)
+    api.delete_registered_model_tag(MODEL, ledger.INDEX)
+    assert ledger.read(two, MODEL) == before and ledger.models(two) == (MODEL,)
+    entry = promote(two, "3", "2")
+    assert ledger.read(two, MODEL) == (*before, entry)
+    tags = set(api.get_registered_model(MODEL).tags)
+    assert {key for key in tags if key.startswith(ledger.FORMER)} == {ledger.INDEX}
+    assert {key for key in tags if key.startswith(ledger.LEDGER)} == {f"{ledger.LEDGER}00000{n}" for n in (1, 2, 3)}
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"number": 2, "act', "\0"])
 def test_tag_that_is_damaged_is_read_from_its_copy_and_written_anew(two, text):
     before = ledger.read(two, MODEL)
-    tracking.client(two).set_registered_model_tag(MODEL, "bertft.ledger.000002", text or " ")
+    tracking.client(two).set_registered_model_tag(MODEL, f"{ledger.LEDGER}000002", text or " ")
     assert ledger.read(two, MODEL) == before
     assert [e.number for e in ledger.settle(two, MODEL).repaired] == [2]
     assert ledger.settle(two, MODEL).repaired == () and ledger.read(two, MODEL) == before
 
 
 def test_tag_that_is_damaged_like_its_copy_is_named_and_decides_nothing(two):
-    tracking.client(two).set_registered_model_tag(MODEL, "bertft.ledger.000002", "{")
-    tracking.client(two).set_model_version_tag(MODEL, "2", "bertft.ledger.000002", "{")
-    with pytest.raises(DamagedFile, match=r"tag bertft\.ledger\.000002 of registered model letters .*ledger\.jsonl"):
+    tracking.client(two).set_registered_model_tag(MODEL, f"{ledger.LEDGER}000002", "{")
+    tracking.client(two).set_model_version_tag(MODEL, "2", f"{ledger.LEDGER}000002", "{")
+    with pytest.raises(
+        DamagedFile, match=r"tag mlflow\.bertft\.ledger\.000002 of registered model letters .*ledger\.jsonl"
+    ):
         promote(two, "3", "2")
     assert aliases.aliases(two, MODEL)["champion"] == "2"
 

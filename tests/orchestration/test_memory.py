@@ -131,6 +131,19 @@ def test_training_that_could_not_be_told_that_night_is_told_at_the_next(at, trai
     assert last_of(tmp_path / "two").run_id == last_of(home).run_id == "ba9876543210"
 
 
+def test_pointer_of_an_earlier_release_is_read_and_goes_when_there_is_a_new_one(at, trained, store, tmp_path) -> None:
+    trained("one")
+    api, old = tracking.client(store), f"bertft.last_training.{MODEL}"
+    aliases.tag_model(store, MODEL, {old: api.get_registered_model(MODEL).tags[POINTER + MODEL]})
+    api.delete_registered_model_tag(MODEL, POINTER + MODEL)
+    at("two").recall(*NIGHT)
+    assert last_of(tmp_path / "two").run_id == RUN
+    at("two").remember(*NIGHT)
+    at("two").recall(*NIGHT)
+    tags = api.get_registered_model(MODEL).tags
+    assert POINTER + MODEL in tags and old not in tags
+
+
 def test_pointer_that_nobody_can_read_is_told_and_written_anew(at, trained, store) -> None:
     trained("one")
     aliases.tag_model(store, MODEL, {POINTER + MODEL: "{"})

@@ -9,12 +9,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
+import psycopg
 import pytest
 
-from bertft_core.base.errors import BusyError, StorageError
+from bertft_core.base.errors import BusyError, DataError, StorageError
+from bertft_core.config.run import DataConfig
 from bertft_core.config.store import load_mlflow_config
+from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.search.storage import StudyStorage, open_storage
 from bertft_core.testing.postgres import LocalPostgres
 from bertft_core.tracking import store as tracking
@@ -219,3 +224,41 @@ def test_a_stopped_mlflow_store_is_named_without_password(
     with pytest.raises(StorageError, match=r"\*\*\*@127\.0\.0\.1.* cannot be used") as fault:
         tracking.open_store(config, tmp_path / "home")
     assert "hunter2" not in str(fault.value)
+
+
+def test_rows_of_a_select_are_streamed_and_nothing_is_written(
+    postgres: LocalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session refuses what the text of a SELECT hides: a DELETE within WITH, a function that writes."""
+    name = postgres.create_database()
+    with psycopg.connect(f"host=127.0.0.1 port={postgres.port} user=postgres dbname={name}", autocommit=True) as made:
+        made.execute("CREATE TABLE mails (body text, kind text, day date, price numeric)")
+        made.execute(
+            "INSERT INTO mails SELECT 'text number ' || i, CASE i % 2 WHEN 0 THEN 'ham' ELSE 'spam' END, "
+            "date '2026-01-01' + i % 28, 1.50 FROM generate_series(0, 4999) AS i"
+        )
+        made.execute("CREATE SEQUENCE numbers")
+
+        def prepared(query: str, **data: Any) -> DatasetSplits:
+            config = DataConfig(source="env:MAILS", query=query, **data)
+            return prepare_dataset(config, tmp_path / "home" / "data", tmp_path)
+
+        monkeypatch.setenv("MAILS", postgres.url(name, password="hunter2"))
+        query = "SELECT body AS text, kind AS label, day, price FROM mails WHERE body LIKE 'text%'"
+        first = prepared(query, date="day", slices=["price"])
+        assert first.report.rows_read == 5000 and first.report.rows_used == 5000
+        assert first.table("train")["slices"][0].as_py() == ["1.50"]
+        turned = prepared(f"{query} ORDER BY body DESC", date="day", slices=["price"])
+        assert turned.fingerprint == first.fingerprint
+        writing = "WITH gone AS (DELETE FROM mails RETURNING *) SELECT body AS text, kind AS label FROM gone"
+        for text in (writing, "SELECT nextval('numbers')::text AS text, 'a' AS label"):
+            with pytest.raises(
+                DataError, match=r"data\.source: .*: .*(in a read-only transaction|data-modifying statements in WITH)"
+            ) as fault:
+                prepared(text)
+            assert "hunter2" not in str(fault.value)
+        assert made.execute("SELECT count(*) FROM mails").fetchone() == (5000,)
+        monkeypatch.setenv("MAILS", postgres.url("nowhere", password="hunter2"))
+        with pytest.raises(StorageError, match=r"database \"nowhere\" does not exist") as fault:
+            prepared(query)
+        assert "hunter2" not in str(fault.value)

@@ -96,6 +96,35 @@ def test_finished_run_stays_finished_and_failed_run_runs_again(store):
     assert tracking.run_status(store, run) == "FINISHED"
 
 
+def test_run_goes_on_below_the_run_that_takes_it_up(store):
+    nights = [tracking.find_or_create_run(store, key, "night") for key in ("n1", "n2")]
+    chain = {tracking.find_or_create_run(store, "k", "pipeline", night) for night in nights}
+    (found,) = chain
+    assert tracking.run_tags(store, found)["mlflow.parentRunId"] == nights[1]
+
+
+def test_every_run_says_who_made_it_and_by_what(store, monkeypatch):
+    monkeypatch.setenv("BERTFT_USER", "ann")
+    tags = tracking.run_tags(store, tracking.find_or_create_run(store, "k", "night"))
+    assert (tags["mlflow.user"], tags["mlflow.source.name"]) == ("ann", "bertft")
+    tags = tracking.run_tags(store, tracking.find_or_create_run(store, "m", "night", tags={"mlflow.source.name": "a"}))
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("a", "LOCAL")
+
+
+def test_what_a_killed_process_left_running_ends_when_the_last_of_it_did(store):
+    night = tracking.find_or_create_run(store, "n", "night", started=1000)
+    chain = tracking.find_or_create_run(store, "k", "pipeline", night, started=1001)
+    search = tracking.find_or_create_run(store, "k", "search", chain, started=1002)
+    trial = tracking.find_or_create_run(store, "k", "trial", search, slot=0, started=1003)
+    tracking.finish_run(store, trial, ended=1060)
+    other = tracking.find_or_create_run(store, "other", "pipeline", started=1003)
+    api = tracking.client(store)
+    assert tracking.end_killed(store, api.get_run(night)) == 1060
+    found = {run: api.get_run(run).info for run in (night, chain, search, trial, other)}
+    assert [found[run].status for run in found] == ["KILLED", "KILLED", "KILLED", "FINISHED", "RUNNING"]
+    assert {found[run].end_time for run in (night, chain, search, trial)} == {1_060_000}
+
+
 def test_run_counts_as_running_until_it_ends(store):
     run = tracking.find_or_create_run(store, "k", "search")
     before = tracking.run_status(store, run) == "RUNNING"
@@ -148,7 +177,7 @@ def test_logging_twice_changes_nothing(store):
         tracking.log_params(store, run, {"lr": 2e-5, "space": {"a": [1, 2]}})
         tracking.log_history(store, run, history)
         tracking.log_metrics(store, run, {"score": 0.7, "undefined": None})
-    curve = tracking.client(store).get_metric_history(run, "macro_f1")
+    curve = tracking.client(store).get_metric_history(run, "validation_macro_f1")
     assert [(m.step, m.value) for m in sorted(curve, key=lambda m: m.step)] == [(10, 0.6), (20, 0.7)]
     assert tracking.client(store).get_run(run).data.params == {"lr": "2e-05", "space": '{"a": [1, 2]}'}
 
@@ -329,8 +358,8 @@ def test_versions_answer_in_one_go_each_with_its_own_code_and_one_that_fails_fai
 def test_fresh_processes_that_take_too_long_are_given_up(shared, tmp_path):
     pd.DataFrame({"text": TEXTS}).to_parquet(tmp_path / "rows.parquet")
     outs = {shared[1].model_uri: tmp_path / "p.npz"}
-    found = score_versions(outs, tmp_path / "rows.parquet", 2, shared[0], timeout_seconds=0.5)
-    assert "no answer within 0.5 s" in str(found[shared[1].model_uri])
+    found = score_versions(outs, tmp_path / "rows.parquet", 2, shared[0], timeout_seconds=0.05)
+    assert "no answer within 0.05 s" in str(found[shared[1].model_uri])
 
 
 def test_fresh_process_failure_carries_its_last_words(shared, tmp_path):
@@ -345,7 +374,7 @@ def test_the_artefact_carries_the_code_it_needs_and_no_more(shared):
     root = Path(store.artifact_root) / "models" / version.model_id / "artifacts" / "code" / "bertft_core"
     files = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
     assert files == {p.relative_to(Path(bertft_core.__file__).parent).as_posix() for p in served_files()}
-    assert 20 <= len(files) <= 33 and {"serving/predictor.py", "base/text.py", "model/features.py"} <= files
+    assert 20 <= len(files) <= 35 and {"serving/predictor.py", "base/text.py", "model/features.py"} <= files
     rooms = {name.partition("/")[0] for name in files}
     assert rooms == {"__init__.py", "base", "config", "data", "evaluation", "model", "serving"}
     assert not [name for name in files if name.startswith(("evaluation/gate", "serving/tables", "config/run"))]

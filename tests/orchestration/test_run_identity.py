@@ -52,10 +52,10 @@ def context(project: Callable[..., Path], tmp_path: Path):
 def test_run_goes_on_elsewhere_in_the_precision_that_it_was_begun_in(context, mlflow_settings) -> None:
     one = context("one")
     one.run.update(settings=asdict(SETTINGS))
-    begun = Tree(mlflow_settings, one, None)
+    begun = Tree(mlflow_settings, one)
     assert begun.settle(one) == ""
     two = context("two", "nightly.new_rows=5")  # no part of what a run is, and no conflict of MLflow's parameters
-    found = Tree(mlflow_settings, two, None)
+    found = Tree(mlflow_settings, two)
     assert found.root == begun.root and two.run.settings is None
     assert "goes on in bfloat16 on cpu, 1 threads, as it was begun" in found.settle(two)
     assert two.run.settings == SETTINGS and not (two.home / "machine.json").exists()  # nothing was measured

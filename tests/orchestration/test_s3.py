@@ -1,7 +1,8 @@
-"""Artefacts in a bucket: moto's server speaks S3 on 127.0.0.1."""
+"""Artefacts and rows in a bucket: moto's server speaks S3 on 127.0.0.1."""
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ import pandas as pd
 import pytest
 from moto.server import ThreadedMotoServer
 
+from bertft_core.base.errors import DataError
+from bertft_core.config.run import DataConfig
 from bertft_core.config.store import Store, load_mlflow_config
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.registry import aliases, versions
 from bertft_core.registry.answers import score_in_fresh_process
 from bertft_core.serving.predictor import Predictor
@@ -36,6 +40,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -75,3 +80,27 @@ def test_a_file_of_a_run_goes_to_the_bucket(bucket: Any, store: Store) -> None:
     tracking.log_text(store, run, "all is well", "notes.txt")
     (found,) = bucket.objects.all()
     assert found.key == f"desk/{run}/artifacts/notes.txt" and found.get()["Body"].read() == b"all is well"
+
+
+def test_rows_in_a_bucket_are_those_of_the_file_until_the_object_changes(bucket: Any, tmp_path: Path) -> None:
+    rows = [f"text number {i},{('ham', 'spam')[i % 2]}\n" for i in range(200)]
+    (tmp_path / "mails.csv").write_text("text,label\n" + "".join(rows))
+
+    def prepared(source: str) -> str:
+        return prepare_dataset(DataConfig(source=source), tmp_path / "home" / "data", tmp_path).fingerprint
+
+    same = prepared("mails.csv")
+    bucket.put_object(Key="rows/mails.csv.gz", Body=gzip.compress((tmp_path / "mails.csv").read_bytes()))
+    assert prepared("s3://models/rows/mails.csv.gz") == same
+    for name, part in (("a", rows[:70]), ("b", rows[70:])):
+        bucket.put_object(Key=f"tables/{name}.csv", Body=("text,label\n" + "".join(part)).encode())
+    assert prepared("s3://models/tables") == prepared("s3://models/tables/") == same
+    bucket.put_object(Key="tables/c.csv", Body=b"text,label\none more,ham\n")
+    assert prepared("s3://models/tables") != same
+    for source, wanted in {
+        "s3://models/rows/gone.csv": "no such object or folder",
+        "s3://nowhere/rows.csv": "no such object or folder|cannot be read",
+    }.items():
+        with pytest.raises(DataError, match=rf"data\.source: {source}: ({wanted})") as fault:
+            prepared(source)
+        assert "hunter2" not in str(fault.value)

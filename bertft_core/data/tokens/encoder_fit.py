@@ -117,13 +117,12 @@ def longest_input(pretrained: Path) -> int | None:
     return limit
 
 
-def check_max_length(pretrained: Path, max_length: int) -> None:
-    """Raises ConfigError when the encoder has fewer positions than tokenization.max_length."""
+def check_max_length(pretrained: Path, max_length: int, key: str = "tokenization.max_length") -> None:
+    """Raises ConfigError when the encoder has fewer positions than a length; `key`: what the length is called."""
     limit = longest_input(pretrained)
     if limit is not None and max_length > limit:
         raise ConfigError(
-            f"tokenization.max_length must not exceed {limit}, the positions of the encoder "
-            f"{pretrained.name}; was {max_length}"
+            f"{key} must not exceed {limit}, the positions of the encoder {pretrained.name}; was {max_length}"
         )
 
 

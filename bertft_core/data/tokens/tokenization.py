@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from bertft_core.base.cache import TOKENS, cache
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import is_reusable, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_file, hash_json
@@ -34,6 +35,7 @@ from bertft_core.data.tokens.twins import FILE, STAYS, TWINS_VERSION, find_twins
 
 TOKENS_VERSION = 2
 _PERCENTILES = (50, 90, 95, 99)
+_FILES = (*(f"{split}.arrow" for split in SPLITS), FILE, "tokens.json")  # of a finished folder, beside its manifest
 _CHUNK = b"bertft-chunk"  # in the metadata of a split: ids of a whole chunk, where its rows are chunks
 
 
@@ -135,7 +137,8 @@ def tokenize_splits(
 ) -> TokenizedSplits:
     """Tokenise every split into root/<key>; the key covers rows, classes, tokenizer files and settings.
 
-    Rows that a folder under `root` holds already are copied from there; the files are the same bit for bit.
+    A folder that BERTFT_CACHE has is fetched, one that is made is kept there. Rows that a folder under `root` holds
+    already are copied from there; the files are the same bit for bit.
 
     Raises ConfigError when max_length exceeds the encoder's positions, ModelError without a tokenizer, or with one
     that does not fit the encoder.
@@ -143,35 +146,56 @@ def tokenize_splits(
     check_max_length(pretrained, config.max_length)
     files = {n: hash_file(pretrained / n) for n in (*TOKENIZER_FILES, "config.json") if (pretrained / n).is_file()}
     manner = hash_json([TOKENS_VERSION, version("tokenizers"), files, config.cut()])[:32]
-    key = hash_json([manner, dataset.fingerprint, TWINS_VERSION])[:32]
+    key = _key(manner, dataset)
     folder = Path(root).resolve() / key
     if not is_reusable(folder):
-        tokenizer = load_tokenizer(pretrained)
-        layout, cutting = fitting_layout(tokenizer, pretrained), Cutting(**config.cut())
-        keys = {}
-        for split in SPLITS:
-            batches = _batches(dataset, split)
-            parts = [row_keys(batch["text"], batch["text_pair"] if dataset.has_pair else None) for batch in batches]
-            keys[split] = np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.uint64)
-        known = known_rows(folder.parent, manner, np.concatenate(list(keys.values())))
-        encoder = _Encoder(tokenizer=tokenizer, layout=layout, cutting=cutting, known=known)
+        shared = cache()
         with staged_folder(folder) as staging:
-            facts = {s: _tokenize_split(dataset, s, encoder, keys[s], manner, staging, on_progress) for s in SPLITS}
-            summary = TokenizedSplits(
-                directory="",
-                fingerprint=key,
-                max_length=config.max_length,
-                n_train=dataset.n_train,
-                n_validation=dataset.n_validation,
-                n_test=dataset.n_test,
-                has_pair=dataset.has_pair,
-                rows_cut={s: f[0] for s, f in facts.items()},
-                percentiles={s: f[1] for s, f in facts.items()},
-                pad_id=_pad_id(pretrained, tokenizer),
-                twins=_write_twins(staging, tokenizer, layout, cutting),
-            )
-            write_json(staging / "tokens.json", asdict(summary))
+            is_pulled = shared is not None and shared.pull(TOKENS, key, staging, _FILES)
+            if not is_pulled:
+                _make_tokens(dataset, pretrained, config, manner, staging, on_progress)
+        if shared is not None and not is_pulled:
+            shared.push(TOKENS, key, {name: folder / name for name in _FILES})
     return load_tokenized_splits(folder)
+
+
+def _key(manner: str, dataset: DatasetSplits) -> str:
+    return hash_json([manner, dataset.fingerprint, TWINS_VERSION])[:32]
+
+
+def _make_tokens(
+    dataset: DatasetSplits,
+    pretrained: Path,
+    config: TokenizationConfig,
+    manner: str,
+    staging: Path,
+    on_progress: Callable[[str, int, int | None], None] | None,
+) -> None:
+    """Tokenise every split into the folder `staging`, which lies beside those of earlier nights."""
+    tokenizer = load_tokenizer(pretrained)
+    layout, cutting = fitting_layout(tokenizer, pretrained), Cutting(**config.cut())
+    keys = {}
+    for split in SPLITS:
+        batches = _batches(dataset, split)
+        parts = [row_keys(batch["text"], batch["text_pair"] if dataset.has_pair else None) for batch in batches]
+        keys[split] = np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.uint64)
+    known = known_rows(staging.parent, manner, np.concatenate(list(keys.values())))
+    encoder = _Encoder(tokenizer=tokenizer, layout=layout, cutting=cutting, known=known)
+    facts = {s: _tokenize_split(dataset, s, encoder, keys[s], manner, staging, on_progress) for s in SPLITS}
+    summary = TokenizedSplits(
+        directory="",
+        fingerprint=_key(manner, dataset),
+        max_length=config.max_length,
+        n_train=dataset.n_train,
+        n_validation=dataset.n_validation,
+        n_test=dataset.n_test,
+        has_pair=dataset.has_pair,
+        rows_cut={s: f[0] for s, f in facts.items()},
+        percentiles={s: f[1] for s, f in facts.items()},
+        pad_id=_pad_id(pretrained, tokenizer),
+        twins=_write_twins(staging, tokenizer, layout, cutting),
+    )
+    write_json(staging / "tokens.json", asdict(summary))
 
 
 def _write_twins(staging: Path, tokenizer: Any, layout: SpecialLayout, cutting: Cutting) -> dict[str, int]:

@@ -15,7 +15,7 @@ from bertft_core.recipe.runs import RunFolder, run_at
 from bertft_core.registry import aliases, entries, ledger, remembered
 from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
 from bertft_core.registry.entries import LedgerEntry
-from bertft_core.registry.ledger import LEDGER
+from bertft_core.registry.ledger import keys_of
 
 
 def registry(store: Store) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def _ledger(store: Store, name: str, versions: tuple[RegisteredVersion, ...]) ->
             severity=ERROR, where=name, found=found, remedy="ledger.jsonl of the versions' MLflow runs has it"
         )
     twice = [number for number, count in Counter(numbers).items() if count > 1]
-    named = [key for key in tags if key.startswith(LEDGER) and not key.removeprefix(LEDGER).isdigit()]
+    named = [key for number, key in keys_of(tags).items() if not number.isdigit()]
     if twice or named:
         found = f"ledger entries that stand under another's number: {', '.join(map(str, [*twice, *named]))}"
         yield Finding(severity=ERROR, where=name, found=found, remedy="ask who wrote to the model's tags")
@@ -94,7 +94,7 @@ def _ledger(store: Store, name: str, versions: tuple[RegisteredVersion, ...]) ->
 
 def _copies(name: str, versions: tuple[RegisteredVersion, ...], known: dict[int, LedgerEntry]) -> Iterator[Finding]:
     for version in versions:
-        for key in sorted(key for key in version.tags if key.startswith(LEDGER)):
+        for key in sorted(keys_of(version.tags).values()):
             try:
                 copy = LedgerEntry.from_text(version.tags[key], f"the tag {key} of {version}")
             except BertftError as fault:

@@ -23,7 +23,7 @@ from bertft_core.evaluation.scores.intervals import share_interval
 from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.recipe.nights.rows import Rows
 from bertft_core.recipe.nights.triggers import NewRowsScore
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import Prepared, at_hand
 from bertft_core.recipe.process.client import Trainer
 from bertft_core.registry import aliases, artifacts
 from bertft_core.registry.answers import Answers, score_in_fresh_process
@@ -73,7 +73,12 @@ def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) ->
     with tempfile.TemporaryDirectory(dir=home, prefix=artifacts.SCRATCH) as folder, Trainer() as trainer:
         # 0: as many threads as torch takes by itself
         machine = MachineSettings(precision="float32", device="cpu", threads=config.training.threads or 0)
-        rows = (prepared.pretrained, prepared.tokens.directory, "train", Path(folder) / "features.npy")
+        rows = (
+            prepared.pretrained,
+            at_hand(config, prepared, home).tokens.path,
+            "train",
+            Path(folder) / "features.npy",
+        )
         computed = np.load(trainer.features(*rows, machine, places=_places(prepared, missing)), allow_pickle=False)
     known |= dict(zip(missing, computed, strict=True))
     values = np.stack([known[h] for h in hashes.tolist()])

@@ -25,6 +25,7 @@ from bertft_core.recipe.runs import RunFolder, run_at
 
 SKIPPED, KEPT, PROMOTED = "skipped", "kept", "promoted"
 AWAITING, REJECTED, FAILED = "awaiting approval", "data rejected", "failed"
+CANCELLED = "its process was killed or its run cancelled; the next night goes on from what it left"
 LAST_TRAINING = ".basis.json"
 _RESERVED_BYTES = 64 * 1024  # several blocks of any file system; a line is below 10 kB
 _ON_DISK = {"settings": "asked"}  # the name that a field has in the files

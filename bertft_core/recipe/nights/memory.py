@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,21 @@ from bertft_core.base.names import file_name
 from bertft_core.base.records import parse_record, read_record, set_aside
 from bertft_core.config.store import Store
 from bertft_core.recipe.nights.log import LastTraining, NightLog
-from bertft_core.recipe.nights.record import log_night, night_run, nights_in
+from bertft_core.recipe.nights.record import (
+    cancel_night,
+    end_killed_nights,
+    log_night,
+    night_run,
+    night_runs,
+    nights_of,
+)
 from bertft_core.recipe.runs import RunFolder
 from bertft_core.registry import aliases, artifacts
 from bertft_core.tracking import store as tracking
+from bertft_core.tracking.lineage import SOURCE
 
-POINTER = "bertft.last_training."  # and the name of the configuration: a tag of the registered model
+FORMER = "bertft.last_training."  # as an earlier release has it
+POINTER = f"{tracking.HIDDEN}{FORMER}"  # and the name of the configuration: a tag of the registered model
 _FOLDER, _RECORD = "last_training", "basis.json"
 _OVERLAP_DAYS = 2.0  # so much before this home's last night its log is compared with MLflow's: clocks differ
 
@@ -77,6 +87,19 @@ class Memory:
     def __init__(self, open_store: Callable[[], Store], model: str, name: str, home: Path) -> None:
         self._open, self._model, self._name, self._home = open_store, model, name, home
         self._log = NightLog(home, name)
+        self._run: str | None = None
+
+    def begin(self, night: str, started: str, config_path: str, prefect_run: str) -> str:
+        """The MLflow run of tonight, which trains: what is trained lies below it. night, started: as `recall`."""
+        tags = {SOURCE: Path(config_path).name, "prefect.flow_run_id": prefect_run}
+        self._run = night_run(self._open(), self._name, night, started, tags)
+        return self._run
+
+    def cancel(self) -> None:
+        """End the run of tonight as killed, where there is one; a store that is away changes nothing."""
+        if self._run is not None:
+            with suppress(Exception):  # whatever its client raises, or the time that is left
+                cancel_night(self._open(), self._run)
 
     def recall(self, night: str, started: str) -> Recalled:
         """Bring the home's copies up to what the registry has. night, started: of the night that asks.
@@ -84,8 +107,10 @@ class Memory:
         Raises RegistryError and StorageError where the store does not answer.
         """
         store = self._open()
-        self._compare_logs(store)
+        self._compare_logs(store, started)
         tags, held = aliases.tags_and_aliases(store, self._model)
+        if {FORMER + self._name, POINTER + self._name} <= set(tags):
+            tracking.client(store).delete_registered_model_tag(self._model, FORMER + self._name)
         said: list[str] = []
         losses: list[str] = []
         try:
@@ -127,7 +152,7 @@ class Memory:
         aliases.tag_model(store, self._model, {POINTER + self._name: json.dumps(asdict(pointer))})
 
     def _pointer(self, tags: dict[str, str]) -> _Pointer | None:
-        key = POINTER + self._name
+        key = next((k for k in (POINTER + self._name, FORMER + self._name) if k in tags), POINTER)
         where = f"the tag {key} of registered model {self._model}"
         return parse_record(tags[key], _Pointer, where, "the next training writes it anew") if key in tags else None
 
@@ -170,18 +195,21 @@ class Memory:
                 shutil.copyfile(record, part)
         return replace(last, run=str(folder))
 
-    def _compare_logs(self, store: Store) -> None:
-        """Write each night that this home's log or MLflow lacks there."""
+    def _compare_logs(self, store: Store, tonight: str) -> None:
+        """Write each night that this home's log or MLflow lacks there; end what killed ones left running in MLflow."""
         own = self._log.nights()
         since = max(0.0, max((night.began for night in own), default=0.0) - _OVERLAP_DAYS * DAY)
-        theirs = {night.started: night for night in nights_in(store, self._name, since)}
+        runs = night_runs(store, self._name, since)
+        ends = end_killed_nights(store, runs, self._name, tonight)
+        theirs = {night.started: night for night in nights_of(runs, self._name)}
         for night in theirs.values():
             if all(night.started != one.started for one in own):
                 self._log.folder.mkdir(parents=True, exist_ok=True)
                 self._log.add(night)
         for night in own:
             if night.began >= since and night.began and night.started not in theirs:
-                log_night(night, self._name, store, "", None)
+                seconds = max(night.seconds, ends.get(night.started, 0.0) - night.began)
+                log_night(replace(night, seconds=seconds), self._name, store, "", None)
 
     def _evidence(self, store: Store, version: str) -> ChampionEvidence | None:
         """None where another configuration trained that champion, on rows of its own."""

@@ -24,6 +24,7 @@ from bertft_core.model.pretrained import resolve_pretrained
 from bertft_core.recipe.nights import triggers
 from bertft_core.recipe.nights.log import (
     AWAITING,
+    CANCELLED,
     FAILED,
     HUNG,
     KEPT,
@@ -180,13 +181,7 @@ class NightRun:
         left = killed.plan if killed else None
         if killed is not None:
             log.add(  # the line that it never wrote itself
-                Night(
-                    night=killed.night,
-                    started=killed.started,
-                    outcome=FAILED,
-                    seconds=0.0,
-                    reason="its process was killed or its run cancelled; the next night goes on from what it left",
-                )
+                Night(night=killed.night, started=killed.started, outcome=FAILED, seconds=0.0, reason=CANCELLED)
             )
             self.report.say(f"the night of {killed.night} was killed; this one goes on from what it left")
         self._begin(log, left)
@@ -222,11 +217,11 @@ class NightRun:
         return self._end(outcome, reason, run_id=result["run_id"], version=result["version"])
 
     def _begin(self, log: NightLog, plan: TrainingPlan | None) -> None:
-        log.begin(OpenNight(night=self.night, started=self._started, plan=plan, clock=str(self.clock)))
+        log.begin(OpenNight(night=self.night, started=self.began_at, plan=plan, clock=str(self.clock)))
 
     def _recall(self, log: NightLog) -> LastTraining | None:
         """The last training, as the registry has it where this home has not."""
-        recalled = self.steps.recall(self.night, self._started)
+        recalled = self.steps.recall(self.night, self.began_at)
         for text in recalled.said:
             self.report.say(text)
         self.mended += recalled.losses
@@ -261,7 +256,7 @@ class NightRun:
         stages = {f"seconds_{name}": value for name, value in self.report.seconds.items()}
         return Night(
             night=self.night,
-            started=self._started,
+            started=self.began_at,
             outcome=outcome,
             reason="; ".join([reason, *self.mended])[:2000],
             seconds=round(time.monotonic() - self.began, 2),
@@ -271,7 +266,8 @@ class NightRun:
         )
 
     @property
-    def _started(self) -> str:
+    def began_at(self) -> str:
+        """When it began, ISO 8601: its log and its MLflow run know it by this."""
         return self.started.isoformat(timespec="seconds")
 
     @property
@@ -388,7 +384,7 @@ class NightRun:
             )
         )
         try:
-            self.steps.remember(self.night, self._started)
+            self.steps.remember(self.night, self.began_at)
         except Exception as fault:  # whatever the store's client raises: the night is trained and released all the same
             self.mended.append(
                 f"the registry does not know of this training yet ({fault_text(fault)[:200]}): the next night writes it"

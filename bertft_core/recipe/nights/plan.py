@@ -9,6 +9,8 @@ from bertft_core.config.knobs import place
 from bertft_core.config.run import RunConfig
 from bertft_core.recipe.nights.log import LastTraining, TrainingPlan
 
+_ENCODER = "model.pretrained"
+
 
 def plan_training(
     config: RunConfig, last: LastTraining | None, rows: str, settings: str, moment: dt.datetime
@@ -22,6 +24,9 @@ def plan_training(
         return TrainingPlan(rows=rows, settings=settings, overrides=[], is_searched=False)
     if last and last.settings == settings and last.search_age_days(moment) < nightly.search_every_days:
         found = {knob: value for knob, value in last.params.items() if not follows_rows(config, knob)}
+        if _ENCODER in found:  # base and adapted are words of a search alone
+            model = config.with_values({_ENCODER: found[_ENCODER]}).model
+            found |= {_ENCODER: model.pretrained} | ({"model.adapted": model.adapted} if config.adaptation else {})
         values = [f"{'.'.join(place(knob))}={value}" for knob, value in found.items()]
         return TrainingPlan(rows=rows, settings=settings, overrides=["search.trials=0", *values], is_searched=False)
     trials = [f"search.trials={nightly.trials}"] if nightly.trials and last else []

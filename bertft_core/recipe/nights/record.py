@@ -12,7 +12,7 @@ from bertft_core.base.names import file_name
 from bertft_core.base.text import plain
 from bertft_core.config.store import Store
 from bertft_core.evaluation.drift.report import DriftReport, draw_drift
-from bertft_core.recipe.nights.log import FAILED, FORMER, OUTCOMES, REJECTED, SKIPPED, Night, seconds_of
+from bertft_core.recipe.nights.log import CANCELLED, FAILED, FORMER, OUTCOMES, REJECTED, SKIPPED, Night, seconds_of
 from bertft_core.registry import artifacts
 from bertft_core.reporting.html.values import duration
 from bertft_core.reporting.night.document import NightPage, night_html
@@ -20,35 +20,65 @@ from bertft_core.tracking import store as tracking
 
 _OF_ROWS = {"new", "deleted", "relabelled"}
 _NIGHT = "night"  # the role of its run
-_MORE = "bertft.night_facts"  # a tag: what of a night no other tag and no metric says, as JSON
+_FORMER = "bertft.night_facts"  # as an earlier release has it
+_MORE = f"{tracking.HIDDEN}{_FORMER}"  # a tag: what of a night no other tag and no metric says, as JSON
 _MOST = 8000  # signs that MLflow keeps of a tag
 
 
 def night_run(store: Store, name: str, night: str, started: str, tags: dict[str, str] | None = None) -> str:
     """The MLflow run of the night that stands for `night` and began at `started` (ISO 8601), made when missing."""
     began, key = seconds_of(started), f"{name} {started}"
-    known = {"bertft.name": name, "bertft.night": night, **(tags or {})}
+    known = {tracking.NAME: name, "bertft.night": night, **(tags or {})}
     return tracking.find_or_create_run(
         store, key, _NIGHT, name=f"{name} night {night}", tags=known, started=began or None
     )
 
 
+def cancel_night(store: Store, run_id: str) -> None:
+    """End the MLflow run of a cancelled night, in few requests: its process has seconds left."""
+    tags = {"bertft.outcome": FAILED, "bertft.reason": CANCELLED, tracking.NOTE: f"{FAILED}: {CANCELLED}"}
+    tracking.set_tags(store, run_id, tags)
+    tracking.finish_run(store, run_id, killed=True)
+
+
+def night_runs(store: Store, name: str, since: float = 0.0) -> list[Any]:
+    """The MLflow runs of the nights of `name` that began at `since` (seconds since 1970) or later."""
+    return tracking.find_runs(store, {tracking.ROLE: _NIGHT, tracking.NAME: name}, since)
+
+
 def nights_in(store: Store, name: str, since: float = 0.0) -> list[Night]:
-    """The nights of `name` that MLflow has, of those that began at `since` (seconds since 1970) or later."""
-    found = tracking.find_runs(store, {tracking.ROLE: _NIGHT, "bertft.name": name}, since)
-    return [_night_of(run, name) for run in found if run.data.tags.get("bertft.outcome") in {*OUTCOMES, *FORMER}]
+    """The nights that `night_runs` finds and that ended in an outcome."""
+    return nights_of(night_runs(store, name, since), name)
+
+
+def nights_of(runs: list[Any], name: str) -> list[Night]:
+    """The nights of these MLflow runs that ended in an outcome."""
+    return [_night_of(run, name) for run in runs if run.data.tags.get("bertft.outcome") in {*OUTCOMES, *FORMER}]
+
+
+def end_killed_nights(store: Store, runs: list[Any], name: str, tonight: str) -> dict[str, float]:
+    """End in MLflow the nights of `runs` that were killed at work, with what lies below them; all but `tonight`.
+
+    Returns, by their beginnings, when they are known to have ended, in seconds since 1970.
+    """
+    running = {_began(run, name): run for run in runs if run.info.status == "RUNNING"}
+    return {began: tracking.end_killed(store, run) for began, run in running.items() if began != tonight}
+
+
+def _began(run: Any, name: str) -> str:
+    return str(run.data.tags.get(tracking.RUN_KEY, "")).removeprefix(f"{name} ")
 
 
 def _night_of(run: Any, name: str) -> Night:
     tags, numbers = run.data.tags, dict(run.data.metrics)
     seconds = numbers.pop("seconds", 0.0)
     try:
-        more = json.loads(tags.get(_MORE, ""))
+        more = json.loads(tags.get(_MORE, tags.get(_FORMER, "")))
     except ValueError:  # written by an earlier release, or cut: the numbers tell most of it
         more = {"facts": numbers}
     return Night(
         night=tags.get("bertft.night", ""),
-        started=tags.get(tracking.RUN_KEY, "").removeprefix(f"{name} "),
+        started=_began(run, name),
         outcome=FORMER.get(tags["bertft.outcome"], tags["bertft.outcome"]),
         reason=tags.get("bertft.reason", ""),
         seconds=seconds,
@@ -85,7 +115,8 @@ def log_night(night: Night, name: str, store: Store, prefect_run: str, drift: Dr
             write_text(folder / "drift.md", drift.to_markdown() + "\n![](drift.png)\n")
             draw_drift(drift).savefig(folder / "drift.png")
             tracking.log_files(store, run_id, [folder], "drift")
-    tracking.finish_run(store, run_id, failed=night.outcome in (FAILED, REJECTED))
+    ended = night.began + night.seconds if night.began else None
+    tracking.finish_run(store, run_id, failed=night.outcome in (FAILED, REJECTED), ended=ended)
     return run_id
 
 

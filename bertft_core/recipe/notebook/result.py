@@ -104,7 +104,7 @@ class FitResult:
     def warnings(self) -> tuple[str, ...]:
         """What the data gate and the evaluation found worth a person's look."""
         report = self.finished.report
-        return report.warnings if report else self.finished.context.prepared.dataset.report.warnings
+        return report.warnings if report else self.finished.context.prepared.dataset.warnings
 
     def __repr__(self) -> str:
         return f"{self.finished.config.name}: {self.finished.report or self.finished.fit} ({self.folder})"
@@ -232,13 +232,13 @@ def _register(result: FitResult, name: str | None, mlflow: Path | str | None) ->
     from bertft_core.registry.decision import promote_or_keep
 
     context, fit, judged = result.finished.context, result.finished.fit, result.evaluate()
-    settings = load_mlflow_config(mlflow, context.config.base_dir, Path.cwd())
+    settings = load_mlflow_config(mlflow, context.config.base_dir, Path.cwd()).of(context.config.name)
     if name is not None:
         settings = settings.named(name)
     elif "{name}" in settings.registered_model and context.config.name == NAME:
         raise ConfigError('which model is it? .register("reviews"), or name="reviews" in fit')
     result.report()  # the review that the released page shows
-    tree = Tree(settings, context, None)
+    tree = Tree(settings, context)
     tree.settle(context)
     tree.final_run(fit, context.config)
     tree.evaluation(judged)

@@ -11,13 +11,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from bertft_core.adaptation.results import AdaptationResult, AdaptationSpec
 from bertft_core.base import errors
 from bertft_core.base.display import cleaned
 from bertft_core.base.errors import BertftError, TrainerDied
+from bertft_core.base.records import parse_record
+from bertft_core.recipe.process.checkpoints import carried
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.spec import FitSpec, MachineSettings
 
@@ -93,9 +97,16 @@ class Trainer:
     def fit(
         self, spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | None = None
     ) -> TrainingResult:
-        """Run `training.loop.fit` in the process. Callbacks run here."""
+        """Run `training.loop.fit` in the process. Callbacks run here. Its checkpoints are kept in BERTFT_CACHE, too."""
         message = {"cmd": "fit", "spec": spec.to_json(), "rungs": on_rung is not None}
-        return TrainingResult.from_json(self._call(message, on_progress, on_rung))
+        with carried(Path(spec.output), _beat(on_progress), is_final=spec.keep_model):
+            return TrainingResult.from_json(self._call(message, on_progress, on_rung))
+
+    def adapt(self, spec: AdaptationSpec, on_progress: OnProgress | None = None) -> AdaptationResult:
+        """Run `adaptation.loop.adapt` in the process, as `fit`."""
+        with carried(Path(spec.output), _beat(on_progress), is_final=False):
+            found = self._call({"cmd": "adapt", "spec": spec.to_json()}, on_progress)
+        return parse_record(json.dumps(found), AdaptationResult, "the trainer's answer", "")
 
     def score(
         self,
@@ -235,6 +246,11 @@ class Trainer:
         hint = " (signal 9 is often the kernel's out-of-memory killer: lower training.batch_size)" if code == -9 else ""
         text = f"the trainer process ended {how}{hint}: run the command again to resume. {tail}".strip()
         return TrainerDied(text, signal=max(-code, 0))
+
+
+def _beat(on_progress: OnProgress | None) -> Callable[[], None]:
+    """Tells whoever hears progress that the work goes on, though there is nothing new."""
+    return partial(on_progress, 0.0, {}) if on_progress else lambda: None
 
 
 def _environment(gpu: int | None) -> dict[str, str]:

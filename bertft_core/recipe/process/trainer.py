@@ -1,7 +1,7 @@
 """The trainer process: `python -P -m bertft_core.recipe.process.trainer`, JSON lines in, JSON lines out.
 
-Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "score" | "features" | "explain" | "resolve", ...} and
-{"cmd": "import"}, which does no more than every command does first.
+Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "adapt", "spec": {...}}, {"cmd": "score" | "features" |
+"explain" | "resolve", ...} and {"cmd": "import"}, which does no more than every command does first.
 Answers: {"event": "progress" | "rung" | "result" | "error", ...}; a rung waits for {"stop": bool}.
 Progress is repeated every 2 s.
 It imports no prefect, mlflow or optuna, and it ends when its parent does.
@@ -121,6 +121,16 @@ def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     return fit(FitSpec.from_json(message["spec"]), progress, wire.ask_rung if message["rungs"] else None).to_json()
 
 
+def _run_adapt(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
+    from bertft_core.adaptation.loop import adapt
+    from bertft_core.adaptation.results import AdaptationSpec
+
+    def progress(fraction: float, facts: dict[str, Any]) -> None:
+        wire.send("progress", fraction=fraction, facts=facts)
+
+    return asdict(adapt(AdaptationSpec.from_json(message["spec"]), progress))
+
+
 def _run_score(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     from bertft_core.training.scoring import score
 
@@ -170,6 +180,7 @@ def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 
 _COMMANDS: dict[str, Callable[[_Wire, dict[str, Any]], dict[str, Any]]] = {
     "import": lambda wire, message: {},
+    "adapt": _run_adapt,
     "fit": _run_fit,
     "score": _run_score,
     "features": _run_features,

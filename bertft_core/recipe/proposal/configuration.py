@@ -17,6 +17,8 @@ import numpy as np
 from bertft_core.base.errors import ConfigError, InputError
 from bertft_core.base.files import follow_umask, users_umask
 from bertft_core.base.text import counted
+from bertft_core.config.auto import FEW_ROWS
+from bertft_core.config.fit import PROBE
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.search import SearchConfig
 from bertft_core.config.yaml_files import parse_yaml
@@ -84,10 +86,12 @@ def propose(source: str, base_dir: Path, asked: Asked, target_dir: Path) -> Prop
     config = config.with_values({f"tokenization.{key}": value for key, value, _ in cutting})
     work = _work(config, sample, lengths)
     searching = _searching(config, work, pretrained, per_token)
+    pooling, training = _head_alone(work) if not searching[0][1] else ([], [])
     sections: dict[str, Lines] = {
         "data": [("source", place, _source_line(sample)), *_data_lines(sample, guess)],
-        "model": [("pretrained", tree["model"]["pretrained"], _encoder_line(asked.model))],
+        "model": [("pretrained", tree["model"]["pretrained"], _encoder_line(asked.model)), *pooling],
         "tokenization": cutting,
+        **({"training": training} if training else {}),
         "search": searching,
     }
     for section, lines in sections.items():
@@ -99,7 +103,7 @@ def propose(source: str, base_dir: Path, asked: Asked, target_dir: Path) -> Prop
         f"on {dt.date.today()}; what stands behind # is why. All keys: docs/configuration.md",
         f"A run takes {minutes_text(sum(seconds.values()))} on {counted(cores(), 'core')} of this machine where "
         f"nothing else runs: {', '.join(f'{stage} {minutes_text(s)}' for stage, s in seconds.items() if s)}.",
-        "lr and epochs follow the rows.",
+        "The encoder stays as it is, the head is fitted on it." if training else "lr and epochs follow the rows.",
     ]
     text = _yaml(tree["name"], sections, head)
     assert parse_yaml(text) == tree, "what is written must say what was validated"
@@ -212,6 +216,17 @@ def _searching(config: RunConfig, work: Work, pretrained: Path, per_token: float
     if rows < work.train:
         lines.append(("rows", rows, f"of about {work.train} training rows, for each trial; the final fit has all"))
     return lines
+
+
+def _head_alone(work: Work) -> tuple[Lines, Lines]:
+    """Lines for `model` and `training` where there are too few rows to fine-tune on; empty where there are not."""
+    if work.train > FEW_ROWS:
+        return [], []
+    why = (
+        f"a logistic head on the encoder as it is: about {work.train} training rows are few for more; from {FEW_ROWS} "
+        "on take this line and pooling out (docs/few_labels.md)"
+    )
+    return [("pooling", "mean", "the head reads the mean over the tokens")], [("unfreezing", PROBE, why)]
 
 
 # ---- as text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -52,7 +53,11 @@ class TableSample:
 
 def read_sample(text: str, base_dir: Path) -> TableSample:
     """Rows of a source as `data.source` names one. Raises DataError for what cannot be read, and without a header."""
-    source = resolve_source(text, base_dir, "FILE")
+    with tempfile.TemporaryDirectory() as copies:
+        return _read_sample(text, resolve_source(text, base_dir, "FILE", copies=Path(copies)))
+
+
+def _read_sample(text: str, source: Path | HubDataset) -> TableSample:
     config = DataConfig(source=text)
     files = inspect_source(source, config)
     draw, chosen, rows, broken = random.Random(_SEED), list[dict[str, Any]](), 0, 0

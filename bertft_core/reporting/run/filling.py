@@ -71,7 +71,16 @@ def _scores(
     known = {"accuracy": report.baseline_accuracy, "macro_f1": report.baseline_macro_f1}
     # without a meaning for these rows: with one label each, or with sets
     left_out = {"balanced_accuracy", "mcc"} if report.scores.multi_label else {"micro_f1", "ranking"}
-    return tuple(
+    extra = (
+        ScoreRow(
+            name=score.name,
+            value=score.value,
+            is_lower_better=not score.higher_is_better,
+            no_interval=report.no_interval[score.name],
+        )
+        for score in report.extra
+    )
+    own = (
         ScoreRow(
             name=name,
             value=getattr(report.scores, field),
@@ -86,6 +95,7 @@ def _scores(
         for field, name in _NAMES.items()
         if field not in left_out
     )
+    return (*own, *extra)
 
 
 def _differences(report: EvaluationReport, release: ReleaseFacts | None) -> tuple[DifferenceRow, ...]:

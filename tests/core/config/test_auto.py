@@ -88,3 +88,10 @@ def test_epochs_that_are_not_searched_wait_for_a_trials_own_batches() -> None:
 def test_nothing_searched_stays_as_it_is() -> None:
     plain = config(search={"trials": 0})
     assert searched(plain, 600, 2) is plain
+
+
+def test_head_alone_is_a_trial_where_trials_train_on_few_rows() -> None:
+    found = [searched(config(search={"trials": 3}), rows, 2).search for rows in (1_000, 1_001)]
+    assert [search and search.linear_probe for search in found] == [True, False]
+    named = searched(config(search={"trials": 3, "space": {"batch_size": [8, 16]}}), 100, 2).search
+    assert named and named.linear_probe is False  # what there is to choose from is the user's word

@@ -105,6 +105,7 @@ def test_check_prints_a_preset_in_full_and_what_is_replaced() -> None:
         "rates": "linear",
         "fit": "2 epochs in batches of 24",
         "auto": "",
+        "adaptation": None,
         "steps": 1,
         "search": "none",
         "blend": "off",

@@ -110,7 +110,11 @@ def test_unfreezing_may_be_a_list_of_phases(tmp_path: Path, phases: str) -> None
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [
-        ("slow", "must be one of gradual, late, fast, none, ulmfit, head_first, or .start, depth. pairs.*, was 'slow'"),
+        (
+            "slow",
+            "must be one of gradual, late, fast, none, ulmfit, head_first, linear_probe, "
+            "or .start, depth. pairs.*, was 'slow'",
+        ),
         ([[0.0, 1.5]], "must be one of"),
         ([[0.0, True]], "must be one of"),
         ([[0.2, 1]], "must start at 0, starts at 0.2"),

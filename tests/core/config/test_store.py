@@ -150,6 +150,20 @@ def test_an_experiment_of_the_environment_is_checked_as_that_of_the_file(tmp_pat
         load_mlflow_config(None, tmp_path, tmp_path, environ={"MLFLOW_EXPERIMENT_NAME": name})
 
 
+@pytest.mark.parametrize("text", ["{name}", "team/{name} nights", "plain"])
+def test_an_experiment_may_be_named_after_the_configuration(tmp_path, text):
+    found = load(write(tmp_path, f"experiment: '{text}'"))
+    assert found.of("mail").experiment == text.replace("{name}", "mail") == found.of("mail").store(tmp_path).experiment
+    assert found.of("mail").of("other").experiment == found.of("mail").experiment
+    assert found.of("mail").model_name("other") == "other"  # the registered model's name is filled in by itself
+
+
+@pytest.mark.parametrize("text", ["{Name}", "{}", "{name", "a}", "{name}{x}", "{name}" + "x" * 150, " {name}"])
+def test_any_other_placeholder_of_an_experiment_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"experiment: (the only placeholder is \{name\}|must be 1 to)"):
+        load(write(tmp_path, f"experiment: '{text}'"))
+
+
 def test_missing_explicit_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "none.yaml")

@@ -449,3 +449,93 @@ def test_class_of_sets_absent_from_train_is_named(tmp_path: Path) -> None:
 def test_label_columns_must_be_two_or_more(label: list[str]) -> None:
     with pytest.raises(ValueError, match="label"):
         DataConfig(source="x.csv", label=label)
+
+
+# ---- rows that were chosen to be labelled
+
+
+def _held(data: DatasetSplits) -> list[str]:
+    return [*texts(data, "validation"), *texts(data, "test")]
+
+
+def test_chosen_rows_train_whatever_the_split_says(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain(60))
+    lines(tmp_path / "c.jsonl", [{"text": f"chosen {i}", "label": "ab"[i % 2]} for i in range(40)])
+    for salt in (None, "one", "two"):
+        split = {**HALVES, **({"salt": salt} if salt else {})}
+        data = prepare(tmp_path, chosen="c.jsonl", split=split)
+        assert data.n_train + data.n_validation + data.n_test == 100
+        assert not [text for text in _held(data) if text.startswith("chosen")]
+        balanced(data)
+
+
+def test_source_rows_lie_where_they_lay_before_rows_were_chosen(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain(60))
+    lines(tmp_path / "c.jsonl", [{"text": "chosen one", "label": "a"}])
+    before, after = prepare(tmp_path), prepare(tmp_path, chosen="c.jsonl")
+    assert [texts(before, s) for s in SPLITS[1:]] == [texts(after, s) for s in SPLITS[1:]]
+
+
+def test_copies_and_near_copies_of_a_chosen_row_train_with_it(tmp_path: Path) -> None:
+    held = _held(prepare_plain(tmp_path))
+    table(tmp_path / "a.csv", [*plain(60), (f"{held[1].upper()}!!", "b")])
+    lines(tmp_path / "c.jsonl", [{"text": held[0], "label": "b"}, {"text": f"{held[1]} ?", "label": "b"}])
+    data = prepare(tmp_path, chosen="c.jsonl")
+    assert not {held[0], held[1], f"{held[1].upper()}!!"} & set(_held(data))
+    balanced(data)
+
+
+def prepare_plain(folder: Path) -> DatasetSplits:
+    table(folder / "a.csv", plain(60))
+    return prepare(folder)
+
+
+def test_label_of_a_chosen_row_wins_over_the_source(tmp_path: Path) -> None:
+    first = texts(prepare_plain(tmp_path), "train")[0]
+    was = everything(prepare(tmp_path))[first]
+    lines(tmp_path / "c.jsonl", [{"text": first, "label": "b" if was == "a" else "a"}])
+    data = prepare(tmp_path, chosen="c.jsonl")
+    assert everything(data)[first] != was and data.report.rows_superseded == 1
+    balanced(data)
+
+
+def test_conflict_in_the_source_stays_one_beside_chosen_rows(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", [*plain(200), ("two minds", "a"), ("two minds", "b")])
+    lines(tmp_path / "c.jsonl", [{"text": "chosen", "label": "a"}])
+    assert prepare(tmp_path, chosen="c.jsonl").report.reasons == {"conflicting labels": 2}
+
+
+def test_group_of_a_chosen_row_trains_with_it(tmp_path: Path) -> None:
+    header = ("text", "label", "who")
+    table(tmp_path / "a.csv", [(f"text {i}", "ab"[i % 2], f"w{i // 3}") for i in range(90)], header)
+    before = prepare(tmp_path, group="who")
+    who = before.table("test")["group"].to_pylist()[0]
+    lines(tmp_path / "c.jsonl", [{"text": "chosen", "label": "a", "who": who}])
+    data = prepare(tmp_path, group="who", chosen="c.jsonl")
+    assert who not in data.table("test")["group"].to_pylist() + data.table("validation")["group"].to_pylist()
+
+
+def test_chosen_rows_are_never_sampled_out(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain(60))
+    lines(tmp_path / "c.jsonl", [{"text": f"chosen {i}", "label": "ab"[i % 2]} for i in range(10)])
+    data = prepare(tmp_path, chosen="c.jsonl", sample=40)
+    assert sum(text.startswith("chosen") for text in texts(data, "train")) == 10
+
+
+def test_missing_file_of_chosen_rows_ends_a_run(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain(60))
+    with pytest.raises(DataError, match=r"data\.chosen: 'c.jsonl': no such file"):
+        prepare(tmp_path, chosen="c.jsonl")
+
+
+def test_few_rows_of_test_and_validation_are_told_with_what_they_can_show(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", plain(60))
+    data = prepare(tmp_path)
+    told = [w for w in data.warnings if "either way" in w]
+    assert [w.partition(":")[0] for w in told] == [
+        f"{data.n_test} rows of test",
+        f"{data.n_validation} rows of validation",
+    ]
+    assert f"by {98 / (data.n_test + 4) ** 0.5:.0f} points" in told[0] and "data.split.test" in told[0]
+    table(tmp_path / "b.csv", [(f"text number {i}", "ab"[i % 2]) for i in range(600)])
+    assert not prepare(tmp_path, "b.csv").warnings

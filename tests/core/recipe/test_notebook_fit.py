@@ -136,6 +136,20 @@ def test_saved_folder_answers_alike_and_is_not_written_over(fitted, tmp_path: Pa
         fitted.save(folder)
 
 
+def test_search_without_a_space_tries_the_head_alone_and_it_can_win(frame, tmp_path: Path, encoder: Path) -> None:
+    training = {**SETTINGS.get("training", {}), "lr": 1e-7, "epochs": 1}  # a fine-tuning that cannot learn
+    given = {"model": str(encoder), "home": tmp_path, "progress": False, **SETTINGS, "training": training}
+    result = bertft.fit(frame, "review", "kind", search={"trials": 2}, **given)
+    assert result.search is not None
+    assert result.search.best.params == {"unfreezing": "linear_probe", "model.pooling": "mean"}
+    assert result.finished.fit.strength is not None and "Traceback" not in result.search._repr_html_()
+    folder = result.save(tmp_path / "model")
+    texts = ["goal match", "chip code"]
+    assert np.array_equal(bertft.Predictor.load(folder).predict_frame({"text": texts}), result.predict(texts))
+    again = bertft.fit(frame, "review", "kind", search={"trials": 2}, **given)
+    assert again.folder == result.folder and again.search.best == result.search.best
+
+
 def test_search_shows_its_trials_and_its_page(frame, tmp_path: Path, encoder: Path) -> None:
     search = {"trials": 2, "space": {"lr": {"low": 1e-3, "high": 4e-3, "log": True}}}
     given = {"model": str(encoder), "home": tmp_path, "progress": False, **SETTINGS}

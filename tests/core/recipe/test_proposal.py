@@ -54,6 +54,13 @@ def test_proposal_reads_back_as_what_was_validated(table: Callable[..., Path], p
     assert "lr and epochs follow the rows" in text and config.training.lr == "auto"
 
 
+def test_few_rows_get_a_head_on_the_encoder_as_it_is(table: Callable[..., Path], proposed: Callable[..., Any]) -> None:
+    text, config = proposed(table(60))
+    assert (config.training.unfreezing, config.model.pooling) == ("linear_probe", "mean")
+    assert "training rows are few for more" in text and "The encoder stays as it is" in text
+    assert config.search is not None and config.search.trials == 0
+
+
 def test_many_rows_get_a_search_of_what_the_machine_can_pay(
     table: Callable[..., Path], proposed: Callable[..., Any]
 ) -> None:

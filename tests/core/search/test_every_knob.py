@@ -67,6 +67,7 @@ MORE = [
     ("unfreezing", ("none", "fast")),
     ("unfreezing", ("none", "head_first")),
     ("unfreezing", ("head_first", "ulmfit")),
+    ("unfreezing", ("none", "linear_probe")),
     ("schedule", ("constant", "slanted_triangular")),
     ("schedule", ("linear", "constant")),
 ]

@@ -11,7 +11,8 @@ from bertft_core.base.errors import InputError, LeaseLost
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.search.lease import STALE_SECONDS, Owner
 from bertft_core.search.results import TrialFailure
-from bertft_core.search.slots import Slot, slot_seed
+from bertft_core.search.slots import Slot, StudyPlan, slot_seed
+from bertft_core.search.space import probe_values
 from bertft_core.search.storage import open_storage
 from bertft_core.search.study import SearchStudy
 from bertft_core.training.results import TrainingResult
@@ -52,7 +53,7 @@ def _claim(study: SearchStudy) -> Slot:
 
 
 def _score(params: dict[str, Any]) -> float:
-    return float(1 - abs(params["alpha"] - 0.9) - params["lr"])
+    return float(1 - abs(params.get("alpha", 0.5) - 0.9) - params.get("lr", 1e-5))
 
 
 def _run_all(study: SearchStudy) -> list[dict[str, Any]]:
@@ -345,3 +346,49 @@ def test_trial_that_an_earlier_version_stored_is_read(tmp_path: Path) -> None:
     (found,) = study.results()
     assert found.fit is not None and (found.score, found.seconds, found.depth) == (0.9, 3.0, 4)
     assert found.fit.rungs == ((0.25, 0.6),) and found.fit.history[0].macro_f1 == 0.8 and found.size_bytes == 7
+
+
+PROBED = {"unfreezing": "linear_probe", "model.pooling": "mean"}
+
+
+def test_head_alone_is_tried_behind_the_configured_values_and_a_killed_one_again(tmp_path: Path) -> None:
+    study = _study(tmp_path, linear_probe=True)
+    assert _claim(study).params["lr"] == 3e-5
+    slot = _claim(study)
+    assert slot.params == PROBED
+    study.release(slot.slot)
+    again = _claim(_study(tmp_path, linear_probe=True))
+    assert (again.slot, again.params, again.seed) == (slot.slot, PROBED, slot.seed)
+
+
+def test_sampler_goes_on_beside_the_head_alone(tmp_path: Path) -> None:
+    """The values of other trials are those of a search that has no such trial, as far as they are not learnt."""
+    params = _run_all(_study(tmp_path, linear_probe=True, trials=14))
+    assert params[1] == PROBED
+    assert all(set(p) == set(_SPACE) for i, p in enumerate(params) if i != 1)
+
+
+def test_head_alone_is_confirmed_as_any_trial_is(tmp_path: Path) -> None:
+    config = _config(linear_probe=True)
+    plan = StudyPlan(slots=2, seeds=(1, 2), first=(PROBED, PROBED), is_pruned=False)
+    study = SearchStudy(open_storage(None, tmp_path), "n-confirm", config, plan=plan)
+    assert [(s.params, s.seed) for s in (_claim(study), _claim(study))] == [(PROBED, 1), (PROBED, 2)]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"search": {"linear_probe": False}},
+        {"search": {"space": {**_SPACE, "unfreezing": ["none", "gradual"]}}},
+        {"training": {"unfreezing": "linear_probe"}},
+    ],
+    ids=str,
+)
+def test_head_alone_is_no_trial_where_it_is_off_or_a_choice_already(tree: dict[str, Any]) -> None:
+    base = _config(linear_probe=True).model_dump(mode="json")
+    for section, values in tree.items():
+        base[section] = {**base[section], **values}
+    config = parse_config(base, Path("."))
+    assert config.search is not None
+    assert probe_values(config.search, config) is None
+    assert probe_values(_config(linear_probe=True).search, _config(linear_probe=True)) == PROBED  # type: ignore[arg-type]

@@ -131,7 +131,7 @@ def test_characters_read_are_those_of_the_ids_that_are_scored(
 
 
 def predictor_folder(predictor: Predictor) -> str:
-    return str(predictor._model.config._name_or_path)
+    return str(predictor._runtime.model.config._name_or_path)
 
 
 def test_rows_are_explained_as_json_values(predictors: dict[str, Predictor]) -> None:

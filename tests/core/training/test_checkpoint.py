@@ -34,7 +34,7 @@ def saved(tmp_path: Path) -> Path:
 def test_checkpoint_is_restored_as_it_was_written(saved: Path) -> None:
     torch.manual_seed(1)
     model, optimizer = model_and_optimizer()
-    state = load_checkpoint(saved.parent, KEY, model, optimizer)
+    state = load_checkpoint(saved.parent, KEY, model, optimizer, FitState)
     assert state == FitState(step=3, best=(1, 0.5, 0.7, "digest"), rungs=[(0.25, 0.4)])
     torch.manual_seed(0)
     assert torch.equal(model.weight, model_and_optimizer()[0].weight)
@@ -63,7 +63,7 @@ def test_damaged_checkpoint_is_moved_aside_and_restores_nothing(saved: Path, cha
     torch.manual_seed(1)
     model, optimizer = model_and_optimizer()
     before = model.weight.clone()
-    assert load_checkpoint(saved.parent, KEY, model, optimizer) is None
+    assert load_checkpoint(saved.parent, KEY, model, optimizer, FitState) is None
     assert torch.equal(model.weight, before)
     assert [p.name for p in saved.parent.iterdir()] == ["checkpoint.safetensors.broken"]
     assert "the fit begins anew" in caplog.text

@@ -266,5 +266,5 @@ def test_a_wrong_adaptor_is_named(unknown: Family, install: Callable[..., None],
 def test_two_adaptors_for_one_encoder_are_refused(unknown: Family, install: Callable[..., None]) -> None:
     install("layers")
     install("layers", "another_one")
-    with pytest.raises(ModelError, match=r"two adaptors of bertft\.structures are called 'flaubert' .*another_one"):
+    with pytest.raises(ConfigError, match=r"two entry points of bertft\.structures .*'flaubert' .*another_one"):
         layer_count(unknown.folder)

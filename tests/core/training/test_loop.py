@@ -245,15 +245,18 @@ def test_fit_infinite_gradient_of_a_finite_loss_is_pruned(
 ) -> None:
     from bertft_core.training import loop
 
-    real = loop._gradient
+    real, steps = loop.batch_gradient, []
 
-    def overflowing(run: Any, rows: Any) -> float:
-        value = real(run, rows)
-        if run.state.step == 3:
-            next(p for p in run.model.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")
-        return value
+    def overflowing(*given: Any) -> tuple[float, int]:
+        found = real(*given)
+        steps.append(1)
+        if len(steps) == 4:
+            optimizer = given[3]
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            next(p for p in parameters if p.grad is not None).grad.view(-1)[0] = float("inf")
+        return found
 
-    monkeypatch.setattr(loop, "_gradient", overflowing)
+    monkeypatch.setattr(loop, "batch_gradient", overflowing)
     with pytest.raises(TrialPruned, match=r"nonfinite: loss 0\.\d+, gradient norm inf at step 4: lower training\.lr"):
         fit(spec())
 

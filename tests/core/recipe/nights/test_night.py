@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime as dt
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from bertft_core.base.errors import BertftError
 from bertft_core.base.locks import exclusive
 from bertft_core.config.run import load_config
 from bertft_core.recipe import chain
+from bertft_core.recipe.evaluation import stored_report
 from bertft_core.recipe.nights.drift import measure_drift
 from bertft_core.recipe.nights.log import FAILED, KEPT, REJECTED, SKIPPED, Night, NightLog
 from bertft_core.recipe.nights.night import NightRun, NightSteps
@@ -110,6 +112,34 @@ def test_first_night_trains_and_an_unchanged_second_one_does_not(nights: Nights)
     assert not second.is_to_be_told
     assert [n.outcome for n in nights.log.nights()] == [KEPT, SKIPPED]
     assert nights.trained == [([], False)] and nights.log.left_open() is None
+
+
+def test_a_night_over_a_database_and_a_metric_of_a_plug_in(
+    project: Callable[..., Path], rows: Callable[..., list[tuple[str, str]]], plug_in: Callable[..., None]
+) -> None:
+    """The content decides whether it is unchanged, in whatever order the rows come."""
+    plug_in(
+        "bertft.metrics", "share = share_metric:share", share_metric="def share(y, d, p): return float((y == d).mean())"
+    )
+    source = {"source": "sqlite:///rows.db", "query": "SELECT body AS text, kind AS label FROM mails", "text": "text"}
+    config = project(rows(150), **FRUGAL, data=source, evaluation={"extra_metrics": ["share"]})
+    found, database = Nights(config), config.parent / "rows.db"
+
+    def fill(order: int) -> None:
+        database.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(database)) as made, made:
+            made.execute("CREATE TABLE mails (body TEXT, kind TEXT)")
+            made.executemany("INSERT INTO mails VALUES (?, ?)", rows(150)[::order])
+
+    fill(1)
+    first = found.run()
+    assert first.outcome == KEPT and first.facts["rows"] == 150
+    run = identify(load_config(config), prepare(load_config(config), found.home), found.home)
+    report = stored_report(run)
+    assert report is not None and [(s.name, s.value) for s in report.extra] == [("share", report.scores.accuracy)]
+    fill(-1)
+    assert (found.run().outcome, len(found.trained)) == (SKIPPED, 1)
+    assert not [path for path in found.home.rglob("*") if path.suffix == ".jsonl" and "sqlite" in path.name]
 
 
 def test_forced_night_trains_again(nights: Nights) -> None:

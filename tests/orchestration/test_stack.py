@@ -50,10 +50,18 @@ def free_ports(count: int) -> list[int]:
 
 
 def ask(url: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+    """One request; where Prefect's sqlite is locked for a moment (503) again, as Prefect's own client does."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        text = answer.read().decode()
+    for wait in (1, 4, None):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                text = answer.read().decode()
+            break
+        except urllib.error.HTTPError as fault:
+            if fault.code != 503 or wait is None:
+                raise
+            time.sleep(wait)
     return json.loads(text) if text[:1] in "[{" else text
 
 

@@ -222,7 +222,7 @@ def test_stopped_script_leaves_no_trainer_and_goes_on(number, frame, launch, tmp
     frame.to_csv(tmp_path / "rows.csv", index=False)
     home = tmp_path / "home"
     marked = tmp_path / "in the middle"
-    first, last = (SCRIPT, str(tmp_path / "rows.csv"), str(encoder)), ("12", str(marked))
+    first, last = (SCRIPT, str(tmp_path / "rows.csv"), str(encoder)), ("24", str(marked))
     process = launch(*first, str(home), *last)
     deadline = time.monotonic() + 300
     while not marked.exists():
@@ -231,8 +231,8 @@ def test_stopped_script_leaves_no_trainer_and_goes_on(number, frame, launch, tmp
     trainers = processes(parent=process.pid, doing="process.trainer")
     assert len(trainers) == 1
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
+    printed, said = process.communicate(timeout=60)
+    assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT), (process.returncode, printed, said)
     deadline = time.monotonic() + 20
     while any(map(is_alive, trainers)):
         assert time.monotonic() < deadline, "the trainer outlived its script"

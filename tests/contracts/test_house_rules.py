@@ -420,7 +420,7 @@ def test_importing_every_core_module_writes_nothing_and_configures_nothing(tmp_p
     ]
     code = (
         "import builtins, importlib, json, logging, os, random, sys\n"
-        "import numpy, pandas, pyarrow, torch, transformers, optuna, scipy, pydantic, yaml\n"
+        "import numpy, pandas, pyarrow, torch, transformers, optuna, scipy, sklearn, pydantic, yaml\n"
         "import transformers.models.auto.modeling_auto\n"
         "handlers, level, state = list(logging.root.handlers), logging.root.level, random.getstate()\n"
         "made, real = [], os.mkdir\n"

@@ -110,7 +110,7 @@ def adapt(spec: AdaptationSpec, on_progress: OnProgress | None = None) -> Adapta
     if finished is not None:
         return finished
     check_max_length(Path(spec.pretrained), spec.config.max_length, "adaptation.max_length")
-    with memory_faults(), runtime(spec.threads, [0] if spec.device == "cuda" else None):
+    with memory_faults(), runtime(spec.threads, spec.device):
         result = _adapted(spec, output, on_progress)
     write_json(output / "result.json", asdict(FinishedAdaptation(key=spec.key, result=result)))
     remove_checkpoint(output)

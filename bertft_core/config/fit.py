@@ -50,6 +50,7 @@ _Auto = Annotated[Literal["auto"], Tag("[auto]")]
 HIGHEST_LR = 0.01
 _Lr = Annotated[Annotated[Number, Field(gt=0, le=HIGHEST_LR), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
 _Epochs = Annotated[Annotated[Whole, Field(ge=1, le=1000), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
+_Processes = Annotated[Annotated[Whole, Field(ge=1, le=1024), Tag("[number]")] | _Auto, Discriminator(_kind_of_number)]
 
 
 _N = TypeVar("_N", int, float)
@@ -251,6 +252,9 @@ class TrainingConfig(Part):
     machine (docs/speed.md)."""
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     """null: all of the processor."""
+    processes: _Processes = 1
+    """That fit together, each its share of a step's rows, on its share of the threads or a GPU of its own; `auto`: one
+    a GPU, on a CPU one (docs/scaling.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU where there is one."""
     prefix_cache: Literal["auto", "float32", "float16", "off"] = "auto"

@@ -22,6 +22,7 @@ NOT_SEARCHED = {
     "seed": "cannot be searched, that would find the luckiest seed: search.confirm repeats the best trials",
     "precision": _PER_MACHINE,
     "threads": _PER_MACHINE,
+    "processes": _PER_MACHINE,
     "device": _PER_MACHINE,
     "prefix_cache": _PER_MACHINE,
     "prefix_cache_gb": _PER_MACHINE,

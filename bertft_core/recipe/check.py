@@ -10,7 +10,7 @@ from typing import Any
 
 from bertft_core.base.display import masked
 from bertft_core.base.text import counted
-from bertft_core.config.fit import PROBE, number
+from bertft_core.config.fit import AUTO, PROBE, number
 from bertft_core.config.presets import PRESETS
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import MlflowConfig
@@ -74,7 +74,7 @@ def plan(config: RunConfig, home: Path, store: MlflowConfig) -> dict[str, Any]:
         "rates": f"{RateCurve.of(training)}, {'anew in each phase' if training.phase_restart else 'once over the fit'}",
         "fit": "a logistic regression on the encoder as it is, C by cross-validation"
         if is_probe
-        else f"{counted(number(training.epochs), 'epoch')} in batches of {training.batch_size}",
+        else f"{counted(number(training.epochs), 'epoch')} in batches of {training.batch_size}{_processes(config)}",
         "auto": by_rows,
         "adaptation": _adaptation(config, prepared),
         "steps": 1 if is_probe else number(training.epochs) * math.ceil(counts["train"] / training.batch_size),
@@ -103,6 +103,14 @@ def _needs(config: RunConfig, prepared: Prepared, home: Path, pretrained: Path) 
         "disk": f"{disk['kept']} below {home}, {disk['while']} more while it trains; "
         f"{shutil.disk_usage(home).free / 1e9:.1f} GB are free",
     }
+
+
+def _processes(config: RunConfig) -> str:
+    """In how many processes a fit runs, where it is not one."""
+    count = config.training.processes
+    if count == AUTO:
+        return ", in one process a GPU (on a CPU in one)"
+    return f", in {count} processes that share out the rows of a batch" if count > 1 else ""
 
 
 def _blend(config: RunConfig, dataset: DatasetSplits) -> str:

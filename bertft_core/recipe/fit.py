@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from bertft_core.training.spec import PREFIX_BYTES, FitSpec, MachineSettings
 
 
 def machine_settings(context: RunContext, doing: Callable[[str], None] = lambda text: None) -> MachineSettings:
-    """Threads, precision and device: resolved once, stored with the run and reused on resume.
+    """Threads, precision, device and processes: resolved once, stored with the run and reused on resume.
 
     What was measured for an encoder on this machine is kept in home/machine.json, so that one busy minute
     does not change the numbers from one night to the next; delete the file to measure again, as is done where it is
@@ -46,8 +46,11 @@ def machine_settings(context: RunContext, doing: Callable[[str], None] = lambda 
         doing("settling threads and precision for this encoder and machine, once")
         known[key] = context.trainer.resolve(prepared.pretrained, *wanted)
         write_json(file, {name: asdict(settings) for name, settings in known.items()})
-    context.run.update(settings=asdict(known[key]))
-    return known[key]
+    gpus = known[key].gpus
+    processes = max(1, gpus) if training.processes == AUTO else training.processes
+    settings = replace(known[key], processes=processes)
+    context.run.update(settings=asdict(settings))
+    return settings
 
 
 def fit_spec(
@@ -63,7 +66,9 @@ def fit_spec(
 ) -> FitSpec:
     """One fit as the trainer process reads it, with lr and epochs settled for the rows that it trains on."""
     config, prepared = settled_for(config, prepared, rows), at_hand(config, prepared, home)
-    own = {"precision": settings.precision, "threads": settings.threads, "device": settings.device, "seed": seed}
+    own: dict[str, Any] = {"precision": settings.precision, "device": settings.device, "seed": seed}
+    own["processes"] = settings.processes
+    own["threads"] = max(1, settings.threads // settings.processes)
     own["prefix_cache"] = prefix_plan(config, prepared, settings.precision, rows).mode
     return FitSpec(
         training=TrainingConfig(**{**dict(config.training), **own}),

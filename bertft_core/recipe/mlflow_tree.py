@@ -81,7 +81,7 @@ class Tree:
         self.final = ""
 
     def settle(self, context: RunContext) -> str:
-        """Give the run the precision, device and threads that it has in MLflow, where its home was lost or is another.
+        """Give the run the settings of a machine that it has in MLflow, where its home was lost or is another.
 
         Else those of this machine, which MLflow keeps from then on: a run's fits are alike wherever it goes on. Returns
         what was taken over, for people; "" where nothing was.
@@ -94,7 +94,8 @@ class Tree:
             if told.device != "cpu":
                 training = context.config.training
                 wanted = (told.precision, training.device, training.threads)
-                here = context.trainer.resolve(context.prepared.pretrained, *wanted)
+                resolved = context.trainer.resolve(context.prepared.pretrained, *wanted)
+                here = replace(resolved, processes=told.processes)
             run.update(settings=asdict(here))
             said = f"run {run.run_id} goes on in {here}, as it was begun"
         settings = machine_settings(context)

@@ -149,8 +149,12 @@ def winner_document(winner: SearchWinner) -> dict[str, Any]:
 
 
 def share(settings: MachineSettings, workers: int) -> MachineSettings:
-    """The settings of one of `workers` trainers: an equal share of the threads, at least one."""
-    return replace(settings, threads=max(1, settings.threads // workers))
+    """The settings of one of `workers` trainers: an equal share of the threads, at least one; of several, one process.
+
+    Fits side by side wait for nothing of each other: what they share out is better spent so than within a fit.
+    """
+    threads = max(1, settings.threads // workers)
+    return replace(settings, threads=threads, processes=settings.processes if workers == 1 else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

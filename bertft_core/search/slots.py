@@ -42,10 +42,13 @@ class StudyPlan:
 def study_name(config: RunConfig, rows: str, encoder: str) -> str:
     """Name with a hash of space, data, encoder, every setting that changes a trial's value and what settings mean.
 
-    Threads and device are left out: a machine that joins may have others.
+    Threads and device are left out: a machine that joins may have others. So is what was the only way before there
+    was a choice.
     """
     resolved = config.resolved()
     training = {name: value for name, value in resolved["training"].items() if name not in ("threads", "device")}
+    if training["processes"] == 1:
+        del training["processes"]
     parts = [training, resolved["tokenization"], resolved["evaluation"]["metric"], rows, encoder]
     search = config.search or SearchConfig(trials=0)
     second = search.second.measure if search.second else ""

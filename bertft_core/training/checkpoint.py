@@ -23,7 +23,7 @@ from bertft_core.training.results import EpochResult
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_FILE, _BEST = "checkpoint.safetensors", "best.safetensors"
+CHECKPOINT, _BEST = "checkpoint.safetensors", "best.safetensors"
 _COST_SHARE = 20
 State = TypeVar("State", bound="DataclassInstance")
 
@@ -34,6 +34,7 @@ class FitState:
 
     ``best`` is (epoch, score, log_loss, digest) or None; ``phase_digests`` are the levels' weights when the
     phase began, at ``phase_step``. ``micro_batch``: rows at a time, None where memory holds a whole batch.
+    ``processes``: how many fit together, since sums over another number of them are rounded otherwise.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class FitState:
     history: list[EpochResult] = field(default_factory=list)
     rungs: list[tuple[float, float]] = field(default_factory=list)
     micro_batch: int | None = None
+    processes: int = 1
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -68,7 +70,7 @@ def save_checkpoint(
         tensors.update({f"optimizer|{kind}|{names[id(parameter)]}": value for kind, value in values.items()})
     sums = {name: _checksum(tensor) for name, tensor in tensors.items()}
     facts = {"key": key, "state": json.dumps(asdict(state)), "checksums": json.dumps(sums)}
-    save_tensors(folder / _FILE, tensors, facts)
+    save_tensors(folder / CHECKPOINT, tensors, facts)
 
 
 def load_checkpoint(
@@ -78,7 +80,7 @@ def load_checkpoint(
 
     A checkpoint that is damaged, a single byte of a tensor included, is moved aside before anything is restored.
     """
-    path = folder / _FILE
+    path = folder / CHECKPOINT
     if not path.is_file():
         return None
     parameters = dict(model.named_parameters())
@@ -126,7 +128,7 @@ def _checksum(tensor: torch.Tensor) -> int:
 
 def remove_checkpoint(folder: Path) -> None:
     """Delete the checkpoint of a finished fit."""
-    (folder / _FILE).unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def save_best(folder: Path, key: str, model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from bertft_core.data.tokens.batching import pad_batch, scoring_batches, targets
 from bertft_core.model.encoder_pass import Batch, EncoderPass, batch_tensors, inference_tokens, mask_bias
 from bertft_core.model.features import Classifier, FeatureClassifier
 from bertft_core.model.prefix.frozen import Beat, FrozenPrefix
+from bertft_core.model.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
@@ -41,26 +42,32 @@ def by_batch(
     width: int,
     device: torch.device,
     on_beat: Beat | None = None,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float32]:
-    """``answer`` [b, width] of length-sorted batches of row numbers, in the rows' order; a beat about once a second."""
+    """``answer`` [b, width] of length-sorted batches of row numbers, in the rows' order; a beat about once a second.
+
+    ``ranks``: each of these processes computes its share of the batches, in the shapes that one alone gives them.
+    """
     result: NDArray[np.float32] = np.zeros((len(lengths), width), dtype=np.float32)
     done, last = 0, time.monotonic()
     with torch.inference_mode():
-        for rows in scoring_batches(lengths, inference_tokens(device)):
+        for rows in ranks.share(scoring_batches(lengths, inference_tokens(device))):
             result[rows] = answer(rows).float().cpu().numpy()
             done += len(rows)
             if on_beat and time.monotonic() - last > 1:
                 last = time.monotonic()
-                on_beat(done / len(lengths))
-    return result
+                on_beat(min(1.0, done * ranks.world / len(lengths)))
+    return ranks.merge(result)
 
 
-def open_forward(model: Classifier, device: torch.device, precision: str) -> Forward | FeatureForward:
+def open_forward(
+    model: Classifier, device: torch.device, precision: str, ranks: Ranks = ALONE
+) -> Forward | FeatureForward:
     """The forward pass of a classifier, stock or on features."""
+    common: dict[str, Any] = {"device": device, "precision": precision, "padding": padding(model), "ranks": ranks}
     if isinstance(model, FeatureClassifier):
-        return FeatureForward(model=model, device=device, precision=precision, padding=padding(model))
-    passes = EncoderPass.of(model)
-    return Forward(model=model, passes=passes, device=device, precision=precision, padding=padding(model))
+        return FeatureForward(model=model, **common)
+    return Forward(model=model, passes=EncoderPass.of(model), **common)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -68,7 +75,8 @@ class Forward:
     """The forward pass of one fit at a depth (levels 0..depth train, `layers.set_depth`).
 
     ``passes`` None: an encoder of another structure, which runs through its stock modules. ``prefixes`` by id of the
-    split's arrays; a split without one has its frozen layers computed in its own batches.
+    split's arrays; a split without one has its frozen layers computed in its own batches. ``ranks``: the processes that
+    share a whole split's rows.
     """
 
     model: PreTrainedModel
@@ -76,6 +84,7 @@ class Forward:
     device: torch.device
     precision: str
     padding: Mapping[str, Any]
+    ranks: Ranks = ALONE
     prefixes: dict[int, FrozenPrefix] = field(default_factory=dict)
 
     def logits(self, arrays: TokenArrays, rows: Ints, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,7 +117,7 @@ class Forward:
             return self.logits(arrays, rows, depth)[0]
 
         config: Any = self.model.config
-        return by_batch(np.diff(arrays.offsets), answer, config.num_labels, self.device, on_beat)
+        return by_batch(np.diff(arrays.offsets), answer, config.num_labels, self.device, on_beat, self.ranks)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -124,6 +133,7 @@ class FeatureForward:
     device: torch.device
     precision: str
     padding: Mapping[str, Any]
+    ranks: Ranks = ALONE
     prefixes: dict[int, FrozenPrefix] = field(default_factory=dict)
 
     @property
@@ -165,7 +175,8 @@ class FeatureForward:
             return self._batch_vectors(units, chosen[places], depth)
 
         with self._precision():
-            return self.model.answer_all(by_batch(lengths, vectors, self.model.width, self.device, on_beat), counts)
+            found = by_batch(lengths, vectors, self.model.width, self.device, on_beat, self.ranks)
+            return self.model.answer_all(found, counts)
 
     def _precision(self) -> Any:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")

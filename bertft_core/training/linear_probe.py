@@ -102,7 +102,8 @@ def train_head(
         return torch.cat(found)
 
     try:
-        inputs = by_batch(np.diff(arrays.offsets)[rows], features, layer.in_features, forward.device, on_beat)
+        lengths = np.diff(arrays.offsets)[rows]
+        inputs = by_batch(lengths, features, layer.in_features, forward.device, on_beat, forward.ranks)
     finally:
         hook.remove()
     parts = folds(arrays.labels[rows], seed)

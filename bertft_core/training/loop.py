@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bertft_core.base.errors import DataError, ModelError
+from bertft_core.base.errors import ConfigError, DataError, ModelError
 from bertft_core.base.files import write_json
 from bertft_core.base.records import read_or_set_aside
+from bertft_core.base.text import counted
 from bertft_core.config.fit import ADJUSTED, FOCAL, PROBE, number
 from bertft_core.config.metrics import as_score
 from bertft_core.data.tokens.batching import epoch_batches, sample_rows, unit_rows
@@ -27,8 +28,10 @@ from bertft_core.model.features import Classifier, level_map
 from bertft_core.model.layers import LayerMap, set_depth
 from bertft_core.model.prefix.cache import PrefixCache
 from bertft_core.model.prefix.frozen import PrefixFigures, figures, open_prefixes
+from bertft_core.model.ranks import ALONE, Ranks
 from bertft_core.model.weights import prefix_of
 from bertft_core.training.checkpoint import (
+    CHECKPOINT,
     FitState,
     load_best,
     load_checkpoint,
@@ -92,6 +95,7 @@ class _Fit:
     loss: TrainingLoss
     on_progress: OnProgress | None
     on_rung: OnRung | None
+    ranks: Ranks
     state: FitState = field(default_factory=FitState)
     started: float = field(default_factory=time.monotonic)
     last_beat: float = 0.0
@@ -124,7 +128,9 @@ class _Fit:
         return self.state.seconds + time.monotonic() - self.started
 
 
-def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | None = None) -> TrainingResult:
+def fit(
+    spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | None = None, ranks: Ranks = ALONE
+) -> TrainingResult:
     """Fine-tune one classifier and return its best epoch's validation scores.
 
     ``on_progress(fraction, facts)`` is called about once a second and after each epoch; ``on_rung(fraction,
@@ -134,30 +140,49 @@ def fit(spec: FitSpec, on_progress: OnProgress | None = None, on_rung: OnRung | 
     A step that memory does not hold goes on in micro-batches of half as many rows, with the same effective batch
     (`EpochResult.micro_batch`).
 
+    ``ranks``: one of the spec.training.processes processes that fit together; all of them call this, with callbacks of
+    which the first one's are asked. It alone writes; all return its result.
+
     Raises: TrialPruned when loss or gradient are not finite (reason "nonfinite ...") or memory runs out even so ("oom
     ..."); DataError when a split is empty; ModelError when the encoder cannot be used or a frozen weight
     moved.
     """
-    output, key = Path(spec.output), spec.key()
-    output.mkdir(parents=True, exist_ok=True)
-    finished = _read_result(output, key, spec)
+    if (wanted := spec.training.processes) != ranks.world:
+        raise ConfigError(f"training.processes is {wanted}, but this fit was started in {_processes(ranks.world)}")
+    output = Path(spec.output)
+    finished = _told(ranks, finished_fit(spec) if ranks.is_first else None)
     if finished is not None:
         return finished
-    with memory_faults(), runtime(spec.training.threads, [0] if spec.training.device == "cuda" else None):
-        run = _prepare(spec, key, on_progress, on_rung)
+    with memory_faults(), runtime(spec.training.threads, spec.training.device):
+        run = _prepare(spec, ranks, on_progress, on_rung)
         _beat(run, {}, is_forced=True)  # says where it goes on from
         _build_prefixes(run)
         reason = _train_head(run) if run.is_probe else _train(run)
-        result = _finish(run, reason)
-    write_json(output / "result.json", asdict(FinishedFit(key=key, result=result)))
-    remove_checkpoint(output)
-    remove_best(output)
+        result = _finish(run, reason) if ranks.is_first else None
+    if result is not None:
+        write_json(output / "result.json", asdict(FinishedFit(key=run.key, result=result)))
+        remove_checkpoint(output)
+        remove_best(output)
+    result = _told(ranks, result)
+    assert result is not None, "the first process has one"
     return result
 
 
-def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None:
+def _processes(count: int) -> str:
+    return counted(count, "process", "processes")
+
+
+def _told(ranks: Ranks, result: TrainingResult | None) -> TrainingResult | None:
+    value = ranks.tell(result.to_json() if result else None)
+    return result if ranks.is_first or value is None else TrainingResult.from_json(value)
+
+
+def finished_fit(spec: FitSpec) -> TrainingResult | None:
+    """The result that this fit left in its folder when it finished, None before."""
+    output = Path(spec.output)
+    output.mkdir(parents=True, exist_ok=True)
     stored = read_or_set_aside(output / "result.json", FinishedFit, "the fit is made again")
-    if stored is None or stored.key != key:
+    if stored is None or stored.key != spec.key() or stored.result.processes != spec.training.processes:
         return None
     result = stored.result
     if result.model_dir:
@@ -168,7 +193,7 @@ def _read_result(output: Path, key: str, spec: FitSpec) -> TrainingResult | None
     return result if has_model or result.state == "pruned" else None
 
 
-def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: OnRung | None) -> _Fit:
+def _prepare(spec: FitSpec, ranks: Ranks, on_progress: OnProgress | None, on_rung: OnRung | None) -> _Fit:
     from bertft_core.data.tokens.tokenization import open_split
 
     train, validation = (open_split(Path(spec.tokens), name) for name in ("train", "validation"))
@@ -193,9 +218,9 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
     rows = sample_rows(train, spec.rows)
     run = _Fit(
         spec=spec,
-        key=key,
+        key=spec.key(),
         output=Path(spec.output),
-        forward=open_forward(model, device, spec.training.precision),
+        forward=open_forward(model, device, spec.training.precision, ranks),
         model=model,
         layers=layers,
         optimizer=optimizer,
@@ -204,15 +229,33 @@ def _prepare(spec: FitSpec, key: str, on_progress: OnProgress | None, on_rung: O
         validation=validation,
         rows=rows,
         loss=_loss(spec, train, rows, device),
-        on_progress=on_progress,
+        on_progress=on_progress if ranks.is_first else None,
         on_rung=on_rung,
+        ranks=ranks,
+        state=FitState(processes=ranks.world),
     )
-    restored = load_checkpoint(run.output, key, model, optimizer, FitState)
-    if restored is not None:
-        run.state = restored
-        set_depth(model, layers, restored.depth)
+    _restore(run)
     run.next_checkpoint = time.monotonic() + spec.checkpoint_seconds
     return run
+
+
+def _restore(run: _Fit) -> None:
+    """Go on from this fit's checkpoint, if there is one. Raises ConfigError for one of another number of processes."""
+    if not run.ranks.is_first:
+        run.ranks.wait()  # the first one moves a damaged checkpoint aside
+    restored = load_checkpoint(run.output, run.key, run.model, run.optimizer, FitState)
+    if run.ranks.is_first:
+        run.ranks.wait()
+    if restored is None:
+        return
+    if restored.processes != run.ranks.world:
+        raise ConfigError(
+            f"{run.output / CHECKPOINT} was written by {_processes(restored.processes)}, this fit has "
+            f"{run.ranks.world} and comes to other weights: go on with as many (training.processes; 1 for trials where "
+            "search.workers is above 1), or remove the file to begin anew"
+        )
+    run.state = restored
+    set_depth(run.model, run.layers, restored.depth)
 
 
 def _build_prefixes(run: _Fit) -> None:
@@ -230,7 +273,7 @@ def _build_prefixes(run: _Fit) -> None:
     ]
     settings = (run.forward.padding, spec.training.precision, spec.training.prefix_cache)
     for prefix in open_prefixes(passes, run.layers, cuts, splits, cache, *settings):
-        prefix.build(lambda fraction: _beat(run, {"prefix": fraction}))
+        prefix.build(lambda fraction: _beat(run, {"prefix": fraction}), run.ranks)
         run.forward.prefixes[id(prefix.arrays)] = prefix
         if prefix.figures.reason:
             _beat(run, {"prefix_reason": prefix.figures.reason}, is_forced=True)
@@ -310,6 +353,7 @@ def _step(run: _Fit, rows: np.ndarray[Any, Any]) -> None:
         run.optimizer,
         (spec.training.seed << 32) + state.step,
         run.forward.device,
+        run.ranks,
     )
     if held != size:
         state.micro_batch = held
@@ -343,14 +387,13 @@ def _enter_phase(run: _Fit) -> None:
 
 
 def _check_phase(run: _Fit) -> None:
-    """What was thawed has moved and what was frozen has not, bit for bit; otherwise ModelError."""
+    """What was thawed has moved and what was frozen has not, in all processes alike, bit for bit; else ModelError."""
     state = run.state
     if state.depth < 0 or state.step == state.phase_step:
         return
-    names = [name for name, _ in run.layers.by_level()]
-    for level, (name, before, now) in enumerate(
-        zip(names, state.phase_digests, level_digests(run.model, run.layers), strict=True)
-    ):
+    names, digests = [name for name, _ in run.layers.by_level()], level_digests(run.model, run.layers)
+    run.ranks.require_equal(digests, names, f"after step {state.step}")
+    for level, (name, before, now) in enumerate(zip(names, state.phase_digests, digests, strict=True)):
         if (before != now) is not (level <= state.depth):
             what = "frozen but moved" if level > state.depth else "thawed but did not move (is training.lr too small?)"
             raise ModelError(f"{name} was {what} in steps {state.phase_step}..{state.step} at depth {state.depth}")
@@ -364,7 +407,7 @@ def _validate(run: _Fit) -> dict[str, float]:
     logits = run.forward.predict(run.validation, run.state.depth, beat)
     set_depth(run.model, run.layers, run.state.depth)
     labels, weights = run.validation.labels, run.validation.weights
-    return validation_scores(logits, labels, weights, multi_label=run.spec.multi_label)
+    return run.ranks.tell(validation_scores(logits, labels, weights, multi_label=run.spec.multi_label))
 
 
 def _end_epoch(run: _Fit) -> dict[str, float]:
@@ -386,7 +429,7 @@ def _end_epoch(run: _Fit) -> dict[str, float]:
     value = as_score(run.spec.metric, scores[run.spec.metric])
     if state.best is None or (value, -scores["log_loss"]) > (state.best[1], -state.best[2]):
         state.best = (epoch.epoch, value, scores["log_loss"], weights_digest(run.model))
-        if run.spec.keep_model:
+        if run.spec.keep_model and run.ranks.is_first:
             save_best(run.output, run.key, run.model)
     _beat(run, {"epoch": epoch.epoch, "score": value, "validation_loss": scores["log_loss"]}, is_forced=True)
     return scores
@@ -401,7 +444,7 @@ def _should_stop(run: _Fit, scores: dict[str, float] | None) -> bool:
         scores = scores or _validate(run)
         value = as_score(run.spec.metric, scores[run.spec.metric])
         run.state.rungs.append((fraction, value))
-        if run.on_rung(fraction, value):
+        if run.ranks.tell(run.ranks.is_first and run.on_rung(fraction, value)):
             run.state.best = run.state.best or (0, value, scores["log_loss"], "")
             return True
     return False
@@ -411,7 +454,7 @@ def _checkpoint(run: _Fit, *, is_forced: bool) -> None:
     begun = time.monotonic()
     if not is_forced and begun < run.next_checkpoint:
         return
-    if run.state.step == run.total:
+    if run.state.step == run.total or not run.ranks.is_first:
         return
     run.state.seconds, run.started = run.seconds(), begun
     save_checkpoint(run.output, run.key, run.state, run.model, run.optimizer)
@@ -446,6 +489,7 @@ def _finish(run: _Fit, reason: str) -> TrainingResult:
         learnt=learnt,
         wrapper=prefix_of(run.model, run.spec.pretrained),
         strength=run.strength,
+        processes=run.ranks.world,
     )
 
 

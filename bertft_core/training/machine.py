@@ -37,7 +37,7 @@ _TIMED_ROWS, _WARM_UP = 32, 3  # of the latency of one row
 
 
 @contextlib.contextmanager
-def runtime(threads: int | None, seedable_devices: list[int] | None = None) -> Iterator[None]:
+def runtime(threads: int | None, device: str = "cpu") -> Iterator[None]:
     """Run with ``threads`` torch threads and deterministic kernels; puts back what it changed.
 
     In that mode torch would fill every new tensor with NaN before its kernel writes it (4 % of a step): not here.
@@ -49,7 +49,7 @@ def runtime(threads: int | None, seedable_devices: list[int] | None = None) -> I
     torch.use_deterministic_algorithms(True, warn_only=True)
     memory.fill_uninitialized_memory = False
     try:
-        with torch.random.fork_rng(devices=seedable_devices or []):
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
             yield
     finally:
         torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from torch import nn
 
 from bertft_core.base.errors import ModelError, TrialPruned
 from bertft_core.model.layers import LayerMap, LayerRates
+from bertft_core.model.ranks import ALONE, Ranks
 
 Ints = NDArray[np.int64]
 # the CPU's allocators have no error class of their own: torch's, C++'s, oneDNN's (it wants memory for its own code)
@@ -108,23 +109,33 @@ def batch_gradient(
     optimizer: torch.optim.Optimizer,
     seed: int,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, int]:
     """Leave the gradient of the mean loss of ``rows`` in the parameters: (the loss, rows at a time from here on).
 
     ``seed`` is that of this step's random numbers. Where memory does not hold ``size`` rows together, half as many at
-    a time, down to one row.
+    a time, down to one row. ``ranks``: each of these processes computes its share of the rows; where memory runs out in
+    one, all begin the step again. Raises TrialPruned, reason "oom ...", where it does not hold one row.
     """
+    own, most = ranks.share(rows), ranks.largest_share(len(rows))
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     while True:
-        torch.manual_seed(seed)
+        torch.manual_seed(ranks.seed(seed))
         optimizer.zero_grad(set_to_none=True)
+        loss, fault_text = 0.0, ""
         try:
-            return accumulate(mean_loss, rows, size), size
+            loss = accumulate(mean_loss, own, size, len(rows))
         except (RuntimeError, MemoryError) as fault:
-            if min(size, len(rows)) == 1 or not is_memory_fault(fault):
+            if not is_memory_fault(fault):
                 raise
-            said = str(fault)
-        size = min(size, len(rows)) // 2
-        make_room(said, device)
+            fault_text = str(fault) or "no memory left"
+        loss, is_short = ranks.add_up(parameters, loss, is_short=bool(fault_text))
+        if not is_short:
+            return loss, size
+        if min(size, most) == 1:
+            raise TrialPruned(f"oom: {fault_text or 'memory ran out in another process of the fit'}")
+        size = min(size, most) // 2
+        make_room(fault_text, device)
 
 
 def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: float, max_norm: float, where: str) -> None:
@@ -135,16 +146,14 @@ def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: float, m
     optimizer.step()
 
 
-def accumulate(mean_loss: Callable[[Ints], torch.Tensor], rows: Ints, size: int) -> float:
-    """Add the gradient of the mean loss of ``rows`` to the parameters, at most ``size`` rows at a time; the loss.
+def accumulate(mean_loss: Callable[[Ints], torch.Tensor], rows: Ints, size: int, whole: int) -> float:
+    """Add these rows' part of the gradient of a batch of ``whole`` rows to the parameters; their part of its mean loss.
 
-    Each part counts by its share of the rows, so that the sum is the gradient of the whole batch, up to rounding and
-    the random numbers of dropout. With ``size`` >= len(rows) it is one pass.
+    At most ``size`` rows go through the model at a time. Each part counts by its share of the batch, so that the sum is
+    the gradient of the whole batch, up to rounding and the random numbers of dropout.
     """
-    if size >= len(rows):
-        return _add(mean_loss(rows))
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return sum(_add(mean_loss(part) * (len(part) / len(rows))) for part in parts)
+    return sum((_add(mean_loss(part) * (len(part) / whole)) for part in parts), 0.0)
 
 
 def _add(loss: Any) -> float:

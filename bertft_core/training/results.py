@@ -46,7 +46,8 @@ class TrainingResult:
     ``learnt``: how much of the way from there to right answers the loss went at its lowest, on training or on
     validation rows, whichever went further: McFadden's pseudo R². Both are None without a finished epoch, and in
     results of older versions. ``wrapper``: the prefix that was taken off the names of the encoder's weights.
-    ``strength``: C of a head by logistic regression (`linear_probe`), None of a fit by steps.
+    ``strength``: C of a head by logistic regression (`linear_probe`), None of a fit by steps. ``processes``: how many
+    fitted together.
     """
 
     state: str
@@ -67,9 +68,12 @@ class TrainingResult:
     learnt: float | None = None
     wrapper: str = ""
     strength: float | None = None
+    processes: int = 1
 
     def __str__(self) -> str:
         by = f"epoch {self.best_epoch}, {counted(self.steps, 'step')}"
+        if self.processes > 1:
+            by += f" in {self.processes} processes"
         where = f"{by if self.strength is None else f'a logistic head of C {self.strength:g}'}, {self.seconds:.0f} s"
         return f"{self.state}: {self.fault or f'score {self.score:.4f}'} at {where}"
 

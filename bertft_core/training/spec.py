@@ -52,7 +52,7 @@ class FitSpec:
         training = self.training
         faults = [
             f"training.{key} must be settled for this machine before a fit, was auto"
-            for key in ("precision", "device", "prefix_cache")
+            for key in ("precision", "device", "prefix_cache", "processes")
             if getattr(training, key) == AUTO
         ]
         faults += [
@@ -87,9 +87,12 @@ class FitSpec:
         return cls(**{**value, "training": training, "classes": classes, "features": plan})
 
     def key(self) -> str:
-        """Hash of everything that the numbers depend on: contents of the folders, not where they lie; FITS_VERSION."""
+        """Hash of everything that the numbers depend on: contents of the folders, not where they lie; FITS_VERSION.
+
+        But for the number of processes, which a checkpoint and a result say themselves.
+        """
         value = {name: part for name, part in self.to_json().items() if name not in _NOT_IN_KEY}
-        del value["training"]["prefix_cache_gb"]
+        del value["training"]["prefix_cache_gb"], value["training"]["processes"]
         value["tokens"] = hash_file(Path(self.tokens) / MANIFEST)
         is_folder = Path(self.pretrained).is_dir()
         value["pretrained"] = encoder_fingerprint(self.pretrained) if is_folder else self.pretrained
@@ -100,7 +103,7 @@ class FitSpec:
 class MachineSettings:
     """What `auto` means on one machine. *_step: seconds of the training step that was timed, None where none was.
 
-    gpus: devices that trainers may be spread over, 0 on a CPU.
+    gpus: devices that trainers may be spread over, 0 on a CPU. threads: of all `processes` of a fit together.
     """
 
     precision: str
@@ -109,12 +112,14 @@ class MachineSettings:
     float32_step: float | None = None
     bfloat16_step: float | None = None
     gpus: int = 0
+    processes: int = 1
 
     def __str__(self) -> str:
         timed = ""
         if self.float32_step and self.bfloat16_step:
             timed = f" (a bfloat16 step is {self.float32_step / self.bfloat16_step:.1f} times as fast as float32 here)"
-        return f"{self.precision} on {self.device}, {self.threads} threads{timed}"
+        fits = f", fits in {self.processes} processes" if self.processes > 1 else ""
+        return f"{self.precision} on {self.device}, {self.threads} threads{fits}{timed}"
 
 
 def micro_batch_line(facts: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ WITHOUT_EFFECT = {
     "evaluation/scores/extra.py": "refuses a metric that nobody installed",
     "recipe/context.py": "carries values from stage to stage",
     "recipe/process/client.py": "carries a fit to the trainer process and its result back",
+    "recipe/process/crew.py": "starts the other processes of a fit, as many as its settings say",
     "serving/attribution.py": "explains answers of a finished model",
     "adaptation/lineage.py": "names an adapted encoder, by its key",
     "adaptation/loop.py": "makes an adapted encoder, whose key holds ADAPTATION_VERSION",

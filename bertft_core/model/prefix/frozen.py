@@ -8,6 +8,7 @@ must be computed again, because its stored copy is gone or damaged, comes out bi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import time
@@ -27,6 +28,7 @@ from bertft_core.model.classifier import digest_tensors
 from bertft_core.model.encoder_pass import EncoderPass, batch_tensors, mask_bias
 from bertft_core.model.layers import LayerMap
 from bertft_core.model.prefix.cache import PrefixCache, PrefixView
+from bertft_core.model.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from bertft_core.data.tokens.tokenization import TokenArrays
@@ -100,19 +102,29 @@ class FrozenPrefix:
         self._place[self.rows] = np.arange(len(self.rows))
         self._views: dict[int, PrefixView] = {}
 
-    def build(self, on_beat: Beat | None = None) -> None:
-        """Compute and store what no earlier fit stored; another process that builds the same rows is waited for."""
+    def build(self, on_beat: Beat | None = None, ranks: Ranks = ALONE) -> None:
+        """Compute and store what no earlier fit stored; another fit that builds the same rows is waited for.
+
+        ``ranks``: each of these processes computes its share, and reads what the others stored.
+        """
         begun = time.monotonic()
         for cut, key in self.keys.items():
             self._views[cut] = self.cache.view(key, self._row_keys, self._lengths, self.passes.width, self.dtype)
         absent = self._absent()
         self.figures.stored_before = len(self.rows) - len(absent)
-        if len(absent):
-            with self.cache.building(self.name, (lambda: on_beat(0.0)) if on_beat else None):
-                for view in self._views.values():
-                    view.refresh()
-                self._store(self._missing(), on_beat)
+        if ranks.tell(len(absent)):
+            with contextlib.ExitStack() as stack:
+                if ranks.is_first:  # for all of them
+                    on_wait = (lambda: on_beat(0.0)) if on_beat else None
+                    stack.enter_context(self.cache.building(self.name, on_wait))
+                    self._refresh()
+                places = ranks.tell(self._missing().tolist() if ranks.is_first else [])
+                self._store(np.array(places, dtype=np.int64), on_beat, ranks)
         self.figures.build_seconds += time.monotonic() - begun
+
+    def _refresh(self) -> None:
+        for view in self._views.values():
+            view.refresh()
 
     def _absent(self) -> Ints:
         """Places of the rows that are not stored at every cut."""
@@ -123,10 +135,10 @@ class FrozenPrefix:
         places = self._absent()
         return places[np.unique(self._row_keys[places], axis=0, return_index=True)[1]]
 
-    def _store(self, places: Ints, on_beat: Beat | None) -> None:
+    def _store(self, places: Ints, on_beat: Beat | None, ranks: Ranks) -> None:
         done, last = 0, 0.0
         with self.cache.writer(list(self.keys.values()), self.passes.width, self.dtype) as writer:
-            for chosen in self._batches(places):
+            for chosen in ranks.share(self._batches(places)):
                 if writer.is_full:
                     break
                 states = self._compute(chosen, tuple(self.keys))
@@ -137,9 +149,9 @@ class FrozenPrefix:
                 done += len(chosen)
                 if on_beat and time.monotonic() - last > 1:
                     last = time.monotonic()
-                    on_beat(done / len(places))
-        for view in self._views.values():
-            view.refresh()
+                    on_beat(min(1.0, done * ranks.world / len(places)))
+        ranks.wait()
+        self._refresh()
         self.figures.built = len(places) - len(self._missing())
         self.figures.reason = writer.reason  # set by the last rows too, which are written as the block ends
 

@@ -102,6 +102,10 @@ class Trainer:
         with carried(Path(spec.output), _beat(on_progress), is_final=spec.keep_model):
             return TrainingResult.from_json(self._call(message, on_progress, on_rung))
 
+    def fit_beside(self, spec: FitSpec, place: dict[str, int], *, asks_at_rungs: bool) -> None:
+        """Be one of the other processes of a fit, until it is over. place: its rank, and the port where they meet."""
+        self._call({"cmd": "fit", "spec": spec.to_json(), "rungs": asks_at_rungs, "place": place})
+
     def adapt(self, spec: AdaptationSpec, on_progress: OnProgress | None = None) -> AdaptationResult:
         """Run `adaptation.loop.adapt` in the process, as `fit`."""
         with carried(Path(spec.output), _beat(on_progress), is_final=False):
@@ -260,6 +264,8 @@ def _environment(gpu: int | None) -> dict[str, str]:
         **os.environ,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }  # deterministic matrix products on CUDA need it
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # processes of a fit meet on this machine
+        values.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")
     if gpu is not None:
         values["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if root not in {str(Path(p).resolve()) for p in site.getsitepackages()}:
@@ -269,6 +275,8 @@ def _environment(gpu: int | None) -> dict[str, str]:
 
 def _rebuild(answer: dict[str, Any]) -> BertftError:
     kind = getattr(errors, answer["kind"], None)
+    if kind is TrainerDied:
+        return TrainerDied(answer["message"], signal=answer.get("signal", 0))
     if isinstance(kind, type) and issubclass(kind, BertftError):
         return kind(answer["message"])
     return BertftError(f"the trainer failed with {answer['kind']}: {answer['message']}\n{answer['trace']}".strip())

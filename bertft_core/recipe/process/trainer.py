@@ -1,7 +1,8 @@
 """The trainer process: `python -P -m bertft_core.recipe.process.trainer`, JSON lines in, JSON lines out.
 
 Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "adapt", "spec": {...}}, {"cmd": "score" | "features" |
-"explain" | "resolve", ...} and {"cmd": "import"}, which does no more than every command does first.
+"explain" | "resolve", ...} and {"cmd": "import"}, which does no more than every command does first. A fit on several
+processes is led by this one, which starts the others (`crew`); "place" in a fit's command makes it one of those.
 Answers: {"event": "progress" | "rung" | "result" | "error", ...}; a rung waits for {"stop": bool}.
 Progress is repeated every 2 s.
 It imports no prefect, mlflow or optuna, and it ends when its parent does.
@@ -22,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from bertft_core.base.errors import BertftError, ConfigError
+from bertft_core.base.errors import BertftError, ConfigError, TrainerDied
 from bertft_core.base.files import keep_private, read_json, save_array, write_json
 from bertft_core.training.spec import MachineSettings
 
@@ -38,6 +39,7 @@ class _Wire:
         self._parent = os.getppid()
         self._lock = threading.Lock()
         self._last: dict[str, Any] | None = None
+        self.is_spent = False  # after a fit on several processes, whose connections cannot be made anew
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
         threading.Thread(target=self._pulse, daemon=True).start()
@@ -76,6 +78,11 @@ class _Wire:
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
 
+    def fail(self, fault: BertftError) -> None:
+        """Answer the present command with this error and end at once, wherever the main thread is."""
+        self.send("error", ends=True, **_error(fault))
+        os._exit(1)
+
     def ask_rung(self, fraction: float, score: float) -> bool:
         self.send("rung", fraction=fraction, score=score)
         return bool(self.receive()["stop"])
@@ -112,13 +119,23 @@ def resolve(pretrained: str, precision: str, device: str, threads: int | None) -
 
 
 def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
-    from bertft_core.training.loop import fit
+    from bertft_core.recipe.process.crew import as_place, in_crew
+    from bertft_core.training.loop import finished_fit, fit
     from bertft_core.training.spec import FitSpec
 
     def progress(fraction: float, facts: dict[str, Any]) -> None:
         wire.send("progress", fraction=fraction, facts=facts)
 
-    return fit(FitSpec.from_json(message["spec"]), progress, wire.ask_rung if message["rungs"] else None).to_json()
+    spec, on_rung = FitSpec.from_json(message["spec"]), wire.ask_rung if message["rungs"] else None
+    if spec.training.processes == 1:
+        return fit(spec, progress, on_rung).to_json()
+    if "place" in message:
+        return fit(spec, None, on_rung, as_place(spec, message["place"])).to_json()
+    if (finished := finished_fit(spec)) is not None:  # over several machines, perhaps
+        return finished.to_json()
+    wire.is_spent = True
+    with in_crew(spec, wire.fail, asks_at_rungs=message["rungs"]) as ranks:
+        return fit(spec, progress, on_rung, ranks).to_json()
 
 
 def _run_adapt(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +210,8 @@ def main() -> None:
     """Serve commands until the parent closes stdin.
 
     After a command in which memory ran out in oneDNN the process ends, and its last line says so ("ends"): the next
-    command is computed by a fresh one, as it would have been without the accident.
+    command is computed by a fresh one, as it would have been without the accident. So it does after a fit on several
+    processes, at once: gloo aborts one in nine that end in order (torch 2.13, measured).
     """
     keep_private()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -204,8 +222,10 @@ def main() -> None:
         message = wire.receive()
         wire.send("progress", fraction=0.0, facts={})
         event, said = _answer(wire, message)
-        ends = _is_worn()
+        ends = _is_worn() or wire.is_spent
         wire.send(event, ends=ends, **said)
+    if wire.is_spent:
+        os._exit(0)
 
 
 def _answer(wire: _Wire, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -213,11 +233,16 @@ def _answer(wire: _Wire, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         import_libraries()
         return "result", {"value": _COMMANDS[message["cmd"]](wire, message)}
     except BertftError as fault:
-        return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": ""}
+        return "error", _error(fault)
     except MemoryError as fault:  # outside of a fit's own steps, such as an import
         return "error", {"kind": "TrialPruned", "message": f"oom: {fault or 'no memory left'}", "trace": ""}
     except Exception as fault:  # the border of the process: everything must reach the parent
         return "error", {"kind": type(fault).__name__, "message": str(fault), "trace": traceback.format_exc()}
+
+
+def _error(fault: BertftError) -> dict[str, Any]:
+    said = {"kind": type(fault).__name__, "message": str(fault), "trace": ""}
+    return {**said, "signal": fault.signal} if isinstance(fault, TrainerDied) else said
 
 
 def import_libraries() -> None:

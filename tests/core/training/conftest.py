@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bertft_core.base.files import staged_folder
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training.spec import FitSpec
 
+from .crews import Crews
 from .specs import fit_spec
 
 
@@ -72,6 +73,13 @@ def soft_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def set_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("tokens") / "sets", sets=True)
+
+
+@pytest.fixture(scope="session")
+def crews() -> Iterator[Crews]:
+    started = Crews()
+    yield started
+    started.close()
 
 
 @pytest.fixture

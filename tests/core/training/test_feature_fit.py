@@ -25,12 +25,13 @@ from bertft_core.serving.predictor import Predictor
 from bertft_core.testing.encoders import tiny_encoder
 from bertft_core.training import forward as feature_forward
 from bertft_core.training.forward import WHOLE, open_forward
-from bertft_core.training.loop import fit
+from bertft_core.training.loop import finished_fit, fit
 from bertft_core.training.machine import one_row_milliseconds
 from bertft_core.training.results import TrainingResult
 from bertft_core.training.scoring import features, score
 from bertft_core.training.spec import FitSpec, MachineSettings
 
+from .crews import Crews, assert_equal_to_rounding
 from .kills import Killed, killer
 from .specs import fit_spec
 
@@ -113,6 +114,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(spec: Build, name: str, tmp_pa
     assert (Path(resumed.model_dir) / "model.safetensors").read_bytes() == (
         Path(plain.model_dir) / "model.safetensors"
     ).read_bytes()
+
+
+def test_two_processes_come_to_what_one_does_on_chunks(spec: Build, crews: Crews, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"batch_size": 15, "epochs": 5, "dropout": 0.0, "prefix_cache": "float32"}
+    alone = fit(spec(PLANS["layers of chunks"], **common, output=str(tmp_path / "one")))
+    two = spec(PLANS["layers of chunks"], **common, processes=2, prefix_root=str(tmp_path / "its own"))
+    ended, together = crews.fit(two, tmp_path), finished_fit(two)
+    assert ended.codes == [0, 0] and together is not None and together.steps >= 20, ended.said
+    assert_equal_to_rounding(alone, together, two.tokens)
 
 
 def test_a_fit_learns_from_what_comes_late_in_its_chunks(spec: Build) -> None:

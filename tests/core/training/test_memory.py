@@ -116,7 +116,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient() -> None:
     gradients = []
     for size in (7, 3, 1):
         weights = torch.ones(3, dtype=torch.float64, requires_grad=True)
-        loss = accumulate(lambda r, w=weights: ((values[r] @ w - targets[r]) ** 2).mean(), np.arange(7), size)
+        loss = accumulate(lambda r, w=weights: ((values[r] @ w - targets[r]) ** 2).mean(), np.arange(7), size, 7)
         gradients.append((loss, weights.grad))
     for loss, gradient in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0]) and torch.allclose(gradient, gradients[0][1])

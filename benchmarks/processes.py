@@ -1,6 +1,6 @@
 """A fit in two processes of one thread against the same fit in one process of two threads: which is sooner done?
 
-python benchmarks/processes.py [--rounds N] [--rows N] [--epochs N] [--out FILE] [--json]
+python benchmarks/processes.py [--cases none gradual] [--rounds N] [--rows N] [--out FILE] [--json]
 
 MiniLM (6 layers, 22.7 M weights) on IMDb reviews at 256 tokens, all layers trained (so that every gradient is summed)
 and the schedule `gradual` (top two thirds, cached states below). Sides alternate over the rounds, each with a fresh
@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace, records: Records) -> dict[str, Any]:
     """All rounds of both cases, then the ratios."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
+        for case in args.cases:
             config = configuration(case, args.rows, args.epochs)
             prepared = prepare(config, Path(folder))
             for number in range(args.rounds):
@@ -111,6 +111,7 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=1)

@@ -169,7 +169,15 @@ def key_tables() -> str:
     lines = [BEGIN, "", "## Keys of a run", "", *table([key for key in found if "." not in key.name])]
     for section in dict.fromkeys(key.name.partition(".")[0] for key in found if "." in key.name):
         lines += [f"### {section}", "", *table([key for key in found if key.name.startswith(f"{section}.")])]
+    lines += ["## Keys of a file of several tasks", "", *table(task_keys())]
     return "\n".join([*lines, "## Keys of mlflow.yaml", "", *table(list(store_keys())), END])
+
+
+def task_keys() -> list[Key]:
+    """Of a file with `tasks`: its own keys; those of `training` are a run's."""
+    from bertft_core.config.multi_task import MultiTaskConfig
+
+    return [key for key in keys_of(MultiTaskConfig) if "." not in key.name]
 
 
 def configuration_page() -> str:
@@ -251,7 +259,7 @@ def coverage() -> list[Covered]:
                 used = tuple(n for n, groups in tests.items() if any({verb, option} <= group for group in groups))
                 written = naming(pages, rf"bertft {verb}\b[^`|\n]*{option}\b|### {verb}\n(?:(?!###)[\s\S])*?{option}\b")
                 found.append(Covered(name=f"bertft {verb} {option}", pages=written, tests=used))
-    for key in [*run_keys(), *store_keys()]:
+    for key in [*run_keys(), *task_keys(), *store_keys()]:
         section, _, last = key.name.replace("KNOB.", "").rpartition(".")
         wanted = {last, section.rpartition(".")[2] or last}
         used = tuple(n for n, groups in tests.items() if any(wanted <= group or key.name in group for group in groups))

@@ -1,4 +1,4 @@
-"""The Prefect task over an adaptation: the encoder trained further on text without labels, in the trainer process."""
+"""The Prefect task over an encoder that is made first, of text without labels or of several tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def adapt_encoder(context: RunContext, progress: Any) -> Adapted:
     """The encoder that the run's fits begin with; one that is there already is read back."""
     planned = context.prepared.adaptation
     assert planned is not None, "the caller asked for one"
-    progress.say(f"  corpus: {planned.corpus}; {planned.why}")
+    progress.say(f"  {planned}; {planned.why}")
 
     def show(fraction: float, facts: dict[str, Any]) -> None:
         if "step" in facts:
@@ -31,9 +31,10 @@ def adapt_encoder(context: RunContext, progress: Any) -> Adapted:
     adapted = adapting.adapt(context, show, progress.doing)
     assert adapted is not None, "one is planned"
     progress.say(f"  {adapted}")
-    rows = [{"step": step, "held_out_loss": loss} for step, loss in adapted.encoder.result.curve]
     key = artifact_key("adaptation", context.config.name)
-    create_table_artifact(key=key, table=rows, description=f"{context.config.name}: {adapted}")
+    create_table_artifact(
+        key=key, table=adapted.encoder.result.table(), description=f"{context.config.name}: {adapted}"
+    )
     return adapted
 
 

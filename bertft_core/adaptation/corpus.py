@@ -6,27 +6,31 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft_core.base.errors import DataError
+from bertft_core.base.errors import ConfigError, DataError
 from bertft_core.base.files import is_reusable, read_json, staged_folder, write_json
 from bertft_core.base.hashes import hash_file, hash_json
 from bertft_core.base.records import read_record
 from bertft_core.base.text import counted
-from bertft_core.config.adaptation import TRAIN, AdaptationConfig
-from bertft_core.config.run import RunConfig
+from bertft_core.config.adaptation import TRAIN
+from bertft_core.config.run import RunConfig, load_config
 from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.readers import read_texts, texts_alone
-from bertft_core.data.sources import HubDataset, SourceFile, inspect_source, resolve_source
+from bertft_core.data.sources import inspect_source, resolve_source
 from bertft_core.data.splits import SPLITS, likeness, row_key, salted
 from bertft_core.data.tokens.encoding import TOKENIZER_FILES, load_tokenizer, raw_ids
 
 CORPUS_VERSION = 1
+CORPORA = "corpora"  # folder of a home
 HELD_OUT = 0.05  # of the documents: the loss on them says which weights are best
 _KEY, _FILE = "adaptation.corpus", "corpus.json"
 _BATCH = 2_000  # documents tokenized at a time
+_CONFIGURATIONS = (".yaml", ".yml")
 
 Keys = NDArray[np.uint64]
 Ints = NDArray[np.int64]
@@ -81,67 +85,72 @@ class Corpus:
 
 
 def build_corpus(
-    config: RunConfig, dataset: DatasetSplits, pretrained: Path, root: Path, on_progress: Progress | None = None
+    config: RunConfig, dataset: DatasetSplits, pretrained: Path, home: Path, on_progress: Progress | None = None
 ) -> Corpus:
-    """The corpus of a configuration, tokenized for its encoder into root/<key>; a finished folder is reused.
+    """The corpus of a configuration, tokenized for its encoder into home/corpora/<key>; a finished folder is reused.
 
-    Of the rows the texts of train alone. No text of validation or test enters, from whatever source.
+    Of its own rows, and of those of another configuration, the texts of train alone. No text of its validation or test
+    enters, from whatever source.
 
-    Raises DataError naming adaptation.corpus where a source cannot be read, and where no document is left.
+    Raises DataError naming adaptation.corpus where a source cannot be read, and where no document is left; ConfigError
+    naming it for a faulty configuration.
     """
     assert config.adaptation is not None, "the caller has a section"
-    sources = _sources(config, config.adaptation)
+    sources = _sources(config, dataset, home)
     tokenizer_files = {n: hash_file(pretrained / n) for n in TOKENIZER_FILES if (pretrained / n).is_file()}
-    digests = [[name, [file.digest for file in files]] for name, _, files in sources]
-    content = [dataset.fingerprint, config.data.text, digests, tokenizer_files]
-    folder = Path(root).resolve() / hash_json([CORPUS_VERSION, version("tokenizers"), *content])[:32]
+    content = [dataset.fingerprint, config.data.text, [digests for digests, _ in sources], tokenizer_files]
+    folder = Path(home).resolve() / CORPORA / hash_json([CORPUS_VERSION, version("tokenizers"), *content])[:32]
     if not is_reusable(folder):
         with staged_folder(folder) as staging:
-            judging = keys_of(
-                text
-                for split in SPLITS[1:]
-                for column in ("text", "text_pair")
-                for text in dataset.table(split)[column].to_pylist()
-            )
-            write_documents(_documents(config, dataset, sources), judging, pretrained, staging, on_progress)
+            judging = keys_of(text for split in SPLITS[1:] for batch in _texts(dataset, split) for text in batch)
+            batches = (batch for _, texts in sources for batch in texts)
+            write_documents(batches, judging, pretrained, staging, on_progress)
     found = read_record(folder / _FILE, Corpus, "delete its folder, it is made again")
     if not found.documents:
         raise DataError(f"{_KEY}: no document is left of {', '.join(config.adaptation.corpus)}: {found}")
     return replace(found, directory=str(folder))
 
 
-_Sources = list[tuple[str, "Path | HubDataset | None", tuple[SourceFile, ...]]]
-
-
-def _sources(config: RunConfig, adaptation: AdaptationConfig) -> _Sources:
-    found: _Sources = []
-    for name in adaptation.corpus:
+def _sources(config: RunConfig, dataset: DatasetSplits, home: Path) -> list[tuple[list[Any], Iterator[list[str]]]]:
+    """Of each source its name with what stands for its content, and its texts, which are read when they are asked."""
+    assert config.adaptation is not None, "the caller has a section"
+    found: list[tuple[list[Any], Iterator[list[str]]]] = []
+    for name in config.adaptation.corpus:
         if name == TRAIN:
-            found.append((name, None, ()))
+            found.append(([name, []], _texts(dataset, SPLITS[0])))
+        elif Path(name).suffix.lower() in _CONFIGURATIONS:
+            other = _rows_of(name, config.base_dir, home)
+            found.append(([name, [other.fingerprint]], _texts(other, SPLITS[0])))
         else:
-            source = resolve_source(name, config.base_dir, _KEY)
-            found.append((name, source, inspect_source(source, texts_alone(config.data))))
+            source, columns = resolve_source(name, config.base_dir, _KEY), texts_alone(config.data)
+            files = inspect_source(source, columns)
+            found.append(([name, [file.digest for file in files]], read_texts(source, columns, files)))
     return found
 
 
-def _documents(config: RunConfig, dataset: DatasetSplits, sources: _Sources) -> Iterator[list[str]]:
-    for _, source, files in sources:
-        if source is not None:
-            yield from read_texts(source, texts_alone(config.data), files)
-            continue
-        table = dataset.table(SPLITS[0])
-        for column in ("text", "text_pair") if dataset.has_pair else ("text",):
-            for batch in table.select([column]).to_batches(max_chunksize=_BATCH):
-                yield [text for text in batch[column].to_pylist() if text is not None]
+def _rows_of(name: str, base_dir: Path, home: Path) -> DatasetSplits:
+    """The rows of another configuration, split as its own runs split them."""
+    try:
+        other = load_config(base_dir / name)
+        return prepare_dataset(other.data, home / "data", other.base_dir)
+    except (ConfigError, DataError) as fault:
+        raise type(fault)(f"{_KEY}: {name}: {fault}") from None
+
+
+def _texts(dataset: DatasetSplits, split: str) -> Iterator[list[str]]:
+    table = dataset.table(split)
+    for column in ("text", "text_pair") if dataset.has_pair else ("text",):
+        for batch in table.select([column]).to_batches(max_chunksize=_BATCH):
+            yield [text for text in batch[column].to_pylist() if text is not None]
 
 
 def keys_of(texts: Iterable[str | None]) -> Keys:
     """The keys of texts, rising; what is no text has none."""
-    return np.array(sorted({key for text in texts if (key := _key(text)) is not None}), dtype=np.uint64)
+    return np.array(sorted({key for text in texts if (key := text_key(text)) is not None}), dtype=np.uint64)
 
 
-def _key(text: str | None) -> int | None:
-    """None for what is no text: nothing that can be seen in it, or half of a character."""
+def text_key(text: str | None) -> int | None:
+    """What near-copies of a text have in common; None for no text: nothing to be seen in it, or half of a character."""
     try:
         return likeness(key) if text and (key := row_key(text)) else None
     except UnicodeEncodeError:
@@ -160,7 +169,7 @@ def write_documents(
     for batch in batches:
         chosen: list[tuple[int, str]] = []
         for text in batch:
-            key = _key(text)
+            key = text_key(text)
             if key is None:
                 counts["empty"] += 1
             elif key in of_judging:

@@ -28,7 +28,7 @@ from bertft_core.config.run import RunConfig
 from bertft_core.data.dataset import DatasetSplits
 from bertft_core.data.tokens.encoder_fit import check_max_length
 
-ADAPTED, UNFINISHED, CORPORA = "adapted", "adapting", "corpora"  # folders of a home
+ADAPTED, UNFINISHED = "adapted", "adapting"  # folders of a home
 _ENCODER, _RECORD, _KEYS = "encoder", "adaptation.json", "keys.npy"
 
 OnProgress = Callable[[float, dict[str, Any]], None]
@@ -52,6 +52,10 @@ class AdaptedEncoder:
     made: float
     result: AdaptationResult
 
+    def facts(self) -> dict[str, Any]:
+        """What the result document says beside the result."""
+        return {"documents": self.documents}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
@@ -72,6 +76,9 @@ class Adaptation:
     new: int
     why: str
     folder: str = ""
+
+    def __str__(self) -> str:
+        return f"corpus: {self.corpus}"
 
     def with_folder(self, home: Path) -> Self:
         """The same once it is made."""
@@ -96,7 +103,7 @@ def plan_adaptation(
     assert config.adaptation is not None, "the caller has a section"
     pretrained, fingerprint = base
     check_max_length(pretrained, config.adaptation.max_length, "adaptation.max_length")
-    corpus = build_corpus(config, dataset, pretrained, home / CORPORA, on_progress)
+    corpus = build_corpus(config, dataset, pretrained, home, on_progress)
     settings = config.adaptation.model_dump(mode="json", exclude={"corpus", "refresh"})
     manner = [ADAPTATION_VERSION, fingerprint, settings, config.training.seed]
     family = hash_json([*manner, config.name, config.adaptation.corpus])

@@ -109,8 +109,8 @@ def adapt(spec: AdaptationSpec, on_progress: OnProgress | None = None) -> Adapta
     finished = _read_result(output, spec.key)
     if finished is not None:
         return finished
-    check_max_length(Path(spec.pretrained), spec.config.max_length, "adaptation.max_length")
     with memory_faults(), runtime(spec.threads, spec.device):
+        check_max_length(Path(spec.pretrained), spec.config.max_length, "adaptation.max_length")
         result = _adapted(spec, output, on_progress)
     write_json(output / "result.json", asdict(FinishedAdaptation(key=spec.key, result=result)))
     remove_checkpoint(output)

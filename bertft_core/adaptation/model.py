@@ -126,18 +126,27 @@ class MaskedModel:
         The head goes with it, so that another adaptation begins with it; so does the pooler that `pretrained` has and
         masked language modelling does not use. Whatever reads `pretrained` reads this too.
         """
-        folder.mkdir(parents=True)
-        for name in ("config.json", *TOKENIZER_FILES):
-            if (pretrained / name).is_file():
-                shutil.copyfile(pretrained / name, folder / name)
         prefix = self.model.base_model_prefix
-        state = untied(self.model, f"{prefix}.")  # the embeddings, not the decoder that is tied to them
-        for file in weight_files(pretrained):
-            for name, tensor in load_file(file).items():
-                _, is_pooler, rest = f".{name}".rpartition(".pooler.")
-                if is_pooler:
-                    state[f"{prefix}.pooler.{rest}"] = tensor
-        save_tensors(folder / WHOLE, state, {"format": "pt"})
+        # the embeddings, not the decoder that is tied to them
+        write_encoder(untied(self.model, f"{prefix}."), prefix, pretrained, folder)
+
+
+def write_encoder(state: dict[str, torch.Tensor], prefix: str, pretrained: Path, folder: Path) -> None:
+    """Write weights as an encoder folder, with configuration and tokenizer as they lie in `pretrained`.
+
+    The pooler that `pretrained` has goes with it, where the weights hold none that was trained. Whatever reads
+    `pretrained` reads this too. prefix: of the encoder's weights in the state.
+    """
+    folder.mkdir(parents=True)
+    for name in ("config.json", *TOKENIZER_FILES):
+        if (pretrained / name).is_file():
+            shutil.copyfile(pretrained / name, folder / name)
+    for file in weight_files(pretrained):
+        for name, tensor in load_file(file).items():
+            _, is_pooler, rest = f".{name}".rpartition(".pooler.")
+            if is_pooler:
+                state.setdefault(f"{prefix}.pooler.{rest}", tensor)
+    save_tensors(folder / WHOLE, state, {"format": "pt"})
 
 
 def _find_head(model: Any) -> Head:

@@ -70,6 +70,16 @@ class AdaptationResult:
         """Whether there is an adapted encoder."""
         return not self.reason
 
+    def table(self) -> list[dict[str, Any]]:
+        """The curve, a row a step."""
+        return [{"step": step, "held_out_loss": loss} for step, loss in self.curve]
+
+    def points(self) -> list[tuple[str, float, int]]:
+        """(name, value, step) of all that was measured."""
+        names = ("unigram_loss", "first_loss", "head_loss", "best_loss", "best_step", "steps", "tokens", "seconds")
+        curve = [("held_out_loss", loss, step) for step, loss in self.curve]
+        return [*curve, *((name, float(getattr(self, name)), 0) for name in names)]
+
     def __str__(self) -> str:
         if not self.steps:
             return f"the encoder stays as it was: {self.reason}"

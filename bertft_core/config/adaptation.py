@@ -27,9 +27,9 @@ class AdaptationConfig(Part):
         tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_list), Field(min_length=1)
     ] = (TRAIN,)
     """Text without labels: `train`, the training rows; or a list of that and of further sources, each as
-    `data.source`, of which the column `data.text` alone is read. A text of theirs that is a validation or test row, or
-    differs from one by spaces, punctuation, accents or case alone, is left out and counted
-    (docs/techniques/adaptation.md)."""
+    `data.source`, of which the column `data.text` alone is read, or another configuration (`.yaml`), of which the
+    training rows are read. A text of theirs that is a validation or test row, or differs from one by spaces,
+    punctuation, accents or case alone, is left out and counted (docs/techniques/adaptation.md)."""
     objective: Literal["mlm"] = "mlm"
     """`mlm`: masked language modelling, the encoder's own task before it was fine-tuned."""
     epochs: Annotated[Whole, Field(ge=1, le=1000)] | None = None

@@ -17,6 +17,7 @@ from bertft_core.config.strategies import PROBED_SAMPLERS
 LEAST_UPDATES, UPDATES_A_CLASS = 300, 50
 LEAST_EPOCHS, MOST_EPOCHS = 3, 20
 LOW_LR, TOP_LR = 5e-5, 2e-4
+SHARED_SHARE = 0.5  # of the `auto` rate, for an encoder that learnt the task beside others (Sun et al. 2019, table 7)
 FEW_ROWS = 100  # training rows up to which the head alone is proposed (docs/few_labels.md)
 PROBED_ROWS = 1_000  # a search on at most so many rows tries the head alone as well: it costs seconds there
 
@@ -42,9 +43,17 @@ def auto_values(training: TrainingConfig, rows: int, classes: int) -> dict[str, 
     return found
 
 
+def _values_of(config: RunConfig, rows: int, classes: int) -> dict[str, float | int]:
+    """`auto_values` of a run; the rate is half of it where the encoder was trained on the task already."""
+    found = auto_values(config.training, rows, classes)
+    if config.multi_task is not None and "lr" in found:
+        found["lr"] = float(f"{SHARED_SHARE * found['lr']:.3g}")
+    return found
+
+
 def settled(config: RunConfig, rows: int, classes: int) -> RunConfig:
     """The configuration with numbers in place of `auto`, for a fit on so many training rows; values given stay."""
-    found = auto_values(config.training, rows, classes)
+    found = _values_of(config, rows, classes)
     return config.with_values(found) if found else config
 
 
@@ -73,7 +82,7 @@ def searched(config: RunConfig, rows: int, classes: int) -> RunConfig:
     search = config.search
     if search is None or not search.trials:
         return config
-    found = auto_values(config.training, rows, classes)
+    found = _values_of(config, rows, classes)
     lr = found["lr"] if config.training.lr == AUTO else number(config.training.lr)
     space = search.space or _default_space(lr)
     first = {key: value for key, value in found.items() if key in space}

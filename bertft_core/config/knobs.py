@@ -98,6 +98,7 @@ def without_unused(tree: dict[str, Any]) -> dict[str, Any]:
         del read["model"]["pooling"]
     if read["adaptation"] is None:  # likewise
         del read["adaptation"], read["model"]["adapted"]
+    del read["multi_task"]  # the encoder stands for it
     return read
 
 

@@ -206,6 +206,9 @@ class RunConfig(Part):
     model: ModelConfig
     tokenization: TokenizationConfig = TokenizationConfig()
     adaptation: AdaptationConfig | None = None
+    multi_task: str | None = None
+    """A file with `tasks`, from this one on: fits begin with the encoder that it trains on several tasks at once, at
+    half the rate where `training.lr` is `auto` (docs/techniques/multi_task.md). `bertft run` of that file sets it."""
     training: TrainingConfig = TrainingConfig()
     search: SearchConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -235,6 +238,14 @@ class RunConfig(Part):
             raise ValueError(f"{_ENCODER}: wanted an encoder; {BASE} and {ADAPTED} are words of search.space")
         if self.adaptation is None and (words := [word for word in (BASE, ADAPTED) if word in searched]):
             raise ValueError(f"search.space.{_ENCODER}: {words[0]} wants a section adaptation, which is missing")
+        if self.adaptation is not None and self.multi_task is not None:
+            raise ValueError(
+                "multi_task: the encoder is trained further by adaptation already: take one of the two out"
+            )
+        if self.multi_task is not None and searched and self.is_searched:
+            raise ValueError(
+                f"search.space.{_ENCODER}: has no effect with multi_task, which makes one encoder: take it out"
+            )
         if self.adaptation is None and not self.model.adapted:
             raise ValueError("model.adapted: has no effect without a section adaptation: take it out")
         if searched and self.is_searched and self.adaptation is not None and ADAPTED not in searched:
@@ -363,6 +374,11 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
     if not file.is_file():
         raise ConfigError(f"{file}: no such configuration file; wanted a YAML file (see examples/)")
     tree = read_yaml(file)
+    if "tasks" in tree:
+        raise ConfigError(
+            f"{file}: tasks: `bertft run` and `bertft check` take a file of several tasks; for all else name the "
+            f"configuration of one of them, with `multi_task: {file.name}` in it"
+        )
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:

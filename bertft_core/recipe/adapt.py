@@ -1,4 +1,6 @@
-"""The stage between tokens and search: the encoder trained further on text without labels, and what that bought."""
+"""The stage between tokens and search: the encoder trained further on text without labels, or on several tasks at once;
+what the former bought.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bertft_core.adaptation.lineage import Adaptation, AdaptedEncoder, carry_out
+from bertft_core.adaptation.lineage import AdaptedEncoder, carry_out
+from bertft_core.adaptation.multi_task.lineage import MultiTask, SharedEncoder, carry_out_together
+from bertft_core.adaptation.multi_task.results import MultiTaskResult, MultiTaskSpec
 from bertft_core.adaptation.results import AdaptationResult, AdaptationSpec
 from bertft_core.base.errors import InputError, TrialPruned
 from bertft_core.base.text import counted
@@ -21,16 +25,17 @@ from bertft_core.data.dataset import DatasetSplits
 from bertft_core.recipe.context import RunContext
 from bertft_core.recipe.evaluation import labels_of_split
 from bertft_core.recipe.fit import fit_spec, machine_settings, settled_for
+from bertft_core.recipe.prepare import MadeFirst
 
 _ENCODER = "model.pretrained"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """A finished adaptation: where its encoder lies and what it stands on, and what became of it."""
+    """An encoder that was made first: where it lies and what it stands on, and what became of it."""
 
-    adaptation: Adaptation
-    encoder: AdaptedEncoder
+    adaptation: MadeFirst
+    encoder: AdaptedEncoder | SharedEncoder
 
     def __str__(self) -> str:
         return str(self.encoder.result)
@@ -40,7 +45,7 @@ class Adapted:
         result = asdict(self.encoder.result)
         del result["curve"]
         lineage = {"encoder": self.encoder.key, "base": self.encoder.base_encoder, "chain": list(self.encoder.chain)}
-        facts = {"documents": self.encoder.documents, "why": self.adaptation.why, "text": str(self)}
+        facts = {**self.encoder.facts(), "why": self.adaptation.why, "text": str(self)}
         return {**lineage, **facts, **result}
 
 
@@ -49,7 +54,7 @@ def adapt(
     on_progress: Callable[[float, dict[str, Any]], None] | None = None,
     doing: Callable[[str], None] = lambda text: None,
 ) -> Adapted | None:
-    """Make the encoder that the run's adaptation names, or read it back; None where the run has none.
+    """Make the encoder that the run's fits begin with, or read it back; None where that is the configured one.
 
     Raises InputError where it diverges or memory does not hold a single block.
     """
@@ -62,12 +67,22 @@ def adapt(
     def train(spec: AdaptationSpec) -> AdaptationResult:
         return context.trainer.adapt(spec, on_progress)
 
+    def train_together(spec: MultiTaskSpec) -> MultiTaskResult:
+        return context.trainer.fit_together(spec, on_progress)
+
+    made: AdaptedEncoder | SharedEncoder
     try:
-        made = carry_out(planned, context.config, context.home, machine, train)
+        if isinstance(planned, MultiTask):
+            made = carry_out_together(planned, context.home, machine, train_together)
+        else:
+            made = carry_out(planned, context.config, context.home, machine, train)
     except TrialPruned as fault:
+        what, cut = "adaptation", "adaptation.max_length"
+        if isinstance(planned, MultiTask):
+            what, cut = f"training of {planned.config.name}", "the tasks' tokenization.max_length"
         raise InputError(
-            f"the adaptation ended early ({fault.reason}): lower adaptation.lr where it diverged, "
-            "adaptation.max_length where memory ran out"
+            f"the {what} ended early ({fault.reason}): lower {'adaptation' if what == 'adaptation' else 'training'}.lr "
+            f"where it diverged, {cut} where memory ran out"
         ) from None
     return Adapted(adaptation=planned.with_folder(context.home), encoder=made)
 

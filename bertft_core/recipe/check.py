@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bertft_core.adaptation.multi_task.lineage import MultiTask
 from bertft_core.base.display import masked
 from bertft_core.base.text import counted
 from bertft_core.config.fit import AUTO, PROBE, number
@@ -128,10 +129,14 @@ def _blend(config: RunConfig, dataset: DatasetSplits) -> str:
 
 
 def _adaptation(config: RunConfig, prepared: Prepared) -> str | None:
-    """On what the encoder would be trained further, and from where."""
-    if prepared.adaptation is None or config.adaptation is None:
-        return None
+    """On what the encoder would be trained first, and from where."""
     section, adaptation = config.adaptation, prepared.adaptation
+    if isinstance(adaptation, MultiTask):
+        training = adaptation.training
+        length = f"{counted(number(training.epochs), 'epoch')} at {training.lr:g} in batches of {training.batch_size}"
+        return f"{adaptation}: {length}; {adaptation.why}"
+    if adaptation is None or section is None:
+        return None
     lengths = {"epochs": "epoch", "steps": "step", "minutes": "minute"}
     length = next(counted(n, one) for key, one in lengths.items() if (n := getattr(section, key)) is not None)
     return f"{section.objective}, {length} on {', '.join(section.corpus)}: {adaptation.corpus}; {adaptation.why}"

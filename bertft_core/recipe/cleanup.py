@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertft_core.adaptation.lineage import ADAPTED, CORPORA, UNFINISHED
+from bertft_core.adaptation.corpus import CORPORA
+from bertft_core.adaptation.lineage import ADAPTED, UNFINISHED
 from bertft_core.base.cache import VARIABLE, cache
 from bertft_core.base.errors import BertftError, DamagedFile, RegistryError, fault_text
 from bertft_core.base.files import is_abandoned, is_quiet

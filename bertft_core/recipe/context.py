@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertft_core.adaptation.lineage import Adaptation
 from bertft_core.config.run import RunConfig
-from bertft_core.recipe.prepare import Prepared, at_hand, prepare_for
+from bertft_core.recipe.prepare import MadeFirst, Prepared, at_hand, prepare_for
 from bertft_core.recipe.runs import Run
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class RunContext:
         """The folder of the rows' token ids; made again where somebody removed it during the run."""
         return at_hand(self.config, self.prepared, self.home).tokens.path
 
-    def standing_on(self, adaptation: Adaptation) -> RunContext:
+    def standing_on(self, adaptation: MadeFirst) -> RunContext:
         """The same run once the encoder that it begins with is made."""
         return replace(self, prepared=self.prepared.standing_on(adaptation))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 
-from bertft_core.adaptation.lineage import Adaptation
+from bertft_core.adaptation.multi_task.lineage import MultiTask
 from bertft_core.config.auto import searched, settled
 from bertft_core.config.fit import number
 from bertft_core.config.run import RunConfig
@@ -15,7 +15,7 @@ from bertft_core.data.tokens.tokenization import open_split
 from bertft_core.model.pretrained import layer_count
 from bertft_core.model.weight_files import weight_shapes
 from bertft_core.recipe.fit import prefix_plan, schedule_of
-from bertft_core.recipe.prepare import Prepared
+from bertft_core.recipe.prepare import MadeFirst, Prepared
 
 _FORWARD = 1 / 3  # of a training step: what comes back costs twice what goes forth
 _PADDING = 1.15  # batches hold rows of like length (benchmarks/batches.py)
@@ -86,9 +86,14 @@ def run_seconds(config: RunConfig, work: Work, pretrained: Path, token_seconds: 
     return parts
 
 
-def adapt_seconds(config: RunConfig, adaptation: Adaptation, token_seconds: float) -> float:
-    """Seconds of an adaptation, 0 of one that is made; its blocks hold no padding, held-out ones are scored beside."""
+def adapt_seconds(config: RunConfig, adaptation: MadeFirst, token_seconds: float) -> float:
+    """Seconds until the encoder that is made first is there, 0 of one that is.
+
+    Blocks of an adaptation hold no padding, held-out ones are scored beside; of several tasks all layers count.
+    """
     section = config.adaptation
+    if isinstance(adaptation, MultiTask):
+        return 0.0 if adaptation.folder else _PADDING * adaptation.tokens_read * token_seconds
     if section is None or adaptation.folder:
         return 0.0
     share = min(1.0, 2 * adaptation.new / adaptation.corpus.documents) if adaptation.begins_with else 1.0

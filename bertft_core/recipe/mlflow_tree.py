@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bertft_core.adaptation.multi_task.lineage import MultiTask
 from bertft_core.base.addresses import is_elsewhere
 from bertft_core.base.display import masked
 from bertft_core.base.errors import DamagedFile
@@ -104,18 +105,20 @@ class Tree:
         return said
 
     def adaptation(self, adapted: Adapted) -> None:
-        """The adaptation's run: its settings, the loss on held-out text by step, and the encoders it stands on."""
-        encoder, result = adapted.encoder, adapted.encoder.result
+        """The run of an encoder that was made first: settings, what it learnt by step, the encoders it stands on."""
+        encoder = adapted.encoder
         tags = {"bertft.encoder": encoder.key, "bertft.encoder.base": encoder.base_encoder}
-        tags |= {"bertft.encoder.chain": " > ".join(encoder.chain), "bertft.reason": result.reason}
-        began = encoder.made - result.seconds
+        tags |= {"bertft.encoder.chain": " > ".join(encoder.chain)}
+        if isinstance(adapted.adaptation, MultiTask):
+            settings = parameters(adapted.adaptation.config, "multi_task.")
+        else:
+            assert self._config.adaptation is not None, "what is adapted has a section"
+            settings = parameters(self._config.adaptation, "adaptation.")
+        points = [store.MetricPoint(key=key, value=value, step=step) for key, value, step in encoder.result.points()]
+        tags["bertft.reason"] = getattr(encoder.result, "reason", "")
+        began = encoder.made - encoder.result.seconds
         run_id = self._open("adapt", self.root, f"{self._config.name} adaptation", tags, started=began)
-        assert self._config.adaptation is not None, "what is adapted has a section"
-        settings = parameters(self._config.adaptation, "adaptation.")
-        store.log_params(self.store, run_id, {**settings, "documents": encoder.documents})
-        points = [store.MetricPoint(key="held_out_loss", value=loss, step=step) for step, loss in result.curve]
-        names = ("unigram_loss", "first_loss", "head_loss", "best_loss", "best_step", "steps", "tokens", "seconds")
-        points += [store.MetricPoint(key=name, value=float(getattr(result, name))) for name in names]
+        store.log_params(self.store, run_id, {**settings, **encoder.facts()})
         store.log_metrics(self.store, run_id, points)
         store.finish_run(self.store, run_id, ended=encoder.made)
 

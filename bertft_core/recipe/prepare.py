@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bertft_core.adaptation.lineage import Adaptation, plan_adaptation
+from bertft_core.adaptation.multi_task.lineage import MultiTask, Task, plan_multi_task
 from bertft_core.base.errors import ConfigError
 from bertft_core.base.files import MANIFEST
 from bertft_core.base.hashes import encoder_fingerprint
 from bertft_core.config.fit import class_weight_faults, target_faults
+from bertft_core.config.multi_task import load_multi_task
 from bertft_core.config.run import RunConfig
 from bertft_core.config.search import values_of
 from bertft_core.data.dataset import DatasetSplits
@@ -22,6 +24,7 @@ from bertft_core.evaluation.scores.extra import require_metrics
 from bertft_core.model.pretrained import resolve_pretrained
 
 OnProgress = Callable[[str, int, int | None], None]  # what, how many, of how many where that is known
+MadeFirst = Adaptation | MultiTask  # an encoder that is made before the fits, of text or of several tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +34,23 @@ class Prepared:
     dataset: the rows of the splits, on disk
     tokens: their ids, on disk
     pretrained: the folder of the encoder that a fit begins with; as long as an adaptation is planned alone, of its base
-    encoder: the fingerprint of its files; of an adapted one the key of the adaptation
-    adaptation: None where fits begin with the configured encoder
+    encoder: the fingerprint of its files; of one that is made first its key
+    adaptation: what makes that, further pre-training or a training on several tasks; None where fits begin with the
+    configured encoder
     """
 
     dataset: DatasetSplits
     tokens: TokenizedSplits
     pretrained: str
     encoder: str
-    adaptation: Adaptation | None = None
+    adaptation: MadeFirst | None = None
 
     @property
     def base_encoder(self) -> str:
         """The fingerprint of the configured encoder, whether fits begin with it or with an adapted one."""
         return self.adaptation.base_encoder if self.adaptation else self.encoder
 
-    def standing_on(self, adaptation: Adaptation | None) -> Prepared:
+    def standing_on(self, adaptation: MadeFirst | None) -> Prepared:
         """The same rows and tokens for another beginning: the adapted encoder, or the configured one (None)."""
         if adaptation is not None:
             folder = adaptation.folder or adaptation.base
@@ -84,11 +88,29 @@ def prepare(config: RunConfig, home: Path, on_progress: OnProgress | None = None
 
 
 def planned(config: RunConfig, prepared: Prepared, home: Path, on_progress: OnProgress | None = None) -> Prepared:
-    """`prepared` with the name of the adapted encoder that fits will begin with, where the configuration has one."""
+    """`prepared` with the name of the encoder that is made first, by adaptation or on several tasks, where one is."""
+    base = (Path(prepared.pretrained), prepared.encoder)
+    if config.multi_task is not None:
+        return prepared.standing_on(_planned_together(config, config.multi_task, prepared, home, on_progress))
     if not config.is_adapted:
         return prepared
-    base = (Path(prepared.pretrained), prepared.encoder)
     return prepared.standing_on(plan_adaptation(config, prepared.dataset, base, home, on_progress))
+
+
+def _planned_together(
+    config: RunConfig, file: str, prepared: Prepared, home: Path, on_progress: OnProgress | None
+) -> MultiTask:
+    multi, tasks = load_multi_task(config.base_dir / file), {}
+    for name, task in multi.configurations().items():
+        rows = prepare(task, home, on_progress)
+        if rows.encoder != prepared.encoder:
+            raise ConfigError(
+                f"tasks.{name}: model.pretrained is {task.model.pretrained!r}, this run has "
+                f"{config.model.pretrained!r}: tasks that share an encoder name the same"
+            )
+        tasks[name] = Task(config=task, dataset=rows.dataset, tokens=rows.tokens)
+    base = (Path(prepared.pretrained), prepared.encoder)
+    return plan_multi_task(multi, tasks, prepared.dataset, base, home)
 
 
 def prepare_for(

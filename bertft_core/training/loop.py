@@ -20,7 +20,7 @@ from bertft_core.base.errors import ConfigError, DataError, ModelError
 from bertft_core.base.files import write_json
 from bertft_core.base.records import read_or_set_aside
 from bertft_core.base.text import counted
-from bertft_core.config.fit import ADJUSTED, FOCAL, PROBE, number
+from bertft_core.config.fit import PROBE, number
 from bertft_core.config.metrics import as_score
 from bertft_core.data.tokens.batching import epoch_batches, sample_rows, unit_rows
 from bertft_core.model.classifier import level_digests, load_classifier, save_classifier, weights_digest
@@ -43,14 +43,7 @@ from bertft_core.training.checkpoint import (
 )
 from bertft_core.training.forward import FeatureForward, Forward, open_forward
 from bertft_core.training.linear_probe import train_head
-from bertft_core.training.losses import (
-    TrainingLoss,
-    chance_loss,
-    class_weights,
-    log_priors,
-    multi_label_weights,
-    validation_scores,
-)
+from bertft_core.training.losses import TrainingLoss, chance_loss, validation_scores
 from bertft_core.training.machine import one_row_milliseconds, pick_device, runtime, weight_bytes
 from bertft_core.training.optimizer import (
     batch_gradient,
@@ -281,18 +274,8 @@ def _build_prefixes(run: _Fit) -> None:
 
 
 def _loss(spec: FitSpec, train: TokenArrays, rows: np.ndarray[Any, Any], device: torch.device) -> TrainingLoss:
-    targets, n_classes = (train.labels if train.weights is None else train.weights)[rows], len(spec.classes)
-    given = spec.training.class_weights
-    mode = given if isinstance(given, str) else [given.get(name, 1.0) for name in spec.classes]
-    weights = multi_label_weights(mode, targets) if spec.multi_label else class_weights(mode, targets, n_classes)
-    adjustment = spec.training.tau * log_priors(targets, n_classes) if spec.training.loss == ADJUSTED else None
-    return TrainingLoss(
-        weights=None if weights is None else torch.from_numpy(weights).to(device),
-        smoothing=spec.training.label_smoothing,
-        gamma=spec.training.focal_gamma if spec.training.loss == FOCAL else None,
-        adjustment=None if adjustment is None else torch.from_numpy(adjustment).to(device),
-        multi_label=spec.multi_label,
-    )
+    targets = (train.labels if train.weights is None else train.weights)[rows]
+    return TrainingLoss.of(spec.training, spec.classes, targets, device, multi_label=spec.multi_label)
 
 
 def _train(run: _Fit) -> str:

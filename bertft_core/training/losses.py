@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from bertft_core.config.fit import ADJUSTED, FOCAL, TrainingConfig
 from bertft_core.evaluation.scores.counts import class_f1
 
 
@@ -97,6 +98,29 @@ class TrainingLoss:
     gamma: float | None = None
     adjustment: torch.Tensor | None = None
     multi_label: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        training: TrainingConfig,
+        classes: Sequence[str],
+        targets: NDArray[Any],
+        device: torch.device,
+        *,
+        multi_label: bool,
+    ) -> Self:
+        """As the configuration has it, for training rows with these targets: labels [n], or weights [n, C]."""
+        given, n_classes = training.class_weights, len(classes)
+        mode = given if isinstance(given, str) else [given.get(name, 1.0) for name in classes]
+        weights = multi_label_weights(mode, targets) if multi_label else class_weights(mode, targets, n_classes)
+        adjustment = training.tau * log_priors(targets, n_classes) if training.loss == ADJUSTED else None
+        return cls(
+            weights=None if weights is None else torch.from_numpy(weights).to(device),
+            smoothing=training.label_smoothing,
+            gamma=training.focal_gamma if training.loss == FOCAL else None,
+            adjustment=None if adjustment is None else torch.from_numpy(adjustment).to(device),
+            multi_label=multi_label,
+        )
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of logits [n, C]."""

@@ -36,7 +36,7 @@ _CONFIG_VERBS = {
     "minutes and disk on this machine, what goes where",
     "run": "the whole chain: labelled text to a registered and, if better, promoted model; an unchanged configuration "
     "on unchanged rows trains nothing. Of a table instead of a configuration it first writes one, as `bertft init` "
-    "does, and prints it",
+    "does, and prints it. Of a file of several tasks it trains one encoder on all, then runs each",
     "search": "search the hyperparameters up to search.trials finished trials; killed, the same command goes on",
     "finetune": "the final fit with the best parameters (searches first where trials are missing)",
     "evaluate": "evaluate the latest finished fit of this configuration on the test split",

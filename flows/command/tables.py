@@ -16,7 +16,9 @@ _SHOWN_CLASSES = 10  # of the largest and of the rarest, in the plan
 
 
 def render(verb: str, result: dict[str, Any]) -> str:
-    """A short table for `verb`'s result document."""
+    """A short table for `verb`'s result document, of several tasks one after the other."""
+    if "tasks" in result:
+        return "\n\n".join(render(verb, each) for each in result["tasks"].values())
     if verb == "search" and "best_params" not in result:
         return _lines(result)
     return _TABLES.get(verb, _run)(result)

@@ -417,10 +417,32 @@ def _up(args: argparse.Namespace) -> None:
     up(home, store, ports, args.write_result, Reporter().say, is_open=args.open)
 
 
+def _of_each_task(verb: Callable[[argparse.Namespace], dict[str, Any]]) -> Callable[[argparse.Namespace], Any]:
+    """A verb over a configuration that also takes a file of several tasks: then it does each, one after the other.
+
+    key=value goes to the configuration of each task.
+    """
+
+    def over(args: argparse.Namespace) -> dict[str, Any]:
+        from bertft_core.config.multi_task import is_multi_task, load_multi_task
+
+        if not is_multi_task(args.config):
+            return verb(args)
+        multi, done = load_multi_task(args.config), {}
+        multi.configurations()  # a fault in the last one is told before the first is run
+        for name, file in multi.files().items():
+            shared = os.path.relpath(Path(args.config).resolve(), file.parent)
+            own = {"config": str(file), "overrides": [*args.overrides, f"multi_task={json.dumps(shared)}"]}
+            done[name] = verb(argparse.Namespace(**{**vars(args), **own}))
+        return {"name": multi.name, "tasks": done}
+
+    return over
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
-    "check": _check,
+    "check": _of_each_task(_check),
     "init": _init,
-    "run": _run,
+    "run": _of_each_task(_run),
     "search": _search,
     "finetune": lambda args: _flow(args, "finetune"),
     "evaluate": lambda args: _flow(args, "evaluate"),

@@ -43,6 +43,9 @@ WITHOUT_EFFECT = {
     "serving/attribution.py": "explains answers of a finished model",
     "adaptation/lineage.py": "names an adapted encoder, by its key",
     "adaptation/loop.py": "makes an adapted encoder, whose key holds ADAPTATION_VERSION",
+    "adaptation/multi_task/lineage.py": "names the encoder of several tasks, by its key",
+    "adaptation/multi_task/loop.py": "makes that encoder, whose key holds MULTI_TASK_VERSION",
+    "adaptation/multi_task/results.py": "carries a shared training to the trainer process and its result back",
     "adaptation/results.py": "carries an adaptation to the trainer process and its result back",
 }
 

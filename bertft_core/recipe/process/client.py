@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from bertft_core.adaptation.multi_task.results import MultiTaskResult, MultiTaskSpec
 from bertft_core.adaptation.results import AdaptationResult, AdaptationSpec
 from bertft_core.base import errors
 from bertft_core.base.display import cleaned
@@ -111,6 +112,12 @@ class Trainer:
         with carried(Path(spec.output), _beat(on_progress), is_final=False):
             found = self._call({"cmd": "adapt", "spec": spec.to_json()}, on_progress)
         return parse_record(json.dumps(found), AdaptationResult, "the trainer's answer", "")
+
+    def fit_together(self, spec: MultiTaskSpec, on_progress: OnProgress | None = None) -> MultiTaskResult:
+        """Run `adaptation.multi_task.loop.fit_together` in the process, as `fit`."""
+        with carried(Path(spec.output), _beat(on_progress), is_final=False):
+            found = self._call({"cmd": "fit_together", "spec": spec.to_json()}, on_progress)
+        return parse_record(json.dumps(found), MultiTaskResult, "the trainer's answer", "")
 
     def score(
         self,

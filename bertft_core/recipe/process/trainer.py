@@ -1,8 +1,9 @@
 """The trainer process: `python -P -m bertft_core.recipe.process.trainer`, JSON lines in, JSON lines out.
 
-Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "adapt", "spec": {...}}, {"cmd": "score" | "features" |
-"explain" | "resolve", ...} and {"cmd": "import"}, which does no more than every command does first. A fit on several
-processes is led by this one, which starts the others (`crew`); "place" in a fit's command makes it one of those.
+Commands: {"cmd": "fit", "spec": {...}, "rungs": bool}, {"cmd": "adapt" | "fit_together", "spec": {...}}, {"cmd":
+"score" | "features" | "explain" | "resolve", ...} and {"cmd": "import"}, which does no more than every command does
+first. A fit on several processes is led by this one, which starts the others (`crew`); "place" in a fit's command makes
+it one of those.
 Answers: {"event": "progress" | "rung" | "result" | "error", ...}; a rung waits for {"stop": bool}.
 Progress is repeated every 2 s.
 It imports no prefect, mlflow or optuna, and it ends when its parent does.
@@ -148,6 +149,16 @@ def _run_adapt(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     return asdict(adapt(AdaptationSpec.from_json(message["spec"]), progress))
 
 
+def _run_fit_together(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
+    from bertft_core.adaptation.multi_task.loop import fit_together
+    from bertft_core.adaptation.multi_task.results import MultiTaskSpec
+
+    def progress(fraction: float, facts: dict[str, Any]) -> None:
+        wire.send("progress", fraction=fraction, facts=facts)
+
+    return asdict(fit_together(MultiTaskSpec.from_json(message["spec"]), progress))
+
+
 def _run_score(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
     from bertft_core.training.scoring import score
 
@@ -198,6 +209,7 @@ def _run_resolve(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:
 _COMMANDS: dict[str, Callable[[_Wire, dict[str, Any]], dict[str, Any]]] = {
     "import": lambda wire, message: {},
     "adapt": _run_adapt,
+    "fit_together": _run_fit_together,
     "fit": _run_fit,
     "score": _run_score,
     "features": _run_features,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,3 +65,36 @@ def spec(encoder: Path, topics: Corpus, tmp_path: Path) -> Callable[..., Adaptat
         return AdaptationSpec(config=config, key=key, pretrained=str(pretrained), corpus=corpus.directory, **values)
 
     return build
+
+
+TOGETHER = "{epochs: 3, lr: 3.0e-3, batch_size: 16, unfreezing: none}"
+
+
+def rows_of(topics: tuple[int, int], n: int, seed: int) -> list[tuple[str, str]]:
+    """Texts of one of two topics each, labelled by it."""
+    draw = random.Random(seed)
+    chosen = [draw.choice(topics) for _ in range(n)]
+    return [(" ".join(draw.choices(TOPICS[topic], k=12)), TOPICS[topic][0]) for topic in chosen]
+
+
+def write_task(folder: Path, name: str, rows: list[tuple[str, str]], split: str = "{}") -> None:
+    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("text", "label"), *rows])
+    text = f"""
+name: {name}
+data: {{source: {name}.csv, split: {split}}}
+model: {{pretrained: encoder, pooling: {"mean" if name == "trade" else "cls"}}}
+tokenization: {{max_length: {32 if name == "trade" else 24}}}
+training: {{epochs: 1, precision: float32, device: cpu, threads: 1}}
+"""
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def write_tasks(folder: Path) -> None:
+    """play and trade, of other topics and sizes, read by other heads of one encoder; both.yaml names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_encoder(folder / "encoder", layers=2, hidden=32)
+    write_task(folder, "play", rows_of((0, 1), 300, 1))
+    write_task(folder, "trade", rows_of((2, 3), 120, 2))
+    text = f"name: both\ntasks: {{play: play.yaml, trade: trade.yaml}}\ntemperature: 2\ntraining: {TOGETHER}\n"
+    (folder / "both.yaml").write_text(text, encoding="utf-8")

@@ -16,10 +16,11 @@ import pytest
 
 from bertft_core.adaptation.lineage import AdaptedEncoder, carry_out
 from bertft_core.adaptation.loop import adapt
-from bertft_core.base.errors import DataError, TrainerDied
+from bertft_core.base.errors import ConfigError, DataError, TrainerDied
 from bertft_core.base.files import is_complete
 from bertft_core.base.hashes import encoder_fingerprint
-from bertft_core.config.run import RunConfig, parse_config
+from bertft_core.config.run import RunConfig, load_config, parse_config
+from bertft_core.data.prepare import prepare_dataset
 from bertft_core.data.tokens.encoding import load_tokenizer
 from bertft_core.recipe.adapt import Gain
 from bertft_core.recipe.adapt import adapt as adapt_stage
@@ -116,9 +117,32 @@ def test_sources_alone_leave_the_training_rows_out(first, encoder: Path, tmp_pat
     assert sorted(documents(prepared, encoder)) == sorted(topic_texts(30, seed=5))
 
 
+def test_another_configuration_gives_its_training_rows_alone(first, encoder: Path, tmp_path: Path) -> None:
+    """Rows that judge here are left out of it, those that judge there are not read."""
+    mine = first[1].dataset
+    held = [t for split in ("validation", "test") for t in mine.table(split)["text"].to_pylist()]
+    write_rows(tmp_path / "rows.csv", TEXTS)
+    (tmp_path / "elsewhere").mkdir()
+    write_rows(tmp_path / "elsewhere" / "their.csv", [*topic_texts(120, seed=21), *held])
+    theirs = "{name: theirs, data: {source: their.csv, split: {salt: another}}, model: {pretrained: none}}"
+    (tmp_path / "elsewhere" / "their.yaml").write_text(theirs, encoding="utf-8")
+    config = configured(tmp_path, encoder, {**SECTION, "corpus": ["train", "elsewhere/their.yaml"]})
+    prepared = planned(config, prepare(config, tmp_path / "home"), tmp_path / "home")
+    assert prepared.adaptation is not None
+    other = prepare_dataset(
+        load_config(tmp_path / "elsewhere" / "their.yaml").data, tmp_path / "home" / "data", tmp_path / "elsewhere"
+    )
+    their = {split: set(other.table(split)["text"].to_pylist()) for split in ("train", "validation", "test")}
+    assert all(part & set(held) for part in their.values())
+    wanted = set(mine.table("train")["text"].to_pylist()) | their["train"] - set(held)
+    assert set(documents(prepared, encoder)) == wanted
+    assert prepared.adaptation.corpus.judging == len(their["train"] & set(held))
+
+
 @pytest.mark.parametrize(
     ("corpus", "said"),
     [
+        ("nowhere.yaml", r"adaptation.corpus: nowhere.yaml: .*nowhere.yaml: no such configuration file"),
         ("nowhere.csv", "adaptation.corpus: 'nowhere.csv': no such file"),
         ("rows.csv", "no document is left of rows.csv"),
     ],
@@ -130,7 +154,7 @@ def test_a_corpus_that_is_none_is_told_by_its_key(corpus: str, said: str, encode
     prepared = prepare(config, tmp_path / "home")
     if corpus == "rows.csv":  # all that it holds judges
         write_texts(tmp_path / "rows.csv", prepared.dataset.table("test")["text"].to_pylist())
-    with pytest.raises(DataError, match=said):
+    with pytest.raises((ConfigError, DataError), match=said):
         planned(config, prepared, tmp_path / "home")
 
 

@@ -147,6 +147,37 @@ def test_rows_of_validation_and_test_are_left_out_and_counted(place: Path) -> No
     assert (counts["in_validation_or_test"], counts["imported"]) == (2, 1)
 
 
+@pytest.mark.parametrize("is_listed", [True, False], ids=["lists in one column", "a column a label"])
+def test_rows_of_several_labels_come_back_as_they_were_labelled(place: Path, is_listed: bool) -> None:
+    """A row of no label too; what is half filled in is told by its row."""
+    sets = [["long", "dull"], ["dull"], [], ["long"]]
+
+    def cells(labels: list[str]) -> list[str]:
+        return [json.dumps(labels)] if is_listed else [str(int(name in labels)) for name in ("dull", "long")]
+
+    header = ["tags"] if is_listed else ["dull", "long"]
+    rows = [[_text(i), *cells(sets[i % 4])] for i in range(120)]
+    _table(place / "films.csv", ["text", *header], rows)
+    config = _config(place, label="tags" if is_listed else header)
+    back = [[f"new {i}", *cells(labels)] for i, labels in enumerate(sets)]
+    file = _table(place / "back.csv", ["text", *header], [*back, ["not yet", *[""] * len(header)]])
+    counts = take_back(config, file, place / "home")
+    assert (counts["imported"], counts["without_label"]) == (4, 1)
+    assert take_back(config, file, place / "home")["imported"] == 0
+    data = ingest(config, place / "home")
+    train = {row["text"]: row["weights"] for row in data.table("train").to_pylist()}
+    assert data.multi_label and list(data.classes) == ["dull", "long"]
+    for i, labels in enumerate(sets):
+        assert train[f"new {i}"] == [float(name in labels) for name in data.classes]
+    faulty = ["half", json.dumps(["awful"])] if is_listed else ["half", "1", ""]
+    _table(file, ["text", *header], [["one more", *cells(["dull"])], faulty])
+    with pytest.raises(InputError, match=r"nothing is imported: row 2: .*classes: dull, long"):
+        take_back(config, file, place / "home")
+    other = _table(file, ["text", *header], [["New 1", *cells(["long"])]])
+    with pytest.raises(InputError, match=r"back\.csv, row 1 has another label than films\.chosen\.jsonl, row 2"):
+        take_back(config, other, place / "home")
+
+
 def test_formulas_are_neutralised_in_the_file_and_come_back_as_they_were(place: Path) -> None:
     texts = [f"=HYPERLINK({i}) was the long film" for i in range(40)]
     found, rows = _offer(place, _table(place / "pool.csv", ["text"], [[t] for t in texts]), 5)

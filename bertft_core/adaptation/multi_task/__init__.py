@@ -1,0 +1,1 @@
+"""One encoder trained on several tasks at once, before each is fitted alone."""

@@ -17,7 +17,7 @@ _CLASS_SALTS, _SALTS = 1_000, 200  # tried before none is named; the second are 
 _FAR = 0.5  # a split with less than half, or more than one and a half times of the rows asked for is far off
 _LARGE_GROUP = 0.1  # share of the rows, the default share of validation
 _SHOWN_GROUPS = 3
-_NAMED = 10  # classes for which a salt each is named
+_NAMED = 20  # classes for which a salt each is named
 _FILLED = (0, 2, 1)  # where the rows of a class are needed first: in train, then in test, then in validation
 
 
@@ -52,7 +52,7 @@ class Draw:
         salts = self.split.class_salt | {name: salt for name, salt in found.items() if salt}
         if salts == self.split.class_salt:
             return ""
-        return f"data.split.class_salt: {json.dumps(salts, ensure_ascii=False)} (moves the rows of that class alone)"
+        return f"data.split.class_salt: {json.dumps(salts, ensure_ascii=False)} (moves the rows of these classes alone)"
 
     def warnings(self) -> list[str]:
         """Shares that are far from what was asked for, and values of data.group that hold a large share of the rows."""

@@ -234,6 +234,35 @@ def gate_faulty_share(reasons: dict[str, int], rows: int, limit: float, quaranti
     )
 
 
+def _with_rows(classes: Sequence[str], counts: npt.NDArray[np.int64], codes: Sequence[int]) -> str:
+    """Classes with their rows, a few by name."""
+    rows = [counted(int(n), "row") for n in counts.sum(0)[codes]]
+    if len(codes) == 1:
+        return f"class {classes[codes[0]]!r} has {rows[0]}"
+    names = [f"{classes[code]!r} ({count})" for code, count in zip(codes, rows, strict=True)]
+    return f"{len(codes)} classes have too few rows: {listed(names, _NAMED)}"
+
+
+def _absent_from_train(
+    classes: Sequence[str], counts: npt.NDArray[np.int64], codes: Sequence[int], draw: Draw | None
+) -> str:
+    """What to say of the classes with these codes: names, rows, where they are, and the setting that mends all."""
+    total, sides = counts.sum(0), [SPLITS[s] for s in (1, 2) if counts[s, codes].any()]
+    place = f"all in {' and '.join(sides) or 'no split'}"
+    rows = [counted(int(n), "row") for n in total[codes]]
+    if len(codes) == 1:
+        what, them = f"class {classes[codes[0]]!r} is absent from train: {rows[0]}, {place}", ("it", "its", "it")
+    else:
+        names = [f"{classes[code]!r} ({count})" for code, count in zip(codes, rows, strict=True)]
+        what = f"{len(codes)} classes are absent from train: {listed(names, _NAMED)}; their rows are {place}"
+        them = ("them", "their", "them")
+    better = draw.remedy(codes) if draw and total[codes].all() else ""
+    return (
+        f"data.label: {what}; add rows of {them[0]}, give {them[1]} rows the label of another class, or leave {them[2]} "
+        "out of the data" + (f"; or set {better}" if better else "")
+    )
+
+
 def gate_classes(
     classes: Sequence[str],
     counts: npt.NDArray[np.int64],
@@ -246,8 +275,8 @@ def gate_classes(
 ) -> tuple[str, ...]:
     """Check counts [3 splits, C] and rows [3 splits]; warnings for classes absent from validation or test.
 
-    draw: None where the files are the splits. Raises DataError for fewer than two classes, empty splits, a class absent
-    from train (`in_train` [C]) or with fewer than data.min_class_rows rows, naming class, count and what to do.
+    draw: None where the files are the splits. Raises DataError for fewer than two classes, empty splits, classes absent
+    from train (`in_train` [C]) or with fewer than data.min_class_rows rows, naming them, their rows and what to do.
     """
     table = ", ".join(
         f"{name[:60]!r} ({counted(int(n), 'row')})" for name, n in zip(classes, counts.sum(0), strict=True)
@@ -264,21 +293,14 @@ def gate_classes(
                 else f"data.split: no row falls into {name} ({sum(rows)} usable rows in all); "
                 "give more rows or a larger share"
             )
-    for c, name in enumerate(classes):
-        total = int(counts[:, c].sum())
-        if not in_train[c]:
-            better = draw.remedy([c]) if draw and total else ""
-            raise DataError(
-                f"data.label: class {name!r} is absent from train: {counted(total, 'row')}, all in "
-                f"{' and '.join(SPLITS[s] for s in (1, 2) if counts[s, c]) or 'no split'}; add rows of it, give its "
-                "rows the label of another class, or leave it out of the data"
-                + (f"; or set {better}" if better else "")
-            )
-        if total < config.min_class_rows and not is_soft:
-            raise DataError(
-                f"data.min_class_rows: class {name!r} has {counted(total, 'row')}, wanted at least "
-                f"{config.min_class_rows}; add rows, or lower data.min_class_rows"
-            )
+    if absent := np.flatnonzero(~in_train).tolist():
+        raise DataError(_absent_from_train(classes, counts, absent, draw))
+    small = np.flatnonzero(counts.sum(0) < config.min_class_rows).tolist()
+    if small and not is_soft:
+        raise DataError(
+            f"data.min_class_rows: {_with_rows(classes, counts, small)}, wanted at least {config.min_class_rows}; add "
+            "rows, or lower data.min_class_rows"
+        )
     absent = [(s, c) for s in range(1, len(sides)) for c in range(len(classes)) if counts[s, c] == 0]
     warnings = []
     for s in range(1, len(sides)):

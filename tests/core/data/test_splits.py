@@ -179,6 +179,23 @@ def test_class_absent_from_train_is_told_the_salt_that_mends_it(tmp_path: Path) 
     assert all(word in str(fault.value) for word in ("add rows", "label of another class", "leave it out"))
 
 
+def test_all_classes_absent_from_train_are_told_at_once(tmp_path: Path) -> None:
+    hidden = [(f"{text} {name}", name) for text, _ in rare("test", 60) for name in "cd"]
+    rows = [*plain(200), *(row for row in hidden if split_of(key_of(row[0]), SplitConfig()) == "test")]
+    with pytest.raises(
+        DataError, match=r"2 classes are absent from train: 'c' \(\d+ rows\), 'd' \(\d+ rows\)"
+    ) as fault:
+        prepare(tmp_path, rows)
+    data = prepare(tmp_path, rows, split={"class_salt": salt_in(str(fault.value), "class_salt")})
+    assert all(data.report.class_counts["train"][name] for name in "abcd")
+
+
+def test_all_classes_of_too_few_rows_are_told_at_once(tmp_path: Path) -> None:
+    rows = [*plain(200), *rare("train", 1), *((f"{text} x", "d") for text, _ in rare("train", 2))]
+    with pytest.raises(DataError, match="2 classes have too few rows: 'c' .1 row., 'd' .2 rows., wanted at least 3"):
+        prepare(tmp_path, rows)
+
+
 def test_classes_absent_from_test_or_validation_are_told_one_setting_for_all(tmp_path: Path) -> None:
     rows = [*plain(200), *rare("train", 4), *((f"{t} x", "d") for t, _ in rare("train", 40))]
     rows = [row for row in rows if row[1] != "d" or split_of(key_of(row[0]), SplitConfig()) != "validation"]

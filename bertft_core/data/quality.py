@@ -251,15 +251,15 @@ def _absent_from_train(
     place = f"all in {' and '.join(sides) or 'no split'}"
     rows = [counted(int(n), "row") for n in total[codes]]
     if len(codes) == 1:
-        what, them = f"class {classes[codes[0]]!r} is absent from train: {rows[0]}, {place}", ("it", "its", "it")
+        what, them = f"class {classes[codes[0]]!r} is absent from train: {rows[0]}, {place}", ("it", "its")
     else:
         names = [f"{classes[code]!r} ({count})" for code, count in zip(codes, rows, strict=True)]
         what = f"{len(codes)} classes are absent from train: {listed(names, _NAMED)}; their rows are {place}"
-        them = ("them", "their", "them")
+        them = ("them", "their")
     better = draw.remedy(codes) if draw and total[codes].all() else ""
     return (
-        f"data.label: {what}; add rows of {them[0]}, give {them[1]} rows the label of another class, or leave {them[2]} "
-        "out of the data" + (f"; or set {better}" if better else "")
+        f"data.label: {what}; add rows of {them[0]}, give {them[1]} rows the label of another class, or leave "
+        f"{them[0]} out of the data" + (f"; or set {better}" if better else "")
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 16  # batches in a block that is ordered by length: padding against company (benchmarks/batches.py)
+_SLAB = 50_000  # rows of a pass over all ids
 
 Ints = NDArray[np.int64]
 
@@ -121,12 +123,23 @@ def sample_rows(arrays: TokenArrays, rows: int | None) -> Ints:
     total = len(arrays.labels)
     if rows is None or rows >= total:
         return np.arange(total, dtype=np.int64)
-    rows_ids = (arrays.ids[arrays.offsets[i] : arrays.offsets[i + 1]].tobytes() for i in range(total))
-    digests = b"".join(hashlib.blake2b(ids, digest_size=8).digest() for ids in rows_ids)
-    hashes = np.frombuffer(digests, dtype="<u8")
+    hashes = _content_hashes(arrays)
     chosen: list[Ints] = []
     for label in np.unique(arrays.labels):
         members = np.flatnonzero(arrays.labels == label)
         quota = max(1, round(rows * len(members) / total))
         chosen.append(members[np.argsort(hashes[members], kind="stable")[:quota]])
     return np.sort(np.concatenate(chosen))
+
+
+def _content_hashes(arrays: TokenArrays) -> NDArray[np.uint64]:
+    """A hash of the ids of each row [n]; 8 bytes a row are held, and the ids of one slab."""
+    hashes = np.empty(len(arrays.labels), dtype="<u8")
+    for start in range(0, len(hashes), _SLAB):
+        bounds = arrays.offsets[start : start + _SLAB + 1].tolist()
+        digests = bytearray()
+        for begin, end in itertools.pairwise(bounds):
+            digests += hashlib.blake2b(arrays.ids[begin:end].tobytes(), digest_size=8).digest()
+        hashes[start : start + _SLAB] = np.frombuffer(digests, dtype="<u8")
+        arrays.release()
+    return hashes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ from bertft_core.data.tokens.encoding import (
     load_tokenizer,
 )
 from bertft_core.data.tokens.known_tokens import KEY_BYTES, MANNER, Keys, KnownRows, known_rows, row_keys
-from bertft_core.data.tokens.twins import FILE, STAYS, TWINS_VERSION, find_twins, unknown_id
+from bertft_core.data.tokens.twins import FILE, STAYS, TWINS_VERSION, RowTraits, find_twins, unknown_id
 
 TOKENS_VERSION = 2
 _PERCENTILES = (50, 90, 95, 99)
@@ -77,7 +78,7 @@ class TokenArrays:
 
     ids: int32, all rows joined; offsets: int64 [n+1]; pair_start: int32 [n], token types are
     `position >= pair_start[row]`; labels: int32 [n]; weights: float32 [n, C] or None. chunk: None, or the ids of a
-    whole chunk: then a row is its chunks joined, all but the last of that length.
+    whole chunk: then a row is its chunks joined, all but the last of that length. file: what the views look at.
     """
 
     ids: npt.NDArray[np.int32]
@@ -86,6 +87,15 @@ class TokenArrays:
     labels: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32] | None
     chunk: int | None = None
+    file: mmap.mmap | None = None
+
+    def release(self) -> None:
+        """Let go of the pages of the file that this process holds; they are mapped again when they are next read.
+
+        Whoever goes through all rows calls it now and then: else the whole file ends in the process's resident memory.
+        """
+        if self.file is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.file.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
     def first_unit(self) -> npt.NDArray[np.int64]:
@@ -180,8 +190,9 @@ def _make_tokens(
         parts = [row_keys(batch["text"], batch["text_pair"] if dataset.has_pair else None) for batch in batches]
         keys[split] = np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.uint64)
     known = known_rows(staging.parent, manner, np.concatenate(list(keys.values())))
-    encoder = _Encoder(tokenizer=tokenizer, layout=layout, cutting=cutting, known=known)
+    encoder = _Encoder(tokenizer=tokenizer, layout=layout, cutting=cutting, known=known, unknown=unknown_id(tokenizer))
     facts = {s: _tokenize_split(dataset, s, encoder, keys[s], manner, staging, on_progress) for s in SPLITS}
+    traits = [facts[split][2] for split in SPLITS]
     summary = TokenizedSplits(
         directory="",
         fingerprint=_key(manner, dataset),
@@ -193,21 +204,18 @@ def _make_tokens(
         rows_cut={s: f[0] for s, f in facts.items()},
         percentiles={s: f[1] for s, f in facts.items()},
         pad_id=_pad_id(pretrained, tokenizer),
-        twins=_write_twins(staging, tokenizer, layout, cutting),
+        twins=_write_twins(staging, traits, cutting.longest(layout.n_special(False))),
     )
     write_json(staging / "tokens.json", asdict(summary))
 
 
-def _write_twins(staging: Path, tokenizer: Any, layout: SpecialLayout, cutting: Cutting) -> dict[str, int]:
+def _write_twins(staging: Path, traits: list[RowTraits], longest: int | None) -> dict[str, int]:
     """Rows of each split that have a twin or no token: their codes to a file, their number by split."""
-    longest = cutting.longest(layout.n_special(False))
     cut = []
     for split in SPLITS:
         uncut = pa.ipc.open_file(pa.memory_map(str(staging / f"{split}.arrow"))).get_batch(0)["uncut"].to_numpy()
         cut.append(uncut > longest if longest is not None else np.zeros(len(uncut), dtype=bool))
-    marks = {i for part in (*layout.single, *layout.pair) for i in part}
-    arrays = [open_split(staging, split) for split in SPLITS]
-    codes = find_twins(arrays, cut, marks, unknown_id(tokenizer))
+    codes = find_twins([open_split(staging, split) for split in SPLITS], traits, cut)
     np.savez(staging / FILE, **dict(zip(SPLITS, codes, strict=True)))  # type: ignore[arg-type]  # numpy's stub: *args
     return {split: int((code != STAYS).sum()) for split, code in zip(SPLITS, codes, strict=True)}
 
@@ -229,6 +237,12 @@ class _Encoder:
     layout: SpecialLayout
     cutting: Cutting
     known: KnownRows
+    unknown: int
+
+    @cached_property
+    def marks(self) -> set[int]:
+        """The special ids."""
+        return {i for part in (*self.layout.single, *self.layout.pair) for i in part}
 
     def encode(
         self, batch: pa.RecordBatch, keys: Keys, *, has_pair: bool
@@ -271,10 +285,10 @@ def _tokenize_split(
     manner: str,
     staging: Path,
     on_progress: Callable[[str, int, int | None], None] | None,
-) -> tuple[int, dict[str, int]]:
-    """Stream rows to ids in a raw file, then write one record batch over it: (rows cut, percentiles)."""
+) -> tuple[int, dict[str, int], RowTraits]:
+    """Stream rows to ids in a raw file, then write one record batch over it: (rows cut, percentiles, traits)."""
     raw = staging / f"{split}.ids"
-    sizes, starts, uncut, labels, weights = [], [], [], [], []
+    sizes, starts, uncut, labels, weights, traits = [], [], [], [], [], []
     done = 0
     with open(raw, "wb") as out:
         for batch in _batches(dataset, split):
@@ -282,6 +296,7 @@ def _tokenize_split(
             ids, first, lengths = encoder.encode(batch, of_batch, has_pair=dataset.has_pair)
             out.write(np.concatenate(ids).tobytes())
             sizes.append(np.array([len(r) for r in ids], dtype=np.int64))
+            traits.append(RowTraits.of(ids, first, encoder.marks, encoder.unknown))
             starts.append(first)
             uncut.append(lengths)
             labels.append(batch["label"].to_numpy())
@@ -305,7 +320,8 @@ def _tokenize_split(
         values = np.percentile(lengths_all, _PERCENTILES, method="higher")
         percentiles = {f"p{p}": int(value) for p, value in zip(_PERCENTILES, values, strict=True)}
         percentiles["max"] = int(lengths_all.max())
-    return int((lengths_all > longest).sum()) if longest is not None else 0, percentiles
+    n_cut = int((lengths_all > longest).sum()) if longest is not None else 0
+    return n_cut, percentiles, RowTraits.joined(traits)
 
 
 def _joined(parts: list[Any], dtype: Any) -> Any:
@@ -335,8 +351,10 @@ def open_split(directory: Path | str, split: str) -> TokenArrays:
     """Memory-map a tokenised split: read-only views. Raises ArtifactError when it is not there, MemoryError."""
     file = Path(directory) / f"{split}.arrow"
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(file)))
-    except (OSError, pa.ArrowException) as fault:
+        with open(file, "rb") as handle:
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        reader = pa.ipc.open_file(pa.py_buffer(mapped))
+    except (OSError, ValueError, pa.ArrowException) as fault:
         if "allocate memory" in str(fault):  # the machine's trouble, not the file's
             raise MemoryError(f"{file}: {fault}") from fault
         raise ArtifactError(f"{file}: no tokenised split: {fault}") from None
@@ -351,4 +369,5 @@ def open_split(directory: Path | str, split: str) -> TokenArrays:
         labels=batch["label"].to_numpy(),
         weights=weights,
         chunk=int(chunk) if chunk else None,
+        file=mapped,
     )

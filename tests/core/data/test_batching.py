@@ -1,31 +1,19 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
 import pytest
 
 from bertft_core.data.tokens.batching import epoch_batches, pad_batch, sample_rows, scoring_batches
+from bertft_core.data.tokens.tokenization import TokenArrays
 
 
-@dataclass
-class Arrays:
-    """The fields of data.tokenization.TokenArrays."""
-
-    ids: Any
-    offsets: Any
-    pair_start: Any
-    labels: Any
-    weights: Any = field(default=None)
-
-
-def arrays(rows: list[list[int]], pair_start: list[int] | None = None, labels: list[int] | None = None) -> Any:
-    return Arrays(
+def arrays(rows: list[list[int]], pair_start: list[int] | None = None, labels: list[int] | None = None) -> TokenArrays:
+    return TokenArrays(
         ids=np.array([i for row in rows for i in row], dtype=np.int32),
         offsets=np.cumsum([0, *map(len, rows)]),
         pair_start=np.array(pair_start or [len(r) for r in rows], dtype=np.int32),
         labels=np.array(labels or [0] * len(rows), dtype=np.int32),
+        weights=None,
     )
 
 

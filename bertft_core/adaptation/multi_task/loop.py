@@ -73,13 +73,16 @@ class _Task:
     validation: TokenArrays
     rows: NDArray[np.int64]
     loss: TrainingLoss
+    laid: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # an epoch and its batches
 
     def batch(self, count: int) -> NDArray[np.int64]:
         """The rows of its batch number `count` since the beginning: its own epochs follow each other."""
         training = self.spec.training
         epoch, place = divmod(count, math.ceil(len(self.rows) / training.batch_size))
-        lengths, labels = self.train.lengths[self.rows], self.train.labels[self.rows]
-        return self.rows[epoch_batches(lengths, labels, training.batch_size, training.seed, epoch)[place]]
+        if self.laid[0] != epoch:
+            lengths, labels = self.train.lengths[self.rows], self.train.labels[self.rows]
+            self.laid = epoch, epoch_batches(lengths, labels, training.batch_size, training.seed, epoch)
+        return self.rows[self.laid[1][place]]
 
 
 @dataclass(kw_only=True)

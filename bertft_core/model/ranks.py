@@ -66,7 +66,7 @@ class Ranks:
             return loss, is_short
         sizes = [p.numel() for p in parameters]
         total = torch.zeros(sum(sizes) + len(sizes) + 2, device=parameters[0].device)
-        *gradients, given, said = total.split([*sizes, len(sizes), 2])
+        *gradients, given, said = total.split([*sizes, len(sizes), 2])  # type: ignore[no-untyped-call]
         said.copy_(torch.tensor([loss, float(is_short)]))
         for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             if parameter.grad is not None:

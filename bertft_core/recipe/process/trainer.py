@@ -114,9 +114,15 @@ def resolve(pretrained: str, precision: str, device: str, threads: int | None) -
         precision = faster_precision(seconds)
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"training.precision must be auto, float32 or bfloat16, was {precision!r}")
-    steps = {f"{kind}_step": value for kind, value in seconds.items()}
     gpus = torch.cuda.device_count() if name == "cuda" else 0
-    return MachineSettings(precision=precision, device=name, threads=count, gpus=gpus, **steps)
+    return MachineSettings(
+        precision=precision,
+        device=name,
+        threads=count,
+        gpus=gpus,
+        float32_step=seconds.get("float32"),
+        bfloat16_step=seconds.get("bfloat16"),
+    )
 
 
 def _run_fit(wire: _Wire, message: dict[str, Any]) -> dict[str, Any]:

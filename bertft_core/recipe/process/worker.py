@@ -39,7 +39,6 @@ class _Said:
             print(f"{fraction:.0%}, step {facts['step']} of {facts['total_steps']}{more}", file=sys.stderr, flush=True)
 
 
-@record  # so that torchrun names the process that failed first, and why
 def main() -> None:
     """Fit; the first process says the result. Raises ConfigError where torchrun started more or fewer than wanted."""
     keep_private()
@@ -57,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    record(main)()  # so that torchrun names the process that failed first, and why

@@ -27,39 +27,36 @@ def children(pid: int | None) -> list[int]:
 
 
 @pytest.mark.usefixtures("cold_processes")  # whose children are told by their parent
-def test_killed_process_ends_the_fit_with_its_reason_and_the_next_goes_on(spec: Build, tmp_path: Path) -> None:
-    long, beside, at = spec(epochs=20, processes=2, checkpoint_seconds=0), list[int](), 0.0
+def test_killed_process_ends_the_fit_with_its_reason_and_the_next_goes_on(spec: Build) -> None:
+    long, beside, at = spec(epochs=20, processes=2, checkpoint_seconds=0), set[int](), 0.0
+    why = "process 2 of 2 of the fit: the trainer process ended by signal 9"
     with Trainer() as trainer:
 
         def kill(fraction: float, facts: dict[str, Any]) -> None:
             nonlocal at
-            if facts.get("step", 0) >= 20 and not at:
-                beside.extend(children(trainer.pid))
+            if facts.get("step", 0) >= 6 and not at:
+                beside.update(children(trainer.pid))
                 at = time.monotonic()
-                os.kill(beside[0], signal.SIGKILL)
+                os.kill(min(beside), signal.SIGKILL)
 
-        with pytest.raises(
-            TrainerDied, match="process 2 of 2 of the fit: the trainer process ended by signal 9"
-        ) as death:
+        with pytest.raises(TrainerDied, match=why) as death:
             trainer.fit(long, kill)
         assert death.value.signal == signal.SIGKILL and time.monotonic() - at < 30
-        steps: list[int] = []
-        resumed = trainer.fit(long, lambda fraction, facts: steps.append(facts.get("step", 0)))
-        assert min(step for step in steps if step) >= 19
-        assert trainer.fit(long) == resumed  # a finished fit starts no process
-        whole = trainer.fit(
-            spec(epochs=20, processes=2, output=str(tmp_path / "whole")),
-            lambda fraction, facts: beside.extend(children(trainer.pid) if facts.get("epoch") == 2 else []),
-        )
-        assert resumed.weights_digest == whole.weights_digest and resumed.processes == 2
-        rungs: list[float] = []
-        stopped = trainer.fit(
-            spec(epochs=20, processes=2, output=str(tmp_path / "pruned")),
-            None,
-            lambda at, score: bool(rungs.append(at)) or True,
-        )
-    assert rungs == [0.25] and stopped.state == "pruned" and stopped.steps == 30
-    assert len({*beside}) == 2  # one in each of two fits, and neither is left
+        steps, rungs = list[int](), list[float]()
+
+        def follow(fraction: float, facts: dict[str, Any]) -> None:
+            steps.append(facts.get("step", 0))
+            beside.update(children(trainer.pid))
+
+        def stop(fraction: float, score: float) -> bool:
+            rungs.append(fraction)
+            return True
+
+        stopped = trainer.fit(long, follow, stop)
+        assert min(step for step in steps if step) >= 5  # a step is told before its checkpoint is written
+        assert rungs == [0.25] and stopped.state == "pruned" and (stopped.steps, stopped.processes) == (30, 2)
+        assert trainer.fit(long) == stopped
+    assert len(beside) == 2  # one in each of two fits, and neither is left
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in beside):
         assert time.monotonic() < deadline

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from bertft_core.base.files import read_json
 from bertft_core.base.hashes import hash_json
 from bertft_core.base.text import counted, multi_label_text
 
+Part: TypeAlias = "pa.Table | pa.RecordBatch"
 LEAST_SHOWN = 93  # rows on which an accuracy is known to 10 points
 
 
@@ -104,12 +105,16 @@ class DatasetSplits:
 
     def targets(self, split: str) -> Any:
         """Class indices [n] of a split's rows; of multi-label rows 0 and 1 [n, C]."""
-        table = self.table(split)
-        return np.array(table["weights"].to_pylist(), dtype=np.int64) if self.multi_label else table["label"].to_numpy()
+        return self._weights(split).astype(np.int64) if self.multi_label else self.table(split)["label"].to_numpy()
 
     def soft_labels(self, split: str) -> Any:
         """Label weights float32 [n, C] of a split's rows, None unless labels are soft."""
-        return np.array(self.table(split)["weights"].to_pylist(), dtype=np.float32) if self.is_soft else None
+        return self._weights(split) if self.is_soft else None
+
+    def _weights(self, split: str) -> Any:
+        parts = [np.zeros(0, dtype=np.float32)]
+        parts += [part["weights"].flatten().to_numpy() for part in self.batches(split, "weights")]
+        return np.concatenate(parts).reshape(-1, len(self.classes))
 
     def groups(self, split: str) -> Any:
         """Which rows of a split have one data.group, int64 [n]; a row without any is a group of its own.
@@ -122,13 +127,44 @@ class DatasetSplits:
         codes = pc.fill_null(column.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
         return np.where(codes < 0, codes.max() + 1 + np.arange(len(codes)), codes)
 
-    def joined_texts(self, split: str, places: Sequence[int] | None = None) -> list[str]:
-        """Texts of a split, or of its rows at `places`; those of a pair joined by a space."""
-        table = self.table(split) if places is None else take_rows(self.table(split), places)
-        texts: list[str] = table["text"].to_pylist()
+    def batches(self, split: str, *columns: str) -> Iterator[pa.RecordBatch]:
+        """These columns of a split, some rows at a time; read, not mapped, so that memory does not grow with it."""
+        with pa.OSFile(str(self.path / f"{split}.arrow")) as source:
+            schema = pa.ipc.open_file(source).schema
+            options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in columns])
+            reader = pa.ipc.open_file(source, options=options)
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+
+    def rows(self, split: str, places: Any, *columns: str) -> pa.Table:
+        """These columns of the rows at `places`, in that order; memory holds them and no more of the split."""
+        wanted = np.asarray(places, dtype=np.int64)
+        order = np.argsort(wanted, kind="stable")
+        ordered, found, start = wanted[order], [self.table(split).schema.empty_table().select(columns)], 0
+        for batch in self.batches(split, *columns):
+            first, stop = np.searchsorted(ordered, (start, start + batch.num_rows))
+            if first < stop:
+                found.append(pa.table(batch.take(pa.array(ordered[first:stop] - start))).select(columns))
+            start += batch.num_rows
+        back = np.empty(len(order), dtype=np.int64)
+        back[order] = np.arange(len(order))
+        return take_rows(pa.concat_tables(found).combine_chunks(), back)
+
+    def texts(self, split: str) -> RowStrings:
+        """The text of each row, of a pair the first one."""
+        return RowStrings(self, split, ("text",), lambda part: part["text"].to_pylist())
+
+    def joined_texts(self, split: str) -> RowStrings:
+        """The text of each row; those of a pair joined by a space."""
         if not self.has_pair:
-            return texts
-        return [f"{a} {b or ''}" for a, b in zip(texts, table["text_pair"].to_pylist(), strict=True)]
+            return self.texts(split)
+
+        def joined(part: Part) -> list[str]:
+            return [
+                f"{a} {b or ''}" for a, b in zip(*(part[c].to_pylist() for c in ("text", "text_pair")), strict=True)
+            ]
+
+        return RowStrings(self, split, ("text", "text_pair"), joined)
 
     def test_fingerprint(self) -> str:
         """Hash of the test rows (content and label): the gate refuses to compare on other rows."""
@@ -137,11 +173,14 @@ class DatasetSplits:
         labels = table["weights" if self.multi_label else "label"].to_pylist()
         return hash_json(sorted(zip(fingerprints, labels, strict=True)))
 
-    def sources(self, split: str) -> list[str]:
+    def sources(self, split: str) -> RowStrings:
         """Where each row stands: file:row, or the file alone where a document is a row."""
-        table = self.table(split)
-        places = zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)
-        return [file if file.endswith(".txt") else f"{file}:{row}" for file, row in places]
+
+        def sources(part: Part) -> list[str]:
+            places = zip(part["file"].to_pylist(), part["row"].to_pylist(), strict=True)
+            return [file if file.endswith(".txt") else f"{file}:{row}" for file, row in places]
+
+        return RowStrings(self, split, ("file", "row"), sources)
 
 
 def load_dataset_splits(directory: Path | str) -> DatasetSplits:
@@ -156,7 +195,47 @@ def load_dataset_splits(directory: Path | str) -> DatasetSplits:
     return DatasetSplits(**{**fields, **fixed})
 
 
-def take_rows(table: pa.Table, places: Sequence[int]) -> pa.Table:
+@dataclass(frozen=True, eq=False)
+class RowStrings(Sequence[str]):
+    """A string for each row of a split, read from disk as it is asked for: a list of millions would not fit memory."""
+
+    dataset: DatasetSplits
+    split: str
+    columns: tuple[str, ...]
+    of_part: Callable[[Part], list[str]]  # the strings of some rows, from these columns
+
+    def __len__(self) -> int:
+        return int(getattr(self.dataset, f"n_{self.split}"))
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self.dataset.batches(self.split, *self.columns):
+            yield from self.of_part(batch)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return self.at(range(len(self))[place])
+        table = self.dataset.table(self.split).select(self.columns)
+        return self.of_part(table.slice(range(len(self))[place], 1))[0]
+
+    def at(self, places: Any) -> list[str]:
+        """Those of the rows at `places`, in one pass over the split."""
+        return self.of_part(self.dataset.rows(self.split, places, *self.columns))
+
+
+def fingerprints_of(table: pa.Table) -> Any:
+    """The column `fingerprint` of rows, uint8 [n, 16], without an object for each."""
+    parts = [np.zeros((0, 16), dtype=np.uint8)]
+    for chunk in table["fingerprint"].chunks:
+        whole = np.frombuffer(chunk.buffers()[1] or b"", dtype=np.uint8).reshape(-1, 16)
+        parts.append(whole[chunk.offset : chunk.offset + len(chunk)])
+    return np.concatenate(parts)
+
+
+def take_rows(table: pa.Table, places: Any) -> pa.Table:
     """The rows at `places`, also where there are none: pyarrow refuses an empty list, whose type it cannot tell."""
     return table.take(pa.array(places, type=pa.int64()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from bertft_core.evaluation.scores.labels import labels_of
 from bertft_core.evaluation.scores.metrics import check_metric
 from bertft_core.evaluation.tfidf import Singles, TfidfModel, vectorizer
 
-BASELINE_ROWS = 50_000  # training rows at most: the fit stays under ten minutes and 2 GB
+BASELINE_ROWS = 50_000  # of train, and of validation, at most: the fit stays under ten minutes and 2 GB
 STRENGTHS = (1.0, 10.0, 100.0)  # C, the inverse of the L2 penalty
 _RARE = 2  # bigrams seen in one training row only cannot generalise and are 80 % of the vocabulary
 _BYTES = 2_000_000_000  # of the coefficients at most: of many classes the most frequent words alone count
@@ -50,20 +50,18 @@ def tfidf_baseline(
 
     texts: of the splits train, validation and test; those of pairs come joined. labels: of train and validation, class
     indices [n] or, multi-label, 0 and 1 [n, C]. Chosen are C and, where a row has one class, whether stop words count;
-    ties go to the lower validation log loss. More than BASELINE_ROWS training rows are sampled by `seed`. Texts
-    without words give the classes' shares.
+    ties go to the lower validation log loss. Of more than BASELINE_ROWS training or validation rows so many are sampled
+    by `seed`, to fit and to choose; every validation and test row is answered. Texts without words give the classes'
+    shares.
 
     Raises DataError when validation has no rows.
     """
     check_metric(metric)
-    y = np.asarray(labels["train"], dtype=np.int64)
-    multi_label, rows = y.ndim == 2, np.arange(len(y))
-    if len(y) > BASELINE_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(y), BASELINE_ROWS, replace=False))
-    validation = labels_of(labels["validation"], range(n_classes))
-    train, y = [texts["train"][int(i)] for i in rows], y[rows]
+    train, y = _sampled(texts["train"], np.asarray(labels["train"], dtype=np.int64), seed)
+    chosen_on, targets = _sampled(texts["validation"], np.asarray(labels["validation"]), seed)
+    multi_label, validation = y.ndim == 2, labels_of(targets, range(n_classes))
     lists = (None,) if multi_label else (None, "english")
-    fits = (_fits(train, y, texts["validation"], stop_words, n_classes) for stop_words in lists)
+    fits = (_fits(train, y, chosen_on, stop_words, n_classes) for stop_words in lists)
 
     def rank(candidate: Candidate) -> tuple[float, float]:
         scores = validation.scores(validation.predictions(candidate[2]), ranking=False)
@@ -72,12 +70,26 @@ def tfidf_baseline(
     # a chain: each model is as large as words times classes, and the best one alone is kept
     candidates = chain([_shares(y, n_classes, len(validation))], chain.from_iterable(fits))
     params, model, on_validation = max(candidates, key=rank)
+    is_whole = len(chosen_on) == len(texts["validation"])
     return Baseline(
         model=model,
-        params={**params, "train_rows": len(rows)},
+        params={**params, "train_rows": len(y)},
         validation_score=rank((params, model, on_validation))[0],
-        probabilities={"validation": on_validation, "test": model.probabilities(texts["test"])},
+        probabilities={
+            "validation": on_validation if is_whole else model.probabilities(texts["validation"]),
+            "test": model.probabilities(texts["test"]),
+        },
     )
+
+
+def _sampled(texts: Sequence[str], targets: Any, seed: int) -> tuple[list[str], Any]:
+    """At most BASELINE_ROWS rows in their order, by `seed`; the others are read and not kept."""
+    if len(targets) <= BASELINE_ROWS:
+        return list(texts), targets
+    rows = np.sort(np.random.default_rng(seed).choice(len(targets), BASELINE_ROWS, replace=False))
+    is_chosen = np.zeros(len(targets), dtype=bool)
+    is_chosen[rows] = True
+    return list(compress(texts, is_chosen.tolist())), targets[rows]
 
 
 def class_shares(targets: Any, n_classes: int) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ Singles = npt.NDArray[np.float32]
 
 TERMS, ARRAYS = "tfidf.json", "tfidf.safetensors"  # the two files of a saved model
 _FORMAT = 1
+_SLAB = 20_000  # texts whose words are held at once: about 1.5 kB each of 60 words
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +56,9 @@ class TfidfModel:
         """
         if not texts or self._vectorizer is None:
             return self.answers(np.zeros((len(texts), len(self.terms)), dtype=np.float32))
-        return self.answers(self._vectorizer.transform(texts))
+        left = iter(texts)
+        slabs = iter(lambda: list(islice(left, _SLAB)), [])
+        return np.concatenate([self.answers(self._vectorizer.transform(slab)) for slab in slabs])
 
     def answers(self, matrix: Any) -> Floats:
         """`probabilities` of rows [n, V] that are TF-IDF already, sparse or not."""

@@ -21,15 +21,13 @@ from bertft_core.recipe.runs import Run
 from bertft_core.registry.evaluation_folder import EvaluationFolder
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from bertft_core.evaluation.policy.decisions import DecisionPolicy
     from bertft_core.evaluation.report import EvaluationReport
     from bertft_core.evaluation.scores.labels import Labels
     from bertft_core.training.results import TrainingResult
 
 
-BASELINE_VERSION = 2
+BASELINE_VERSION = 3
 JUDGING_CODE = ("config", "evaluation", "recipe/evaluation.py")  # what a stored report depends on besides its run
 TIMED_ROWS = 200  # that the TF-IDF model of a blend is timed on
 
@@ -142,7 +140,7 @@ def evaluate(
     report = judge(
         labels,
         predictions,
-        RowTexts(texts=dataset.table("test")["text"].to_pylist(), sources=dataset.sources("test")),
+        RowTexts(texts=dataset.texts("test"), sources=dataset.sources("test")),
         baseline=labels.predictions(words),
         blend=blend,
         metric=wanted.metric,
@@ -186,12 +184,13 @@ def test_document(evaluation: EvaluationReport) -> dict[str, Any]:
     return with_floor_keys(document | {f"baseline_{name}": getattr(evaluation, f"baseline_{name}") for name in parts})
 
 
-def slices_of(config: RunConfig, test: pa.Table) -> dict[str, dict[str, Any]]:
+def slices_of(config: RunConfig, dataset: DatasetSplits) -> dict[str, dict[str, Any]]:
     """Masks [n] of the test rows by group and slice: values of data.slices, lengths of the texts."""
     from bertft_core.evaluation.scores.slices import slice_groups
 
-    texts, values = test["text"].to_pylist(), test["slices"].to_pylist()
-    return slice_groups(texts, config.data.slices, values, config.evaluation.slices)
+    columns = config.data.slices
+    values = dataset.table("test")["slices"].to_pylist() if columns else []
+    return slice_groups(dataset.texts("test"), columns, values, config.evaluation.slices)
 
 
 def phases(config: RunConfig, prepared: Prepared) -> tuple[tuple[float, float, int], ...]:

@@ -21,7 +21,7 @@ from bertft_core.base.names import file_name
 from bertft_core.base.records import read_record
 from bertft_core.config.run import RunConfig, parse_config
 from bertft_core.config.store import MlflowConfig, Store
-from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.dataset import DatasetSplits, fingerprints_of
 from bertft_core.evaluation.gate.decision import PromotionDecision
 from bertft_core.evaluation.policy.blend import TFIDF_ALONE
 from bertft_core.evaluation.report import EvaluationReport
@@ -85,7 +85,7 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Evaluatio
     np.save(folder.shares, class_shares(dataset.targets("train"), len(dataset.classes)), allow_pickle=False)
     if (groups := dataset.groups("test")) is not None:
         np.save(folder.groups, groups, allow_pickle=False)
-    divisions = slices_of(config, table).items()
+    divisions = slices_of(config, dataset).items()
     masks = {f"{division}: {name}": mask for division, slices in divisions for name, mask in slices.items()}
     np.savez(folder.slices, **masks)
     np.save(folder.test_fingerprints, row_fingerprints(table), allow_pickle=False)
@@ -94,8 +94,7 @@ def write_gate_rows(config: RunConfig, dataset: DatasetSplits, folder: Evaluatio
 
 def row_fingerprints(table: Any) -> Any:
     """Keys of the rows of a split, uint64 [n], by which a version knows what it was trained on."""
-    joined = b"".join(table["fingerprint"].to_pylist())
-    return np.frombuffer(joined, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+    return fingerprints_of(table).view(">u8")[:, 0].astype(np.uint64)
 
 
 def build_served(context: RunContext, fit: TrainingResult) -> Path:

@@ -62,8 +62,8 @@ def _write_doubtful_labels(context: RunContext, settings: MachineSettings, on_pr
     config, dataset, folder = context.config, context.prepared.dataset, context.run.folder.evaluation
     chosen = sample_rows(open_split(context.tokens, "train"), config.evaluation.review_rows)
     features = load_array(_features(context, settings, on_progress))
-    table, sources = dataset.table("train").take(chosen), dataset.sources("train")
-    places, texts = [sources[i] for i in chosen], table["text"].to_pylist()
+    table, places = dataset.rows("train", chosen, "text", "label"), dataset.sources("train").at(chosen)
+    texts = table["text"].to_pylist()
     doubtful = suspect_labels(features, table["label"].to_numpy(), dataset.classes, config.training.seed)
     on_the_page = [
         SuspectRow(
@@ -121,7 +121,7 @@ def write_page(
     predictions = labels.predictions(p, predicted)
     baseline = labels.predictions(baseline_folder(config, dataset, context.home).probabilities("test"))
     encoder = labels.scores(labels.predictions(raw)) if report.blend else None
-    slices = score_slices(labels, predictions, slices_of(config, dataset.table("test")), config.evaluation.level)
+    slices = score_slices(labels, predictions, slices_of(config, dataset), config.evaluation.level)
     words = _read(folder.words, [])
     page = replace(
         page_of(report, title=config.name, release=release, baseline=labels.scores(baseline), encoder=encoder),

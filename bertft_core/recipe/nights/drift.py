@@ -13,7 +13,7 @@ from bertft_core.base.files import load_array, load_arrays, save_arrays
 from bertft_core.base.hashes import hash_json
 from bertft_core.config.run import RunConfig
 from bertft_core.config.store import Store
-from bertft_core.data.dataset import take_rows
+from bertft_core.data.dataset import fingerprints_of, take_rows
 from bertft_core.data.splits import SPLITS
 from bertft_core.evaluation.drift.domain_shift import domain_shift
 from bertft_core.evaluation.drift.label_shift import LabelShift
@@ -49,16 +49,16 @@ def measure_drift(
         return None
     features = _features(config, prepared, np.concatenate(sides), home)
     old, new = features[: len(sides[0])], features[len(sides[0]) :]
-    texts = (prepared.dataset.joined_texts("train", _places(prepared, side.tolist())) for side in sides)
+    texts = (prepared.dataset.joined_texts("train").at(_places(prepared, side)) for side in sides)
     return DriftReport(label=label, domain=domain_shift(old, new, seed=config.training.seed), text=text_figures(*texts))
 
 
-def _places(prepared: Prepared, hashes: list[bytes]) -> list[int]:
+def _places(prepared: Prepared, hashes: Any) -> list[int]:
     """Where these rows lie in the training split."""
-    # numpy leaves the zero bytes at the end of a fixed-length string away
-    fingerprints = prepared.dataset.table("train")["fingerprint"].to_pylist()
-    places = {h.rstrip(b"\0"): place for place, h in enumerate(fingerprints)}
-    return [places[h] for h in hashes]
+    fingerprints = fingerprints_of(prepared.dataset.table("train")).view("S16").reshape(-1)
+    order = np.argsort(fingerprints, kind="stable")
+    places: list[int] = order[np.searchsorted(fingerprints, hashes, sorter=order)].tolist()
+    return places
 
 
 def _features(config: RunConfig, prepared: Prepared, hashes: Any, home: Path) -> Any:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bertft_core.base.errors import ArtifactError
 from bertft_core.base.files import load_arrays, save_arrays
 from bertft_core.base.text import counted
-from bertft_core.data.dataset import DatasetSplits
+from bertft_core.data.dataset import DatasetSplits, fingerprints_of
 from bertft_core.data.splits import SPLITS
 from bertft_core.recipe.runs import RunFolder
 
@@ -35,8 +35,7 @@ class Rows:
         hashes, labels, splits = [], [], []
         for number, split in enumerate(SPLITS):
             table = dataset.table(split)
-            joined = b"".join(table["fingerprint"].to_pylist())
-            hashes.append(np.frombuffer(joined, dtype="S16"))
+            hashes.append(fingerprints_of(table).view("S16").reshape(-1))
             labels += dataset.label_texts(table)
             splits.append(np.full(table.num_rows, number, dtype=np.int32))
         names = sorted(set(labels)) if dataset.multi_label else dataset.classes  # sets count as classes

@@ -293,8 +293,8 @@ def gate_classes(
                 else f"data.split: no row falls into {name} ({sum(rows)} usable rows in all); "
                 "give more rows or a larger share"
             )
-    if absent := np.flatnonzero(~in_train).tolist():
-        raise DataError(_absent_from_train(classes, counts, absent, draw))
+    if untrained := np.flatnonzero(~in_train).tolist():
+        raise DataError(_absent_from_train(classes, counts, untrained, draw))
     small = np.flatnonzero(counts.sum(0) < config.min_class_rows).tolist()
     if small and not is_soft:
         raise DataError(

@@ -137,7 +137,7 @@ def lost_on_the_way(folder: Path) -> str:
     shutil.move(restored(folder / "first"), folder / "second")
     store = opened(folder / "second")
     require_comparable(store, MODEL)
-    served = artifacts.resolve_model(store, f"models:/{MODEL}@champion")[1]
+    served = artifacts.resolve_model(store, f"models:/{MODEL}@champion").folder
     is_here = served.is_relative_to(folder / "second") and (served / "model.safetensors").exists()
     is_known = remembered.recall(store, MODEL)[0].version == "1"
     return f"{REFUSED}: it serves and is remembered" if is_here and is_known else f"{OPEN}: {served}, {is_known}"

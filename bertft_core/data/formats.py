@@ -160,11 +160,16 @@ def parquet_batches(file: SourceFile, columns: Collection[str] | None = None) ->
 
 def parquet_columns(file: SourceFile) -> list[str]:
     """Column names. Raises DataError when the file is damaged."""
+    return list(parquet_types(file))
+
+
+def parquet_types(file: SourceFile) -> dict[str, Any]:
+    """Column name -> type, as Arrow has it. Raises DataError when the file is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return list(pq.read_schema(file.path).names)
+        return {field.name: field.type for field in pq.read_schema(file.path)}
     except (pa.ArrowException, OSError) as fault:
         raise DataError(f"{file.name}: not readable as Parquet: {fault}") from None
 

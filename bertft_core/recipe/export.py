@@ -81,7 +81,7 @@ def _registered(store: Store, parent: RegisteredVersion, runtime: str) -> Regist
     from bertft_core.serving.onnx_export import export_onnx
 
     name, version = parent.name, parent.version
-    _, source = artifacts.resolve_model(store, parent.model_uri)
+    source = artifacts.resolve_model(store, parent.model_uri).folder
     card = read_card(source)
     if card.runtime != "torch":
         raise InputError(f"{parent} answers by {card.runtime} already: export the version that it was made of")
@@ -119,7 +119,7 @@ def _document(
     """Both forms side by side: what they take, and how their answers to the test rows compare."""
     from bertft_core.serving.predictor import Predictor
 
-    predictors = [Predictor.load(artifacts.resolve_model(store, one.model_uri)[1]) for one in (parent, made)]
+    predictors = [Predictor.load(artifacts.resolve_model(store, one.model_uri).folder) for one in (parent, made)]
     rows_per_second = _rates(predictors, new)
     forms = [
         Form(version=c.version, size_mb=c.size_mb, latency_ms=_latency(p, c), rows_per_second=rate)

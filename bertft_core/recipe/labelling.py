@@ -134,8 +134,8 @@ def _model(store: Store, registered: str, run: Run | None) -> tuple[Path, str]:
     from bertft_core.registry.artifacts import resolve_model
 
     try:
-        uri, folder = resolve_model(store, f"models:/{registered}@champion")
-        return folder, uri
+        served = resolve_model(store, f"models:/{registered}@champion")
+        return served.folder, served.uri
     except InputError:
         if run is None:
             raise InputError(f"{registered} has no champion and no finished run: `bertft run` comes first") from None

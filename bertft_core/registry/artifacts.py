@@ -13,7 +13,7 @@ from bertft_core.base.files import load_array
 from bertft_core.base.names import alias_name, checked, file_name, model_name, version_number
 from bertft_core.base.records import parse_record
 from bertft_core.config.store import Store
-from bertft_core.registry.aliases import RegisteredVersion, get_version, version_of_alias
+from bertft_core.registry.aliases import RUN_ID, RegisteredVersion, get_version, version_of_alias
 from bertft_core.registry.evaluation_folder import EVIDENCE, TRAIN_ROWS
 from bertft_core.serving.artifact import CARD, ONNX_FILE, ArtifactCard, read_card
 from bertft_core.tracking.store import download_files, list_files, logged_model_location
@@ -22,7 +22,16 @@ EVIDENCE_FOLDER = "evidence"  # of a logged model, and below BERTFT_HOME
 SCRATCH = ".scratch-"  # folders of a command below BERTFT_HOME; a kill leaves them
 
 
-def resolve_model(store: Store, model: str) -> tuple[str, Path]:
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """What answers. uri: models:/NAME/VERSION or a folder. run_id: of the run that made it, None where nobody knows."""
+
+    uri: str
+    run_id: str | None
+    folder: Path
+
+
+def resolve_model(store: Store, model: str) -> ServedModel:
     """A models:/ URI with its alias resolved, and the served folder downloaded once below BERTFT_HOME/served.
 
     A local artefact folder is returned as it is. Raises InputError when there is no such version.
@@ -30,10 +39,11 @@ def resolve_model(store: Store, model: str) -> tuple[str, Path]:
     if not model.startswith("models:/"):
         if not (Path(model) / CARD).is_file():
             raise InputError(f"--model {model}: no artefact folder (no {CARD}); wanted one, or models:/NAME@champion")
-        return model, Path(model)
+        return ServedModel(uri=model, run_id=None, folder=Path(model))
     version = parse_uri(store, model)
     folder = Path(store.home) / "served" / file_name(version.model_id)
-    return version.model_uri, download_model(store, version.model_uri, folder)
+    served = download_model(store, version.model_uri, folder)
+    return ServedModel(uri=version.model_uri, run_id=version.tags.get(RUN_ID), folder=served)
 
 
 def download_model(store: Store, model_uri: str, folder: Path | str) -> Path:

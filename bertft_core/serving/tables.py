@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from bertft_core.base.errors import InputError
 from bertft_core.base.files import replacing
 from bertft_core.config.run import DataConfig
 from bertft_core.data.delimited import csv_records
-from bertft_core.data.formats import decoding, json_objects, parquet_batches
+from bertft_core.data.formats import decoding, json_objects, parquet_batches, parquet_types
 from bertft_core.data.sources import Reading, SourceFile, inspect_source, kind_of
 
 if TYPE_CHECKING:
@@ -63,31 +64,49 @@ def score_table(
     target: Path,
     *,
     model: str,
+    run_id: str | None = None,
     settings: TableSettings | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> ScoredTable:
-    """Write the rows of `source`, in order, with label, confidence, probability_<class>, error and `model` added.
+    """Write the rows of `source`, in order, with label, confidence, probability_<class>, error, model, run_id added.
 
     A row that cannot be scored (no text, a broken record) has the reason in error and no answer. Under `strict` it is
-    an InputError, nothing is written, and there is no column error.
+    an InputError, nothing is written, and there is no column error. model and run_id say who answered.
 
     Both sides are .csv, .tsv, .jsonl or .parquet by suffix. An input column that an answer would hide becomes
     input_<column>. Memory does not grow with the file.
 
     Raises InputError or DataError naming the file, the column, or the row (from 1, the header not counted).
     """
+    settings = settings or TableSettings()
+    require_writable(target)
+    rows = Rows(inspected(source, predictor.card, settings))
+    with closing(rows):
+        return score_rows(predictor, rows, target, model=model, run_id=run_id, settings=settings, on_rows=on_rows)
+
+
+def score_rows(
+    predictor: Predictor,
+    rows: Rows,
+    target: Path,
+    *,
+    model: str,
+    run_id: str | None,
+    settings: TableSettings,
+    most: int | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> ScoredTable:
+    """As `score_table`, of the next rows of a file, at most `most` of them; `on_rows` hears how many of these."""
     import pandas as pd
 
-    settings = settings or TableSettings()
-    text, pair = settings.text, settings.text_pair
-    done, faults, formulas = 0, Counter[str](), 0
+    text, pair, start = settings.text, settings.text_pair, rows.at
+    faults, formulas = Counter[str](), 0
     is_guarded = target.suffix.lower() in _OF_SPREADSHEETS and not settings.verbatim
-    with _writer(target) as write:
-        file = _inspected(source, predictor.card, settings)
-        for rows in _batches(file):
-            places = range(done + 1, done + 1 + len(rows))
-            frame = pd.DataFrame([row for row, _ in rows], index=places, dtype=object)
-            broken = {place: fault for place, (_, fault) in zip(places, rows, strict=True) if fault}
+    with _writer(target, _types(rows.file, predictor)) as write:
+        for batch in rows.batches(most):
+            places = range(rows.at + 1 - len(batch), rows.at + 1)
+            frame = pd.DataFrame([row for row, _ in batch], index=places, dtype=object)
+            broken = {place: fault for place, (_, fault) in zip(places, batch, strict=True) if fault}
             try:
                 if settings.strict:
                     for place, why in broken.items():
@@ -100,21 +119,68 @@ def score_table(
                     scored = scored.astype({"label": "string", "abstain": "boolean"}).reindex(frame.index)
                     scored["error"] = pd.Series(broken, index=frame.index, dtype="string")
             except InputError as fault:
-                raise InputError(f"{source.name}: {fault}") from None
+                raise InputError(f"{rows.file.name}: {fault}") from None
             faults.update(why.partition(", was")[0].partition(":")[0] for why in broken.values())
-            scored = scored.assign(model=model)
+            scored = scored.assign(model=model, run_id=pd.Series(run_id, index=frame.index, dtype="string"))
             hidden = {c: f"input_{c}" for c in scored.columns if c in frame.columns}
             table = pd.concat([_writable(frame, predictor, settings).rename(columns=hidden), scored], axis=1)
             if is_guarded:
                 table, found = _guarded(table)
                 formulas += found
             write(table)
-            done += len(rows)
             if on_rows:
-                on_rows(done)
-        if not done:
-            raise InputError(f"--input {source}: holds no rows")
-    return ScoredTable(rows=done, faults=dict(faults), formulas=formulas)
+                on_rows(rows.at - start)
+        if rows.at == start:
+            raise InputError(f"--input {rows.file.path}: holds no rows")
+    return ScoredTable(rows=rows.at - start, faults=dict(faults), formulas=formulas)
+
+
+class Rows:
+    """The rows of a file, read on part by part: every column, and what is wrong with the record ("" for nothing).
+
+    at: how many have been read. CSV fields stay text ("NA" too). Close it at the end.
+    """
+
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
+        self.at = 0
+        self._rows = _rows(file)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._rows.close()
+
+    def skip_to(self, place: int) -> None:
+        """Leave out what lies before row `place`, from 0. Raises ValueError where that has been read."""
+        if place < self.at:
+            raise ValueError(f"row {place} is behind row {self.at}")
+        self.at += sum(1 for _ in islice(self._rows, place - self.at))
+
+    def batches(self, most: int | None = None) -> Iterator[list[tuple[Row, str]]]:
+        """The next rows, at most `most`, as many at a time as memory is meant for."""
+        rows: list[tuple[Row, str]] = []
+        chars = 0
+        for row, fault in islice(self._rows, most):
+            rows.append((row, fault))
+            self.at += 1
+            chars += sum(len(value) for value in row.values() if isinstance(value, str))
+            if len(rows) >= _ROWS or chars >= _CHARS:
+                yield rows
+                rows, chars = [], 0
+        if rows:
+            yield rows
+
+
+def _types(file: SourceFile, predictor: Predictor) -> dict[str, Any]:
+    """Arrow's type of each input column, by the column's name in the output; none but of Parquet.
+
+    The types of a batch's own values would differ from shard to shard where one of them holds no value.
+    """
+    if file.kind != "parquet":
+        return {}
+    answers = {"label", "confidence", "abstain", "error", "model", "run_id"}
+    answers |= {f"probability_{name}" for name in predictor.classes}
+    return {f"input_{n}" if n in answers else n: kind for n, kind in parquet_types(file).items()}
 
 
 def _guarded(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -140,20 +206,8 @@ def _writable(frame: pd.DataFrame, predictor: Predictor, settings: TableSettings
     )
 
 
-def _batches(file: SourceFile) -> Iterator[list[tuple[Row, str]]]:
-    rows: list[tuple[Row, str]] = []
-    chars = 0
-    for row, fault in _rows(file):
-        rows.append((row, fault))
-        chars += sum(len(value) for value in row.values() if isinstance(value, str))
-        if len(rows) >= _ROWS or chars >= _CHARS:
-            yield rows
-            rows, chars = [], 0
-    if rows:
-        yield rows
-
-
-def _inspected(source: Path, card: ArtifactCard, settings: TableSettings) -> SourceFile:
+def inspected(source: Path, card: ArtifactCard, settings: TableSettings) -> SourceFile:
+    """A table to score, and how it is read. Raises InputError or DataError where it cannot be."""
     if not source.is_file():
         raise InputError(f"--input {source}: no such file")
     if kind_of(source) is None:
@@ -171,8 +225,7 @@ def reading_of(card: ArtifactCard) -> Reading:
     return Reading(encoding=card.encoding, delimiter=card.delimiter, quoting=card.quoting)
 
 
-def _rows(file: SourceFile) -> Iterator[tuple[Row, str]]:
-    """Rows with every column, and what is wrong with the record, "" for nothing. CSV fields stay text ("NA" too)."""
+def _rows(file: SourceFile) -> Generator[tuple[Row, str]]:
     with decoding(file):
         if file.kind == "csv":
             yield from _csv_rows(file)
@@ -196,15 +249,20 @@ def _csv_rows(file: SourceFile) -> Iterator[tuple[Row, str]]:
             yield dict(zip(header, record, strict=True)), ""
 
 
-@contextmanager
-def _writer(target: Path) -> Iterator[Write]:
-    """A function that appends frames; `target` appears when the block ends well, else nothing is left."""
+def require_writable(target: Path) -> None:
+    """Raise InputError for an output of no kind that is written, or in no folder."""
     kind = target.suffix.lower()
     if kind not in _KINDS:
         raise InputError(f"--output {target}: unknown kind {kind or '(none)'}; wanted {', '.join(_KINDS)}")
     if not target.parent.is_dir():
         raise InputError(f"--output {target}: the folder {target.parent} does not exist")
-    opened = _parquet_writer if kind == ".parquet" else partial(_text_writer, kind=kind)
+
+
+@contextmanager
+def _writer(target: Path, types: dict[str, Any]) -> Iterator[Write]:
+    """A function that appends frames; `target` appears when the block ends well, else nothing is left."""
+    kind = target.suffix.lower()
+    opened = partial(_parquet_writer, types=types) if kind == ".parquet" else partial(_text_writer, kind=kind)
     with replacing(target, is_private=False) as part, opened(part) as write:
         yield write
 
@@ -233,7 +291,7 @@ def _text_writer(part: Path, kind: str) -> Iterator[Write]:
 
 
 @contextmanager
-def _parquet_writer(part: Path) -> Iterator[Write]:
+def _parquet_writer(part: Path, types: dict[str, Any]) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -241,7 +299,11 @@ def _parquet_writer(part: Path) -> Iterator[Write]:
 
     def write(frame: pd.DataFrame) -> None:
         try:
-            schema = opened[0].schema if opened else None
+            if opened:
+                schema = opened[0].schema
+            else:
+                found = pa.Schema.from_pandas(frame, preserve_index=False)
+                schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in found])
             table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
         except (pa.ArrowException, KeyError) as fault:
             raise InputError(

@@ -17,8 +17,9 @@ ENCODING = (
     "of the file; default: as the training rows were read (data.encoding, else UTF-8, cp1252 or latin-1 by its bytes)"
 )
 PREDICT = (
-    "label, confidence and all probabilities of each row of a file, in order, by a registered model; memory does not "
-    "grow with the file. A row without a text has its reason in the column `error`"
+    "label, confidence and all probabilities of each row, in order, by a registered model; memory does not grow with "
+    "the rows. A row without a text has its reason in the column `error`. A folder as --output gets shards of "
+    "--shard-rows rows: killed, the same command goes on, and finished shards are not scored again"
 )
 COMPARE = (
     "two versions on a labelled file that neither was trained on: paired difference with interval, McNemar, the rows "
@@ -144,8 +145,18 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
 def _row_verbs(verbs: Any) -> None:
     sub = _verb(verbs, "predict", PREDICT)
     sub.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3 or a model folder")
-    sub.add_argument("--input", required=True, help=".csv, .tsv, .jsonl or .parquet")
-    sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write")
+    text = ".csv, .tsv, .jsonl or .parquet; a folder of them, with what lies below; or a quoted pattern: 'in/*.csv'"
+    sub.add_argument("--input", required=True, help=text)
+    sub.add_argument("--output", required=True, help=".csv, .jsonl or .parquet to write, or a folder of shards")
+    sub.add_argument(
+        "--processes",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="that score shards side by side, each with its share of the cores as threads (default %(default)s)",
+    )
+    shard = "of a shard (default 10,000: what a kill can cost)"
+    sub.add_argument("--shard-rows", type=_at_least_one, metavar="N", help=shard)
     sub.add_argument("--text", help="text column, where it differs from the training column")
     sub.add_argument("--text-pair", help="second text column")
     sub.add_argument(

@@ -257,22 +257,24 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
 
 def _predict(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
-    from bertft_core.recipe.predict import predict_file
+    from bertft_core.recipe.predict import is_sharded, predict_file, predict_folder, scoring
     from bertft_core.serving.tables import TableSettings
     from flows.terminal.progress import Reporter
 
     settings = TableSettings(
         text=args.text, text_pair=args.text_pair, encoding=args.encoding, strict=args.strict, verbatim=args.verbatim
     )
-    report = Reporter()
+    report, target = Reporter(), Path(args.output)
+    if is_sharded(args.input, args.output):
+        with report.stage("predict"), scoring(args.model, args.input, target, store, settings, args.shard_rows) as job:
+            return predict_folder(job, args.processes, lambda done, total: report.rows("scored", done, total))
+    if args.processes > 1 or args.shard_rows:
+        raise InputError(
+            f"--processes and --shard-rows go with a folder of answers; --output {target} is a file: name a folder"
+        )
     with report.stage("predict"):
         return predict_file(
-            args.model,
-            Path(args.input),
-            Path(args.output),
-            store,
-            settings,
-            on_rows=lambda count: report.rows("scored", count),
+            args.model, Path(args.input), target, store, settings, on_rows=lambda count: report.rows("scored", count)
         )
 
 

@@ -60,7 +60,7 @@ def test_moved_home_serves_and_registers_and_says_so_once(store, copy, served, c
     shutil.rmtree(store.home)
     tracking.ensure_store(other)
     caplog.clear()
-    _, folder = artifacts.resolve_model(other, f"models:/{MODEL}/1")
+    folder = artifacts.resolve_model(other, f"models:/{MODEL}/1").folder
     assert (folder / "model.safetensors").is_file() and folder.is_relative_to(other.home)
     artifacts.require_files(other, aliases.get_version(other, MODEL, "1"))
     assert not caplog.records and not Path(store.home).exists()
@@ -96,7 +96,7 @@ def test_home_at_work_under_another_name_is_read_and_not_rewritten(store, copy):
     assert holder.stdout.readline() == "held\n"
     try:
         before = places(other)
-        folder = artifacts.resolve_model(other, f"models:/{MODEL}/1")[1]
+        folder = artifacts.resolve_model(other, f"models:/{MODEL}/1").folder
         assert (folder / "model.safetensors").is_file() and places(other) == before
         with pytest.raises(ConfigError, match="no other one is at work"):
             tracking.find_or_create_run(other, "k2", "final")

@@ -28,7 +28,10 @@ from tasks.scoring import score_shard
 FOLDERS = "BERTFT_FILES"  # of a deployment's environment: what `predict` may read and write below
 
 
-@flow(name="bertft-predict", task_runner=ThreadPoolTaskRunner(max_workers=1))  # one shard has all cores
+_ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)  # one shard has all cores; a runner's type says no future's
+
+
+@flow(name="bertft-predict", task_runner=_ONE_BY_ONE)
 @at_home
 def predict(
     model: str,

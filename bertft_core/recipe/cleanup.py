@@ -25,6 +25,7 @@ from bertft_core.base.files import is_abandoned, is_quiet
 from bertft_core.base.locks import COMMON_LOCKS, alone_in, exclusive
 from bertft_core.base.records import BROKEN
 from bertft_core.config.store import Store
+from bertft_core.recipe.distill import STUDENTS
 from bertft_core.recipe.nights.log import LAST_TRAINING, NightLog, time_now
 from bertft_core.recipe.runs import RunFolder, run_at
 from bertft_core.registry import aliases, entries, ledger, remembered, versions
@@ -32,7 +33,7 @@ from bertft_core.registry.aliases import RUN_ID, RegisteredVersion
 from bertft_core.registry.artifacts import EVIDENCE_FOLDER, SCRATCH
 
 KEEP, DAYS = 3, 30.0  # a quarter of weekly promotions, a month of nights
-_CACHES = ("data", "tokens", "floors", CORPORA, ADAPTED, UNFINISHED)
+_CACHES = ("data", "tokens", "floors", CORPORA, ADAPTED, UNFINISHED, STUDENTS)
 _COPIES = {"served": "served copy", EVIDENCE_FOLDER: "evidence copy", "promote": "copy of test rows"}
 _NOT_WALKED = {"artifacts", "prefect", "logs"}  # of others: MLflow's, Prefect's, the services'
 _DOOMED = ".removed"

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +19,19 @@ from bertft_core.config.run import DataConfig, RunConfig
 from bertft_core.config.store import Store
 from bertft_core.data.dataset import DatasetSplits, take_rows
 from bertft_core.data.labels import LabelColumn
-from bertft_core.data.quality import RowChecker, equals
+from bertft_core.data.quality import RowChecker
 from bertft_core.data.readers import RowBatch, read_batches
 from bertft_core.data.sources import inspect_source
-from bertft_core.data.splits import key_digest, row_key, split_key, split_of
+from bertft_core.data.splits import key_digest
 from bertft_core.evaluation.label_choice import choose_rows
 from bertft_core.recipe.prepare import ingest
 from bertft_core.recipe.runs import Run, run_at
+from bertft_core.recipe.unlabelled import Cells, KnownTexts, row_keys, rows_of, unlabelled_rows, without_labels
 from bertft_core.serving.artifact import CARD
 
 POOL = 5_000  # rows that are scored; of a larger file those of the smallest hash
 _DOUBTFUL = 4  # at most one row in so many is one whose label is doubted
 WHY = "why"
-Cells = dict[str, Any]  # of a row, by column
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Known:
-    """What the data holds. texts: digests of all texts, near-copies alike; held: what decides a row of no training."""
-
-    texts: frozenset[bytes]
-    held: frozenset[bytes]
-
-    @classmethod
-    def of(cls, dataset: DatasetSplits, data: DataConfig) -> _Known:
-        texts, held = set[bytes](), set[bytes]()
-        for split in ("train", "validation", "test"):
-            table = dataset.table(split).select(["text", "text_pair", "group"]).to_pylist()
-            for text, pair, group in (row.values() for row in table):
-                digest = key_digest(split_key(row_key(text, pair)))
-                texts.add(digest)
-                if split != "train":
-                    held |= {digest, *([key_digest(group)] if group is not None else [])}
-        return cls(texts=frozenset(texts), held=frozenset(held))
-
-
-def _keys(row: Cells, data: DataConfig) -> tuple[str, str]:
-    """(what near-copies of a row's text have in common, "" without a text; what decides its split)."""
-    text, pair, group = (row[column] if column else None for column in (data.text, data.text_pair, data.group))
-    own = split_key(row_key(str(text or ""), str(pair) if pair else None))
-    return own, own if group in (None, "") else str(group)
 
 
 def offer(
@@ -83,7 +55,7 @@ def offer(
     dataset, data = ingest(_without_missing(config), home), config.data
     run = _last_run(home, config.name)
     folder, model = _model(store, registered, run)
-    pool, read = _pool(config, unlabelled, _Known.of(dataset, data))
+    pool, read = _pool(config, unlabelled, KnownTexts.of(dataset))
     if not pool:
         raise InputError(
             f"--unlabelled {unlabelled}: none of {counted(read, 'row')} is left: empty, in the data already, or of a "
@@ -142,26 +114,14 @@ def _model(store: Store, registered: str, run: Run | None) -> tuple[Path, str]:
     return run.folder.served, f"run {run.run_id}"
 
 
-def _pool(config: RunConfig, file: Path, known: _Known) -> tuple[list[Cells], int]:
+def _pool(config: RunConfig, file: Path, known: KnownTexts) -> tuple[list[Cells], int]:
     """The rows that may be offered, POOL at most by hash, and how many were read."""
-    data, found, read = config.data, dict[bytes, Cells](), 0
-    wanted = data.model_copy(update={"label": data.text})  # the file needs no label column
-    for batch in read_batches(file, wanted, inspect_source(file, wanted)):
-        read += len(batch.rows) + len(batch.faults)
-        for row in _rows(batch):
-            (own, deciding), is_wanted = _keys(row, data), all(equals(row[k], v) for k, v in data.where.items())
-            if not own or not is_wanted or any("\ud800" <= sign <= "\udfff" for sign in own + deciding):
-                continue
-            # a class's own salt is not known before its label
-            is_trained = data.source is None or split_of(deciding, data.split) == "train"
-            if is_trained and (text := key_digest(own)) not in known.texts and key_digest(deciding) not in known.held:
-                found.setdefault(text, row)
+    data, found, read = without_labels(config.data), dict[bytes, Cells](), 0
+    for row in unlabelled_rows(file, inspect_source(file, data), data, known):
+        read += 1
+        if row is not None:
+            found.setdefault(row.text, row.cells)
     return [found[key] for key in sorted(found)[:POOL]], read
-
-
-def _rows(batch: RowBatch) -> Iterator[Cells]:
-    for i in range(len(batch.rows)):
-        yield {column: values[i] for column, values in batch.columns.items()}
 
 
 def _doubtful(config: RunConfig, dataset: DatasetSplits, run: Run | None) -> list[Cells]:
@@ -223,7 +183,7 @@ def take_back(config: RunConfig, labelled: Path, home: Path) -> dict[str, Any]:
     lock = home / "locks" / f"chosen-{hash_json(str(target.resolve()))[:12]}.lock"
     with exclusive(lock, f"an import into {target}", FOREVER):
         dataset = ingest(_without_missing(config), home)
-        known = _Known.of(dataset, data)
+        known = KnownTexts.of(dataset)
         kept = list(_labelled(target, data, dataset)) if target.is_file() else []
         labels = {text: (label, place) for place, label, text, _, _ in kept}
         new, counts = list[Cells](), {"imported": 0, "known": 0, "in_validation_or_test": 0, "without_label": 0}
@@ -264,7 +224,7 @@ def _labelled(
     checker = RowChecker(data, column)
     for batch in read_batches(file, data, inspect_source(file, data)):
         faults = [f"row {fault.row}: {fault.reason}" for fault in batch.faults]
-        for number, name, row in zip(batch.rows, batch.files, list(_rows(batch)), strict=True):
+        for number, name, row in zip(batch.rows, batch.files, list(rows_of(batch)), strict=True):
             cells = {key: _plain(value) for key, value in row.items()}
             place = f"{name}, row {number}"
             if all(str(cells[key] if cells[key] is not None else "").strip() == "" for key in data.label_columns):
@@ -276,7 +236,7 @@ def _labelled(
                 why = checked.faults[0].reason if checked.faults else "data.where or data.until leaves it out"
                 faults.append(f"row {number}: {why}")
                 continue
-            key, group = map(key_digest, _keys(cells, data))
+            key, group = map(key_digest, row_keys(cells, data))
             yield place, checked.labels[0], key, group, cells
         if faults:
             more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""

@@ -49,6 +49,7 @@ from bertft_core.tracking.store import WEIGHTS, open_store
 from bertft_core.training.results import TrainingResult
 
 _LOGGER = logging.getLogger(__name__)
+STUDENT = "bertft.student"  # of a version that another one taught: what it is, in words
 _LIBRARIES = ("torch", "transformers", "mlflow", "prefect", "optuna", "scikit-learn")
 WAIT_SECONDS = 600.0  # for another release of the same model: scoring its champion takes minutes
 _OUTCOMES: dict[str, Outcome] = {"held": "held", "awaiting approval": "awaiting"}  # as the page names them
@@ -124,11 +125,25 @@ def _weights(context: RunContext, fit: TrainingResult) -> str:
     return hash_json([fit.weights_digest, blend]) if blend else fit.weights_digest
 
 
-def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[Candidate, RegisteredVersion]:
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """That a fit is a student: the version that taught it, what it is in words, and the rows that it trained on."""
+
+    parent: str
+    text: str
+    trained_on: DatasetSplits
+
+
+def register_fit(
+    context: RunContext, fit: TrainingResult, tree: Tree, student: Student | None = None
+) -> tuple[Candidate, RegisteredVersion]:
     """Write what the gate works on, log the served artefact with its evidence and register it, once per run."""
     config, run, dataset = context.config, context.run, context.prepared.dataset
     folder = run.folder.evaluation
     write_gate_rows(config, dataset, folder, context.home)
+    if student is not None:
+        trained = np.sort(row_fingerprints(student.trained_on.table("train")))
+        np.save(folder.train_fingerprints, trained, allow_pickle=False)
     served, weights = build_served(context, fit), _weights(context, fit)
     evidence: dict[str, Any] = {
         "config": config.resolved(),
@@ -141,6 +156,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
         "size_mb": sum(file.stat().st_size for file in served.iterdir()) / 1e6,
         "rule": tree.store.config.promotion.settings(),
         "encoders": _encoders(context),
+        **({"parent": student.parent} if student else {}),
     }
     write_json(folder.evidence, evidence)
     tags = {
@@ -152,6 +168,7 @@ def register_fit(context: RunContext, fit: TrainingResult, tree: Tree) -> tuple[
         "bertft.run_key": run.run_key,
         **_encoders(context),
         **lineage.version_tags(config.base_dir),
+        **({aliases.PARENT: student.parent, STUDENT: student.text} if student else {}),
     }
     name = tree.store.config.model_name(config.name)
     files = [folder.evidence, folder.train_fingerprints]
@@ -309,6 +326,16 @@ def standing_release(settings: MlflowConfig, context: RunContext, *, again: bool
     )
 
 
+def configuration_of(
+    name: str, version: str, evidence: dict[str, Any], home: Path, base_dir: Path | None = None
+) -> RunConfig:
+    """The configuration that a version was trained with, by its evidence; base_dir as for `candidate_of_version`."""
+    base = base_dir or Path(evidence["base_dir"])
+    if not base.is_dir():  # moved with the home, which lies in it
+        base = (home / os.path.relpath(base, Path(evidence["folder"]).parents[2])).resolve()
+    return parse_config(evidence["config"], base, f"version {version} of {name}")
+
+
 def candidate_of_version(
     name: str, version: str | None, store: Store, home: Path, base_dir: Path | None = None
 ) -> Candidate:
@@ -318,10 +345,7 @@ def candidate_of_version(
     """
     chosen = version or aliases.version_of_alias(store, name, store.config.aliases.challenger)
     evidence = artifacts.read_evidence(store, name, chosen)
-    base = base_dir or Path(evidence["base_dir"])
-    if not base.is_dir():  # moved with the home, which lies in it
-        base = (home / os.path.relpath(base, Path(evidence["folder"]).parents[2])).resolve()
-    config = parse_config(evidence["config"], base, f"version {chosen} of {name}")
+    config = configuration_of(name, chosen, evidence, home, base_dir)
     dataset = ingest(config, home)
     now = dataset.test_fingerprint()
     if now != evidence["test_rows"]:

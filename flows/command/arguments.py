@@ -219,6 +219,16 @@ def _registry_verbs(verbs: Any) -> None:
     )
     sub.add_argument("version", metavar="VERSION", nargs="?", type=version, help="default: the champion")
     sub.add_argument("--int8", action="store_true", help="weights of 8 bits: about a quarter of the size")
+    sub = named(
+        "distill",
+        "train a smaller student on the answers of a version, register it as a version of its own, and measure both; "
+        "`promote` then asks as of an export. Killed, the same command goes on",
+    )
+    sub.add_argument("version", metavar="VERSION", nargs="?", type=version, help="default: the champion")
+    begin = sub.add_mutually_exclusive_group(required=True)
+    begin.add_argument("--layers", type=_at_least_one, metavar="N", help="begin with N of the version's own layers")
+    begin.add_argument("--encoder", metavar="FOLDER", help="begin with another encoder, as model.pretrained")
+    sub.add_argument("--unlabelled", default="", metavar="FILE", help="further rows; anything that data.source may be")
     sub = named("rollback", "return to an earlier champion, once it loads and answers; hold promotions until `resume`")
     sub.add_argument(
         "--to", metavar="VERSION", type=version, help="default: the last champion that was never rolled back"

@@ -33,6 +33,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "bertft label tickets.yaml --unlabelled new.csv --rows 100",
         ),
         "export": Verb("a version once more as an ONNX file, for the gate to judge", "bertft export tickets --int8"),
+        "distill": Verb("a smaller version taught by a larger one", "bertft distill tickets --layers 3"),
         "compare": Verb("two versions on a labelled file", "bertft compare tickets 3 4 --data march.csv"),
         "report": Verb("the HTML report of a run: where it lies, its verdict", "bertft report --open"),
     },

@@ -255,10 +255,11 @@ def _comparison(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _export(result: dict[str, Any]) -> str:
+def _cheaper(result: dict[str, Any]) -> str:
     was, now = result["forms"]
     first, second = (f"version {form['version']}" for form in (was, now))
-    lines = [f"{result['model']} version {now['version']}: {first} as {result['runtime']}; not promoted"]
+    form = result.get("student") or f"{first} as {result['runtime']}"
+    lines = [f"{result['model']} version {now['version']}: {form}; not promoted"]
     lines.append(f"{'':<16}{first:>12}{second:>12}")
     for key, title in (("size_mb", "MB"), ("latency_ms", "ms, a row alone"), ("rows_per_second", "rows a second")):
         lines.append(f"{title:<16}{was[key]:>12.1f}{now[key]:>12.1f}")
@@ -329,7 +330,8 @@ _TABLES = {
     "rollback": _release,
     "resume": _release,
     "adopt": _release,
-    "export": _export,
+    "export": _cheaper,
+    "distill": _cheaper,
     "history": _history,
     "compare": _comparison,
     "gc": _removals,

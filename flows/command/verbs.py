@@ -356,6 +356,17 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     return export(store, args.name, args.version, int8=args.int8, say=Reporter().say)
 
 
+def _distill(args: argparse.Namespace) -> dict[str, Any]:
+    store = _store(args)
+    start_ahead()
+    from bertft_core.recipe.distill import Wanted, distill
+    from flows.terminal.progress import Reporter
+
+    report, wanted = Reporter(), Wanted(layers=args.layers, encoder=args.encoder or "", unlabelled=args.unlabelled)
+    with report.stage("distill"):
+        return distill(store, args.name, args.version, wanted, report.say, report.fraction)
+
+
 def _history(args: argparse.Namespace) -> dict[str, Any]:
     store = _store(args)
     from bertft_core.registry import overrides
@@ -460,6 +471,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
     "resume": _override,
     "adopt": _adopt,
     "export": _export,
+    "distill": _distill,
     "history": _history,
     "compare": _compare,
     "gc": _gc,

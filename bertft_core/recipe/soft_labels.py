@@ -116,13 +116,14 @@ def _texts(rows: list[UnlabelledRow], data: DataConfig) -> tuple[list[str], list
 
 def _columns(rows: list[UnlabelledRow], data: DataConfig, texts: list[str], pairs: list[str] | None) -> dict[str, Any]:
     """The columns of a split but its labels."""
-    both = zip(texts, pairs or [None for _ in texts], strict=True)
+    seconds: list[str] | list[None] = pairs or [None] * len(texts)
+    both = zip(texts, seconds, strict=True)
     groups = [row.cells[data.group] if data.group else None for row in rows]
     return {
         "row": [row.place[1] for row in rows],
         "file": [row.place[0] for row in rows],
         "text": texts,
-        "text_pair": pairs or [None] * len(texts),
+        "text_pair": seconds,
         "slices": [[str(row.cells[column]) for column in data.slices] for row in rows],
         "group": [None if group in (None, "") else str(group) for group in groups],
         "fingerprint": [key_digest(row_key(text, pair)) for text, pair in both],

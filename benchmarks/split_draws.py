@@ -44,7 +44,7 @@ def classes(rows: int, draws: int, rng: np.random.Generator) -> str:
             group_of=None,
             one_class=True,
         )
-        if found := re.match(r"data\.split\.class_salt: (\{.*\})", draw.remedy([0])):
+        if found := re.match(r"data\.split\.class_salt: (\{.*\})", draw.remedy([0], 1)):
             split = SPLIT.model_copy(update={"class_salt": json.loads(found[1])})
             after += np.bincount(sides_of(drawn(u, split, ["c"], zeros), SPLIT), minlength=3) == 0
         else:

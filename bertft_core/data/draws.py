@@ -17,7 +17,6 @@ _CLASS_SALTS, _SALTS = 1_000, 200  # tried before none is named; the second are 
 _FAR = 0.5  # a split with less than half, or more than one and a half times of the rows asked for is far off
 _LARGE_GROUP = 0.1  # share of the rows, the default share of validation
 _SHOWN_GROUPS = 3
-_NAMED = 20  # classes for which a salt each is named
 _FILLED = (0, 2, 1)  # where the rows of a class are needed first: in train, then in test, then in validation
 
 
@@ -39,12 +38,13 @@ class Draw:
     group_of: Callable[[int], str] | None
     one_class: bool
 
-    def remedy(self, absent: Sequence[int]) -> str:
+    def remedy(self, absent: Sequence[int], most: int) -> str:
         """The setting that puts rows of the classes with these codes into every split, "" where none was found.
 
-        A class of one or two rows is wanted in train, or in train and test. "" too for more classes than anybody names.
+        A class of one or two rows is wanted in train, or in train and test. "" too where more than `most` classes would
+        want a salt each.
         """
-        if len(absent) > _NAMED and self.one_class:
+        if len(absent) > most and self.one_class:
             return ""
         if self.group_of is not None or not self.one_class:
             return self._salt_of_all()

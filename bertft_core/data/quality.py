@@ -22,6 +22,7 @@ from bertft_core.data.readers import RowBatch, RowFault
 from bertft_core.data.splits import SPLITS, key_digest, likeness, row_key, split_key
 
 _NAMED = 10  # classes in warnings of one kind
+_SALTED = 100  # classes for which an error says a salt each
 _SHOWN_VALUES = 10  # of a data.where column, in the message when nothing matches
 Bools = npt.NDArray[np.bool_]
 
@@ -256,7 +257,7 @@ def _absent_from_train(
         names = [f"{classes[code]!r} ({count})" for code, count in zip(codes, rows, strict=True)]
         what = f"{len(codes)} classes are absent from train: {listed(names, _NAMED)}; their rows are {place}"
         them = ("them", "their")
-    better = draw.remedy(codes) if draw and total[codes].all() else ""
+    better = draw.remedy(codes, _SALTED) if draw and total[codes].all() else ""
     return (
         f"data.label: {what}; add rows of {them[0]}, give {them[1]} rows the label of another class, or leave "
         f"{them[0]} out of the data" + (f"; or set {better}" if better else "")
@@ -315,6 +316,6 @@ def gate_classes(
             "its scores there are undefined"
             for c in codes
         ]
-    if better := draw.remedy(sorted({c for _, c in absent})) if draw and absent else "":
+    if better := draw.remedy(sorted({c for _, c in absent}), _NAMED) if draw and absent else "":
         warnings.append(f"rows of every class in every split: set {better}")
     return tuple(warnings)

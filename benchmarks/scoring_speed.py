@@ -67,7 +67,7 @@ def fine_tuned(home: Path, threads: int) -> Path:
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the product's scoring of a CSV, and each text's (label, probability of it)."""
     from bertft_core.serving.predictor import Predictor
-    from bertft_core.serving.tables import score_table
+    from bertft_core.serving.tables import TableSettings, score_table
 
     predictor = Predictor.load(job["model"])
     with open(job["file"], encoding="utf-8", newline="") as handle:
@@ -76,7 +76,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "scored.csv"
         begun = time.perf_counter()
-        score_table(predictor, Path(job["file"]), target, model="fitted", text="text")
+        score_table(predictor, Path(job["file"]), target, model="fitted", settings=TableSettings(text="text"))
         seconds = time.perf_counter() - begun
         with open(target, encoding="utf-8", newline="") as handle:
             answers = [[row["label"], float(row["confidence"])] for row in csv.DictReader(handle)]

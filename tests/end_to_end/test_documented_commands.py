@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import yaml
 
+from bertft_core.config.multi_task import load_multi_task
 from bertft_core.config.run import parse_config
 from bertft_core.config.store import load_mlflow_config
 from flows.command.arguments import parse
@@ -167,8 +168,13 @@ def test_a_block_of_yaml_is_a_configuration_or_a_part_of_one(block: Block, tmp_p
         file.write_text(block.text, encoding="utf-8")
         assert load_mlflow_config(file, environ={}).origin == str(file)
         return
+    tree = yaml.safe_load(block.text)
+    if "tasks" in tree:
+        (tmp_path / "tasks.yaml").write_text(block.text, encoding="utf-8")
+        assert set(load_multi_task(tmp_path / "tasks.yaml").tasks) == set(tree["tasks"])
+        return
     base = {"name": "desk", "data": {"source": "rows.csv"}, "model": {"pretrained": "encoder"}}
-    parse_config({**base, **yaml.safe_load(block.text)}, tmp_path)
+    parse_config({**base, **tree}, tmp_path)
 
 
 def test_a_block_of_toml_is_read() -> None:

@@ -161,3 +161,13 @@ def test_what_cannot_be_distilled_is_refused(place: Place) -> None:
             asking(layers=1)()
     finally:
         rows.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_command_begins_with_another_encoder(
+    place: Place, encoder: Path, command: Callable[..., Any], document: Callable[..., dict[str, Any]]
+) -> None:
+    given = ("--encoder", str(encoder), "--unlabelled", str(place.unlabelled))
+    made = document(command(Path(place.store.home), "distill", "tiny", "1", *given, "--json"))
+    assert aliases.get_version(place.store, "tiny", made["version"]).tags[aliases.PARENT] == "1"
+    assert made["student"].startswith(f"encoder {encoder}, ") and made["unlabelled"] > 0

@@ -199,7 +199,8 @@ def test_another_sampler_or_pruner_is_another_study_and_the_defaults_keep_the_ol
     assert names[0] == study_name(_config(sampler="auto", pruner="auto"), "rows", "encoder")
     config = _config()
     tree, search = config.resolved(), config.search
-    training = {name: value for name, value in tree["training"].items() if name not in ("threads", "device")}
+    here = ("threads", "device", "processes")
+    training = {name: value for name, value in tree["training"].items() if name not in here}
     of_old = [training, tree["tokenization"], "macro_f1", "rows", "encoder", None, "", FITS_VERSION]
     assert search is not None and names[0] == f"n-{space_hash(search)}-{hash_json(of_old)[:12]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 from bertft_core.base.files import write_json
 from bertft_core.training.checkpoint import FitState, load_checkpoint, save_checkpoint
-from bertft_core.training.loop import _read_result
+from bertft_core.training.loop import finished_fit
+from bertft_core.training.spec import FitSpec
 
 KEY = "k"
 
@@ -70,7 +72,10 @@ def test_damaged_checkpoint_is_moved_aside_and_restores_nothing(saved: Path, cha
 
 
 @pytest.mark.parametrize("stored", [[], None, {"key": KEY}, {"key": KEY, "result": {"state": "complete"}}])
-def test_result_that_cannot_be_read_is_moved_aside(tmp_path: Path, stored: object) -> None:
-    write_json(tmp_path / "result.json", stored)
-    assert _read_result(tmp_path, KEY, None) is None  # type: ignore[arg-type]  # the spec is asked for sound ones alone
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json.broken"]
+def test_result_that_cannot_be_read_is_moved_aside(spec: Callable[..., FitSpec], stored: object) -> None:
+    broken = spec()
+    output = Path(broken.output)
+    output.mkdir(exist_ok=True)
+    write_json(output / "result.json", stored)
+    assert finished_fit(broken) is None
+    assert [p.name for p in output.iterdir() if p.name.startswith("result")] == ["result.json.broken"]

@@ -222,7 +222,8 @@ def test_stopped_script_leaves_no_trainer_and_goes_on(number, frame, launch, tmp
     frame.to_csv(tmp_path / "rows.csv", index=False)
     home = tmp_path / "home"
     marked = tmp_path / "in the middle"
-    first, last = (SCRIPT, str(tmp_path / "rows.csv"), str(encoder)), ("24", str(marked))
+    first, last = (SCRIPT, str(tmp_path / "rows.csv"), str(encoder)), ("12", str(marked))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell children would ignore it
     process = launch(*first, str(home), *last)
     deadline = time.monotonic() + 300
     while not marked.exists():

@@ -235,13 +235,15 @@ def gate_faulty_share(reasons: dict[str, int], rows: int, limit: float, quaranti
     )
 
 
-def _with_rows(classes: Sequence[str], counts: npt.NDArray[np.int64], codes: Sequence[int]) -> str:
-    """Classes with their rows, a few by name."""
-    rows = [counted(int(n), "row") for n in counts.sum(0)[codes]]
+def _with_rows(classes: Sequence[str], total: npt.NDArray[np.int64], codes: Sequence[int]) -> str:
+    """The classes with these codes, a few by name, each with its rows of `total` [C]."""
+    return listed([f"{classes[code]!r} ({counted(int(total[code]), 'row')})" for code in codes], _NAMED)
+
+
+def _too_few(classes: Sequence[str], total: npt.NDArray[np.int64], codes: Sequence[int]) -> str:
     if len(codes) == 1:
-        return f"class {classes[codes[0]]!r} has {rows[0]}"
-    names = [f"{classes[code]!r} ({count})" for code, count in zip(codes, rows, strict=True)]
-    return f"{len(codes)} classes have too few rows: {listed(names, _NAMED)}"
+        return f"class {classes[codes[0]]!r} has {counted(int(total[codes[0]]), 'row')}"
+    return f"{len(codes)} classes have too few rows: {_with_rows(classes, total, codes)}"
 
 
 def _absent_from_train(
@@ -250,17 +252,16 @@ def _absent_from_train(
     """What to say of the classes with these codes: names, rows, where they are, and the setting that mends all."""
     total, sides = counts.sum(0), [SPLITS[s] for s in (1, 2) if counts[s, codes].any()]
     place = f"all in {' and '.join(sides) or 'no split'}"
-    rows = [counted(int(n), "row") for n in total[codes]]
     if len(codes) == 1:
-        what, them = f"class {classes[codes[0]]!r} is absent from train: {rows[0]}, {place}", ("it", "its")
+        rows = counted(int(total[codes[0]]), "row")
+        what, it, its = f"class {classes[codes[0]]!r} is absent from train: {rows}, {place}", "it", "its"
     else:
-        names = [f"{classes[code]!r} ({count})" for code, count in zip(codes, rows, strict=True)]
-        what = f"{len(codes)} classes are absent from train: {listed(names, _NAMED)}; their rows are {place}"
-        them = ("them", "their")
+        named = _with_rows(classes, total, codes)
+        what, it, its = f"{len(codes)} classes are absent from train: {named}; their rows are {place}", "them", "their"
     better = draw.remedy(codes, _SALTED) if draw and total[codes].all() else ""
     return (
-        f"data.label: {what}; add rows of {them[0]}, give {them[1]} rows the label of another class, or leave "
-        f"{them[0]} out of the data" + (f"; or set {better}" if better else "")
+        f"data.label: {what}; add rows of {it}, give {its} rows the label of another class, or leave {it} out of the "
+        "data" + (f"; or set {better}" if better else "")
     )
 
 
@@ -299,8 +300,8 @@ def gate_classes(
     small = np.flatnonzero(counts.sum(0) < config.min_class_rows).tolist()
     if small and not is_soft:
         raise DataError(
-            f"data.min_class_rows: {_with_rows(classes, counts, small)}, wanted at least {config.min_class_rows}; add "
-            "rows, or lower data.min_class_rows"
+            f"data.min_class_rows: {_too_few(classes, counts.sum(0), small)}, wanted at least {config.min_class_rows}; "
+            "add rows, or lower data.min_class_rows"
         )
     absent = [(s, c) for s in range(1, len(sides)) for c in range(len(classes)) if counts[s, c] == 0]
     warnings = []
